@@ -1,0 +1,128 @@
+"""What the rooms hand to one another: grids, packed tokens, noise levels, packed text, and the batch of them.
+
+Everything lies on one flat axis: clips of any size and length stand end to end, and `Segments` says where each ends.
+A pack has a fixed number of segments and of tokens (its budgets), so that every tensor of a run has one shape:
+
+    [ clip 0 | clip 1 | ... | clip g-1 | (empty segments) | padding ]
+
+The real clips come first, then segments of length 0 up to the clip budget, then one segment that holds whatever tokens
+are left of the token budget. Padding reaches no loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """How many patches a clip spans in time, height and width."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def tokens(self) -> int:
+        return self.t * self.h * self.w
+
+
+class Movable:
+    """A frozen dataclass of tensors that moves between devices as one."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return self._each(lambda item: item.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._each(lambda item: item.pin_memory())
+
+    def _each(self, change) -> Self:
+        names = [field.name for field in fields(self)]  # pyright: ignore[reportArgumentType]
+        changed = {name: change(getattr(self, name)) for name in names if isinstance(getattr(self, name), Tensor | Movable)}
+        return replace(self, **changed)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Segments(Movable):
+    """Where each clip of a packed axis begins and ends.
+
+    `lengths` is the host's copy, so that nothing has to ask the device for a shape; `cu_seqlens` is the device's.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Int[Tensor, "G1"]  # int32, G + 1 of them, starts at 0
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...] | list[int]) -> Segments:
+        ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
+        return cls(lengths=tuple(lengths), cu_seqlens=ends.to(torch.int32))
+
+    @property
+    def total(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+
+@dataclass(frozen=True)
+class PackedTokens(Movable):
+    """The spacetime patches of a pack of clips on one flat axis.
+
+    patches: (N, P). positions: (N, 3) float32, time in seconds and then rows and columns in patches. segments: the clip budget
+    plus the padding segment. grids: one for each real clip, in packed order.
+    """
+
+    patches: Float[Tensor, "N P"]
+    positions: Float[Tensor, "N 3"]
+    segments: Segments
+    grids: tuple[Grid, ...]
+
+    def with_patches(self, patches: Float[Tensor, "N P"]) -> PackedTokens:
+        return replace(self, patches=patches)
+
+    @property
+    def real(self) -> int:
+        """How many tokens belong to clips; the rest is padding and stands at the end."""
+        return sum(grid.tokens for grid in self.grids)
+
+
+@dataclass(frozen=True)
+class NoiseLevels(Movable):
+    """One noise level per (clip, latent frame), spread over that frame's tokens by index.
+
+    levels: (U,) in [0, 1], 0 is data and 1 is noise. index: (N,) int64, which level each token has. Padding tokens point at the last level.
+    """
+
+    levels: Float[Tensor, "U"]
+    index: Int[Tensor, "N"]
+
+    def spread(self) -> Float[Tensor, "N"]:
+        return self.levels[self.index]
+
+
+@dataclass(frozen=True)
+class TextTokens(Movable):
+    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding)."""
+
+    states: Float[Tensor, "M D"]
+    segments: Segments
+
+
+@dataclass(frozen=True)
+class Batch(Movable):
+    """One pack: clean patches, their captions, which tokens are conditions, and the ids from which every draw follows.
+
+    conditions: (N,) bool, True for tokens that stay at noise level 0 and reach no loss. sample_ids: one per real clip.
+    """
+
+    tokens: PackedTokens
+    text: TextTokens
+    conditions: Bool[Tensor, "N"]
+    sample_ids: tuple[int, ...]
+    epoch: int
