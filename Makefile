@@ -1,0 +1,48 @@
+# Everything from a bare clone: each target installs what it needs first. Needs only Python 3.11+, pip, git and make.
+SHELL := /bin/bash
+# the first that really runs and can make environments (a version manager's shim may stand for nothing); 3.11 is what CI runs
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# pip's own settings of the machine (an index, a proxy) hold; only the choices that matter here are made
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast lint bench bench-% clean
+
+help:  ## this list
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
+
+setup: $(STAMP)  ## make .venv and install sora in it, once
+
+$(STAMP): pyproject.toml constraints.txt requirements-nodeps.txt
+	@test -n "$(PYTHON)" || { echo "sora needs Python 3.11 or newer with venv; name it: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --progress-bar off -c constraints.txt -e '.[dev,tensorboard]'
+	$(PIP) install --quiet --progress-bar off --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outputs/quickstart/report.html
+	$(BIN)/sora quickstart
+
+test: setup  ## the whole test suite, fast ones first
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that take no long runs
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
+	@set -e; for script in experiments/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-%: setup  ## one benchmark, such as bench-world
+	$(BIN)/python experiments/benchmarks/$*.py
+
+clean:  ## remove caches and built packages (keeps .venv and outputs)
+	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,201 @@
+"""The command line: `sora VERB …`, which is `python -m sora.VERB …`.
+
+This module imports nothing heavy: `sora --help` answers in well under a second, and a mistake is told before torch is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import importlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import sora
+from sora.configs.words import listed, meant
+
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+# Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
+PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
+TOP = """
+sora VERB --help        what a verb does, its groups and keys, and examples
+sora VERB --cfg job     the configuration that a command would run with
+sora --version
+eval "$(sora completion bash)"      completes verbs, groups, options and keys (also: zsh, fish)
+"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a command module says of itself, read from its source."""
+
+    name: str
+    line: str
+    about: str
+    examples: tuple[str, ...]
+
+
+@dataclass
+class Flags:
+    """The dashed options of a command line; everything else on it is KEY=VALUE."""
+
+    overrides: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    help: bool = False
+    version: bool = False
+    multirun: bool = False
+    show: bool = False
+
+
+@cache
+def verbs() -> dict[str, Verb]:
+    """The command modules of this package: those that hold EXAMPLES. Nothing is imported."""
+    found = {}
+    for path in sorted(Path(sora.__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == "EXAMPLES" for name in node.targets):
+                about = ast.get_docstring(tree) or ""
+                found[path.stem] = Verb(path.stem, about.partition("\n")[0], about, tuple(ast.literal_eval(node.value)))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(listing())
+        return 0
+    if words[0] in ("--version", "-V"):
+        print(f"sora {sora.__version__}")
+        return 0
+    if words[0] == "completion":
+        from sora import completion
+
+        return guarded("completion", lambda: completion.main(words[1:]))
+    if words[0] not in verbs():
+        print(f"sora: there is no verb {words[0]!r}{meant(words[0], verbs())}; the verbs: {listed(verbs())}", file=sys.stderr)
+        return USER_ERROR
+    return run(words[0], words[1:])
+
+
+def listing() -> str:
+    width = max((len(name) for name in verbs()), default=0)
+    lines = [f"  {verb.name:<{width}}   {verb.line}" for verb in verbs().values()]
+    return "\n".join([f"{sora.__doc__}", "", "usage: sora VERB [GROUP=OPTION ...] [KEY=VALUE ...]", "", *lines, TOP.rstrip()])
+
+
+def run(verb: str, argv: Sequence[str] | None = None) -> int:
+    """Compose and check the configuration of a verb and call its `main`; the exit code, with errors told on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(verb, lambda: _run(verb, words))
+
+
+def guarded(verb: str, work: Callable[[], int | None]) -> int:
+    """Call `work`; a user's mistake becomes one line and exit code 2, Ctrl-C 130, anything else a traceback and 1."""
+    try:
+        return work() or 0
+    except ValueError as error:
+        print(f"sora {verb}: {error}", file=sys.stderr)
+        if os.environ.get("SORA_TRACEBACK"):
+            traceback.print_exc()
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"sora {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `sora train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
+        print(f"sora {verb}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
+        return FAILED
+
+
+def _run(verb: str, words: list[str]) -> int | None:
+    flags = parse(words)
+    if flags.version:
+        print(f"sora {sora.__version__}")
+        return 0
+    if flags.multirun:
+        return sweep(verb, flags)
+    from sora.configs.compose import compose, require_all
+
+    composed = compose(verb, flags.overrides, flags.folders)
+    if flags.help:
+        from sora.configs.page import page
+
+        print(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
+        return 0
+    if flags.show:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(composed.config), end="")
+        return 0
+    require_all(composed, verb)
+    return importlib.import_module(f"sora.{verb}").main(composed.config)
+
+
+def parse(words: Sequence[str]) -> Flags:
+    """Sort a command line into dashed options and overrides, in any order. Raises ValueError for an option that does not exist."""
+    flags, rest = Flags(), list(words)
+    plain = {"--help": "help", "-h": "help", "--version": "version", "--multirun": "multirun", "-m": "multirun"}
+    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show"}
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            flags.overrides.append(word)
+        elif word in plain:
+            setattr(flags, plain[word], True)
+        elif name in valued:
+            if not equals and not rest:
+                raise ValueError(f"{name} needs a value: {name} {'job' if valued[name] == 'show' else 'FOLDER'}")
+            value = value if equals else rest.pop(0)
+            if valued[name] == "folders":
+                flags.folders.append(Path(value))
+            elif value != "job":
+                raise ValueError(f"{name} {value}: the configuration that can be shown is 'job'")
+            else:
+                flags.show = True
+        else:
+            known = ["--help", "--version", "--multirun", "--config-dir", "--cfg"]
+            raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
+    return flags
+
+
+def sweep(verb: str, flags: Flags) -> int:
+    """`-m`: one process for each combination of `key=a,b` values, one after another; every one is composed before the first runs.
+
+    A process each keeps a run what it would be alone. `hydra/launcher=…` hands the whole sweep to that Hydra plugin instead.
+    """
+    from sora.configs.sweep import launched, split
+
+    if flags.help or flags.show:
+        raise ValueError("-m runs; leave it away to see the help or the configuration")
+    if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
+        return launched(verb, flags.overrides, flags.folders)
+    runs = split(verb, flags.overrides, flags.folders)
+    folders = [f"--config-dir={folder}" for folder in flags.folders]
+    codes = []
+    for number, overrides in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] sora {' '.join([verb, *overrides])}", flush=True)
+        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verb}", *overrides, *folders]))
+        if codes[-1] == INTERRUPTED:
+            return INTERRUPTED
+    failed = [number for number, code in enumerate(codes, 1) if code]
+    if failed:
+        print(f"sora {verb}: {len(failed)} of {len(runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

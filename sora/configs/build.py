@@ -1,0 +1,157 @@
+"""Building what a configuration names: `build(config.dit, patch_channels=64)`.
+
+A node names a class or a function by `_target_` and holds its keys. A class is constructed; a function comes back as a
+`functools.partial` of its keys. The whole tree is checked before anything is built, and it is the resolved *object* that is
+checked, not its spelling: an alias, a re-exported module or an interpolation cannot smuggle another call in.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sora.configs.targets import OTHERS, ROOMS, TARGET, allowed, find, refuse
+from sora.configs.words import listed, meant
+
+RESOLVER = re.compile(r"\$\{[^{}]*:")
+# A parameter so annotated holds a plain value; a `_target_` under it would be a call that nobody expects.
+PLAIN = re.compile(r"(\s|[|,\[\]().]|\b(int|float|str|bool|None|tuple|list|Sequence|Path|Literal)\b)*")
+
+
+def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
+    """Construct the class, or bind the function, that `node` names, with its keys and with `values` that the program worked out.
+
+    Lists arrive as tuples unless the parameter is annotated `list[...]`, and whole numbers as floats where a float is annotated.
+    Raises ValueError for a target that is not allowed, for an unknown, doubled or missing key, and for a value of the wrong kind.
+    """
+    tree = plain(node)
+    if not isinstance(tree, dict) or TARGET not in tree:
+        raise ValueError(f"{tree!r} has no _target_: choose an option of its group")
+    _check(tree, set(values), place=tree[TARGET])
+    return _make(tree, values)
+
+
+def plain(node: DictConfig | Mapping[str, Any]) -> Any:
+    """The node as dicts, lists and scalars, references resolved; resolvers such as `${oc.env:HOME}` are refused by name."""
+    config = node if OmegaConf.is_config(node) else OmegaConf.create(dict(node))
+    refuse_resolvers(OmegaConf.to_container(config, resolve=False))
+    root = config._get_root()
+    if root is not config and OmegaConf.is_config(root):  # a reference may point outside the node, and a resolver may stand there
+        refuse_resolvers({key: value for key, value in OmegaConf.to_container(root, resolve=False).items() if key != "hydra"})
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def refuse_resolvers(tree: Any, place: str = "") -> None:
+    """Raise ValueError for any `${name:…}` in a tree: a configuration holds values, it does not run or read anything."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            refuse_resolvers(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(tree, list):
+        for item in tree:
+            refuse_resolvers(item, place)
+    elif isinstance(tree, str) and RESOLVER.search(tree):
+        raise ValueError(f"{place or 'a value'}: {tree!r} calls a resolver, which is refused; write the value itself")
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The object that a target names, imported only if its name may be, and only if it is defined where it says."""
+    definition = find(target)
+    module, _, name = target.rpartition(".") if definition is None else (definition.module, "", definition.node.name)
+    found = getattr(importlib.import_module(module), name, None)
+    if not inspect.isclass(found) and not inspect.isfunction(found):
+        raise refuse(target, f"it is {type(found).__name__}, not a class or a function")
+    if target in OTHERS:
+        return found
+    home = sys.modules.get(found.__module__)
+    if found.__module__.split(".")[0] != "sora" or found.__module__.split(".")[1] not in ROOMS:
+        raise refuse(target, f"it is defined in {found.__module__}")
+    if getattr(home, found.__qualname__, None) is not found:
+        raise refuse(target, f"it is {found.__module__}.{found.__qualname__}, which is not public")
+    return found
+
+
+def _check(tree: dict[str, Any], given: set[str], place: str) -> None:
+    """Every target and key of a tree, before any of it is built."""
+    target = allowed(tree[TARGET])
+    made = resolve(target)
+    parameters = inspect.signature(made).parameters
+    keys = [key for key in tree if key != TARGET]
+    known = [name for name in parameters if name not in given]
+    for key in keys:
+        if key in given:
+            raise ValueError(f"{place}: {key} is worked out by the program and cannot be set")
+        if key not in parameters:
+            raise ValueError(f"{target} has no key {key!r}{meant(str(key), known)}; its keys: {listed(known)}")
+        for inner in _nodes(tree[key]):
+            annotation = _annotation(parameters[key])
+            if annotation and PLAIN.fullmatch(annotation):
+                raise ValueError(f"{place}.{key} takes {annotation}, not an object; {inner[TARGET]} is refused there")
+            _check(inner, set(), place=f"{place}.{key}")
+    unknown = given - set(parameters)
+    if unknown:
+        raise ValueError(f"{target} does not take {listed(unknown)}, which the program gives it; its keys: {listed(parameters)}")
+    missing = [name for name, item in parameters.items() if item.default is item.empty and name not in tree and name not in given]
+    if missing and inspect.isclass(made):
+        raise ValueError(f"{target} needs {listed(missing)}: set it in the YAML of its group")
+
+
+def _nodes(value: Any) -> list[dict[str, Any]]:
+    """The outermost nodes with a target inside a value."""
+    if isinstance(value, dict):
+        return [value] if TARGET in value else [node for inner in value.values() for node in _nodes(inner)]
+    if isinstance(value, list):
+        return [node for inner in value for node in _nodes(inner)]
+    return []
+
+
+def _make(tree: dict[str, Any], values: Mapping[str, Any]) -> Any:
+    target = tree[TARGET]
+    made = resolve(target)
+    parameters = inspect.signature(made).parameters
+    settings = {key: _value(value, _annotation(parameters[key]), f"{target} {key}") for key, value in tree.items() if key != TARGET}
+    if inspect.isclass(made):
+        return made(**settings, **values)
+    return functools.partial(made, **settings, **values)
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    """An annotation as it is written, whether or not the module postpones them."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return ""
+    if isinstance(annotation, str):
+        return annotation
+    return annotation.__name__ if type(annotation) is type else str(annotation)
+
+
+def _value(value: Any, annotation: str, place: str) -> Any:
+    """A YAML value as the parameter wants it: nested nodes built, lists as tuples, whole numbers as floats."""
+    if isinstance(value, dict):
+        if TARGET in value:
+            return _make(value, {})
+        return {key: _value(inner, "", f"{place}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        items = [_value(item, "float" if "float" in annotation and "int" not in annotation else "", place) for item in value]
+        return items if annotation.startswith("list") else tuple(items)
+    return scalar(value, annotation, place)
+
+
+def scalar(value: Any, annotation: str, place: str) -> Any:
+    """`value` if its kind fits a plain annotation such as `int` or `float | None`; else ValueError. Other annotations are not judged."""
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    if not kinds <= {"int", "float", "bool", "str", "None"}:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in kinds and "int" not in kinds:
+        return float(value)
+    if isinstance(value, float) and value.is_integer() and "int" in kinds and "float" not in kinds:
+        return int(value)
+    if ("None" if value is None else type(value).__name__) not in kinds:
+        raise ValueError(f"{place}={value!r} is of the wrong kind: it takes {annotation}")
+    return value

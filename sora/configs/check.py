@@ -1,0 +1,78 @@
+"""Checks of a composed configuration: its keys, the kinds of its values, and what its `_target_`s name and take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sora.configs.build import refuse_resolvers, scalar
+from sora.configs.targets import TARGET, find, parameters
+from sora.configs.words import listed, meant
+
+
+def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"dit.width": 384, …}`: every leaf by its dotted key; an empty mapping is a leaf that takes any key."""
+    tree = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
+    assert isinstance(tree, dict)
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def check_values(config: DictConfig, reference: DictConfig, *, said_by: str) -> None:
+    """Every key of `config` exists in `reference`, and no value is of another kind; `said_by` names the culprit in the error.
+
+    The keys of a node whose target differs from the reference's are those of its own target, which `check_targets` judges.
+    """
+    _compare(_container(config), _container(reference), "", said_by)
+
+
+def _container(config: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    refuse_resolvers(tree)
+    return tree
+
+
+def _compare(tree: dict[str, Any], reference: dict[str, Any], place: str, said_by: str) -> None:
+    if tree.get(TARGET) != reference.get(TARGET) or not reference:
+        return
+    for key, value in tree.items():
+        name = f"{place}{key}"
+        if key not in reference:
+            names = [str(name) for name in reference]
+            where = f"{place.rstrip('.')} has" if place else "its keys are"
+            raise ValueError(f"{said_by}: there is no key {name!r}{meant(str(key), names)}; {where} {listed(names)}")
+        known = reference[key]
+        if isinstance(known, dict) and known and value is not None:
+            if not isinstance(value, dict):
+                raise ValueError(f"{said_by}: {name} holds {listed(map(str, known))}; it cannot be {value!r}")
+            _compare(value, known, f"{name}.", said_by)
+        elif isinstance(known, bool) and not isinstance(value, bool | None):
+            raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is true or false (as it stands: {known})")
+        elif isinstance(known, int | float) and not isinstance(known, bool) and isinstance(value, str | bool):
+            raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is a number (as it stands: {known})")
+
+
+def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
+    """Every `_target_` may be named, and takes the keys beside it with values of their kinds; nothing is imported."""
+    tree = _container(config) if isinstance(config, DictConfig) else config
+    if TARGET in tree:
+        definition = find(tree[TARGET])
+        known = parameters(definition) if definition is not None else None
+        for key, value in tree.items():
+            if key == TARGET or known is None:
+                continue
+            if key not in known:
+                raise ValueError(f"{place}: {tree[TARGET]} has no key {key!r}{meant(key, known)}; its keys: {listed(known)}")
+            if not isinstance(value, dict | list) and not (isinstance(value, str) and "${" in value):
+                scalar(value, known[key].annotation, f"{place}.{key}")
+    for key, value in tree.items():
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(item, dict):
+                check_targets(item, f"{place}.{key}".lstrip(".") + (f"[{index}]" if isinstance(value, list) else ""))

@@ -1,0 +1,228 @@
+"""Composing a command's configuration from `conf/`, with every key checked and every mistake answered by what exists.
+
+Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
+without the command line's values: anything else that they bring is a mistake, `+key=` or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sora.configs.build import refuse_resolvers
+from sora.configs.check import check_targets, check_values, flatten
+from sora.configs.words import listed, meant
+
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A command's configuration, and which option of which group went into it (None: no option)."""
+
+    config: DictConfig
+    choices: dict[str, str | None]
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+def config_dir() -> Path:
+    """The folder of the configuration files: inside the package in a wheel, beside it in a checkout.
+
+    It is found from this file and never through importlib: an editable install leaves a copy in site-packages that grows stale.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "quickstart.yaml").is_file():
+            return folder
+    raise ValueError(f"no configuration files in or beside {package}: the installation is broken; install sora again")
+
+
+def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """Each group's options and their files; earlier folders win."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            group = path.parent.relative_to(folder).as_posix()
+            if group != ".":
+                found.setdefault(group, {}).setdefault(path.stem, path)
+    return found
+
+
+def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
+    """The checked configuration of `sora VERB ARGUMENTS…`; `folders` add options to those of `conf/`.
+
+    Raises ValueError for whatever a user can get wrong, naming the key or option, and what fits.
+    """
+    extra = [Path(folder).resolve() for folder in folders]
+    for folder in extra:
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir {folder} is not a folder")
+    available = groups([config_dir(), *extra])
+    overrides = [parse(argument) for argument in arguments]
+    for override in overrides:
+        _check_override(override, available)
+    chosen = [override.input_line for override in overrides if override.key_or_group in available]
+    valued = [override for override in overrides if override.key_or_group not in available]
+    loader = Loader(verb, extra, available)
+    with_experiment = loader.load(chosen, check_hydra=True)
+    reference = loader.without_experiment(chosen, with_experiment)
+    check_targets(reference.config, "")
+    source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
+    check_values(with_experiment.config, reference.config, said_by=source)
+    known = flatten(with_experiment.config)
+    for override in valued:
+        _check_key(override.key_or_group, known, with_experiment.choices, verb)
+    if valued:
+        whole = loader.load([*chosen, *(override.input_line.lstrip("+") for override in valued)])
+    else:
+        whole = with_experiment
+    refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
+    check_values(whole.config, with_experiment.config, said_by="the command line")
+    check_targets(whole.config, "")
+    return Composed(whole.config, whole.choices, known)
+
+
+def require_all(composed: Composed, verb: str) -> None:
+    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML)."""
+    missing = [key for key, value in flatten(composed.config).items() if value == "???"]
+    if missing:
+        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+
+
+def parse(argument: str) -> Any:
+    """One `key=value` as Hydra reads it; a value that holds a sentence or a path need not be quoted a second time."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    key, equals, value = argument.partition("=")
+    if not equals and not key.startswith("~"):
+        raise ValueError(f"{argument!r} is not an option: write KEY=VALUE or GROUP=OPTION")
+    if " " in value and value[0] not in "'\"[{" and not value.startswith(("choice(", "range(", "glob(")):
+        argument = f"{key}={quoted(value)}"
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except OverrideParseException:
+        try:
+            return OverridesParser.create().parse_override(f"{key}={quoted(value)}")
+        except OverrideParseException as error:
+            raise ValueError(f"{argument!r} cannot be read as KEY=VALUE: {str(error).splitlines()[0]}") from None
+
+
+def quoted(value: str) -> str:
+    """A value in quotes of Hydra's grammar, which takes backslashes literally except before a quote."""
+    body = value.replace("'", "\\'")
+    return f"'{body}\\'" if body.endswith("\\") else f"'{body}'"
+
+
+class Loader:
+    """Hydra's composition of one verb, with its errors told in our words."""
+
+    def __init__(self, verb: str, extra: Sequence[Path], available: dict[str, dict[str, Path]]):
+        self.verb, self.extra, self.available = verb, extra, available
+
+    def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.singleton import Singleton
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        state = Singleton.get_state()  # a job of a Hydra launcher composes within Hydra's own run
+        GlobalHydra.instance().clear()
+        search = ",".join(quoted(f"file://{folder}") for folder in self.extra)
+        try:
+            with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
+                paths = [f"hydra.searchpath=[{search}]"] if search else []
+                config = hydra_compose(self.verb, overrides=[*paths, *overrides], return_hydra_config=True)
+                if check_hydra:
+                    _refuse_hydra(config, hydra_compose(None, return_hydra_config=True))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(self._told(error)) from error
+        except OSError as error:  # yaml of a folder that cannot be read
+            raise ValueError(f"the configuration cannot be read: {error}") from error
+        except Exception as error:
+            if type(error).__module__.startswith("yaml"):
+                raise ValueError(f"a YAML file of the configuration is damaged: {error}") from error
+            raise
+        finally:
+            Singleton.set_state(state)
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        assert isinstance(choices, dict)
+        kept = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
+        ours = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
+        OmegaConf.set_struct(ours, True)
+        return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()})
+
+    def without_experiment(self, chosen: Sequence[str], composed: Composed) -> Composed:
+        """The same choices of every group, without what the experiment's file itself sets."""
+        if composed.choices.get(EXPERIMENT) is None:
+            return composed
+        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self._own_groups()]
+        bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
+        choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
+        return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
+
+    def _own_groups(self) -> set[str]:
+        """The groups that the verb's own defaults list names (a task's groups come after these)."""
+        primary = OmegaConf.load(config_dir() / f"{self.verb}.yaml")
+        defaults = primary.get("defaults", []) if isinstance(primary, DictConfig) else []
+        return {str(key).removeprefix("override ").lstrip("/") for item in defaults if isinstance(item, DictConfig) for key in item}
+
+    def _told(self, error: Exception) -> str:
+        """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
+        cause = error.__cause__ or error
+        lines = [line for line in str(error or cause).splitlines() if line.strip() and "To append to your" not in line]
+        if "No match in the defaults list" in str(error):
+            group = str(error).split("'")[1]
+            return f"{group}= does not fit here: the groups in force are {listed(self._in_force())}"
+        text = " ".join(line.strip() for line in lines) or str(cause)
+        return text if str(cause).splitlines()[0] in text else f"{text} ({str(cause).splitlines()[0]})"
+
+    def _in_force(self) -> list[str]:
+        return list(self.load([]).choices)
+
+
+def _refuse_hydra(config: DictConfig, pristine: DictConfig) -> None:
+    """No file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
+    ours, theirs = (OmegaConf.to_container(item.hydra, resolve=False) for item in (config, pristine))
+    assert isinstance(ours, dict) and isinstance(theirs, dict)
+    for key in ours.keys() - {"overrides", "runtime", "job", "searchpath"}:
+        if ours[key] != theirs.get(key):
+            raise ValueError(f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own")
+
+
+def _check_override(override: Any, available: dict[str, dict[str, Path]]) -> None:
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete():
+        raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
+    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+        raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= and hydra/sweeper= with -m")
+    if key not in available:
+        return
+    if override.is_sweep_override():
+        raise ValueError(f"{line} names several options; add -m to run them one after another")
+    if not isinstance(override.value(), str | None):
+        raise ValueError(f"{line}: {key} is a group; its options: {listed(available[key])}")
+    option = override.value()
+    if option not in (None, "null") and option not in available[key]:
+        raise ValueError(f"there is no {key}={option}{meant(str(option), available[key])}; its options: {listed(available[key])}")
+
+
+def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], verb: str) -> None:
+    """A key of the command line must be one that the composition has (or lie under a mapping that takes any)."""
+    names = [*known, *choices]
+    parts = key.split(".")
+    above = {".".join(parts[:count]) for count in range(1, len(parts))}
+    if key in known or any(name.startswith(f"{key}.") for name in known) or any(known.get(name) == {} for name in above):
+        return
+    inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
+    top = [name for name in [*known, *choices] if "." not in name]
+    raise ValueError(f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
+                     f"{listed(inside or top)}. See sora {verb} --help")
+
+

@@ -1,0 +1,24 @@
+"""What a mistyped word was meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def meant(word: str, names: Iterable[str]) -> str:
+    """" (did you mean 'depth'?)", or nothing when no name comes near.
+
+    A dotted key is also compared by its last part, so that `detph` finds `dit.depth`.
+    """
+    names = list(names)
+    near = get_close_matches(word, names, n=2, cutoff=0.6)
+    if not near:
+        ends = {name.rsplit(".", 1)[-1]: name for name in names}
+        near = [ends[end] for end in get_close_matches(word.rsplit(".", 1)[-1], ends, n=2, cutoff=0.7)]
+    return f" (did you mean {' or '.join(repr(name) for name in near)}?)" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in order, for the end of a message: "a, b, c", or "none"."""
+    return ", ".join(sorted(names)) or "none"
