@@ -1,0 +1,21 @@
+"""What every test runs under: checked annotations, one thread, no network, quick tests first."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores shared by processes of one thread each beat spinning pools
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  the hook finds it by name
+
+# Shapes and types at the doors are checked here and nowhere else: the checks would break torch.compile.
+install_import_hook("sora", "tests.typecheck.check")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones last, so that a mistake shows early; otherwise the order of the files."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
