@@ -1,0 +1,202 @@
+"""Tar shards in WebDataset's layout (`{key}.mp4`, `{key}.json`), written whole or not at all, and read by offset.
+
+A shard is a plain ustar file that any tar program and `webdataset` can read. We read members with `pread` at an offset
+that the index remembers, since a tar reader that walks a damaged shard loses samples without saying so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from sora.storage import whole_file
+
+# WebDataset cuts the key off at the first dot; 90 characters and a suffix fit into a ustar name.
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,89}")
+SUFFIX = re.compile(r"[a-z0-9_]{1,16}")
+_BLOCK = 512
+_END = bytes(2 * _BLOCK)
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`."""
+
+    key: str
+    suffix: str
+    shard: str
+    offset: int
+    size: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes samples into `{prefix}-000000.tar`, `{prefix}-000001.tar`, ... of `folder`, each at most about `max_bytes`.
+
+    Every sample brings exactly the files named by `suffixes`. A shard appears under its name only when it is complete and
+    synced; leaving the `with` block by an error throws the open one away. The bytes depend on the samples alone (no clock, no
+    user). Keys are letters, digits, `-` and `_`, and come once.
+    """
+
+    def __init__(self, folder: Path | str, *, prefix: str, suffixes: Sequence[str], max_bytes: int, first: int = 0):
+        if max_bytes < 1:
+            raise ValueError(f"shards of {max_bytes} bytes hold nothing; set max_bytes to about 1e9")
+        for suffix in suffixes:
+            if not SUFFIX.fullmatch(suffix):
+                raise ValueError(f"{suffix!r} is no suffix of a shard's member; use lower case letters and digits, such as mp4")
+        self.folder, self.prefix, self.suffixes, self.max_bytes = Path(folder), prefix, tuple(suffixes), max_bytes
+        self.closed: list[Path] = []
+        self._number = first
+        self._keys: set[str] = set()
+        self._stack: ExitStack | None = None
+        self._file: BinaryIO | None = None
+        self._position = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is None:
+            return
+        if error is None:
+            self._close()
+        else:
+            self._abandon(kind, error, trace)
+
+    @property
+    def shard(self) -> str:
+        """The name of the shard that the next sample goes to, unless it is full."""
+        return f"{self.prefix}-{self._number:06d}.tar"
+
+    def write(self, key: str, files: Mapping[str, bytes]) -> tuple[Member, ...]:
+        """Append one sample; its members in the order of `suffixes`."""
+        if not KEY.fullmatch(key):
+            raise ValueError(f"the key {key!r} does not fit a shard; use up to 90 letters, digits, '-' and '_', without dots")
+        if key in self._keys:
+            raise ValueError(f"the key {key!r} came twice; the keys of a dataset are unique")
+        if set(files) != set(self.suffixes):
+            raise ValueError(f"sample {key} brings {sorted(files)}, shards of {self.prefix!r} hold {sorted(self.suffixes)}")
+        size = sum(_BLOCK + _padded(len(content)) for content in files.values())
+        if self._file is not None and self._position + size + len(_END) > self.max_bytes:
+            self._close()
+        if self._file is None:
+            self._open()
+        self._keys.add(key)
+        return tuple(self._append(key, suffix, files[suffix]) for suffix in self.suffixes)
+
+    def _append(self, key: str, suffix: str, content: bytes) -> Member:
+        assert self._file is not None
+        header = tarfile.TarInfo(f"{key}.{suffix}")
+        header.size, header.mode = len(content), 0o644
+        self._file.write(header.tobuf(format=tarfile.USTAR_FORMAT))
+        offset = self._position + _BLOCK
+        self._file.write(content)
+        self._file.write(bytes(_padded(len(content)) - len(content)))
+        self._position = offset + _padded(len(content))
+        return Member(key, suffix, self.shard, offset, len(content), hashlib.sha256(content).hexdigest())
+
+    def _open(self) -> None:
+        self._stack = ExitStack()
+        staging = self._stack.enter_context(whole_file(self.folder / self.shard))
+        self._file = self._stack.enter_context(open(staging, "wb", buffering=1 << 20))
+        self._position = 0
+
+    def _close(self) -> None:
+        assert self._file is not None and self._stack is not None
+        path = self.folder / self.shard
+        with self._stack:  # an error here, such as a full disk, removes the staging file
+            self._file.write(_END)
+            self._file.write(bytes(-(self._position + len(_END)) % tarfile.RECORDSIZE))
+        self._file, self._stack = None, None
+        self.closed.append(path)
+        self._number += 1
+
+    def _abandon(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._stack is not None
+        stack, self._file, self._stack = self._stack, None, None
+        try:
+            stack.__exit__(kind, error, trace)
+        except OSError as second:  # flushing to a full disk fails once more; the first error is the one to tell
+            assert second is not None
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def read_at(path: Path | str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` of a file; a shorter file is a `ValueError` that names it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return _pread(handle, path, offset, size)
+    finally:
+        os.close(handle)
+
+
+def _pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
+    parts, missing = [], size
+    while missing > 0:
+        part = os.pread(handle, missing, offset + size - missing)
+        if not part:
+            length = os.fstat(handle).st_size
+            raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+class ShardReader:
+    """Reads members of the shards of a folder by offset and checks their hash; keeps at most 64 files open.
+
+    `pread` moves no file position, so forked workers may share what their parent opened.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self._handles: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, member: Member) -> bytes:
+        """The member's bytes; a shard that is missing, cut short or changed is a `ValueError` naming shard and key."""
+        path = self.folder / member.shard
+        try:
+            content = _pread(self._handle(member.shard), path, member.offset, member.size)
+        except ValueError as error:
+            raise ValueError(f"clip {member.key}: {error}; prepare the shard again") from None
+        except OSError as error:
+            raise ValueError(f"clip {member.key}: {path} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != member.sha256:
+            raise ValueError(f"clip {member.key}: its bytes in {path} have changed since the index was written; prepare the shard again")
+        return content
+
+    def _handle(self, shard: str) -> int:
+        if shard in self._handles:
+            self._handles.move_to_end(shard)
+            return self._handles[shard]
+        self._handles[shard] = os.open(self.folder / shard, os.O_RDONLY)
+        if len(self._handles) > _OPEN_FILES:
+            _, oldest = self._handles.popitem(last=False)
+            os.close(oldest)
+        return self._handles[shard]
+
+    def close(self) -> None:
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __reduce__(self):
+        return ShardReader, (self.folder,)  # open files do not travel to another process
