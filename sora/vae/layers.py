@@ -6,6 +6,8 @@ result, and a clip's result does not depend on its neighbours in the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -17,7 +19,7 @@ Triple = tuple[int, int, int]
 
 def triple(values: object, name: str) -> Triple:
     """Three positive integers (time, rows, columns) out of what YAML gives, or a ValueError naming the key."""
-    items = tuple(values) if isinstance(values, list | tuple) else ()
+    items = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
     if len(items) != 3 or not all(isinstance(item, int) and item >= 1 for item in items):
         raise ValueError(f"{name} must be three positive integers (time, rows, columns), not {values!r}; change vae.{name}")
     return items

@@ -43,7 +43,7 @@ class VideoVAE(nn.Module):
 
     stem: pixels (time, rows, columns) per position of the first level, powers of two. widths, blocks: channels and residual
     blocks of each level of the encoder; the decoder mirrors them with `decoder_blocks`. strides: the step between successive
-    levels, one fewer than levels. kernel: of the blocks' convolutions, odd in space. noise: the posterior's standard deviation at birth.
+    levels, one fewer than levels. kernels: of each level's convolutions, odd in space. noise: the posterior's standard deviation at birth.
     """
 
     shift: Tensor
@@ -58,13 +58,13 @@ class VideoVAE(nn.Module):
         blocks: Sequence[int],
         decoder_blocks: Sequence[int],
         strides: Sequence[Sequence[int]],
-        kernel: Sequence[int],
+        kernels: Sequence[Sequence[int]],
         noise: float,
     ):
         super().__init__()
-        stem, kernel = triple(list(stem), "stem"), triple(list(kernel), "kernel")
-        steps = [triple(list(step), "strides") for step in strides]
-        check_levels(widths, blocks, decoder_blocks, steps, kernel)
+        stem = triple(stem, "stem")
+        steps, sizes = [triple(step, "strides") for step in strides], [triple(size, "kernels") for size in kernels]
+        check_levels(widths, blocks, decoder_blocks, steps, sizes)
         self.settings: dict[str, Any] = {
             "latent_channels": int(latent_channels),
             "stem": list(stem),
@@ -72,7 +72,7 @@ class VideoVAE(nn.Module):
             "blocks": [int(count) for count in blocks],
             "decoder_blocks": [int(count) for count in decoder_blocks],
             "strides": [list(step) for step in steps],
-            "kernel": list(kernel),
+            "kernels": [list(size) for size in sizes],
             "noise": float(noise),
         }
         self.stride: Triple = whole_stride(stem, steps)
@@ -81,9 +81,9 @@ class VideoVAE(nn.Module):
         if not 1 <= latent_channels <= self.pixels.channels:
             raise ValueError(f"latent_channels must lie in 1..{self.pixels.channels}, not {latent_channels}; change vae.latent_channels")
         self.patches = HaarPatches(stem)  # the trunk's view
-        self.encoder = encoder_trunk(self.patches.channels, widths, blocks, steps, kernel)
+        self.encoder = encoder_trunk(self.patches.channels, widths, blocks, steps, sizes)
         self.to_posterior = Head(widths[-1], 2 * latent_channels)
-        self.decoder = decoder_trunk(latent_channels, widths, decoder_blocks, steps, kernel)
+        self.decoder = decoder_trunk(latent_channels, widths, decoder_blocks, steps, sizes)
         self.to_patches = Head(widths[0], self.patches.channels)
         self.linear_encode = nn.Conv3d(self.pixels.channels, latent_channels, 1)
         self.linear_decode = nn.Conv3d(latent_channels, self.pixels.channels, 1)
@@ -124,6 +124,7 @@ class VideoVAE(nn.Module):
         """Raw latents to mean 0 and standard deviation 1 in each channel, as measured by `whitening.measure`."""
         return (raw - rearrange(self.shift, "c -> c 1 1 1")) / rearrange(self.scale, "c -> c 1 1 1")
 
+    @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B C t h w"]:
         """The whitened posterior mean."""
         return self.whiten(self.posterior(frames).mean)
@@ -136,6 +137,7 @@ class VideoVAE(nn.Module):
         frames = self.patches.inverse(self.to_patches(self.decoder(raw))) + self.pixels.inverse(self.linear_decode(raw))
         return frames[:, :, self.stride[0] - 1 :]
 
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> UInt8[Tensor, "B T H W 3"]:
         return to_uint8(self.decode_float(latents))
 
@@ -165,31 +167,36 @@ def whole_stride(stem: Triple, steps: Sequence[Triple]) -> Triple:
 
 
 def check_levels(
-    widths: Sequence[int], blocks: Sequence[int], decoder_blocks: Sequence[int], steps: Sequence[Triple], kernel: Triple
+    widths: Sequence[int], blocks: Sequence[int], decoder_blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
 ) -> None:
     levels = len(widths)
-    if not levels or (len(blocks), len(decoder_blocks), len(steps)) != (levels, levels, levels - 1):
+    counts = (len(blocks), len(decoder_blocks), len(kernels), len(steps))
+    if not levels or counts != (levels, levels, levels, levels - 1):
         raise ValueError(
-            f"{levels} widths need {levels} blocks, {levels} decoder_blocks and {levels - 1} strides, not {len(blocks)}, "
-            f"{len(decoder_blocks)} and {len(steps)}; change vae.widths, vae.blocks, vae.decoder_blocks or vae.strides"
+            f"{levels} widths need {levels} blocks, decoder_blocks and kernels and {levels - 1} strides, not {counts[0]}, {counts[1]}, "
+            f"{counts[2]} and {counts[3]}; change vae.widths, vae.blocks, vae.decoder_blocks, vae.kernels or vae.strides"
         )
-    if kernel[1] % 2 == 0 or kernel[2] % 2 == 0:
-        raise ValueError(f"kernel {list(kernel)} must be odd in rows and columns; change vae.kernel")
+    if any(kernel[1] % 2 == 0 or kernel[2] % 2 == 0 for kernel in kernels):
+        raise ValueError(f"kernels {[list(kernel) for kernel in kernels]} must be odd in rows and columns; change vae.kernels")
 
 
-def encoder_trunk(inputs: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernel: Triple) -> nn.Sequential:
-    layers: list[nn.Module] = [CausalConv(inputs, widths[0], kernel)]
+def encoder_trunk(
+    inputs: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+) -> nn.Sequential:
+    layers: list[nn.Module] = [CausalConv(inputs, widths[0], kernels[0])]
     for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if level:
             layers.append(Down(widths[level - 1], width, steps[level - 1]))
-        layers += [Block(width, kernel) for _ in range(count)]
+        layers += [Block(width, kernels[level]) for _ in range(count)]
     return nn.Sequential(*layers)
 
 
-def decoder_trunk(latents: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernel: Triple) -> nn.Sequential:
-    layers: list[nn.Module] = [CausalConv(latents, widths[-1], kernel)]
+def decoder_trunk(
+    latents: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+) -> nn.Sequential:
+    layers: list[nn.Module] = [CausalConv(latents, widths[-1], kernels[-1])]
     for level in reversed(range(len(widths))):
-        layers += [Block(widths[level], kernel) for _ in range(blocks[level])]
+        layers += [Block(widths[level], kernels[level]) for _ in range(blocks[level])]
         if level:
             layers.append(Up(widths[level], widths[level - 1], steps[level - 1]))
     return nn.Sequential(*layers)
