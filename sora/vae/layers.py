@@ -1,0 +1,161 @@
+"""The parts of the VAE: Haar patches, causal convolutions, and the steps between resolutions.
+
+Everything here is causal in time and normalises each position by itself, so a later frame cannot change an earlier
+result, and a clip's result does not depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Triple = tuple[int, int, int]
+
+
+def triple(values: object, name: str) -> Triple:
+    """Three positive integers (time, rows, columns) out of what YAML gives, or a ValueError naming the key."""
+    items = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
+    if len(items) != 3 or not all(isinstance(item, int) and item >= 1 for item in items):
+        raise ValueError(f"{name} must be three positive integers (time, rows, columns), not {values!r}; change vae.{name}")
+    return items
+
+
+def group(x: Float[Tensor, "B C T H W"], size: Triple) -> Float[Tensor, "B D t h w"]:
+    """Move each block of `size` positions into the channels."""
+    return rearrange(x, "b c (t pt) (h ph) (w pw) -> b (pt ph pw c) t h w", pt=size[0], ph=size[1], pw=size[2])
+
+
+def ungroup(x: Float[Tensor, "B D t h w"], size: Triple) -> Float[Tensor, "B C T H W"]:
+    """The inverse of `group`."""
+    return rearrange(x, "b (pt ph pw c) t h w -> b c (t pt) (h ph) (w pw)", pt=size[0], ph=size[1], pw=size[2])
+
+
+def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
+    """The orthonormal Haar basis of `length` samples (rows, coarse to fine) and the scale of each row (0 is the mean)."""
+    if length < 1 or length & (length - 1):
+        raise ValueError(f"a Haar stem needs block sizes that are powers of two, not {length}; change vae.stem or vae.strides")
+    basis, levels = torch.ones(1, 1, dtype=torch.float64), [0]
+    while len(levels) < length:
+        count = len(levels)
+        coarse = torch.kron(basis, torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+        fine = torch.kron(torch.eye(count, dtype=torch.float64), torch.tensor([[1.0, -1.0]], dtype=torch.float64))
+        basis, levels = torch.cat([coarse, fine]) / 2**0.5, levels + [max(levels) + 1] * count
+    return basis, levels
+
+
+def haar_blocks(size: Triple) -> Float[Tensor, "n n"]:
+    """Haar basis of a block of `size` positions, coarse scales first; rows have length 1/sqrt(n), so row 0 is the block's mean."""
+    (time, a), (rows, b), (columns, c) = (haar_levels(length) for length in size)
+    scales = [i + j + k for i in a for j in b for k in c]
+    order = sorted(range(len(scales)), key=lambda row: scales[row])
+    basis = torch.kron(torch.kron(time, rows), columns)[order]
+    return (basis / len(scales) ** 0.5).float()
+
+
+class HaarPatches(nn.Module):
+    """Blocks of pixels as Haar coefficients, coarse scales first: an exact, invertible change of coordinates.
+
+    The coefficients of one block are (scale, colour) with colour fastest; the first three are the block's mean colour.
+    """
+
+    basis: Tensor
+
+    def __init__(self, size: Triple, colours: int = 3):
+        super().__init__()
+        self.size = size
+        self.channels = size[0] * size[1] * size[2] * colours
+        self.register_buffer("basis", haar_blocks(size), persistent=False)
+
+    def forward(self, frames: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        blocks = group(frames, self.size)
+        blocks = rearrange(blocks, "b (n c) t h w -> b t h w c n", n=len(self.basis))
+        return rearrange(blocks @ self.basis.T, "b t h w c n -> b (n c) t h w")
+
+    def inverse(self, coefficients: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:
+        blocks = rearrange(coefficients, "b (n c) t h w -> b t h w c n", n=len(self.basis))
+        blocks = blocks @ (self.basis * len(self.basis))
+        return ungroup(rearrange(blocks, "b t h w c n -> b (n c) t h w"), self.size)
+
+
+class CausalConv(nn.Module):
+    """A 3-D convolution that sees this frame and earlier ones, zeros before the first."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Triple):
+        super().__init__()
+        self.past = kernel[0] - 1
+        self.conv = nn.Conv3d(inputs, outputs, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+        # Beware: torch's CPU conv3d is several times slower for batch 1 at small sizes; F.pad keeps the fast kernel otherwise.
+        return self.conv(F.pad(x, (0, 0, 0, 0, self.past, 0)) if self.past else x)
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm over the channels of one position (Zhang & Sennrich 2019): statistics never cross time or space."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * self.gain
+
+
+class Block(nn.Module):
+    """Residual block of two causal convolutions; the identity at birth."""
+
+    def __init__(self, channels: int, kernel: Triple):
+        super().__init__()
+        self.first = nn.Sequential(Norm(channels), nn.SiLU(), CausalConv(channels, channels, kernel))
+        self.second = nn.Sequential(Norm(channels), nn.SiLU(), CausalConv(channels, channels, kernel))
+        zero(self.second[-1])
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        return x + self.second(self.first(x))
+
+
+class Head(nn.Module):
+    """Norm, non-linearity and a projection that gives zeros at birth, so that what it is added to starts alone."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.norm = Norm(inputs)
+        self.out = CausalConv(inputs, outputs, (1, 1, 1))
+        zero(self.out)
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+        return self.out(F.silu(self.norm(x)))
+
+
+class Down(nn.Module):
+    """Fold blocks of positions into channels and mix them: no pixel is skipped, none is seen twice."""
+
+    def __init__(self, inputs: int, outputs: int, factor: Triple):
+        super().__init__()
+        self.factor = factor
+        self.mix = nn.Conv3d(inputs * factor[0] * factor[1] * factor[2], outputs, 1)
+
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        return self.mix(group(x, self.factor))
+
+
+class Up(nn.Module):
+    """The mirror of `Down`."""
+
+    def __init__(self, inputs: int, outputs: int, factor: Triple):
+        super().__init__()
+        self.factor = factor
+        self.mix = nn.Conv3d(inputs, outputs * factor[0] * factor[1] * factor[2], 1)
+
+    def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B D T H W"]:
+        return ungroup(self.mix(x), self.factor)
+
+
+def zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

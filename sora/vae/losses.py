@@ -1,0 +1,38 @@
+"""What the VAE is trained for."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from sora.vae.vae import VideoVAE, from_uint8
+
+
+class VaeObjective:
+    """Weighted sum of absolute error, squared error, edge error and the posterior's divergence, each a mean over its values.
+
+    l1, l2: of pixels in [-1, 1]. edge: absolute error of the differences between neighbouring pixels, which keeps corners sharp.
+    kl: nats per latent value.
+    """
+
+    def __init__(self, *, l1: float, l2: float, edge: float, kl: float):
+        for name, weight in (("l1", l1), ("l2", l2), ("edge", edge), ("kl", kl)):
+            if weight < 0:
+                raise ValueError(f"the weight {name} must not be below 0, it is {weight}; change objective.{name}")
+        self.weights = {"l1": l1, "l2": l2, "edge": edge, "kl": kl}
+
+    def __call__(self, vae: VideoVAE, frames: UInt8[Tensor, "B T H W 3"], noise: Float[Tensor, "B C t h w"]) -> dict[str, Tensor]:
+        """Each term unweighted, and their weighted sum "total"; `noise` is standard normal, of the latents' shape."""
+        posterior = vae.posterior(frames)
+        decoded = vae.decode_float(vae.whiten(posterior.sample(noise)))
+        error = decoded - from_uint8(frames).to(decoded.dtype)
+        terms = {"l1": error.abs().mean(), "l2": error.square().mean(), "edge": edge_error(error), "kl": posterior.kl().mean()}
+        terms["total"] = sum((self.weights[name] * terms[name] for name in self.weights), start=error.new_zeros(()))
+        return terms
+
+
+def edge_error(error: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of the error between neighbouring rows and columns (gradient difference loss, Mathieu et al. 2016)."""
+    rows = error[..., 1:, :] - error[..., :-1, :]
+    columns = error[..., :, 1:] - error[..., :, :-1]
+    return 0.5 * (rows.abs().mean() + columns.abs().mean())

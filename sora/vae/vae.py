@@ -1,0 +1,202 @@
+"""A causal video VAE with a Haar stem and linear shortcuts.
+
+Frames come in groups: the first frame alone, then `stride[0]` frames each, and each group is one latent frame. The first
+frame is repeated in front to fill its group, so an image is a clip of one frame and the first frame of a clip encodes as the
+image. Around the convolutional trunk runs a linear code of each block of pixels (compare the DC-AE shortcuts of Chen et al.
+2024), which at birth is the block's coarse Haar coefficients: the trunk only learns what a linear code cannot say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from sora.vae.layers import Block, CausalConv, Down, HaarPatches, Head, Triple, Up, triple
+
+LOG_VARIANCE = (-20.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal normal over raw (not whitened) latents."""
+
+    mean: Float[Tensor, "B C t h w"]
+    logvar: Float[Tensor, "B C t h w"]
+
+    def sample(self, noise: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """The latents that standard normal `noise` stands for."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Float[Tensor, "B C t h w"]:
+        """Divergence from the standard normal, in nats, for each latent value (Kingma & Welling 2014, appendix B)."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+
+
+class VideoVAE(nn.Module):
+    """Frames uint8 (B, T, H, W, 3) to whitened latents (B, C, t, h, w) and back.
+
+    stem: pixels (time, rows, columns) per position of the first level, powers of two. widths, blocks: channels and residual
+    blocks of each level of the encoder; the decoder mirrors them with `decoder_blocks`. strides: the step between successive
+    levels, one fewer than levels. kernels: of each level's convolutions, odd in space. noise: the posterior's standard deviation at birth.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        stem: Sequence[int],
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        decoder_blocks: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        kernels: Sequence[Sequence[int]],
+        noise: float,
+    ):
+        super().__init__()
+        stem = triple(stem, "stem")
+        steps, sizes = [triple(step, "strides") for step in strides], [triple(size, "kernels") for size in kernels]
+        check_levels(widths, blocks, decoder_blocks, steps, sizes)
+        self.settings: dict[str, Any] = {
+            "latent_channels": int(latent_channels),
+            "stem": list(stem),
+            "widths": [int(width) for width in widths],
+            "blocks": [int(count) for count in blocks],
+            "decoder_blocks": [int(count) for count in decoder_blocks],
+            "strides": [list(step) for step in steps],
+            "kernels": [list(size) for size in sizes],
+            "noise": float(noise),
+        }
+        self.stride: Triple = whole_stride(stem, steps)
+        self.latent_channels = int(latent_channels)
+        self.pixels = HaarPatches(self.stride)  # the linear code's view
+        if not 1 <= latent_channels <= self.pixels.channels:
+            raise ValueError(f"latent_channels must lie in 1..{self.pixels.channels}, not {latent_channels}; change vae.latent_channels")
+        self.patches = HaarPatches(stem)  # the trunk's view
+        self.encoder = encoder_trunk(self.patches.channels, widths, blocks, steps, sizes)
+        self.to_posterior = Head(widths[-1], 2 * latent_channels)
+        self.decoder = decoder_trunk(latent_channels, widths, decoder_blocks, steps, sizes)
+        self.to_patches = Head(widths[0], self.patches.channels)
+        self.linear_encode = nn.Conv3d(self.pixels.channels, latent_channels, 1)
+        self.linear_decode = nn.Conv3d(latent_channels, self.pixels.channels, 1)
+        self.register_buffer("shift", torch.zeros(latent_channels))
+        self.register_buffer("scale", torch.ones(latent_channels))
+        self._start(noise)
+
+    def _start(self, noise: float) -> None:
+        """At birth: keep the coarsest Haar coefficients, with a small posterior."""
+        if noise <= 0:
+            raise ValueError(f"noise must be above 0, not {noise}; change vae.noise")
+        keep = torch.eye(self.latent_channels, self.pixels.channels)
+        with torch.no_grad():
+            self.linear_encode.weight.copy_(rearrange(keep, "c d -> c d 1 1 1"))
+            self.linear_decode.weight.copy_(rearrange(keep, "c d -> d c 1 1 1"))
+            for layer in (self.linear_encode, self.linear_decode):
+                torch.nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+            self.to_posterior.out.conv.bias[self.latent_channels :] = 2 * torch.tensor(noise).log()  # pyright: ignore
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
+        time, rows, columns = self.stride
+        if frames < 1 or (frames - 1) % time:
+            near = 1 + max(frames - 1, 0) // time * time
+            raise ValueError(f"{frames} frames are not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
+        if height < 1 or width < 1 or height % rows or width % columns:
+            raise ValueError(f"frames of {height}x{width} do not divide into {rows}x{columns} blocks; change the clip's size")
+        return 1 + (frames - 1) // time, height // rows, width // columns
+
+    def posterior(self, frames: UInt8[Tensor, "B T H W 3"]) -> Posterior:
+        """The posterior over raw latents."""
+        self.latent_shape(*frames.shape[1:4])
+        pixels = fill_first_group(from_uint8(frames).to(self.shift.dtype), self.stride[0])
+        mean, logvar = self.to_posterior(self.encoder(self.patches(pixels))).chunk(2, dim=1)
+        return Posterior(mean=mean + self.linear_encode(self.pixels(pixels)), logvar=logvar.clamp(*LOG_VARIANCE))
+
+    def whiten(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """Raw latents to mean 0 and standard deviation 1 in each channel, as measured by `whitening.measure`."""
+        return (raw - rearrange(self.shift, "c -> c 1 1 1")) / rearrange(self.scale, "c -> c 1 1 1")
+
+    @torch.no_grad()
+    def encode(self, frames: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B C t h w"]:
+        """The whitened posterior mean."""
+        return self.whiten(self.posterior(frames).mean)
+
+    def decode_float(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Whitened latents to frames around [-1, 1], differentiable and not clamped."""
+        if latents.shape[1] != self.latent_channels:
+            raise ValueError(f"latents have {latents.shape[1]} channels, this VAE has {self.latent_channels}; were they made by another VAE?")
+        raw = latents * rearrange(self.scale, "c -> c 1 1 1") + rearrange(self.shift, "c -> c 1 1 1")
+        frames = self.patches.inverse(self.to_patches(self.decoder(raw))) + self.pixels.inverse(self.linear_decode(raw))
+        return frames[:, :, self.stride[0] - 1 :]
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> UInt8[Tensor, "B T H W 3"]:
+        return to_uint8(self.decode_float(latents))
+
+
+def from_uint8(frames: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T H W"]:
+    """Pixels 0..255 to [-1, 1]."""
+    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1.0
+
+
+def to_uint8(frames: Float[Tensor, "B 3 T H W"]) -> UInt8[Tensor, "B T H W 3"]:
+    """[-1, 1] to pixels 0..255, rounded and clamped."""
+    pixels = ((frames.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return rearrange(pixels, "b c t h w -> b t h w c")
+
+
+def fill_first_group(frames: Float[Tensor, "B 3 T H W"], length: int) -> Float[Tensor, "B 3 U H W"]:
+    """Repeat the first frame in front, so that it fills a group by itself."""
+    first = frames[:, :, :1].expand(-1, -1, length - 1, -1, -1)
+    return torch.cat([first, frames], dim=2)
+
+
+def whole_stride(stem: Triple, steps: Sequence[Triple]) -> Triple:
+    time, rows, columns = stem
+    for step in steps:
+        time, rows, columns = time * step[0], rows * step[1], columns * step[2]
+    return time, rows, columns
+
+
+def check_levels(
+    widths: Sequence[int], blocks: Sequence[int], decoder_blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+) -> None:
+    levels = len(widths)
+    counts = (len(blocks), len(decoder_blocks), len(kernels), len(steps))
+    if not levels or counts != (levels, levels, levels, levels - 1):
+        raise ValueError(
+            f"{levels} widths need {levels} blocks, decoder_blocks and kernels and {levels - 1} strides, not {counts[0]}, {counts[1]}, "
+            f"{counts[2]} and {counts[3]}; change vae.widths, vae.blocks, vae.decoder_blocks, vae.kernels or vae.strides"
+        )
+    if any(kernel[1] % 2 == 0 or kernel[2] % 2 == 0 for kernel in kernels):
+        raise ValueError(f"kernels {[list(kernel) for kernel in kernels]} must be odd in rows and columns; change vae.kernels")
+
+
+def encoder_trunk(
+    inputs: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+) -> nn.Sequential:
+    layers: list[nn.Module] = [CausalConv(inputs, widths[0], kernels[0])]
+    for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        if level:
+            layers.append(Down(widths[level - 1], width, steps[level - 1]))
+        layers += [Block(width, kernels[level]) for _ in range(count)]
+    return nn.Sequential(*layers)
+
+
+def decoder_trunk(
+    latents: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+) -> nn.Sequential:
+    layers: list[nn.Module] = [CausalConv(latents, widths[-1], kernels[-1])]
+    for level in reversed(range(len(widths))):
+        layers += [Block(widths[level], kernels[level]) for _ in range(blocks[level])]
+        if level:
+            layers.append(Up(widths[level], widths[level - 1], steps[level - 1]))
+    return nn.Sequential(*layers)

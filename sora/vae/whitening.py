@@ -1,0 +1,58 @@
+"""Whitening: the one place where the scale of raw latents is measured.
+
+It is measured once, after training, and lives in the VAE's buffers and so in its artefact; nobody else multiplies by a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from einops import reduce
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from sora.vae.vae import VideoVAE
+
+# A channel of whitened latents outside these means another VAE's scale, or a dead or exploding channel.
+LARGEST_MEAN = 0.3
+SMALLEST_STD, LARGEST_STD = 0.7, 1.4
+
+
+@torch.no_grad()
+def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
+    """Mean and standard deviation of each raw latent channel over all positions of all batches, in float64.
+
+    Raises ValueError when there are no batches, or when a channel is dead or not finite.
+    """
+    count, total, squares = 0, torch.zeros(vae.latent_channels).double(), torch.zeros(vae.latent_channels).double()
+    for frames in batches:
+        raw = vae.posterior(frames.to(vae.shift.device)).mean.double().cpu()
+        count += raw[:, 0].numel()
+        total += reduce(raw, "b c t h w -> c", "sum")
+        squares += reduce(raw.square(), "b c t h w -> c", "sum")
+    if not count:
+        raise ValueError("whitening needs at least one batch of frames; the dataset gave none")
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    bad = [channel for channel in range(len(std)) if not (std[channel] > 1e-4 and mean[channel].isfinite())]
+    if bad:
+        raise ValueError(f"latent channels {bad} are dead or not finite (std {[float(std[c]) for c in bad]}); train longer or lower objective.kl")
+    return mean.float(), std.float()
+
+
+def whiten(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> None:
+    """Measure the whitening and store it in the VAE."""
+    mean, std = measure(vae, batches)
+    vae.shift.copy_(mean)
+    vae.scale.copy_(std)
+
+
+def check(latents: Float[Tensor, "B C t h w"]) -> None:
+    """Raise a ValueError with the numbers unless every channel is near mean 0 and standard deviation 1."""
+    mean = reduce(latents.double(), "b c t h w -> c", "mean")
+    std = reduce((latents.double() - mean[:, None, None, None]).square(), "b c t h w -> c", "mean").sqrt()
+    bad = (mean.abs() > LARGEST_MEAN) | (std < SMALLEST_STD) | (std > LARGEST_STD) | ~std.isfinite()
+    if bad.any():
+        rows = ", ".join(f"channel {c}: mean {mean[c]:.3f} std {std[c]:.3f}" for c in bad.nonzero().flatten().tolist())
+        raise ValueError(f"latents are not whitened ({rows}); they are of another VAE or of other data: encode them again with this VAE")
