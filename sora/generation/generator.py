@@ -166,9 +166,10 @@ class Generator:
         tops = table.amax(1).tolist()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
+            result = guided(x, t)
             now = float(t.max())
-            report(sum(top > now for top in tops))
-            return guided(x, t)
+            report(min(1 + sum(top > now for top in tops), self.recipe.steps))
+            return result
 
         return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
 
