@@ -1,0 +1,1 @@
+"""Scores as pure functions with thin torchmetrics classes over them: distributions, reconstruction, prompt adherence."""

@@ -1,0 +1,1 @@
+"""Paths between data and noise, densities of noise levels, objectives, samplers and guidance. Knows no network."""

@@ -1,0 +1,74 @@
+"""Densities of noise levels, each as its quantile function: one uniform draw in (0, 1) becomes one level in [0, 1].
+
+So the randomness stays outside (counter-based, per sample) and stratified or low-discrepancy draws work with every density.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Density(Protocol):
+    """Increasing on (0, 1)."""
+
+    def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]: ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every level alike."""
+
+    def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return u
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal:
+    """logit(t) ~ N(mean, std²) (Esser et al. 2024, eq. 19); a larger mean gives more noise."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"density.std={self.std} must be positive")
+
+    def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """The density with heavy tails of Esser et al. (2024), eq. 20; scale 0 is uniform, positive scales favour the middle."""
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        most = 2 / (pi - 2)
+        if not -1 <= self.scale <= most:
+            raise ValueError(f"density.scale={self.scale} must lie in [-1, {most:.4f}], or levels would run backwards")
+
+    def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        # The paper's f decreases in its uniform draw; 1 - u makes it a quantile function.
+        rest = 1 - u
+        return 1 - rest - self.scale * (torch.cos(rest * (pi / 2)) ** 2 - 1 + rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormal:
+    """ln(noise / signal) ~ N(mean, std²) on the EDM path with the same sigma_max and rho (Karras et al. 2022, table 1: -1.2, 1.2)."""
+
+    mean: float
+    std: float
+    sigma_max: float
+    rho: float
+
+    def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        scale = torch.exp(self.mean + self.std * torch.special.ndtri(u))
+        return ((scale / self.sigma_max) ** (1 / self.rho)).clamp(0, 1)

@@ -1,0 +1,145 @@
+"""What training asks of the network: noise a pack of clips, each at its own level, and measure the squared error of the prediction.
+
+Every draw follows from (seed, epoch, sample id) alone, so a clip gets the same noise and level in any pack, on any rank, after any resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sora.diffusion.density import Density
+from sora.diffusion.path import Path, like, mix
+from sora.diffusion.prediction import Prediction
+from sora.diffusion.shift import Shift, shifted
+from sora.diffusion.weighting import Weighting
+from sora.draws import generator, normal
+from sora.tokens import Batch, Grid, Movable, NoiseLevels, PackedTokens, TextTokens
+
+Network = Callable[[PackedTokens, NoiseLevels, TextTokens], Tensor]
+
+
+@dataclass(frozen=True)
+class Noised(Movable):
+    """A pack on its way to the network: x_t in `tokens`, the noise in it, its levels, and which tokens the loss counts."""
+
+    tokens: PackedTokens
+    eps: Float[Tensor, "N P"]
+    levels: NoiseLevels
+    mask: Bool[Tensor, "N"]
+
+    @property
+    def count(self) -> Float[Tensor, ""]:
+        """How many tokens reach the loss, on the device; summed over packs and ranks it is what losses are divided by."""
+        return self.mask.sum().to(torch.float32)
+
+
+class Objective:
+    """The denoising objective on a path, for a density of levels and a kind of prediction.
+
+    shift: factor of a clip's levels from its number of tokens. per_frame: the share of clips whose latent frames get independent levels
+    (Chen et al. 2024), from which the network learns to continue given frames. max_levels: how many levels a pack has, frames of all
+    clips plus one; fixed so that shapes never change; None takes what each pack needs.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        density: Density,
+        prediction: Prediction,
+        weighting: Weighting,
+        shift: Shift,
+        per_frame: float,
+        max_levels: int | None = None,
+    ) -> None:
+        if not 0 <= per_frame <= 1:
+            raise ValueError(f"objective.per_frame={per_frame} is a share of clips; it must lie in [0, 1]")
+        self.path = path
+        self.density = density
+        self.prediction = prediction
+        self.weighting = weighting
+        self.shift = shift
+        self.per_frame = per_frame
+        self.max_levels = max_levels
+
+    def noise(self, batch: Batch, *, seed: int) -> Noised:
+        """Draw levels and noise for a pack. Conditions keep level 0 and, like padding, reach no loss."""
+        clean = batch.tokens.patches
+        grids = batch.tokens.grids
+        if len(grids) != len(batch.sample_ids):
+            raise ValueError(f"a pack of {len(grids)} clips came with {len(batch.sample_ids)} sample ids")
+        drawn = [self.clip_levels(grid, seed=seed, epoch=batch.epoch, sample=sample) for grid, sample in zip(grids, batch.sample_ids, strict=True)]
+        levels = pack_levels(drawn, grids, batch.conditions, max_levels=self.max_levels)
+        eps = torch.zeros(clean.shape, dtype=torch.float32)
+        start = 0
+        for grid, sample in zip(grids, batch.sample_ids, strict=True):
+            shape = (grid.tokens, clean.shape[1])
+            eps[start : start + grid.tokens] = normal("noise", shape, seed=seed, epoch=batch.epoch, sample=sample)
+            start += grid.tokens
+        eps = eps.to(clean.device, non_blocking=True)
+        real = torch.arange(len(clean), device=clean.device) < start
+        x_t = mix(self.path, clean.float(), eps, levels.spread())
+        return Noised(tokens=batch.tokens.with_patches(x_t), eps=eps, levels=levels, mask=real & ~batch.conditions)
+
+    def clip_levels(self, grid: Grid, *, seed: int, epoch: int, sample: int) -> Float[Tensor, "t"]:
+        """One level for each latent frame of a clip; all equal, unless the clip is among the `per_frame` share."""
+        draw = generator("level", seed=seed, epoch=epoch, sample=sample)
+        independent = draw.random() < self.per_frame
+        uniform = torch.from_numpy(draw.random(grid.t if independent else 1)).clamp(1e-7, 1 - 1e-7)
+        levels = shifted(self.density.quantile(uniform), self.shift(grid.tokens))
+        return levels.to(torch.float32).expand(grid.t)
+
+    def losses(self, network: Network, batch: Batch, noised: Noised, text: TextTokens) -> Float[Tensor, "N"]:
+        """The weighted squared error of each token, a mean over its P channels; 0 for padding and conditions."""
+        levels = noised.levels.spread()
+        c0, c1 = self.prediction(self.path, levels)
+        clean = batch.tokens.patches.float()
+        target = like(c0, clean) * clean + like(c1, clean) * noised.eps
+        prediction = network(noised.tokens, noised.levels, text)
+        if prediction.shape != target.shape:
+            raise ValueError(f"the network predicts {tuple(prediction.shape)} for patches of {tuple(target.shape)}")
+        error = (prediction.float() - target).square().mean(dim=1)
+        weight = self.weighting(levels, self.path, self.prediction)
+        # where, not times: padding may hold anything, and 0 · inf would poison the sum.
+        return torch.where(noised.mask, weight * error, torch.zeros_like(error))
+
+
+def frame_index(grids: Sequence[Grid], budget: int) -> Int[Tensor, "N"]:
+    """For every token the number of its (clip, latent frame), counted through the pack; -1 for padding."""
+    index = torch.full((budget,), -1, dtype=torch.int64)
+    start = frames = 0
+    for grid in grids:
+        steps = torch.arange(frames, frames + grid.t).repeat_interleave(grid.h * grid.w)
+        index[start : start + grid.tokens] = steps
+        start, frames = start + grid.tokens, frames + grid.t
+    return index
+
+
+def pack_levels(clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, max_levels: int | None = None) -> NoiseLevels:
+    """The levels of a pack from those of each clip's frames, (t,) each. The last level is 0: conditions and padding point at it.
+
+    So a condition may be any set of tokens, not only whole frames.
+    """
+    needed = sum(grid.t for grid in grids) + 1
+    size = needed if max_levels is None else max_levels
+    if needed > size:
+        raise ValueError(f"a pack of {len(grids)} clips needs {needed} noise levels but objective.max_levels={max_levels}; raise it")
+    levels = torch.zeros(size)
+    levels[: needed - 1] = torch.cat([clip.to(torch.float32) for clip in clips]) if clips else levels[:0]
+    index = frame_index(grids, len(conditions))
+    device = conditions.device
+    index = torch.where(index < 0, size - 1, index).to(device, non_blocking=True)
+    return NoiseLevels(levels=levels.to(device, non_blocking=True), index=torch.where(conditions, size - 1, index))
+
+
+def by_level(losses: Float[Tensor, "N"], noised: Noised, *, bins: int = 10) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Sums and counts of the token losses in `bins` equal ranges of the noise level; add them up over packs and ranks, then divide."""
+    bin_of = (noised.levels.spread() * bins).to(torch.int64).clamp(0, bins - 1)
+    mask = noised.mask.to(torch.float32)
+    zero = torch.zeros(bins, dtype=torch.float32, device=losses.device)
+    return zero.index_add(0, bin_of, losses.detach().float() * mask), zero.index_add(0, bin_of, mask)

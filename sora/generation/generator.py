@@ -1,0 +1,228 @@
+"""Generation: prompts of any sizes and lengths are packed end to end, denoised together from noise, and decoded.
+
+A sample follows from (prompt, size, frames, seed, sample number) and the network alone: not from what else is in its pack.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from sora.diffusion.objective import Network, pack_levels
+from sora.diffusion.path import Path, like
+from sora.diffusion.prediction import Prediction, check_levels, convert
+from sora.diffusion.prediction import velocity as velocity_prediction
+from sora.diffusion.samplers import Predict, Sampler, uniform_levels
+from sora.diffusion.shift import Shift
+from sora.draws import normal
+from sora.patches import Patchifier, frame_times, pack, patch_times, unpack
+from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
+from sora.vae.vae import VideoVAE
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make. given: frames the clip begins with, 1 + k·stride of them at its size; they are kept and continued."""
+
+    prompt: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    seed: int
+    sample: int
+    given: UInt8[Tensor, "K H W 3"] | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request in patches: its grid, its noise where nothing is given, and which tokens are given."""
+
+    grid: Grid
+    start: Float[Tensor, "n P"]
+    conditions: Bool[Tensor, "n"]
+    seconds: Float[Tensor, "t"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to sample. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens."""
+
+    sampler: Sampler
+    guidance: Callable[..., Predict]
+    steps: int
+    shift: Shift
+    first: float = 1.0
+
+
+class Generator:
+    """Makes clips from prompts. encode: captions to token states (m, D) each. text: the part of the text encoder that trains with the network, if any."""
+
+    def __init__(
+        self,
+        *,
+        dit: Network,
+        encode: Callable[[list[str]], list[Tensor]],
+        text: Callable[[TextTokens], TextTokens],
+        vae: VideoVAE,
+        patchifier: Patchifier,
+        path: Path,
+        prediction: Prediction,
+        recipe: Recipe,
+        token_budget: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dit = dit
+        self.encode = encode
+        self.text = text
+        self.vae = vae
+        self.patchifier = patchifier
+        self.path = path
+        self.prediction = prediction
+        self.recipe = recipe
+        self.token_budget = token_budget
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "T H W 3"]]:
+        """The clips, in the order of the requests. progress: called with the steps done and their number, over all packs."""
+        latents = self.latents(requests, progress=progress)
+        clips = self.decode(latents)
+        return [_keep_given(clip, request.given) for clip, request in zip(clips, requests, strict=True)]
+
+    @torch.no_grad()
+    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C t h w"]]:
+        """Whitened latents of the requests."""
+        planned = [self.plan(request) for request in requests]
+        packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
+        total = len(packs) * self.recipe.steps
+        found: dict[int, Tensor] = {}
+        for number, members in enumerate(packs):
+            report = partial(_report, progress, before=number * self.recipe.steps, total=total)
+            clips = self._denoise([planned[i] for i in members], [requests[i].prompt for i in members], report)
+            for member, tokens in zip(members, clips, strict=True):
+                found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
+        return [found[number] for number in range(len(requests))]
+
+    @torch.no_grad()
+    def decode(self, latents: Sequence[Float[Tensor, "C t h w"]], *, batch: int = 8) -> list[UInt8[Tensor, "T H W 3"]]:
+        """Frames of whitened latents; clips of one shape are decoded together."""
+        shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, latent in enumerate(latents):
+            shapes[tuple(latent.shape)].append(number)
+        found: dict[int, Tensor] = {}
+        for members in shapes.values():
+            for start in range(0, len(members), batch):
+                some = members[start : start + batch]
+                frames = self.vae.decode(torch.stack([latents[number] for number in some]))
+                found.update(zip(some, frames.cpu(), strict=True))
+        return [found[number] for number in range(len(latents))]
+
+    def plan(self, request: Request) -> Planned:
+        """The grid, noise and given tokens of a request; ValueError if its size or length does not fit."""
+        shape = self.vae.latent_shape(request.frames, request.height, request.width)
+        grid = self.patchifier.grid(*shape)
+        channels = self.patchifier.channels(self.vae.latent_channels)
+        noise = normal("sample", (grid.tokens, channels), seed=request.seed, epoch=0, sample=request.sample)
+        times = patch_times(frame_times(shape[0], request.fps, self.vae.stride[0]), self.patchifier.size[0])
+        conditions = torch.zeros(grid.tokens, dtype=torch.bool)
+        if request.given is not None:
+            clean = self._given_tokens(request, request.given)
+            noise[: len(clean)] = clean
+            conditions[: len(clean)] = True
+        return Planned(grid=grid, start=noise, conditions=conditions, seconds=times)
+
+    def _given_tokens(self, request: Request, given: Tensor) -> Tensor:
+        if tuple(given.shape[1:3]) != (request.height, request.width) or len(given) >= request.frames:
+            raise ValueError(
+                f"given frames of {len(given)}x{given.shape[1]}x{given.shape[2]} cannot begin a clip of {request.frames}x{request.height}x{request.width}"
+            )
+        latents = self.vae.encode(given[None].to(self.device))[0]
+        return self.patchifier.patchify(latents).cpu()
+
+    def _denoise(self, clips: Sequence[Planned], prompts: Sequence[str], report: Callable[[int], None]) -> list[Tensor]:
+        grids = [clip.grid for clip in clips]
+        total = sum(grid.tokens for grid in grids)
+        tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
+        conditions = torch.cat([clip.conditions for clip in clips])
+        table, index = self._schedule(clips, conditions)
+        levels = table[:, index].to(self.device)
+        tokens = tokens.to(self.device)
+        first = path_start(self.path, levels[0], tokens.patches, conditions.to(self.device))
+        owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([grid.tokens for grid in grids])).to(self.device)
+        # The empty caption goes in once per clip: states are few, and every clip is treated alike.
+        evaluate = partial(self._velocity, tokens=tokens, index=index.to(self.device), size=table.shape[1], moving=levels[0] > 0)
+        guided = self.recipe.guidance(
+            partial(evaluate, text=self._states(list(prompts))), partial(evaluate, text=self._states([""] * len(clips))), clips=owner
+        )
+        tops = table.amax(1).tolist()
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            result = guided(x, t)
+            now = float(t.max())
+            report(min(1 + sum(top > now for top in tops), self.recipe.steps))
+            return result
+
+        return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
+
+    def _schedule(self, clips: Sequence[Planned], conditions: Tensor) -> tuple[Float[Tensor, "S1 U"], Int[Tensor, "N"]]:
+        """Levels of every step for each (clip, latent frame), and which of them each token has."""
+        columns = []
+        for clip in clips:
+            levels = uniform_levels(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
+            check_levels(levels[:-1], self.prediction, path=self.path)
+            columns.append(levels[:, None].expand(-1, clip.grid.t))
+        rows = torch.cat(columns, dim=1)
+        table = torch.cat([rows, torch.zeros(len(rows), 1)], dim=1)
+        index = pack_levels([torch.zeros(clip.grid.t) for clip in clips], [clip.grid for clip in clips], conditions).index
+        return table, index
+
+    def _velocity(self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens) -> Tensor:
+        levels = torch.zeros(size, dtype=t.dtype, device=t.device).scatter(0, index, t)
+        prediction = self.dit(tokens.with_patches(x), NoiseLevels(levels=levels, index=index), text)
+        result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)
+        # Given tokens stand still; where instead of times, since some predictions are singular at level 0.
+        return torch.where(like(moving, result), result, torch.zeros_like(result))
+
+    def _states(self, captions: list[str]) -> TextTokens:
+        states = self.encode(captions)
+        packed = TextTokens(states=torch.cat(states), segments=Segments.of([*(len(state) for state in states), 0]))
+        return self.text(packed.to(self.device))
+
+
+def _report(progress: Progress | None, done: int, *, before: int, total: int) -> None:
+    if progress is not None:
+        progress(before + done, total)
+
+
+def path_start(path: Path, levels: Float[Tensor, "N"], start: Float[Tensor, "N P"], conditions: Bool[Tensor, "N"]) -> Float[Tensor, "N P"]:
+    """Noise scaled to what the path holds at the first level; given tokens as they are."""
+    return torch.where(like(conditions, start), start, like(path.sigma(levels), start) * start)
+
+
+def fill_packs(tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of the clips of each pack, longest first and first-fit, equal lengths side by side. A clip over the budget is alone."""
+    packs: list[list[int]] = []
+    free: list[int] = []
+    for number in sorted(range(len(tokens)), key=lambda number: (-tokens[number], number)):
+        place = next((place for place, rest in enumerate(free) if rest >= tokens[number]), None)
+        if place is None:
+            packs.append([])
+            free.append(budget)
+            place = len(packs) - 1
+        packs[place].append(number)
+        free[place] -= tokens[number]
+    return packs
+
+
+def _keep_given(clip: Tensor, given: Tensor | None) -> Tensor:
+    """The frames that were given, as they were: not as the VAE saw them."""
+    return clip if given is None else torch.cat([given.cpu(), clip[len(given) :]])

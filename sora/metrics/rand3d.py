@@ -1,0 +1,70 @@
+"""Features of videos from a seeded random network of three 3-D convolutions: no weights to download, the same on every machine.
+
+They rank corruptions by severity and see motion, which features of single frames do not; they are no substitute for a trained network, and a score
+over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`, and it is never called FVD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class VideoFeatures(Protocol):
+    """What a distribution metric needs of an extractor: a name and hash for its protocol, and features of uint8 videos."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def minimum_frames(self) -> int: ...
+    def __call__(self, videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B D"]: ...
+
+
+class Random3D(nn.Module):
+    """Three convolutions 3x3x3 of stride 2 with zero-mean kernels and leaky slopes; mean and deviation of each layer's channels, 224 numbers."""
+
+    name = "rand3d-v1"
+    minimum_frames = 1
+    widths = (3, 16, 32, 64)
+    dimension = 2 * (16 + 32 + 64)
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__()
+        # PCG64, not torch: numpy keeps its bit stream, torch does not promise to.
+        draw = np.random.Generator(np.random.PCG64(seed))
+        digest = hashlib.sha256()
+        kernels = []
+        for inputs, outputs in zip(self.widths[:-1], self.widths[1:], strict=True):
+            kernel = draw.standard_normal((outputs, inputs, 3, 3, 3))
+            kernel -= kernel.mean(axis=(1, 2, 3, 4), keepdims=True)
+            kernel *= (2 / (1 + 0.1**2) / (inputs * 27)) ** 0.5
+            kernel = kernel.astype(np.float32)
+            digest.update(kernel.tobytes())
+            kernels.append(nn.Parameter(torch.from_numpy(kernel), requires_grad=False))
+        self.kernels = nn.ParameterList(kernels)
+        self.fingerprint = digest.hexdigest()
+
+    @torch.no_grad()
+    def forward(self, videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B D"]:
+        """Each video by itself: the result does not depend on its batch."""
+        with torch.autocast(videos.device.type, enabled=False):
+            return torch.cat([self._one(video) for video in videos])
+
+    def _one(self, video: Tensor) -> Tensor:
+        x = video.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        pooled = []
+        for kernel in self.kernels:
+            x = functional.leaky_relu(functional.conv3d(x, kernel, stride=2, padding=1), 0.1)
+            flat = x.flatten(2)
+            pooled += [flat.mean(dim=2), flat.std(dim=2, unbiased=False)]
+        return torch.cat(pooled, dim=1)

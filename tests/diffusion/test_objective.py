@@ -1,0 +1,161 @@
+"""The objective's draws follow from sample ids alone, its loss sees no padding and no condition, its weights agree between predictions."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from sora.diffusion import prediction as kinds
+from sora.diffusion import weighting as weights
+from sora.diffusion.density import LogitNormal, Uniform
+from sora.diffusion.objective import Objective, by_level, frame_index
+from sora.diffusion.path import Straight, VariancePreserving, like, mix
+from sora.diffusion.shift import by_tokens, constant
+from sora.tokens import Batch, Grid, PackedTokens, Segments, TextTokens
+
+P = 4
+PLAIN = partial(constant, value=1.0)
+
+
+def make(**changes):
+    settings = {"path": Straight(), "density": LogitNormal(mean=0.0, std=1.0), "prediction": kinds.velocity, "weighting": weights.constant}
+    return Objective(**({**settings, "shift": PLAIN, "per_frame": 0.0} | changes))
+
+
+def pack(clips, *, budget, epoch=0, conditions=()):
+    """clips: (sample id, grid) in order; a clip's content follows from its id. conditions: token numbers."""
+    patches = torch.full((budget, P), 7.0)
+    start = 0
+    for sample, grid in clips:
+        patches[start : start + grid.tokens] = torch.randn(grid.tokens, P, generator=torch.Generator().manual_seed(sample))
+        start += grid.tokens
+    segments = Segments.of((*(grid.tokens for _, grid in clips), budget - start))
+    mask = torch.zeros(budget, dtype=torch.bool)
+    mask[list(conditions)] = True
+    tokens = PackedTokens(patches=patches, positions=torch.zeros(budget, 3), segments=segments, grids=tuple(grid for _, grid in clips))
+    text = TextTokens(states=torch.zeros(1, 2), segments=Segments.of((1,) + (0,) * len(clips)))
+    return Batch(tokens=tokens, text=text, conditions=mask, sample_ids=tuple(sample for sample, _ in clips), epoch=epoch)
+
+
+A, B, C = (11, Grid(4, 2, 2)), (22, Grid(1, 2, 2)), (33, Grid(3, 3, 1))
+
+
+def test_noise_and_levels_do_not_depend_on_the_pack():
+    objective = make(per_frame=0.5)
+    alone = objective.noise(pack([A], budget=16), seed=3)
+    packed = objective.noise(pack([B, C, A], budget=40), seed=3)
+    here = slice(4 + 9, 4 + 9 + 16)
+    assert torch.equal(packed.eps[here], alone.eps)
+    assert torch.equal(packed.levels.spread()[here], alone.levels.spread())
+    assert torch.equal(packed.tokens.patches[here], alone.tokens.patches)
+
+
+def test_another_epoch_seed_or_clip_draws_anew():
+    objective = make()
+    first = objective.noise(pack([A], budget=16), seed=3)
+    for batch, seed in ((pack([A], budget=16, epoch=1), 3), (pack([A], budget=16), 4), (pack([(12, A[1])], budget=16), 3)):
+        other = objective.noise(batch, seed=seed)
+        assert abs(float(torch.corrcoef(torch.stack([first.eps.flatten(), other.eps.flatten()]))[0, 1])) < 0.5
+        assert not torch.equal(first.levels.levels, other.levels.levels)
+
+
+def test_levels_follow_the_density_over_many_clips():
+    objective = make()
+    drawn = torch.stack([objective.clip_levels(Grid(2, 1, 1), seed=0, epoch=0, sample=sample) for sample in range(4000)])
+    assert torch.equal(drawn[:, 0], drawn[:, 1])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.012)
+    assert drawn.var() == pytest.approx(0.0434, abs=0.003)
+
+
+def test_the_share_of_clips_with_a_level_for_each_frame():
+    objective = make(per_frame=0.3)
+    drawn = [objective.clip_levels(Grid(3, 1, 1), seed=0, epoch=0, sample=sample) for sample in range(2000)]
+    assert sum(len(set(levels.tolist())) == 3 for levels in drawn) / 2000 == pytest.approx(0.3, abs=0.035)
+
+
+def test_larger_clips_are_shifted_towards_noise():
+    rule = partial(by_tokens, reference=4, power=0.5, least=1.0, most=10.0)
+    small, large = (make(density=Uniform(), shift=rule).clip_levels(Grid(t, 2, 2), seed=0, epoch=0, sample=1)[0] for t in (1, 4))
+    assert float(torch.logit(large) - torch.logit(small)) == pytest.approx(math.log(2.0), abs=1e-4)
+
+
+def test_conditions_stay_clean_and_neither_they_nor_padding_reach_the_loss():
+    objective = make()
+    batch = pack([A, B], budget=30, conditions=[0, 1, 2, 3, 17])
+    noised = objective.noise(batch, seed=0)
+    assert torch.equal(noised.tokens.patches[batch.conditions], batch.tokens.patches[batch.conditions])
+    assert (noised.levels.spread()[batch.conditions] == 0).all()
+    assert (noised.levels.spread()[20:] == 0).all()
+    out = torch.randn(30, P, requires_grad=True)
+    poisoned = torch.cat([out[:20], torch.full((10, P), torch.inf)])
+    losses = objective.losses(lambda *_: poisoned, batch, noised, batch.text)
+    losses.sum().backward()
+    silent = ~noised.mask
+    assert (losses[silent] == 0).all() and (out.grad[silent] == 0).all()
+    assert (losses[noised.mask] > 0).all() and noised.count == 20 - 5
+
+
+def test_the_loss_is_zero_exactly_for_the_true_velocity_and_a_mean_over_channels():
+    objective = make()
+    batch = pack([A, C], budget=25)
+    noised = objective.noise(batch, seed=0)
+    truth = noised.eps - batch.tokens.patches
+    assert torch.equal(objective.losses(lambda *_: truth, batch, noised, batch.text), torch.zeros(25))
+    assert torch.allclose(objective.losses(lambda *_: truth + 2.0, batch, noised, batch.text), torch.full((25,), 4.0), rtol=1e-5)
+
+
+def test_the_network_sees_the_noised_tokens_and_one_level_for_each_clip_and_frame():
+    objective = make(per_frame=1.0, max_levels=12)
+    batch = pack([A, B, C], budget=32)
+    noised = objective.noise(batch, seed=0)
+    assert noised.levels.levels.shape == (12,)
+    expected = mix(Straight(), batch.tokens.patches, noised.eps, noised.levels.spread())
+    seen = []
+    objective.losses(lambda tokens, levels, text: seen.append((tokens, levels, text)) or tokens.patches, batch, noised, batch.text)
+    assert torch.equal(seen[0][0].patches, expected) and seen[0][1] is noised.levels and seen[0][2] is batch.text
+    with pytest.raises(ValueError, match=r"objective\.max_levels=8"):
+        make(max_levels=8).noise(batch, seed=0)
+
+
+def test_frame_index_counts_through_the_pack():
+    assert frame_index([Grid(2, 1, 2), Grid(1, 3, 1)], 9).tolist() == [0, 0, 1, 1, 2, 2, 2, -1, -1]
+
+
+def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted():
+    # weight · |prediction error|² must be the same function of the error of x0 for all kinds.
+    t = torch.tensor([0.1, 0.4, 0.75, 0.95], dtype=torch.float64)
+    for path in (Straight(), VariancePreserving()):
+        x0, eps, wrong = torch.randn(3, 4, 4, dtype=torch.float64)
+        x_t = mix(path, x0, eps, t)
+        wrong_eps = (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0)
+        snr = (path.alpha(t) / path.sigma(t)) ** 2
+        expected = snr.clamp(max=5.0) * (wrong - x0).square().mean(1)
+        for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
+            c0, c1 = (like(c, x0) for c in kind(path, t))
+            error = (c0 * (wrong - x0) + c1 * (wrong_eps - eps)).square().mean(1)
+            assert torch.allclose(weights.min_snr(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
+
+
+def test_min_snr_stays_finite_at_both_ends():
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert weights.min_snr(ends, Straight(), kinds.noise, gamma=5.0).tolist() == [0.0, 1.0]
+    assert weights.min_snr(ends, Straight(), kinds.clean, gamma=5.0).tolist() == [5.0, 0.0]
+    assert weights.min_snr(ends, Straight(), kinds.velocity, gamma=5.0).tolist() == [0.0, 0.0]
+
+
+def test_cosine_map_weights_integrate_to_one():
+    t = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    assert weights.cosine_map(t, Straight(), kinds.velocity).mean() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_losses_by_level_add_up_to_the_whole():
+    objective = make(density=Uniform(), per_frame=1.0)
+    batch = pack([A, B, C], budget=40)
+    noised = objective.noise(batch, seed=0)
+    losses = objective.losses(lambda tokens, *_: tokens.patches, batch, noised, batch.text)
+    sums, counts = by_level(losses, noised, bins=5)
+    assert sums.sum() == pytest.approx(float(losses.sum()), rel=1e-5)
+    assert counts.sum() == noised.count
+    third = (noised.levels.spread() >= 0.4) & (noised.levels.spread() < 0.6) & noised.mask
+    assert sums[2] == pytest.approx(float(losses[third].sum()), rel=1e-5)
