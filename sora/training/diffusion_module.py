@@ -1,0 +1,74 @@
+"""Training the denoising network: packs of latent patches in, the objective's token losses out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sora.diffusion.objective import Noised, Objective, by_level
+from sora.tokens import Batch
+from sora.training.module import Loss
+
+
+@dataclass(frozen=True)
+class PreparedPack:
+    """A pack with its noise and levels, on the device."""
+
+    batch: Batch
+    noised: Noised
+
+    @property
+    def count(self) -> Tensor:
+        return self.noised.count
+
+    @property
+    def samples(self) -> int:
+        return len(self.batch.sample_ids)
+
+    @property
+    def tokens(self) -> int:
+        return self.batch.tokens.real
+
+    @property
+    def sample_ids(self) -> Sequence[int]:
+        return self.batch.sample_ids
+
+
+class DiffusionTask(nn.Module):
+    """The network, the text module that turns a pack's captions into what it attends to, and the objective.
+
+    text: the identity for frozen encoders, whose states are cached; a byte-level encoder learns along. bins: of noise levels, in the log.
+    """
+
+    def __init__(self, *, dit: nn.Module, text: nn.Module, objective: Objective, seed: int, bins: int) -> None:
+        super().__init__()
+        self.dit = dit
+        self.text = text
+        self.objective = objective
+        self.seed = seed
+        self.bins = bins
+
+    def prepare(self, batch: Sequence[Batch], device: torch.device) -> list[PreparedPack]:
+        """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
+        return [PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(batch)]
+
+    def _noised(self, batch: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
+        return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in batch]
+
+    def forward(self, prepared: PreparedPack) -> Loss:
+        batch, noised = prepared.batch, prepared.noised
+        losses = self.objective.losses(self.dit, batch, noised, self.text(batch.text))
+        return Loss(
+            total=losses.sum(),
+            parts={"by_level": by_level(losses, noised, bins=self.bins)},
+            by_sample=lambda: by_clip(losses.detach(), [grid.tokens for grid in batch.tokens.grids]),
+        )
+
+
+def by_clip(losses: Float[Tensor, "N"], lengths: Sequence[int]) -> Float[Tensor, "G"]:
+    """The token losses summed over each clip of a pack; padding at the end is left out."""
+    return torch.stack([clip.sum() for clip in losses[: sum(lengths)].split(list(lengths))])

@@ -1,0 +1,255 @@
+"""The Lightning module: one optimiser step over the packs of a step. No mathematics; a task owns that.
+
+A task is an `nn.Module` of everything that trains. It prepares the packs of a step and gives each pack's summed loss; this module divides
+by the step's total count over packs and ranks, clips, checks, steps, averages, and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sora.training import ranks
+from sora.training.ema import Average
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one pack, not yet divided by anything.
+
+    total: what is differentiated, a sum over what `count` counts. parts: for the log, sums and counts by name, each a 0-d or 1-d tensor.
+    by_sample: gives the loss of each sample, (G,); asked only to tell which one is not finite.
+    """
+
+    total: Tensor
+    parts: Mapping[str, tuple[Tensor, Tensor]]
+    by_sample: Callable[[], Tensor]
+
+
+class Prepared(Protocol):
+    """One pack, ready for the network. count: what its loss is a sum over. samples and tokens: how much of the data it is."""
+
+    @property
+    def count(self) -> Tensor: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def sample_ids(self) -> Sequence[int]: ...
+
+
+class Task(Protocol):
+    """What is trained, and on what; an `nn.Module` too."""
+
+    def prepare(self, batch: Any, device: torch.device) -> Sequence[Prepared]: ...
+    def __call__(self, prepared: Any) -> Loss: ...
+
+
+@dataclass
+class Counters:
+    """Where a run stands. step: how many steps of the plan are behind us, skipped ones too; samples and tokens: how much was learnt from."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of one step. grad_norm: before clipping. suspects: ids of samples whose loss was not finite, when the step was skipped."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    taken: bool
+    stop: bool
+    samples: int
+    tokens: int
+    parts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    suspects: Sequence[int] = ()
+
+
+class TrainingModule(LightningModule):
+    """Drives a task.
+
+    optimizer: named parameters -> the optimisers that step together. schedule: step -> share of the peak learning rate.
+    clip: largest norm of all gradients together. patience: how many steps in a row may be skipped for numbers that are not finite.
+    stop: asked once a step, whether this rank wants to stop; what any rank wants, all do.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: nn.Module,
+        optimizer: Callable[[Mapping[str, nn.Parameter]], list[Optimizer]],
+        schedule: Callable[[int], float],
+        average: Average,
+        clip: float,
+        patience: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__()
+        if clip <= 0:
+            raise ValueError(f"clip={clip} must be above 0; it is the largest norm of the gradients")
+        if patience < 1:
+            raise ValueError(f"patience={patience} must be at least 1; it is how many skipped steps in a row end the run")
+        self.automatic_optimization = False
+        self.task = task
+        self.average = average
+        self.counters = Counters()
+        self.report: Report | None = None
+        self._optimizer, self._schedule = optimizer, schedule
+        self._clip, self._patience, self._stop = clip, patience, stop
+        self._steppers: list[Optimizer] = []
+        self._peaks: list[list[float]] = []
+
+    # ---- what Lightning asks for
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.task, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        self._steppers = self._optimizer(self.trained())
+        self._peaks = [[group["lr"] for group in stepper.param_groups] for stepper in self._steppers]
+        return self._steppers
+
+    def on_fit_start(self) -> None:
+        if self.average.rate is not None and not self.average.shadow:
+            self.average.follow(self.trained())
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # the task moves what it prepares: draws are made on the host
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that learn, by their names in the task."""
+        return {name: value for name, value in self.task.named_parameters() if value.requires_grad}
+
+    @property
+    def steppers(self) -> list[Optimizer]:
+        return self._steppers
+
+    # ---- one step
+
+    def training_step(self, batch: Any, _: int) -> None:
+        packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
+        count = ranks.summed(torch.stack([pack.count for pack in packs]).sum()).clamp(min=1)
+        losses = []
+        for number, pack in enumerate(packs):
+            with self._quiet(last=number == len(packs) - 1):
+                loss: Loss = self.task(pack)
+                # the strategy averages gradients over ranks; the count is already everyone's
+                self.manual_backward(loss.total * (self.trainer.world_size / count))
+            losses.append(loss)
+        norm = self._norm()
+        self._conclude(packs, losses, count, norm)
+
+    def _quiet(self, *, last: bool):
+        """No gradient exchange before the last pack of a step."""
+        strategy = self.trainer.strategy
+        if last or not ranks.several() or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return strategy.block_backward_sync()
+
+    def _norm(self) -> Tensor:
+        gradients = [value.grad for value in self.trained().values() if value.grad is not None]
+        return ranks.whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+
+    def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor) -> None:
+        """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
+        mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
+        sound = torch.isfinite(mine) & torch.isfinite(norm)
+        size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs)]
+        facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
+        facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
+        loss, unsound, total_norm, stop, samples, tokens = ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
+        taken = unsound == 0
+        rate = self._schedule(self.counters.step)
+        if taken:
+            self._update(rate, total_norm)
+        for stepper in self._steppers:
+            stepper.zero_grad(set_to_none=True)
+        counters = self.counters
+        counters.step += 1
+        if taken:
+            counters.samples += int(samples)
+            counters.tokens += int(tokens)
+            counters.skipped_in_a_row = 0
+        else:
+            counters.skipped += 1
+            counters.skipped_in_a_row += 1
+        self.report = Report(
+            step=counters.step,
+            loss=loss,
+            grad_norm=total_norm,
+            lr=rate * self._peaks[0][0],
+            taken=taken,
+            stop=stop > 0,
+            samples=int(samples),
+            tokens=int(tokens),
+            parts=_added([loss.parts for loss in losses]),
+            suspects=() if taken else suspects(packs, losses),
+        )
+
+    def _update(self, rate: float, norm: float) -> None:
+        trained = self.trained()
+        if norm > self._clip:
+            gradients = [value.grad for value in trained.values() if value.grad is not None]
+            torch._foreach_mul_(gradients, self._clip / norm)
+        for stepper, peaks in zip(self._steppers, self._peaks, strict=True):
+            for group, peak in zip(stepper.param_groups, peaks, strict=True):
+                group["lr"] = peak * rate
+            stepper.step()
+        self.counters.updates += 1
+        self.average.update(trained, self.counters.updates)
+
+    def refuse_to_go_on(self) -> None:
+        """Raise ValueError once `patience` steps in a row were skipped."""
+        if self.counters.skipped_in_a_row >= self._patience:
+            raise ValueError(
+                f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; the weights are "
+                "those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+            )
+
+
+def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
+    """The samples whose own loss is not finite; all of the step if only the gradients are."""
+    found = []
+    for pack, loss in zip(packs, losses, strict=True):
+        bad = ~torch.isfinite(loss.by_sample().detach().float())
+        found += [sample for sample, is_bad in zip(pack.sample_ids, bad.tolist(), strict=True) if is_bad]
+    return found or [sample for pack in packs for sample in pack.sample_ids]
+
+
+def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+    names = {name for each in parts for name in each}
+    return {
+        name: (
+            torch.stack([each[name][0].detach().float() for each in parts if name in each]).sum(0),
+            torch.stack([each[name][1].detach().float() for each in parts if name in each]).sum(0),
+        )
+        for name in sorted(names)
+    }
+
+
+def shard(task: nn.Module, mesh) -> None:
+    """FSDP2 from outside: each block of each list of blocks is a unit, and the rest is one more."""
+    from torch.distributed.fsdp import fully_shard
+
+    for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+    fully_shard(task, mesh=mesh)

@@ -1,0 +1,117 @@
+"""Optimisers over named parameters. Each function returns the list of optimisers that step together.
+
+Matrices decay; biases, norms and tables do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+
+def adamw(
+    parameters: Mapping[str, nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> list[Optimizer]:
+    """AdamW (Loshchilov & Hutter 2019) on everything, in the fused form."""
+    return [_adamw(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)]
+
+
+def muon(
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    iterations: int,
+    within: str,
+    splits: Mapping[str, int],
+    other_lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> list[Optimizer]:
+    """Muon on the weight matrices of the blocks, AdamW at `other_lr` on the rest (embeddings, tables, the output layer, biases).
+
+    within: the part of a name that marks a block's parameter, as in "blocks.". splits: parts of names whose matrix is several stacked by
+    rows, and how many ({"qkv": 3}); each is orthogonalised by itself.
+
+    Raises:
+        ValueError: no matrix lies within `within`.
+    """
+    matrices = {name: value for name, value in parameters.items() if within in name and name.endswith("weight") and value.ndim == 2}
+    if not matrices:
+        raise ValueError(f"no weight matrix has {within!r} in its name, so Muon has nothing to do; change optimizer.within or use adamw")
+    rest = {name: value for name, value in parameters.items() if name not in matrices}
+    groups = [{"params": [value], "parts": _parts(name, value, splits)} for name, value in matrices.items()]
+    first = Muon(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, iterations=iterations)
+    return [first, _adamw(rest, lr=other_lr, betas=betas, eps=eps, weight_decay=weight_decay)] if rest else [first]
+
+
+def _parts(name: str, value: Tensor, splits: Mapping[str, int]) -> int:
+    parts = next((count for piece, count in splits.items() if piece in name), 1)
+    if value.shape[0] % parts:
+        raise ValueError(f"{name} has {value.shape[0]} rows, which are not {parts} stacked matrices; change optimizer.splits")
+    return parts
+
+
+def _adamw(parameters: Mapping[str, nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> AdamW:
+    decays = {name: value.ndim >= 2 and name.endswith("weight") for name, value in parameters.items()}
+    groups = [
+        {"params": [value for name, value in parameters.items() if decays[name]], "weight_decay": weight_decay},
+        {"params": [value for name, value in parameters.items() if not decays[name]], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
+
+
+class Muon(Optimizer):
+    """Momentum whose update is orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
+
+    Unlike `torch.optim.Muon` it iterates in fp32 on a CPU, where bf16 may be emulated; takes matrices of one shape in one batch; and
+    knows that fused projections are several matrices.
+    """
+
+    def __init__(self, params, *, lr: float, momentum: float, weight_decay: float, iterations: int) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "iterations": iterations, "parts": 1})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        alike: dict[tuple, list[tuple[Tensor, Tensor, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for value in group["params"]:
+                if value.grad is None:
+                    continue
+                state = self.state[value]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(value.grad)
+                buffer = state["momentum_buffer"].lerp_(value.grad, 1 - group["momentum"])
+                update = torch.lerp(value.grad, buffer, group["momentum"])  # Nesterov's
+                alike.setdefault((tuple(value.shape), group["parts"], group["iterations"], value.device), []).append((value, update, group))
+        for (shape, parts, iterations, _), members in alike.items():
+            updates = torch.stack([update for _, update, _ in members])
+            flat = updates.reshape(len(members) * parts, shape[0] // parts, shape[1])
+            turned = orthogonalise(flat, iterations=iterations).reshape(len(members), *shape)
+            scale = math.sqrt(max(1.0, shape[0] / parts / shape[1]))
+            for (value, _, group), update in zip(members, turned, strict=True):
+                value.mul_(1 - group["lr"] * group["weight_decay"])
+                value.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrices: Tensor, *, iterations: int) -> Tensor:
+    """Bring every singular value near 1 by the quintic Newton-Schulz iteration; (K, R, C) -> (K, R, C).
+
+    After five iterations they lie between about 0.7 and 1.2: the coefficients trade exactness for a steep start.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -1,0 +1,33 @@
+"""What ranks agree on. With one process everything here is the identity and costs nothing."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+def several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over all ranks; every rank must call it, in the same order."""
+    if several():
+        dist.all_reduce(values)
+    return values
+
+
+def gathered(values: Tensor) -> list[Tensor]:
+    """Every rank's tensor, by rank; all of one shape, on the device that the process group works on."""
+    if not several():
+        return [values]
+    everyone = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, values)
+    return everyone
+
+
+def whole(value: Tensor) -> Tensor:
+    """A sharded tensor gathered; any other as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value

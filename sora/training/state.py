@@ -1,0 +1,134 @@
+"""A module's whole state, to and from a `TrainingState`: weights, averages, optimisers by parameter name, counters, random states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from sora.training import checkpoint, ranks, rng
+from sora.training.checkpoint import TrainingState
+from sora.training.module import Counters, TrainingModule
+
+
+def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
+    """All that the next step depends on. The tensors are the live ones: write them before training goes on.
+
+    facts: JSON values to keep beside the counters. Every rank must call it.
+    """
+    counters = module.counters
+    tensors = {"model": module.task.state_dict(), "optimizer": _optimizer_tensors(module), "rng": _all_random_states()}
+    if module.average.shadow:
+        tensors["ema"] = dict(module.average.shadow)
+    return TrainingState(
+        step=counters.step, samples=counters.samples, tokens=counters.tokens, tensors=tensors, facts={"counters": asdict(counters), **facts}
+    )
+
+
+def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
+    """Put a captured state back, apart from the random states.
+
+    Raises:
+        ValueError: the checkpoint is of another model or optimiser; the message names `source` and the first tensor that does not fit.
+    """
+    _fill(module.task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
+    averaged = state.tensors.get("ema", {})
+    if bool(averaged) != bool(module.average.shadow):
+        there, here = ("has", "keeps none") if averaged else ("has no", "keeps one")
+        raise ValueError(f"{source} {there} averaged weights but this run {here}; choose the ema= that it was trained with")
+    _fill(module.average.shadow, averaged, source=source / "ema.safetensors")
+    _fill_optimizers(module, state.tensors["optimizer"], source=source / "optimizer.safetensors")
+    module.counters = Counters(**state.facts["counters"])
+
+
+def restore_random(state: TrainingState, *, rank: int) -> bool:
+    """Put back this rank's random states; False if the run had fewer ranks, and a new stream has to be seeded."""
+    prefix = f"{rank}."
+    mine = {name.removeprefix(prefix): value for name, value in state.tensors["rng"].items() if name.startswith(prefix)}
+    if mine:
+        rng.restore(mine)
+    return bool(mine)
+
+
+def weights(source: Path, *, part: str, averaged: bool = True) -> dict[str, Tensor]:
+    """The tensors of one part of a checkpoint ("dit", "text", "vae"), averaged ones where there are any, ready for `load_state_dict`.
+
+    source: a checkpoint folder, or a run folder, whose newest whole checkpoint is taken.
+
+    Raises:
+        ValueError: there is no whole checkpoint, or it has no such part.
+    """
+    source = Path(source)
+    if checkpoint.step_of(source) is None:
+        found = checkpoint.newest(source / "checkpoints")
+        if found is None:
+            raise ValueError(f"{source} has no checkpoint yet")
+        source = found
+    kept = ("model", "ema") if averaged and (source / "ema.safetensors").is_file() else ("model",)
+    state = checkpoint.load(source, only=kept)
+    merged = {**state.tensors["model"], **state.tensors.get("ema", {})}
+    prefix = f"{part}."
+    found = {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
+    if not found:
+        parts = sorted({name.split(".")[0] for name in merged})
+        raise ValueError(f"{source} holds no weights of {part}; it holds {', '.join(parts)}")
+    return found
+
+
+def _optimizer_tensors(module: TrainingModule) -> dict[str, Tensor]:
+    names = {value: name for name, value in module.trained().items()}
+    return {
+        f"{names[value]}:{key}": item
+        for stepper in module.steppers
+        for value, slots in stepper.state.items()
+        for key, item in slots.items()
+    }
+
+
+def _fill_optimizers(module: TrainingModule, saved: Mapping[str, Tensor], *, source: Path) -> None:
+    owners = {value: stepper for stepper in module.steppers for group in stepper.param_groups for value in group["params"]}
+    trained = module.trained()
+    for full, item in saved.items():
+        name, _, key = full.rpartition(":")
+        if name not in trained or trained[name] not in owners:
+            raise ValueError(f"{source}: {name} is not a parameter of this model; the checkpoint is of another model or optimizer")
+        value = trained[name]
+        if item.ndim and item.shape != value.shape:
+            raise ValueError(f"{source}: {full} is {tuple(item.shape)} but the parameter is {tuple(value.shape)}; it is of another model")
+        owners[value].state[value][key] = _placed(item, value)
+
+
+def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
+    if differing := sorted(set(target) ^ set(saved)):
+        name = differing[0]
+        where = "the checkpoint has it, this model does not" if name in saved else "this model has it, the checkpoint does not"
+        raise ValueError(f"{source} is of another model: {len(differing)} tensors differ, first {name} ({where})")
+    with torch.no_grad():
+        for name, value in target.items():
+            if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
+                came, fits = f"{tuple(saved[name].shape)} {saved[name].dtype}", f"{tuple(value.shape)} {value.dtype}"
+                raise ValueError(f"{source} is of another model: {name} is {came} in it but {fits} here")
+            value.copy_(_placed(saved[name], value))
+
+
+def _placed(item: Tensor, like: Tensor) -> Tensor:
+    """`item` where `like` lives, sharded as it is."""
+    item = item.to(like.device)
+    if isinstance(like, DTensor) and item.shape == like.shape:
+        return distribute_tensor(item, like.device_mesh, like.placements)
+    return item
+
+
+def _all_random_states() -> dict[str, Tensor]:
+    """Every rank's states, named by rank. They are gathered as bytes, all ranks' being equally long."""
+    states = rng.capture()
+    if not ranks.several():
+        return {f"0.{name}": value for name, value in states.items()}
+    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    everyone = {name: ranks.gathered(value.to(device)) for name, value in states.items()}
+    return {f"{rank}.{name}": value.cpu() for name, each in everyone.items() for rank, value in enumerate(each)}

@@ -1,0 +1,95 @@
+"""Tensors to and from safetensors files, one at a time and hashed on the way, so that a checkpoint needs no second copy in memory.
+
+The format is safetensors' own (an 8-byte length, a JSON header, the raw bytes), read back by its library. We write it ourselves
+because its writer wants every tensor on the host at once, and because writing through Python lets a test cut it at any byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
+    """Write `tensors` to `path` (not staged: the caller's folder is) and return its "bytes" and "sha256".
+
+    Sharded tensors are gathered one by one, which every rank must take part in; ranks that pass no path write nothing.
+
+    Raises:
+        ValueError: a tensor holds a number that is not finite, or has a type that safetensors lacks.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        if tensor.dtype not in NAMES:
+            raise ValueError(f"{name} is {tensor.dtype}, which a checkpoint does not hold; it holds {', '.join(NAMES.values())}")
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+        end += size
+    if path is None:
+        for name in order:
+            _whole(tensors[name])
+        return {}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # safetensors aligns the data to 8 bytes
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        _put(file, digest, len(head).to_bytes(8, "little") + head)
+        for name in order:
+            _put(file, digest, _bytes(name, _whole(tensors[name])))
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": 8 + len(head) + end, "sha256": digest.hexdigest()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the host. A file that safetensors cannot read is a ValueError that names it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _bytes(name: str, tensor: Tensor) -> memoryview:
+    tensor = tensor.detach()
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds numbers that are not finite; a checkpoint of them is never written")
+    flat = tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(np.ascontiguousarray(flat.numpy()))
+
+
+def _put(file: IO[bytes], digest, data: bytes | memoryview) -> None:
+    file.write(data)
+    digest.update(data)
