@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,9 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     known = flatten(with_experiment.config)
     for override in valued:
         _check_key(override.key_or_group, known, with_experiment.choices, verb)
-    if valued:
-        whole = loader.load([*chosen, *(override.input_line.lstrip("+") for override in valued)])
-    else:
-        whole = with_experiment
+    # a key under a mapping that takes any is new to Hydra, so it is added
+    lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
+    whole = loader.load([*chosen, *lines]) if lines else with_experiment
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
     check_values(whole.config, with_experiment.config, said_by="the command line")
     check_targets(whole.config, "")
@@ -96,7 +96,7 @@ def require_all(composed: Composed, verb: str) -> None:
 def parse(argument: str) -> Any:
     """One `key=value` as Hydra reads it; a value that holds a sentence or a path need not be quoted a second time."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     key, equals, value = argument.partition("=")
     if not equals and not key.startswith("~"):
@@ -105,10 +105,10 @@ def parse(argument: str) -> Any:
         argument = f"{key}={quoted(value)}"
     try:
         return OverridesParser.create().parse_override(argument)
-    except OverrideParseException:
+    except HydraException:
         try:
             return OverridesParser.create().parse_override(f"{key}={quoted(value)}")
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ValueError(f"{argument!r} cannot be read as KEY=VALUE: {str(error).splitlines()[0]}") from None
 
 
@@ -128,19 +128,18 @@ class Loader:
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.singleton import Singleton
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        state = Singleton.get_state()  # a job of a Hydra launcher composes within Hydra's own run
-        GlobalHydra.instance().clear()
+        outer = GlobalHydra.instance().hydra  # a job of a Hydra launcher composes within Hydra's own run
+        GlobalHydra.instance().hydra = None
         search = ",".join(quoted(f"file://{folder}") for folder in self.extra)
         try:
             with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
                 paths = [f"hydra.searchpath=[{search}]"] if search else []
                 config = hydra_compose(self.verb, overrides=[*paths, *overrides], return_hydra_config=True)
                 if check_hydra:
-                    _refuse_hydra(config, hydra_compose(None, return_hydra_config=True))
+                    _refuse_hydra(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(self._told(error)) from error
         except OSError as error:  # yaml of a folder that cannot be read
@@ -150,7 +149,7 @@ class Loader:
                 raise ValueError(f"a YAML file of the configuration is damaged: {error}") from error
             raise
         finally:
-            Singleton.set_state(state)
+            GlobalHydra.instance().hydra = outer
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(choices, dict)
         kept = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
@@ -187,13 +186,22 @@ class Loader:
         return list(self.load([]).choices)
 
 
-def _refuse_hydra(config: DictConfig, pristine: DictConfig) -> None:
+def _refuse_hydra(config: DictConfig) -> None:
     """No file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
-    ours, theirs = (OmegaConf.to_container(item.hydra, resolve=False) for item in (config, pristine))
-    assert isinstance(ours, dict) and isinstance(theirs, dict)
-    for key in ours.keys() - {"overrides", "runtime", "job", "searchpath"}:
+    ours: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    theirs = _hydra_untouched()
+    for key in sorted(ours.keys() - {"overrides", "runtime", "job", "searchpath"}):
         if ours[key] != theirs.get(key):
             raise ValueError(f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own")
+
+
+@cache
+def _hydra_untouched() -> dict[str, Any]:
+    """Hydra's own settings as it ships them. Called while Hydra is initialised."""
+    from hydra import compose as hydra_compose
+
+    settings: Any = OmegaConf.to_container(hydra_compose(None, return_hydra_config=True).hydra, resolve=False)
+    return settings
 
 
 def _check_override(override: Any, available: dict[str, dict[str, Path]]) -> None:
@@ -222,7 +230,7 @@ def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], 
         return
     inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
     top = [name for name in [*known, *choices] if "." not in name]
-    raise ValueError(f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
-                     f"{listed(inside or top)}. See sora {verb} --help")
-
-
+    raise ValueError(
+        f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
+        f"{listed(inside or top)}. See sora {verb} --help"
+    )
