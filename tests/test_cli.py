@@ -119,6 +119,7 @@ def test_a_hydra_launcher_may_run_the_sweep(verb, monkeypatch, tmp_path, capsys)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "-m", "seed=1,2", "hydra/launcher=basic"]) == 0
     assert [config.seed for config in verb.seen] == [1, 2]
+    assert "is not settable" in told(capsys, "train", "-m", "seed=1,2", "hydra.callbacks.x._target_=os.system", code=2)
 
 
 def test_the_help_page_tells_groups_keys_and_examples(capsys, verb):

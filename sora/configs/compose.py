@@ -63,25 +63,24 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
         if not folder.is_dir():
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
-    overrides = [parse(argument) for argument in arguments]
-    for override in overrides:
-        _check_override(override, available)
-    chosen = [override.input_line for override in overrides if override.key_or_group in available]
-    valued = [override for override in overrides if override.key_or_group not in available]
-    loader = Loader(verb, extra, available)
+    loader = Loader(verb, extra)
+    grouped, valued, direct = _sorted([parse(argument) for argument in arguments], loader, available)
+    chosen = [override.input_line for override in grouped]
     with_experiment = loader.load(chosen, check_hydra=True)
-    reference = loader.without_experiment(chosen, with_experiment)
+    reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
     source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
-    for override in valued:
+    for override in [*valued, *direct]:
         _check_key(override.key_or_group, known, with_experiment.choices, verb)
     # a key under a mapping that takes any is new to Hydra, so it is added
     lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
     whole = loader.load([*chosen, *lines]) if lines else with_experiment
+    for override in direct:
+        OmegaConf.update(whole.config, override.key_or_group, override.value())
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
-    check_values(whole.config, with_experiment.config, said_by="the command line")
+    check_values(whole.config, reference.config, said_by="the command line")
     check_targets(whole.config, "")
     return Composed(whole.config, whole.choices, known)
 
@@ -121,8 +120,8 @@ def quoted(value: str) -> str:
 class Loader:
     """Hydra's composition of one verb, with its errors told in our words."""
 
-    def __init__(self, verb: str, extra: Sequence[Path], available: dict[str, dict[str, Path]]):
-        self.verb, self.extra, self.available = verb, extra, available
+    def __init__(self, verb: str, extra: Sequence[Path]):
+        self.verb, self.extra = verb, extra
 
     def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
         from hydra import compose as hydra_compose
@@ -157,16 +156,16 @@ class Loader:
         OmegaConf.set_struct(ours, True)
         return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()})
 
-    def without_experiment(self, chosen: Sequence[str], composed: Composed) -> Composed:
+    def without_experiment(self, composed: Composed) -> Composed:
         """The same choices of every group, without what the experiment's file itself sets."""
         if composed.choices.get(EXPERIMENT) is None:
             return composed
-        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self._own_groups()]
+        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups()]
         bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
         choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
-    def _own_groups(self) -> set[str]:
+    def own_groups(self) -> set[str]:
         """The groups that the verb's own defaults list names (a task's groups come after these)."""
         primary = OmegaConf.load(config_dir() / f"{self.verb}.yaml")
         defaults = primary.get("defaults", []) if isinstance(primary, DictConfig) else []
@@ -176,14 +175,8 @@ class Loader:
         """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
         cause = error.__cause__ or error
         lines = [line for line in str(error or cause).splitlines() if line.strip() and "To append to your" not in line]
-        if "No match in the defaults list" in str(error):
-            group = str(error).split("'")[1]
-            return f"{group}= does not fit here: the groups in force are {listed(self._in_force())}"
         text = " ".join(line.strip() for line in lines) or str(cause)
         return text if str(cause).splitlines()[0] in text else f"{text} ({str(cause).splitlines()[0]})"
-
-    def _in_force(self) -> list[str]:
-        return list(self.load([]).choices)
 
 
 def _refuse_hydra(config: DictConfig) -> None:
@@ -204,21 +197,49 @@ def _hydra_untouched() -> dict[str, Any]:
     return settings
 
 
-def _check_override(override: Any, available: dict[str, dict[str, Path]]) -> None:
-    key, line = override.key_or_group, override.input_line
-    if override.is_delete():
-        raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
-    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
-        raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= and hydra/sweeper= with -m")
-    if key not in available:
-        return
+def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Overrides of groups in force, of keys, and of keys that share their name with a group which is not in force here.
+
+    `sora encode vae=FOLDER` sets a key, though `vae` is a group of `sora train task=vae`; Hydra would take it for the group.
+    """
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line
+        if override.is_delete():
+            raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
+        if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+            raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
+    own = loader.own_groups()
+    grouped = [item for item in overrides if item.key_or_group in own]
+    for override in grouped:
+        _check_option(override, available)
+    doubtful = [item for item in overrides if item.key_or_group in available and item.key_or_group not in own]
+    if not doubtful:
+        return grouped, [item for item in overrides if item not in grouped], []
+    base = loader.load([item.input_line for item in grouped])
+    direct = []
+    for override in doubtful:
+        key = override.key_or_group
+        if key in base.choices:
+            _check_option(override, available)
+            grouped.append(override)
+        elif key in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
+            if override.is_sweep_override():
+                raise ValueError(f"{override.input_line} names several values; add -m to run them one after another, or quote it")
+            direct.append(override)
+        else:
+            raise ValueError(f"{key}= does not fit here: the groups in force are {listed(base.choices)}")
+    return grouped, [item for item in overrides if item not in grouped and item not in direct], direct
+
+
+def _check_option(override: Any, available: dict[str, dict[str, Path]]) -> None:
+    key, line, options = override.key_or_group, override.input_line, available.get(override.key_or_group, {})
     if override.is_sweep_override():
         raise ValueError(f"{line} names several options; add -m to run them one after another")
-    if not isinstance(override.value(), str | None):
-        raise ValueError(f"{line}: {key} is a group; its options: {listed(available[key])}")
     option = override.value()
-    if option not in (None, "null") and option not in available[key]:
-        raise ValueError(f"there is no {key}={option}{meant(str(option), available[key])}; its options: {listed(available[key])}")
+    if not isinstance(option, str | int | float | None):
+        raise ValueError(f"{line}: {key} is a group; its options: {listed(options)}")
+    if option not in (None, "null") and str(option) not in options:
+        raise ValueError(f"there is no {key}={option}{meant(str(option), options)}; its options: {listed(options)}")
 
 
 def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], verb: str) -> None:

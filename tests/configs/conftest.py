@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import sora
-from sora.configs import build, compose, page, sweep, targets
+from sora.configs import build, compose, page, targets
 from tests.configs.toy import lay_out
 
 
@@ -17,7 +17,7 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "PACKAGE", tmp_path)
     for room_list in (targets, build):
         monkeypatch.setattr(room_list, "ROOMS", (*targets.ROOMS[:9], "toyroom"))
-    for module in (compose, page, sweep):
+    for module in (compose, page):
         monkeypatch.setattr(module, "config_dir", lambda: tmp_path / "conf")
     targets.syntax.cache_clear()
     yield tmp_path

@@ -47,6 +47,11 @@ def test_an_option_of_a_group_that_the_task_does_not_have(toy):
     assert message.startswith("sampler= does not fit here") and "net" in message
 
 
+def test_a_key_may_share_its_name_with_a_group_of_another_verb(toy):
+    assert compose("sample", ["net=/a/folder, odd", "sampler=x"]).config == {"net": "/a/folder, odd", "sampler": "x"}
+    assert "several values" in refused("net=a,b", verb="sample")
+
+
 def test_typos_in_an_experiment_name_its_file(toy):
     message = refused("experiment=typo")
     assert "experiment/typo.yaml" in message and "'net.widht' (did you mean 'width'?)" in message

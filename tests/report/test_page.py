@@ -10,9 +10,18 @@ from sora.report import plots
 from sora.report.page import Commands, Figure, Figures, Page, Plot, Prose, Section, Table, Video, Videos, number, render
 
 HOSTILE = [
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "{{ 7 * 7 }}{% raw %}", "</style><script>x</script>",
-    "javascript:alert(1)", "<svg/onload=alert(1)>", "&lt;b&gt;", "\u202egnp.exe", "</video></figure>", "]]><!--",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "</style><script>x</script>",
+    "javascript:alert(1)",
+    "<svg/onload=alert(1)>",
+    "&lt;b&gt;",
+    "\u202egnp.exe",
+    "</video></figure>",
+    "]]><!--",
+]
 
 
 class Reader(HTMLParser):
@@ -38,10 +47,14 @@ def read(text: str) -> Reader:
 def page_of(word: str) -> Page:
     clip = Video(b"\x00\x01mp4", 16, 24, word, note=word, marks={word: True, "shape": False, "count": None})
     parts = [
-        Prose(word), Commands([word, "second line"]), Figures([Figure(word, word, word)]), Table([word], [[word, 3, 0.5]]),
+        Prose(word),
+        Commands([word, "second line"]),
+        Figures([Figure(word, word, word)]),
+        Table([word], [[word, 3, 0.5]]),
         Plot(plots.curves({word: ([0, 1], [1, 2]), "b": ([0], [1])}, across=word, up=word), word),
-        Plot(plots.bars({word: 1.0}, across=word), word), Videos([clip, clip, clip], together=2),
-    ]  # fmt: skip
+        Plot(plots.bars({word: 1.0}, across=word), word),
+        Videos([clip, clip, clip], together=2),
+    ]
     return Page(word, word, [Section(word, parts), Section("b", []), Section("c", [])])
 
 
@@ -100,7 +113,9 @@ def test_a_running_mean_is_the_mean_of_its_window():
     assert plots._running_mean([1, 2, 3, 6], 2) == [1.5, 2.5, 4.5]
 
 
-@pytest.mark.parametrize(("value", "text"), [(1234567, "1\u2009234\u2009567"), (0.123456, "0.1235"), (31.456, "31.46"), (12345.6, "12\u2009346"),
-                                             (float("nan"), "nan"), (0, "0")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234567, "1\u2009234\u2009567"), (0.123456, "0.1235"), (31.456, "31.46"), (12345.6, "12\u2009346"), (float("nan"), "nan"), (0, "0")],
+)
 def test_numbers_for_people(value, text):
     assert number(value) == text
