@@ -89,10 +89,17 @@ def test_the_import_reader_sees_lazy_and_relative_imports(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("package", "rooms"),
-    [("lightning", {"training", COMMANDS}), ("pytorch_lightning", {"training", COMMANDS}), ("hydra", {COMMANDS}), ("omegaconf", {COMMANDS})],
+    [
+        ("lightning", {"training", COMMANDS}),
+        ("pytorch_lightning", {"training", COMMANDS}),
+        ("hydra", {COMMANDS}),
+        ("omegaconf", {COMMANDS}),
+    ],
 )
 def test_only_some_rooms_may_import(package, rooms):
-    wrong = [f"{path}:{line}" for path in FILES for line, name in imported(path) if name.split(".")[0] == package and room(path) not in rooms]
+    wrong = [
+        f"{path}:{line}" for path in FILES for line, name in imported(path) if name.split(".")[0] == package and room(path) not in rooms
+    ]
     assert not wrong, f"{package} is imported by {wrong}"
 
 
@@ -149,7 +156,14 @@ def test_nothing_loads_pickles_or_asks_what_a_thing_has():
     for path in FILES:
         wrong += [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in ("pickle", "dill", "joblib")]
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "eval", "exec", "torch.load", "numpy.load", "os.system"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "hasattr",
+                "eval",
+                "exec",
+                "torch.load",
+                "numpy.load",
+                "os.system",
+            ):
                 wrong.append(f"{path}:{node.lineno} calls {ast.unparse(node.func)}")
     assert not wrong, "\n".join(wrong)
 
@@ -162,7 +176,9 @@ def test_no_function_swallows_misspelt_keywords():
             if isinstance(node, ast.FunctionDef) and node.args.kwarg:
                 name = node.args.kwarg.arg
                 picked = (f"{name}.pop", f"{name}.get")
-                wrong += [f"{path}:{node.lineno}" for call in ast.walk(node) if isinstance(call, ast.Call) and ast.unparse(call.func) in picked]
+                wrong += [
+                    f"{path}:{node.lineno}" for call in ast.walk(node) if isinstance(call, ast.Call) and ast.unparse(call.func) in picked
+                ]
     assert not wrong, wrong
 
 

@@ -34,7 +34,7 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
     tree = plain(node)
     if not isinstance(tree, dict) or TARGET not in tree:
         raise ValueError(f"{tree!r} has no _target_: choose an option of its group")
-    _check(tree, set(values), place=tree[TARGET])
+    _check(tree, set(values), place=str(tree[TARGET]))
     return _make(tree, values)
 
 

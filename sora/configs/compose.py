@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +63,24 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
         if not folder.is_dir():
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
-    overrides = [parse(argument) for argument in arguments]
-    for override in overrides:
-        _check_override(override, available)
-    chosen = [override.input_line for override in overrides if override.key_or_group in available]
-    valued = [override for override in overrides if override.key_or_group not in available]
-    loader = Loader(verb, extra, available)
+    loader = Loader(verb, extra)
+    grouped, valued, direct = _sorted([parse(argument) for argument in arguments], loader, available)
+    chosen = [override.input_line for override in grouped]
     with_experiment = loader.load(chosen, check_hydra=True)
-    reference = loader.without_experiment(chosen, with_experiment)
+    reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
     source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
-    for override in valued:
+    for override in [*valued, *direct]:
         _check_key(override.key_or_group, known, with_experiment.choices, verb)
-    if valued:
-        whole = loader.load([*chosen, *(override.input_line.lstrip("+") for override in valued)])
-    else:
-        whole = with_experiment
+    # a key under a mapping that takes any is new to Hydra, so it is added
+    lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
+    whole = loader.load([*chosen, *lines]) if lines else with_experiment
+    for override in direct:
+        OmegaConf.update(whole.config, override.key_or_group, override.value())
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
-    check_values(whole.config, with_experiment.config, said_by="the command line")
+    check_values(whole.config, reference.config, said_by="the command line")
     check_targets(whole.config, "")
     return Composed(whole.config, whole.choices, known)
 
@@ -96,7 +95,7 @@ def require_all(composed: Composed, verb: str) -> None:
 def parse(argument: str) -> Any:
     """One `key=value` as Hydra reads it; a value that holds a sentence or a path need not be quoted a second time."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     key, equals, value = argument.partition("=")
     if not equals and not key.startswith("~"):
@@ -105,10 +104,10 @@ def parse(argument: str) -> Any:
         argument = f"{key}={quoted(value)}"
     try:
         return OverridesParser.create().parse_override(argument)
-    except OverrideParseException:
+    except HydraException:
         try:
             return OverridesParser.create().parse_override(f"{key}={quoted(value)}")
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ValueError(f"{argument!r} cannot be read as KEY=VALUE: {str(error).splitlines()[0]}") from None
 
 
@@ -121,26 +120,25 @@ def quoted(value: str) -> str:
 class Loader:
     """Hydra's composition of one verb, with its errors told in our words."""
 
-    def __init__(self, verb: str, extra: Sequence[Path], available: dict[str, dict[str, Path]]):
-        self.verb, self.extra, self.available = verb, extra, available
+    def __init__(self, verb: str, extra: Sequence[Path]):
+        self.verb, self.extra = verb, extra
 
     def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.singleton import Singleton
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        state = Singleton.get_state()  # a job of a Hydra launcher composes within Hydra's own run
-        GlobalHydra.instance().clear()
+        outer = GlobalHydra.instance().hydra  # a job of a Hydra launcher composes within Hydra's own run
+        GlobalHydra.instance().hydra = None
         search = ",".join(quoted(f"file://{folder}") for folder in self.extra)
         try:
             with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
                 paths = [f"hydra.searchpath=[{search}]"] if search else []
                 config = hydra_compose(self.verb, overrides=[*paths, *overrides], return_hydra_config=True)
                 if check_hydra:
-                    _refuse_hydra(config, hydra_compose(None, return_hydra_config=True))
+                    _refuse_hydra(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(self._told(error)) from error
         except OSError as error:  # yaml of a folder that cannot be read
@@ -150,7 +148,7 @@ class Loader:
                 raise ValueError(f"a YAML file of the configuration is damaged: {error}") from error
             raise
         finally:
-            Singleton.set_state(state)
+            GlobalHydra.instance().hydra = outer
         choices = OmegaConf.to_container(config.hydra.runtime.choices)
         assert isinstance(choices, dict)
         kept = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
@@ -158,16 +156,16 @@ class Loader:
         OmegaConf.set_struct(ours, True)
         return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()})
 
-    def without_experiment(self, chosen: Sequence[str], composed: Composed) -> Composed:
+    def without_experiment(self, composed: Composed) -> Composed:
         """The same choices of every group, without what the experiment's file itself sets."""
         if composed.choices.get(EXPERIMENT) is None:
             return composed
-        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self._own_groups()]
+        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups()]
         bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
         choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
-    def _own_groups(self) -> set[str]:
+    def own_groups(self) -> set[str]:
         """The groups that the verb's own defaults list names (a task's groups come after these)."""
         primary = OmegaConf.load(config_dir() / f"{self.verb}.yaml")
         defaults = primary.get("defaults", []) if isinstance(primary, DictConfig) else []
@@ -177,40 +175,71 @@ class Loader:
         """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
         cause = error.__cause__ or error
         lines = [line for line in str(error or cause).splitlines() if line.strip() and "To append to your" not in line]
-        if "No match in the defaults list" in str(error):
-            group = str(error).split("'")[1]
-            return f"{group}= does not fit here: the groups in force are {listed(self._in_force())}"
         text = " ".join(line.strip() for line in lines) or str(cause)
         return text if str(cause).splitlines()[0] in text else f"{text} ({str(cause).splitlines()[0]})"
 
-    def _in_force(self) -> list[str]:
-        return list(self.load([]).choices)
 
-
-def _refuse_hydra(config: DictConfig, pristine: DictConfig) -> None:
+def _refuse_hydra(config: DictConfig) -> None:
     """No file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
-    ours, theirs = (OmegaConf.to_container(item.hydra, resolve=False) for item in (config, pristine))
-    assert isinstance(ours, dict) and isinstance(theirs, dict)
-    for key in ours.keys() - {"overrides", "runtime", "job", "searchpath"}:
+    ours: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    theirs = _hydra_untouched()
+    for key in sorted(ours.keys() - {"overrides", "runtime", "job", "searchpath"}):
         if ours[key] != theirs.get(key):
             raise ValueError(f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own")
 
 
-def _check_override(override: Any, available: dict[str, dict[str, Path]]) -> None:
-    key, line = override.key_or_group, override.input_line
-    if override.is_delete():
-        raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
-    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
-        raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= and hydra/sweeper= with -m")
-    if key not in available:
-        return
+@cache
+def _hydra_untouched() -> dict[str, Any]:
+    """Hydra's own settings as it ships them. Called while Hydra is initialised."""
+    from hydra import compose as hydra_compose
+
+    settings: Any = OmegaConf.to_container(hydra_compose(None, return_hydra_config=True).hydra, resolve=False)
+    return settings
+
+
+def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Overrides of groups in force, of keys, and of keys that share their name with a group which is not in force here.
+
+    `sora encode vae=FOLDER` sets a key, though `vae` is a group of `sora train task=vae`; Hydra would take it for the group.
+    """
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line
+        if override.is_delete():
+            raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
+        if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+            raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
+    own = loader.own_groups()
+    grouped = [item for item in overrides if item.key_or_group in own]
+    for override in grouped:
+        _check_option(override, available)
+    doubtful = [item for item in overrides if item.key_or_group in available and item.key_or_group not in own]
+    if not doubtful:
+        return grouped, [item for item in overrides if item not in grouped], []
+    base = loader.load([item.input_line for item in grouped])
+    direct = []
+    for override in doubtful:
+        key = override.key_or_group
+        if key in base.choices:
+            _check_option(override, available)
+            grouped.append(override)
+        elif key in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
+            if override.is_sweep_override():
+                raise ValueError(f"{override.input_line} names several values; add -m to run them one after another, or quote it")
+            direct.append(override)
+        else:
+            raise ValueError(f"{key}= does not fit here: the groups in force are {listed(base.choices)}")
+    return grouped, [item for item in overrides if item not in grouped and item not in direct], direct
+
+
+def _check_option(override: Any, available: dict[str, dict[str, Path]]) -> None:
+    key, line, options = override.key_or_group, override.input_line, available.get(override.key_or_group, {})
     if override.is_sweep_override():
         raise ValueError(f"{line} names several options; add -m to run them one after another")
-    if not isinstance(override.value(), str | None):
-        raise ValueError(f"{line}: {key} is a group; its options: {listed(available[key])}")
     option = override.value()
-    if option not in (None, "null") and option not in available[key]:
-        raise ValueError(f"there is no {key}={option}{meant(str(option), available[key])}; its options: {listed(available[key])}")
+    if not isinstance(option, str | int | float | None):
+        raise ValueError(f"{line}: {key} is a group; its options: {listed(options)}")
+    if option not in (None, "null") and str(option) not in options:
+        raise ValueError(f"there is no {key}={option}{meant(str(option), options)}; its options: {listed(options)}")
 
 
 def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], verb: str) -> None:
@@ -222,7 +251,7 @@ def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], 
         return
     inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
     top = [name for name in [*known, *choices] if "." not in name]
-    raise ValueError(f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
-                     f"{listed(inside or top)}. See sora {verb} --help")
-
-
+    raise ValueError(
+        f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
+        f"{listed(inside or top)}. See sora {verb} --help"
+    )

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from omegaconf import DictConfig
 
-from sora.configs.compose import compose, config_dir, quoted, require_all
+from sora.configs.compose import compose, require_all
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[list[str]]:
@@ -29,31 +29,34 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[
 
 
 def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> int:
-    """Run a sweep through a Hydra launcher or sweeper plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
+    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
 
-    The sweep is composed by us first: no file of ours or of `folders` reaches the settings by which Hydra would call something.
+    Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
     """
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
 
-    own = [word for word in arguments if not word.startswith("hydra")]
     theirs = [word for word in arguments if word.startswith("hydra")]
-    split(verb, own, folders)
+    unfit = [word for word in theirs if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweep.dir="))]
+    if unfit:
+        raise ValueError(f"{unfit[0]} is not settable; of Hydra's settings -m takes hydra/launcher=, hydra.launcher.… and hydra.sweep.dir=")
+    runs = split(verb, [word for word in arguments if word not in theirs], folders)
+    options = [f"--config-dir={folder.resolve()}" for folder in folders]
 
     def job(config: DictConfig) -> None:
         from sora.cli import run
 
-        code = run(verb, [*HydraConfig.get().overrides.task, *(f"--config-dir={folder}" for folder in folders)])
+        code = run(verb, [*runs[config.job], *options])
         if code:
             raise SystemExit(code)
 
-    search = ",".join(quoted(f"file://{folder.resolve()}") for folder in folders)
-    quiet = ["hydra.output_subdir=null", "hydra.job.chdir=false", "hydra.sweep.dir=outputs/multirun/${now:%Y-%m-%d_%H-%M-%S}"]
-    quiet += ["hydra/job_logging=none"] + ([f"hydra.searchpath=[{search}]"] if search else [])
+    quiet = ["hydra.output_subdir=null", "hydra.job.chdir=false", "hydra/job_logging=none", f"hydra.job.name={verb}"]
+    if not any(word.startswith("hydra.sweep.dir=") for word in theirs):
+        quiet.append("hydra.sweep.dir=outputs/multirun/${now:%Y-%m-%d_%H-%M-%S}")
+    words = [f"sora {verb}", "-m", *quiet, *theirs, f"+job={','.join(str(number) for number in range(len(runs)))}"]
     try:
-        with patch.object(sys, "argv", [f"sora {verb}", "-m", *quiet, *theirs, *own]), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb)(job)()
+        with patch.object(sys, "argv", words), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
+            hydra.main(version_base="1.3", config_path=None, config_name=None)(job)()
     except HydraException as error:
         raise ValueError(" ".join(str(error).split())) from error
     return 0

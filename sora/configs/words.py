@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def meant(word: str, names: Iterable[str]) -> str:
-    """" (did you mean 'depth'?)", or nothing when no name comes near.
+    """ " (did you mean 'depth'?)", or nothing when no name comes near.
 
     A dotted key is also compared by its last part, so that `detph` finds `dit.depth`.
     """

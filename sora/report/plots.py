@@ -1,0 +1,91 @@
+"""Plots as inline SVG that follow the page's colours, light or dark, and look the same each time they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+INK = "#010203"  # no plot uses this colour of its own accord; it becomes the page's own ink
+COLOURS = ("#2f7fb8", "#d9822b", "#3f9d5f", "#b04a8c", "#8a7a2f", "#6f63c4")
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, across: str, up: str, logarithmic: bool = False, smooth: int = 1
+) -> str:
+    """Lines of (x, y) by name, with their axes' words, as one `<svg>` element.
+
+    `smooth` is the window of a running mean; the raw points stay visible behind it. Values that are not finite leave gaps.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7.2, 3.0))
+    for (name, (xs, ys)), colour in zip(series.items(), _repeated(len(series)), strict=True):
+        if smooth > 1 and len(ys) > smooth:
+            axes.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(xs[smooth - 1 :], _running_mean(ys, smooth), color=colour, label=_plain(name), linewidth=1.6)
+        else:
+            axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6)
+    axes.set_xlabel(_plain(across))
+    axes.set_ylabel(_plain(up))
+    if logarithmic and any(y > 0 for _, ys in series.values() for y in ys):
+        axes.set_yscale("log")
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
+    return _finished(figure)
+
+
+def bars(values: Mapping[str, float], *, across: str) -> str:
+    """One horizontal bar for each name, longest names and all, as one `<svg>` element."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7.2, 0.5 + 0.32 * max(1, len(values))))
+    names = [_plain(name) for name in values]
+    drawn = axes.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.65)
+    axes.bar_label(drawn, fmt="%.3g", padding=3, color=INK, fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(_plain(across))
+    axes.margins(x=0.12)
+    return _finished(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("plots need matplotlib; install it with: pip install matplotlib") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sora", "font.family": "sans-serif", "font.size": 9})
+    return pyplot
+
+
+def _finished(figure: Any) -> str:
+    from matplotlib import pyplot
+
+    for axes in figure.axes:
+        axes.tick_params(colors=INK, which="both")
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+        axes.grid(True, color=INK, alpha=0.12, linewidth=0.6)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(INK)
+    text = StringIO()
+    figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :].replace(INK, "currentColor")
+
+
+def _plain(text: str) -> str:
+    """A label that matplotlib takes literally: `$…$` would be read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _repeated(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    return [sum(values[end - window : end]) / window for end in range(window, len(values) + 1)]

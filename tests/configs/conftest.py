@@ -1,0 +1,26 @@
+"""The toy world stands in for `conf/` and adds one room to the package."""
+
+import sys
+
+import pytest
+
+import sora
+from sora.configs import build, compose, page, targets
+from tests.configs.toy import lay_out
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The folder of the toy world: `toy / "conf"` is the configuration, `sora.toyroom` a room."""
+    lay_out(tmp_path)
+    monkeypatch.setattr(sora, "__path__", [*sora.__path__, str(tmp_path)])
+    monkeypatch.setattr(targets, "PACKAGE", tmp_path)
+    for room_list in (targets, build):
+        monkeypatch.setattr(room_list, "ROOMS", (*targets.ROOMS[:9], "toyroom"))
+    for module in (compose, page):
+        monkeypatch.setattr(module, "config_dir", lambda: tmp_path / "conf")
+    targets.syntax.cache_clear()
+    yield tmp_path
+    sys.modules.pop("sora.toyroom", None)
+    vars(sora).pop("toyroom", None)
+    targets.syntax.cache_clear()

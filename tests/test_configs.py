@@ -1,0 +1,128 @@
+"""Every option of every group composes, says what it is, names what exists with all its settable keys, and builds."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sora.cli import verbs
+from sora.configs.build import build, resolve
+from sora.configs.compose import compose, config_dir, groups, parse
+from sora.configs.targets import TARGET
+
+CONF = config_dir()
+GROUPS = groups([CONF])
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+# What a command works out and gives to what it builds; any new name that a class asks for is added here once.
+GIVEN = {
+    "patch_channels": 32, "text_width": 24, "latent_channels": 8, "seed": 0, "steps": 100, "path": None, "density": None,
+    "fingerprint": "0" * 64, "tokens": (8, 8), "packs": 1, "prediction": "velocity",
+}  # fmt: skip
+DOWNLOADED = re.compile(r"source: (?!package:)\S")  # an encoder that stands on a hub is composed and its keys checked, not loaded
+
+
+def node(group: str, option: str):
+    return OmegaConf.load(GROUPS[group][option])
+
+
+def with_targets() -> list[tuple[str, str]]:
+    return [(group, option) for group, option in OPTIONS if TARGET in node(group, option)]
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_every_verb_composes_with_each_option_of_each_of_its_groups(verb):
+    base = compose(verb, [])
+    tasks = [f"task={task}" for task in GROUPS.get("task", {})] if "task" in base.choices else []
+    tried = set()
+    for start in [[task] for task in tasks] or [[]]:
+        for group in compose(verb, start).choices:
+            for option in GROUPS.get(group, {}):
+                if group != "task" and (group, option) not in tried:
+                    tried.add((group, option))
+                    chosen = compose(verb, [*(start if group != "experiment" else []), f"{group}={option}"])
+                    assert chosen.choices[group] == option
+
+
+def test_every_group_belongs_to_some_verb():
+    used = set()
+    for verb in verbs():
+        used |= set(compose(verb, []).choices)
+        if "task" in compose(verb, []).choices:
+            for task in GROUPS["task"]:
+                used |= set(compose(verb, [f"task={task}"]).choices)
+    assert not set(GROUPS) - used, f"groups that no verb has: {sorted(set(GROUPS) - used)}"
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_the_examples_of_every_verb_compose(verb):
+    """What stands in --help must work: every KEY=VALUE of it names something that exists."""
+    import shlex
+
+    for example in verbs()[verb].examples:
+        words = shlex.split(example.replace("…", "x").replace("...", ""))[2:]
+        if "-m" in words:
+            from sora.configs.sweep import split
+
+            split(verb, [word for word in words if not word.startswith("-")], [])
+        else:
+            compose(verb, words)
+
+
+@pytest.mark.parametrize(("group", "option"), with_targets())
+def test_an_option_names_what_exists_and_all_its_settable_keys(group, option):
+    tree = node(group, option)
+    parameters = inspect.signature(resolve(tree[TARGET])).parameters
+    keys = {key for key in tree if key not in (TARGET, "defaults")}
+    assert not keys - set(parameters), f"{sorted(keys - set(parameters))} is unknown to {tree[TARGET]}"
+    defaulted = {name for name, item in parameters.items() if item.default is not item.empty and name not in GIVEN}
+    left = set() if inspect.isfunction(resolve(tree[TARGET])) or tree[TARGET].startswith("torch.") else defaulted - keys
+    assert not left, (
+        f"{GROUPS[group][option].relative_to(CONF)} leaves {sorted(left)} to Python's defaults; the YAML holds every settable key"
+    )
+
+
+@pytest.mark.parametrize(("group", "option"), with_targets())
+def test_an_option_builds(group, option):
+    import torch
+
+    tree = node(group, option)
+    if DOWNLOADED.search(GROUPS[group][option].read_text()):
+        resolve(tree[TARGET])
+        return
+    made = resolve(tree[TARGET])
+    if tree[TARGET].startswith("torch."):
+        build(tree, params=[torch.nn.Parameter(torch.zeros(2, 2))])
+        return
+    parameters = inspect.signature(made).parameters
+    missing = [name for name, item in parameters.items() if item.default is item.empty and name not in tree]
+    unknown = [name for name in missing if name not in GIVEN]
+    if inspect.isfunction(made):
+        build(tree)
+        return
+    assert not unknown, f"{tree[TARGET]} needs {unknown}: set it in the YAML, or, if a command gives it, name it in GIVEN"
+    with torch.device("meta"):  # the largest need no memory
+        build(tree, **{name: GIVEN[name] for name in missing})
+
+
+def test_nothing_in_conf_calls_a_resolver_or_refers_across_files():
+    wrong = [str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml") if "${" in path.read_text()]
+    assert not wrong, f"{wrong} use interpolation; what follows from another part is worked out in Python"
+
+
+def test_every_key_of_a_command_is_explained():
+    """A comment behind each top-level key is what --help shows."""
+    from sora.configs.page import comments
+
+    silent = []
+    for verb in verbs():
+        path: Path = CONF / f"{verb}.yaml"
+        keys = [key for key in OmegaConf.load(path) if key != "defaults"]
+        told = comments([path], {})
+        silent += [f"{verb}.yaml: {key}" for key in keys if key not in told]
+    assert not silent, silent
+
+
+def test_sentences_and_sizes_are_read_as_text():
+    assert parse("size=9:16").value() == "9:16"
