@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b, sha1
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +19,9 @@ from sora.data import sidecars
 from sora.data.index import Caption, ClipFacts
 from sora.data.video import VideoInfo, encode, probe, stream
 from sora.data.workers import Done
-from sora.data.world.world import World
+
+if TYPE_CHECKING:
+    from sora.data.world.world import World
 
 SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".ogv", ".mpg", ".mpeg", ".ts", ".flv", ".gif")
 _WORLD_UNIT = 16  # clips
@@ -144,9 +146,8 @@ class FolderSource:
         self.size, self.multiple, self.windows_per_video = size, multiple, windows_per_video
         self.held_out, self.held_out_by, self.lossless, self.licence = held_out, held_out_by, lossless, licence
         if frames < 1 or min_frames < 1 or stride_time < 1 or (frames - 1) % stride_time:
-            raise ValueError(
-                f"source.frames={frames} is not 1 + k x source.stride_time={stride_time}; use {1 + round(frames / stride_time) * stride_time}"
-            )
+            near = 1 + round(frames / max(1, stride_time)) * max(1, stride_time)
+            raise ValueError(f"source.frames={frames} is not 1 + k x source.stride_time={stride_time}; use {near}")
         if multiple < 1 or (not lossless and multiple % 2):
             raise ValueError(f"source.multiple={multiple}: sides of 4:2:0 video are even; use a multiple of 2 or source.lossless=true")
         if not 0 <= held_out < 1 or held_out_by not in ("video", "window"):

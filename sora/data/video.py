@@ -92,7 +92,7 @@ class Reading(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One frame of `stream`. time: its own time stamp in seconds from the video's start. good: neither corrupt, nor far from its time, nor after a loss."""
+    """One frame of `stream`. time: its own, in seconds from the video's start. good: not corrupt, far from its time or after a loss."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: float
