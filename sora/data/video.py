@@ -30,6 +30,7 @@ __all__ = ["LIMITS", "Limits", "ReadReport", "Reading", "Shown", "VideoInfo", "c
 
 Source = Path | str | bytes
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
+_HOLE = 0.25  # seconds: files of variable rate leave out frames in which nothing moves; a wider gap is a loss
 _SEEK_ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
 
 
@@ -65,7 +66,7 @@ class VideoInfo:
 
 @dataclass
 class ReadReport:
-    """What went wrong in a read: packets the decoder refused, frames it marked corrupt, frames shown far from their time, frames missing."""
+    """What went wrong in a read: packets refused by the decoder, frames it marked corrupt, frames far from their time, frames missing."""
 
     decoded: int = 0
     errors: int = 0
@@ -91,7 +92,7 @@ class Reading(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One frame of `stream`. time: its own time stamp in seconds from the video's start. good: neither corrupt nor out of its place."""
+    """One frame of `stream`. time: its own, in seconds from the video's start. good: not corrupt, far from its time or after a loss."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: float
@@ -203,11 +204,14 @@ class stream:  # noqa: N801 (reads as a function, like `range`)
             asked = ((time, (time, frame)) for time, frame in timed if time >= start - step / 2)
         else:
             asked = _nearest(timed, start, fps, step * 0.51)  # half a frame, and what time stamps are rounded by
+        errors = 0
         for target, (time, frame) in asked:
-            late = abs(time - target) > 1.5 * step
+            late = abs(time - target) > 1.5 * step + _HOLE
+            good = not (frame.is_corrupt or late) and self.report.errors == errors
+            errors = self.report.errors
             self.report.corrupt += frame.is_corrupt
             self.report.late += late
-            yield Shown(convert(frame), time, not (frame.is_corrupt or late))
+            yield Shown(convert(frame), time, good)
 
 
 Timed = tuple[float, VideoFrame]

@@ -1,0 +1,211 @@
+"""Loading by plan: step number in, frames out. What a step holds depends on the plan alone, never on workers or what came before."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sora.data.index import Index
+from sora.data.plan import CropPlan, Item
+from sora.data.quarantine import Quarantine
+from sora.data.video import read
+from sora.draws import sample_id
+from sora.tokens import Movable
+
+_SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
+
+
+@dataclass(frozen=True)
+class FrameBatch(Movable):
+    """Crops of one shape. fps in frames a second; sample_ids and epochs are what every draw for a crop follows from."""
+
+    frames: UInt8[Tensor, "B T H W 3"]
+    fps: Float[Tensor, "B"]
+    sample_ids: tuple[int, ...]
+    epochs: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+class StepData(Protocol):
+    """A dataset of steps. `share` is what one of several ranks trains on, `[step]` the whole of it."""
+
+    def __getitem__(self, step: int) -> Any: ...
+
+    def share(self, step: int, *, ranks: int, rank: int) -> Any: ...
+
+
+class FrameData:
+    """The datasets of frames that a run reads, and how: what conf/data/frames.yaml sets.
+
+    folders: of `sora prepare`. split: of each. weights: the datasets' shares (null: by their numbers of clips). max_bad_share: of
+    all clips may be unreadable before the run stops. cache_mb: see `FrameBatches`.
+    """
+
+    def __init__(self, *, folders: Sequence[str], split: str, weights: Sequence[float] | None, max_bad_share: float, cache_mb: float):
+        if isinstance(folders, str) or not folders:
+            raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+        self.indexes = tuple(Index.open(folder, split) for folder in folders)
+        self.weights, self.max_bad_share, self.cache_mb = weights, max_bad_share, cache_mb
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all the clips, in order."""
+        return hashlib.sha256("\n".join(index.fingerprint for index in self.indexes).encode()).hexdigest()
+
+    def batches(self, plan: CropPlan, *, quarantine: Path | str | None) -> FrameBatches:
+        """The plan's steps, read from these datasets. quarantine: the file that lists bad clips (None: in memory)."""
+        clips = sum(len(index) for index in self.indexes)
+        kept = Quarantine(quarantine, clips=clips, max_share=self.max_bad_share)
+        return FrameBatches(self.indexes, plan, quarantine=kept, cache_mb=self.cache_mb)
+
+
+class FrameBatches(Dataset):
+    """The crops of each step of a `CropPlan`, decoded: `[step] -> FrameBatch`.
+
+    A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one
+    process for decoded clips, kept for their next turn; it changes no result.
+    """
+
+    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float):
+        self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
+        self._clips = _Clips(self.indexes, round(cache_mb * 2**20))
+
+    def __getitem__(self, step: int) -> FrameBatch:
+        return self.share(step, ranks=1, rank=0)
+
+    def share(self, step: int, *, ranks: int, rank: int) -> FrameBatch:
+        """What one rank trains on at a step: its packs' crops in one batch."""
+        items = [item for pack in self.plan.at(step).share(ranks=ranks, rank=rank) for item in pack.items]
+        crops = [self._readable(item) for item in items]
+        keys = tuple(self._key(item) for item, _ in crops)
+        return FrameBatch(
+            frames=torch.from_numpy(np.stack([frames for _, frames in crops])),
+            fps=torch.tensor([self._fps(item) for item, _ in crops], dtype=torch.float32),
+            sample_ids=tuple(sample_id(key, item.window) for key, (item, _) in zip(keys, crops, strict=True)),
+            epochs=tuple(item.epoch for item, _ in crops),
+            keys=keys,
+        )
+
+    def _readable(self, planned: Item) -> tuple[Item, UInt8[np.ndarray, "T H W 3"]]:
+        """The planned crop, or the one that stands in for it."""
+        item, attempt = planned, 0
+        while True:
+            try:
+                return item, self._clips.crop(*self.plan.locate(item.row), item)
+            except ValueError as error:
+                index, row = self.plan.locate(item.row)
+                self.quarantine.add(self._key(item), shard=self.indexes[index].member(row).shard, reason=str(error))
+                substitute = self.plan.replacement(planned, attempt)
+                if substitute is None:
+                    raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {error}") from None
+                item, attempt = substitute, attempt + 1
+
+    def _key(self, item: Item) -> str:
+        index, row = self.plan.locate(item.row)
+        return self.indexes[index].keys[row]
+
+    def _fps(self, item: Item) -> float:
+        index, row = self.plan.locate(item.row)
+        return float(self.indexes[index].fps[row])
+
+
+class _Clips:
+    """Crops of stored clips, with the clips decoded last kept in memory."""
+
+    def __init__(self, indexes: tuple[Index, ...], cache_bytes: int):
+        self._indexes, self._room = indexes, cache_bytes
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._used = 0
+
+    def crop(self, number: int, row: int, item: Item) -> UInt8[np.ndarray, "T H W 3"]:
+        assert item.crop is not None
+        box, index = item.crop, self._indexes[number]
+        space = (slice(None), slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
+        size = int(index.frames[row]) * int(index.heights[row]) * int(index.widths[row]) * 3
+        if size * _SLACK > self._room:
+            return read_clip(index, row, start=box.start, frames=box.frames)[space]
+        return self._whole(number, row, size)[box.start : box.start + box.frames][space]
+
+    def _whole(self, number: int, row: int, size: int) -> UInt8[np.ndarray, "T H W 3"]:
+        place = (number, row)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        clip = read_clip(self._indexes[number], row)
+        self._kept[place] = clip
+        self._used += size
+        while self._used > self._room:
+            _, oldest = self._kept.popitem(last=False)
+            self._used -= oldest.nbytes
+        return clip
+
+
+def read_clip(index: Index, row: int, *, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
+
+    A `ValueError` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
+    """
+    row = int(row)
+    member = index.member(row)
+    fps, wanted = float(index.fps[row]), int(index.frames[row]) - start if frames is None else frames
+    named = f"clip {member.key} of {index.folder / member.shard}"
+    got, _, report = read(index.read_member(member), start=start / fps, frames=wanted, name=named)
+    if not report.clean:
+        raise ValueError(f"{named} does not decode cleanly: {report}")
+    if got.shape[1:3] != (index.heights[row], index.widths[row]):
+        raise ValueError(f"{named} is {got.shape[1]}x{got.shape[2]}, its index says {index.heights[row]}x{index.widths[row]}")
+    return got
+
+
+class _Share(Dataset):
+    """The part of one rank, for a sampler of step numbers."""
+
+    def __init__(self, dataset: StepData, ranks: int, rank: int):
+        self.dataset, self.ranks, self.rank = dataset, ranks, rank
+
+    def __getitem__(self, step: int) -> Any:
+        if self.ranks == 1:
+            return self.dataset[step]
+        return self.dataset.share(step, ranks=self.ranks, rank=self.rank)
+
+
+def step_loader(
+    dataset: StepData, *, first: int, last: int, workers: int, ranks: int = 1, rank: int = 0, timeout: float = 600.0
+) -> DataLoader:
+    """Steps `first` to `last` - 1 in order, prepared by `workers` processes (0: in this one); their number changes nothing.
+
+    timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait.
+    """
+    return DataLoader(
+        _Share(dataset, ranks, rank),
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=_start_worker,
+        timeout=timeout if workers else 0,
+        prefetch_factor=2 if workers else None,
+        generator=torch.Generator().manual_seed(0),  # its own: the loader would draw from the global one otherwise
+    )
+
+
+def _as_is(step: Any) -> Any:
+    return step
+
+
+def _start_worker(_: int) -> None:
+    """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
+    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,118 @@
+"""Captions that come beside videos: `name.txt` or `name.json` next to `name.mp4`, or one table for all (JSON lines or CSV)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sora.data.index import Caption
+
+_NAME = ("file", "path", "video", "name", "key")
+_PLAIN = ("caption", "text")
+_KINDS = ("short", "dense", "camera", "style", "original")
+_MOST_BYTES = 1 << 20  # of one sidecar
+
+
+def captions_of(entry: Any) -> tuple[Caption, ...]:
+    """Captions of a JSON value: a text, {"caption": text}, {"short": …, "dense": …}, {"captions": any of these, or a list of them}."""
+    found: list[Caption] = []
+    if isinstance(entry, str):
+        found = [Caption("original", entry.strip(), "original")]
+    elif isinstance(entry, list):
+        found = [caption for item in entry for caption in captions_of(item)]
+    elif isinstance(entry, dict) and "kind" in entry:
+        text = str(entry.get("text", "")).strip()
+        found = [Caption(str(entry["kind"]), text, str(entry.get("captioner", "original")))]
+    elif isinstance(entry, dict):
+        for name, value in entry.items():
+            if name == "captions":
+                found += captions_of(value)
+            elif isinstance(value, str) and (name in _PLAIN or name in _KINDS or name.startswith("caption_")):
+                kind = "original" if name in _PLAIN else name.removeprefix("caption_")
+                found.append(Caption(kind, value.strip(), "original"))
+    return tuple(caption for caption in found if caption.text)
+
+
+def beside(video: Path) -> tuple[Caption, ...]:
+    """The captions in `name.txt` and `name.json` next to a video; () when there is neither. Unreadable ones are a `ValueError`."""
+    found: tuple[Caption, ...] = ()
+    for suffix in (".txt", ".json"):
+        path = video.with_suffix(suffix)
+        if path.is_file():
+            text = _text(path)
+            found += captions_of(text if suffix == ".txt" else _json(text, str(path)))
+    return found
+
+
+def table(path: Path, videos: Sequence[str]) -> tuple[dict[str, tuple[Caption, ...]], list[str]]:
+    """Captions of `videos` (paths relative to their folder) from a .jsonl or .csv file, and the names in it that fit no video.
+
+    A row names its video by "file" (or path, video, name, key): the relative path, the file's name, or its stem, where only one
+    video has it. A table that fits no video at all is a `ValueError`.
+    """
+    known = _by_name(videos)
+    found: dict[str, tuple[Caption, ...]] = {}
+    unknown: list[str] = []
+    for place, row in _rows(path):
+        name = next((str(row[key]) for key in _NAME if row.get(key)), None)
+        if name is None:
+            raise ValueError(f"{place} names no video; give a column 'file'")
+        video = known.get(str(PurePosixPath(name)))
+        if video is None:
+            unknown.append(name)
+        else:
+            found[video] = found.get(video, ()) + captions_of(dict(row))
+    if not any(found.values()):
+        shown = ", ".join(unknown[:3]) or "nothing"
+        raise ValueError(f"{path} matches none of {len(videos)} videos: it names {shown}, the videos are {', '.join(videos[:3])}")
+    return found, unknown
+
+
+def _by_name(videos: Sequence[str]) -> dict[str, str]:
+    """Every name that says one video without doubt: relative path, path without suffix, file name, stem."""
+    names: dict[str, set[str]] = {}
+    for video in videos:
+        path = PurePosixPath(video)
+        for name in {video, str(path.with_suffix("")), path.name, path.stem}:
+            names.setdefault(name, set()).add(video)
+    single = {name: next(iter(owners)) for name, owners in names.items() if len(owners) == 1}
+    return single | {video: video for video in videos}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise ValueError(f"captions={path} does not exist")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise ValueError(f"captions={path} is neither .jsonl nor .csv")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                yield from ((f"{path} row {number}", row) for number, row in enumerate(csv.DictReader(file), start=2))
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = _json(line, f"{path} line {number}")
+                    if not isinstance(row, dict):
+                        raise ValueError(f"{path} line {number} is no JSON object")
+                    yield f"{path} line {number}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, too many for a caption")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{place} is no JSON: {error}") from None

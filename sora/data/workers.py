@@ -1,0 +1,113 @@
+"""Work spread over processes that may crash, hang or eat memory without taking the job with them."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Done(Generic[Item, Result]):
+    """What came of one item: a result, or why there is none (`reason` is empty when it went well)."""
+
+    item: Item
+    result: Result | None
+    reason: str = ""
+
+
+class Guarded(Generic[Item, Result]):
+    """A function that runs under a clock: when it takes over `seconds`, the process that runs it is killed, whatever it is doing."""
+
+    def __init__(self, function: Callable[[Item], Result], seconds: float):
+        self.function, self.seconds = function, seconds
+
+    def __call__(self, item: Item) -> Done[Item, Result]:
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        try:
+            return Done(item, self.function(item))
+        except ValueError as error:
+            return Done(item, None, str(error))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float
+) -> Iterator[Done[Item, Result]]:
+    """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
+
+    A `ValueError` of the function becomes the item's reason, any other exception is raised here. An item whose process dies, or
+    takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb: address space of one process.
+    """
+    if workers == 0:
+        for item in items:
+            yield _plainly(function, item)
+        return
+    guarded = Guarded(function, seconds)
+    left = iter(items)
+    pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
+    pool = _pool(workers, memory_gb)
+    try:
+        for item in left:
+            pending.append((item, pool.submit(guarded, item)))
+            if len(pending) < 4 * workers:
+                continue
+            pool = yield from _first(pending, pool, guarded, workers, memory_gb)
+        while pending:
+            pool = yield from _first(pending, pool, guarded, workers, memory_gb)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _plainly(function: Callable[[Item], Result], item: Item) -> Done[Item, Result]:
+    try:
+        return Done(item, function(item))
+    except ValueError as error:
+        return Done(item, None, str(error))
+
+
+def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, memory_gb: float) -> Iterator[Done]:
+    """Yield the oldest result; if a process died, redo all that was under way one by one, and go on with a new pool."""
+    item, future = pending[0]
+    try:
+        done = future.result()
+    except BrokenProcessPool:
+        pool.shutdown(wait=True)
+        redo = [item for item, _ in pending]
+        pending.clear()
+        for item in redo:
+            yield _alone(guarded, item, memory_gb)
+        return _pool(workers, memory_gb)
+    pending.popleft()
+    yield done
+    return pool
+
+
+def _alone(guarded: Guarded[Item, Result], item: Item, memory_gb: float) -> Done[Item, Result]:
+    with _pool(1, memory_gb) as single:
+        try:
+            return single.submit(guarded, item).result()
+        except BrokenProcessPool:
+            return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds")
+
+
+def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(memory_gb,))
+
+
+def _start(memory_gb: float) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
+    limit = int(memory_gb * 2**30)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

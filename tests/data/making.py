@@ -1,0 +1,74 @@
+"""Clips whose every pixel says where and when it is, and datasets of them."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from sora.data.index import Caption, ClipFacts, DatasetWriter
+from sora.data.video import encode
+
+
+def telling(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 T H W 3 noise: no two frames, rows or columns alike."""
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def counting(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
+    """Frame t is grey of level 2 t: survives lossy codecs, tells its number."""
+    levels = (np.arange(frames) * 2).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).copy()
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    """The frame numbers of `counting` frames."""
+    return [round(float(frame.mean()) / 2) for frame in frames]
+
+
+def muxed(
+    frames: np.ndarray, *, codec="libx264", container="mp4", times=None, base=Fraction(1, 1000), rotation=0, options=None, aspect=None
+) -> bytes:
+    """A file as others would write it. times: of each frame in seconds (default: 25 a second)."""
+    times = [number / 25 for number in range(len(frames))] if times is None else times
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        video = output.add_stream(codec, rate=25, options=options or {})
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
+        video.codec_context.time_base = base
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        if rotation:
+            video.set_display_rotation(rotation)
+        for picture, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(time / base), base
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+    return file.getvalue()
+
+
+def dataset(folder: Path, shapes, *, fps=8.0, max_bytes=1 << 30, heldout=(), captions=True, prefix="clip") -> dict[str, np.ndarray]:
+    """A dataset of lossless `telling` clips of (T, H, W) shapes; returns the frames by key."""
+    clips = {}
+    with DatasetWriter(folder, licence="CC0-1.0", max_bytes=max_bytes) as writer:
+        for number, (frames, height, width) in enumerate(shapes):
+            key = f"{prefix}-{number:03d}"
+            clips[key] = telling(frames, height, width, seed=number)
+            said = (Caption("short", f"clip {number}", "test"),) if captions else ()
+            split = "heldout" if number in heldout else "train"
+            facts = ClipFacts(key=key, frames=frames, fps=fps, height=height, width=width, captions=said, split=split)
+            writer.write(facts, encode(clips[key], fps, lossless=True))
+        writer.finish({"made": "by a test"})
+    return clips
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0xFF]))
