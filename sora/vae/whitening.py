@@ -37,7 +37,9 @@ def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tup
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     bad = [channel for channel in range(len(std)) if not (std[channel] > 1e-4 and mean[channel].isfinite())]
     if bad:
-        raise ValueError(f"latent channels {bad} are dead or not finite (std {[float(std[c]) for c in bad]}); train longer or lower objective.kl")
+        raise ValueError(
+            f"latent channels {bad} are dead or not finite (std {[float(std[c]) for c in bad]}); train longer or lower objective.kl"
+        )
     return mean.float(), std.float()
 
 
