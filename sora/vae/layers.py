@@ -51,7 +51,7 @@ def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
     return basis, levels
 
 
-def haar_blocks(size: Triple) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n"]]:
+def haar_blocks(size: Triple) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
     """Orthonormal Haar basis of a block of `size` positions, coarse scales first, and the spread of each coefficient.
 
     The spreads are those of pixels in [-1, 1] whose spectrum falls like natural video's: each finer scale has half the amplitude.

@@ -116,9 +116,8 @@ def saved(tmp_path):
 def test_what_was_saved_is_what_is_loaded_bit_for_bit(saved):
     vae, folder, digest = saved
     loaded, frames = artefact.load(folder), clips(2, 5, 16, 16)
-    assert torch.equal(vae.encode(frames), loaded.encode(frames)) and torch.equal(
-        vae.decode(vae.encode(frames)), loaded.decode(loaded.encode(frames))
-    )
+    assert torch.equal(vae.encode(frames), loaded.encode(frames))
+    assert torch.equal(vae.decode(vae.encode(frames)), loaded.decode(loaded.encode(frames)))
     assert loaded.settings == vae.settings and not loaded.training
     assert artefact.artefact_hash(folder) == digest
     assert sorted(path.name for path in folder.iterdir()) == ["vae.json", "vae.safetensors"]

@@ -117,9 +117,18 @@ def test_latents_of_another_width_are_refused():
         awake("toy").decode(torch.randn(1, 4, 1, 2, 2))
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [("blocks", [1], "blocks"), ("strides", [], "strides"), ("stem", [2, 3, 4], "powers of two"),
-                                                       ("kernels", [[1, 2, 3], [3, 3, 3]], "odd"), ("latent_channels", 0, "latent_channels"),
-                                                       ("latent_channels", 193, "latent_channels"), ("noise", 0.0, "noise")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("blocks", [1], "blocks"),
+        ("strides", [], "strides"),
+        ("stem", [2, 3, 4], "powers of two"),
+        ("kernels", [[1, 2, 3], [3, 3, 3]], "odd"),
+        ("latent_channels", 0, "latent_channels"),
+        ("latent_channels", 193, "latent_channels"),
+        ("noise", 0.0, "noise"),
+    ],
+)
 def test_wrong_settings_name_their_key(key, value, message):
     with pytest.raises(ValueError, match=message):
         VideoVAE(**{**SETTINGS["toy"], key: value})
