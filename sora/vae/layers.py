@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 Triple = tuple[int, int, int]
 
+# Standard deviations, in pixels of [-1, 1], of a block's mean and of its detail one octave below the first scale.
+MEAN_SPREAD, DETAIL_SPREAD = 0.4, 0.1
+
 
 def triple(values: object, name: str) -> Triple:
     """Three positive integers (time, rows, columns) out of what YAML gives, or a ValueError naming the key."""
@@ -48,38 +51,43 @@ def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
     return basis, levels
 
 
-def haar_blocks(size: Triple) -> Float[Tensor, "n n"]:
-    """Haar basis of a block of `size` positions, coarse scales first; rows have length 1/sqrt(n), so row 0 is the block's mean."""
+def haar_blocks(size: Triple) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
+    """Orthonormal Haar basis of a block of `size` positions, coarse scales first, and the spread of each coefficient.
+
+    The spreads are those of pixels in [-1, 1] whose spectrum falls like natural video's: each finer scale has half the amplitude.
+    """
     (time, a), (rows, b), (columns, c) = (haar_levels(length) for length in size)
     scales = [i + j + k for i in a for j in b for k in c]
     order = sorted(range(len(scales)), key=lambda row: scales[row])
     basis = torch.kron(torch.kron(time, rows), columns)[order]
-    return (basis / len(scales) ** 0.5).float()
+    spread = [MEAN_SPREAD if not scale else DETAIL_SPREAD * 0.5**scale for scale in sorted(scales)]
+    return basis.float(), torch.tensor(spread) * len(scales) ** 0.5
 
 
 class HaarPatches(nn.Module):
-    """Blocks of pixels as Haar coefficients, coarse scales first: an exact, invertible change of coordinates.
+    """Blocks of pixels as Haar coefficients of about unit variance, coarse scales first: an invertible change of coordinates.
 
-    The coefficients of one block are (scale, colour) with colour fastest; the first three are the block's mean colour.
+    The coefficients of one block are (scale, colour) with colour fastest; the first three stand for the block's mean colour.
     """
 
-    basis: Tensor
+    forth: Tensor
+    back: Tensor
 
     def __init__(self, size: Triple, colours: int = 3):
         super().__init__()
         self.size = size
         self.channels = size[0] * size[1] * size[2] * colours
-        self.register_buffer("basis", haar_blocks(size), persistent=False)
+        basis, spread = haar_blocks(size)
+        self.register_buffer("forth", basis.T / spread, persistent=False)
+        self.register_buffer("back", basis * spread[:, None], persistent=False)
 
     def forward(self, frames: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
-        blocks = group(frames, self.size)
-        blocks = rearrange(blocks, "b (n c) t h w -> b t h w c n", n=len(self.basis))
-        return rearrange(blocks @ self.basis.T, "b t h w c n -> b (n c) t h w")
+        blocks = rearrange(group(frames, self.size), "b (n c) t h w -> b t h w c n", n=len(self.forth))
+        return rearrange(blocks @ self.forth, "b t h w c n -> b (n c) t h w")
 
     def inverse(self, coefficients: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:
-        blocks = rearrange(coefficients, "b (n c) t h w -> b t h w c n", n=len(self.basis))
-        blocks = blocks @ (self.basis * len(self.basis))
-        return ungroup(rearrange(blocks, "b t h w c n -> b (n c) t h w"), self.size)
+        blocks = rearrange(coefficients, "b (n c) t h w -> b t h w c n", n=len(self.back))
+        return ungroup(rearrange(blocks @ self.back, "b t h w c n -> b (n c) t h w"), self.size)
 
 
 class CausalConv(nn.Module):

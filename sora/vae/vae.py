@@ -132,7 +132,7 @@ class VideoVAE(nn.Module):
     def decode_float(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Whitened latents to frames around [-1, 1], differentiable and not clamped."""
         if latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents have {latents.shape[1]} channels, this VAE has {self.latent_channels}; were they made by another VAE?")
+            raise ValueError(f"latents have {latents.shape[1]} channels, this VAE has {self.latent_channels}; they are of another VAE")
         raw = latents * rearrange(self.scale, "c -> c 1 1 1") + rearrange(self.shift, "c -> c 1 1 1")
         frames = self.patches.inverse(self.to_patches(self.decoder(raw))) + self.pixels.inverse(self.linear_decode(raw))
         return frames[:, :, self.stride[0] - 1 :]

@@ -20,7 +20,7 @@ SMALLEST_STD, LARGEST_STD = 0.7, 1.4
 
 
 @torch.no_grad()
-def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
+def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and standard deviation of each raw latent channel over all positions of all batches, in float64.
 
     Raises ValueError when there are no batches, or when a channel is dead or not finite.
@@ -37,7 +37,8 @@ def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tup
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     bad = [channel for channel in range(len(std)) if not (std[channel] > 1e-4 and mean[channel].isfinite())]
     if bad:
-        raise ValueError(f"latent channels {bad} are dead or not finite (std {[float(std[c]) for c in bad]}); train longer or lower objective.kl")
+        numbers = [round(float(std[channel]), 6) for channel in bad]
+        raise ValueError(f"latent channels {bad} are dead or not finite (std {numbers}); train longer or lower objective.kl")
     return mean.float(), std.float()
 
 

@@ -1,0 +1,79 @@
+"""Laws of the VAE's parts."""
+
+import pytest
+import torch
+
+from sora.vae.layers import Block, CausalConv, HaarPatches, Head, group, haar_blocks, haar_levels, triple, ungroup
+
+SIZES = [(1, 1, 1), (2, 4, 4), (4, 4, 4), (4, 8, 8), (1, 2, 8)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_grouping_then_ungrouping_changes_nothing(size):
+    x = torch.randn(3, 3, 3 * size[0], 3 * size[1], 5 * size[2])  # batch == channels == groups
+    assert torch.equal(ungroup(group(x, size), size), x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_haar_patches_are_invertible(size):
+    patches, x = HaarPatches(size), torch.randn(3, 3, 3 * size[0], 3 * size[1], 5 * size[2])
+    assert torch.allclose(patches.inverse(patches(x)), x, atol=2e-6)
+    assert patches(x).shape[1] == patches.channels
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_the_haar_basis_is_orthonormal_and_starts_with_the_mean(length):
+    basis, levels = haar_levels(length)
+    assert torch.allclose(basis @ basis.T, torch.eye(length, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(basis[0], torch.full((length,), length**-0.5, dtype=torch.float64))
+    assert levels == sorted(levels) and basis[1:].sum(1).abs().max().item() < 1e-12 if length > 1 else levels == [0]
+
+
+def test_the_first_three_coefficients_are_the_mean_colour_and_the_rest_ignore_it():
+    patches = HaarPatches((2, 4, 4))
+    colour = torch.tensor([0.3, -0.5, 0.9]).view(1, 3, 1, 1, 1)
+    coefficients = patches(colour.expand(1, 3, 2, 4, 4)).flatten()
+    assert torch.allclose(coefficients[:3] * 0.4, colour.flatten(), atol=1e-6)
+    assert coefficients[3:].abs().max() < 1e-5
+
+
+def test_spreads_fall_by_half_for_each_finer_scale():
+    _, spread = haar_blocks((2, 4, 4))
+    ratios = {round(float(a / b), 4) for a, b in zip(spread[1:], spread[2:], strict=False)}
+    assert ratios == {1.0, 2.0}
+
+
+def test_sizes_that_are_no_power_of_two_name_the_key():
+    with pytest.raises(ValueError, match=r"not 3.*vae\.stem"):
+        HaarPatches((3, 4, 4))
+
+
+@pytest.mark.parametrize("bad", [(1, 2), (1, 2, 0), "abc", 4, (1, 2, 3.5)])
+def test_a_triple_that_is_none_names_its_key(bad):
+    with pytest.raises(ValueError, match=r"vae\.stem"):
+        triple(bad, "stem")
+
+
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (2, 3, 3), (3, 3, 3), (3, 1, 5)])
+def test_a_causal_convolution_never_looks_ahead(kernel):
+    conv, x = CausalConv(3, 5, kernel), torch.randn(2, 3, 6, 5, 4)
+    changed = x.clone()
+    changed[:, :, 4:] += 1.0
+    before, after = conv(x), conv(changed)
+    assert before.shape == (2, 5, 6, 5, 4)
+    assert torch.allclose(before[:, :, :4], after[:, :, :4], atol=1e-6)
+    assert not torch.allclose(before[:, :, 4], after[:, :, 4], atol=1e-3)
+
+
+def test_a_causal_convolution_is_the_sum_over_past_frames():
+    conv, x = CausalConv(2, 2, (3, 1, 1)), torch.randn(1, 2, 5, 1, 1)
+    weight, bias = conv.conv.weight[..., 0, 0], conv.conv.bias
+    for t in range(5):
+        taps = [weight[:, :, 2 - back] @ x[0, :, t - back, 0, 0] for back in range(3) if t - back >= 0]
+        assert torch.allclose(conv(x)[0, :, t, 0, 0], sum(taps) + bias, atol=1e-5)
+
+
+def test_blocks_are_identities_and_heads_are_silent_at_birth():
+    x = torch.randn(2, 6, 3, 4, 4)
+    assert torch.equal(Block(6, (3, 3, 3))(x), x)
+    assert Head(6, 4)(x).abs().max() == 0
