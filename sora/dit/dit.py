@@ -42,7 +42,7 @@ class LevelEmbedding(nn.Module):
 
     def forward(self, levels: Float[Tensor, "U"]) -> Float[Tensor, "U D"]:
         angles = levels.float()[:, None] * self.rates
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1))
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))
 
 
 class HeadNorm(nn.Module):
@@ -137,8 +137,8 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
         # An embedding rather than an index: its gradient is a sorted sum, quick on a CPU and deterministic on a GPU.
-        spread = F.embedding(context.level_index, context.modulation + self.table)  # N 6D
-        scale1, shift1, gate1, scale2, shift2, gate2 = spread.chunk(6, dim=-1)
+        parts = (context.modulation + self.table).chunk(6, dim=-1)  # U D
+        scale1, shift1, gate1, scale2, shift2, gate2 = (F.embedding(context.level_index, part) for part in parts)  # N D
         x = torch.addcmul(x, gate1, self.attention(modulate(x, scale1, shift1), context))
         x = x + self.cross(x, context)
         return torch.addcmul(x, gate2, self.mlp(modulate(x, scale2, shift2)))

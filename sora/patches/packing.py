@@ -88,7 +88,9 @@ def level_index(grids: Sequence[Grid], *, budget: int, max_levels: int) -> Int[T
     """
     used = sum(grid.t for grid in grids)
     if used >= max_levels:
-        raise ValueError(f"a pack with {used} latent frames needs {used + 1} noise levels (one for the padding), the budget is {max_levels}")
+        raise ValueError(
+            f"a pack with {used} latent frames needs {used + 1} noise levels (one for the padding), the budget is {max_levels}"
+        )
     areas = torch.tensor([grid.h * grid.w for grid in grids for _ in range(grid.t)], dtype=torch.int64)
     real = torch.arange(used).repeat_interleave(areas)
     if len(real) > budget:

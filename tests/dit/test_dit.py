@@ -1,0 +1,160 @@
+"""The laws of the packed denoising network."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sora.dit.attention import attend
+from sora.dit.dit import DiT, gelu, swiglu
+from sora.dit.rope import AxialRope
+from sora.patches import level_index, pack, unpack
+from sora.tokens import Grid, NoiseLevels, Segments, TextTokens
+
+P, TEXT = 6, 10
+# An image, a portrait, a landscape and a square of one token: as many clips as one of them has tokens, where broadcasting hides.
+GRIDS = (Grid(1, 2, 2), Grid(3, 3, 1), Grid(2, 1, 4), Grid(1, 1, 1))
+WORDS = (4, 1, 0, 7)
+
+
+def network(*, mlp=gelu, trained=True, **changes):
+    torch.manual_seed(0)
+    settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": attend} | changes
+    dit = DiT(patch_channels=P, text_width=TEXT, mlp=mlp, rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), **settings)
+    if trained:
+        for parameter in dit.parameters():
+            parameter.data += 0.2 * torch.randn(parameter.shape)
+    return dit
+
+
+class Clip:
+    def __init__(self, number):
+        draw = torch.Generator().manual_seed(number)
+        self.grid, words = GRIDS[number], WORDS[number]
+        self.patches = torch.randn(self.grid.tokens, P, generator=draw)
+        self.seconds = torch.rand(self.grid.t, generator=draw).cumsum(0)
+        self.levels = torch.rand(self.grid.t, generator=draw)
+        self.words = torch.randn(words, TEXT, generator=draw)
+        self.weight = torch.randn(self.grid.tokens, P, generator=draw)
+
+
+def packed(clips, *, budget, max_clips, max_levels=16, max_words=24):
+    grids = [clip.grid for clip in clips]
+    tokens = pack([clip.patches for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=budget, max_clips=max_clips)
+    real = torch.cat([clip.levels for clip in clips])
+    levels = torch.cat((real, torch.full((max_levels - len(real),), 0.37)))
+    words = torch.cat([clip.words for clip in clips])
+    lengths = [len(clip.words) for clip in clips] + [0] * (max_clips - len(clips)) + [max_words - len(words)]
+    states = torch.cat((words, torch.full((max_words - len(words), TEXT), 0.5)))
+    index = level_index(grids, budget=budget, max_levels=max_levels)
+    return tokens, NoiseLevels(levels, index), TextTokens(states, Segments.of(lengths))
+
+
+def outputs_and_gradients(dit, clips, **budgets):
+    """Each clip's output, and the parameters' gradients of a weighted sum of all of them."""
+    dit.zero_grad()
+    inputs = packed(clips, **budgets)
+    outputs = unpack(dit(*inputs), inputs[0].grids)
+    sum((out * clip.weight).sum() for out, clip in zip(outputs, clips, strict=True)).backward()
+    return [out.detach() for out in outputs], [parameter.grad.clone() for parameter in dit.parameters()]
+
+
+def close(a, b, atol=3e-6):
+    torch.testing.assert_close(a, b, atol=atol, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mlp", [gelu, swiglu])
+def test_a_clip_does_not_see_its_neighbours(mlp):
+    dit, clips = network(mlp=mlp), [Clip(number) for number in range(4)]
+    together, gradients = outputs_and_gradients(dit, clips, budget=22, max_clips=4)
+    alone = [outputs_and_gradients(dit, [clip], budget=clip.grid.tokens, max_clips=1) for clip in clips]
+    for out, (single, _) in zip(together, alone, strict=True):
+        close(out, single[0])
+    for whole, *parts in zip(gradients, *(grads for _, grads in alone), strict=True):
+        close(whole, sum(parts), atol=3e-5)
+
+
+def test_no_gradient_reaches_another_clip():
+    dit, clips = network(), [Clip(number) for number in range(4)]
+    tokens, levels, text = packed(clips, budget=25, max_clips=5)
+    patches, states = tokens.patches.requires_grad_(), text.states.requires_grad_()
+    unpack(dit(tokens, levels, text), tokens.grids)[1].sum().backward()
+    owner = torch.arange(6).repeat_interleave(torch.tensor(tokens.segments.lengths))
+    reader = torch.arange(6).repeat_interleave(torch.tensor(text.segments.lengths))
+    assert patches.grad[owner != 1].abs().max() == 0
+    assert states.grad[reader != 1].abs().max() == 0
+    assert patches.grad[owner == 1].abs().min(dim=0).values.max() > 0
+    assert states.grad[reader == 1].abs().max() > 0
+
+
+def test_padding_is_irrelevant():
+    dit, clips = network(), [Clip(0), Clip(2)]
+    tight, gradients = outputs_and_gradients(dit, clips, budget=12, max_clips=2, max_levels=4, max_words=4)
+    loose, others = outputs_and_gradients(dit, clips, budget=31, max_clips=7, max_levels=9, max_words=50)
+    for a, b in zip(tight, loose, strict=True):
+        close(a, b)
+    for a, b in zip(gradients, others, strict=True):
+        close(a, b, atol=3e-5)
+    tokens, levels, text = packed(clips, budget=31, max_clips=7)
+    dirty = tokens.patches.clone()
+    dirty[tokens.real :] = 100.0
+    close(dit(tokens.with_patches(dirty), levels, text)[: tokens.real], torch.cat(loose))
+
+
+def test_the_order_of_clips_is_irrelevant():
+    dit, clips = network(), [Clip(number) for number in range(4)]
+    forwards, gradients = outputs_and_gradients(dit, clips, budget=22, max_clips=4)
+    backwards, others = outputs_and_gradients(dit, clips[::-1], budget=22, max_clips=4)
+    for a, b in zip(forwards, backwards[::-1], strict=True):
+        close(a, b)
+    for a, b in zip(gradients, others, strict=True):
+        close(a, b, atol=3e-5)
+
+
+def test_equal_levels_per_frame_are_one_level():
+    dit, clip = network(), Clip(1)
+    clip.levels = torch.full((3,), 0.6)
+    tokens, levels, text = packed([clip], budget=9, max_clips=1, max_levels=4)
+    one = NoiseLevels(torch.tensor([0.6, 0.1]), torch.zeros(9, dtype=torch.int64))
+    close(dit(tokens, levels, text), dit(tokens, one, text), atol=1e-6)
+
+
+def test_every_input_matters():
+    dit, clip = network(), Clip(1)
+    tokens, levels, text = packed([clip], budget=9, max_clips=1)
+    before = dit(tokens, levels, text)
+    changed = {
+        "level of one frame": (tokens, replace(levels, levels=levels.levels.index_fill(0, torch.tensor([1]), 0.9)), text),
+        "time": (replace(tokens, positions=tokens.positions * torch.tensor([1.3, 1, 1])), levels, text),
+        "caption": (tokens, levels, replace(text, states=-text.states)),
+    }
+    for name, inputs in changed.items():
+        assert (dit(*inputs) - before).abs().max() > 1e-3, name
+
+
+def test_at_birth_blocks_are_identities_and_the_prediction_is_zero():
+    dit = network(trained=False)
+    tokens, levels, text = packed([Clip(0), Clip(1)], budget=16, max_clips=3)
+    assert dit(tokens, levels, text).abs().max() == 0
+    seen = []
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.append(torch.equal(inputs[0], output)))
+    dit(tokens, levels, text)
+    assert seen == [True, True]
+
+
+def test_at_birth_the_first_step_can_learn():
+    """Zero gates must not stop the gradient: the output layer learns first, then everything."""
+    dit = network(trained=False)
+    inputs = packed([Clip(0), Clip(1)], budget=13, max_clips=2)
+    optimizer = torch.optim.SGD(dit.parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (dit(*inputs) - 1).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.abs().max() > 0 for parameter in dit.parameters())
+
+
+def test_rope_must_fit_the_heads():
+    with pytest.raises(ValueError, match=r"dit\.rope\.axes add up to 16.*dit\.width=32 / dit\.heads=4"):
+        network(heads=4)

@@ -1,0 +1,46 @@
+"""Rotary positions."""
+
+import pytest
+import torch
+
+from sora.dit.rope import AxialRope, rotate
+
+
+def scores(rope, q, k, positions):
+    rotation = rope(positions)
+    return torch.einsum("nke,mke->knm", rotate(q, rotation), rotate(k, rotation))
+
+
+def test_scores_depend_on_differences_of_positions_only():
+    rope = AxialRope(axes=[4, 6, 6], time_scale=3.0, theta=100.0)
+    q, k, positions = torch.randn(9, 2, 16), torch.randn(9, 2, 16), torch.rand(9, 3) * 5
+    moved = positions + torch.tensor([2.5, -3.0, 11.0])
+    torch.testing.assert_close(scores(rope, q, k, positions), scores(rope, q, k, moved), atol=2e-5, rtol=0)
+    for axis in range(3):
+        stretched = positions.clone()
+        stretched[:, axis] *= 1.5
+        assert (scores(rope, q, k, positions) - scores(rope, q, k, stretched)).abs().max() > 0.1, f"axis {axis} is not seen"
+
+
+def test_each_axis_turns_its_own_channels_at_its_own_rates():
+    rope = AxialRope(axes=[2, 4, 2], time_scale=7.0, theta=100.0)
+    x = torch.zeros(1, 1, 8)
+    x[..., ::2] = 1
+    turned = rotate(x, rope(torch.tensor([[0.5, 2.0, 3.0]])))[0, 0]
+    angles = torch.tensor([0.5 * 7, 2.0, 2.0 / 10, 3.0])
+    torch.testing.assert_close(turned, torch.stack((angles.cos(), angles.sin()), -1).flatten())
+
+
+def test_angles_stay_exact_under_autocast_and_far_away():
+    rope = AxialRope(axes=[4, 6, 6], time_scale=6.0, theta=10_000.0)
+    positions = torch.tensor([[100.0, 999.0, 1000.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rotation = rope(positions)
+    torch.testing.assert_close(rotation, rope(positions), atol=0, rtol=0)
+    exact = torch.polar(torch.ones(1, 8).double(), positions.double() @ rope.rates.double())
+    torch.testing.assert_close(rotation[:, 0].to(torch.complex128), exact, atol=2e-4, rtol=0)
+
+
+def test_odd_axes_are_refused():
+    with pytest.raises(ValueError, match=r"rope\.axes is \[3, 6, 7\]"):
+        AxialRope(axes=[3, 6, 7], time_scale=1.0, theta=100.0)
