@@ -1,7 +1,8 @@
 """Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0).
 
-A sampler needs a callable that gives velocities, a start and a list of levels; it does not know the network. `levels` is (S + 1,), or (S + 1, N) when
-rows of x have schedules of their own (N leading x's shape): rows whose level does not change, such as conditions at level 0, stay as they are.
+A sampler needs a callable that gives velocities, a start and a list of levels; it does not know the network. `levels` is (S + 1,), or
+(S + 1, N) when rows of x have schedules of their own (N leading x's shape): rows whose level does not change, such as conditions at
+level 0, stay as they are.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Recipe:
 
 
 class Generator:
-    """Makes clips from prompts. encode: captions to token states (m, D) each. text: the part of the text encoder that trains with the network, if any."""
+    """Makes clips from prompts. encode: captions to token states (m, D) each. text: what of the encoder trains with the network, or the identity."""
 
     def __init__(
         self,
@@ -143,7 +143,8 @@ class Generator:
     def _given_tokens(self, request: Request, given: Tensor) -> Tensor:
         if tuple(given.shape[1:3]) != (request.height, request.width) or len(given) >= request.frames:
             raise ValueError(
-                f"given frames of {len(given)}x{given.shape[1]}x{given.shape[2]} cannot begin a clip of {request.frames}x{request.height}x{request.width}"
+                f"given frames of {len(given)}x{given.shape[1]}x{given.shape[2]} cannot begin a clip of "
+                f"{request.frames}x{request.height}x{request.width}"
             )
         latents = self.vae.encode(given[None].to(self.device))[0]
         return self.patchifier.patchify(latents).cpu()

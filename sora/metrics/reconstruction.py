@@ -1,7 +1,7 @@
 """How near a reconstruction is to its original: PSNR and SSIM, on uint8 frames, a mean over frames for each video, then over videos.
 
-The conventions differ in the wild, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do), `psnr_pooled` takes the PSNR of a video's mean
-squared error, which is never larger.
+The conventions differ in the wild, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do),
+`psnr_pooled` takes the PSNR of a video's mean squared error, which is never larger.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def psnr_pooled(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T 
 
 
 def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """In dB, of the differences between neighbouring frames: flicker that each frame's own error hides. Not a number for images."""
+    """In dB, of the differences between neighbouring frames: flicker that the error of each frame hides. Not a number for images."""
     _check(original, other)
     if original.shape[1] < 2:
         return torch.full((len(original),), torch.nan, dtype=torch.float64)
