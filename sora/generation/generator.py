@@ -64,7 +64,7 @@ class Recipe:
 
 
 class Generator:
-    """Makes clips from prompts. encode: captions to token states (m, D) each. text: what of the encoder trains with the network, or the identity."""
+    """Makes clips from prompts. encode: captions to token states (m, D). text: the part that trains with the network, or the identity."""
 
     def __init__(
         self,
@@ -186,7 +186,9 @@ class Generator:
         index = pack_levels([torch.zeros(clip.grid.t) for clip in clips], [clip.grid for clip in clips], conditions).index
         return table, index
 
-    def _velocity(self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens) -> Tensor:
+    def _velocity(
+        self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens
+    ) -> Tensor:
         levels = torch.zeros(size, dtype=t.dtype, device=t.device).scatter(0, index, t)
         prediction = self.dit(tokens.with_patches(x), NoiseLevels(levels=levels, index=index), text)
         result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)

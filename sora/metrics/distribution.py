@@ -87,6 +87,8 @@ class VideoDistribution(Metric):
         if shape[0] < self.extractor.minimum_frames:
             raise ValueError(f"videos of {shape[0]} frames; {self.extractor.name} needs at least {self.extractor.minimum_frames}")
         if self.shape is not None and shape != self.shape:
-            raise ValueError(f"videos of {shape} (frames, height, width) among videos of {self.shape}; one distance compares one length and size")
+            raise ValueError(
+                f"videos of {shape} (frames, height, width) among videos of {self.shape}; one distance compares one length and size"
+            )
         self.shape = shape
         return videos

@@ -29,7 +29,8 @@ def frechet_of_gaussians(
 def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
     """What two samples of sizes `one` and `two` from the distribution of `features` score on average, though they do not differ.
 
-    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)), to first order in 1/n, for the eigenvalues l of the covariance.
+    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)),
+    to first order in 1/n, for the eigenvalues l of the covariance.
     """
     eigenvalues = torch.linalg.svdvals(_factor(features, 1)[0]) ** 2
     eigenvalues = eigenvalues[eigenvalues > eigenvalues.max() * 1e-14]

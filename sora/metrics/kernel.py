@@ -10,7 +10,7 @@ from sora.metrics.frechet import check_features
 
 
 def kernel_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], *, degree: int = 3, coefficient: float = 1.0) -> float:
-    """KVD: the unbiased estimate with the kernel (x·y / d + coefficient)^degree. Its mean is 0 for equal distributions: it may be negative."""
+    """KVD: the unbiased estimate with the kernel (x·y / d + coefficient)^degree. Its mean is 0 for equal distributions: it may fall below."""
     check_features(one, two)
     return _mmd(one.double(), two.double(), degree=degree, gamma=1 / one.shape[1], coefficient=coefficient, unbiased=True)
 

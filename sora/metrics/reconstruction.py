@@ -36,7 +36,7 @@ def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B 
 
 
 def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """Structural similarity (Wang et al. 2004): gaussian 11x11 of sigma 1.5, valid windows, each channel by itself, C1 = 0.01², C2 = 0.03²."""
+    """Structural similarity (Wang et al. 2004): gaussian 11x11 of sigma 1.5, valid windows, each channel apart, C1 = 0.01², C2 = 0.03²."""
     _check(original, other)
     height, width = original.shape[2:4]
     if min(height, width) < 11:
