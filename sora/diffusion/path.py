@@ -10,7 +10,7 @@ from math import pi
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -91,7 +91,7 @@ class EDM:
         return self.sigma_max * self.rho * t ** (self.rho - 1)
 
 
-def like(t: Float[Tensor, "..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def like(t: Shaped[Tensor, "..."], x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Append axes to `t` until it broadcasts against `x`; its shape must be a prefix of x's (a single number always is)."""
     if tuple(t.shape) != tuple(x.shape[: t.ndim]):
         raise ValueError(f"noise levels of shape {tuple(t.shape)} do not lead {tuple(x.shape)}; give one, or one for each leading index")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -40,7 +40,8 @@ class VideoDistribution(Metric):
     def extractor(self) -> VideoFeatures:
         return self._held[0]
 
-    def update(self, videos: UInt8[Tensor, "B T H W 3"], real: bool) -> None:
+    def update(self, videos: Tensor, real: bool) -> None:
+        """videos: uint8 (B, T, H, W, 3)."""
         self.update_features(self.extractor(self._checked(videos)), real)
 
     def update_features(self, features: Float[Tensor, "B D"], real: bool) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], *, ddof: int = 1) -> float:
+def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, ddof: int = 1) -> float:
     """Between the Gaussians fitted to two sets of features, at least two each. ddof: 1 for unbiased covariances, 0 as in some codes."""
     check_features(one, two)
     a, mean_a = _factor(one, ddof)
