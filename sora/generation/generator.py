@@ -92,14 +92,14 @@ class Generator:
         self.device = torch.device(device)
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "T H W 3"]]:
+    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "_ _ _ 3"]]:
         """The clips, in the order of the requests. progress: called with the steps done and their number, over all packs."""
         latents = self.latents(requests, progress=progress)
         clips = self.decode(latents)
         return [_keep_given(clip, request.given) for clip, request in zip(clips, requests, strict=True)]
 
     @torch.no_grad()
-    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C t h w"]]:
+    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C _ _ _"]]:
         """Whitened latents of the requests."""
         planned = [self.plan(request) for request in requests]
         packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
@@ -113,7 +113,7 @@ class Generator:
         return [found[number] for number in range(len(requests))]
 
     @torch.no_grad()
-    def decode(self, latents: Sequence[Float[Tensor, "C t h w"]], *, batch: int = 8) -> list[UInt8[Tensor, "T H W 3"]]:
+    def decode(self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8) -> list[UInt8[Tensor, "_ _ _ 3"]]:
         """Frames of whitened latents; clips of one shape are decoded together."""
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, latent in enumerate(latents):
