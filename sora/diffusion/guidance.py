@@ -24,7 +24,8 @@ def guide(
     """u + scale · (c - u); at scale 1 the conditional prediction itself, and the other one is never computed.
 
     interval: guide only where low < t <= high (Kynkäänniemi et al. 2024), elsewhere the prediction is the conditional one.
-    rescale: in [0, 1], how far the guided prediction's spread is brought back to the conditional one's (Lin et al. 2023, eqs. 15-16), for each clip.
+    rescale: in [0, 1], how far each clip's guided prediction is brought back to the spread of the conditional one (Lin et al. 2023,
+    eqs. 15-16).
     clips: which clip each row of x belongs to; without it every leading index is a clip of its own.
     """
     if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
@@ -54,7 +55,8 @@ def spread(x: Float[Tensor, "N ..."], clips: Int[Tensor, "N"]) -> Float[Tensor, 
     """The standard deviation over everything that belongs to each clip."""
     rows = x.reshape(len(x), -1)
     groups = int(clips.max()) + 1
-    count = torch.zeros(groups, dtype=x.dtype, device=x.device).index_add_(0, clips, torch.full_like(rows[:, 0], rows.shape[1])).clamp_min(1)
-    mean = torch.zeros(groups, dtype=x.dtype, device=x.device).index_add_(0, clips, rows.sum(1)) / count
-    square = torch.zeros(groups, dtype=x.dtype, device=x.device).index_add_(0, clips, ((rows - mean[clips, None]) ** 2).sum(1))
+    zero = torch.zeros(groups, dtype=x.dtype, device=x.device)
+    count = zero.index_add(0, clips, torch.full_like(rows[:, 0], rows.shape[1])).clamp_min(1)
+    mean = zero.index_add(0, clips, rows.sum(1)) / count
+    square = zero.index_add(0, clips, ((rows - mean[clips, None]) ** 2).sum(1))
     return (square / count).sqrt()

@@ -73,11 +73,12 @@ class Objective:
         grids = batch.tokens.grids
         if len(grids) != len(batch.sample_ids):
             raise ValueError(f"a pack of {len(grids)} clips came with {len(batch.sample_ids)} sample ids")
-        drawn = [self.clip_levels(grid, seed=seed, epoch=batch.epoch, sample=sample) for grid, sample in zip(grids, batch.sample_ids, strict=True)]
+        clips = list(zip(grids, batch.sample_ids, strict=True))
+        drawn = [self.clip_levels(grid, seed=seed, epoch=batch.epoch, sample=sample) for grid, sample in clips]
         levels = pack_levels(drawn, grids, batch.conditions, max_levels=self.max_levels)
         eps = torch.zeros(clean.shape, dtype=torch.float32)
         start = 0
-        for grid, sample in zip(grids, batch.sample_ids, strict=True):
+        for grid, sample in clips:
             shape = (grid.tokens, clean.shape[1])
             eps[start : start + grid.tokens] = normal("noise", shape, seed=seed, epoch=batch.epoch, sample=sample)
             start += grid.tokens
@@ -120,7 +121,9 @@ def frame_index(grids: Sequence[Grid], budget: int) -> Int[Tensor, "N"]:
     return index
 
 
-def pack_levels(clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, max_levels: int | None = None) -> NoiseLevels:
+def pack_levels(
+    clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, max_levels: int | None = None
+) -> NoiseLevels:
     """The levels of a pack from those of each clip's frames, (t,) each. The last level is 0: conditions and padding point at it.
 
     So a condition may be any set of tokens, not only whole frames.

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import pi
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
+@runtime_checkable
 class Path(Protocol):
     """The two coefficients of a path and their derivatives by the level t, each elementwise."""
 
@@ -62,8 +63,8 @@ class VariancePreserving:
 class EDM:
     """The path of Karras et al. (2022), scaled to unit variance as its network sees it (c_in · x, for data of variance one).
 
-    s(t) = sigma_max · t^rho is their eq. 5 with sigma_min = 0, so that level 0 is data exactly; alpha = 1 / sqrt(1 + s²) and sigma = s / sqrt(1 + s²).
-    On this path their network F is minus the v prediction, and their loss weight is the plain mean-squared error of v.
+    s(t) = sigma_max · t^rho is their eq. 5 with sigma_min = 0, so that level 0 is data exactly; alpha = 1 / sqrt(1 + s²) and
+    sigma = s · alpha. On this path their network F is minus the v prediction, and their loss is the plain mean-squared error of v.
     """
 
     sigma_max: float
@@ -90,10 +91,10 @@ class EDM:
         return self.sigma_max * self.rho * t ** (self.rho - 1)
 
 
-def like(t: Float[Tensor, "..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def like(t: Shaped[Tensor, "..."], x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Append axes to `t` until it broadcasts against `x`; its shape must be a prefix of x's (a single number always is)."""
     if tuple(t.shape) != tuple(x.shape[: t.ndim]):
-        raise ValueError(f"noise levels of shape {tuple(t.shape)} do not lead {tuple(x.shape)}; give one level, or one for each leading index")
+        raise ValueError(f"noise levels of shape {tuple(t.shape)} do not lead {tuple(x.shape)}; give one, or one for each leading index")
     return t.reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
 
 

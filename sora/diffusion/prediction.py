@@ -76,5 +76,6 @@ def check_levels(levels: Float[Tensor, "..."], kind: Prediction, *, path: Path, 
         worst = float(levels.flatten()[det.flatten().argmin()])
         name = getattr(kind, "__name__", str(kind))
         raise ValueError(
-            f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; start below it (levels.first=0.98) or train with the velocity prediction"
+            f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; start below it, with first=0.98, "
+            "or train with the velocity prediction, objective=velocity"
         )

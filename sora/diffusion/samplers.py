@@ -1,12 +1,14 @@
 """Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0).
 
-A sampler needs a callable that gives velocities, a start and a list of levels; it does not know the network. `levels` is (S + 1,), or (S + 1, N) when
-rows of x have schedules of their own (N leading x's shape): rows whose level does not change, such as conditions at level 0, stay as they are.
+A sampler needs a callable that gives velocities, a start and a list of levels; it does not know the network. `levels` is (S + 1,), or
+(S + 1, N) when rows of x have schedules of their own (N leading x's shape): rows whose level does not change, such as conditions at
+level 0, stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -32,7 +34,7 @@ def _steps(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]
     """(level, next level, difference shaped to multiply x) of every step."""
     if levels.ndim not in (1, 2) or len(levels) < 2:
         raise ValueError(f"levels of shape {tuple(levels.shape)}; give (steps + 1,) or (steps + 1, {len(x)})")
-    for now, after in zip(levels[:-1], levels[1:], strict=True):
+    for now, after in pairwise(levels):
         yield now, after, like(after - now, x)
 
 

@@ -64,7 +64,7 @@ class Recipe:
 
 
 class Generator:
-    """Makes clips from prompts. encode: captions to token states (m, D) each. text: the part of the text encoder that trains with the network, if any."""
+    """Makes clips from prompts. encode: captions to token states (m, D). text: the part that trains with the network, or the identity."""
 
     def __init__(
         self,
@@ -92,14 +92,14 @@ class Generator:
         self.device = torch.device(device)
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "T H W 3"]]:
+    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "_ _ _ 3"]]:
         """The clips, in the order of the requests. progress: called with the steps done and their number, over all packs."""
         latents = self.latents(requests, progress=progress)
         clips = self.decode(latents)
         return [_keep_given(clip, request.given) for clip, request in zip(clips, requests, strict=True)]
 
     @torch.no_grad()
-    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C t h w"]]:
+    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C _ _ _"]]:
         """Whitened latents of the requests."""
         planned = [self.plan(request) for request in requests]
         packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
@@ -113,7 +113,7 @@ class Generator:
         return [found[number] for number in range(len(requests))]
 
     @torch.no_grad()
-    def decode(self, latents: Sequence[Float[Tensor, "C t h w"]], *, batch: int = 8) -> list[UInt8[Tensor, "T H W 3"]]:
+    def decode(self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8) -> list[UInt8[Tensor, "_ _ _ 3"]]:
         """Frames of whitened latents; clips of one shape are decoded together."""
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, latent in enumerate(latents):
@@ -143,7 +143,8 @@ class Generator:
     def _given_tokens(self, request: Request, given: Tensor) -> Tensor:
         if tuple(given.shape[1:3]) != (request.height, request.width) or len(given) >= request.frames:
             raise ValueError(
-                f"given frames of {len(given)}x{given.shape[1]}x{given.shape[2]} cannot begin a clip of {request.frames}x{request.height}x{request.width}"
+                f"given frames of {len(given)}x{given.shape[1]}x{given.shape[2]} cannot begin a clip of "
+                f"{request.frames}x{request.height}x{request.width}"
             )
         latents = self.vae.encode(given[None].to(self.device))[0]
         return self.patchifier.patchify(latents).cpu()
@@ -185,7 +186,9 @@ class Generator:
         index = pack_levels([torch.zeros(clip.grid.t) for clip in clips], [clip.grid for clip in clips], conditions).index
         return table, index
 
-    def _velocity(self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens) -> Tensor:
+    def _velocity(
+        self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens
+    ) -> Tensor:
         levels = torch.zeros(size, dtype=t.dtype, device=t.device).scatter(0, index, t)
         prediction = self.dit(tokens.with_patches(x), NoiseLevels(levels=levels, index=index), text)
         result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -15,8 +15,9 @@ from sora.metrics.rand3d import VideoFeatures
 class VideoDistribution(Metric):
     """Fréchet and kernel distances. update(videos, real=...) with uint8 (B, T, H, W, 3); all videos of one length and size.
 
-    compute() gives plain numbers under keys that name extractor and length, such as `frechet/rand3d-v1@17f`: the distance, its `floor` (what two samples of these sizes
-    from the real distribution score on average), `over_floor` (their ratio), `debiased` (the difference), `split` (between halves of the real set), and `kvd/...`.
+    compute() gives plain numbers under keys that name extractor and length, such as `frechet/rand3d-v1@17f`: the distance, its `floor`
+    (what two samples of these sizes from the real distribution score on average), `over_floor` (their ratio), `debiased` (the
+    difference), `split` (between halves of the real set), and `kvd/...`.
     """
 
     full_state_update = False
@@ -39,13 +40,14 @@ class VideoDistribution(Metric):
     def extractor(self) -> VideoFeatures:
         return self._held[0]
 
-    def update(self, videos: UInt8[Tensor, "B T H W 3"], real: bool) -> None:
+    def update(self, videos: Tensor, real: bool) -> None:
+        """videos: uint8 (B, T, H, W, 3)."""
         self.update_features(self.extractor(self._checked(videos)), real)
 
     def update_features(self, features: Float[Tensor, "B D"], real: bool) -> None:
         """For features that were extracted before."""
         if features.ndim != 2 or features.shape[1] != self.extractor.dimension:
-            raise ValueError(f"features of shape {tuple(features.shape)}; {self.extractor.name} has {self.extractor.dimension} of them a clip")
+            raise ValueError(f"features of shape {tuple(features.shape)}; {self.extractor.name} gives {self.extractor.dimension} a clip")
         if real:
             self.real_features = torch.cat([self.real_features, features.to(self.real_features)])
         else:
@@ -86,6 +88,8 @@ class VideoDistribution(Metric):
         if shape[0] < self.extractor.minimum_frames:
             raise ValueError(f"videos of {shape[0]} frames; {self.extractor.name} needs at least {self.extractor.minimum_frames}")
         if self.shape is not None and shape != self.shape:
-            raise ValueError(f"videos of {shape} frames x height x width among videos of {self.shape}; distances compare one length and size")
+            raise ValueError(
+                f"videos of {shape} (frames, height, width) among videos of {self.shape}; one distance compares one length and size"
+            )
         self.shape = shape
         return videos

@@ -1,7 +1,7 @@
 """The Fréchet distance between two sets of features, taken as Gaussians: |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½).
 
-With centred features A, B scaled so that S1 = AᵀA and S2 = BᵀB, the trace of the root is the nuclear norm of A Bᵀ: no matrix square root, no epsilon, never
-complex, exact for fewer samples than dimensions. All in float64.
+With centred features A, B scaled so that S1 = AᵀA and S2 = BᵀB, the trace of the root is the nuclear norm of A Bᵀ: no matrix square root,
+no epsilon, never complex, exact for fewer samples than dimensions. All in float64.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], *, ddof: int = 1) -> float:
-    """Between the Gaussians fitted to two sets of features, at least two each. ddof: 1 for unbiased covariances, 0 as some published codes have it."""
+def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, ddof: int = 1) -> float:
+    """Between the Gaussians fitted to two sets of features, at least two each. ddof: 1 for unbiased covariances, 0 as in some codes."""
     check_features(one, two)
     a, mean_a = _factor(one, ddof)
     b, mean_b = _factor(two, ddof)
@@ -27,9 +27,10 @@ def frechet_of_gaussians(
 
 
 def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
-    """What two samples of sizes `one` and `two` from the distribution of `features` score on average, though nothing differs between them.
+    """What two samples of sizes `one` and `two` from the distribution of `features` score on average, though they do not differ.
 
-    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)), to first order in 1/n, for the eigenvalues l of the covariance.
+    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)),
+    to first order in 1/n, for the eigenvalues l of the covariance.
     """
     eigenvalues = torch.linalg.svdvals(_factor(features, 1)[0]) ** 2
     eigenvalues = eigenvalues[eigenvalues > eigenvalues.max() * 1e-14]

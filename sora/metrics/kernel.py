@@ -9,13 +9,13 @@ from torch import Tensor
 from sora.metrics.frechet import check_features
 
 
-def kernel_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], *, degree: int = 3, coefficient: float = 1.0) -> float:
-    """KVD: the unbiased estimate with the kernel (x·y / d + coefficient)^degree. Its mean is 0 for equal distributions, so it may be negative."""
+def kernel_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, degree: int = 3, coefficient: float = 1.0) -> float:
+    """KVD: the unbiased estimate with the kernel (x·y / d + coefficient)^degree. Its mean is 0 for equal distributions."""
     check_features(one, two)
     return _mmd(one.double(), two.double(), degree=degree, gamma=1 / one.shape[1], coefficient=coefficient, unbiased=True)
 
 
-def jedi_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m d"]) -> float:
+def jedi_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> float:
     """The formula of JEDi (Luo et al. 2024): the biased estimate, degree 2, no constant, times 100; JEDi itself only on V-JEPA features."""
     check_features(one, two)
     return 100 * _mmd(one.double(), two.double(), degree=2, gamma=1 / one.shape[1], coefficient=0.0, unbiased=False)

@@ -1,13 +1,14 @@
 """Features of videos from a seeded random network of three 3-D convolutions: no weights to download, the same on every machine.
 
-They rank corruptions by severity and see motion, which features of single frames do not; they are no substitute for a trained network, and a score
-over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`, and it is never called FVD.
+They rank corruptions by severity and see motion, which features of single frames do not; they are no substitute for a trained
+network, and a score over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`, and it is never
+called FVD.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+@runtime_checkable
 class VideoFeatures(Protocol):
     """What a distribution metric needs of an extractor: a name and hash for its protocol, and features of uint8 videos."""
 
@@ -31,7 +33,7 @@ class VideoFeatures(Protocol):
 
 
 class Random3D(nn.Module):
-    """Three convolutions 3x3x3 of stride 2 with zero-mean kernels and leaky slopes; mean and deviation of each layer's channels, 224 numbers."""
+    """Three convolutions 3x3x3 of stride 2 with zero-mean kernels; mean and deviation of each layer's channels, 224 numbers."""
 
     name = "rand3d-v1"
     minimum_frames = 1

@@ -1,7 +1,7 @@
 """How near a reconstruction is to its original: PSNR and SSIM, on uint8 frames, a mean over frames for each video, then over videos.
 
-The conventions differ in the wild, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do), `psnr_pooled` takes the PSNR of a video's mean
-squared error, which is never larger.
+The conventions differ in the wild, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do),
+`psnr_pooled` takes the PSNR of a video's mean squared error, which is never larger.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torchmetrics import Metric
 CAP = 100.0  # dB given to a frame without any error, whose PSNR is infinite
 
 
-def psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+def psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
     """In dB, a mean over each video's frames; frames without any error count CAP."""
     return _decibel(_squared_error(original, other).mean(dim=(2, 3, 4))).mean(dim=1)
 
 
-def psnr_pooled(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+def psnr_pooled(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
     """In dB, of each video's mean squared error."""
     return _decibel(_squared_error(original, other).mean(dim=(1, 2, 3, 4)))
 
 
-def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """In dB, of the differences between neighbouring frames: flicker that each frame's own error hides. Not a number for images."""
+def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
+    """In dB, of the differences between neighbouring frames: flicker that the error of each frame hides. Not a number for images."""
     _check(original, other)
     if original.shape[1] < 2:
         return torch.full((len(original),), torch.nan, dtype=torch.float64)
@@ -35,8 +35,8 @@ def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B 
     return _decibel(change.square().mean(dim=(2, 3, 4))).mean(dim=1)
 
 
-def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """Structural similarity (Wang et al. 2004): gaussian 11x11 of sigma 1.5, valid windows, each channel by itself, C1 = 0.01², C2 = 0.03²."""
+def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
+    """Structural similarity (Wang et al. 2004): gaussian 11x11 of sigma 1.5, valid windows, each channel apart, C1 = 0.01², C2 = 0.03²."""
     _check(original, other)
     height, width = original.shape[2:4]
     if min(height, width) < 11:
@@ -64,7 +64,7 @@ class Reconstruction(Metric):
         for name in ("psnr", "psnr_pooled", "ssim", "temporal_psnr", "videos", "windows", "moving", "exact_frames"):
             self.add_state(f"{name}_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "B T H W 3"]) -> None:
+    def update(self, original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> None:
         """Frames smaller than SSIM's window and single images count for what can be measured on them."""
         self.psnr_sum += psnr(original, other).sum()
         self.psnr_pooled_sum += psnr_pooled(original, other).sum()

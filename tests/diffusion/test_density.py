@@ -25,7 +25,9 @@ def test_logit_normal_moments_and_quantiles():
     assert float(noisy.quantile(torch.tensor(0.5, dtype=torch.float64))) == pytest.approx(0.62246, abs=1e-5)
 
 
-@pytest.mark.parametrize("density", [Uniform(), LogitNormal(mean=-1.0, std=2.0), Mode(scale=1.29), Mode(scale=-1.0), Mode(scale=1.75)], ids=str)
+@pytest.mark.parametrize(
+    "density", [Uniform(), LogitNormal(mean=-1.0, std=2.0), Mode(scale=1.29), Mode(scale=-1.0), Mode(scale=1.75)], ids=str
+)
 def test_quantile_functions_increase_within_the_unit_interval(density):
     levels = density.quantile(U)
     assert (levels.diff() >= 0).all()
@@ -36,7 +38,9 @@ def test_mode_of_scale_zero_is_uniform_and_of_positive_scale_favours_the_middle(
     assert torch.allclose(Mode(scale=0.0).quantile(U), U)
     assert (Mode(scale=1.29).quantile(U) - 0.5).abs().mean() < (U - 0.5).abs().mean()
     # f(u) = 1 - u - s (cos²(pi u / 2) - 1 + u) at u = 0.25, s = 1, with f(1 - q) the quantile
-    assert float(Mode(scale=1.0).quantile(torch.tensor(0.75, dtype=torch.float64))) == pytest.approx(0.75 - (0.8535533905932737 - 0.75), abs=1e-12)
+    assert float(Mode(scale=1.0).quantile(torch.tensor(0.75, dtype=torch.float64))) == pytest.approx(
+        0.75 - (0.8535533905932737 - 0.75), abs=1e-12
+    )
 
 
 def test_mode_refuses_scales_that_run_backwards():

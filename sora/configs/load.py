@@ -1,0 +1,158 @@
+"""Loading what was trained: a run's networks with the weights of one of its checkpoints, built from the run's own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora import storage
+from sora.configs.build import build
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sora.diffusion.objective import Objective
+    from sora.patches import Patchifier
+    from sora.vae.vae import VideoVAE
+
+
+@dataclass(frozen=True)
+class LoadedVae:
+    """A VAE and what identifies it. step: of the checkpoint; None for a finished artefact."""
+
+    vae: VideoVAE
+    config: dict[str, Any]
+    step: int | None
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedDiffusion:
+    """All that sampling needs. encoder: captions to token states. text: the module behind it that trains along, or the identity."""
+
+    run: Path
+    step: int
+    config: dict[str, Any]
+    dit: nn.Module
+    encoder: Any
+    text: nn.Module
+    vae: VideoVAE
+    patchifier: Patchifier
+    objective: Objective
+    hashes: dict[str, str]
+    code: dict[str, str]
+
+
+def run_kind(folder: Path) -> str:
+    """What a folder holds: "diffusion" or "vae" (a run, or a VAE's artefact)."""
+    from sora.training.run import open_run
+    from sora.vae.artefact import CARD
+
+    return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
+
+
+def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True) -> LoadedDiffusion:
+    """The networks of a diffusion run, in eval mode on the CPU.
+
+    step: of the checkpoint; None for the newest whole one. ema: averaged weights, where the run keeps them.
+
+    Raises:
+        ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
+    """
+    from sora.training.run import open_run
+    from sora.vae import artefact
+
+    run = open_run(folder)
+    info, config = run.info, run.config
+    if info["kind"] != "diffusion":
+        raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
+    found = _checkpoint(run.folder, step)
+    tensors, reached = _tensors(found, ema=ema)
+    vae = artefact.load(run.vae)
+    patchifier = build(config["patches"])
+    encoder = build(config["text"])
+    identity = artefact.artefact_hash(run.vae)
+    for name, value in (("vae", identity), ("text", encoder.fingerprint)):
+        if info["depends"].get(name) not in (None, value):
+            raise ValueError(f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back")
+    channels = patchifier.channels(vae.latent_channels)
+    dit = build(config["dit"], patch_channels=channels, text_width=encoder.width)
+    objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))
+    text = encoder.text_module()
+    _fill(dit, tensors, part="dit", source=found)
+    _fill(text, tensors, part="text", source=found)
+    hashes = {
+        "checkpoint": storage.file_hash(found / "manifest.json"),
+        "vae": identity,
+        "text": encoder.fingerprint,
+        "config": storage.file_hash(run.config_file),
+    }
+    return LoadedDiffusion(
+        run=run.folder,
+        step=reached,
+        config=config,
+        dit=dit.eval(),
+        encoder=encoder,
+        text=text.eval(),
+        vae=vae.eval(),
+        patchifier=patchifier,
+        objective=objective,
+        hashes=hashes,
+        code=info["code"],
+    )
+
+
+def load_vae(folder: Path, step: int | None = None, *, ema: bool = True) -> LoadedVae:
+    """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
+    from sora.training.run import open_run
+    from sora.vae import artefact
+
+    folder = Path(folder)
+    if (folder / artefact.CARD).is_file():
+        return LoadedVae(artefact.load(folder), {}, None, {"vae": artefact.artefact_hash(folder)})
+    run = open_run(folder)
+    if step is None and (run.vae / artefact.CARD).is_file():
+        return LoadedVae(artefact.load(run.vae), run.config, None, {"vae": artefact.artefact_hash(run.vae)})
+    if run.info["kind"] != "vae":
+        raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
+    found = _checkpoint(run.folder, step)
+    tensors, reached = _tensors(found, ema=ema)
+    vae = build(run.config["vae"])
+    _fill(vae, tensors, part="vae", source=found)
+    return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": storage.file_hash(found / "manifest.json")})
+
+
+def _checkpoint(folder: Path, step: int | None) -> Path:
+    from sora.training import checkpoint
+
+    checkpoints = folder / "checkpoints"
+    if step is None:
+        found = checkpoint.newest(checkpoints)
+        if found is None:
+            raise ValueError(f"{folder} has no checkpoint yet; train it first, or wait for the first save")
+        return found
+    found = checkpoint.folder_of(checkpoints, step)
+    if not found.is_dir():
+        there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listed(checkpoints)) or "none"
+        raise ValueError(f"{folder} has no checkpoint of step={step}; it has {there}")
+    return found
+
+
+def _tensors(found: Path, *, ema: bool) -> tuple[dict[str, Tensor], int]:
+    """The weights of a checkpoint, averaged ones where there are any and they are wanted, and its step."""
+    from sora.training import checkpoint
+
+    wanted = ("model", "ema") if ema and (found / "ema.safetensors").is_file() else ("model",)
+    state = checkpoint.load(found, only=wanted)
+    return {**state.tensors["model"], **state.tensors.get("ema", {})}, state.step
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], *, part: str, source: Path) -> None:
+    prefix = f"{part}."
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise ValueError(f"{source} does not fit the network that the run's config.yaml describes, {part}: {first}") from None

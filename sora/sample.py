@@ -1,0 +1,281 @@
+"""Make videos from prompts, at any size and length, with the networks of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.configs.load import LoadedDiffusion
+    from sora.generation.generator import Generator, Request
+
+EXAMPLES = (
+    'sora sample checkpoint=outputs/dit prompt="a red circle moves left"',
+    "sora sample checkpoint=outputs/dit prompts=prompts.txt size=9:16 seconds=4 guidance.scale=6 output=samples",
+    'sora sample checkpoint=outputs/dit prompt="the ball bounces on" input=first.png sampler=heun steps=20',
+)
+LINE_KEYS = ("prompt", "size", "seconds", "fps", "seed")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt, with what its line of a .jsonl file sets for it alone."""
+
+    prompt: str
+    size: str | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    seed: int | None = None
+
+
+def main(config: DictConfig) -> None:
+    """Generate, and write a video, a strip of its frames and a JSON sidecar for each sample."""
+    from sora.configs.load import load_diffusion
+
+    lines = read_prompts(config.prompt, config.prompts)
+    loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
+    generator = make_generator(loaded, config)
+    requests = plan_requests(lines, config, loaded)
+    output = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
+    print(f"{len(requests)} samples from step {loaded.step} of {loaded.run}")
+    with progress_bar("sampling") as progress:
+        clips = generator.generate(requests, progress=progress)
+    about = describe(loaded, config)
+    paths = write_samples(output, requests, clips, about=about)
+    print(f"the samples are in {output}: {', '.join(path.name for path in paths[:3])}{', …' if len(paths) > 3 else ''}")
+
+
+# ---- what to make
+
+
+def read_prompts(prompt: Any, file: str | None) -> list[Line]:
+    """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, naming the line that cannot be read."""
+    given = [] if prompt is None else [prompt] if isinstance(prompt, str | int | float) else list(prompt)
+    lines = [Line(str(text)) for text in given]
+    if file is not None:
+        lines += _read_file(Path(file))
+    if not lines:
+        raise ValueError('nothing to make: give prompt="…", prompt=[a,b] or prompts=FILE')
+    return lines
+
+
+def _read_file(path: Path) -> list[Line]:
+    try:
+        rows = [row for row in path.read_text(encoding="utf-8").splitlines() if row.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts={path} cannot be read: {error}") from None
+    if path.suffix != ".jsonl":
+        return [Line(row.strip()) for row in rows]
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            values = json.loads(row)
+            unknown = sorted(set(values) - set(LINE_KEYS))
+            if unknown or "prompt" not in values:
+                wrong = f"it has {unknown[0]!r}" if unknown else "it has no prompt"
+                raise ValueError(f"{wrong}; a line may have {', '.join(LINE_KEYS)}")
+            lines.append(Line(**values))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"line {number} of {path}: {error}") from None
+    return lines
+
+
+def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -> list[Request]:
+    """One request for each sample of each prompt; sample numbers count within a prompt's seed, so that adding prompts changes no others."""
+    from sora.draws import sample_id
+    from sora.generation.generator import Request
+    from sora.generation.sizes import frames_of, size_of
+
+    stride, patch = loaded.vae.stride, loaded.patchifier.size
+    needs_default = config.area is None or (config.fps is None and any(line.fps is None for line in lines))
+    area, fps = trained_on(loaded.config) if needs_default else (config.area, config.fps)
+    area, fps = config.area or area, config.fps or fps
+    requests = []
+    for line in lines:
+        rate = line.fps or fps
+        size = size_of(str(line.size or config.size), area=area, multiple=(stride[1] * patch.h, stride[2] * patch.w))
+        seconds = config.seconds if line.seconds is None else line.seconds
+        frames = frames_of(seconds, rate, stride[0], patch=patch.t)
+        given = None if config.input is None else read_input(Path(config.input), size=size, frames=config.input_frames, fps=rate)
+        seed = config.seed if line.seed is None else line.seed
+        for copy in range(config.samples):
+            sample = sample_id(line.prompt, copy)
+            requests.append(Request(line.prompt, frames, *size, fps=rate, seed=seed, sample=sample, given=given))
+    return requests
+
+
+def trained_on(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The usual pixels of a frame and the commonest frame rate of what a run trained on."""
+    import numpy as np
+
+    from sora.data.index import Index
+
+    data = config["data"]
+    folders = data.get("folders") or [data.get("folder")]
+    try:
+        indexes = [Index.open(Path(folder), "train") for folder in folders]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the run's dataset cannot be asked for its size and frame rate ({error}); give area= and fps=") from None
+    area = np.concatenate([index.heights * index.widths for index in indexes])
+    rates, counts = np.unique(np.concatenate([index.fps for index in indexes]), return_counts=True)
+    return float(np.median(area)), float(rates[counts.argmax()])
+
+
+def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) -> Any:
+    """The first frames of an image or video at a size, as a uint8 tensor (K, H, W, 3)."""
+    import torch
+
+    from sora.data.video import read
+
+    if not path.is_file():
+        raise ValueError(f"input={path} does not exist")
+    found = read(path, frames=frames, fps=None if frames == 1 else fps, size=size)
+    if len(found.frames) < frames:
+        raise ValueError(f"input={path} has {len(found.frames)} frames, input_frames={frames} asks for more")
+    return torch.from_numpy(found.frames.copy())
+
+
+def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:
+    """A generator of the run's networks, with the sampler, guidance and levels of a command's configuration."""
+    import functools
+
+    from sora.configs.build import build
+    from sora.diffusion.shift import constant
+    from sora.generation.generator import Generator, Recipe
+
+    device = choose_device(config.device)
+    shift = loaded.objective.shift if config.shift is None else functools.partial(constant, value=float(config.shift))
+    recipe = Recipe(sampler=build(config.sampler), guidance=build(config.guidance), steps=config.steps, shift=shift, first=config.first)
+    return Generator(
+        dit=loaded.dit.to(device),
+        encode=loaded.encoder.encode,
+        text=loaded.text.to(device),
+        vae=loaded.vae.to(device),
+        patchifier=loaded.patchifier,
+        path=loaded.objective.path,
+        prediction=loaded.objective.prediction,
+        recipe=recipe,
+        token_budget=config.budget,
+        device=device,
+    )
+
+
+def choose_device(name: str) -> str:
+    """auto is the GPU if there is one."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={name} must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: this torch finds no GPU; use device=cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+# ---- what is written
+
+
+def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
+    """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
+    from omegaconf import OmegaConf
+
+    from sora.training.run import code_version
+
+    return {
+        "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes},
+        "sampler": OmegaConf.to_container(config.sampler),
+        "guidance": OmegaConf.to_container(config.guidance),
+        "steps": config.steps,
+        "shift": config.shift,
+        "first": config.first,
+        "code": code_version(),
+        "trained_by": loaded.code,
+    }
+
+
+def write_samples(folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any]) -> list[Path]:
+    """A video, a strip of frames and a sidecar of each sample, and one sheet of all; returns the videos' paths."""
+    from sora import storage
+    from sora.data.video import write
+
+    paths = []
+    for number, (request, clip) in enumerate(zip(requests, clips, strict=True)):
+        frames = clip.numpy()
+        path = folder / f"{number:04d}-{slug(request.prompt)}.mp4"
+        write(path, frames, request.fps, lossless=False)
+        write_png(path.with_suffix(".png"), strip(frames))
+        storage.write_json(path.with_suffix(".json"), {**sidecar(request), **about})
+        paths.append(path)
+    write_png(folder / "sheet.png", sheet([clip.numpy() for clip in clips[:64]]))
+    return paths
+
+
+def sidecar(request: Request) -> dict[str, Any]:
+    """What makes one sample itself."""
+    return {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "sample": request.sample,
+        "width": request.width,
+        "height": request.height,
+        "frames": request.frames,
+        "fps": request.fps,
+        "seconds": request.frames / request.fps,
+        "given_frames": 0 if request.given is None else len(request.given),
+    }
+
+
+def slug(text: str, *, length: int = 48) -> str:
+    """A prompt as a part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].rstrip("-") or "sample"
+
+
+def strip(frames: Any, *, most: int = 8) -> Any:
+    """Up to `most` frames of a clip, evenly spread in time, side by side."""
+    import numpy as np
+
+    chosen = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    return np.concatenate([np.pad(frames[index], ((0, 0), (0, 2), (0, 0)), constant_values=255) for index in chosen], axis=1)
+
+
+def sheet(clips: Sequence[Any]) -> Any:
+    """Strips of clips of any sizes, one below the other."""
+    import numpy as np
+
+    strips = [strip(clip) for clip in clips]
+    width = max(row.shape[1] for row in strips)
+    rows = [np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in strips]
+    return np.concatenate(rows)
+
+
+def write_png(path: Path, picture: Any) -> None:
+    """Write uint8 (H, W, 3), whole or not at all."""
+    from PIL import Image
+
+    from sora.storage import whole_file
+
+    with whole_file(path) as staging:
+        Image.fromarray(picture).save(staging, format="PNG")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A bar with the time left; gives a function of (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("sample"))
