@@ -127,8 +127,9 @@ class TrainingModule(LightningModule):
         self._peaks = [[group["lr"] for group in stepper.param_groups] for stepper in self._steppers]
         return self._steppers
 
-    def on_fit_start(self) -> None:
-        if self.average.rate is not None and not self.average.shadow:
+    def begin(self) -> None:
+        """Start the average at the present weights, wherever the strategy has put them."""
+        if not self.average.shadow:
             self.average.follow(self.trained())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
