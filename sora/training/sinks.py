@@ -16,6 +16,11 @@ from typing import Any
 
 
 @dataclass
+class Nowhere:
+    """metrics.jsonl alone."""
+
+
+@dataclass
 class Csv:
     """metrics.csv in the run folder; columns that appear later make it be written anew."""
 
