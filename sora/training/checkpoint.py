@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def save(checkpoints: Path, state: TrainingState, *, keep: int, keep_every: int 
         (staging / STATE).write_text(text, encoding="utf-8")
         files[STATE] = {"bytes": len(text.encode()), "sha256": storage.text_hash(text)}
         (staging / MANIFEST).write_text(_manifest(files), encoding="utf-8")
-    _let_go(Path(checkpoints), keep=keep, keep_every=keep_every)
+    with suppress(OSError):  # the save is done; older ones go after the next
+        _let_go(Path(checkpoints), keep=keep, keep_every=keep_every)
     return path
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
-
-
-class Rate(Protocol):
-    """How much of the average is kept at optimiser step `step` (the first is 1)."""
-
-    def __call__(self, step: int) -> float: ...
 
 
 def constant(step: int, *, decay: float, warmup: float) -> float:
@@ -31,10 +24,10 @@ def power(step: int, *, gamma: float) -> float:
 class Average:
     """An average of named tensors under one rate. It keeps fp32 copies wherever the parameters live, sharded if they are.
 
-    rate: see `Rate`; None follows the weights exactly and keeps no copy.
+    rate: how much of the average is kept at update number `step`, the first being 1. None follows the weights exactly and keeps no copy.
     """
 
-    rate: Rate | None
+    rate: Callable[[int], float] | None
     shadow: dict[str, Tensor] = field(default_factory=dict)
 
     def follow(self, parameters: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -34,6 +34,7 @@ class Loss:
     by_sample: Callable[[], Tensor]
 
 
+@runtime_checkable
 class Prepared(Protocol):
     """One pack, ready for the network. count: what its loss is a sum over. samples and tokens: how much of the data it is."""
 
@@ -47,6 +48,7 @@ class Prepared(Protocol):
     def sample_ids(self) -> Sequence[int]: ...
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained, and on what; an `nn.Module` too."""
 
@@ -127,8 +129,9 @@ class TrainingModule(LightningModule):
         self._peaks = [[group["lr"] for group in stepper.param_groups] for stepper in self._steppers]
         return self._steppers
 
-    def on_fit_start(self) -> None:
-        if self.average.rate is not None and not self.average.shadow:
+    def begin(self) -> None:
+        """Start the average at the present weights, wherever the strategy has put them."""
+        if not self.average.shadow:
             self.average.follow(self.trained())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

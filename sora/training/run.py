@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import time
@@ -80,7 +81,9 @@ class Run:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(f"{self.config_file} is damaged: it holds no configuration")
+            raise ValueError(  # noqa: TRY004 - of the file, not of an argument
+                f"{self.config_file} is damaged: it holds no configuration"
+            )
         return value
 
     def newest(self) -> Path | None:
@@ -113,14 +116,33 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         raise ValueError(f"a run is of kind {' or '.join(KINDS)}, not {info['kind']!r}")
     if folder.exists():
         folder.rmdir()
+    _sweep_beside(folder)
     with storage.whole_folder(folder) as staging:
         for name in ("checkpoints", "samples"):
             (staging / name).mkdir()
         (staging / "config.yaml").write_text(config, encoding="utf-8")
         if vae is not None:
             shutil.copytree(vae, staging / "vae")
-        storage.write_json(staging / "run.json", {**info, "code": code_version()})
+        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version()})
     return Run(folder)
+
+
+def _sweep_beside(folder: Path) -> None:
+    """Clear what killed processes left of this folder half-made."""
+    for stale in folder.parent.glob(f"{storage.STAGING}*-{folder.name}"):
+        owner = stale.name.removeprefix(storage.STAGING).split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def open_run(folder: Path) -> Run:

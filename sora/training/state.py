@@ -46,6 +46,14 @@ def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> No
     module.counters = Counters(**state.facts["counters"])
 
 
+def restore_finished(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
+    """Put back the weights and averages of a run that has no steps left, without optimisers or a Trainer."""
+    module.begin()
+    _fill(module.task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
+    _fill(module.average.shadow, state.tensors.get("ema", {}), source=source / "ema.safetensors")
+    module.counters = Counters(**state.facts["counters"])
+
+
 def restore_random(state: TrainingState, *, rank: int) -> bool:
     """Put back this rank's random states; False if the run had fewer ranks, and a new stream has to be seeded."""
     prefix = f"{rank}."

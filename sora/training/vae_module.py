@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,6 +15,7 @@ from sora.training.module import Loss
 from sora.vae.vae import VideoVAE
 
 
+@runtime_checkable
 class Frames(Protocol):
     """A batch of crops of one shape, as loading gives it."""
 
@@ -26,6 +27,7 @@ class Frames(Protocol):
     def epochs(self) -> Sequence[int]: ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     def __call__(self, vae: VideoVAE, frames: Tensor, noise: Tensor) -> dict[str, Tensor]: ...
 

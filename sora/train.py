@@ -1,0 +1,299 @@
+"""Train a VAE or a denoising network; a run is one folder, and goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.training.checkpoint import TrainingState
+    from sora.training.module import TrainingModule
+    from sora.training.run import Run
+
+EXAMPLES = (
+    "sora train experiment=quickstart_vae data.folders=[data/world] output=outputs/vae",
+    "sora train experiment=quickstart data.folders=[data/world] vae=outputs/vae output=outputs/dit",
+    "sora train resume=outputs/dit",
+)
+# What may differ between the parts of one run: where and how fast it runs, and what is told of it. Everything else makes it another run.
+FREE = (
+    "output",
+    "resume",
+    "resume_allow",
+    "workers",
+    "patience",
+    "checkpoint",
+    "tracker",
+    "logger",
+    "trainer._target_",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.nodes",
+    "trainer.threads",
+    "data.cache_mb",
+    "data.max_bad_share",
+    "vae",  # its path: that it is the same VAE is seen from its hash
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends."""
+
+    task: Any
+    steps: Any
+    depends: Mapping[str, str]
+    unit: str
+    vae: Path | None = None
+
+
+def main(config: DictConfig) -> int:
+    """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.training import rng
+    from sora.training.run import owned
+    from sora.training.signals import StopFlag
+
+    config, folder, going_on = settle(config)
+    with StopFlag() as flag:
+        rng.seed(config.seed)
+        job = JOBS[config.kind](config, folder)
+        run, state = enter(config, folder, going_on=going_on, job=job)
+        with alone(owned, run):
+            module = train(config, run, state, job=job, flag=flag)
+            if flag and module.counters.step < config.steps:
+                print(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
+                return flag.exit_code
+            if config.kind == "vae" and module.global_rank == 0:
+                finish_vae(config, run, module, job)
+    print(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    return 0
+
+
+# ---- which run, and with what configuration
+
+
+def settle(config: DictConfig) -> tuple[DictConfig, Path, bool]:
+    """The configuration to train with, the run's folder, and whether the run is there already.
+
+    With `resume=RUN` it is the stored one, with what this command line says differently from the defaults on top; what may not change is
+    refused by name.
+    """
+    from omegaconf import OmegaConf
+
+    from sora.training.run import open_run
+
+    output = Path(config.output or f"outputs/{config.kind}")
+    if config.resume is None:
+        return config, output, False
+    if config.resume == "auto":
+        if not (output / "run.json").exists():
+            return config, output, False
+        asked = config
+        run = open_run(output)
+    else:
+        run = open_run(Path(config.resume))
+        asked = OmegaConf.merge(OmegaConf.create(run.config), said(config))
+    refuse(run, asked, allowed=tuple(config.resume_allow))
+    return asked, run.folder, True  # pyright: ignore[reportReturnType]
+
+
+def said(config: DictConfig) -> dict[str, Any]:
+    """What a composed configuration says differently from that of a command line without values."""
+    from omegaconf import OmegaConf
+
+    from sora.configs.check import flatten
+    from sora.configs.compose import compose
+
+    plain = flatten(compose("train", []).config)
+    differing = OmegaConf.create({})
+    for key, value in flatten(config).items():
+        if key not in plain or plain[key] != value:
+            OmegaConf.update(differing, key, value)
+    return OmegaConf.to_container(differing)  # pyright: ignore[reportReturnType]
+
+
+def refuse(run: Run, asked: Any, *, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError for keys that a resume may not change; record those that it was told it may, and keep the new configuration."""
+    from omegaconf import OmegaConf
+
+    from sora import storage
+    from sora.training.run import changes, refuse_changes
+
+    now = OmegaConf.to_container(asked, resolve=False)
+    made = refuse_changes(changes(run.config, now, free=FREE), allowed=allowed)  # pyright: ignore[reportArgumentType]
+    if made:
+        run.event("changed", keys={key: [str(before), str(after)] for key, (before, after) in made.items()})
+    storage.write_text(run.config_file, OmegaConf.to_yaml(asked, resolve=False))
+
+
+def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
+    """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
+    from omegaconf import OmegaConf
+
+    from sora.training import checkpoint
+    from sora.training.run import create, open_run
+
+    if not going_on:
+        if first_rank():
+            info = {"kind": config.kind, "depends": dict(job.depends)}
+            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
+        return wait_for(folder), None
+    run = open_run(folder)
+    was = run.info["depends"]
+    for name, value in job.depends.items():
+        if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
+            raise ValueError(
+                f"{name} is not what {folder} was trained with: its hash is {value[:12]}, the run's is {str(was.get(name))[:12]}; "
+                f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
+            )
+    newest = run.newest()
+    state = None if newest is None else checkpoint.load(newest)
+    run.event("resumed", step=state.step if state else 0)
+    return run, state
+
+
+def first_rank() -> bool:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
+    """The run that the first rank is making."""
+    import time
+
+    from sora.training.run import open_run
+
+    end = time.monotonic() + seconds
+    while not (folder / "run.json").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return open_run(folder)
+
+
+def alone(owned: Any, run: Run) -> Any:
+    """The lock of the run, which the first rank holds for all."""
+    from contextlib import nullcontext
+
+    return owned(run) if first_rank() else nullcontext()
+
+
+# ---- training
+
+
+def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any) -> TrainingModule:
+    """Make the steps that the run still lacks."""
+    from sora.configs.build import build
+    from sora.data.loading import step_loader
+    from sora.training import module as modules
+    from sora.training.callbacks import Checkpoints, Journal
+    from sora.training.state import restore_finished
+
+    first = state.step if state else 0
+    module = modules.TrainingModule(
+        task=job.task,
+        optimizer=build(config.optimizer),
+        schedule=build(config.schedule, steps=config.steps),
+        average=build(config.ema),
+        clip=config.clip,
+        patience=config.patience,
+        stop=lambda: bool(flag),
+    )
+    journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
+    saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
+    trainer = build(config.trainer)(callbacks=[journal, saver])
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank)
+    if state is not None and first >= config.steps:
+        restore_finished(module, state, source=run.checkpoints)
+        journal.close()
+        return module
+    try:
+        trainer.fit(module, loader)
+    finally:
+        journal.close()
+    return module
+
+
+def tracker_of(config: DictConfig, run: Run) -> Any:
+    from omegaconf import OmegaConf
+
+    from sora.configs.build import build
+    from sora.training.sinks import Nowhere
+    from sora.training.tracker import NoTracker, Tracker
+
+    sink = build(config.logger)
+    if isinstance(sink, Nowhere) or not first_rank():
+        return NoTracker()
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return Tracker(sink, folder=run.folder, identity=run.info["id"], config={str(key): value for key, value in values.items()}, **config.tracker)
+
+
+# ---- the two kinds
+
+
+def vae_job(config: DictConfig, folder: Path) -> Job:
+    """Frames, crops and a VAE."""
+    from sora.configs.build import build
+    from sora.training.vae_module import VaeTask
+
+    data = build(config.data)
+    plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
+    task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
+    tell(plan)
+    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips")
+
+
+def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
+    """Measure the whitening of the averaged weights and write the artefact, unless that was done before."""
+    from sora.training.run import code_version
+    from sora.vae import artefact, whitening
+
+    if run.vae.exists():
+        artefact.load(run.vae)
+        return
+    vae = job.task.vae
+    with module.average.applied(module.trained()):
+        vae.eval()
+        whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
+        artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
+    print(f"the VAE is {run.vae}")
+
+
+def diffusion_job(config: DictConfig, folder: Path) -> Job:
+    """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
+    from sora.configs.build import build
+    from sora.training.diffusion_module import DiffusionTask
+    from sora.vae import artefact
+
+    source = Path(config.vae)
+    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    identity = artefact.artefact_hash(source)
+    vae = artefact.load(source)
+    encoder = build(config.text)
+    patchifier = build(config.patches)
+    data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
+    plan = build(config.plan, tokens=data.tokens, keys=data.keys, fingerprint=data.fingerprint, seed=config.seed)
+    tell(plan)
+    objective = build(config.objective, path=build(config.path), density=build(config.density))
+    dit = build(config.dit, patch_channels=patchifier.channels(vae.latent_channels), text_width=encoder.width)
+    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
+    depends = {"data": data.fingerprint, "vae": identity, "text": encoder.fingerprint}
+    return Job(task=task, steps=data.batches(plan), depends=depends, unit="tokens", vae=source)
+
+
+JOBS = {"vae": vae_job, "diffusion": diffusion_job}
+
+
+def tell(plan: Any) -> None:
+    for reason, count in plan.skipped.items():
+        print(f"left out: {count} clips ({reason})")
+
+
+if __name__ == "__main__":
+    from sora.cli import run as run_command
+
+    raise SystemExit(run_command("train"))

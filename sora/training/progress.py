@@ -1,0 +1,53 @@
+"""What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Loss, throughput and time left. `unit` is what throughput counts: "clips" or "tokens"."""
+
+    def __init__(self, *, steps: int, done: int, unit: str, every: float = 15.0) -> None:
+        self._steps, self._unit, self._every = steps, unit, every
+        self._first, self._began, self._told = done, time.monotonic(), time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self._bar = Progress(*columns, *times, console=Console(stderr=True), refresh_per_second=4)
+            self._task = self._bar.add_task("", total=steps, completed=done)
+            self._bar.start()
+
+    def update(self, step: int, *, loss: float, rate: float) -> None:
+        """rate: units a second."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s")
+            return
+        now = time.monotonic()
+        if now - self._told < self._every and step < self._steps:
+            return
+        self._told = now
+        left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
+        line = f"step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} {self._unit}/s  {_minutes(now - self._began)} gone  {_minutes(left)} left"
+        print(line, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,153 @@
+"""Where metrics may go besides the run folder: CSV, TensorBoard, wandb. Each runs in a process of its own, started by `tracker.py`.
+
+That process is this file, alone: it reads one JSON object per line and imports nothing of the framework, so whatever a tracker does
+(hang, crash, wait ninety seconds for a server) happens elsewhere than in training.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Nowhere:
+    """metrics.jsonl alone."""
+
+
+@dataclass
+class Csv:
+    """metrics.csv in the run folder; columns that appear later make it be written anew."""
+
+    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+        self._path = folder / "metrics.csv"
+        self._rows: list[dict[str, Any]] = []
+        if self._path.exists():
+            with open(self._path, newline="", encoding="utf-8") as file:
+                self._rows = list(csv.DictReader(file))
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        row = {"step": step, **values}
+        columns = list(self._rows[0]) if self._rows else list(row)
+        again = any(str(old["step"]) == str(step) for old in self._rows[-1:]) or not set(row) <= set(columns) or not self._rows
+        if self._rows and int(self._rows[-1]["step"]) >= step:  # a resumed run makes these steps again
+            self._rows = [old for old in self._rows if int(old["step"]) < step]
+            again = True
+        self._rows.append(row)
+        if not again:
+            with open(self._path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, columns).writerow(row)
+            return
+        columns = list(dict.fromkeys([*columns, *row]))
+        self._rows = [{name: old.get(name, "") for name in columns} for old in self._rows]
+        with open(self._path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def media(self, step: int, name: str, path: Path, caption: str) -> None:
+        """The file is in the run folder already."""
+
+    def close(self) -> None:
+        """Every row is on disk."""
+
+
+@dataclass
+class TensorBoard:
+    """Event files in RUN/tensorboard. Needs the package tensorboard. Videos stay in the run folder: its own video writer drops them."""
+
+    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+
+    def media(self, step: int, name: str, path: Path, caption: str) -> None:
+        self._writer.add_text(name, f"{caption}: {path}", step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases. A server that does not answer within `timeout` seconds is done without: the run is kept offline in RUN/wandb."""
+
+    project: str
+    entity: str | None
+    mode: str
+    tags: list[str]
+    timeout: float
+
+    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+        import wandb
+
+        def start(mode: str):
+            return wandb.init(
+                project=self.project,
+                entity=self.entity,
+                mode=mode,  # pyright: ignore[reportArgumentType]
+                tags=list(self.tags),
+                id=identity,
+                name=folder.name,
+                resume="allow",
+                dir=str(folder),
+                config=config,
+                settings=wandb.Settings(init_timeout=self.timeout, silent=True),
+            )
+
+        try:
+            self._run = start(self.mode)
+        except Exception as error:
+            _say(f"wandb is not to be had ({error}); keeping the run offline, send it later with wandb sync {folder / 'wandb'}/offline-*")
+            wandb.teardown()
+            self._run = start("offline")
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        self._run.log(values, step=step)
+
+    def media(self, step: int, name: str, path: Path, caption: str) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Video(str(path), caption=caption)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def serve(first: str, lines) -> None:
+    """Open the sink that the first line describes, then do what each further line says, to the end of the input."""
+    start = json.loads(first)
+    sink = next(kind for kind in (Csv, TensorBoard, Wandb) if kind.__name__ == start["sink"])(**start["settings"])
+    sink.open(Path(start["folder"]), start["identity"], start["config"])
+    for line in lines:
+        message = json.loads(line)
+        if "media" in message:
+            sink.media(message["step"], message["media"], Path(message["path"]), message["caption"])
+        else:
+            sink.log(message["step"], message["values"])
+    sink.close()
+
+
+def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {"sink": type(sink).__name__, "settings": asdict(sink), "folder": str(folder), "identity": identity, "config": config}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve(sys.stdin.readline(), sys.stdin)

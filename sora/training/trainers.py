@@ -1,0 +1,76 @@
+"""Lightning's Trainer as the bare loop, for each kind of machine. What remembers, watches and records is ours and switched off there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
+
+def single(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
+    """One process on one CPU or one GPU."""
+    return _trainer("auto", accelerator=accelerator, devices=1, nodes=1, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks)
+
+
+def ddp(
+    *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
+) -> Trainer:
+    """A whole copy of the model on every device; gradients are averaged."""
+    strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=False, find_unused_parameters=False)
+    return _trainer(
+        strategy, accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks
+    )
+
+
+def fsdp(
+    *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
+) -> Trainer:
+    """Weights, gradients and optimiser state sharded over all devices (FSDP2)."""
+    # Both sizes are said: by default Lightning makes the data-parallel size 1, and every rank would train the same data unsharded.
+    strategy = ModelParallelStrategy(data_parallel_size=devices * nodes, tensor_parallel_size=1)
+    return _trainer(
+        strategy, accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks
+    )
+
+
+def _trainer(
+    strategy: Strategy | str, *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
+) -> Trainer:
+    if precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision={precision} is not trained here; choose {', '.join(PRECISIONS)}")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer=cpu, or install a torch built for your GPU")
+    if accelerator not in ("cpu", "gpu"):
+        raise ValueError(f"trainer.accelerator={accelerator} does not exist; choose cpu or gpu")
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts, and is not deterministic without
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
+    return Trainer(
+        accelerator=accelerator,
+        strategy=strategy,
+        devices=devices,
+        num_nodes=nodes,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        callbacks=list(callbacks),
+        max_epochs=1,  # our loader is the whole run: its steps from the first that is still to be made
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        enable_autolog_hparams=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=2**31,
+    )

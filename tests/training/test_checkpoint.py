@@ -1,0 +1,218 @@
+"""Checkpoints: whole or not there, and damage is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sora import storage
+from sora.training import checkpoint
+from sora.training.checkpoint import TrainingState
+from tests.training.faults import Countdown, die, full, in_child, injected
+
+
+def state_of(step: int) -> TrainingState:
+    draw = torch.Generator().manual_seed(step)
+    tensors = {
+        "model": {"a": torch.randn(3, 5, generator=draw), "b": torch.randn(7, generator=draw).bfloat16(), "flag": torch.tensor([True, False, True])},
+        "optimizer": {"a:step": torch.tensor(float(step)), "a:count": torch.arange(3), "empty": torch.zeros(0, 4)},
+        "rng": {"0.torch": torch.arange(11, dtype=torch.uint8)},
+    }
+    return TrainingState(step=step, samples=step * 10, tokens=step * 100, tensors=tensors, facts={"window": {"loss": 0.1}})
+
+
+def same(first: TrainingState, second: TrainingState) -> bool:
+    keys = {(file, name) for file in first.tensors for name in first.tensors[file]}
+    if keys != {(file, name) for file in second.tensors for name in second.tensors[file]}:
+        return False
+    facts = (first.step, first.samples, first.tokens, first.facts) == (second.step, second.samples, second.tokens, second.facts)
+    pairs = [(first.tensors[file][name], second.tensors[file][name]) for file, name in keys]
+    return facts and all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): storage.file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    path = checkpoint.save(tmp_path, state_of(3), keep=2)
+    assert path.name == "step-00000003"
+    assert same(checkpoint.load(path), state_of(3))
+
+
+def test_the_files_are_safetensors_to_its_own_library_and_nothing_is_pickled(tmp_path):
+    path = checkpoint.save(tmp_path, state_of(3), keep=2)
+    assert {file.name for file in path.iterdir()} == {"model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"}
+    assert torch.equal(load_file(path / "model.safetensors")["b"], state_of(3).tensors["model"]["b"])
+
+
+def test_equal_states_are_equal_bytes(tmp_path):
+    first, second = (checkpoint.save(tmp_path / name, state_of(3), keep=1) for name in "ab")
+    assert hashes(first) == hashes(second)
+
+
+def test_a_transposed_view_is_saved_as_what_it_shows(tmp_path):
+    state = TrainingState(step=1, samples=0, tokens=0, tensors={"model": {"t": torch.arange(6.0).reshape(2, 3).T}})
+    loaded = checkpoint.load(checkpoint.save(tmp_path, state, keep=1))
+    assert torch.equal(loaded.tensors["model"]["t"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """A folder in memory if there is one: these tests sync thousands of times."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def boundaries_of(folder: Path) -> int:
+    """How many there are in a save that also lets an older checkpoint go."""
+    for step in (1, 2):
+        checkpoint.save(folder, state_of(step), keep=2)
+    with injected(Countdown(0, die)) as countdown:
+        checkpoint.save(folder, state_of(3), keep=2)
+    return countdown.seen
+
+
+def test_a_kill_at_any_boundary_leaves_the_last_whole_one_and_older_ones_untouched(quick):
+    boundaries = boundaries_of(quick / "count")
+    assert boundaries >= 50
+    for step in (1, 2):
+        checkpoint.save(quick / "start", state_of(step), keep=2)
+    outcomes = set()
+    for at in range(1, boundaries + 1):
+        folder = quick / f"kill{at}"
+        shutil.copytree(quick / "start", folder)
+
+        def work(folder: Path = folder, at: int = at) -> None:
+            with injected(Countdown(at, die)):
+                checkpoint.save(folder, state_of(3), keep=2)
+
+        assert in_child(work) == -signal.SIGKILL
+        newest = checkpoint.newest(folder)
+        assert newest is not None
+        step = checkpoint.step_of(newest)
+        outcomes.add(step)
+        assert step in (2, 3)
+        for kept in checkpoint.listed(folder):  # nothing that carries a checkpoint's name is anything but whole
+            assert same(checkpoint.load(kept), state_of(checkpoint.step_of(kept)))
+        checkpoint.sweep(folder)
+        assert all(path.name.startswith("step-") for path in folder.iterdir())
+        if step == 2:
+            checkpoint.save(folder, state_of(3), keep=2)
+        assert same(checkpoint.load(checkpoint.folder_of(folder, 3)), state_of(3))
+        shutil.rmtree(folder)
+    assert outcomes == {2, 3}
+
+
+def test_a_full_disk_at_any_boundary_changes_nothing_and_leaves_nothing(quick):
+    boundaries = boundaries_of(quick / "count")  # more than there are here, where only what comes before an act counts
+    folder = quick / "run"
+    for step in (1, 2):
+        checkpoint.save(folder, state_of(step), keep=2)
+    before, refused = hashes(folder), 0
+    for at in range(1, boundaries + 1):
+        try:
+            with injected(Countdown(at, full)):
+                checkpoint.save(folder, state_of(3), keep=2)
+        except OSError:
+            refused += 1
+        assert not [path for path in folder.glob(".*") if not path.name.startswith(".staging-old-")]
+        if checkpoint.folder_of(folder, 3).exists():  # committed: what failed came later, or could be done without
+            assert same(checkpoint.load(checkpoint.newest(folder)), state_of(3))
+            shutil.rmtree(folder)
+            for step in (1, 2):
+                checkpoint.save(folder, state_of(step), keep=2)
+        assert hashes(folder) == before
+    assert refused > 30
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"])
+def test_a_flipped_bit_anywhere_is_refused_by_name(tmp_path, name):
+    path = checkpoint.save(tmp_path, state_of(4), keep=1)
+    whole = (path / name).read_bytes()
+    for position in range(0, len(whole), 1 if name.endswith("json") else 3):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << (position % 8)
+        (path / name).write_bytes(broken)
+        with pytest.raises(ValueError, match="step-00000004") as caught:
+            checkpoint.load(path)
+        if name != "manifest.json":
+            assert name in str(caught.value)
+    (path / name).write_bytes(whole)
+    assert same(checkpoint.load(path), state_of(4))
+
+
+def test_a_torn_missing_or_foreign_file_is_refused_by_name(tmp_path):
+    path = checkpoint.save(tmp_path, state_of(4), keep=1)
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        checkpoint.load(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        checkpoint.load(path)
+    (path / "model.safetensors").write_bytes(whole)
+    (path / "evil.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"evil\.pt does not belong"):
+        checkpoint.load(path)
+
+
+def test_a_manifest_that_was_rewritten_to_fit_a_changed_file_is_still_refused(tmp_path):
+    path = checkpoint.save(tmp_path, state_of(4), keep=1)
+    text = (path / "state.json").read_text().replace('"step": 4', '"step": 5')
+    (path / "state.json").write_text(text)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        checkpoint.load(path)
+
+
+def test_the_newest_is_the_newest_whole_one_and_never_nothing_when_all_are_damaged(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+    for step in (9, 10, 100):
+        checkpoint.save(tmp_path, state_of(step), keep=5)
+    (checkpoint.folder_of(tmp_path, 100) / "state.json").unlink()
+    told = []
+    assert checkpoint.newest(tmp_path, report=told.append) == checkpoint.folder_of(tmp_path, 10)
+    assert "step-00000100/state.json" in told[0]
+    for step in (9, 10):
+        (checkpoint.folder_of(tmp_path, step) / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
+        checkpoint.newest(tmp_path)
+
+
+def test_the_last_ones_and_the_milestones_are_kept(tmp_path):
+    for step in range(1, 9):
+        checkpoint.save(tmp_path, state_of(step), keep=2, keep_every=3)
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path)] == [3, 6, 7, 8]
+
+
+def test_a_checkpoint_is_never_written_over(tmp_path):
+    checkpoint.save(tmp_path, state_of(1), keep=1)
+    before = hashes(tmp_path)
+    with pytest.raises(ValueError, match="exists already"):
+        checkpoint.save(tmp_path, state_of(1), keep=1)
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
+    state = state_of(2)
+    state.tensors["model"]["a"][1, 2] = value
+    with pytest.raises(ValueError, match="a holds numbers that are not finite"):
+        checkpoint.save(tmp_path, state, keep=1)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,148 @@
+"""A run that is cut anywhere goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora.training import checkpoint
+from sora.training.metrics import read
+from tests.training.stand_ins import ADAMW, MUON, Steps, fit
+
+TIMINGS = {"seconds", "step_seconds", "data_share", "tokens_per_second", "clips_per_second"}
+TOTAL = 24
+
+
+def lines(folder: Path) -> list[dict]:
+    """What metrics.jsonl says, to the last bit, without what a clock says."""
+    exact = [{name: value for name, value in row.items() if name not in TIMINGS} for row in read(folder / "metrics.jsonl")]
+    return [{name: value.hex() if isinstance(value, float) else value for name, value in row.items()} for row in exact]
+
+
+def final(folder: Path) -> dict[str, str]:
+    """The hashes of every tensor file of the last checkpoint, random states among them."""
+    path = checkpoint.newest(folder / "checkpoints")
+    state = checkpoint.load(path)
+    assert state.step == TOTAL
+    from sora import storage
+
+    return {file.name: storage.file_hash(file) for file in path.iterdir() if file.suffix == ".safetensors"}
+
+
+def resume(folder: Path, **settings) -> None:
+    fit(folder, until=TOTAL, total=TOTAL, resumed=checkpoint.load(checkpoint.newest(folder / "checkpoints")), **settings)
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_a_run_cut_anywhere_is_bit_identical(tmp_path, optimizer):
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL, optimizer=optimizer)
+    expected = lines(tmp_path / "whole")
+    assert [row["step"] for row in expected] == list(range(1, TOTAL + 1))
+    for cut in (1, 2, 7, 13, 23):
+        folder = tmp_path / f"cut{cut}"
+        fit(folder, until=TOTAL, total=TOTAL, optimizer=optimizer, stop_at=cut)
+        assert [row["step"] for row in lines(folder)] == list(range(1, cut + 1))
+        resume(folder, optimizer=optimizer)
+        assert lines(folder) == expected
+        assert final(folder) == final(tmp_path / "whole")
+
+
+def test_workers_change_nothing_even_across_a_cut(tmp_path):
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL, workers=0)
+    for before, after in ((2, 0), (0, 2), (1, 2)):
+        folder = tmp_path / f"{before}{after}"
+        fit(folder, until=TOTAL, total=TOTAL, workers=before, stop_at=9)
+        resume(folder, workers=after)
+        assert lines(folder) == lines(tmp_path / "whole")
+        assert final(folder) == final(tmp_path / "whole")
+
+
+def test_a_run_that_died_between_checkpoints_makes_the_lost_steps_again(tmp_path):
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL)
+    folder = tmp_path / "died"
+    fit(folder, until=13, total=TOTAL, every=5)  # ends without a last checkpoint, as after kill -9
+    assert [row["step"] for row in lines(folder)] == list(range(1, 14))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 14, "loss": 0.1')  # torn
+    assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == 10
+    resume(folder)
+    assert lines(folder) == lines(tmp_path / "whole")
+    assert final(folder) == final(tmp_path / "whole")
+
+
+def test_a_cut_inside_a_logging_window_writes_the_same_lines(tmp_path):
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL, log_every=8)
+    fit(tmp_path / "cut", until=TOTAL, total=TOTAL, log_every=8, stop_at=11)
+    resume(tmp_path / "cut", log_every=8)
+    assert [row["step"] for row in lines(tmp_path / "whole")] == [8, 16, 24]
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_a_cut_right_after_a_skipped_step(tmp_path):
+    poison = Steps(poison={5: float("nan"), 6: float("nan")})
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL, dataset=poison, patience=3)
+    for cut in (6, 7):
+        folder = tmp_path / f"cut{cut}"
+        fit(folder, until=TOTAL, total=TOTAL, dataset=poison, patience=3, stop_at=cut)
+        resume(folder, dataset=poison, patience=3)
+        assert lines(folder) == lines(tmp_path / "whole")
+        assert final(folder) == final(tmp_path / "whole")
+
+
+def test_checkpoints_and_logging_change_nothing(tmp_path):
+    fit(tmp_path / "plain", until=TOTAL, total=TOTAL)
+    fit(tmp_path / "busy", until=TOTAL, total=TOTAL, every=1, log_every=3)
+    assert final(tmp_path / "busy") == final(tmp_path / "plain")
+
+
+class Signalling(Steps):
+    """Sends signals to this process while step 6 is being loaded, so before it is made."""
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.sent = numbers, False
+
+    def __getitem__(self, step: int):
+        if step == 5 and not self.sent:
+            self.sent = True
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+        return super().__getitem__(step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, number):
+    before = signal.getsignal(number)
+    module = fit(tmp_path / "run", until=TOTAL, total=TOTAL, dataset=Signalling(number, number))
+    assert checkpoint.step_of(checkpoint.newest(tmp_path / "run" / "checkpoints")) == module.counters.step
+    assert module.counters.step in (5, 6)
+    assert signal.getsignal(number) == before
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL)
+    resume(tmp_path / "run")
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+
+
+def test_everything_that_moves_while_training_is_in_the_checkpoint(tmp_path):
+    """Every attribute of the module that differs after some steps is one that resuming sets: nothing is forgotten."""
+    module = fit(tmp_path / "run", until=6, total=TOTAL, every=6)
+    state = checkpoint.load(checkpoint.newest(tmp_path / "run" / "checkpoints"))
+    tensors = {f"{file}/{name}" for file in state.tensors for name in state.tensors[file]}
+    for name, value in module.task.state_dict().items():
+        assert f"model/{name}" in tensors
+        assert torch.equal(state.tensors["model"][name], value)
+    for name in module.trained():
+        assert f"ema/{name}" in tensors
+        assert any(entry.startswith(f"optimizer/{name}:") for entry in tensors)
+    assert set(state.facts["counters"]) == set(vars(module.counters))
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+    fit(tmp_path / "run", until=3, total=TOTAL, every=3)
+    with pytest.raises(ValueError, match=r"of another model: network\.enter\.weight is \(8, 6\)"):
+        resume(tmp_path / "run", width=9)
+    with pytest.raises(ValueError, match="averaged weights"):
+        resume(tmp_path / "run", averaged=False)
