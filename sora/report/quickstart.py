@@ -1,0 +1,213 @@
+"""The report of a quickstart: what its stages left in one folder, as a page and as figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from sora.report import plots
+from sora.report.page import Commands, Figure, Figures, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
+from sora.storage import read_json, write_json, write_text
+
+PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transformers", "einops", "safetensors")
+WANTED = {
+    "world_vae_psnr": ("World clips through the VAE", "dB PSNR, held out"),
+    "real_vae_psnr": ("Real clips through the VAE", "dB PSNR, held out"),
+    "adherence_all": ("Colour, shape and direction", "share of generated clips that show all three"),
+    "adherence_colour": ("Colour", "share of generated clips"),
+    "adherence_shape": ("Shape", "share of generated clips"),
+    "adherence_direction": ("Direction", "share of generated clips"),
+    "frechet_over_floor": ("Fréchet distance over its floor", "1 is what two halves of the real clips have"),
+}
+SHOWN = 24  # clips of a section; the rest are in the folder
+
+
+class StageDone(Protocol):
+    """A finished stage: `sora.stages.Done`."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def command(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def commit(self) -> str: ...
+
+
+def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str, str]) -> dict[str, float]:
+    """Write `report.html` and `scores.json` in `folder`; the figures. `notes`: what to say below the samples of some prompts."""
+    vae, dit = read_json(folder / "vae_scores/scores.json"), read_json(folder / "scores/scores.json")
+    found = {**vae["figures"], **dit["figures"]}
+    figures = {name: float(found[name]) for name in WANTED if name in found and math.isfinite(float(found[name]))}
+    figures["seconds_total"] = round(sum(stage.seconds for stage in done), 1)
+    where = environment()
+    write_json(
+        folder / "scores.json",
+        {
+            "figures": figures,
+            "missing": [name for name in WANTED if name not in figures],
+            "stages": [
+                {"stage": stage.stage, "seconds": stage.seconds, "command": stage.command, "commit": stage.commit} for stage in done
+            ],
+            "vae": {name: vae[name] for name in ("figures", "n", "protocol") if name in vae},
+            "diffusion": {name: dit[name] for name in ("figures", "n", "protocol") if name in dit},
+            "environment": where,
+        },
+    )
+    sections = [
+        Section("Figures", figure_parts(figures, dit["figures"])),
+        Section("Samples", sample_parts(folder / "samples", notes)),
+        Section("Held-out prompts", scored_parts(folder / "scores", dit)),
+        Section("Reconstructions", reconstruction_parts(folder / "vae_scores", vae)),
+        Section("Training", curve_parts(folder)),
+        Section("Stages", stage_parts(done)),
+        Section("Data", data_parts(folder)),
+        Section("Scores in full", [scores_table(vae["figures"], dit["figures"])]),
+        Section("Environment", [Table(["", ""], [[name, value] for name, value in where.items()])]),
+    ]
+    lead = (
+        "A text-to-video model made from nothing on this machine: a video VAE trained on procedurally drawn and on real clips, a diffusion "
+        "transformer trained on packed spacetime patches of its latents, and clips that it made from text."
+    )
+    write_text(folder / "report.html", render(Page("sora quickstart", lead, sections)))
+    return figures
+
+
+def figure_parts(figures: Mapping[str, float], dit: Mapping[str, float]) -> list[Part]:
+    """The wanted figures in large type, with intervals where they were measured."""
+    items = []
+    for name, (title, note) in WANTED.items():
+        low, high = dit.get(f"{name}_low"), dit.get(f"{name}_high")
+        interval = f" (95 % interval {low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+        value = figures.get(name)
+        items.append(Figure(title, "not measured" if value is None else f"{value:.2f}", note + interval))
+    items.append(Figure("Time of all stages", _duration(figures["seconds_total"]), "without installation"))
+    return [Figures(items)]
+
+
+def sample_parts(folder: Path, notes: Mapping[str, str]) -> list[Part]:
+    """The samples with their prompts and shapes."""
+    clips = []
+    for path in sorted(folder.glob("*.mp4"))[:SHOWN]:
+        about = read_json(path.with_suffix(".json"))
+        shape = _shape(about["width"], about["height"], about["frames"], about["fps"])
+        note = "; ".join(filter(None, [shape, notes.get(about["prompt"], "")]))
+        clips.append(Video(path.read_bytes(), about["width"], about["height"], about["prompt"], note))
+    return [Prose("Clips of several sizes and durations, denoised together in packs; each loops."), Videos(clips)]
+
+
+def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
+    """Generated clips whose prompts name combinations that training never showed, with what the checker saw in each."""
+    clips = []
+    for name, row in list(zip(scores["clips"], scores["rows"], strict=False))[:SHOWN]:
+        marks = {key: verdict for key, verdict in row.get("adherence", {}).items() if key != "all"}
+        shape = _shape(row["width"], row["height"], row["frames"], row["fps"])
+        clips.append(Video((folder / name).read_bytes(), row["width"], row["height"], row["prompt"], shape, marks))
+    words = (
+        f"The first {len(clips)} of {scores['n']} clips that the scores are over, not chosen. Their prompts name combinations of colour, "
+        "shape and direction that were held out of training; the marks are what a checker measured in the pixels alone."
+    )
+    return [Prose(words), Videos(clips)]
+
+
+def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
+    """Held-out clips beside what the VAE made of them, by dataset."""
+    from sora.data.video import probe
+
+    rows = [row for row in scores["rows"] if "file" in row]
+    parts: list[Part] = [Prose("Original on the left, reconstruction on the right; none of these was trained on.")]
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        clips = []
+        for name, row in [(name, row) for name, row in zip(scores["clips"], rows, strict=True) if row["dataset"] == dataset][: SHOWN // 2]:
+            info = probe(folder / name)
+            clips.append(
+                Video((folder / name).read_bytes(), info.width, info.height, f"{row['psnr']:.1f} dB", f"{dataset}, {row['frames']} frames")
+            )
+        parts.append(Videos(clips))
+    return parts
+
+
+def curve_parts(folder: Path) -> list[Part]:
+    """Losses of both trainings over their steps."""
+    parts: list[Part] = []
+    for name, title in (("vae", "VAE: loss"), ("dit", "Text-to-video model: loss of the velocity")):
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        points = [(row["step"], row["loss"]) for row in rows if isinstance(row.get("loss"), int | float)]
+        if not points:
+            continue
+        steps, losses = [step for step, _ in points], [loss for _, loss in points]
+        last = rows[-1]
+        words = f"{title}, {number(last['step'])} steps, {number(last['samples'])} clips"
+        parts.append(Plot(plots.curves({"loss": (steps, losses)}, across="step", up="loss", logarithmic=name == "vae", smooth=7), words))
+    return parts
+
+
+def stage_parts(done: Sequence[StageDone]) -> list[Part]:
+    """Seconds and command of every stage."""
+    commits = {stage.commit for stage in done}
+    rows = [[stage.title, round(stage.seconds, 1), *([stage.commit] if len(commits) > 1 else [])] for stage in done]
+    head = ["Stage", "Seconds", *(["Commit"] if len(commits) > 1 else [])]
+    bars = plots.bars({stage.title: stage.seconds for stage in done}, across="seconds")
+    return [Plot(bars, "Where the time went"), Table(head, rows), Commands([stage.command for stage in done])]
+
+
+def data_parts(folder: Path) -> list[Part]:
+    """How many clips of what, and which part of the built-in world they are."""
+    parts: list[Part] = []
+    for name, title in (("world", "The built-in world"), ("real", "Real clips")):
+        described = read_json(folder / "data" / name / "dataset.json")
+        source = described.get("about", {}).get("config", {}).get("source", {})
+        flat = {**{key: value for key, value in source.items() if not isinstance(value, dict)}, **source.get("world", {})}
+        totals = {key: value for key, value in described.get("totals", {}).items() if isinstance(value, str | int | float)}
+        rows = [[key, _text(value)] for key, value in {**totals, **flat}.items() if key != "_target_"]
+        parts.append(Table([title, ""], rows))
+    return parts
+
+
+def scores_table(vae: Mapping[str, float], dit: Mapping[str, float]) -> Table:
+    """Every number that the evaluations gave."""
+    return Table(["Figure", "Value"], [[name, float(value)] for name, value in {**vae, **dit}.items()])
+
+
+def environment() -> dict[str, str]:
+    """What this ran on: versions, processor, cores. No host or user names."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+    found["cores"] = str(os.cpu_count())
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
+
+
+def _shape(width: int, height: int, frames: int, fps: float) -> str:
+    return f"{width}×{height}, " + ("an image" if frames == 1 else f"{frames} frames, {frames / fps:.1f} s")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(item) if not isinstance(item, list) else "×".join(map(str, item)) for item in value)
+    return str(value)

@@ -1,0 +1,217 @@
+"""Commands one after another, each in a process of its own: finished ones are skipped, interrupted ones go on or are made anew.
+
+    FOLDER/stages/NAME.json       a finished stage: its command, the hash of what it depends on, seconds, commit
+    FOLDER/stages/NAME.begun      a stage that began: the same hash, and the seconds that earlier attempts took
+
+What a stage depends on is its command, the configuration which that command composes to, the version of sora, and the same of the
+stages it comes after. If any of it changes, the stage's output is removed and it is made again, and so is all that follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sora
+from sora.storage import read_json, write_json
+
+INTERRUPTED = 130
+PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to stop
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. `output` is the folder it makes and nobody else writes to; `goes_on`: it knows how to go on with half of it."""
+
+    name: str
+    title: str
+    verb: str
+    overrides: tuple[str, ...]
+    output: Path
+    after: tuple[str, ...] = ()
+    goes_on: bool = False
+
+    @property
+    def command(self) -> str:
+        return f"sora {self.verb} {shlex.join(self.overrides)}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage, as its marker holds it."""
+
+    stage: str
+    title: str
+    command: str
+    depends: str
+    seconds: float
+    commit: str
+
+
+def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = None) -> list[Done]:
+    """Run what is not finished, in order, and give all of them. `again`: this stage and what depends on it is made anew.
+
+    Every command is composed before the first runs. Raises ValueError if that fails or a stage does, KeyboardInterrupt for Ctrl-C.
+    """
+    names = [stage.name for stage in stages]
+    if again is not None and again not in names:
+        raise ValueError(f"there is no stage {again!r}; the stages: {', '.join(names)}")
+    hashes: dict[str, str] = {}
+    for stage in stages:
+        hashes[stage.name] = depends(stage, [hashes[name] for name in stage.after])
+    if again is not None:
+        _forget(folder, again, stages)
+    done = []
+    for number, stage in enumerate(stages, 1):
+        heading = f"[{number}/{len(stages)}] {stage.title}"
+        kept = finished(stage, folder, hashes[stage.name])
+        if kept is not None:
+            print(f"{heading}: done before, in {kept.seconds:.0f} s", flush=True)
+        else:
+            print(f"\n{heading}\n  {stage.command}", flush=True)
+            kept = _make(stage, folder, hashes[stage.name], stages)
+        done.append(kept)
+    return done
+
+
+def depends(stage: Stage, before: Sequence[str]) -> str:
+    """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose."""
+    from omegaconf import OmegaConf
+
+    from sora.configs.compose import compose, require_all
+
+    try:
+        composed = compose(stage.verb, stage.overrides)
+        require_all(composed, stage.verb)
+    except ValueError as error:
+        raise ValueError(f"the stage {stage.name!r} ({stage.command}) cannot run: {error}") from error
+    parts = [stage.command, OmegaConf.to_yaml(composed.config), sora.__version__, *before]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
+    """The marker of a stage that is finished, with the same command and the same before it, and whose output is there."""
+    marker = _marker(folder, stage.name)
+    if not marker.exists() or not stage.output.is_dir():
+        return None
+    try:
+        found = Done(**read_json(marker))
+    except (TypeError, ValueError):  # a marker of another version, or a damaged one: the stage is made again
+        return None
+    return found if found.depends == hashed else None
+
+
+def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> Done:
+    """Run one stage to its end and mark it as finished."""
+    marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
+    earlier = read_json(begun) if begun.exists() else {}
+    same = stage.goes_on and earlier.get("depends") == hashed
+    _forget(folder, stage.name, stages)
+    if not same and stage.output.exists():
+        shutil.rmtree(stage.output)
+    spent = float(earlier.get("seconds", 0.0)) if same else 0.0
+    write_json(begun, {"depends": hashed, "seconds": spent})
+    start = time.monotonic()
+    try:
+        code = run_command(stage.verb, stage.overrides)
+    finally:
+        spent += time.monotonic() - start
+        write_json(begun, {"depends": hashed, "seconds": spent})
+    if code:
+        told = "mend what it says above and run the same command again; finished stages are kept"
+        raise ValueError(f"the stage {stage.name!r} stopped with exit code {code}: {told}")
+    done = Done(stage=stage.name, title=stage.title, command=stage.command, depends=hashed, seconds=round(spent, 2), commit=commit())
+    write_json(marker, asdict(done))
+    begun.unlink(missing_ok=True)
+    return done
+
+
+def run_command(verb: str, overrides: Sequence[str]) -> int:
+    """`python -m sora.VERB …` with this terminal as its own; its exit code. A signal that stops us stops it first, and it may save."""
+    command = [sys.executable, "-m", f"sora.{verb}", *overrides]
+    process = subprocess.Popen(command, env=environment())
+    with _handed_on(process):
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the terminal sent it to the stage as well
+            _wait_for_end(process)
+            raise
+    if code in (INTERRUPTED, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt
+    return code
+
+
+def environment() -> Mapping[str, str]:
+    """This process's, with the same sora first on the path of what it starts, whatever folder that starts in."""
+    here = str(Path(sora.__file__).resolve().parent.parent)
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+@contextmanager
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """SIGTERM to us (a time limit) goes to the stage, and ends us as Ctrl-C does."""
+
+    def stop(number: int, _: object) -> None:
+        process.send_signal(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: nothing to hand on
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    """Let a stage save what it has; a second Ctrl-C, or a stage that takes too long, ends it at once."""
+    try:
+        process.wait(PATIENCE)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.kill()
+        process.wait()
+
+
+def commit() -> str:
+    """The commit of a checkout, with "+" if files of it differ; else the version."""
+    here = Path(sora.__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return f"version {sora.__version__}"
+    try:
+        asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return f"version {sora.__version__}"
+
+
+def _forget(folder: Path, name: str, stages: Sequence[Stage]) -> None:
+    """Take away the markers of a stage that is to be made again and of all that come after it, before anything of them changes."""
+    stale = {name}
+    for stage in stages:
+        if stage.name in stale or stale & set(stage.after):
+            stale.add(stage.name)
+            _marker(folder, stage.name).unlink(missing_ok=True)
+            _begun(folder, stage.name).unlink(missing_ok=True)
+
+
+def _marker(folder: Path, name: str) -> Path:
+    return folder / "stages" / f"{name}.json"
+
+
+def _begun(folder: Path, name: str) -> Path:
+    return folder / "stages" / f"{name}.begun"

@@ -1,0 +1,178 @@
+"""Stages: finished ones are skipped, changed ones are made again with all that follows, and nothing half-made passes for whole."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sora
+from sora import stages, storage
+from sora.stages import Stage, run_stages
+from tests.configs.conftest import toy  # noqa: F401  the toy world is a fixture
+
+
+class Commands:
+    """Stands in for the processes: makes the output, or fails or is interrupted halfway where it is told to."""
+
+    def __init__(self):
+        self.ran, self.trouble, self.found = [], {}, {}
+
+    def __call__(self, verb, overrides):
+        output = Path(next(item.partition("=")[2] for item in overrides if item.startswith("resume=")))
+        self.found[output.name] = output.exists()
+        output.mkdir(exist_ok=True)
+        (output / "half").touch()
+        self.ran.append(output.name)
+        trouble = self.trouble.pop(output.name, 0)
+        if isinstance(trouble, BaseException):
+            raise trouble
+        if not trouble:
+            (output / "whole").touch()
+        return trouble
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """No process is started, and commands are told apart by their words alone (composing each takes a while)."""
+    made = Commands()
+    monkeypatch.setattr(stages, "run_command", made)
+    monkeypatch.setattr(stages, "depends", lambda stage, before: storage.text_hash(repr([stage.command, *before])))
+    return made
+
+
+@pytest.fixture
+def composing(toy, monkeypatch):  # noqa: F811
+    """As `commands`, with every command really composed."""
+    made = Commands()
+    monkeypatch.setattr(stages, "run_command", made)
+    return made
+
+
+def chain(folder: Path, **extra: str) -> list[Stage]:
+    def stage(name, *after, goes_on=False):
+        words = (f"resume={folder / name}", *([extra[name]] if name in extra else []))
+        return Stage(name, f"Make {name}", "train", words, folder / name, after, goes_on)
+
+    return [stage("a"), stage("b"), stage("c", "a", goes_on=True), stage("d", "c", "b")]
+
+
+def test_finished_stages_are_not_made_again(commands, tmp_path):
+    first = run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran == ["a", "b", "c", "d"] and [done.stage for done in first] == commands.ran
+    assert run_stages(chain(tmp_path), tmp_path) == first and len(commands.ran) == 4
+
+
+@pytest.mark.parametrize(("changed", "made"), [("a", "acd"), ("b", "bd"), ("c", "cd"), ("d", "d")])
+def test_a_changed_command_is_run_again_with_all_that_follows(commands, tmp_path, changed, made):
+    run_stages(chain(tmp_path), tmp_path)
+    commands.ran.clear()
+    run_stages(chain(tmp_path, **{changed: "steps=3"}), tmp_path)
+    assert commands.ran == list(made) and not commands.found[changed]  # its old output was removed first
+
+
+def test_a_changed_yaml_file_counts_as_a_change(composing, tmp_path, toy):  # noqa: F811
+    run_stages(chain(tmp_path)[:2], tmp_path)
+    (toy / "conf/net/wide.yaml").write_text((toy / "conf/net/wide.yaml").read_text().replace("width: 8", "width: 9"))
+    composing.ran.clear()
+    run_stages(chain(tmp_path)[:2], tmp_path)
+    assert composing.ran == ["a", "b"]
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), 1, OSError(28, "full")])
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_a_stage_that_did_not_end_is_never_taken_for_finished(commands, tmp_path, trouble, name):
+    commands.trouble[name] = trouble
+    with pytest.raises((KeyboardInterrupt, ValueError, OSError)):
+        run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran[-1] == name and not (tmp_path / f"stages/{name}.json").exists()
+    commands.ran.clear()
+    run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran == {"a": ["a", "b", "c", "d"], "c": ["c", "d"]}[name]
+    assert commands.found[name] is (name == "c")  # c goes on with its half, a is made anew
+
+
+def test_half_a_stage_is_not_gone_on_with_when_its_command_changed(commands, tmp_path):
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(chain(tmp_path), tmp_path)
+    run_stages(chain(tmp_path, c="steps=3"), tmp_path)
+    assert commands.found["c"] is False
+
+
+def test_what_follows_a_remade_stage_is_stale_at_once(commands, tmp_path):
+    """Interrupted right after `a` was made again, the next run must not take the old `c` for finished."""
+    run_stages(chain(tmp_path), tmp_path)
+    commands.trouble["a"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(chain(tmp_path), tmp_path, again="a")
+    commands.ran.clear()
+    run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran == ["a", "c", "d"]
+
+
+def test_seconds_of_an_interrupted_attempt_count(commands, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now.__setitem__(0, now[0] + 10.0) or now[0])
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(chain(tmp_path), tmp_path)
+    assert {done.stage: done.seconds for done in run_stages(chain(tmp_path), tmp_path)} == {"a": 10, "b": 10, "c": 20, "d": 10}
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"stage": "a"}', "[]"])
+def test_a_damaged_marker_means_make_it_again(commands, tmp_path, damage):
+    run_stages(chain(tmp_path), tmp_path)
+    (tmp_path / "stages/b.json").write_text(damage)
+    commands.ran.clear()
+    run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran == ["b", "d"]
+
+
+def test_a_removed_output_is_made_again(commands, tmp_path):
+    import shutil
+
+    run_stages(chain(tmp_path), tmp_path)
+    shutil.rmtree(tmp_path / "b")
+    commands.ran.clear()
+    run_stages(chain(tmp_path), tmp_path)
+    assert commands.ran == ["b", "d"]
+
+
+def test_a_mistake_in_the_last_command_is_told_before_the_first_runs(composing, tmp_path):
+    with pytest.raises(ValueError, match=r"stage 'd'.*did you mean 'steps'"):
+        run_stages(chain(tmp_path, d="stepz=3"), tmp_path)
+    assert not composing.ran
+
+
+def test_an_unknown_stage_to_make_again_is_refused(commands, tmp_path):
+    with pytest.raises(ValueError, match="the stages: a, b, c, d"):
+        run_stages(chain(tmp_path), tmp_path, again="e")
+
+
+def test_a_signal_reaches_the_stage_which_may_save(tmp_path):
+    """SIGTERM to the whole: the stage gets it, saves, and we end as at Ctrl-C."""
+    (tmp_path / "child.py").write_text(
+        "import signal, sys, time, pathlib\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(143)))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\ntime.sleep(60)\n"
+    )
+    code = (
+        "import sys, subprocess\nfrom sora import stages\nreal = subprocess.Popen\n"
+        f"stages.subprocess.Popen = lambda command, **_: real([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
+        "try:\n    stages.run_command('train', [])\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(sora.__file__).parent.parent)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 130 and (tmp_path / "saved").exists()
+
+
+def test_the_marker_tells_what_made_it(commands, tmp_path):
+    run_stages(chain(tmp_path), tmp_path)
+    marker = json.loads((tmp_path / "stages/a.json").read_text())
+    assert marker["command"] == f"sora train resume={tmp_path / 'a'}" and marker["commit"] and len(marker["depends"]) == 64
