@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy import ndimage
 
-from sora.metrics.silhouettes import OUTLINES, centroid, name_shape, normalise, plateau
+from sora.metrics.silhouettes import centroid, name_shape, normalise, plateau
 
 WORKING = 64  # short sides above twice this are averaged down to about it
 FAINT = 36.0  # chroma below which nothing is coloured
@@ -240,7 +240,7 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
     seen = np.flatnonzero(track.areas > 0.5 * usual)
     clear = np.flatnonzero((track.areas >= FULL * usual) & ~_cut(track.masks))
     judged = clear if len(clear) else seen
-    fit = name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in judged]))
+    fit = name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in judged]), judged)
     places = track.centres[seen]
     ends = max(1, len(seen) // 5)
     step = (np.median(places[-ends:], axis=0) - np.median(places[:ends], axis=0)) / short
@@ -251,7 +251,7 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
         margin=fit.margin,
         step=(float(step[1]), float(step[0])),
         range=float(spread),
-        turn=_turn(np.array(fit.angles), OUTLINES[fit.shape].symmetry),
+        turn=fit.turn,
         bounces=_bounces(places[:, 0] / short),
         hides=_hides(track, usual, short),
         area=usual * scale**2,
@@ -263,15 +263,6 @@ def _cut(masks: Float[ndarray, "T H W"]) -> ndarray:
     """Frames in which a thing touches the edge, so that its outline may be cut."""
     edge = masks[:, [0, -1]].max((1, 2)), masks[:, :, [0, -1]].max((1, 2))
     return np.maximum(*edge) > 0.6
-
-
-def _turn(angles: ndarray, symmetry: float) -> float:
-    """Degrees turned over the judged frames: angles known up to the symmetry, unwrapped, and a line through them."""
-    if symmetry == 0 or len(angles) < 3:
-        return 0.0
-    whole = np.unwrap(angles, period=symmetry)
-    slope = np.polyfit(np.arange(len(whole)), whole, 1)[0]
-    return float(slope * (len(whole) - 1))
 
 
 def _bounces(heights: ndarray) -> int:

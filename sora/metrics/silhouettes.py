@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import ndimage
 
@@ -20,6 +20,7 @@ GRID = 25  # samples on each side of a normalised mask
 SPAN = 2.0  # its half width, in radii of the circle of equal area
 BLURS = (0.06, 0.14, 0.22, 0.32, 0.44)  # standard deviations tried, in the same unit
 STEP = 6.0  # degrees between the angles tried
+MOST_TURNED = 300.0  # degrees in a clip
 FINE = 24  # pixels per radius at which outlines are drawn
 
 
@@ -71,8 +72,8 @@ def _star(x: ndarray, y: ndarray, radius: float) -> ndarray:
     angle = np.arctan2(x, -y)  # from the upward tip
     folded = np.abs((angle + wedge) % (2 * wedge) - wedge)
     far = np.sqrt(x * x + y * y)
-    along, across = notch * np.cos(wedge) - tip, notch * np.sin(wedge)  # from a tip to its notch
-    return _edge((across * (far * np.cos(folded) - tip) - along * far * np.sin(folded)) / np.hypot(along, across))
+    along, across = notch * float(np.cos(wedge)) - tip, notch * float(np.sin(wedge))  # from a tip to its notch
+    return _edge((across * (far * np.cos(folded) - tip) - along * far * np.sin(folded)) / float(np.hypot(along, across)))
 
 
 def _cross(x: ndarray, y: ndarray, radius: float) -> ndarray:
@@ -119,16 +120,17 @@ def plateau(values: ndarray) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the judge found: a name, how much worse the next shape fits (0..1), and the angle in each frame in degrees."""
+    """What the judge found: a name, by what part the next shape fits worse (0..1), degrees turned clockwise, and every shape's error."""
 
     shape: str
     margin: float
-    angles: tuple[float, ...]
+    turn: float
     errors: dict[str, float]
 
 
 @cache
-def _templates(shape: str) -> tuple[Float[ndarray, "B A G2"], Float[ndarray, "A"]]:
+def _templates(shape: str) -> Float[ndarray, "B A G2"]:
+    """The shape's normalised outlines at every blur and angle tried."""
     symmetry = OUTLINES[shape].symmetry
     angles = np.arange(0.0, symmetry, STEP) if symmetry else np.zeros(1)
     half = int(FINE * 3.2)
@@ -143,22 +145,36 @@ def _templates(shape: str) -> tuple[Float[ndarray, "B A G2"], Float[ndarray, "A"
             soft = np.clip(soft / plateau(soft[soft > 0.02]), 0.0, 1.0)
             row.append(normalise(soft, centroid(soft), float(soft.sum())).ravel())
         rows.append(np.stack(row))
-    return np.stack(rows).astype(np.float32), angles
+    return np.stack(rows).astype(np.float32)
 
 
-def name_shape(masks: Float[ndarray, "F G G"]) -> Fit:
-    """The shape whose outlines fit the normalised masks of one object best. F frames, at least one."""
+def _turns(symmetry: float, span: int) -> Float[ndarray, "R"]:
+    """Whole turns to try over `span` frames, the smallest first, in degrees: slow enough to be told from the shape's symmetry."""
+    most = min(0.25 * symmetry * span, MOST_TURNED)
+    steps = np.arange(0.0, most + 1e-6, STEP)
+    return np.concatenate([steps, -steps[1:]])
+
+
+def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
+    """The shape whose outlines fit the normalised masks of one object best, turning at any constant rate.
+
+    masks: as `normalise` makes them, at least one. when: the frame number of each, ascending.
+    """
     flat = masks.reshape(len(masks), -1).astype(np.float32)
-    energy = float(np.square(flat).sum()) + 1e-9
-    errors, angles = {}, {}
-    for shape in OUTLINES:
-        templates, turned = _templates(shape)
-        blurs, count, pixels = templates.shape
-        product = (flat @ templates.reshape(-1, pixels).T).reshape(len(flat), blurs, count)
-        error = np.square(flat).sum(1)[:, None, None] - 2 * product + np.square(templates).sum(-1)
-        total = error.min(-1).sum(0)  # one blur for the clip, an angle for each frame
-        best = int(total.argmin())
-        errors[shape] = float(max(total[best], 0.0)) / energy
-        angles[shape] = tuple(float(turned[i]) for i in error[:, best].argmin(-1))
+    energy = np.square(flat).sum(1)
+    span = int(when[-1] - when[0])
+    errors, turned = {}, {}
+    for shape, outline in OUTLINES.items():
+        templates = _templates(shape)
+        blurs, angles, pixels = templates.shape
+        product = (flat @ templates.reshape(-1, pixels).T).reshape(len(flat), blurs, angles)
+        error = energy[:, None, None] - 2 * product + np.square(templates).sum(-1)  # F B A
+        turns = _turns(outline.symmetry, span)
+        moved = np.rint(np.outer(turns, (when - when[0]) / max(span, 1)) / STEP).astype(np.int64)  # R F
+        places = (np.arange(angles)[:, None] + moved[:, None, :]) % angles  # R A F
+        total = error[np.arange(len(flat)), :, places].sum(2)  # R A B
+        best = int(total.min((1, 2)).argmin())
+        errors[shape] = max(float(total[best].min()), 0.0) / (float(energy.sum()) + 1e-9)
+        turned[shape] = float(turns[best])
     first, second = sorted(errors, key=errors.__getitem__)[:2]
-    return Fit(shape=first, margin=1.0 - errors[first] / (errors[second] + 1e-12), angles=angles[first], errors=errors)
+    return Fit(shape=first, margin=1.0 - errors[first] / (errors[second] + 1e-12), turn=turned[first], errors=errors)

@@ -33,7 +33,7 @@ _SHORT = {
     "linear": ("moving {way}", "moves {way}", "sliding {way}", "going {way}"),
     "bounce": ("bouncing {way}", "bounces {way}"),
     "rotate": ("turning {way}", "rotates {way}"),
-    "occlude": ("moving {way} behind a bar", "moves {way} behind a grey bar"),
+    "occlude": ("moving {way} behind a bar", "moves {way} and passes behind a bar"),
     "still": ("at rest", "resting"),
 }
 _CAMERA = ("the camera pans {way} past {things}", "camera pans {way} over {things}")
@@ -94,7 +94,7 @@ def dense_caption(facts: Facts, *, places: Sequence[tuple[str, str]], bounces: i
         return f"A still picture of {' and '.join(things)} {behind}. {_stands(places)}"
     if facts.motion == "pan":
         camera = f"The camera pans {facts.speeds[0]} {WAYS[str(facts.direction)]} past {' and '.join(things)}"
-        return f"{camera} {behind}. Nothing else moves. {_travels(places, 'comes into view')}"
+        return f"{camera} {behind}. Nothing else moves. {_travels(places, ('is first seen', 'last seen'))}"
     phrase = _DENSE[facts.motion]
     stand = _article(f"{'upright' if facts.direction in ('left', 'right') else 'level'} {bar} bar")
     times = TIMES[min(bounces, len(TIMES) - 1)]
@@ -103,7 +103,7 @@ def dense_caption(facts: Facts, *, places: Sequence[tuple[str, str]], bounces: i
         for speed, way in zip(facts.speeds, facts.directions, strict=True)
     ]
     story = " and ".join(f"{thing} {doing}" for thing, doing in zip(things, does, strict=True))
-    rest = _stands(places) if facts.motion in ("still", "rotate") else _travels(places, "starts")
+    rest = _stands(places) if facts.motion in ("still", "rotate") else _travels(places, ("starts", "ends"))
     end = "Nothing moves." if facts.motion == "still" else "The camera stands still."
     return f"{_capital(story)}, {behind}. {rest} {end}"
 
@@ -117,8 +117,12 @@ def _stands(places: Sequence[tuple[str, str]]) -> str:
     return _capital("; ".join(spots)) + "."
 
 
-def _travels(places: Sequence[tuple[str, str]], begins: str) -> str:
-    ways = [f"{name} {begins} at the {start} and ends at the {end}" for name, (start, end) in zip(_names(len(places)), places, strict=True)]
+def _travels(places: Sequence[tuple[str, str]], verbs: tuple[str, str]) -> str:
+    begins, ends = verbs
+    ways = [
+        f"{name} {begins} at the {start} and {ends} at the {end}" if start != end else f"{name} {begins} and {ends} at the {start}"
+        for name, (start, end) in zip(_names(len(places)), places, strict=True)
+    ]
     return _capital("; ".join(ways)) + "."
 
 
@@ -145,6 +149,8 @@ def parse(caption: str) -> Facts:
     """The checkable content of a caption: exactly what either kind of world caption says, and what it can find in free text."""
     text = " ".join(caption.lower().split())
     found = list(_THING.finditer(text))
+    if not found:
+        return Facts()
     colours = tuple(_ALIASES.get(match[2], match[2]) for match in found)
     shapes = tuple(_ALIASES.get(match[3], match[3]) for match in found)
     camera, pictured, behind = _CAMERA_WAY.search(text), _PICTURED.search(text), _BACKGROUND.search(text)
@@ -152,7 +158,7 @@ def parse(caption: str) -> Facts:
     spans = [text[match.end() : end] for match, end in zip(found, ends, strict=True)]
     if camera:
         motion, ways = "pan", [camera[1]] * len(found)
-        spans = [text[: found[0].start()]] * len(found) if found else []
+        spans = [text[: found[0].start()]] * len(found)
     elif pictured:
         motion, ways = None, [None] * len(found)
     else:
@@ -162,7 +168,7 @@ def parse(caption: str) -> Facts:
         ways = [way or ways[-1] for way in ways]
     dense = behind is not None
     return Facts(
-        count=len(found) or None,
+        count=len(found),
         colours=colours,
         shapes=shapes,
         motion=motion,

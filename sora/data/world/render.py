@@ -59,7 +59,7 @@ def bar_shade(rng: np.random.Generator, background: Background) -> str:
     return good[int(rng.integers(len(good)))]
 
 
-def _relief(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W"]:
+def relief(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W"]:
     """Grey levels added to the shade: soft waves in all directions, or soft stripes; they stay where they are when the camera moves."""
     numbers = background.numbers if background.kind == "rippled" else background.numbers[:1]
     turns = 2 * np.pi * (np.arange(len(numbers)) + numbers[:, 0]) / len(numbers)
@@ -91,7 +91,7 @@ def _backdrop(background: Background, stage: Stage, camera: Float[ndarray, "T 2"
     else:
         picture = np.broadcast_to(colour, (1, stage.height, stage.width, 3))
     if background.kind in ("rippled", "striped"):
-        picture = picture + _relief(background, stage, camera if moves else camera[:1])[..., None]
+        picture = picture + relief(background, stage, camera if moves else camera[:1])[..., None]
     return np.array(np.broadcast_to(picture, (frames, stage.height, stage.width, 3)), dtype=np.float32)
 
 
