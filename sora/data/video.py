@@ -375,6 +375,8 @@ def _video_stream(container: InputContainer, named: str) -> VideoStream:
     videos = [one for one in container.streams.video if not one.disposition & one.disposition.attached_pic]
     if not videos:
         raise ValueError(f"{named} holds no video stream")
+    if videos[0].codec_context is None:  # PyAV's types do not say that it may be
+        raise ValueError(f"{named} is coded in a way that no decoder here knows")
     return videos[0]
 
 

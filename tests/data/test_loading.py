@@ -1,0 +1,172 @@
+import json
+import os
+import signal
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from sora.data.index import Index
+from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
+from sora.data.plan import CropPlan
+from sora.data.quarantine import Quarantine
+from sora.draws import sample_id
+from tests.data.making import dataset, flip
+
+SHAPES = [(9, 16, 24)] * 6 + [(1, 24, 16)] * 3 + [(5, 16, 16)] * 2
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return dataset(tmp_path / "set", SHAPES, fps=12.0)
+
+
+def batches(folder, *, share=0.0, quarantine=None, cache_mb=0.0, **more):
+    data = FrameData(folders=[str(folder / "set")], split="train", weights=None, max_bad_share=share, cache_mb=cache_mb)
+    settings = {"shapes": [[5, 12, 12], [1, 16, 16]], "batch": 4, "packs": 2, "seed": 0}
+    plan = CropPlan(data.indexes, weights=data.weights, **(settings | more))
+    return data.batches(plan, quarantine=quarantine)
+
+
+def same(one, two):
+    assert torch.equal(one.frames, two.frames)
+    assert torch.equal(one.fps, two.fps)
+    assert (one.sample_ids, one.epochs, one.keys) == (two.sample_ids, two.epochs, two.keys)
+
+
+def spoil(folder, *numbers):
+    index = Index.open(folder / "set")
+    for number in numbers:
+        row = index.row(number)
+        flip(folder / "set" / row.shard, row.offset + row.size // 2)
+
+
+@pytest.mark.parametrize("cache_mb", [0, 0.02, 64])
+def test_a_batch_holds_the_planned_crops_pixel_for_pixel(tmp_path, clips, cache_mb):
+    data = batches(tmp_path, cache_mb=cache_mb)
+    for step in range(8):
+        batch = data[step]
+        items = [item for pack in data.plan.at(step).packs for item in pack.items]
+        for frames, fps, sample, epoch, key, item in zip(
+            batch.frames, batch.fps, batch.sample_ids, batch.epochs, batch.keys, items, strict=True
+        ):
+            assert key == f"clip-{item.row:03d}"
+            assert (sample, epoch, float(fps)) == (sample_id(key, item.window), item.epoch, 12.0)
+            start, length, top, left, height, width = item.crop
+            assert np.array_equal(frames, clips[key][start : start + length, top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_and_restarts_change_nothing(tmp_path, clips, workers):
+    alone = [batches(tmp_path)[step] for step in range(7)]
+    for step, batch in zip(range(3, 7), step_loader(batches(tmp_path, cache_mb=8), first=3, last=7, workers=workers), strict=True):
+        same(batch, alone[step])
+
+
+def test_ranks_together_train_on_the_step(tmp_path, clips):
+    data = batches(tmp_path)
+    loaders = [step_loader(data, first=0, last=4, workers=0, ranks=2, rank=rank) for rank in range(2)]
+    for step, shares in enumerate(zip(*loaders, strict=True)):
+        assert Counter(key for share in shares for key in share.keys) == Counter(data[step].keys)
+        assert {tuple(share.frames.shape) for share in shares} == {(2, *data[step].frames.shape[1:])}
+
+
+def test_loading_leaves_the_global_random_state_alone(tmp_path, clips):
+    before = torch.get_rng_state().clone(), np.random.get_state()[1].copy()
+    list(step_loader(batches(tmp_path), first=0, last=3, workers=1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_clip_is_replaced_by_rule_and_named_once(tmp_path, clips, workers):
+    good = [batches(tmp_path)[step] for step in range(12)]
+    spoil(tmp_path, 2, 7)
+    path = tmp_path / "quarantine.jsonl"
+    loaded = list(step_loader(batches(tmp_path, share=0.5, quarantine=path), first=0, last=12, workers=workers))
+    again = [batches(tmp_path, share=0.5)[step] for step in range(12)]
+    for clean, batch, repeated in zip(good, loaded, again, strict=True):
+        same(batch, repeated)
+        assert not {"clip-002", "clip-007"} & set(batch.keys)
+        for place, key in enumerate(clean.keys):
+            if key not in ("clip-002", "clip-007"):
+                assert torch.equal(batch.frames[place], clean.frames[place])
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(entry["key"] for entry in entries) == ["clip-002", "clip-007"]
+    assert {entry["shard"] for entry in entries} == {"video-000000.tar"}
+    assert all("have changed" in entry["reason"] for entry in entries)
+
+
+def test_trained_and_quarantined_together_are_the_index(tmp_path, clips):
+    spoil(tmp_path, 1)
+    data = batches(tmp_path, share=0.5, shapes=[[1, 8, 8]], batch=1, packs=1)
+    trained = {data[step].keys[0] for step in range(len(SHAPES))}
+    assert trained | data.quarantine.keys() == set(clips)
+    assert trained & data.quarantine.keys() == set()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_bad_clips_stop_the_run(tmp_path, clips, workers):
+    spoil(tmp_path, 0, 1, 2)
+    loader = step_loader(batches(tmp_path, share=0.2, quarantine=tmp_path / "q.jsonl"), first=0, last=50, workers=workers)
+    with pytest.raises(ValueError, match=r"3 of 11 clips cannot be read, more than data\.max_bad_share=0\.2"):
+        list(loader)
+
+
+def test_a_clip_that_is_not_what_the_index_says_is_refused(tmp_path, clips):
+    index = Index.open(tmp_path / "set")
+    index.heights = index.heights + 1
+    with pytest.raises(ValueError, match="clip-000.* is 16x24, its index says 17x24"):
+        read_clip(index, 0)
+    index = Index.open(tmp_path / "set")
+    index.frames = index.frames + 1
+    with pytest.raises(ValueError, match="clip-000.*1 missing"):
+        read_clip(index, 0)
+
+
+def test_a_torn_line_of_the_quarantine_hides_no_clip(tmp_path):
+    path = tmp_path / "q.jsonl"
+    Quarantine(path, clips=10, max_share=1).add("a", shard="s", reason="r")
+    with open(path, "a") as file:
+        file.write('{"key": "b", "sha')
+    again = Quarantine(path, clips=10, max_share=1)
+    again.add("a", shard="s", reason="r")
+    again.add("c", shard="s", reason="r")
+    assert Quarantine(path, clips=10, max_share=1).keys() == {"a", "c"}
+
+
+class Slow:
+    """Tells the worker's process, then takes a moment."""
+
+    def __getitem__(self, step):
+        time.sleep(0.3)
+        return os.getpid(), torch.get_num_threads()
+
+
+def test_workers_outlive_the_signals_that_the_main_process_answers():
+    loader = iter(step_loader(Slow(), first=0, last=3, workers=1))
+    worker, threads = next(loader)
+    assert (worker != os.getpid(), threads) == (True, 1)
+    for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        os.kill(worker, sent)
+    assert [step[0] for step in loader] == [worker, worker]
+
+
+def test_a_dataset_that_is_missing_is_told_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"sora prepare"):
+        FrameData(folders=[str(tmp_path)], split="train", weights=None, max_bad_share=0, cache_mb=0)
+    with pytest.raises(ValueError, match=r"data\.folders"):
+        FrameData(folders=(), split="train", weights=None, max_bad_share=0, cache_mb=0)
+
+
+def test_frame_batches_take_any_number_of_indexes(tmp_path):
+    one = dataset(tmp_path / "one", [(5, 16, 16)] * 3, prefix="one")
+    two = dataset(tmp_path / "two", [(5, 24, 24)] * 5, prefix="two")
+    indexes = [Index.open(tmp_path / name) for name in ("one", "two")]
+    plan = CropPlan(indexes, shapes=[[5, 16, 16]], batch=4, packs=1, weights=[1, 3], seed=0)
+    data = FrameBatches(indexes, plan, quarantine=Quarantine(None, clips=8, max_share=0), cache_mb=0)
+    for step in range(5):
+        assert sum(key in one for key in data[step].keys) == 1
+        assert sum(key in two for key in data[step].keys) == 3

@@ -1,0 +1,257 @@
+import json
+import os
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from sora import prepare
+from sora.data.index import Index
+from sora.data.loading import read_clip
+from sora.data.sidecars import captions_of, table
+from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
+from sora.data.workers import in_order
+from sora.storage import whole_folder
+from tests.data.making import counting, muxed, numbers, telling
+
+QUIET = {"options": {"g": "12", "crf": "8"}}
+run = partial(in_order, workers=0, seconds=60, memory_gb=64)
+
+
+def source(**more):
+    settings = {"fps": None, "frames": 9, "min_frames": 5, "stride_time": 4, "size": None, "multiple": 16, "windows_per_video": None}
+    return FolderSource(**(settings | {"held_out": 0.0, "held_out_by": "video", "lossless": True, "licence": "CC0-1.0"} | more))
+
+
+def prepared(output, made=None, *, run=run, count=None, captions=None, input=None):
+    with whole_folder(output) as staging:
+        job = (made or source()).job(input=None if input is None else str(input), captions=captions, count=count, run=run)
+        described = prepare.write(job, staging, run=run, count=count, max_bytes=1 << 30, about={})
+    return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "below").mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(muxed(counting(40), **QUIET))
+    (folder / "below/b.MKV").write_bytes(muxed(counting(14), container="matroska", **QUIET))
+    (folder / "c.webm").write_bytes(muxed(counting(30), codec="libvpx-vp9", container="webm"))
+    (folder / "notes.md").write_text("no video")
+    return folder
+
+
+def test_windows_follow_one_another_and_lose_only_tails(tmp_path, videos):
+    index, report, _ = prepared(tmp_path / "out", input=videos)
+    rows = [index.row(number) for number in range(len(index))]
+    assert [(row.source, row.frames, round(row.start * 25)) for row in rows] == [
+        *(("a.mp4", 9, first) for first in (0, 9, 18, 27)),
+        ("below/b.MKV", 9, 0),
+        ("below/b.MKV", 5, 9),
+        *(("c.webm", 9, first) for first in (0, 9, 18)),
+    ]
+    assert [row.key for row in rows[:4]] == [clip_key("a.mp4", number) for number in range(4)]
+    for number, row in enumerate(rows):
+        first = round(row.start * 25)
+        assert numbers(read_clip(index, number)) == list(range(first, first + row.frames))
+    assert report["refused"] == []
+
+
+def test_a_lower_rate_takes_frames_by_time_and_slower_videos_keep_theirs(tmp_path, videos):
+    (videos / "slow.mp4").write_bytes(muxed(counting(10), times=[n / 5 for n in range(10)], **QUIET))
+    index, _, _ = prepared(tmp_path / "out", source(fps=12.5, frames=5), input=videos)
+    by_source = {row.source: number for number in reversed(range(len(index))) for row in [index.row(number)]}
+    assert numbers(read_clip(index, by_source["a.mp4"])) == [0, 2, 4, 6, 8]
+    assert numbers(read_clip(index, by_source["slow.mp4"])) == [0, 1, 2, 3, 4]
+    assert (index.fps[by_source["a.mp4"]], index.fps[by_source["slow.mp4"]]) == (12.5, 5.0)
+
+
+def test_videos_shrink_to_the_short_side_and_lose_only_what_multiples_need():
+    assert fitted(720, 1280, 256, 16) == (256, 448)
+    assert fitted(1280, 720, 256, 16) == (448, 256)
+    assert fitted(100, 130, 256, 2) == (100, 130)
+    assert fitted(100, 130, None, 32) == (96, 128)
+    with pytest.raises(ValueError, match="8x100 pixels are too few"):
+        fitted(8, 100, None, 16)
+
+
+def test_the_number_of_processes_changes_no_byte(tmp_path, videos):
+    (videos / "broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom")
+    alone, report, _ = prepared(tmp_path / "one", input=videos)
+    many, report2, _ = prepared(tmp_path / "two", input=videos, run=partial(in_order, workers=2, seconds=60, memory_gb=64))
+    assert alone.fingerprint == many.fingerprint
+    assert report == report2
+    shards = [(tmp_path / name / "video-000000.tar").read_bytes() for name in ("one", "two")]
+    assert shards[0] == shards[1]
+
+
+def test_unreadable_videos_are_named_and_the_rest_is_kept(tmp_path, videos):
+    (videos / "broken.mp4").write_bytes(muxed(counting(20))[:300])
+    (videos / "page.mp4").write_text("<html>")
+    (videos / "short.mp4").write_bytes(muxed(counting(3)))
+    index, report, line = prepared(tmp_path / "out", input=videos)
+    assert len(index) == 9
+    assert {entry["source"] for entry in report["refused"]} == {"broken.mp4", "page.mp4", "short.mp4"}
+    assert "fewer than source.min_frames=5" in next(entry["reason"] for entry in report["refused"] if entry["source"] == "short.mp4")
+    assert "9 clips (9 train)" in line
+    assert "3 could not be used" in line
+
+
+def test_a_damaged_stretch_gives_no_clip(tmp_path):
+    (tmp_path / "in").mkdir()
+    good = muxed(telling(60, 64, 64), container="matroska", options={"g": "10", "bf": "0"})
+    bad = bytearray(good)
+    bad[len(bad) // 2 : len(bad) // 2 + 3000] = bytes(3000)
+    (tmp_path / "in/a.mkv").write_bytes(good)
+    clean, _, _ = prepared(tmp_path / "clean", input=tmp_path / "in")
+    (tmp_path / "in/a.mkv").write_bytes(bytes(bad))
+    index, report, _ = prepared(tmp_path / "out", input=tmp_path / "in")
+    assert report["refused"]
+    assert 2 < len(index) < len(clean)
+    for number in range(len(index)):
+        whole = clean.keys.index(index.keys[number])
+        assert np.array_equal(read_clip(index, number), read_clip(clean, whole))
+
+
+def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match="holds no video"):
+        prepared(tmp_path / "out", input=tmp_path / "in")
+    (tmp_path / "in/a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 1 videos.*a\.mp4 is empty"):
+        prepared(tmp_path / "out", input=tmp_path / "in")
+    with pytest.raises(ValueError, match="is no folder"):
+        prepared(tmp_path / "out", input=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="needs input=FOLDER"):
+        prepared(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interruption_leaves_nothing_behind(tmp_path, videos, error):
+    def interrupted(function, items):
+        for done in in_order(function, items, workers=0, seconds=1, memory_gb=1):
+            yield done
+            if not isinstance(done.item, str):
+                raise error
+
+    with pytest.raises(error):
+        prepared(tmp_path / "out", input=videos, run=interrupted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path, videos):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="exists already"):
+        prepared(tmp_path / "out", input=videos)
+
+
+def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
+    (videos / "a.txt").write_text(" A grey card.\n")
+    (videos / "c.json").write_text(json.dumps({"short": "grey", "dense": "A card turns white.", "fps": "30"}))
+    captions = tmp_path / "all.csv"
+    captions.write_text('file,caption,duration\nbelow/b.MKV,"from the table, quoted",9\na,more,1\nlost.mp4,none,2\n')
+    index, report, _ = prepared(tmp_path / "out", input=videos, captions=str(captions))
+    told = {index.row(number).source: [(said.kind, said.text) for said in index.captions(number)] for number in range(len(index))}
+    assert told == {
+        "a.mp4": [("original", "more"), ("original", "A grey card.")],
+        "below/b.MKV": [("original", "from the table, quoted")],
+        "c.webm": [("short", "grey"), ("dense", "A card turns white.")],
+    }
+    assert report["captions_without_video"] == ["lost.mp4"]
+
+
+def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
+    path = tmp_path / "all.jsonl"
+    path.write_text('{"file": "x.mp4", "caption": "a"}\n{"file": "y.mp4", "caption": "b"}\n')
+    with pytest.raises(ValueError, match=r"matches none of 3 videos: it names x\.mp4, y\.mp4, the videos are a\.mp4"):
+        prepared(tmp_path / "out", input=videos, captions=str(path))
+    path.write_text('{"file": "x.mp4"')
+    with pytest.raises(ValueError, match=r"all\.jsonl line 1 is no JSON"):
+        prepared(tmp_path / "out", input=videos, captions=str(path))
+    path.write_bytes(b'{"file": "\xff"}')
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        prepared(tmp_path / "out", input=videos, captions=str(path))
+
+
+def test_a_name_that_two_videos_bear_says_neither(tmp_path):
+    path = tmp_path / "all.jsonl"
+    path.write_text('{"file": "a.mp4", "caption": "which?"}\n{"file": "x/a", "text": "this"}\n')
+    found, unknown = table(path, ["x/a.mp4", "y/a.mp4"])
+    assert ([*found], unknown) == (["x/a.mp4"], ["a.mp4"])
+    assert captions_of({"captions": [{"kind": "k", "text": "t", "captioner": "m"}, "plain"]})[0].captioner == "m"
+
+
+def test_splits_follow_from_names_so_that_more_videos_move_none(tmp_path, videos):
+    made = partial(source, held_out=0.3, held_out_by="window")
+    index, _, _ = prepared(tmp_path / "one", made(), input=videos)
+    (videos / "new.mp4").write_bytes(muxed(counting(40), **QUIET))
+    more, _, _ = prepared(tmp_path / "two", made(), input=videos)
+    before, after = ({row.key: row.split for row in map(one.row, range(len(one)))} for one in (index, more))
+    assert set(before.values()) == {"train", "heldout"}
+    assert before.items() <= after.items()
+
+
+def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
+    index, _, _ = prepared(tmp_path / "out", source(held_out=0.01), input=videos)
+    splits = {}
+    for number in range(len(index)):
+        row = index.row(number)
+        splits.setdefault(row.source, set()).add(row.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert sorted(*zip(*splits.values(), strict=True)) == ["heldout", "train", "train"]
+
+
+def test_count_is_the_most_clips(tmp_path, videos):
+    index, _, _ = prepared(tmp_path / "out", input=videos, count=2)
+    assert len(index) == 2
+
+
+class Facts:
+    """Stands in for the world's."""
+
+
+def test_the_worlds_clips_arrive_whole(tmp_path):
+    world = pytest.importorskip("sora.data.world.world").World(seed=3, sizes=((32, 32), (24, 40)), seconds=(1.0,), rates=(8.0,))
+    made = WorldSource(world=world, heldout=3, lossless=True, licence="CC0-1.0")
+    index, _, _ = prepared(tmp_path / "out", made, count=20)
+    rows = [index.row(number) for number in range(len(index))]
+    assert [row.split for row in rows] == ["train"] * 20 + ["heldout"] * 3
+    for number, (row, place) in enumerate(zip(rows, [*range(20), *range(3)], strict=True)):
+        clip = world.clip(place, split=row.split)
+        assert np.array_equal(read_clip(index, number), clip.frames)
+        assert {said.kind: said.text for said in row.captions} == clip.captions
+        assert row.extra["truth"] == json.loads(json.dumps(clip.truth))
+    with pytest.raises(ValueError, match="set count"):
+        prepared(tmp_path / "none", made)
+    with pytest.raises(ValueError, match="source=folder for videos"):
+        prepared(tmp_path / "none", made, count=3, input=tmp_path)
+
+
+def strange(item):
+    if item == "segfault":
+        os.kill(os.getpid(), 11)
+    if item == "hang":
+        time.sleep(60)
+    if item == "memory":
+        bytearray(8 << 30)
+    if item == "bad":
+        raise ValueError("bad it is")
+    return item.upper()
+
+
+def test_a_crash_a_hang_and_a_bad_item_take_nothing_else_along():
+    items = ["a", "segfault", "b", "hang", "bad", "c", "d"]
+    done = list(in_order(strange, items, workers=2, seconds=0.7, memory_gb=64))
+    assert [one.item for one in done] == items
+    assert [one.result for one in done] == ["A", None, "B", None, None, "C", "D"]
+    assert [bool(one.reason) for one in done] == [False, True, False, True, True, False, False]
+    assert "bad it is" in done[4].reason
+
+
+def test_memory_has_a_limit_and_our_own_errors_are_raised():
+    with pytest.raises(MemoryError):
+        list(in_order(strange, ["a", "memory"], workers=1, seconds=10, memory_gb=6))
+    with pytest.raises(AttributeError):
+        list(in_order(strange, [7], workers=1, seconds=10, memory_gb=64))
