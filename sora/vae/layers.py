@@ -18,6 +18,7 @@ Triple = tuple[int, int, int]
 
 # Standard deviations, in pixels of [-1, 1], of a block's mean and of its detail one octave below the first scale.
 MEAN_SPREAD, DETAIL_SPREAD = 0.4, 0.1
+COLOURS = 3
 
 
 def triple(values: object, name: str) -> Triple:
@@ -64,43 +65,62 @@ def haar_blocks(size: Triple) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]
     return basis.float(), torch.tensor(spread) * len(scales) ** 0.5
 
 
-class HaarPatches(nn.Module):
-    """Blocks of pixels as Haar coefficients of about unit variance, coarse scales first: an invertible change of coordinates.
-
-    The coefficients of one block are (scale, colour) with colour fastest; the first three stand for the block's mean colour.
-    """
-
-    forth: Tensor
-    back: Tensor
-
-    def __init__(self, size: Triple, colours: int = 3):
-        super().__init__()
-        self.size = size
-        self.channels = size[0] * size[1] * size[2] * colours
-        basis, spread = haar_blocks(size)
-        self.register_buffer("forth", basis.T / spread, persistent=False)
-        self.register_buffer("back", basis * spread[:, None], persistent=False)
-
-    def forward(self, frames: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
-        blocks = rearrange(group(frames, self.size), "b (n c) t h w -> b t h w c n", n=len(self.forth))
-        return rearrange(blocks @ self.forth, "b t h w c n -> b (n c) t h w")
-
-    def inverse(self, coefficients: Float[Tensor, "B D t h w"]) -> Float[Tensor, "B C T H W"]:
-        blocks = rearrange(coefficients, "b (n c) t h w -> b t h w c n", n=len(self.back))
-        return ungroup(rearrange(blocks @ self.back, "b t h w c n -> b (n c) t h w"), self.size)
-
-
 class CausalConv(nn.Module):
     """A 3-D convolution that sees this frame and earlier ones, zeros before the first."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Triple):
         super().__init__()
         self.past = kernel[0] - 1
-        self.conv = nn.Conv3d(inputs, outputs, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
+        self.sides = (0, kernel[1] // 2, kernel[2] // 2)
+        self.conv = nn.Conv3d(inputs, outputs, kernel)
 
     def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+        return self.with_weight(x, self.conv.weight)
+
+    def with_weight(self, x: Float[Tensor, "B C T H W"], weight: Float[Tensor, "D C kt kh kw"]) -> Float[Tensor, "B D T H W"]:
         # Beware: torch's CPU conv3d is several times slower for batch 1 at small sizes; F.pad keeps the fast kernel otherwise.
-        return self.conv(F.pad(x, (0, 0, 0, 0, self.past, 0)) if self.past else x)
+        past = F.pad(x, (0, 0, 0, 0, self.past, 0)) if self.past else x
+        return F.conv3d(past, weight, self.conv.bias, padding=self.sides)
+
+
+class FromPixels(nn.Module):
+    """A causal convolution over the Haar coefficients of blocks of pixels.
+
+    The coefficients have about unit variance and stand coarse scales first, colour fastest, so that every weight learns at the same
+    pace. They are never computed: the transform is folded into the weights, which are few, and not into the pixels, which are many.
+    """
+
+    forth: Tensor
+
+    def __init__(self, size: Triple, outputs: int, kernel: Triple):
+        super().__init__()
+        self.size = size
+        self.coefficients = COLOURS * size[0] * size[1] * size[2]
+        self.conv = CausalConv(self.coefficients, outputs, kernel)
+        basis, spread = haar_blocks(size)
+        self.register_buffer("forth", basis / spread[:, None], persistent=False)
+
+    def forward(self, frames: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
+        weight = rearrange(self.conv.conv.weight, "d (n c) t h w -> d c t h w n", c=COLOURS) @ self.forth
+        return self.conv.with_weight(group(frames, self.size), rearrange(weight, "d c t h w p -> d (p c) t h w"))
+
+
+class ToPixels(nn.Module):
+    """Haar coefficients out of a linear map of each position, as pixels; the mirror of `FromPixels`."""
+
+    back: Tensor
+
+    def __init__(self, inputs: int, size: Triple):
+        super().__init__()
+        self.size = size
+        self.map = nn.Linear(inputs, COLOURS * size[0] * size[1] * size[2])
+        basis, spread = haar_blocks(size)
+        self.register_buffer("back", (basis * spread[:, None]).T.contiguous(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        both = torch.cat([self.map.weight, self.map.bias[:, None]], dim=1)
+        both = rearrange(self.back @ rearrange(both, "(n c) i -> n (c i)", c=COLOURS), "p (c i) -> (p c) i", c=COLOURS)
+        return ungroup(F.conv3d(x, rearrange(both[:, :-1], "d i -> d i 1 1 1"), both[:, -1]), self.size)
 
 
 class Norm(nn.Module):
@@ -128,15 +148,15 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, non-linearity and a projection that gives zeros at birth, so that what it is added to starts alone."""
+    """Norm, non-linearity and a last layer that gives zeros at birth, so that what it is added to starts alone."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, channels: int, out: nn.Module):
         super().__init__()
-        self.norm = Norm(inputs)
-        self.out = CausalConv(inputs, outputs, (1, 1, 1))
-        zero(self.out)
+        self.norm = Norm(channels)
+        self.out = out
+        zero(out)
 
-    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Tensor:
         return self.out(F.silu(self.norm(x)))
 
 

@@ -8,6 +8,7 @@ image. Around the convolutional trunk runs a linear code of each block of pixels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from sora.vae.layers import Block, CausalConv, Down, HaarPatches, Head, Triple, Up, triple
+from sora.vae.layers import COLOURS, Block, CausalConv, Down, FromPixels, Head, ToPixels, Triple, Up, triple
 
 LOG_VARIANCE = (-20.0, 4.0)
 
@@ -77,16 +78,15 @@ class VideoVAE(nn.Module):
         }
         self.stride: Triple = whole_stride(stem, steps)
         self.latent_channels = int(latent_channels)
-        self.pixels = HaarPatches(self.stride)  # the linear code's view
-        if not 1 <= latent_channels <= self.pixels.channels:
-            raise ValueError(f"latent_channels must lie in 1..{self.pixels.channels}, not {latent_channels}; change vae.latent_channels")
-        self.patches = HaarPatches(stem)  # the trunk's view
-        self.encoder = encoder_trunk(self.patches.channels, widths, blocks, steps, sizes)
-        self.to_posterior = Head(widths[-1], 2 * latent_channels)
+        block = COLOURS * self.stride[0] * self.stride[1] * self.stride[2]
+        if not 1 <= latent_channels <= block:
+            raise ValueError(f"latent_channels must lie in 1..{block}, not {latent_channels}; change vae.latent_channels")
+        self.encoder = encoder_trunk(stem, widths, blocks, steps, sizes)
+        self.to_posterior = Head(widths[-1], nn.Conv3d(widths[-1], 2 * latent_channels, 1))
+        self.linear_encode = FromPixels(self.stride, latent_channels, (1, 1, 1))
         self.decoder = decoder_trunk(latent_channels, widths, decoder_blocks, steps, sizes)
-        self.to_patches = Head(widths[0], self.patches.channels)
-        self.linear_encode = nn.Conv3d(self.pixels.channels, latent_channels, 1)
-        self.linear_decode = nn.Conv3d(latent_channels, self.pixels.channels, 1)
+        self.to_pixels = Head(widths[0], ToPixels(widths[0], stem))
+        self.linear_decode = ToPixels(latent_channels, self.stride)
         self.register_buffer("shift", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
         self._start(noise)
@@ -95,13 +95,13 @@ class VideoVAE(nn.Module):
         """At birth: keep the coarsest Haar coefficients, with a small posterior."""
         if noise <= 0:
             raise ValueError(f"noise must be above 0, not {noise}; change vae.noise")
-        keep = torch.eye(self.latent_channels, self.pixels.channels)
+        keep = torch.eye(self.latent_channels, self.linear_encode.coefficients)
         with torch.no_grad():
-            self.linear_encode.weight.copy_(rearrange(keep, "c d -> c d 1 1 1"))
-            self.linear_decode.weight.copy_(rearrange(keep, "c d -> d c 1 1 1"))
-            for layer in (self.linear_encode, self.linear_decode):
-                torch.nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-            self.to_posterior.out.conv.bias[self.latent_channels :] = 2 * torch.tensor(noise).log()  # pyright: ignore
+            self.linear_encode.conv.conv.weight.copy_(rearrange(keep, "c d -> c d 1 1 1"))
+            self.linear_decode.map.weight.copy_(keep.T)
+            nn.init.zeros_(self.linear_encode.conv.conv.bias)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(self.linear_decode.map.bias)
+            self.to_posterior.out.bias[self.latent_channels :] = 2 * math.log(noise)  # pyright: ignore
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
@@ -117,8 +117,8 @@ class VideoVAE(nn.Module):
         """The posterior over raw latents."""
         self.latent_shape(*frames.shape[1:4])
         pixels = fill_first_group(from_uint8(frames).to(self.shift.dtype), self.stride[0])
-        mean, logvar = self.to_posterior(self.encoder(self.patches(pixels))).chunk(2, dim=1)
-        return Posterior(mean=mean + self.linear_encode(self.pixels(pixels)), logvar=logvar.clamp(*LOG_VARIANCE))
+        mean, logvar = self.to_posterior(self.encoder(pixels)).chunk(2, dim=1)
+        return Posterior(mean=mean + self.linear_encode(pixels), logvar=logvar.clamp(*LOG_VARIANCE))
 
     def whiten(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
         """Raw latents to mean 0 and standard deviation 1 in each channel, as measured by `whitening.measure`."""
@@ -134,7 +134,7 @@ class VideoVAE(nn.Module):
         if latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents have {latents.shape[1]} channels, this VAE has {self.latent_channels}; they are of another VAE")
         raw = latents * rearrange(self.scale, "c -> c 1 1 1") + rearrange(self.shift, "c -> c 1 1 1")
-        frames = self.patches.inverse(self.to_patches(self.decoder(raw))) + self.pixels.inverse(self.linear_decode(raw))
+        frames = self.to_pixels(self.decoder(raw)) + self.linear_decode(raw)
         return frames[:, :, self.stride[0] - 1 :]
 
     @torch.no_grad()
@@ -181,9 +181,9 @@ def check_levels(
 
 
 def encoder_trunk(
-    inputs: int, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
+    stem: Triple, widths: Sequence[int], blocks: Sequence[int], steps: Sequence[Triple], kernels: Sequence[Triple]
 ) -> nn.Sequential:
-    layers: list[nn.Module] = [CausalConv(inputs, widths[0], kernels[0])]
+    layers: list[nn.Module] = [FromPixels(stem, widths[0], kernels[0])]
     for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if level:
             layers.append(Down(widths[level - 1], width, steps[level - 1]))

@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from sora.vae.layers import Block, CausalConv, HaarPatches, Head, group, haar_blocks, haar_levels, triple, ungroup
+from sora.vae.layers import Block, CausalConv, FromPixels, Head, ToPixels, group, haar_blocks, haar_levels, triple, ungroup
+
+
+def haar(size):
+    """Pixels to Haar coefficients and back."""
+    forth, back = FromPixels(size, 3 * size[0] * size[1] * size[2], (1, 1, 1)), ToPixels(3 * size[0] * size[1] * size[2], size)
+    with torch.no_grad():
+        torch.nn.init.eye_(forth.conv.conv.weight[:, :, 0, 0, 0])
+        torch.nn.init.eye_(back.map.weight)
+        forth.conv.conv.bias.zero_()
+        back.map.bias.zero_()
+    return forth, back
+
 
 SIZES = [(1, 1, 1), (2, 4, 4), (4, 4, 4), (4, 8, 8), (1, 2, 8)]
 
@@ -15,10 +27,20 @@ def test_grouping_then_ungrouping_changes_nothing(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_haar_patches_are_invertible(size):
-    patches, x = HaarPatches(size), torch.randn(3, 3, 3 * size[0], 3 * size[1], 5 * size[2])
-    assert torch.allclose(patches.inverse(patches(x)), x, atol=2e-6)
-    assert patches(x).shape[1] == patches.channels
+def test_haar_coefficients_are_invertible(size):
+    forth, back = haar(size)
+    x = torch.randn(3, 3, 3 * size[0], 3 * size[1], 5 * size[2])
+    assert torch.allclose(back(forth(x)), x, atol=5e-6)
+    assert forth(x).shape[1] == forth.coefficients
+
+
+def test_folding_the_transform_into_the_weights_changes_no_result():
+    layer, x = FromPixels((2, 2, 4), 5, (2, 3, 3)), torch.randn(2, 3, 6, 8, 12)
+    coefficients = haar((2, 2, 4))[0](x)
+    assert torch.allclose(layer(x), layer.conv(coefficients), atol=1e-4)
+    head, y = ToPixels(5, (2, 2, 4)), torch.randn(2, 5, 3, 4, 3)
+    coefficients = torch.einsum("d i, b i t h w -> b d t h w", head.map.weight, y) + head.map.bias.view(-1, 1, 1, 1)
+    assert torch.allclose(head(y), haar((2, 2, 4))[1](coefficients), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
@@ -30,9 +52,9 @@ def test_the_haar_basis_is_orthonormal_and_starts_with_the_mean(length):
 
 
 def test_the_first_three_coefficients_are_the_mean_colour_and_the_rest_ignore_it():
-    patches = HaarPatches((2, 4, 4))
+    forth, _ = haar((2, 4, 4))
     colour = torch.tensor([0.3, -0.5, 0.9]).view(1, 3, 1, 1, 1)
-    coefficients = patches(colour.expand(1, 3, 2, 4, 4)).flatten()
+    coefficients = forth(colour.expand(1, 3, 2, 4, 4)).flatten()
     assert torch.allclose(coefficients[:3] * 0.4, colour.flatten(), atol=1e-6)
     assert coefficients[3:].abs().max() < 1e-5
 
@@ -45,7 +67,7 @@ def test_spreads_fall_by_half_for_each_finer_scale():
 
 def test_sizes_that_are_no_power_of_two_name_the_key():
     with pytest.raises(ValueError, match=r"not 3.*vae\.stem"):
-        HaarPatches((3, 4, 4))
+        FromPixels((3, 4, 4), 2, (1, 1, 1))
 
 
 @pytest.mark.parametrize("bad", [(1, 2), (1, 2, 0), "abc", 4, (1, 2, 3.5)])
@@ -76,4 +98,4 @@ def test_a_causal_convolution_is_the_sum_over_past_frames():
 def test_blocks_are_identities_and_heads_are_silent_at_birth():
     x = torch.randn(2, 6, 3, 4, 4)
     assert torch.equal(Block(6, (3, 3, 3))(x), x)
-    assert Head(6, 4)(x).abs().max() == 0
+    assert Head(6, torch.nn.Conv3d(6, 4, 1))(x).abs().max() == 0

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sora.vae.layers import HaarPatches
 from sora.vae.vae import Posterior, VideoVAE, from_uint8, to_uint8
+from tests.vae.test_layers import haar
 
 SETTINGS = {
     "toy": dict(latent_channels=3, stem=[2, 4, 4], widths=[8, 12], blocks=[1, 1], decoder_blocks=[1, 1], strides=[[2, 1, 1]],
@@ -99,7 +99,7 @@ def test_at_birth_the_vae_is_the_coarse_haar_code():
     vae = VideoVAE(**SETTINGS["one level"])
     frames = clips(2, 9, 16, 16)
     pixels = torch.cat([from_uint8(frames)[:, :, :1].expand(-1, -1, 3, -1, -1), from_uint8(frames)], dim=2)
-    assert torch.allclose(vae.encode(frames), HaarPatches((4, 4, 4))(pixels)[:, :4], atol=1e-5)
+    assert torch.allclose(vae.encode(frames), haar((4, 4, 4))[0](pixels)[:, :4], atol=1e-5)
     flat = torch.full((1, 5, 16, 16, 3), 77, dtype=torch.uint8)
     assert torch.equal(vae.decode(vae.encode(flat)), flat)  # three channels carry the mean colour, the rest are zero
 
