@@ -1,0 +1,1 @@
+"""Captions -> packed token states: encoders, their cache, and the choice and dropping of captions."""

@@ -1,0 +1,139 @@
+"""Encode a dataset's clips into latents and its captions into token states, so that training reads both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from sora.data.index import Index
+    from sora.vae.vae import VideoVAE
+
+EXAMPLES = (
+    "sora encode vae=outputs/vae data=data/world",
+    "sora encode vae=outputs/vae data=data/mine text=t5_xxl device=cuda",
+    "sora encode vae=outputs/vae data=data/mine text=byte batch=4",
+)
+
+
+def main(config: DictConfig) -> None:
+    from pathlib import Path
+
+    import torch
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from sora.configs.build import build
+    from sora.data.index import Index
+    from sora.text import cache
+    from sora.vae import artefact
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    source = Path(config.vae)
+    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    vae = artefact.load(source).to(_device(config.device))
+    index, encoder = Index.open(config.data), build(config.text)
+    captions = [caption.text for number in range(len(index)) for caption in index.captions(number)]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        clips = progress.add_task("encoding clips", total=len(index))
+        trimmed = encode_clips(
+            index,
+            vae,
+            artefact.artefact_hash(source),
+            batch=config.batch,
+            multiple=tuple(config.multiple),
+            report=lambda n: progress.advance(clips, n),
+        )
+        texts = progress.add_task("encoding captions", total=len({"", *captions}))
+        new = cache.extend(index.folder, encoder, captions, shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n))
+        progress.update(texts, completed=len({"", *captions}))
+    note = f", {trimmed} of them trimmed to fit" if trimmed else ""
+    print(f"{len(index)} clips{note} and {len(set(captions))} captions ({new} new) are encoded in {index.folder}")
+
+
+def encode_clips(
+    index: Index, vae: VideoVAE, vae_hash: str, *, batch: int, multiple: Sequence[int], report: Callable[[int], None] = lambda _: None
+) -> int:
+    """Write the latents of every clip that has none yet, shard by shard; how many clips had to be trimmed.
+
+    multiple: latent frames, rows and columns are multiples of it; more is cut off at the end and at the right and bottom edges.
+    """
+    from functools import partial
+
+    from sora.data import latents
+
+    settings = {"multiple": [int(size) for size in multiple]}
+    boxes = [_box(index, row, vae.stride, multiple) for row in range(len(index))]
+    shards = latents.shard_rows(index)
+    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch)
+    for number, rows in enumerate(shards):
+        if not latents.finished(index, rows, number=number, vae_hash=vae_hash, settings=settings):
+            latents.write_shard(index, rows, encode, number=number, vae_hash=vae_hash, settings=settings)
+        report(len(rows))
+    trimmed = sum(box != (int(index.frames[row]), int(index.heights[row]), int(index.widths[row])) for row, box in enumerate(boxes))
+    about: dict[str, Any] = {
+        "stride": list(vae.stride),
+        "channels": vae.latent_channels,
+        "clips": len(index),
+        "trimmed": trimmed,
+        **settings,
+    }
+    latents.finish(index, shards=len(shards), vae_hash=vae_hash, about=about)
+    return trimmed
+
+
+def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, int]:
+    """Frames, height and width of the largest part of a clip that the VAE and the patches take."""
+    time = ((int(index.frames[row]) - 1) // stride[0] + 1) // multiple[0] * multiple[0]
+    height, width = (
+        int(size) // (stride[axis] * multiple[axis]) * stride[axis] * multiple[axis]
+        for axis, size in ((1, index.heights[row]), (2, index.widths[row]))
+    )
+    if min(time, height, width) < 1:
+        had = f"{index.frames[row]}x{index.heights[row]}x{index.widths[row]}"
+        raise ValueError(
+            f"clip {index.keys[row]} of {had} (frames, height, width) is smaller than one patch of {list(multiple)} latents"
+            f" of stride {list(stride)}; prepare larger clips or lower encode.multiple"
+        )
+    return 1 + (time - 1) * stride[0], height, width
+
+
+def _encoded(index: Index, rows: Sequence[int], *, boxes: Sequence[tuple[int, int, int]], vae: VideoVAE, batch: int) -> Iterator[Tensor]:
+    """Latents of the rows in their order; neighbours of one shape are encoded together."""
+    from itertools import groupby
+
+    import torch
+
+    from sora.data.loading import read_clip
+
+    for (frames, height, width), group in groupby(rows, key=lambda row: boxes[row]):
+        same = list(group)
+        for start in range(0, len(same), batch):
+            clips = [torch.from_numpy(read_clip(index, row)[:frames, :height, :width]) for row in same[start : start + batch]]
+            with torch.inference_mode():
+                yield from vae.encode(torch.stack(clips).to(vae.shift.device)).float().cpu()
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device={name} cannot be had here; choose device=cpu or device=auto")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("encode"))

@@ -1,0 +1,29 @@
+"""Caption states end to end on one axis, a segment for each clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sora.tokens import Segments, TextTokens
+
+
+def pack_text(states: Sequence[Float[Tensor, "_ D"]], *, budget: int | None, max_clips: int) -> TextTokens:
+    """The captions of a pack's clips in packed order, empty segments up to `max_clips`, and the padding's segment.
+
+    budget: M, how many tokens the pack holds; None for as many as there are, when shapes need not be the same in every step.
+    """
+    lengths = [len(state) for state in states]
+    total = sum(lengths)
+    if not states or len(states) > max_clips or (budget is not None and total > budget):
+        raise ValueError(
+            f"{len(states)} captions of {total} tokens do not fit the budget of 1 to {max_clips} clips and {budget} text tokens;"
+            " raise data.text_budget (null: no limit) or plan.max_clips, or shorten captions by text.max_tokens"
+        )
+    rest = 0 if budget is None else budget - total
+    segments = Segments.of([*lengths, *[0] * (max_clips - len(lengths)), rest])
+    return TextTokens(states=pad(torch.cat(list(states)), (0, 0, 0, rest)), segments=segments)
