@@ -45,7 +45,7 @@ class VideoDistribution(Metric):
         self.update_features(self.extractor(self._checked(videos)), real)
 
     def update_features(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        """For features that were extracted before."""
+        """For features that were extracted before. If all come this way, keys say `@mixed`: clips of several lengths and sizes, alike in both sets."""
         if features.ndim != 2 or features.shape[1] != self.extractor.dimension:
             raise ValueError(f"features of shape {tuple(features.shape)}; {self.extractor.name} gives {self.extractor.dimension} a clip")
         if real:
@@ -56,8 +56,7 @@ class VideoDistribution(Metric):
     def compute(self) -> dict[str, float]:
         real, fake = self.real_features, self.fake_features
         check_features(real, fake)
-        frames = "" if self.shape is None else f"@{self.shape[0]}f"
-        key = f"{self.extractor.name}{frames}"
+        key = f"{self.extractor.name}@{'mixed' if self.shape is None else f'{self.shape[0]}f'}"
         distance, floor = frechet_distance(real, fake), frechet_floor(real, len(real), len(fake))
         found = {
             f"frechet/{key}": distance,
