@@ -359,7 +359,7 @@ def shape_of(target: Target) -> dict[str, int]:
 
 
 def finish(output: Path, scores: dict[str, Any], protocol: dict[str, Any], rows: list[dict[str, Any]], clips: list[str]) -> dict[str, Any]:
-    """Write `scores.json`: figures, what they depend on with its hash, and a row for each clip. Scores compare if the protocol's hash is one."""
+    """Write `scores.json`: figures, a row for each clip, and the protocol; scores of one protocol hash may be compared."""
     from sora import storage
 
     comparable = {key: value for key, value in protocol.items() if key not in ("code", "checkpoint", "vae")}

@@ -45,7 +45,10 @@ class VideoDistribution(Metric):
         self.update_features(self.extractor(self._checked(videos)), real)
 
     def update_features(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        """For features that were extracted before. If all come this way, keys say `@mixed`: clips of several lengths and sizes, alike in both sets."""
+        """For features that were extracted before.
+
+        If all come this way, keys say `@mixed`: clips of several lengths and sizes, the same mixture in both sets.
+        """
         if features.ndim != 2 or features.shape[1] != self.extractor.dimension:
             raise ValueError(f"features of shape {tuple(features.shape)}; {self.extractor.name} gives {self.extractor.dimension} a clip")
         if real:
