@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ def score_adherence(targets: Sequence[Target], clips: Sequence[Any], rows: list[
     from sora.metrics.observation import observe
 
     metric = PromptAdherence(palette=PALETTE)
+    # Verdicts are counted as they are made, which torchmetrics takes for a metric without updates.
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric PromptAdherence", category=UserWarning)
     asked: Counter[str] = Counter()
     for target, clip, row in zip(targets, clips, rows, strict=True):
         verdicts = agreement(observe(clip.numpy(), target.fps, PALETTE), target.facts)
@@ -184,13 +187,13 @@ def score_distribution(
     rows = []
     for shape in shapes:
         if real[shape]:
-            whole.update_features(torch.cat(real[shape]), real=True)
-            whole.update_features(torch.cat(fake[shape]), real=False)
+            whole.update(torch.cat(real[shape]), real=True)
+            whole.update(torch.cat(fake[shape]), real=False)
         if len(shapes) > 1 and len(real[shape]) >= 8 and len(fake[shape]) >= 8:
             one = VideoDistribution(extractor=extractor, seed=config.seed)
             one.shape = shape
-            one.update_features(torch.cat(real[shape]), real=True)
-            one.update_features(torch.cat(fake[shape]), real=False)
+            one.update(torch.cat(real[shape]), real=True)
+            one.update(torch.cat(fake[shape]), real=False)
             rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
     if len(shapes) == 1:
         whole.shape = shapes[0]
@@ -289,6 +292,12 @@ def evaluate_vae(config: DictConfig) -> dict[str, Any]:
         "code": code_version(),
     }
     return finish(output, {"kind": "vae", "figures": figures, "n": len(rows), "floor": {}}, protocol, rows, paths)
+
+
+def vae_home(folder: Path) -> Path:
+    """Where scores of a VAE go: into its run, whether the run or the artefact within was named; never into the artefact."""
+    run = folder if (folder / "run.json").is_file() else folder.parent
+    return run / "evaluation"
 
 
 def reconstruct(vae: Any, index: Index, config: DictConfig, *, folder: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
