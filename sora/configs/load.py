@@ -75,7 +75,9 @@ def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True) -
     identity = artefact.artefact_hash(run.vae)
     for name, value in (("vae", identity), ("text", encoder.fingerprint)):
         if info["depends"].get(name) not in (None, value):
-            raise ValueError(f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back")
+            raise ValueError(
+                f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back"
+            )
     channels = patchifier.channels(vae.latent_channels)
     dit = build(config["dit"], patch_channels=channels, text_width=encoder.width)
     objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))

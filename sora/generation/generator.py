@@ -22,7 +22,8 @@ from sora.diffusion.samplers import Predict, Sampler, uniform_levels
 from sora.diffusion.shift import Shift
 from sora.draws import normal
 from sora.patches import Patchifier, frame_times, pack, patch_times, unpack
-from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
+from sora.text.packing import pack_text
+from sora.tokens import Grid, NoiseLevels, PackedTokens, TextTokens
 from sora.vae.vae import VideoVAE
 
 Progress = Callable[[int, int], None]
@@ -104,10 +105,14 @@ class Generator:
         planned = [self.plan(request) for request in requests]
         packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
         total = len(packs) * self.recipe.steps
+        states = self.encode([request.prompt for request in requests])
+        empty = self.encode([""])[0]
         found: dict[int, Tensor] = {}
         for number, members in enumerate(packs):
             report = partial(_report, progress, before=number * self.recipe.steps, total=total)
-            clips = self._denoise([planned[i] for i in members], [requests[i].prompt for i in members], report)
+            captions = self._packed([states[member] for member in members])
+            nothing = self._packed([empty] * len(members))
+            clips = self._denoise([planned[member] for member in members], captions, nothing, report)
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
@@ -149,7 +154,7 @@ class Generator:
         latents = self.vae.encode(given[None].to(self.device))[0]
         return self.patchifier.patchify(latents).cpu()
 
-    def _denoise(self, clips: Sequence[Planned], prompts: Sequence[str], report: Callable[[int], None]) -> list[Tensor]:
+    def _denoise(self, clips: Sequence[Planned], captions: TextTokens, nothing: TextTokens, report: Callable[[int], None]) -> list[Tensor]:
         grids = [clip.grid for clip in clips]
         total = sum(grid.tokens for grid in grids)
         tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
@@ -159,11 +164,8 @@ class Generator:
         tokens = tokens.to(self.device)
         first = path_start(self.path, levels[0], tokens.patches, conditions.to(self.device))
         owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([grid.tokens for grid in grids])).to(self.device)
-        # The empty caption goes in once per clip: states are few, and every clip is treated alike.
         evaluate = partial(self._velocity, tokens=tokens, index=index.to(self.device), size=table.shape[1], moving=levels[0] > 0)
-        guided = self.recipe.guidance(
-            partial(evaluate, text=self._states(list(prompts))), partial(evaluate, text=self._states([""] * len(clips))), clips=owner
-        )
+        guided = self.recipe.guidance(partial(evaluate, text=captions), partial(evaluate, text=nothing), clips=owner)
         tops = table.amax(1).tolist()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -195,10 +197,8 @@ class Generator:
         # Given tokens stand still; where instead of times, since some predictions are singular at level 0.
         return torch.where(like(moving, result), result, torch.zeros_like(result))
 
-    def _states(self, captions: list[str]) -> TextTokens:
-        states = self.encode(captions)
-        packed = TextTokens(states=torch.cat(states), segments=Segments.of([*(len(state) for state in states), 0]))
-        return self.text(packed.to(self.device))
+    def _packed(self, states: Sequence[Tensor]) -> TextTokens:
+        return self.text(pack_text(states, budget=None, max_clips=len(states)).to(self.device))
 
 
 def _report(progress: Progress | None, done: int, *, before: int, total: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +22,8 @@ class VideoDistribution(Metric):
     difference), `split` (between halves of the real set), and `kvd/...`.
     """
 
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
@@ -33,31 +37,33 @@ class VideoDistribution(Metric):
         self.reset_real_features = reset_real_features
         self.shape: tuple[int, ...] | None = None
         for name in ("real_features", "fake_features"):
-            # A 2-D empty tensor and "cat": ranks may have made different numbers of updates, or none.
-            self.add_state(name, default=torch.zeros(0, extractor.dimension), dist_reduce_fx="cat")
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
     @property
     def extractor(self) -> VideoFeatures:
         return self._held[0]
 
     def update(self, videos: Tensor, real: bool) -> None:
-        """videos: uint8 (B, T, H, W, 3)."""
-        self.update_features(self.extractor(self._checked(videos)), real)
+        """videos: uint8 (B, T, H, W, 3), or their features (B, D) where those were extracted before.
 
-    def update_features(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        """For features that were extracted before."""
-        if features.ndim != 2 or features.shape[1] != self.extractor.dimension:
+        If only features come, keys say `@mixed`: clips of several lengths and sizes, the same mixture in both sets.
+        """
+        features = videos if videos.ndim == 2 else self.extractor(self._checked(videos))
+        if features.shape[1] != self.extractor.dimension:
             raise ValueError(f"features of shape {tuple(features.shape)}; {self.extractor.name} gives {self.extractor.dimension} a clip")
-        if real:
-            self.real_features = torch.cat([self.real_features, features.to(self.real_features)])
-        else:
-            self.fake_features = torch.cat([self.fake_features, features.to(self.fake_features)])
+        (self.real_features if real else self.fake_features).append(features)
+
+    def features(self, real: bool) -> Float[Tensor, "n d"]:
+        """All features of one set so far."""
+        state = self.real_features if real else self.fake_features
+        if isinstance(state, Tensor):  # after ranks were brought together
+            return state
+        return torch.cat([torch.zeros(0, self.extractor.dimension, device=self.device), *state])
 
     def compute(self) -> dict[str, float]:
-        real, fake = self.real_features, self.fake_features
+        real, fake = self.features(True), self.features(False)
         check_features(real, fake)
-        frames = "" if self.shape is None else f"@{self.shape[0]}f"
-        key = f"{self.extractor.name}{frames}"
+        key = f"{self.extractor.name}@{'mixed' if self.shape is None else f'{self.shape[0]}f'}"
         distance, floor = frechet_distance(real, fake), frechet_floor(real, len(real), len(fake))
         found = {
             f"frechet/{key}": distance,
@@ -80,6 +86,13 @@ class VideoDistribution(Metric):
             self.shape = None
         else:
             self.real_features = kept
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        # A rank without updates must bring (0, D): torchmetrics would send a tensor of one axis and the ranks would hang or abort.
+        for name in ("real_features", "fake_features"):
+            if not getattr(self, name):
+                setattr(self, name, [torch.zeros(0, self.extractor.dimension, device=self.device)])
+        super()._sync_dist(*args, **kwargs)
 
     def _checked(self, videos: Tensor) -> Tensor:
         if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[-1] != 3:

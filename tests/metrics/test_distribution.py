@@ -74,7 +74,7 @@ def test_the_real_set_can_be_kept_and_the_extractor_is_no_state():
     metric.update(REAL[:10], real=True)
     metric.update(OTHER[:10], real=False)
     metric.reset()
-    assert len(metric.real_features) == 10 and len(metric.fake_features) == 0
+    assert len(metric.features(True)) == 10 and len(metric.features(False)) == 0
     assert not metric.state_dict() and not list(metric.parameters())
 
 
@@ -87,3 +87,46 @@ def test_mixed_or_wrong_videos_are_refused():
         metric.update(OTHER[:4].float(), real=False)
     with pytest.raises(ValueError, match="at least 2 clips"):
         metric.compute()
+
+
+def test_features_given_later_count_and_no_old_result_is_kept():
+    metric = VideoDistribution(extractor=NET)
+    metric.update(NET(REAL[:20]), real=True)
+    metric.update(NET(OTHER[:10]), real=False)
+    first = metric.compute()
+    metric.update(NET(OTHER[10:20]), real=False)
+    assert metric.compute()["n_fake/rand3d-v1@mixed"] == 20 and metric.compute() != first
+
+
+def _rank(rank, port, queue):
+    """Rank 0 makes two updates, rank 1 makes one real update and none of generated clips."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    metric = VideoDistribution(extractor=NET)
+    if rank == 0:
+        metric.update(REAL[:7], real=True)
+        metric.update(OTHER[:9], real=False)
+    else:
+        metric.update(REAL[7:10], real=True)
+    queue.put(metric.compute())
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_with_uneven_updates_or_none_agree_with_one_process():
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    ranks = [context.Process(target=_rank, args=(rank, port, queue), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+        assert rank.exitcode == 0
+    alone = VideoDistribution(extractor=NET)
+    alone.update(REAL[:10], real=True)
+    alone.update(OTHER[:9], real=False)
+    for _ in range(2):
+        assert queue.get() == pytest.approx(alone.compute(), rel=1e-9)
