@@ -102,16 +102,16 @@ def settle(config: DictConfig) -> tuple[DictConfig, Path, bool]:
 
 
 def said(config: DictConfig) -> dict[str, Any]:
-    """What a composed configuration says differently from that of a command line without values."""
-    from omegaconf import OmegaConf
+    """What a composed configuration says differently from that of a command line that only names the task."""
+    from omegaconf import MISSING, OmegaConf
 
     from sora.configs.check import flatten
     from sora.configs.compose import compose
 
-    plain = flatten(compose("train", []).config)
+    plain = flatten(compose("train", [f"task={config.kind}"]).config)
     differing = OmegaConf.create({})
     for key, value in flatten(config).items():
-        if key not in plain or plain[key] != value:
+        if value != MISSING and (key not in plain or plain[key] != value):
             OmegaConf.update(differing, key, value)
     return OmegaConf.to_container(differing)  # pyright: ignore[reportReturnType]
 
