@@ -36,8 +36,8 @@ FREE = (
     "trainer.threads",
     "data.cache_mb",
     "data.max_bad_share",
-    "vae",  # its path: that it is the same VAE is seen from its hash
 )
+FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ def main(config: DictConfig) -> int:
     from sora.training.run import owned
     from sora.training.signals import StopFlag
 
-    config, folder, going_on = settle(config)
+    config, folder, changed = settle(config)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
-        run, state = enter(config, folder, going_on=going_on, job=job)
+        run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
+            record(config, run, state, changed)
             module = train(config, run, state, job=job, flag=flag)
             if flag and module.counters.step < config.steps:
                 print(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
@@ -76,58 +77,58 @@ def main(config: DictConfig) -> int:
 # ---- which run, and with what configuration
 
 
-def settle(config: DictConfig) -> tuple[DictConfig, Path, bool]:
-    """The configuration to train with, the run's folder, and whether the run is there already.
+def settle(config: DictConfig) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
+    """The configuration to train with, the run's folder, and what has changed since it began: None if it has yet to begin.
 
     With `resume=RUN` it is the stored one, with what this command line says differently from the defaults on top; what may not change is
     refused by name.
     """
     from omegaconf import OmegaConf
 
-    from sora.training.run import open_run
+    from sora.training.run import changes, open_run, refuse_changes
 
     output = Path(config.output or f"outputs/{config.kind}")
     if config.resume is None:
-        return config, output, False
+        return config, output, None
     if config.resume == "auto":
         if not (output / "run.json").exists():
-            return config, output, False
+            return config, output, None
         asked = config
         run = open_run(output)
     else:
         run = open_run(Path(config.resume))
         asked = OmegaConf.merge(OmegaConf.create(run.config), said(config))
-    refuse(run, asked, allowed=tuple(config.resume_allow))
-    return asked, run.folder, True  # pyright: ignore[reportReturnType]
+    now = OmegaConf.to_container(asked, resolve=False)
+    found = changes(run.config, now, free=FREE_OF[asked.kind])  # pyright: ignore[reportArgumentType]
+    return asked, run.folder, refuse_changes(found, allowed=tuple(config.resume_allow))  # pyright: ignore[reportReturnType]
 
 
 def said(config: DictConfig) -> dict[str, Any]:
-    """What a composed configuration says differently from that of a command line without values."""
-    from omegaconf import OmegaConf
+    """What a composed configuration says differently from that of a command line that only names the task."""
+    from omegaconf import MISSING, OmegaConf
 
     from sora.configs.check import flatten
     from sora.configs.compose import compose
 
-    plain = flatten(compose("train", []).config)
+    plain = flatten(compose("train", [f"task={config.kind}"]).config)
     differing = OmegaConf.create({})
     for key, value in flatten(config).items():
-        if key not in plain or plain[key] != value:
+        if value != MISSING and (key not in plain or plain[key] != value):
             OmegaConf.update(differing, key, value)
     return OmegaConf.to_container(differing)  # pyright: ignore[reportReturnType]
 
 
-def refuse(run: Run, asked: Any, *, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError for keys that a resume may not change; record those that it was told it may, and keep the new configuration."""
+def record(config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None) -> None:
+    """Note a resume, and keep the configuration that it goes on with."""
     from omegaconf import OmegaConf
 
     from sora import storage
-    from sora.training.run import changes, refuse_changes
 
-    now = OmegaConf.to_container(asked, resolve=False)
-    made = refuse_changes(changes(run.config, now, free=FREE), allowed=allowed)  # pyright: ignore[reportArgumentType]
-    if made:
-        run.event("changed", keys={key: [str(before), str(after)] for key, (before, after) in made.items()})
-    storage.write_text(run.config_file, OmegaConf.to_yaml(asked, resolve=False))
+    if changed is None or not first_rank():
+        return
+    told = {key: [str(before), str(after)] for key, (before, after) in changed.items()}
+    run.event("resumed", step=state.step if state else 0, changed=told)
+    storage.write_text(run.config_file, OmegaConf.to_yaml(config, resolve=False))
 
 
 def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
@@ -136,6 +137,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 
     from sora.training import checkpoint
     from sora.training.run import create, open_run
+    from sora.training.state import refuse_other
 
     if not going_on:
         if first_rank():
@@ -151,8 +153,10 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
     newest = run.newest()
-    state = None if newest is None else checkpoint.load(newest)
-    run.event("resumed", step=state.step if state else 0)
+    if newest is None:
+        return run, None
+    state = checkpoint.load(newest)
+    refuse_other(job.task, state, source=newest)
     return run, state
 
 

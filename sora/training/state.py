@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sora.training import checkpoint, ranks, rng
@@ -111,17 +111,27 @@ def _fill_optimizers(module: TrainingModule, saved: Mapping[str, Tensor], *, sou
         owners[value].state[value][key] = _placed(item, value)
 
 
-def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
+def refuse_other(task: nn.Module, state: TrainingState, *, source: Path) -> None:
+    """Raise ValueError, naming the first tensor that does not fit, if a checkpoint is of another model than `task`."""
+    _compare(task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
+
+
+def _compare(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
     if differing := sorted(set(target) ^ set(saved)):
         name = differing[0]
         where = "the checkpoint has it, this model does not" if name in saved else "this model has it, the checkpoint does not"
         raise ValueError(f"{source} is of another model: {len(differing)} tensors differ, first {name} ({where})")
-    with torch.no_grad():
-        for name, value in target.items():
-            if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
-                came, fits = f"{tuple(saved[name].shape)} {saved[name].dtype}", f"{tuple(value.shape)} {value.dtype}"
-                raise ValueError(f"{source} is of another model: {name} is {came} in it but {fits} here")
-            value.copy_(_placed(saved[name], value))
+    for name, value in target.items():
+        if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
+            came, fits = f"{tuple(saved[name].shape)} {saved[name].dtype}", f"{tuple(value.shape)} {value.dtype}"
+            raise ValueError(f"{source} is of another model: {name} is {came} in it but {fits} here")
+
+
+@torch.no_grad()
+def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
+    _compare(target, saved, source=source)
+    for name, value in target.items():
+        value.copy_(_placed(saved[name], value))
 
 
 def _placed(item: Tensor, like: Tensor) -> Tensor:

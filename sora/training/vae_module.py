@@ -29,11 +29,15 @@ class Frames(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
+    """The VAE's terms by name, with their weighted sum as "total"; each is a mean over the batch."""
+
     def __call__(self, vae: VideoVAE, frames: Tensor, noise: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class PreparedFrames:
+    """Frames and the posterior's noise, on the device."""
+
     frames: UInt8[Tensor, "B T H W 3"]
     noise: Float[Tensor, "B C t h w"]
     sample_ids: tuple[int, ...]

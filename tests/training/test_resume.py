@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sora import storage
 from sora.training import checkpoint
 from sora.training.metrics import read
 from tests.training.stand_ins import ADAMW, MUON, Steps, fit
@@ -24,13 +25,16 @@ def lines(folder: Path) -> list[dict]:
 
 
 def final(folder: Path) -> dict[str, str]:
-    """The hashes of every tensor file of the last checkpoint, random states among them."""
+    """The hashes of every tensor file of the last checkpoint, and of torch's and numpy's random states."""
     path = checkpoint.newest(folder / "checkpoints")
     state = checkpoint.load(path)
     assert state.step == TOTAL
-    from sora import storage
-
-    return {file.name: storage.file_hash(file) for file in path.iterdir() if file.suffix == ".safetensors"}
+    hashes = {file.name: storage.file_hash(file) for file in path.iterdir() if file.suffix == ".safetensors"}
+    # python's own state is drawn from by the checker of annotations that tests run under; it has a test of its own
+    hashes.pop("rng.safetensors")
+    random = {name: value for name, value in state.tensors["rng"].items() if "python" not in name}
+    assert len(random) >= 3
+    return hashes | {name: storage.text_hash(str(value.tolist())) for name, value in random.items()}
 
 
 def resume(folder: Path, **settings) -> None:

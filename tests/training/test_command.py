@@ -1,0 +1,152 @@
+"""`sora train` itself: a VAE run on a tiny world, cut, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from sora import storage
+from sora.training import checkpoint
+from sora.training.metrics import read
+from tests.training.test_resume import TIMINGS
+
+cli = pytest.importorskip("sora.cli")
+artefact = pytest.importorskip("sora.vae.artefact")
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("train") / "world"
+    settings = ["source=world", f"output={folder}", "count=12", "workers=0", "source.world.sizes=[[32,32]]", "source.world.seconds=[1.5]"]
+    assert cli.run("prepare", settings) == 0
+    return folder
+
+
+def words(world: Path, *more: str) -> list[str]:
+    plan = ["plan.shapes=[[9,32,32],[1,32,32]]", "plan.batch=2"]
+    return ["experiment=toy_vae", f"data.folders=[{world}]", f"steps={STEPS}", "log_every=1", "checkpoint.every=3", "trainer.threads=1", *plan, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(world) -> Path:
+    folder = world.parent / "whole"
+    assert cli.run("train", words(world, f"output={folder}")) == 0
+    return folder
+
+
+def lines(folder: Path) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in read(folder / "metrics.jsonl")]
+
+
+def cut(world: Path, folder: Path, monkeypatch, *more: str) -> int:
+    """Train, with a SIGTERM in the middle of step 4."""
+    from sora.vae.losses import VaeObjective
+
+    plain, calls = VaeObjective.__call__, []
+
+    def signalling(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VaeObjective, "__call__", signalling)
+        return cli.run("train", words(world, f"output={folder}", *more))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_real_run_that_is_stopped_and_resumed_is_bit_identical_down_to_its_artefact(world, whole, tmp_path, monkeypatch, workers):
+    folder = tmp_path / "cut"
+    assert cut(world, folder, monkeypatch, f"workers={workers}") == 128 + signal.SIGTERM
+    assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == 4
+    assert not (folder / "vae").exists()
+    assert cli.run("train", words(world, f"output={folder}", "resume=auto", f"workers={2 - workers}")) == 0
+    assert lines(folder) == lines(whole)
+    assert artefact.artefact_hash(folder / "vae") == artefact.artefact_hash(whole / "vae")
+    ends = [checkpoint.folder_of(run / "checkpoints", STEPS) for run in (folder, whole)]
+    for name in ("model", "ema", "optimizer"):
+        assert storage.file_hash(ends[0] / f"{name}.safetensors") == storage.file_hash(ends[1] / f"{name}.safetensors")
+
+
+def test_the_artefact_holds_the_averaged_weights_and_a_whitening(whole):
+    vae = artefact.load(whole / "vae")
+    state = checkpoint.load(checkpoint.newest(whole / "checkpoints"))
+    weights = vae.state_dict()
+    averaged = {name.removeprefix("vae."): value for name, value in state.tensors["ema"].items()}
+    assert averaged
+    assert all((weights[name] == value).all() for name, value in averaged.items())
+    assert not (weights["scale"] == 1).all()
+
+
+def test_a_run_is_not_trained_over_and_resuming_a_complete_one_does_nothing(world, whole, capsys):
+    before = {path: path.read_bytes() for path in whole.rglob("*.safetensors")}
+    assert cli.run("train", words(world, f"output={whole}")) == 2
+    assert f"continue it with resume={whole}" in capsys.readouterr().err
+    assert cli.run("train", words(world, f"output={whole}", "resume=auto")) == 0
+    assert {path: path.read_bytes() for path in whole.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "steps=9",
+        "clip=2.0",
+        "log_every=2",
+        "optimizer.lr=1.0e-4",
+        "optimizer.weight_decay=0.5",
+        "schedule.warmup=7",
+        "ema.rate.decay=0.5",
+        "vae.latent_channels=6",
+        "objective.kl=1.0e-3",
+        "plan.batch=4",
+        "plan.shapes=[[9,32,32]]",
+        "data.split=heldout",
+        "trainer.precision=bf16-mixed",
+        "trainer.deterministic=false",
+        "whitening_steps=5",
+        "ema=none",
+    ],
+)
+def test_a_key_that_makes_it_another_run_is_refused_by_name(world, whole, change, capsys):
+    before = (whole / "config.yaml").read_bytes()
+    assert cli.run("train", [*words(world, f"output={whole}", "resume=auto"), change]) == 2
+    key = {"ema=none": "ema.rate"}.get(change, change.split("=")[0])
+    told = capsys.readouterr().err
+    assert f"  {key}" in told and "resume_allow=[" in told
+    assert (whole / "config.yaml").read_bytes() == before
+
+
+def test_a_flipped_byte_is_passed_over_by_name_and_a_run_with_none_whole_does_not_start_again(world, whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "vae")
+    for path in folder.glob("checkpoints/*/model.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    assert cli.run("train", words(world, f"output={folder}", "resume=auto")) == 2
+    told = capsys.readouterr().err
+    assert "is whole" in told and "model.safetensors is damaged" in told
+
+
+def test_other_data_is_refused(world, whole, tmp_path, capsys):
+    other = tmp_path / "other"
+    settings = ["source=world", f"output={other}", "count=9", "workers=0", "source.world.sizes=[[32,32]]", "source.world.seconds=[1.5]"]
+    assert cli.run("prepare", settings) == 0
+    assert cli.run("train", [*words(other, f"output={whole}", "resume=auto"), "resume_allow=[data.folders]"]) == 2
+    assert "data is not what" in capsys.readouterr().err
+
+
+def test_the_run_says_what_it_is(whole, world):
+    info = json.loads((whole / "run.json").read_text())
+    assert info["kind"] == "vae"
+    assert len(info["depends"]["data"]) == 64
+    assert info["code"]["sora"]

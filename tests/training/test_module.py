@@ -1,0 +1,133 @@
+"""The training step: what it divides by, what it refuses, what it leaves alone."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from sora.training import checkpoint, optimizers
+from sora.training.metrics import read
+from tests.training.stand_ins import ADAMW, Pack, Steps, ToyTask, fit
+
+SGD_LIKE = partial(optimizers.adamw, lr=1e-3, betas=(0.0, 0.0), eps=1.0, weight_decay=0.0)
+
+
+class Given(Dataset):
+    def __init__(self, packs: list[Pack]) -> None:
+        self.packs = packs
+
+    def __getitem__(self, step: int) -> list[Pack]:
+        return self.packs
+
+
+class Plain(ToyTask):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        self.eval()
+
+    def train(self, mode: bool = True):
+        return super().train(False)  # no dropout
+
+
+def states(folder, step):
+    return checkpoint.load(checkpoint.folder_of(folder / "checkpoints", step))
+
+
+def equal(first, second, files=("model", "ema", "optimizer")) -> bool:
+    return all(torch.equal(first.tensors[file][name], second.tensors[file][name]) for file in files for name in first.tensors[file])
+
+
+def test_how_clips_are_packed_does_not_change_the_step(tmp_path, monkeypatch):
+    """The loss is divided by the step's count, not by each pack's: unequal packs weigh what they hold."""
+    monkeypatch.setattr("tests.training.stand_ins.ToyTask", Plain)
+    inputs = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    cuts = {"one": [9], "even": [3, 3, 3], "ragged": [1, 6, 2]}
+    found = {}
+    for name, sizes in cuts.items():
+        packs = [Pack(part, tuple(range(len(part)))) for part in inputs.split(sizes)]
+        fit(tmp_path / name, until=4, total=4, every=1, dataset=Given(packs), optimizer=SGD_LIKE)
+        found[name] = (states(tmp_path / name, 4).tensors["model"], read(tmp_path / name / "metrics.jsonl"))
+    for name in ("even", "ragged"):
+        for key, value in found["one"][0].items():
+            torch.testing.assert_close(found[name][0][key], value, rtol=1e-5, atol=1e-7)
+        for first, second in zip(found["one"][1], found[name][1], strict=True):
+            assert second["loss"] == pytest.approx(first["loss"], rel=1e-6)
+            assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e18], ids=["nan", "inf", "gradient only"])
+def test_a_step_that_is_not_finite_leaves_everything_as_it_was_and_names_the_samples(tmp_path, value):
+    folder = tmp_path / "run"
+    fit(folder, until=8, total=8, every=1, keep=8, dataset=Steps(poison={5: value}))
+    before, after = states(folder, 5), states(folder, 6)
+    assert equal(before, after)
+    assert not equal(after, states(folder, 7))
+    assert (after.facts["counters"]["skipped"], after.samples) == (1, before.samples)
+    (event,) = [row for row in read(folder / "events.jsonl") if row["event"] == "skipped"]
+    assert event["step"] == 6
+    packs = Steps()[5]
+    everyone = [sample for pack in packs for sample in pack.sample_ids]
+    # a finite loss with gradients that overflow cannot be traced to one sample
+    assert event["sample_ids"] == (everyone if value == 1e18 else [packs[-1].sample_ids[-1]])
+    assert [row["skipped"] for row in read(folder / "metrics.jsonl")] == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert read(folder / "metrics.jsonl")[5]["loss"] is None
+
+
+def test_many_bad_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path):
+    folder = tmp_path / "run"
+    poison = dict.fromkeys(range(6, 20), float("nan"))
+    with pytest.raises(ValueError, match="5 steps in a row up to step 11"):
+        fit(folder, until=20, total=20, every=6, dataset=Steps(poison=poison))
+    assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == 6
+    assert len([row for row in read(folder / "events.jsonl") if row["event"] == "skipped"]) == 5
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(tmp_path):
+    poison = {step: float("nan") for step in range(24) if step % 5}
+    module = fit(tmp_path / "run", until=24, total=24, dataset=Steps(poison=poison))
+    assert (module.counters.skipped, module.counters.updates) == (19, 5)
+
+
+def test_gradients_are_clipped_to_the_norm_of_all_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.training.stand_ins.ToyTask", Plain)
+    big = Pack(torch.full((2, 6), 50.0), (0, 1))
+    seen = []
+    stepped = torch.optim.AdamW.step
+
+    def spy(self, *args):
+        gradients = [value.grad for group in self.param_groups for value in group["params"]]
+        seen.append(torch.nn.utils.get_total_norm(gradients).item())
+        return stepped(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    fit(tmp_path / "run", until=1, total=1, dataset=Given([big]), optimizer=ADAMW)
+    assert read(tmp_path / "run" / "metrics.jsonl")[0]["grad_norm"] > 10
+    assert seen == [pytest.approx(1.0, rel=1e-5)]
+
+
+def test_the_disk_is_full_for_a_while_and_training_goes_on(tmp_path, monkeypatch):
+    from tests.training.faults import full
+
+    real, calls = checkpoint.write_tensors, []
+
+    def flaky(path, tensors):
+        calls.append(path)
+        return full() if len(calls) == 1 else real(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", flaky)
+    folder = tmp_path / "run"
+    fit(folder, until=9, total=9, every=3)
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(folder / "checkpoints")] == [6, 9]
+    (event,) = [row for row in read(folder / "events.jsonl") if row["event"] == "save failed"]
+    assert (event["step"], event["reason"]) == (3, "the disk is full")
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    from tests.training.faults import full
+
+    monkeypatch.setattr(checkpoint, "write_tensors", lambda path, tensors: full())
+    with pytest.raises(ValueError, match="the disk is full.*make room and continue with resume="):
+        fit(tmp_path / "run", until=2, total=2)

@@ -1,0 +1,128 @@
+"""The run folder: made once, owned by one process, never silently another run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sora.training.metrics import MetricsLog, read
+from sora.training.run import changes, create, open_run, owned, refuse_changes
+from tests.training.faults import Countdown, die, in_child, injected
+
+STORED = {
+    "seed": 0,
+    "dit": {"width": 64, "rope": {"axes": [8, 4, 4]}},
+    "optimizer": {"lr": 1e-3},
+    "trainer": {"precision": "32-true", "threads": 2},
+    "workers": 0,
+    "checkpoint": {"every": 10},
+}
+
+
+def test_a_folder_that_holds_a_run_or_anything_else_is_not_made_into_another(tmp_path):
+    create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run already; continue it with resume="):
+        create(tmp_path / "run", config="seed: 1\n", info={"kind": "vae"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(ValueError, match="exists and is no run"):
+        create(tmp_path / "photos", config="", info={"kind": "vae"})
+    with pytest.raises(ValueError, match="is no run"):
+        open_run(tmp_path / "photos")
+
+
+def test_a_run_is_made_whole_or_not_at_all(tmp_path):
+    def make(folder: Path, at: int) -> None:
+        with injected(Countdown(at, die)):
+            create(folder, config="seed: 0\n", info={"kind": "vae"})
+
+    whole = 0
+    for at in range(1, 60):
+        folder = tmp_path / f"run{at}"
+        if in_child(lambda folder=folder, at=at: make(folder, at)) == 0:
+            break
+        if folder.exists():
+            whole += 1
+            assert open_run(folder).config == {"seed": 0}
+            assert open_run(folder).info["kind"] == "vae"
+        else:
+            create(folder, config="seed: 0\n", info={"kind": "vae"})
+    assert at > 15 and whole > 0
+    assert not list(tmp_path.glob(".staging-*-run3"))
+
+
+def test_two_processes_do_not_train_in_one_run_and_a_dead_one_holds_nothing(tmp_path):
+    run = create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
+    wreck = run.checkpoints / ".staging-1-step-00000005"
+    wreck.mkdir()
+
+    def other() -> None:
+        try:
+            with owned(run):
+                os._exit(3)
+        except ValueError:
+            os._exit(7)
+
+    with owned(run):
+        assert not wreck.exists()
+        assert in_child(other) == 7
+    assert in_child(other) == 3  # dies while it owns the run
+    assert in_child(other) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("dit.width", 128),
+        ("dit.rope.axes", [4, 8, 4]),
+        ("optimizer.lr", 2e-3),
+        ("trainer.precision", "bf16-mixed"),
+        ("dit.depth", 3),
+    ],
+)
+def test_a_changed_key_is_refused_by_name_unless_it_is_allowed_on_purpose(key, value):
+    asked = json.loads(json.dumps(STORED))
+    inner = asked
+    *path, last = key.split(".")
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+    found = changes(STORED, asked, free=("workers", "checkpoint", "trainer.threads"))
+    assert list(found) == [key]
+    with pytest.raises(ValueError, match=rf"{key}: .* in the run, .* now[\s\S]*resume_allow=\[{key}\]"):
+        refuse_changes(found, allowed=())
+    with pytest.raises(ValueError, match="resuming would change"):
+        refuse_changes(found, allowed=("see",))
+    assert list(refuse_changes(found, allowed=(key.split(".")[0],))) == [key]
+
+
+def test_free_keys_change_freely():
+    asked = {**STORED, "workers": 4, "checkpoint": {"every": 99, "keep": 1}, "trainer": {"precision": "32-true", "threads": 1}}
+    assert changes(STORED, asked, free=("workers", "checkpoint", "trainer.threads")) == {}
+
+
+def test_metrics_lines_are_whole_or_not_there(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert log.write({"step": 1, "loss": float("nan"), "bins": [0.5, float("inf")]})
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:7]))  # a disk with seven bytes left
+    assert not log.write({"step": 2, "loss": 0.5})
+    assert "7 of" in log.problem
+    monkeypatch.setattr(os, "write", real)
+    assert log.write({"step": 3, "loss": 0.25})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == [{"step": 1, "loss": None, "bins": [0.5, None]}, {"step": 3, "loss": 0.25}]
+
+
+def test_rewinding_drops_later_and_torn_lines_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n\n{"step": 3}\n{"ste')
+    MetricsLog(path).rewind(2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert [row["step"] for row in read(path)] == [1, 2]
