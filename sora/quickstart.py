@@ -51,35 +51,22 @@ def stages(config: DictConfig, folder: Path, prompts: Path, videos: Path) -> lis
     world, real, vae, dit = folder / "data/world", folder / "data/real", folder / "vae", folder / "dit"
     told = config.scale
 
-    def stage(name: str, title: str, verb: str, places: Sequence[str], output: Path, *after: str, goes_on: bool = False) -> Stage:
-        overrides = (*places, f"output={value(output)}", *(str(item) for item in told[name]), *(["resume=auto"] if verb == "train" else []))
+    def stage(name: str, title: str, verb: str, places: Sequence[str], output: Path | None, *after: str, goes_on: bool = False) -> Stage:
+        made = [] if output is None else [f"output={value(output)}"]
+        overrides = (*places, *made, *(str(item) for item in told[name]), *(["resume=auto"] if verb == "train" else []))
         return Stage(name, title, verb, overrides, output, after, goes_on)
 
-    both = f"data.folders=[{value(world)},{value(real)}]"
+    both = f"{value(world)},{value(real)}"
+    from_vae, from_dit = f"checkpoint={value(vae)}", f"checkpoint={value(dit)}"
     return [
         stage("world", "Prepare clips of the built-in world", "prepare", ["source=world"], world),
         stage("real", "Prepare real clips", "prepare", ["source=folder", f"input={value(videos)}"], real),
-        stage("vae", "Train the VAE", "train", [both], vae, "world", "real", goes_on=True),
-        stage(
-            "vae_scores",
-            "Score the VAE",
-            "evaluate",
-            [f"checkpoint={value(vae)}", f"data=[{value(world)},{value(real)}]"],
-            folder / "vae_scores",
-            "vae",
-        ),
-        stage("latents", "Encode clips", "encode", [f"vae={value(vae)}", f"data={value(world)}"], folder / "latents", "vae", goes_on=True),
-        stage(
-            "dit",
-            "Train the text-to-video model",
-            "train",
-            [f"data.folders=[{value(world)}]", f"vae={value(vae)}"],
-            dit,
-            "latents",
-            goes_on=True,
-        ),
-        stage("samples", "Sample it", "sample", [f"checkpoint={value(dit)}", f"prompts={value(prompts)}"], folder / "samples", "dit"),
-        stage("scores", "Score it", "evaluate", [f"checkpoint={value(dit)}", f"data={value(world)}"], folder / "scores", "dit"),
+        stage("vae", "Train the VAE", "train", [f"data.folders=[{both}]"], vae, "world", "real", goes_on=True),
+        stage("vae_scores", "Score the VAE", "evaluate", [from_vae, f"data=[{both}]"], folder / "vae_scores", "vae"),
+        stage("latents", "Encode clips", "encode", [f"vae={value(vae)}", f"data={value(world)}"], None, "vae", goes_on=True),
+        stage("dit", "Train the model", "train", [f"data.folders=[{value(world)}]", f"vae={value(vae)}"], dit, "latents", goes_on=True),
+        stage("samples", "Sample it", "sample", [from_dit, f"prompts={value(prompts)}"], folder / "samples", "dit"),
+        stage("scores", "Score it", "evaluate", [from_dit, f"data={value(world)}"], folder / "scores", "dit"),
     ]
 
 

@@ -32,13 +32,13 @@ PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `output` is the folder it makes and nobody else writes to; `goes_on`: it knows how to go on with half of it."""
+    """One command. `output` is the folder that it alone makes (None: it adds to another's); `goes_on`: it can go on with half of it."""
 
     name: str
     title: str
     verb: str
     overrides: tuple[str, ...]
-    output: Path
+    output: Path | None
     after: tuple[str, ...] = ()
     goes_on: bool = False
 
@@ -103,7 +103,7 @@ def depends(stage: Stage, before: Sequence[str]) -> str:
 def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
     """The marker of a stage that is finished, with the same command and the same before it, and whose output is there."""
     marker = _marker(folder, stage.name)
-    if not marker.exists() or not stage.output.is_dir():
+    if not marker.exists() or (stage.output is not None and not stage.output.is_dir()):
         return None
     try:
         found = Done(**read_json(marker))
@@ -118,7 +118,7 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> D
     earlier = read_json(begun) if begun.exists() else {}
     same = stage.goes_on and earlier.get("depends") == hashed
     _forget(folder, stage.name, stages)
-    if not same and stage.output.exists():
+    if not same and stage.output is not None and stage.output.exists():
         shutil.rmtree(stage.output)
     spent = float(earlier.get("seconds", 0.0)) if same else 0.0
     write_json(begun, {"depends": hashed, "seconds": spent})

@@ -131,6 +131,15 @@ def test_a_damaged_marker_means_make_it_again(commands, tmp_path, damage):
     assert commands.ran == ["b", "d"]
 
 
+def test_a_stage_that_adds_to_anothers_folder_removes_nothing(commands, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/shards").touch()
+    stage = Stage("c", "Add to c", "train", (f"resume={tmp_path / 'c'}",), None)
+    run_stages([stage], tmp_path)
+    run_stages([stage], tmp_path, again="c")
+    assert commands.ran == ["c", "c"] and (tmp_path / "c/shards").exists()
+
+
 def test_a_removed_output_is_made_again(commands, tmp_path):
     import shutil
 
