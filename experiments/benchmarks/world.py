@@ -1,4 +1,4 @@
-"""How many clips of 16 frames at 64x64 pixels the built-in world draws in a second: `make bench-world` writes world.json beside this file."""
+"""Clips of 16 frames at 64x64 pixels that the built-in world draws in a second: `make bench-world` writes world.json here."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class Facts:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"facts have no {', '.join(unknown)}; they have {', '.join(cls.__dataclass_fields__)}")
-        return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()})
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
+        return cls(**given)
 
 
 def moves(thing: Thing, wanted: str, motion: str | None) -> bool:
@@ -147,10 +148,12 @@ class PromptAdherence(Metric):
         self.add_state("hits", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("asked", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, videos: Sequence[UInt8[ndarray, "T H W 3"]], rates: Sequence[float], wanted: Sequence[Facts]) -> None:
+    def update(self, videos: Sequence[UInt8[ndarray, "_ _ _ 3"]], rates: Sequence[float], wanted: Sequence[Facts]) -> None:
         """Judge clips (uint8 T H W 3, of any sizes) with their frame rates and what their prompts ask for."""
         if not len(videos) == len(rates) == len(wanted):
-            raise ValueError(f"{len(videos)} clips came with {len(rates)} frame rates and {len(wanted)} prompts; each clip needs one of both")
+            raise ValueError(
+                f"{len(videos)} clips came with {len(rates)} frame rates and {len(wanted)} prompts; each clip needs one of both"
+            )
         for frames, fps, facts in zip(videos, rates, wanted, strict=True):
             self.count(agreement(observe(frames, fps, self.palette), facts))
 

@@ -6,9 +6,10 @@ bars all fall away, and a pixel that is half object, half background has half th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -87,7 +88,7 @@ def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str,
     return Observation(things=things, camera=_camera(pixels, tracks, short))
 
 
-def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T H W 3"], int]:
+def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T h w 3"], int]:
     """Float frames, averaged over blocks of `scale` pixels if they are large."""
     scale = max(1, min(frames.shape[1:3]) // WORKING)
     pixels = frames.astype(np.float32)
@@ -138,7 +139,8 @@ def _colours(
     return found
 
 
-def _wrap(angle: ndarray) -> ndarray:
+def _wrap(angle: Any) -> Any:
+    """An angle, or an array of them, brought into -pi..pi."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -178,15 +180,15 @@ def _tracks(mask: Float[ndarray, "T H W"], colour: str) -> list[_Track]:
     count = len(mask)
     flat = np.zeros((3, 3, 3), dtype=bool)
     flat[1] = True  # neighbours in the frame, diagonals too, never in time
-    labels, number = ndimage.label(mask > 0.5, structure=flat)
+    labels, number = ndimage.label(mask > 0.5, structure=flat)  # pyright: ignore[reportGeneralTypeIssues]
     if number == 0:
         return []
     index = np.arange(1, number + 1)
     areas = ndimage.sum_labels(mask, labels, index)
     when = ndimage.maximum(np.broadcast_to(np.arange(count)[:, None, None], mask.shape), labels, index).astype(np.int64)
     good = areas >= max(LEAST_AREA, LEAST_SHARE * float(np.quantile(areas, 0.9)))
-    places = ndimage.center_of_mass(mask, labels, index)
-    per_frame = [[i for i in np.flatnonzero(good & (when == t))] for t in range(count)]
+    places = [tuple(place) for place in ndimage.center_of_mass(mask, labels, index)]
+    per_frame = [np.flatnonzero(good & (when == t)).tolist() for t in range(count)]
     shown = [len(seen) for seen in per_frame if seen]
     if not shown:
         return []
@@ -198,7 +200,7 @@ def _tracks(mask: Float[ndarray, "T H W"], colour: str) -> list[_Track]:
     return [_follow(mask, labels, colour, chain) for chain in chains if chain]
 
 
-def _extend(chains: list[list[tuple[int, int]]], t: int, seen: list[int], places: list[tuple[float, ...]]) -> None:
+def _extend(chains: list[list[tuple[int, int]]], t: int, seen: list[int], places: Sequence[tuple[float, ...]]) -> None:
     """Give each component of a frame to the chain that was last seen nearest to it."""
     free = list(range(len(chains)))
     for i in seen:
@@ -238,7 +240,7 @@ def _lasting(track: _Track) -> bool:
 def _thing(track: _Track, short: int, scale: int) -> Thing:
     usual = _usual(track.areas)
     seen = np.flatnonzero(track.areas > 0.5 * usual)
-    clear = np.flatnonzero((track.areas >= FULL * usual) & ~_cut(track.masks))
+    clear = np.flatnonzero((track.areas >= FULL * usual) & np.logical_not(_cut(track.masks)))
     judged = clear if len(clear) else seen
     fit = name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in judged]), judged)
     places = track.centres[seen]
@@ -304,8 +306,8 @@ def _camera(pixels: Float[ndarray, "T H W 3"], tracks: list[_Track], short: int)
     axis = int(np.abs(whole).argmax())
     if abs(whole[axis]) < 0.08 * short:
         return None
-    busy = ndimage.binary_dilation(sum(item.masks for item in tracks) > 0.05, np.ones((1, 5, 5), dtype=bool))
-    grey = ndimage.uniform_filter(pixels.mean(-1), (0, 3, 3))
+    busy: ndarray = ndimage.binary_dilation(sum(item.masks for item in tracks) > 0.05, np.ones((1, 5, 5), dtype=bool))
+    grey = ndimage.uniform_filter(pixels.mean(-1), (0, 3, 3))  # pyright: ignore[reportArgumentType]
     apart = max(1, round(len(seen) * min(1.0, 0.2 * short / abs(whole[axis]))))
     apart = min(apart, len(seen) - 1)
     stays, follows = [], []

@@ -21,7 +21,7 @@ SPAN = 2.0  # its half width, in radii of the circle of equal area
 BLURS = (0.06, 0.14, 0.22, 0.32, 0.44)  # standard deviations tried, in the same unit
 STEP = 6.0  # degrees between the angles tried
 MOST_TURNED = 300.0  # degrees in a clip
-FINE = 24  # pixels per radius at which outlines are drawn
+FINE = 24.0  # pixels per radius at which outlines are drawn
 
 
 class Outline(NamedTuple):

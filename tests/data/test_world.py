@@ -148,7 +148,11 @@ def test_coverage_is_that_of_dense_sampling(shape):
     y, x = np.mgrid[:20, :20].astype(np.float32)
     shift = 0.5 - 0.5 / fine  # of the middle of a block of samples
     quick = coverage(shape, x - (9.6 - shift), y - (9.9 - shift), radius=5.0)
-    assert np.sqrt(np.square(exact - quick).mean()) < 0.03 and np.abs(exact - quick).max() < 0.3 and abs(exact.sum() - quick.sum()) < 0.03 * exact.sum()
+    assert (
+        np.sqrt(np.square(exact - quick).mean()) < 0.03
+        and np.abs(exact - quick).max() < 0.3
+        and abs(exact.sum() - quick.sum()) < 0.03 * exact.sum()
+    )
 
 
 def test_objects_are_whole_inside_the_frame_and_apart():
@@ -255,6 +259,7 @@ def test_every_size_is_drawn_at_that_size(size):
         ({"seconds": ()}, "seconds"),
         ({"image_share": 1.5}, "image_share"),
         ({"radius": (0.3, 0.5)}, "radius"),
+        ({"radius": (0.15,)}, "radius"),
         ({"stride_time": 0}, "stride_time"),
         ({"backgrounds": ("plain",)}, "rippled"),
     ],

@@ -41,7 +41,9 @@ def test_real_clips_agree_with_their_captions(judged):
 
 @pytest.mark.parametrize("kind", ["motion", "size", "count"])
 def test_no_kind_of_clip_is_judged_worse(judged, kind):
-    of = {"motion": lambda facts, shape: facts.motion, "size": lambda facts, shape: shape[1:3], "count": lambda facts, shape: facts.count}[kind]
+    of = {"motion": lambda facts, shape: facts.motion, "size": lambda facts, shape: shape[1:3], "count": lambda facts, shape: facts.count}[
+        kind
+    ]
     kinds = {of(facts, shape) for facts, shape, _ in judged}
     assert len(kinds) == {"motion": 7, "size": len(SIZES), "count": 2}[kind]
     for one in kinds:
@@ -108,7 +110,9 @@ def test_swapped_channels_are_another_colour(runner):
 
 
 def test_a_double_of_the_object_is_counted():
-    world = World(seed=24, sizes=((32, 32),), seconds=(1.0,), rates=(8.0,), motions=("still",), objects=(1,), backgrounds=("plain",), image_share=0.0)
+    world = World(
+        seed=24, sizes=((32, 32),), seconds=(1.0,), rates=(8.0,), motions=("still",), objects=(1,), backgrounds=("plain",), image_share=0.0
+    )
     for index in range(5):
         clip = world.clip(index)
         double = np.concatenate([clip.frames, clip.frames], axis=2)
@@ -147,9 +151,11 @@ def test_one_wrong_object_of_two_is_wrong():
     assert agreement(seen, Facts(colours=(facts.colours[0], other)))["colour"] is False
     swapped = Facts(colours=facts.colours[::-1], shapes=facts.shapes[::-1], directions=facts.directions[::-1])
     assert agreement(seen, swapped)["colour"] is True, "the prompt's order means nothing"
-    for name in ("frames", "rate"):
-        with pytest.raises(ValueError, match="fps"):
-            observe(clip.frames[0] if name == "frames" else clip.frames, 8.0 if name == "frames" else 0.0, PALETTE)
+
+
+def test_a_rate_of_nothing_is_refused(runner):
+    with pytest.raises(ValueError, match="fps"):
+        observe(runner.frames, 0.0, PALETTE)
 
 
 def test_large_clips_are_judged_as_small_ones():

@@ -57,7 +57,11 @@ def place(x: float, y: float) -> str:
     """Where a point of the unit square lies, in words."""
     row = ("upper", "", "lower")[min(int(y * 3), 2)]
     column = ("left", "", "right")[min(int(x * 3), 2)]
-    return " ".join(part for part in (row, column) if part) if row and column else {"upper": "top", "lower": "bottom"}.get(row, column or "centre")
+    return (
+        " ".join(part for part in (row, column) if part)
+        if row and column
+        else {"upper": "top", "lower": "bottom"}.get(row, column or "centre")
+    )
 
 
 def _article(phrase: str) -> str:
@@ -127,11 +131,13 @@ def _travels(places: Sequence[tuple[str, str]], verbs: tuple[str, str]) -> str:
 
 
 _ALIASES = {"ball": "circle", "disc": "circle", "disk": "circle", "box": "square", "plus": "cross", "violet": "purple", "magenta": "pink"}
-_THING = re.compile(
-    rf"(?:\b(small|medium-sized|large) )?\b({'|'.join([*PALETTE, 'violet', 'magenta'])}) ({'|'.join([*SHAPES, 'ball', 'disc', 'disk', 'box', 'plus'])})s?\b"
-)
+_COLOUR = "|".join([*PALETTE, "violet", "magenta"])
+_SHAPE = "|".join([*SHAPES, "ball", "disc", "disk", "box", "plus"])
+_THING = re.compile(rf"(?:\b(small|medium-sized|large) )?\b({_COLOUR}) ({_SHAPE})s?\b")
 _VERBS = r"(?:mov|go(?:es|ing)|slid|drift|roll|bounc|glid|fall|ris|turn|rotat|spin|throw|travel|fl(?:y|ies)|head|pan|pass)\w*"
-_WAY = re.compile(rf"\b{_VERBS}(?: \w+ly)?(?: (?:to|towards) the)? (left|right|up|down|clockwise|anticlockwise|counter-?clockwise)(?:wards?)?\b")
+_WAY = re.compile(
+    rf"\b{_VERBS}(?: \w+ly)?(?: (?:to|towards) the)? (left|right|up|down|clockwise|anticlockwise|counter-?clockwise)(?:wards?)?\b"
+)
 _CAMERA_WAY = re.compile(r"\bcamera (?:pan|mov|turn)\w*(?: \w+ly)?(?: to the)? (left|right|up|down)(?:wards?)?\b")
 _SPEED = re.compile(r"\b(slowly|steadily|quickly)\b")
 _BACKGROUND = re.compile(r"\b(?:in front of|on|over|across) an? ([a-z -]+?) background\b")

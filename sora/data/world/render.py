@@ -70,8 +70,8 @@ def relief(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) 
     along_y = np.exp(1j * (np.outer(ky, np.arange(stage.height) + 0.5) + 2 * np.pi * numbers[:, 2:3]))
     planes = along_y[:, :, None] * along_x[:, None, :]  # K H W
     shift = np.exp(1j * (np.outer(camera[:, 0], kx) + np.outer(camera[:, 1], ky)))  # T K
-    parts = np.concatenate([planes.real, -planes.imag]).reshape(2 * len(numbers), -1).astype(np.float32)
-    field = np.concatenate([shift.real, shift.imag], 1).astype(np.float32) @ parts
+    parts = np.concatenate([np.real(planes), -np.imag(planes)]).reshape(2 * len(numbers), -1).astype(np.float32)
+    field = np.concatenate([np.real(shift), np.imag(shift)], 1).astype(np.float32) @ parts
     field = field.reshape(len(camera), stage.height, stage.width)
     if background.kind == "rippled":
         return field * (RELIEF * (2.0 / len(numbers)) ** 0.5)

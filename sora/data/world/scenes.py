@@ -143,7 +143,9 @@ def linear(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radi
         return None
     pace = stage.short * max(stage.lasts, 1e-9)
     actors = tuple(
-        Actor(part.shape, part.colour, part.direction, radius, track, _still_angles(stage), float(np.abs(track[-1] - track[0]).sum() / pace))
+        Actor(
+            part.shape, part.colour, part.direction, radius, track, _still_angles(stage), float(np.abs(track[-1] - track[0]).sum() / pace)
+        )
         for part, radius, track in zip(parts, radii, chosen, strict=True)
     )
     return Play(actors, np.zeros((len(stage.times), 2)))

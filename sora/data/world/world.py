@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
@@ -38,7 +39,7 @@ PLANS = 12
 
 @dataclass(frozen=True)
 class WorldClip:
-    """frames: uint8 T H W 3. captions: "short" (vague) and "dense" (exact). facts: what the dense caption says. truth: JSON-able ground truth."""
+    """frames: uint8 T H W 3. captions: "short" (vague) and "dense" (exact). facts: what the dense one says. truth: JSON-able."""
 
     frames: UInt8[ndarray, "T H W 3"]
     fps: float
@@ -83,15 +84,15 @@ class World:
     """
 
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ((64, 64), (36, 64), (64, 36), (48, 64))
-    seconds: tuple[float, ...] = (1.0, 2.0, 3.0)
-    rates: tuple[float, ...] = (8.0, 12.0)
-    shapes: tuple[str, ...] = SHAPES
-    colours: tuple[str, ...] = tuple(PALETTE)
-    motions: tuple[str, ...] = tuple(MOTIONS)
-    objects: tuple[int, ...] = (1, 2)
-    backgrounds: tuple[str, ...] = BACKGROUNDS
-    radius: tuple[float, float] = (0.13, 0.25)
+    sizes: Sequence[Sequence[int]] = ((64, 64), (36, 64), (64, 36), (48, 64))
+    seconds: Sequence[float] = (1.0, 2.0, 3.0)
+    rates: Sequence[float] = (8.0, 12.0)
+    shapes: Sequence[str] = SHAPES
+    colours: Sequence[str] = tuple(PALETTE)
+    motions: Sequence[str] = tuple(MOTIONS)
+    objects: Sequence[int] = (1, 2)
+    backgrounds: Sequence[str] = BACKGROUNDS
+    radius: Sequence[float] = (0.13, 0.25)
     stride_time: int = 4
     image_share: float = 0.1
     held_out: float = 0.15
@@ -100,8 +101,20 @@ class World:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float):  # lists of YAML become tuples
-                object.__setattr__(self, field.name, tuple(tuple(item) if not isinstance(item, str | int | float) else item for item in value))
-        known = {"shapes": SHAPES, "colours": tuple(PALETTE), "motions": tuple(MOTIONS), "backgrounds": BACKGROUNDS, "objects": (1, 2)}
+                object.__setattr__(
+                    self, field.name, tuple(tuple(item) if not isinstance(item, str | int | float) else item for item in value)
+                )
+        for name in ("seconds", "rates", "radius"):
+            object.__setattr__(self, name, tuple(float(item) for item in getattr(self, name)))
+        object.__setattr__(self, "image_share", float(self.image_share))
+        object.__setattr__(self, "held_out", float(self.held_out))
+        known: dict[str, tuple[Any, ...]] = {
+            "shapes": SHAPES,
+            "colours": tuple(PALETTE),
+            "motions": tuple(MOTIONS),
+            "backgrounds": BACKGROUNDS,
+            "objects": (1, 2),
+        }
         for name, choices in known.items():
             wrong = [item for item in getattr(self, name) if item not in choices]
             if wrong or not getattr(self, name):
@@ -111,12 +124,14 @@ class World:
     def _check_numbers(self) -> None:
         small = [size for size in self.sizes if len(size) != 2 or min(size) < LEAST_SIDE]
         if small or not self.sizes:
-            raise ValueError(f"sizes={list(self.sizes)}: give (height, width) pairs of at least {LEAST_SIDE} pixels a side; shapes can't be told below")
+            raise ValueError(
+                f"sizes={list(self.sizes)}: give (height, width) pairs of at least {LEAST_SIDE} pixels a side; shapes can't be told below"
+            )
         if not self.seconds or not self.rates or min(self.seconds) <= 0 or min(self.rates) <= 0:
             raise ValueError(f"seconds={list(self.seconds)} and rates={list(self.rates)} must be lists of positive numbers")
         if not 0 <= self.image_share <= 1 or not 0 <= self.held_out < 1:
             raise ValueError(f"image_share={self.image_share} must lie in [0, 1] and held_out={self.held_out} in [0, 1)")
-        if not 0.1 <= self.radius[0] <= self.radius[1] <= 0.28:
+        if len(self.radius) != 2 or not 0.1 <= self.radius[0] <= self.radius[1] <= 0.28:
             raise ValueError(f"radius={self.radius} must be (least, greatest) within 0.1 and 0.28 short sides")
         if self.stride_time < 1:
             raise ValueError(f"stride_time={self.stride_time} must be at least 1")
@@ -175,7 +190,9 @@ class World:
 
     def _draw(self, rng: np.random.Generator, split: Split, *, image: bool) -> Scene:
         if not self.combinations[split]:
-            raise ValueError(f"no combination is in the split {split!r}; raise held_out={self.held_out}, or give more colours, shapes or motions")
+            raise ValueError(
+                f"no combination is in the split {split!r}; raise held_out={self.held_out}, or give more colours, shapes or motions"
+            )
         height, width = self.sizes[int(rng.integers(len(self.sizes)))]
         fps = float(self.rates[int(rng.integers(len(self.rates)))])
         frames = 1 if image else self.frames_of(float(self.seconds[int(rng.integers(len(self.seconds)))]), fps)
@@ -222,7 +239,7 @@ class World:
 
     def _finish(self, rng: np.random.Generator, stage: Stage, fps: float, motion: str | None, play: Play) -> Scene:
         """Dress a played scene: background, bar, facts and captions."""
-        background = painting.draw_background(rng, ("rippled",) if motion == "pan" else self.backgrounds)
+        background = painting.draw_background(rng, ("rippled",) if motion == "pan" else tuple(self.backgrounds))
         shade, wording = painting.bar_shade(rng, background), int(rng.integers(1 << 16))
         actors = play.actors
         facts = Facts(
@@ -236,11 +253,7 @@ class World:
             speeds=tuple(_speed(actor, motion, play) for actor in actors),
             background=background.words,
         )
-        spots = [
-            (place(actor.centres[0, 0] / stage.width, actor.centres[0, 1] / stage.height),
-             place(actor.centres[-1, 0] / stage.width, actor.centres[-1, 1] / stage.height))
-            for actor in actors
-        ]  # fmt: skip
+        spots = [(_where(actor, stage, 0), _where(actor, stage, -1)) for actor in actors]
         dense = dense_caption(facts, places=spots, bounces=len(play.contacts), bar=shade)
         captions = {"short": short_caption(facts, wording), "dense": dense}
         return Scene(stage, fps, play, background, shade, facts, captions)
@@ -249,6 +262,11 @@ class World:
 def _pairs(combo: Combination) -> tuple[tuple[Any, ...], ...]:
     colour, shape, way = combo
     return ("colour, shape", colour, shape), ("colour, way", colour, way), ("shape, way", shape, way)
+
+
+def _where(actor: Actor, stage: Stage, frame: int) -> str:
+    x, y = actor.centres[frame]
+    return place(float(x / stage.width), float(y / stage.height))
 
 
 def _speed(actor: Actor, motion: str | None, play: Play) -> str | None:
