@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sora.data.index import Index
 from sora.data.plan import CropPlan, Item
@@ -187,7 +188,7 @@ def step_loader(
 
     timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait.
     """
-    return DataLoader(
+    return _Loader(
         _Share(dataset, ranks, rank),
         batch_size=None,
         sampler=range(first, last),
@@ -198,6 +199,21 @@ def step_loader(
         prefetch_factor=2 if workers else None,
         generator=torch.Generator().manual_seed(0),  # its own: the loader would draw from the global one otherwise
     )
+
+
+class _Loader(DataLoader):
+    """A loader whose workers end with it: they ignore SIGTERM, so those that are still busy at the end are killed."""
+
+    def _get_iterator(self):
+        return _Iterator(self) if self.num_workers else super()._get_iterator()
+
+
+class _Iterator(_MultiProcessingDataLoaderIter):
+    def _shutdown_workers(self) -> None:
+        super()._shutdown_workers()
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def _as_is(step: Any) -> Any:
