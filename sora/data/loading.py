@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -209,7 +210,20 @@ class _Loader(DataLoader):
 
 
 class _Iterator(_MultiProcessingDataLoaderIter):
+    def __init__(self, loader: DataLoader):
+        self._owner = os.getpid()
+        super().__init__(loader)
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except BaseException:  # the end, or an error: its traceback would keep this object and its workers alive
+            self._shutdown_workers()
+            raise
+
     def _shutdown_workers(self) -> None:
+        if os.getpid() != self._owner:  # a copy that a later fork took along
+            return
         super()._shutdown_workers()
         for worker in self._workers:
             if worker.is_alive():
