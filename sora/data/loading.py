@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sora.data.index import Index
 from sora.data.plan import CropPlan, Item
@@ -187,7 +189,7 @@ def step_loader(
 
     timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait.
     """
-    return DataLoader(
+    return _Loader(
         _Share(dataset, ranks, rank),
         batch_size=None,
         sampler=range(first, last),
@@ -198,6 +200,34 @@ def step_loader(
         prefetch_factor=2 if workers else None,
         generator=torch.Generator().manual_seed(0),  # its own: the loader would draw from the global one otherwise
     )
+
+
+class _Loader(DataLoader):
+    """A loader whose workers end with it: they ignore SIGTERM, so those that are still busy at the end are killed."""
+
+    def _get_iterator(self):
+        return _Iterator(self) if self.num_workers else super()._get_iterator()
+
+
+class _Iterator(_MultiProcessingDataLoaderIter):
+    def __init__(self, loader: DataLoader):
+        self._owner = os.getpid()
+        super().__init__(loader)
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except BaseException:  # the end, or an error: its traceback would keep this object and its workers alive
+            self._shutdown_workers()
+            raise
+
+    def _shutdown_workers(self) -> None:
+        if os.getpid() != self._owner:  # a copy that a later fork took along
+            return
+        super()._shutdown_workers()
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def _as_is(step: Any) -> Any:

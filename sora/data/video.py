@@ -142,7 +142,7 @@ def read(
     return Reading(np.stack(pictures), rate, report)
 
 
-class stream:  # noqa: N801 (reads as a function, like `range`)
+class stream:
     """Iterate over a video's frames as `Shown`, one at a time, as `read` does; `report` is kept up to date.
 
     `fps` afterwards is the rate of what comes out.
@@ -382,15 +382,13 @@ def _video_stream(container: InputContainer, named: str) -> VideoStream:
 
 def _info(container: InputContainer, video: VideoStream, named: str, limits: Limits) -> VideoInfo:
     context = video.codec_context
-    rate = video.average_rate or video.guessed_rate or Fraction(0)
+    rate = _rate(video)
     if video.duration and video.time_base:
         duration = float(video.duration * video.time_base)
     elif container.duration:
         duration = container.duration / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
-    if not rate and video.frames and duration:
-        rate = Fraction(video.frames / duration).limit_denominator(1001)
     if not rate or not context.width or not context.height:
         raise ValueError(f"{named} says neither its size nor its rate ({context.width}x{context.height} at {rate} frames a second)")
     pixels = context.width * context.height
@@ -404,6 +402,15 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
             raise ValueError(f"{named} has {value:g} {what} by its header, the limit is {most:g}")
     frames = video.frames or round(duration * rate)
     return VideoInfo(frames, float(rate), height, width, duration, 0, context.codec.name, context.pix_fmt or "")
+
+
+def _rate(video: VideoStream) -> Fraction:
+    """Frames a second on average; FFmpeg's guess instead where they differ by no more than how long the last frame is taken to last."""
+    average, guess = video.average_rate or Fraction(0), video.guessed_rate or Fraction(0)
+    if not average:
+        return guess
+    frames = video.frames or 1000
+    return guess if guess and abs(guess / average - 1) * frames < 1.5 else average
 
 
 def _upright(info: VideoInfo, frame: VideoFrame) -> VideoInfo:

@@ -128,7 +128,9 @@ def crops(**more):
 
 def test_crops_lie_inside_their_clips_and_have_the_steps_shape():
     plan = crops()
-    frames, heights, widths = (np.concatenate([getattr(index, name) for index in (SMALL, LARGE)]) for name in ("frames", "heights", "widths"))
+    frames, heights, widths = (
+        np.concatenate([getattr(index, name) for index in (SMALL, LARGE)]) for name in ("frames", "heights", "widths")
+    )
     for step in range(90):
         for pack in plan.at(step).packs:
             for row, _, window, crop in pack.items:

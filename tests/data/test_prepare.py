@@ -208,10 +208,6 @@ def test_count_is_the_most_clips(tmp_path, videos):
     assert len(index) == 2
 
 
-class Facts:
-    """Stands in for the world's."""
-
-
 def test_the_worlds_clips_arrive_whole(tmp_path):
     world = pytest.importorskip("sora.data.world.world").World(seed=3, sizes=((32, 32), (24, 40)), seconds=(1.0,), rates=(8.0,))
     made = WorldSource(world=world, heldout=3, lossless=True, licence="CC0-1.0")
