@@ -55,7 +55,7 @@ def main(config: DictConfig) -> None:
 # ---- what to make
 
 
-def read_prompts(prompt: Any, file: str | None) -> list[Line]:
+def read_prompts(prompt: Any, file: str | Path | None) -> list[Line]:
     """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, naming the line that cannot be read."""
     given = [] if prompt is None else [prompt] if isinstance(prompt, str | int | float) else list(prompt)
     lines = [Line(str(text)) for text in given]

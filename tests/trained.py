@@ -15,7 +15,7 @@ from sora.training import checkpoint, run
 from sora.training.checkpoint import TrainingState
 from sora.vae import artefact
 
-WORLD = {"sizes": [[16, 16], [12, 16]], "seconds": [1.0], "rates": [8], "motions": ["linear"], "objects": [1], "image_share": 0.0}
+WORLD = {"sizes": [[24, 24], [24, 32]], "seconds": [1.0], "rates": [8], "motions": ["linear"], "objects": [1], "image_share": 0.0}
 
 
 def option(group: str, name: str) -> dict[str, Any]:
