@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sora.cli import run
 from sora.configs.load import load_diffusion, load_vae
 from sora.data.video import read
-from sora.sample import Line, read_prompts, slug
+from sora.sample import Line, read_prompts, slug, write_png
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
 
@@ -77,9 +78,16 @@ def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
 
 
 def test_a_clip_can_begin_with_a_given_frame(trained, tmp_path):
-    _, (first,) = sample(trained, tmp_path / "a", "prompt=a circle", "size=16x16", "seconds=0")
-    code, (path,) = sample(trained, tmp_path / "b", "prompt=a circle", "size=16x16", "seconds=1", f"input={first.with_suffix('.png')}")
+    shown = np.zeros((40, 40, 3), dtype=np.uint8)
+    shown[:20, :, 0], shown[20:, :, 2] = 250, 250  # red over blue
+    write_png(tmp_path / "given.png", shown)
+    words = ("prompt=a circle", "size=24x24", "seconds=1", f"input={tmp_path / 'given.png'}")
+    code, (path,) = sample(trained, tmp_path / "out", *words)
     assert code == 0 and json.loads(path.with_suffix(".json").read_text())["given_frames"] == 1
+    first = read(path).frames[0].astype(int)
+    assert abs(first[4] - (250, 0, 0)).max() < 25 and abs(first[-4] - (0, 0, 250)).max() < 25
+    (tmp_path / "torn.png").write_bytes((tmp_path / "given.png").read_bytes()[:60])
+    assert sample(trained, tmp_path / "none", *words[:3], f"input={tmp_path / 'torn.png'}")[0] == 2
 
 
 def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
