@@ -21,6 +21,7 @@ EXAMPLES = (
     "sora sample checkpoint=outputs/dit prompts=prompts.txt size=9:16 seconds=4 guidance.scale=6 output=samples",
     'sora sample checkpoint=outputs/dit prompt="the ball bounces on" input=first.png sampler=heun steps=20',
 )
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LINE_KEYS = ("prompt", "size", "seconds", "fps", "seed")
 
 
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> None:
 # ---- what to make
 
 
-def read_prompts(prompt: Any, file: str | None) -> list[Line]:
+def read_prompts(prompt: Any, file: str | Path | None) -> list[Line]:
     """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, naming the line that cannot be read."""
     given = [] if prompt is None else [prompt] if isinstance(prompt, str | int | float) else list(prompt)
     lines = [Line(str(text)) for text in given]
@@ -136,10 +137,28 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
 
     if not path.is_file():
         raise ValueError(f"input={path} does not exist")
+    if path.suffix.lower() in PICTURES:
+        if frames != 1:
+            raise ValueError(f"input={path} is one image, input_frames={frames} asks for more")
+        return torch.from_numpy(read_picture(path, size=size))[None]
     found = read(path, frames=frames, fps=None if frames == 1 else fps, size=size)
     if len(found.frames) < frames:
         raise ValueError(f"input={path} has {len(found.frames)} frames, input_frames={frames} asks for more")
     return torch.from_numpy(found.frames.copy())
+
+
+def read_picture(path: Path, *, size: tuple[int, int]) -> Any:
+    """An image that fills (height, width), uint8: scaled with its aspect kept, what stands over cut off evenly, upright, on white."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+            flat = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+            return np.array(ImageOps.fit(flat, (size[1], size[0]), Image.Resampling.LANCZOS))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"input={path} cannot be read as an image: {error}") from None
 
 
 def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:

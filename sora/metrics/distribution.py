@@ -80,7 +80,7 @@ class VideoDistribution(Metric):
         return found
 
     def reset(self) -> None:
-        kept = None if self.reset_real_features else self.real_features
+        kept = None if self.reset_real_features else list(self.real_features)
         super().reset()
         if kept is None:
             self.shape = None

@@ -1,0 +1,87 @@
+"""`sora evaluate` writes one file of scores with all they depend on, and refuses what it cannot measure."""
+
+import json
+
+import pytest
+
+from sora.cli import run
+from sora.evaluate import fit, wilson
+from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("evaluate")
+    world_dataset(home / "world", clips=40)
+    plain_dataset(home / "real")
+    diffusion_run(home / "dit", vae=vae_artefact(home / "vae"), data=home / "world")
+    return home
+
+
+def scores(home, output, *words):
+    assert run("evaluate", [f"output={output}", "steps=2", *words]) == 0
+    return json.loads((output / "scores.json").read_text())
+
+
+def test_a_diffusion_run_is_scored_on_held_out_prompts(home, tmp_path):
+    found = scores(home, tmp_path / "a", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=12", "keep=3")
+    figures = found["figures"]
+    assert {"adherence_all", "adherence_colour", "frechet_over_floor", "kvd", "frechet/rand3d-v1@mixed"} <= set(figures)
+    assert figures["n_fake"] == 12 and figures["n_real"] == 20 and found["n"] == len(found["rows"]) == 12
+    assert figures["frechet_over_floor"] == pytest.approx(figures["frechet"] / figures["frechet_floor"])
+    assert figures["adherence_all_low"] <= figures["adherence_all"] <= figures["adherence_all_high"]
+    share = sum(all(row["adherence"][key] for key in ("colour", "shape", "direction")) for row in found["rows"]) / 12
+    assert figures["adherence_all"] == pytest.approx(share)
+    assert all(isinstance(value, float) for value in figures.values()) and not any("fvd" in name for name in figures)
+    assert len(found["clips"]) == 3 and all((tmp_path / "a" / name).is_file() for name in found["clips"])
+    protocol = found["protocol"]
+    assert protocol["extractor"]["name"] == "rand3d-v1" and protocol["sampling"]["steps"] == 2 and protocol["dataset"]["split"] == "heldout"
+    again = scores(home, tmp_path / "b", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=12", "keep=0", "budget=20", "step=5")
+    assert again["protocol_sha256"] == found["protocol_sha256"]  # another checkpoint may be compared, another protocol may not
+    assert again["figures"]["frechet"] == pytest.approx(figures["frechet"], rel=2e-2)  # the same weights, packed otherwise
+    other = scores(
+        home, tmp_path / "c", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=12", "keep=0", "metrics=[kvd]", "seed=1"
+    )
+    assert other["protocol_sha256"] != found["protocol_sha256"] and not any(
+        name.startswith(("frechet", "adh")) for name in other["figures"]
+    )
+
+
+def test_a_vae_is_scored_on_each_dataset_by_name(home, tmp_path):
+    found = scores(home, tmp_path / "a", f"checkpoint={home / 'vae'}", f"data=[{home / 'world'},{home / 'real'}]", "n=5", "keep=2")
+    assert {"world_vae_psnr", "real_vae_psnr", "world_vae_ssim", "real_vae_ssim"} <= set(found["figures"])
+    rows = {name: [row["psnr"] for row in found["rows"] if row["dataset"] == name] for name in ("world", "real")}
+    assert (len(rows["world"]), len(rows["real"])) == (5, 4) and len(found["clips"]) == 4
+    for name, values in rows.items():
+        assert found["figures"][f"{name}_vae_psnr"] == pytest.approx(sum(values) / len(values))
+    assert all((tmp_path / "a" / name).is_file() for name in found["clips"])
+
+
+def test_mistakes_end_with_code_two_and_name_the_key(home, capsys):
+    dit, world, real = (f"{key}={home / name}" for key, name in (("checkpoint", "dit"), ("data", "world"), ("data", "real")))
+    for words, told in (
+        ([dit, world, "metrics=[fvd]"], "choose from adherence, frechet, kvd"),
+        ([dit, real], "adherence is measured on prompts of the built-in world"),
+        ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
+        ([dit, world, "split=validation"], "no clips of split 'validation'"),
+        ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),
+        ([dit, f"data={home / 'nowhere'}"], "nowhere"),
+        ([f"checkpoint={home / 'world'}", world], "no run.json"),
+    ):
+        assert run("evaluate", words) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_clips_are_cut_to_what_the_vae_takes():
+    import numpy as np
+
+    frames = np.arange(7 * 18 * 22 * 3, dtype=np.uint32).reshape(7, 18, 22, 3).astype(np.uint8)
+    assert (fit(frames, (4, 4, 8)) == frames[:5, :16, :16]).all()
+    with pytest.raises(ValueError, match="smaller than the VAE's blocks"):
+        fit(frames, (4, 32, 8))
+
+
+def test_the_interval_of_a_share():
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(1.0, 10)[1] == pytest.approx(1.0) and wilson(0.3, 0) == (0.0, 1.0)

@@ -1,0 +1,126 @@
+"""`sora sample` makes what it was asked for, the same again, and says what it cannot make."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sora.cli import run
+from sora.configs.load import load_diffusion, load_vae
+from sora.data.video import read
+from sora.sample import Line, read_prompts, slug, write_png
+from tests.trained import diffusion_run, vae_artefact, world_dataset
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("sample")
+    return diffusion_run(home / "dit", vae=vae_artefact(home / "vae"), data=world_dataset(home / "world", clips=4))
+
+
+def sample(trained, output, *words):
+    code = run("sample", [f"checkpoint={trained}", "steps=2", f"output={output}", *words])
+    return code, sorted(Path(output).glob("*.mp4"))
+
+
+def test_samples_come_with_their_size_frames_and_story(trained, tmp_path):
+    code, (path, second) = sample(
+        trained, tmp_path / "out", 'prompt=["a red circle, moving left","blue"]', "size=9:16", "seconds=2", "seed=3"
+    )
+    assert code == 0
+    clip, story = read(path), json.loads(path.with_suffix(".json").read_text())
+    # about 24 x 24 to 24 x 32 pixels at 9:16, multiples of 8; 2 s at 8 frames a second
+    assert clip.frames.shape in ((17, 32, 16, 3), (17, 40, 24, 3)) and clip.fps == 8
+    assert (story["prompt"], story["seed"], story["frames"]) == ("a red circle, moving left", 3, 17)
+    assert (story["height"], story["width"]) == clip.frames.shape[1:3]
+    assert story["checkpoint"]["step"] == 10 and set(story["checkpoint"]["hashes"]) == {"checkpoint", "vae", "text", "config"}
+    assert story["sampler"]["_target_"].endswith("euler") and story["guidance"]["scale"] == 4.0 and story["code"]["sora"]
+    assert path.with_suffix(".png").is_file() and (tmp_path / "out" / "sheet.png").is_file() and second.name == "0001-blue.mp4"
+
+
+def test_a_sample_is_the_same_alone_and_after_others(trained, tmp_path):
+    _, (_, together) = sample(trained, tmp_path / "a", "prompt=[a circle,a square]", "size=16x16", "seconds=1")
+    _, (alone,) = sample(trained, tmp_path / "b", "prompt=a square", "size=16x16", "seconds=1")
+    one, two = read(together).frames.astype(int), read(alone).frames.astype(int)
+    assert abs(one - two).max() <= 2  # float rounding may move a pixel by one level before compression
+    _, (other,) = sample(trained, tmp_path / "c", "prompt=a square", "size=16x16", "seconds=1", "seed=1")
+    assert abs(read(other).frames.astype(int) - two).max() > 10
+
+
+def test_prompt_files_and_their_mistakes(tmp_path):
+    (tmp_path / "p.txt").write_text("one\n\n  two \n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "three", "size": "4:3", "seconds": 1.5, "seed": 9}\n')
+    assert read_prompts(None, tmp_path / "p.txt") == [Line("one"), Line("two")]
+    assert read_prompts(["zero"], tmp_path / "p.jsonl") == [Line("zero"), Line("three", size="4:3", seconds=1.5, seed=9)]
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n{"prompt": "y", "sized": 3}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*bad\.jsonl: it has 'sized'; a line may have prompt, size"):
+        read_prompts(None, tmp_path / "bad.jsonl")
+    for empty in (None, []):
+        with pytest.raises(ValueError, match="nothing to make"):
+            read_prompts(empty, None)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prompts(None, tmp_path / "missing.txt")
+
+
+def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
+    for words, told in (
+        (["prompt=x", "step=7"], "no checkpoint of step=7; it has 5, 10"),
+        (["prompt=x", "size=wide"], "size='wide'"),
+        (["prompt=x", "device=tpu"], "device=tpu"),
+        (["prompt=x", "input=nowhere.png"], "input=nowhere.png does not exist"),
+        ([], "nothing to make"),
+    ):
+        assert sample(trained, tmp_path / "out", *words)[0] == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clip_can_begin_with_a_given_frame(trained, tmp_path):
+    shown = np.zeros((40, 40, 3), dtype=np.uint8)
+    shown[:20, :, 0], shown[20:, :, 2] = 250, 250  # red over blue
+    write_png(tmp_path / "given.png", shown)
+    words = ("prompt=a circle", "size=24x24", "seconds=1", f"input={tmp_path / 'given.png'}")
+    code, (path,) = sample(trained, tmp_path / "out", *words)
+    assert code == 0 and json.loads(path.with_suffix(".json").read_text())["given_frames"] == 1
+    first = read(path).frames[0].astype(int)
+    assert abs(first[4] - (250, 0, 0)).max() < 25 and abs(first[-4] - (0, 0, 250)).max() < 25
+    (tmp_path / "torn.png").write_bytes((tmp_path / "given.png").read_bytes()[:60])
+    assert sample(trained, tmp_path / "none", *words[:3], f"input={tmp_path / 'torn.png'}")[0] == 2
+
+
+def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
+    averaged, last = load_diffusion(trained), load_diffusion(trained, 5, ema=False)
+    assert (averaged.step, last.step) == (10, 5)
+    for name, value in last.dit.state_dict().items():
+        assert torch.allclose(averaged.dit.state_dict()[name], 1.5 * value), name
+    assert not averaged.dit.training
+
+
+def test_what_was_not_trained_together_is_refused(trained, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("max_tokens: 256", "max_tokens: 255"))
+    with pytest.raises(ValueError, match="was trained with another text"):
+        load_diffusion(copy)
+    (copy / "config.yaml").write_text(config.replace("mlp_ratio: ", "mlp_ratio: 1"))
+    with pytest.raises(ValueError, match=r"does not fit the network that the run's config.yaml describes, dit: .*mlp"):
+        load_diffusion(copy)
+    (copy / "config.yaml").write_text(config)
+    weights = copy / "checkpoints" / "step-00000010" / "ema.safetensors"
+    flipped = bytearray(weights.read_bytes())
+    flipped[-3] ^= 1
+    weights.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"ema\.safetensors is damaged"):
+        load_diffusion(copy, 10)
+    with pytest.raises(ValueError, match="of kind diffusion, not of a VAE|is no VAE|artefact"):
+        shutil.rmtree(copy / "vae")
+        load_vae(copy)
+
+
+def test_slugs_are_file_names():
+    assert slug("A red/blue Ball, ../up?") == "a-red-blue-ball-up"
+    assert slug("赤い球") == "sample" and len(slug("x " * 200)) <= 48
