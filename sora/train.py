@@ -26,6 +26,7 @@ FREE = (
     "resume_allow",
     "workers",
     "patience",
+    "log_every",
     "checkpoint",
     "tracker",
     "logger",

@@ -115,6 +115,7 @@ class TrainingModule(LightningModule):
         self.report: Report | None = None
         self._optimizer, self._schedule = optimizer, schedule
         self._clip, self._patience, self._stop = clip, patience, stop
+        self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
 
@@ -125,7 +126,8 @@ class TrainingModule(LightningModule):
             shard(self.task, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> list[Optimizer]:
-        self._steppers = self._optimizer(self.trained())
+        self._trained = self.trained()
+        self._steppers = self._optimizer(self._trained)
         self._peaks = [[group["lr"] for group in stepper.param_groups] for stepper in self._steppers]
         return self._steppers
 
@@ -139,6 +141,8 @@ class TrainingModule(LightningModule):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by their names in the task."""
+        if self._trained:
+            return self._trained
         return {name: value for name, value in self.task.named_parameters() if value.requires_grad}
 
     @property
