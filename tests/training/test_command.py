@@ -30,7 +30,16 @@ def world(tmp_path_factory) -> Path:
 
 def words(world: Path, *more: str) -> list[str]:
     plan = ["plan.shapes=[[9,32,32],[1,32,32]]", "plan.batch=2"]
-    return ["experiment=toy_vae", f"data.folders=[{world}]", f"steps={STEPS}", "log_every=1", "checkpoint.every=3", "trainer.threads=1", *plan, *more]
+    return [
+        "experiment=toy_vae",
+        f"data.folders=[{world}]",
+        f"steps={STEPS}",
+        "log_every=1",
+        "checkpoint.every=3",
+        "trainer.threads=1",
+        *plan,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +123,8 @@ PROTECTED = {
 
 def test_keys_that_make_it_another_run_are_refused_by_name(world, whole):
     from omegaconf import OmegaConf
-
     from sora.configs.compose import compose
+
     from sora.train import settle
 
     config = compose("train", words(world, f"output={whole}", "resume=auto")).config
@@ -142,6 +151,7 @@ def test_the_command_refuses_a_changed_key_and_changes_nothing(world, whole, cap
 
 def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
     from sora.configs.compose import compose
+
     from sora.train import settle
 
     config = compose("train", ["task=vae", f"data.folders=[{world}]", f"resume={whole}", "workers=2"]).config
