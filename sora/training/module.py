@@ -230,7 +230,8 @@ class TrainingModule(LightningModule):
         if self.counters.skipped_in_a_row >= self._patience:
             raise ValueError(
                 f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; "
-                "the weights are those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+                "the weights are those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the "
+                "samples, and resume"
             )
 
 
