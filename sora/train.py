@@ -26,6 +26,7 @@ FREE = (
     "resume_allow",
     "workers",
     "patience",
+    "log_every",
     "checkpoint",
     "tracker",
     "logger",
@@ -209,7 +210,9 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
     trainer = build(config.trainer)(callbacks=[journal, saver])
-    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank)
+    loader = step_loader(
+        job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank
+    )
     if state is not None and first >= config.steps:
         restore_finished(module, state, source=run.checkpoints)
         journal.close()
@@ -233,7 +236,9 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
         return NoTracker()
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
-    return Tracker(sink, folder=run.folder, identity=run.info["id"], config={str(key): value for key, value in values.items()}, **config.tracker)
+    return Tracker(
+        sink, folder=run.folder, identity=run.info["id"], config={str(key): value for key, value in values.items()}, **config.tracker
+    )
 
 
 # ---- the two kinds
@@ -248,7 +253,9 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
     task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
     tell(plan)
-    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips")
+    return Job(
+        task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips"
+    )
 
 
 def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
@@ -286,7 +293,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     dit = build(config.dit, patch_channels=patchifier.channels(vae.latent_channels), text_width=encoder.width)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
     depends = {"data": data.fingerprint, "vae": identity, "text": encoder.fingerprint}
-    return Job(task=task, steps=data.batches(plan), depends=depends, unit="tokens", vae=source)
+    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=source)
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}

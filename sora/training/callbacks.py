@@ -96,7 +96,9 @@ class Journal(Callback):
         if ids:
             self._run.event("skipped", step=report.step, rank=rank, loss=loss, grad_norm=norm, sample_ids=ids)
         if self._progress is not None:
-            self._progress.say(f"step {report.step} was skipped: loss {loss}, gradient norm {norm}; its samples are in {self._run.events_file}")
+            self._progress.say(
+                f"step {report.step} was skipped: loss {loss}, gradient norm {norm}; its samples are in {self._run.events_file}"
+            )
 
     def _write(self, trainer: Trainer, module: TrainingModule, report: Report) -> None:
         window, self._window = self._window, _empty_window()
@@ -142,7 +144,17 @@ class Checkpoints(Callback):
     """
 
     def __init__(
-        self, run: Run, *, every: int, keep: int, keep_every: int, steps: int, seed: int, flag: StopFlag, journal: Journal, resumed: TrainingState | None
+        self,
+        run: Run,
+        *,
+        every: int,
+        keep: int,
+        keep_every: int,
+        steps: int,
+        seed: int,
+        flag: StopFlag,
+        journal: Journal,
+        resumed: TrainingState | None,
     ) -> None:
         if every < 1 or keep < 1:
             raise ValueError(f"checkpoint.every={every} and checkpoint.keep={keep} must be at least 1")
@@ -192,11 +204,13 @@ class Checkpoints(Callback):
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else str(error)
             if must:
                 raise ValueError(
-                    f"{self._run.checkpoints} could not take the checkpoint of step {step}: {reason}. Earlier checkpoints are as they were; "
+                    f"{self._run.checkpoints} could not take the checkpoint of step {step}: {reason}. Earlier ones are as they were; "
                     f"make room and continue with resume={self._run.folder}"
                 ) from error
             self._run.event("save failed", step=step, reason=reason)
-            self._journal.say(f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps")
+            self._journal.say(
+                f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps"
+            )
             return
         self._saved = step
 

@@ -152,7 +152,7 @@ def newest(checkpoints: Path, *, report=print) -> Path | None:
 
 def sweep(folder: Path) -> int:
     """Remove what a killed process left half-written; returns how many. Only for the one process that owns the run."""
-    rubbish = [path for path in Path(folder).rglob(f"{storage.STAGING}*")]
+    rubbish = list(Path(folder).rglob(f"{storage.STAGING}*"))
     for path in rubbish:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -54,7 +54,9 @@ class DiffusionTask(nn.Module):
 
     def prepare(self, batch: Sequence[Batch], device: torch.device) -> list[PreparedPack]:
         """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
-        return [PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(batch)]
+        return [
+            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(batch)
+        ]
 
     def _noised(self, batch: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
         return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in batch]

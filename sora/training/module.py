@@ -58,7 +58,7 @@ class Task(Protocol):
 
 @dataclass
 class Counters:
-    """Where a run stands. step: how many steps of the plan are behind us, skipped ones too; samples and tokens: how much was learnt from."""
+    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from."""
 
     step: int = 0
     samples: int = 0
@@ -115,6 +115,7 @@ class TrainingModule(LightningModule):
         self.report: Report | None = None
         self._optimizer, self._schedule = optimizer, schedule
         self._clip, self._patience, self._stop = clip, patience, stop
+        self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
 
@@ -125,7 +126,8 @@ class TrainingModule(LightningModule):
             shard(self.task, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> list[Optimizer]:
-        self._steppers = self._optimizer(self.trained())
+        self._trained = self.trained()
+        self._steppers = self._optimizer(self._trained)
         self._peaks = [[group["lr"] for group in stepper.param_groups] for stepper in self._steppers]
         return self._steppers
 
@@ -139,6 +141,8 @@ class TrainingModule(LightningModule):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by their names in the task."""
+        if self._trained:
+            return self._trained
         return {name: value for name, value in self.task.named_parameters() if value.requires_grad}
 
     @property
@@ -178,7 +182,9 @@ class TrainingModule(LightningModule):
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs)]
         facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
         facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
-        loss, unsound, total_norm, stop, samples, tokens = ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
+        loss, unsound, total_norm, stop, samples, tokens = (
+            ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
+        )
         taken = unsound == 0
         rate = self._schedule(self.counters.step)
         if taken:
@@ -223,8 +229,9 @@ class TrainingModule(LightningModule):
         """Raise ValueError once `patience` steps in a row were skipped."""
         if self.counters.skipped_in_a_row >= self._patience:
             raise ValueError(
-                f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; the weights are "
-                "those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+                f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; "
+                "the weights are those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the "
+                "samples, and resume"
             )
 
 

@@ -33,8 +33,8 @@ class Progress:
             return
         self._told = now
         left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
-        line = f"step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} {self._unit}/s  {_minutes(now - self._began)} gone  {_minutes(left)} left"
-        print(line, file=sys.stderr, flush=True)
+        times = f"{_minutes(now - self._began)} gone  {_minutes(left)} left"
+        print(f"step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} {self._unit}/s  {times}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         if self._bar is not None:

@@ -1,11 +1,11 @@
 """A run is one folder; only one process trains in it at a time, and it is resumed in place.
 
-    RUN/config.yaml      the resolved configuration
-    RUN/run.json         kind, names and hashes of what the run depends on, code version
-    RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
-    RUN/metrics.jsonl    one line per logged step
-    RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
-    RUN/samples/  RUN/vae/  RUN/report.html
+RUN/config.yaml      the resolved configuration
+RUN/run.json         kind, names and hashes of what the run depends on, code version
+RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
+RUN/metrics.jsonl    one line per logged step
+RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
+RUN/samples/  RUN/vae/  RUN/report.html
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ class Run:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(  # noqa: TRY004 - of the file, not of an argument
-                f"{self.config_file} is damaged: it holds no configuration"
-            )
+            raise ValueError(f"{self.config_file} is damaged: it holds no configuration")
         return value
 
     def newest(self) -> Path | None:
@@ -218,6 +216,8 @@ def code_version() -> dict[str, str]:
     home = Path(sora.__file__).parent
     commit = ""
     if (home.parent / ".git").exists():
-        asked = subprocess.run(["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+        )
         commit = asked.stdout.strip()
     return {"sora": sora.__version__, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}

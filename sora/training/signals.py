@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the process ends with a code that says why."""
+"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the exit code says why."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ line is dropped and counted. At the end the tracker gets a few seconds and is th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -35,7 +36,15 @@ class Tracker:
     """
 
     def __init__(
-        self, sink: Sink, *, folder: Path, identity: str, config: Mapping[str, Any], patience: float, room: int, command: list[str] | None = None
+        self,
+        sink: Sink,
+        *,
+        folder: Path,
+        identity: str,
+        config: Mapping[str, Any],
+        patience: float,
+        room: int,
+        command: list[str] | None = None,
     ) -> None:
         self.dropped = 0
         self.problem: str | None = None
@@ -60,10 +69,8 @@ class Tracker:
 
     def close(self) -> None:
         """Let the tracker finish within its patience, then kill it. Safe to call twice."""
-        try:
+        with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=0.1)
-        except queue.Full:
-            pass
         try:
             self._process.wait(timeout=self._patience)
         except subprocess.TimeoutExpired:
@@ -73,7 +80,10 @@ class Tracker:
         if self._process.returncode and not self.problem:
             self.problem = f"ended with exit code {self._process.returncode}"
         if self.problem or self.dropped:
-            print(f"{self._name} {self.problem or 'was slow'}; {self.dropped} lines were dropped. metrics.jsonl in the run folder has them all")
+            print(
+                f"{self._name} {self.problem or 'was slow'}; {self.dropped} lines were dropped. "
+                "metrics.jsonl in the run folder has them all"
+            )
 
     def _put(self, message: Mapping[str, Any]) -> None:
         try:

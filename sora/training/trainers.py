@@ -15,7 +15,16 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 def single(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
     """One process on one CPU or one GPU."""
-    return _trainer("auto", accelerator=accelerator, devices=1, nodes=1, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks)
+    return _trainer(
+        "auto",
+        accelerator=accelerator,
+        devices=1,
+        nodes=1,
+        precision=precision,
+        threads=threads,
+        deterministic=deterministic,
+        callbacks=callbacks,
+    )
 
 
 def ddp(
@@ -24,7 +33,14 @@ def ddp(
     """A whole copy of the model on every device; gradients are averaged."""
     strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=False, find_unused_parameters=False)
     return _trainer(
-        strategy, accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks
+        strategy,
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        precision=precision,
+        threads=threads,
+        deterministic=deterministic,
+        callbacks=callbacks,
     )
 
 
@@ -35,12 +51,27 @@ def fsdp(
     # Both sizes are said: by default Lightning makes the data-parallel size 1, and every rank would train the same data unsharded.
     strategy = ModelParallelStrategy(data_parallel_size=devices * nodes, tensor_parallel_size=1)
     return _trainer(
-        strategy, accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, threads=threads, deterministic=deterministic, callbacks=callbacks
+        strategy,
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        precision=precision,
+        threads=threads,
+        deterministic=deterministic,
+        callbacks=callbacks,
     )
 
 
 def _trainer(
-    strategy: Strategy | str, *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
+    strategy: Strategy | str,
+    *,
+    accelerator: str,
+    devices: int,
+    nodes: int,
+    precision: str,
+    threads: int,
+    deterministic: bool,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision={precision} is not trained here; choose {', '.join(PRECISIONS)}")

@@ -23,7 +23,11 @@ from tests.training.faults import Countdown, die, full, in_child, injected
 def state_of(step: int) -> TrainingState:
     draw = torch.Generator().manual_seed(step)
     tensors = {
-        "model": {"a": torch.randn(3, 5, generator=draw), "b": torch.randn(7, generator=draw).bfloat16(), "flag": torch.tensor([True, False, True])},
+        "model": {
+            "a": torch.randn(3, 5, generator=draw),
+            "b": torch.randn(7, generator=draw).bfloat16(),
+            "flag": torch.tensor([True, False, True]),
+        },
         "optimizer": {"a:step": torch.tensor(float(step)), "a:count": torch.arange(3), "empty": torch.zeros(0, 4)},
         "rng": {"0.torch": torch.arange(11, dtype=torch.uint8)},
     }
@@ -51,7 +55,13 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_the_files_are_safetensors_to_its_own_library_and_nothing_is_pickled(tmp_path):
     path = checkpoint.save(tmp_path, state_of(3), keep=2)
-    assert {file.name for file in path.iterdir()} == {"model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"}
+    assert {file.name for file in path.iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "rng.safetensors",
+        "state.json",
+        "manifest.json",
+    }
     assert torch.equal(load_file(path / "model.safetensors")["b"], state_of(3).tensors["model"]["b"])
 
 
