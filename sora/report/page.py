@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SHOWN_WIDTH = 176  # tiny clips are enlarged by a whole factor to at most about this many pixels
+SHOWN_WIDTH = 176  # tiny clips are enlarged by a whole factor until a square one would be about this wide
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Video:
     @property
     def shown_width(self) -> int:
         """The width on the page: a whole multiple of the clip's, so that pixels stay square and even."""
-        return self.width * max(1, SHOWN_WIDTH // max(self.width, self.height))
+        return self.width * max(1, round(SHOWN_WIDTH / (self.width * self.height) ** 0.5 - 0.5))
 
 
 @dataclass(frozen=True)
