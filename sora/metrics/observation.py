@@ -220,7 +220,7 @@ def _follow(mask: Float[ndarray, "T H W"], labels: ndarray, colour: str, chain: 
         around = ndimage.binary_dilation(core, np.ones((3, 3), dtype=bool), iterations=2)
         others = (labels[t] > 0) & ~core
         if others.any():
-            around &= ~ndimage.binary_dilation(others, np.ones((3, 3), dtype=bool), iterations=1) | core
+            around &= np.logical_not(ndimage.binary_dilation(others, np.ones((3, 3), dtype=bool))) | core
         masks[t] = np.where(around & (mask[t] > 0.08), mask[t], 0.0)
         areas[t] = masks[t].sum()
         centres[t] = centroid(masks[t])

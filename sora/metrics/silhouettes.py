@@ -170,9 +170,16 @@ def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
         product = (flat @ templates.reshape(-1, pixels).T).reshape(len(flat), blurs, angles)
         error = energy[:, None, None] - 2 * product + np.square(templates).sum(-1)  # F B A
         turns = _turns(outline.symmetry, span)
-        moved = np.rint(np.outer(turns, (when - when[0]) / max(span, 1)) / STEP).astype(np.int64)  # R F
-        places = (np.arange(angles)[:, None] + moved[:, None, :]) % angles  # R A F
-        total = error[np.arange(len(flat)), :, places].sum(2)  # R A B
+        # A turn shifts the errors along their angles, which is a phase in their Fourier series: all turns are one product of matrices.
+        waves = np.arange(angles // 2 + 1)[:, None, None]
+        shifts = np.outer(turns, (when - when[0]) / max(span, 1)) / max(outline.symmetry, 1.0)  # R F
+        phases = np.exp(2j * np.pi * waves * shifts)  # K R F
+        total = (
+            np.fft.irfft(phases @ np.moveaxis(np.fft.rfft(error, axis=2), 2, 0), n=angles, axis=0)
+            if angles > 1
+            else error.sum(0).T[:, None]
+        )
+        total = np.moveaxis(total, 0, 2)  # R B A
         best = int(total.min((1, 2)).argmin())
         errors[shape] = max(float(total[best].min()), 0.0) / (float(energy.sum()) + 1e-9)
         turned[shape] = float(turns[best])

@@ -53,7 +53,7 @@ def test_no_kind_of_clip_is_judged_worse(judged, kind):
 
 def test_shuffled_captions_agree_by_chance_only(judged):
     """Against every other clip's caption: no more often than the captions agree among themselves, plus a little."""
-    pairs = [(seen, facts, own) for own, _, seen in judged for facts, _, _ in judged if facts is not own]
+    pairs = [(seen, facts, own) for own, _, seen in judged for facts, _, _ in judged[::3] if facts is not own]
     found = shares((seen, facts) for seen, facts, _ in pairs)
     single = [(facts, own) for _, facts, own in pairs if facts.count == own.count == 1]
     alike = {
