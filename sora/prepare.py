@@ -38,14 +38,12 @@ def main(config: DictConfig) -> None:
     with whole_folder(output) as staging:
         job = source.job(input=config.input, captions=config.captions, count=config.count, run=run)
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
-        described = write(
-            job, staging, run=run, count=config.count if config.input else None, max_bytes=int(config.shard_mb * 2**20), about=about
-        )
+        described = write(job, staging, run=run, max_bytes=int(config.shard_mb * 2**20), about=about)
     print(summary(described, output))
 
 
-def write(job: Job, folder: Path, *, run: Run, count: int | None, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
-    """Make the job's clips into shards, an index and `report.json` in `folder`; `count`: at most so many. What dataset.json holds."""
+def write(job: Job, folder: Path, *, run: Run, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
+    """Make the job's clips into shards, an index and `report.json` in `folder`. What dataset.json holds."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sora.data.index import DatasetWriter
@@ -65,12 +63,12 @@ def write(job: Job, folder: Path, *, run: Run, count: int | None, max_bytes: int
         for done in run(job.make, job.units):
             found = [Refused(job.name_of(done.item), 0.0, done.reason)] if done.reason else done.result
             for one in found:
-                if isinstance(one, Made) and (count is None or writer.rows < count):
+                if isinstance(one, Made) and (job.most is None or writer.rows < job.most):
                     writer.write(one.facts, one.media)
                 elif isinstance(one, Refused):
                     refused.append(one)
             progress.update(task, completed=min(writer.rows, job.clips), refresh=True)
-            if count is not None and writer.rows >= count:
+            if job.most is not None and writer.rows >= job.most:
                 break
         if not writer.rows:
             raise ValueError(f"not one clip could be made: {_listed(refused)}")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,7 @@ class DatasetWriter:
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
         self._splits: dict[str, int] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> DatasetWriter:  # noqa: PYI034 (Self cannot be checked at run time)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

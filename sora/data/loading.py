@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class FrameBatch(Movable):
     keys: tuple[str, ...]
 
 
+@runtime_checkable
 class StepData(Protocol):
     """A dataset of steps. `share` is what one of several ranks trains on, `[step]` the whole of it."""
 

@@ -32,7 +32,13 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
     _, height, width, _ = frames.shape
     if not lossless and (height % 2 or width % 2):
         raise ValueError(f"frames of {height}x{width} do not fit 4:2:0 video; crop to even sizes or write with lossless=True")
-    options = {"preset": "medium", "bf": "0", "g": str(max(1, round(2 * fps))), "keyint_min": "1", "flags": "+cgop+bitexact"}
+    options = {
+        "preset": "faster" if lossless else "medium",
+        "bf": "0",
+        "g": str(max(1, round(2 * fps))),
+        "keyint_min": "1",
+        "flags": "+cgop+bitexact",
+    }
     options |= {"qp": "0"} if lossless else {"crf": "18"}
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -68,6 +68,7 @@ class StepPlan:
         return self.packs[rank::ranks]
 
 
+@runtime_checkable
 class Plan(Protocol):
     """What loading asks of a plan. `skipped`: why clips of the index are never trained on, and how many."""
 
@@ -230,6 +231,7 @@ def first_fit(sizes: Sequence[int], *, budget: int, max_clips: int, window: int)
     return closed + open_packs
 
 
+@runtime_checkable
 class Rows(Protocol):
     """What `CropPlan` asks of an index: the clips' keys and sizes, and its fingerprint."""
 

@@ -62,7 +62,7 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._position = 0
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> ShardWriter:  # noqa: PYI034 (Self cannot be checked at run time)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b, sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -55,10 +55,12 @@ class Job:
     clips: int
     name_of: Callable[[Any], str]
     licence: str
+    most: int | None = None  # clips, whatever the units give
     refused: list[Refused] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Source(Protocol):
     """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order."""
 
@@ -181,7 +183,7 @@ class FolderSource:
         self._held = self._chosen(units)
         clips = sum(unit.last - unit.first for unit in units)
         notes = {"videos": len(names), "captions_without_video": unknown}
-        return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, refused, notes)
+        return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, count, refused, notes)
 
     def _probe(self, name: str) -> VideoInfo:
         return probe(self._videos / name)
