@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +19,7 @@ Triple = tuple[int, int, int]
 # Standard deviations, in pixels of [-1, 1], of a block's mean and of its detail one octave below the first scale.
 MEAN_SPREAD, DETAIL_SPREAD = 0.4, 0.1
 COLOURS = 3
+COLOUR_SPREADS = (1.5, 0.6, 0.6)  # of lightness and of the colour differences, against one colour's; their squares' mean is 1
 
 
 def triple(values: object, name: str) -> Triple:
@@ -52,17 +53,20 @@ def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
     return basis, levels
 
 
-def haar_blocks(size: Triple) -> tuple[Float[Tensor, "n n"], Float[Tensor, " n"]]:
-    """Orthonormal Haar basis of a block of `size` positions, coarse scales first, and the spread of each coefficient.
+def haar_blocks(size: Triple) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]]:
+    """Orthonormal basis of a block's pixels (time, row, column, colour), and the spread of each coefficient.
 
-    The spreads are those of pixels in [-1, 1] whose spectrum falls like natural video's: each finer scale has half the amplitude.
+    Rows are (scale, colour): Haar scales, coarse ones first, by lightness and two colour differences, colour fastest. The spreads are
+    those of pixels in [-1, 1] whose spectrum falls like natural video's: each finer scale has half the amplitude.
     """
     (time, a), (rows, b), (columns, c) = (haar_levels(length) for length in size)
     scales = [i + j + k for i in a for j in b for k in c]
     order = sorted(range(len(scales)), key=lambda row: scales[row])
-    basis = torch.kron(torch.kron(time, rows), columns)[order]
-    spread = [MEAN_SPREAD if not scale else DETAIL_SPREAD * 0.5**scale for scale in sorted(scales)]
-    return basis.float(), torch.tensor(spread) * len(scales) ** 0.5
+    colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=torch.float64)
+    colours = colours / colours.square().sum(1, keepdim=True).sqrt()
+    basis = torch.kron(torch.kron(torch.kron(time, rows), columns)[order], colours)
+    spread = torch.tensor([DETAIL_SPREAD * 0.5**scale if scale else MEAN_SPREAD for scale in sorted(scales)]) * len(scales) ** 0.5
+    return basis.float(), torch.kron(spread, torch.tensor(COLOUR_SPREADS))
 
 
 class CausalConv(nn.Module):
@@ -101,8 +105,8 @@ class FromPixels(nn.Module):
         self.register_buffer("forth", basis / spread[:, None], persistent=False)
 
     def forward(self, frames: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B D t h w"]:
-        weight = rearrange(self.conv.conv.weight, "d (n c) t h w -> d c t h w n", c=COLOURS) @ self.forth
-        return self.conv.with_weight(group(frames, self.size), rearrange(weight, "d c t h w p -> d (p c) t h w"))
+        weight = einsum(self.conv.conv.weight, self.forth, "d k t h w, k p -> d p t h w")
+        return self.conv.with_weight(group(frames, self.size), weight)
 
 
 class ToPixels(nn.Module):
@@ -115,12 +119,11 @@ class ToPixels(nn.Module):
         self.size = size
         self.map = nn.Linear(inputs, COLOURS * size[0] * size[1] * size[2])
         basis, spread = haar_blocks(size)
-        self.register_buffer("back", (basis * spread[:, None]).T.contiguous(), persistent=False)
+        self.register_buffer("back", (basis * spread[:, None]), persistent=False)
 
     def forward(self, x: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        both = torch.cat([self.map.weight, self.map.bias[:, None]], dim=1)
-        both = rearrange(self.back @ rearrange(both, "(n c) i -> n (c i)", c=COLOURS), "p (c i) -> (p c) i", c=COLOURS)
-        return ungroup(F.conv3d(x, rearrange(both[:, :-1], "d i -> d i 1 1 1"), both[:, -1]), self.size)
+        weight = rearrange(self.back.T @ self.map.weight, "d i -> d i 1 1 1")
+        return ungroup(F.conv3d(x, weight, self.map.bias @ self.back), self.size)
 
 
 class Norm(nn.Module):

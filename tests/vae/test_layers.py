@@ -51,18 +51,28 @@ def test_the_haar_basis_is_orthonormal_and_starts_with_the_mean(length):
     assert levels == sorted(levels) and basis[1:].sum(1).abs().max().item() < 1e-12 if length > 1 else levels == [0]
 
 
-def test_the_first_three_coefficients_are_the_mean_colour_and_the_rest_ignore_it():
+def test_the_first_three_coefficients_are_the_mean_lightness_and_colour_and_the_rest_ignore_them():
     forth, _ = haar((2, 4, 4))
     colour = torch.tensor([0.3, -0.5, 0.9]).view(1, 3, 1, 1, 1)
     coefficients = forth(colour.expand(1, 3, 2, 4, 4)).flatten()
-    assert torch.allclose(coefficients[:3] * 0.4, colour.flatten(), atol=1e-6)
+    lightness, difference, other = coefficients[:3] * 0.4 * torch.tensor([1.5, 0.6, 0.6])
+    red, green, blue = colour.flatten()
+    assert torch.allclose(lightness, (red + green + blue) / 3**0.5, atol=1e-6)
+    assert torch.allclose(difference, (red - blue) / 2**0.5, atol=1e-6)
+    assert torch.allclose(other, (red - 2 * green + blue) / 6**0.5, atol=1e-6)
     assert coefficients[3:].abs().max() < 1e-5
 
 
 def test_spreads_fall_by_half_for_each_finer_scale():
     _, spread = haar_blocks((2, 4, 4))
-    ratios = {round(float(a / b), 4) for a, b in zip(spread[1:], spread[2:], strict=False)}
+    lightness = spread[::3]
+    ratios = {round(float(a / b), 4) for a, b in zip(lightness[1:], lightness[2:], strict=False)}
     assert ratios == {1.0, 2.0}
+
+
+def test_the_basis_is_orthonormal_over_pixels_and_colours():
+    basis, _ = haar_blocks((4, 2, 2))
+    assert torch.allclose(basis @ basis.T, torch.eye(48), atol=1e-6)
 
 
 def test_sizes_that_are_no_power_of_two_name_the_key():
