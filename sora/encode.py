@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from omegaconf import DictConfig
     from torch import Tensor
@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
     index, encoder = Index.open(config.data), build(config.text)
-    captions = [caption.text for number in range(len(index)) for caption in index.captions(number)]
+    captions = {"", *(caption.text for number in range(len(index)) for caption in index.captions(number))}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,11 +55,13 @@ def main(config: DictConfig) -> None:
             multiple=tuple(config.multiple),
             report=lambda n: progress.advance(clips, n),
         )
-        texts = progress.add_task("encoding captions", total=len({"", *captions}))
-        new = cache.extend(index.folder, encoder, captions, shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n))
-        progress.update(texts, completed=len({"", *captions}))
+        texts = progress.add_task("encoding captions", total=len(captions))
+        new = cache.extend(
+            index.folder, encoder, sorted(captions), shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n)
+        )
+        progress.update(texts, completed=len(captions))
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
-    print(f"{len(index)} clips{note} and {len(set(captions))} captions ({new} new) are encoded in {index.folder}")
+    print(f"{len(index)} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
 
 
 def encode_clips(
@@ -76,11 +78,12 @@ def encode_clips(
     settings = {"multiple": [int(size) for size in multiple]}
     boxes = [_box(index, row, vae.stride, multiple) for row in range(len(index))]
     shards = latents.shard_rows(index)
-    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch)
+    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch, report=report)
     for number, rows in enumerate(shards):
-        if not latents.finished(index, rows, number=number, vae_hash=vae_hash, settings=settings):
+        if latents.finished(index, rows, number=number, vae_hash=vae_hash, settings=settings):
+            report(len(rows))
+        else:
             latents.write_shard(index, rows, encode, number=number, vae_hash=vae_hash, settings=settings)
-        report(len(rows))
     trimmed = sum(box != (int(index.frames[row]), int(index.heights[row]), int(index.widths[row])) for row, box in enumerate(boxes))
     about: dict[str, Any] = {
         "stride": list(vae.stride),
@@ -109,20 +112,29 @@ def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int])
     return 1 + (time - 1) * stride[0], height, width
 
 
-def _encoded(index: Index, rows: Sequence[int], *, boxes: Sequence[tuple[int, int, int]], vae: VideoVAE, batch: int) -> Iterator[Tensor]:
-    """Latents of the rows in their order; neighbours of one shape are encoded together."""
-    from itertools import groupby
+def _encoded(
+    index: Index, rows: Sequence[int], *, boxes: Sequence[tuple[int, int, int]], vae: VideoVAE, batch: int, report: Callable[[int], None]
+) -> list[Tensor]:
+    """Latents of a shard's rows in their order; clips of one shape are encoded together."""
+    from collections import defaultdict
 
     import torch
 
     from sora.data.loading import read_clip
 
-    for (frames, height, width), group in groupby(rows, key=lambda row: boxes[row]):
-        same = list(group)
+    shapes: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for row in rows:
+        shapes[boxes[row]].append(row)
+    found: dict[int, Tensor] = {}
+    for (frames, height, width), same in shapes.items():
         for start in range(0, len(same), batch):
-            clips = [torch.from_numpy(read_clip(index, row)[:frames, :height, :width]) for row in same[start : start + batch]]
+            some = same[start : start + batch]
+            clips = [torch.from_numpy(read_clip(index, row)[:frames, :height, :width]) for row in some]
             with torch.inference_mode():
-                yield from vae.encode(torch.stack(clips).to(vae.shift.device)).float().cpu()
+                encoded = vae.encode(torch.stack(clips).to(vae.shift.device)).float().cpu()
+            found.update(zip(some, encoded, strict=True))
+            report(len(some))
+    return [found[row] for row in rows]
 
 
 def _device(name: str) -> Any:

@@ -7,7 +7,7 @@ latent-<vae hash, 8 digits>-000000.parquet      key, where it lies, its shape, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
     + [(name, pa.int32()) for name in ("frames", "rows", "columns")]
 )
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
-Encode = Callable[[Sequence[int]], Iterable[Float[Tensor, "C _ _ _"]]]
+Encode = Callable[[Sequence[int]], Sequence[Tensor]]
 
 
 def manifest_path(folder: Path | str, vae_hash: str) -> Path:

