@@ -28,14 +28,14 @@ WORLD = "sora.data.sources.WorldSource"
 
 @dataclass(frozen=True)
 class Target:
-    """What to generate, and the facts it must show, where they can be checked."""
+    """What to generate, and the `Facts` it must show; None where they cannot be checked."""
 
     prompt: str
     frames: int
     height: int
     width: int
     fps: float
-    facts: Any | None
+    facts: Any
 
 
 def main(config: DictConfig) -> None:
@@ -117,7 +117,7 @@ def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str
     prompts = build(recipe).prompts(n, split="heldout" if split == "heldout" else "train", seed=seed)
     texts = [prompt.text_short if caption == "short" else prompt.text_dense for prompt in prompts]
     # What the text says is what can be asked for: a short caption leaves facts out.
-    return [Target(text, item.frames, *item.size, item.fps, parse(text)) for text, item in zip(texts, prompts, strict=True)]
+    return [Target(text, item.frames, item.size[0], item.size[1], item.fps, parse(text)) for text, item in zip(texts, prompts, strict=True)]
 
 
 def to_request(target: Target, number: int, *, seed: int) -> Request:

@@ -95,9 +95,10 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
     from sora.generation.sizes import frames_of, size_of
 
     stride, patch = loaded.vae.stride, loaded.patchifier.size
-    needs_default = config.area is None or (config.fps is None and any(line.fps is None for line in lines))
-    area, fps = trained_on(loaded.config) if needs_default else (config.area, config.fps)
-    area, fps = config.area or area, config.fps or fps
+    usual = (1.0, 1.0)
+    if config.area is None or (config.fps is None and any(line.fps is None for line in lines)):
+        usual = trained_on(loaded.config)
+    area, fps = float(config.area or usual[0]), float(config.fps or usual[1])
     requests = []
     for line in lines:
         rate = line.fps or fps

@@ -56,6 +56,14 @@ def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]
 class Reconstruction(Metric):
     """Accumulates PSNR and SSIM of videos of any sizes; compute() gives their means over videos, and how many."""
 
+    psnr_sum: Tensor
+    psnr_pooled_sum: Tensor
+    ssim_sum: Tensor
+    temporal_psnr_sum: Tensor
+    videos_sum: Tensor
+    windows_sum: Tensor
+    moving_sum: Tensor
+    exact_frames_sum: Tensor
     full_state_update = False
     is_differentiable = False
 

@@ -4,8 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from sora.patches import Patchifier
-from sora.vae.vae import VideoVAE
 
 from sora.diffusion.guidance import guide
 from sora.diffusion.path import Straight, VariancePreserving
@@ -13,6 +11,8 @@ from sora.diffusion.prediction import clean, noise, velocity
 from sora.diffusion.samplers import euler, heun
 from sora.diffusion.shift import by_tokens, constant
 from sora.generation.generator import Generator, Recipe, Request, fill_packs
+from sora.patches import Patchifier
+from sora.vae.vae import VideoVAE
 
 PLAIN = partial(constant, value=1.0)
 
