@@ -89,6 +89,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Path, Mapping[str, Any] | No
     from sora.training.run import changes, open_run, refuse_changes
 
     output = Path(config.output or f"outputs/{config.kind}")
+    if config.resume in (None, "auto") and (missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]):
+        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora train --help")
     if config.resume is None:
         return config, output, None
     if config.resume == "auto":

@@ -154,9 +154,16 @@ def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
 
     from sora.train import settle
 
-    config = compose("train", ["task=vae", f"data.folders=[{world}]", f"resume={whole}", "workers=2"]).config
-    settled, folder, changed = settle(config)
+    settled, folder, changed = settle(compose("train", [f"resume={whole}", "workers=2"]).config)
     assert (folder, changed, settled.workers, settled.steps) == (whole, {}, 2, STEPS)
+    assert settled.kind == "vae" and settled.data.folders == [str(world)]
+    with pytest.raises(ValueError, match="vae.latent_channels: 4 in the run, 5 now"):
+        settle(compose("train", ["task=vae", f"resume={whole}", "vae.latent_channels=5"]).config)
+
+
+def test_what_is_missing_is_listed(capsys):
+    assert cli.run("train", []) == 2
+    assert "needs data.folders=… vae=…" in capsys.readouterr().err
 
 
 def test_a_flipped_byte_is_passed_over_by_name_and_a_run_with_none_whole_does_not_start_again(world, whole, tmp_path, capsys):
