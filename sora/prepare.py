@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
     with whole_folder(output) as staging:
-        job = source.job(input=config.input, captions=config.captions, count=config.count, run=run)
+        job = source.job(folder=config.input, captions=config.captions, count=config.count, run=run)
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = write(job, staging, run=run, max_bytes=int(config.shard_mb * 2**20), about=about)
     print(summary(described, output))

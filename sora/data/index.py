@@ -114,7 +114,7 @@ class DatasetWriter:
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
         self._splits: dict[str, int] = {}
 
-    def __enter__(self) -> DatasetWriter:  # noqa: PYI034 (Self cannot be checked at run time)
+    def __enter__(self) -> DatasetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

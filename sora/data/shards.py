@@ -62,7 +62,7 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._position = 0
 
-    def __enter__(self) -> ShardWriter:  # noqa: PYI034 (Self cannot be checked at run time)
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -108,7 +108,7 @@ class ShardWriter:
     def _open(self) -> None:
         self._stack = ExitStack()
         staging = self._stack.enter_context(whole_file(self.folder / self.shard))
-        self._file = self._stack.enter_context(open(staging, "wb", buffering=1 << 20))
+        self._file = self._stack.enter_context(open(staging, "wb", buffering=1 << 20))  # noqa: SIM115 (the stack closes it)
         self._position = 0
 
     def _close(self) -> None:

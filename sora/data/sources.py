@@ -64,7 +64,7 @@ class Job:
 class Source(Protocol):
     """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order."""
 
-    def job(self, *, input: str | None, captions: str | None, count: int | None, run: Run) -> Job: ...
+    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job: ...
 
 
 class WorldSource:
@@ -75,8 +75,8 @@ class WorldSource:
         if heldout < 0:
             raise ValueError(f"source.heldout is {heldout}; give 0 or more clips")
 
-    def job(self, *, input: str | None, captions: str | None, count: int | None, run: Run) -> Job:
-        if input is not None or captions is not None:
+    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+        if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
         if not count or count < 1:
             raise ValueError(f"source=world with count={count} makes no clips; set count, such as count=3000")
@@ -157,10 +157,10 @@ class FolderSource:
         self._videos = Path()
         self._held: frozenset[str] = frozenset()
 
-    def job(self, *, input: str | None, captions: str | None, count: int | None, run: Run) -> Job:
-        if not input:
+    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+        if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos")
-        self._videos = Path(input)
+        self._videos = Path(folder)
         names = videos_in(self._videos)
         written, unknown = sidecars.table(Path(captions), names) if captions else ({}, [])
         infos: dict[str, VideoInfo] = {}
@@ -179,7 +179,7 @@ class FolderSource:
                 refused.append(Refused(name, 0.0, str(error)))
         if not units:
             reasons = "; ".join(f"{one.source}: {one.reason}" for one in refused[:3])
-            raise ValueError(f"none of {len(names)} videos in {input} gives a clip: {reasons}")
+            raise ValueError(f"none of {len(names)} videos in {folder} gives a clip: {reasons}")
         self._held = self._chosen(units)
         clips = sum(unit.last - unit.first for unit in units)
         notes = {"videos": len(names), "captions_without_video": unknown}

@@ -24,9 +24,9 @@ def source(**more):
     return FolderSource(**(settings | {"held_out": 0.0, "held_out_by": "video", "lossless": True, "licence": "CC0-1.0"} | more))
 
 
-def prepared(output, made=None, *, run=run, count=None, captions=None, input=None):
+def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
     with whole_folder(output) as staging:
-        job = (made or source()).job(input=None if input is None else str(input), captions=captions, count=count, run=run)
+        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, count=count, run=run)
         described = prepare.write(job, staging, run=run, max_bytes=1 << 30, about={})
     return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
 
@@ -43,7 +43,7 @@ def videos(tmp_path):
 
 
 def test_windows_follow_one_another_and_lose_only_tails(tmp_path, videos):
-    index, report, _ = prepared(tmp_path / "out", input=videos)
+    index, report, _ = prepared(tmp_path / "out", folder=videos)
     rows = [index.row(number) for number in range(len(index))]
     assert [(row.source, row.frames, round(row.start * 25)) for row in rows] == [
         *(("a.mp4", 9, first) for first in (0, 9, 18, 27)),
@@ -60,7 +60,7 @@ def test_windows_follow_one_another_and_lose_only_tails(tmp_path, videos):
 
 def test_a_lower_rate_takes_frames_by_time_and_slower_videos_keep_theirs(tmp_path, videos):
     (videos / "slow.mp4").write_bytes(muxed(counting(10), times=[n / 5 for n in range(10)], **QUIET))
-    index, _, _ = prepared(tmp_path / "out", source(fps=12.5, frames=5), input=videos)
+    index, _, _ = prepared(tmp_path / "out", source(fps=12.5, frames=5), folder=videos)
     by_source = {row.source: number for number in reversed(range(len(index))) for row in [index.row(number)]}
     assert numbers(read_clip(index, by_source["a.mp4"])) == [0, 2, 4, 6, 8]
     assert numbers(read_clip(index, by_source["slow.mp4"])) == [0, 1, 2, 3, 4]
@@ -78,8 +78,8 @@ def test_videos_shrink_to_the_short_side_and_lose_only_what_multiples_need():
 
 def test_the_number_of_processes_changes_no_byte(tmp_path, videos):
     (videos / "broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom")
-    alone, report, _ = prepared(tmp_path / "one", input=videos)
-    many, report2, _ = prepared(tmp_path / "two", input=videos, run=partial(in_order, workers=2, seconds=60, memory_gb=64))
+    alone, report, _ = prepared(tmp_path / "one", folder=videos)
+    many, report2, _ = prepared(tmp_path / "two", folder=videos, run=partial(in_order, workers=2, seconds=60, memory_gb=64))
     assert alone.fingerprint == many.fingerprint
     assert report == report2
     shards = [(tmp_path / name / "video-000000.tar").read_bytes() for name in ("one", "two")]
@@ -90,7 +90,7 @@ def test_unreadable_videos_are_named_and_the_rest_is_kept(tmp_path, videos):
     (videos / "broken.mp4").write_bytes(muxed(counting(20))[:300])
     (videos / "page.mp4").write_text("<html>")
     (videos / "short.mp4").write_bytes(muxed(counting(3)))
-    index, report, line = prepared(tmp_path / "out", input=videos)
+    index, report, line = prepared(tmp_path / "out", folder=videos)
     assert len(index) == 9
     assert {entry["source"] for entry in report["refused"]} == {"broken.mp4", "page.mp4", "short.mp4"}
     assert "fewer than source.min_frames=5" in next(entry["reason"] for entry in report["refused"] if entry["source"] == "short.mp4")
@@ -104,9 +104,9 @@ def test_a_damaged_stretch_gives_no_clip(tmp_path):
     bad = bytearray(good)
     bad[len(bad) // 2 : len(bad) // 2 + 3000] = bytes(3000)
     (tmp_path / "in/a.mkv").write_bytes(good)
-    clean, _, _ = prepared(tmp_path / "clean", input=tmp_path / "in")
+    clean, _, _ = prepared(tmp_path / "clean", folder=tmp_path / "in")
     (tmp_path / "in/a.mkv").write_bytes(bytes(bad))
-    index, report, _ = prepared(tmp_path / "out", input=tmp_path / "in")
+    index, report, _ = prepared(tmp_path / "out", folder=tmp_path / "in")
     assert report["refused"]
     assert 2 < len(index) < len(clean)
     for number in range(len(index)):
@@ -117,12 +117,12 @@ def test_a_damaged_stretch_gives_no_clip(tmp_path):
 def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match="holds no video"):
-        prepared(tmp_path / "out", input=tmp_path / "in")
+        prepared(tmp_path / "out", folder=tmp_path / "in")
     (tmp_path / "in/a.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of 1 videos.*a\.mp4 is empty"):
-        prepared(tmp_path / "out", input=tmp_path / "in")
+        prepared(tmp_path / "out", folder=tmp_path / "in")
     with pytest.raises(ValueError, match="is no folder"):
-        prepared(tmp_path / "out", input=tmp_path / "nowhere")
+        prepared(tmp_path / "out", folder=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="needs input=FOLDER"):
         prepared(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -137,14 +137,14 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, videos, error):
                 raise error
 
     with pytest.raises(error):
-        prepared(tmp_path / "out", input=videos, run=interrupted)
+        prepared(tmp_path / "out", folder=videos, run=interrupted)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, videos):
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="exists already"):
-        prepared(tmp_path / "out", input=videos)
+        prepared(tmp_path / "out", folder=videos)
 
 
 def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
@@ -152,7 +152,7 @@ def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
     (videos / "c.json").write_text(json.dumps({"short": "grey", "dense": "A card turns white.", "fps": "30"}))
     captions = tmp_path / "all.csv"
     captions.write_text('file,caption,duration\nbelow/b.MKV,"from the table, quoted",9\na,more,1\nlost.mp4,none,2\n')
-    index, report, _ = prepared(tmp_path / "out", input=videos, captions=str(captions))
+    index, report, _ = prepared(tmp_path / "out", folder=videos, captions=str(captions))
     told = {index.row(number).source: [(said.kind, said.text) for said in index.captions(number)] for number in range(len(index))}
     assert told == {
         "a.mp4": [("original", "more"), ("original", "A grey card.")],
@@ -166,13 +166,13 @@ def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
     path = tmp_path / "all.jsonl"
     path.write_text('{"file": "x.mp4", "caption": "a"}\n{"file": "y.mp4", "caption": "b"}\n')
     with pytest.raises(ValueError, match=r"matches none of 3 videos: it names x\.mp4, y\.mp4, the videos are a\.mp4"):
-        prepared(tmp_path / "out", input=videos, captions=str(path))
+        prepared(tmp_path / "out", folder=videos, captions=str(path))
     path.write_text('{"file": "x.mp4"')
     with pytest.raises(ValueError, match=r"all\.jsonl line 1 is no JSON"):
-        prepared(tmp_path / "out", input=videos, captions=str(path))
+        prepared(tmp_path / "out", folder=videos, captions=str(path))
     path.write_bytes(b'{"file": "\xff"}')
     with pytest.raises(ValueError, match="no text in UTF-8"):
-        prepared(tmp_path / "out", input=videos, captions=str(path))
+        prepared(tmp_path / "out", folder=videos, captions=str(path))
 
 
 def test_a_name_that_two_videos_bear_says_neither(tmp_path):
@@ -185,16 +185,16 @@ def test_a_name_that_two_videos_bear_says_neither(tmp_path):
 
 def test_splits_follow_from_names_so_that_more_videos_move_none(tmp_path, videos):
     made = partial(source, held_out=0.3, held_out_by="window")
-    index, _, _ = prepared(tmp_path / "one", made(), input=videos)
+    index, _, _ = prepared(tmp_path / "one", made(), folder=videos)
     (videos / "new.mp4").write_bytes(muxed(counting(40), **QUIET))
-    more, _, _ = prepared(tmp_path / "two", made(), input=videos)
+    more, _, _ = prepared(tmp_path / "two", made(), folder=videos)
     before, after = ({row.key: row.split for row in map(one.row, range(len(one)))} for one in (index, more))
     assert set(before.values()) == {"train", "heldout"}
     assert before.items() <= after.items()
 
 
 def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
-    index, _, _ = prepared(tmp_path / "out", source(held_out=0.01), input=videos)
+    index, _, _ = prepared(tmp_path / "out", source(held_out=0.01), folder=videos)
     splits = {}
     for number in range(len(index)):
         row = index.row(number)
@@ -204,7 +204,7 @@ def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
 
 
 def test_count_is_the_most_clips(tmp_path, videos):
-    index, _, _ = prepared(tmp_path / "out", input=videos, count=2)
+    index, _, _ = prepared(tmp_path / "out", folder=videos, count=2)
     assert len(index) == 2
 
 
@@ -212,11 +212,11 @@ def test_the_worlds_clips_arrive_whole(tmp_path):
     world = pytest.importorskip("sora.data.world.world").World(
         seed=3, sizes=((32, 32), (24, 40)), seconds=(1.0,), rates=(8.0,), motions=("linear",)
     )
-    made = WorldSource(world=world, heldout=3, lossless=True, licence="CC0-1.0")
-    index, _, _ = prepared(tmp_path / "out", made, count=6)
+    made = WorldSource(world=world, heldout=1, lossless=True, licence="CC0-1.0")
+    index, _, _ = prepared(tmp_path / "out", made, count=2)
     rows = [index.row(number) for number in range(len(index))]
-    assert [row.split for row in rows] == ["train"] * 6 + ["heldout"] * 3
-    for number, (row, place) in enumerate(zip(rows, [*range(6), *range(3)], strict=True)):
+    assert [row.split for row in rows] == ["train"] * 2 + ["heldout"]
+    for number, (row, place) in enumerate(zip(rows, [*range(2), 0], strict=True)):
         clip = world.clip(place, split=row.split)
         assert np.array_equal(read_clip(index, number), clip.frames)
         assert {said.kind: said.text for said in row.captions} == clip.captions
@@ -224,7 +224,7 @@ def test_the_worlds_clips_arrive_whole(tmp_path):
     with pytest.raises(ValueError, match="set count"):
         prepared(tmp_path / "none", made)
     with pytest.raises(ValueError, match="source=folder for videos"):
-        prepared(tmp_path / "none", made, count=3, input=tmp_path)
+        prepared(tmp_path / "none", made, count=3, folder=tmp_path)
 
 
 def strange(item):
