@@ -154,8 +154,8 @@ def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
 
     from sora.train import settle
 
-    settled, folder, changed = settle(compose("train", [f"resume={whole}", "workers=2"]).config)
-    assert (folder, changed, settled.workers, settled.steps) == (whole, {}, 2, STEPS)
+    settled, folder, changed = settle(compose("train", [f"resume={whole}", "workers=3"]).config)
+    assert (folder, changed, settled.workers, settled.steps) == (whole, {}, 3, STEPS)
     assert settled.kind == "vae" and settled.data.folders == [str(world)]
     with pytest.raises(ValueError, match="vae.latent_channels: 4 in the run, 5 now"):
         settle(compose("train", ["task=vae", f"resume={whole}", "vae.latent_channels=5"]).config)

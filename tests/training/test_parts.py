@@ -142,7 +142,7 @@ def test_schedules_rise_hold_and_end_where_they_say():
     assert np.allclose(np.diff(tail[60:]), np.diff(tail[60:])[0])
     cosine = [schedules.cosine(step, steps=steps, warmup=10, floor=0.1) for step in range(steps)]
     assert max(cosine) == pytest.approx(1.0) and cosine[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in itertools.pairwise(cosine))
+    assert all(a >= b for a, b in itertools.pairwise(cosine[10:]))
     assert schedules.constant(0, steps=steps, warmup=0) == 1.0
 
 
