@@ -122,7 +122,7 @@ def test_every_key_of_a_command_is_explained():
     silent = []
     for verb in verbs():
         path: Path = CONF / f"{verb}.yaml"
-        keys = [key for key in OmegaConf.load(path) if key != "defaults"]
+        keys = [key for key, value in OmegaConf.load(path).items_ex(resolve=False) if key != "defaults" and not OmegaConf.is_dict(value)]
         told = comments([path], {})
         silent += [f"{verb}.yaml: {key}" for key in keys if key not in told and key not in OBVIOUS]
     assert not silent, silent
