@@ -61,7 +61,7 @@ def write(job: Job, folder: Path, *, run: Run, max_bytes: int, about: dict[str, 
     with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer, Progress(*columns, auto_refresh=False) as progress:
         task = progress.add_task("preparing clips", total=job.clips)
         for done in run(job.make, job.units):
-            found = [Refused(job.name_of(done.item), 0.0, done.reason)] if done.reason else done.result
+            found = [Refused(job.name_of(done.item), 0.0, done.reason)] if done.result is None else done.result
             for one in found:
                 if isinstance(one, Made) and (job.most is None or writer.rows < job.most):
                     writer.write(one.facts, one.media)

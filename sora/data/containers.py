@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -67,7 +68,7 @@ def refused(named: str) -> Iterator[None]:
     """Whatever a hostile or damaged file makes of the decoder becomes a `ValueError` that names it."""
     try:
         yield
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise ValueError(f"{named} does not decode: {error.strerror or error}") from None
     except OSError as error:
         raise ValueError(f"{named} cannot be read: {error.strerror or error}") from None

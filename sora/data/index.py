@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
@@ -218,7 +219,7 @@ class Index:
             raise ValueError(f"{folder / DATASET} has version {described.get('version')}, this program reads {VERSION}; prepare it again")
         table = pa.concat_tables([_open_shard(folder, entry) for entry in described["shards"]]).combine_chunks()
         if split is not None:
-            table = table.filter(pa.compute.equal(table["split"], split)).combine_chunks()
+            table = table.filter(pc.equal(table["split"], split)).combine_chunks()
             if not table.num_rows:
                 raise ValueError(f"{folder} has no clips of split {split!r}; it has {described['splits']}")
         return cls(folder, split, described, table)

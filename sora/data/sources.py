@@ -166,7 +166,7 @@ class FolderSource:
         infos: dict[str, VideoInfo] = {}
         refused: list[Refused] = []
         for done in run(self._probe, names):
-            if done.reason:
+            if done.result is None:
                 refused.append(Refused(done.item, 0.0, done.reason))
             else:
                 infos[done.item] = done.result

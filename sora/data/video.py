@@ -14,6 +14,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import av
+import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -220,7 +221,7 @@ def _decoded(container: InputContainer, video: VideoStream, info: VideoInfo, sta
 def _seek(container: InputContainer, video: VideoStream, offset: int) -> bool:
     try:
         container.seek(offset, stream=video)
-    except av.FFmpegError:
+    except av.error.FFmpegError:
         return False
     return True
 
@@ -230,14 +231,14 @@ def _packets(container: InputContainer, video: VideoStream, report: ReadReport) 
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:  # the container breaks off: what was decoded so far stays good
+        except av.error.FFmpegError:  # the container breaks off: what was decoded so far stays good
             report.errors += 1
             return
         if packet is None:
             return
         try:
             frames = packet.decode()
-        except av.FFmpegError:
+        except av.error.FFmpegError:
             report.errors += 1
             continue
         for frame in frames:
