@@ -152,8 +152,9 @@ def modulate(x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[
 class DiT(nn.Module):
     """Predicts, for each patch of noised latents, the P numbers that the objective asks for.
 
-    patch_channels: P. text_width: of the caption states. width: D. mlp: (width, ratio) -> the MLP of a block. attention: see
-    `sora.dit.attention`. At birth every block is the identity and the prediction is zero.
+    patch_channels: P. text_width: of the caption states. width: D. mlp: (width, ratio) -> the MLP of a block. position: width -> what
+    is added to a token for its place, beside the rotations. pooled_text: add the mean of a clip's caption to each of its tokens.
+    attention: see `sora.dit.attention`. At birth every block is the identity and the prediction is zero.
     """
 
     def __init__(
@@ -167,6 +168,8 @@ class DiT(nn.Module):
         mlp: Callable[[int, float], nn.Module],
         mlp_ratio: float,
         rope: AxialRope,
+        position: Callable[[int], nn.Module] | None,
+        pooled_text: bool,
         attention: Attention,
     ) -> None:
         super().__init__()
@@ -178,6 +181,8 @@ class DiT(nn.Module):
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
         self.rope = rope
         self.embed = nn.Linear(patch_channels, width)
+        self.embed_position = position(width) if position is not None else None
+        self.embed_pooled = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if pooled_text else None
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width)
@@ -207,11 +212,28 @@ class DiT(nn.Module):
             text_segments=text.segments,
         )
         x = self.embed(tokens.patches)  # N D
+        if self.embed_position is not None:
+            x = x + self.embed_position(tokens.positions)
+        if self.embed_pooled is not None:
+            x = x + F.embedding(owners(tokens.segments), self.embed_pooled(means(context.text, text.segments)))
         for block in self.blocks:
             x = block(x, context)
         final = self.final_modulation(level) + one_on_scales(2, self.width, level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
         return self.out(modulate(x, scale, shift))
+
+
+def owners(segments: Segments) -> Int[Tensor, "N"]:
+    """The segment of each token; computed on the device, with no shape that depends on the clips."""
+    places = torch.arange(segments.total, device=segments.cu_seqlens.device, dtype=torch.int32)
+    return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
+
+
+def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
+    """The mean of each segment's states; 0 for a segment without any."""
+    counts = segments.cu_seqlens.diff().clamp_min(1).to(states.dtype)
+    sums = states.new_zeros(len(segments.lengths), states.shape[1]).index_add(0, owners(segments), states)
+    return sums / counts[:, None]
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

@@ -1,4 +1,4 @@
-"""Rotary positions on three axes: seconds, rows and columns (Su et al. 2021; axial as in the published video DiTs)."""
+"""Positions on three axes, seconds, rows and columns: rotary (Su et al. 2021; axial as in the published video DiTs), and absolute waves."""
 
 from __future__ import annotations
 
@@ -39,3 +39,27 @@ def rotate(x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N 1 E2"]) -> Fl
     """Turn each pair (x[2i], x[2i + 1]) by its angle."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+class Waves(nn.Module):
+    """An absolute position as cosines and sines of each axis, projected to the network's width (as in Vaswani et al. 2017).
+
+    Rotations tell tokens how far apart they are, never where the clip's edges lie; a caption that says "at the top" needs both.
+    waves: per axis, of wave lengths from 2 to 512 positions. time_scale: positions per second.
+    """
+
+    def __init__(self, width: int, *, waves: int, time_scale: float) -> None:
+        super().__init__()
+        rates = 2 * torch.pi / torch.logspace(1, 9, waves, base=2.0)
+        self.register_buffer("rates", rates, persistent=False)
+        self.register_buffer("scales", torch.tensor([time_scale, 1.0, 1.0]), persistent=False)
+        self.project = nn.Linear(6 * waves, width)
+
+    def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
+        angles = ((positions * self.scales)[..., None] * self.rates).flatten(1)  # N 3W
+        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1))
+
+
+def waves(width: int, *, count: int, time_scale: float) -> Waves:
+    """dit.position: see `Waves`."""
+    return Waves(width, waves=count, time_scale=time_scale)
