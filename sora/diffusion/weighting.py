@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.diffusion.path import Path
-from sora.diffusion.prediction import Prediction, determinant
+from sora.diffusion.prediction import Prediction, determinant, velocity
 
 Weighting = Callable[[Tensor, Path, Prediction], Tensor]
 
@@ -38,3 +38,12 @@ def cosine_map(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[T
 def _ratio(numerator: Tensor, det: Tensor) -> Tensor:
     same = numerator.abs() == det.abs()
     return torch.where(same, torch.ones_like(det), numerator.abs() / torch.where(same, torch.ones_like(det), det.abs()))
+
+
+def as_velocity(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, most: float) -> Float[Tensor, "..."]:
+    """The error of the velocity that the prediction stands for, its weight held below `most` (Li and He 2025, table 1).
+
+    An error e of the prediction is one of e · det(velocity) / det(kind) of the velocity; on the straight path with a clean prediction the
+    weight is 1/t², which `most` keeps finite where t is small.
+    """
+    return (determinant(path, t, velocity) / determinant(path, t, kind)).square().nan_to_num(posinf=most).clamp(max=most)
