@@ -17,6 +17,8 @@ class AxialRope(nn.Module):
     2 pi theta positions.
     """
 
+    rates: Float[Tensor, "3 E2"]
+
     def __init__(self, *, axes: Sequence[int], time_scale: float, theta: float) -> None:
         super().__init__()
         if len(axes) != 3 or any(axis % 2 or axis < 0 for axis in axes):
@@ -47,6 +49,9 @@ class Waves(nn.Module):
     Rotations tell tokens how far apart they are, never where the clip's edges lie; a caption that says "at the top" needs both.
     waves: per axis, of wave lengths from 2 to 512 positions. time_scale: positions per second.
     """
+
+    rates: Float[Tensor, "W"]
+    scales: Float[Tensor, "3"]
 
     def __init__(self, width: int, *, waves: int, time_scale: float) -> None:
         super().__init__()

@@ -123,8 +123,8 @@ PROTECTED = {
 
 def test_keys_that_make_it_another_run_are_refused_by_name(world, whole):
     from omegaconf import OmegaConf
-    from sora.configs.compose import compose
 
+    from sora.configs.compose import compose
     from sora.train import settle
 
     config = compose("train", words(world, f"output={whole}", "resume=auto")).config
@@ -151,7 +151,6 @@ def test_the_command_refuses_a_changed_key_and_changes_nothing(world, whole, cap
 
 def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
     from sora.configs.compose import compose
-
     from sora.train import settle
 
     settled, folder, changed = settle(compose("train", [f"resume={whole}", "workers=3"]).config)

@@ -61,7 +61,7 @@ def test_a_dead_channel_and_an_empty_dataset_are_refused():
 def test_the_objective_is_the_weighted_sum_of_what_it_reports():
     vae, frames = awake("toy"), clips(2, 5, 16, 16)
     noise = torch.randn(2, 3, *vae.latent_shape(5, 16, 16))
-    weights = dict(l1=1.0, l2=2.0, edge=3.0, kl=0.1)
+    weights = {"l1": 1.0, "l2": 2.0, "edge": 3.0, "kl": 0.1}
     terms = VaeObjective(**weights)(vae, frames, noise)
     assert torch.allclose(terms["total"], sum(weights[name] * terms[name] for name in weights))
     error = vae.decode_float(vae.whiten(vae.posterior(frames).sample(noise))) - from_uint8(frames)
