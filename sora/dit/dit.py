@@ -234,9 +234,10 @@ def owners(segments: Segments) -> Int[Tensor, "N"]:
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
-    counts = segments.cu_seqlens.diff().clamp_min(1).to(states.dtype)
-    sums = states.new_zeros(len(segments.lengths), states.shape[1]).index_add(0, owners(segments), states)
-    return sums / counts[:, None]
+    # In float32 at least: a sum of hundreds of bf16 states stops growing.
+    whole = states.to(torch.promote_types(states.dtype, torch.float32))
+    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

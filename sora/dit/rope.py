@@ -62,7 +62,7 @@ class Waves(nn.Module):
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         angles = ((positions * self.scales)[..., None] * self.rates).flatten(1)  # N 3W
-        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1))
+        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.project.weight.dtype))
 
 
 def waves(width: int, *, count: int, time_scale: float) -> Waves:
