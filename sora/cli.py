@@ -144,7 +144,7 @@ def _run(verb: str, words: list[str]) -> int | None:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     require_all(composed, verb)
-    return importlib.import_module(f"sora.{verb}").main(composed.config)
+    return importlib.import_module(f"sora.{verb}").main(composed)
 
 
 def parse(words: Sequence[str]) -> Flags:

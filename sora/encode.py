@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from omegaconf import DictConfig
     from torch import Tensor
 
+    from sora.configs.compose import Composed
     from sora.data.index import Index
     from sora.vae.vae import VideoVAE
 
@@ -20,7 +20,7 @@ EXAMPLES = (
 )
 
 
-def main(config: DictConfig) -> None:
+def main(composed: Composed) -> None:
     from pathlib import Path
 
     import torch
@@ -31,6 +31,7 @@ def main(config: DictConfig) -> None:
     from sora.text import cache
     from sora.vae import artefact
 
+    config = composed.config
     if config.threads:
         torch.set_num_threads(config.threads)
     source = Path(config.vae)
@@ -60,6 +61,7 @@ def main(config: DictConfig) -> None:
             index.folder, encoder, sorted(captions), shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n)
         )
         progress.update(texts, completed=len(captions))
+    _warn_of_scale(index, artefact.artefact_hash(source))
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index)} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
 
@@ -135,6 +137,20 @@ def _encoded(
             found.update(zip(some, encoded, strict=True))
             report(len(some))
     return [found[row] for row in rows]
+
+
+def _warn_of_scale(index: Index, vae_hash: str, *, sample: int = 64) -> None:
+    """Say so if the latents of some clips, spread over the dataset, are not of the scale that the VAE was whitened to."""
+    import numpy as np
+
+    from sora.data.latents import LatentIndex
+    from sora.vae.whitening import unlike
+
+    latents = LatentIndex(index, vae_hash)
+    rows = np.unique(np.linspace(0, len(latents) - 1, sample).round().astype(int)).tolist()
+    if odd := unlike(latents.latents(row) for row in rows):
+        print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
+        print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
 
 
 def _device(name: str) -> Any:

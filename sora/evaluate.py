@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
     from sora.data.index import Index
     from sora.generation.generator import Request
@@ -38,10 +38,11 @@ class Target:
     facts: Any
 
 
-def main(config: DictConfig) -> None:
+def main(composed: Composed) -> None:
     """Evaluate what the checkpoint holds, write `scores.json` and the clips, and print the figures."""
     from sora.configs.load import run_kind
 
+    config = composed.config
     scores = KINDS[run_kind(Path(config.checkpoint))](config)
     width = max(len(name) for name in scores["figures"])
     for name, value in scores["figures"].items():
@@ -129,16 +130,15 @@ def to_request(target: Target, number: int, *, seed: int) -> Request:
 def score_adherence(targets: Sequence[Target], clips: Sequence[Any], rows: list[dict[str, Any]]) -> dict[str, float]:
     """Shares of clips that show what their prompt says, each with its 95 % interval; each clip's verdicts go into its row."""
     from sora.data.world import PALETTE
-    from sora.metrics.adherence import PromptAdherence, agreement
-    from sora.metrics.observation import observe
+    from sora.metrics.adherence import PromptAdherence, judge
 
-    metric = PromptAdherence(palette=PALETTE)
-    # Verdicts are counted as they are made, which torchmetrics takes for a metric without updates.
-    warnings.filterwarnings("ignore", message="The ``compute`` method of metric PromptAdherence", category=UserWarning)
+    metric = PromptAdherence()
+    agreed = judge(
+        [clip.numpy() for clip in clips], [target.fps for target in targets], [target.facts for target in targets], palette=PALETTE
+    )
+    metric.update(agreed)
     asked: Counter[str] = Counter()
-    for target, clip, row in zip(targets, clips, rows, strict=True):
-        verdicts = agreement(observe(clip.numpy(), target.fps, PALETTE), target.facts)
-        metric.count(verdicts)
+    for verdicts, row in zip(agreed, rows, strict=True):
         row["adherence"] = verdicts
         asked.update(name for name, verdict in verdicts.items() if verdict is not None)
     shares = metric.compute()

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omegaconf import DictConfig
-
+    from sora.configs.compose import Composed
     from sora.data.sources import Job, Refused, Run
 
 EXAMPLES = (
@@ -22,7 +21,7 @@ EXAMPLES = (
 )
 
 
-def main(config: DictConfig) -> None:
+def main(composed: Composed) -> None:
     from functools import partial
     from pathlib import Path
 
@@ -32,6 +31,7 @@ def main(config: DictConfig) -> None:
     from sora.data.workers import in_order
     from sora.storage import whole_folder
 
+    config = composed.config
     output = Path(config.output)
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
+    from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
     from sora.generation.generator import Generator, Request
 
@@ -36,10 +36,11 @@ class Line:
     seed: int | None = None
 
 
-def main(config: DictConfig) -> None:
+def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar for each sample."""
     from sora.configs.load import load_diffusion
 
+    config = composed.config
     lines = read_prompts(config.prompt, config.prompts)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     generator = make_generator(loaded, config)

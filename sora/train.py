@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from sora.configs.compose import Composed
     from sora.training.checkpoint import TrainingState
     from sora.training.module import TrainingModule
     from sora.training.run import Run
@@ -52,13 +53,13 @@ class Job:
     vae: Path | None = None
 
 
-def main(config: DictConfig) -> int:
+def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
     from sora.training import rng
     from sora.training.run import owned
     from sora.training.signals import StopFlag
 
-    config, folder, changed = settle(config)
+    config, folder, changed = settle(composed.config, composed.said)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
@@ -78,11 +79,11 @@ def main(config: DictConfig) -> int:
 # ---- which run, and with what configuration
 
 
-def settle(config: DictConfig) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
+def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
     """The configuration to train with, the run's folder, and what has changed since it began: None if it has yet to begin.
 
-    With `resume=RUN` it is the stored one, with what this command line says differently from the defaults on top; what may not change is
-    refused by name.
+    With `resume=RUN` it is the stored one, and on top what this command line says differently from the defaults or names itself (`said`:
+    keys and groups); what may not change is refused by name.
     """
     from omegaconf import OmegaConf
 
@@ -100,25 +101,30 @@ def settle(config: DictConfig) -> tuple[DictConfig, Path, Mapping[str, Any] | No
         run = open_run(output)
     else:
         run = open_run(Path(config.resume))
-        asked = OmegaConf.merge(OmegaConf.create(run.config), said(config))
+        asked = laid_over(OmegaConf.create(run.config), config, said)
     now = OmegaConf.to_container(asked, resolve=False)
     found = changes(run.config, now, free=FREE_OF[asked.kind])  # pyright: ignore[reportArgumentType]
     return asked, run.folder, refuse_changes(found, allowed=tuple(config.resume_allow))  # pyright: ignore[reportReturnType]
 
 
-def said(config: DictConfig) -> dict[str, Any]:
-    """What a composed configuration says differently from that of a command line that only names the task."""
+def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> DictConfig:
+    """A run's configuration with what `config` says otherwise: values that no command line that only names the task has, and all of `said`.
+
+    A key said with the default's value counts too, and a group is replaced whole, so that nothing of the other option stays behind.
+    """
     from omegaconf import MISSING, OmegaConf
 
     from sora.configs.check import flatten
     from sora.configs.compose import compose
 
-    plain = flatten(compose("train", [f"task={config.kind}"]).config)
-    differing = OmegaConf.create({})
-    for key, value in flatten(config).items():
+    plain, flat = flatten(compose("train", [f"task={config.kind}"]).config), flatten(config)
+    for key, value in flat.items():
         if value != MISSING and (key not in plain or plain[key] != value):
-            OmegaConf.update(differing, key, value)
-    return OmegaConf.to_container(differing)  # pyright: ignore[reportReturnType]
+            OmegaConf.update(stored, key, value)
+    for name in said:
+        if any(key == name or key.startswith(f"{name}.") for key in flat):  # an experiment or a task is no part of the configuration
+            OmegaConf.update(stored, name, OmegaConf.select(config, name), merge=False)
+    return stored
 
 
 def record(config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None) -> None:
@@ -254,7 +260,8 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     data = build(config.data)
     plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
     task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
-    tell(plan)
+    for line in plan.lines([index.folder.name for index in data.indexes]):
+        print(line)
     return Job(
         task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips"
     )
@@ -290,7 +297,8 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     patchifier = build(config.patches)
     data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
     plan = build(config.plan, tokens=data.tokens, keys=data.keys, fingerprint=data.fingerprint, seed=config.seed)
-    tell(plan)
+    for reason, count in plan.skipped.items():
+        print(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=patchifier.channels(vae.latent_channels), text_width=encoder.width)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
@@ -299,11 +307,6 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}
-
-
-def tell(plan: Any) -> None:
-    for reason, count in plan.skipped.items():
-        print(f"left out: {count} clips ({reason})")
 
 
 if __name__ == "__main__":

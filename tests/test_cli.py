@@ -24,8 +24,8 @@ def verb(toy, monkeypatch):  # noqa: F811
         error = None
 
         @staticmethod
-        def main(config):
-            seen.append(config)
+        def main(composed):
+            seen.append(composed.config)
             if Module.error:
                 raise Module.error
 

@@ -23,11 +23,15 @@ EXPERIMENT = "experiment"
 
 @dataclass(frozen=True)
 class Composed:
-    """A command's configuration, and which option of which group went into it (None: no option)."""
+    """A command's configuration, and which option of which group went into it (None: no option).
+
+    said: the keys and groups that the command line itself named, whatever values they have.
+    """
 
     config: DictConfig
     choices: dict[str, str | None]
     keys: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
 
 def config_dir() -> Path:
@@ -82,7 +86,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
     check_values(whole.config, reference.config, said_by="the command line")
     check_targets(whole.config, "")
-    return Composed(whole.config, whole.choices, known)
+    return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))
 
 
 def require_all(composed: Composed, verb: str) -> None:

@@ -56,7 +56,7 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[tuple[I
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             demuxer = _demuxer(file.read(189), told)
             file.seek(0)
-            with av.open(file, format=demuxer, metadata_errors="replace") as container:
+            with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
                 video = _video_stream(container, told)
                 video.thread_type = "NONE"
                 video.codec_context.thread_count = 1

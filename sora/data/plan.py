@@ -255,8 +255,8 @@ class CropPlan:
     packs. Each (shape, dataset) pair runs through its own epochs: every clip that is large enough once per epoch, in a Philox
     order; the crop's place follows from (seed, epoch, key). Datasets take turns so that any `ROUND` crops of a shape hold
     each one's share exactly and evenly spread; without weights a dataset's share is its number of clips. Rows count through
-    the indexes in order. Clips too small for a shape are counted
-    in `skipped`.
+    the indexes in order. Clips too small for every shape
+    are counted in `skipped`.
     """
 
     ROUND = 1024  # crops after which the datasets' shares are met exactly: weights are rounded to 1/1024
@@ -282,6 +282,7 @@ class CropPlan:
         self.weights = _weights(weights, [len(index) for index in indexes])
         self.skipped: dict[str, int] = {}
         self._fitting = tuple(tuple(self._eligible(shape, number) for number in range(len(indexes))) for shape in self.shapes)
+        self._count_skipped()
         self._turns = tuple(self._turns_of(shape, rows) for shape, rows in zip(self.shapes, self._fitting, strict=True))
         self._order = lru_cache(maxsize=4 * len(self.shapes) * len(indexes))(self._epoch_order)
 
@@ -338,11 +339,22 @@ class CropPlan:
 
     def _eligible(self, shape: tuple[int, int, int], number: int) -> Int[np.ndarray, "clips"]:
         index, (frames, height, width) = self._indexes[number], shape
-        large = (index.frames >= frames) & (index.heights >= height) & (index.widths >= width)
-        lost = len(index) - int(large.sum())
-        if lost:
-            self.skipped[f"dataset {number}: smaller than {frames}x{height}x{width}"] = lost
-        return np.flatnonzero(large)
+        return np.flatnonzero((index.frames >= frames) & (index.heights >= height) & (index.widths >= width))
+
+    def _count_skipped(self) -> None:
+        for number, index in enumerate(self._indexes):
+            used = np.unique(np.concatenate([fitting[number] for fitting in self._fitting]))
+            if len(used) < len(index):
+                self.skipped[f"dataset {number}: smaller than every crop of plan.shapes"] = len(index) - len(used)
+
+    def lines(self, names: Sequence[str]) -> list[str]:
+        """For each shape how many clips of each dataset it is cut from, and what is left out. names: of the datasets."""
+        told = []
+        for shape, fitting in zip(self.shapes, self._fitting, strict=True):
+            parts = zip(fitting, self._indexes, names, strict=True)
+            counts = [f"{len(rows)} of {len(index)} clips of {name}" for rows, index, name in parts]
+            told.append(f"crops of {'x'.join(map(str, shape))}: {', '.join(counts)}")
+        return told + [f"left out: {count} clips ({reason})" for reason, count in self.skipped.items()]
 
     def _turns_of(self, shape: tuple[int, int, int], fitting: Sequence[np.ndarray]) -> Int[np.ndarray, "round"]:
         shares = np.array([weight if len(rows) else 0.0 for weight, rows in zip(self.weights, fitting, strict=True)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from hashlib import blake2b, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -126,7 +127,8 @@ class FolderSource:
     be shorter, 1 + k * stride_time and at least `min_frames`. size: the short side in pixels that larger videos are scaled down
     to (null: none are). multiple: sides are multiples of it; what stands over is cut off evenly. windows_per_video: at most
     (null: all). held_out: share of the videos (held_out_by=video) or of the windows (held_out_by=window) that training does
-    not see, chosen by the hash of their names, at least one if the share is not 0. lossless: RGB without loss, else H.264 at crf 18.
+    not see, chosen by the hash of their names, at least one if the share is not 0. leave_out: videos that are not wanted, as patterns of
+    their paths in the folder. lossless: RGB without loss, else H.264 at crf 18.
     """
 
     def __init__(
@@ -141,9 +143,11 @@ class FolderSource:
         windows_per_video: int | None,
         held_out: float,
         held_out_by: str,
+        leave_out: Sequence[str],
         lossless: bool,
         licence: str,
     ):
+        self.leave_out = tuple(leave_out)
         self.fps, self.frames, self.min_frames, self.stride_time = fps, frames, min_frames, stride_time
         self.size, self.multiple, self.windows_per_video = size, multiple, windows_per_video
         self.held_out, self.held_out_by, self.lossless, self.licence = held_out, held_out_by, lossless, licence
@@ -161,7 +165,7 @@ class FolderSource:
         if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos")
         self._videos = Path(folder)
-        names = videos_in(self._videos)
+        names = self._wanted(videos_in(self._videos))
         written, unknown = sidecars.table(Path(captions), names) if captions else ({}, [])
         infos: dict[str, VideoInfo] = {}
         refused: list[Refused] = []
@@ -184,6 +188,13 @@ class FolderSource:
         clips = sum(unit.last - unit.first for unit in units)
         notes = {"videos": len(names), "captions_without_video": unknown}
         return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, count, refused, notes)
+
+    def _wanted(self, names: Sequence[str]) -> list[str]:
+        unmet = [pattern for pattern in self.leave_out if not any(fnmatchcase(name, pattern) for name in names)]
+        if unmet:
+            shown = ", ".join((*names[:5], "…") if len(names) > 5 else names)
+            raise ValueError(f"source.leave_out: no video is called {', '.join(unmet)}; there are {shown}")
+        return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in self.leave_out)]
 
     def _probe(self, name: str) -> VideoInfo:
         return probe(self._videos / name)

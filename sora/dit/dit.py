@@ -34,6 +34,8 @@ class Context(NamedTuple):
 class LevelEmbedding(nn.Module):
     """Noise levels in [0, 1] -> vectors, through waves of wave length 2 pi / 1000 and longer."""
 
+    rates: Float[Tensor, "W"]
+
     def __init__(self, *, width: int, waves: int = 256) -> None:
         super().__init__()
         rates = 1000 * 10_000 ** (-torch.arange(waves // 2) / (waves // 2))
@@ -42,7 +44,7 @@ class LevelEmbedding(nn.Module):
 
     def forward(self, levels: Float[Tensor, "U"]) -> Float[Tensor, "U D"]:
         angles = levels.float()[:, None] * self.rates
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 class HeadNorm(nn.Module):
@@ -197,7 +199,8 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for last in (self.modulation, self.final_modulation, self.out, *(block.cross.out for block in self.blocks)):
+        crosses = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
+        for last in (self.modulation, self.final_modulation, self.out, *crosses):
             nn.init.zeros_(last.weight)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
@@ -231,9 +234,10 @@ def owners(segments: Segments) -> Int[Tensor, "N"]:
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
-    counts = segments.cu_seqlens.diff().clamp_min(1).to(states.dtype)
-    sums = states.new_zeros(len(segments.lengths), states.shape[1]).index_add(0, owners(segments), states)
-    return sums / counts[:, None]
+    # In float32 at least: a sum of hundreds of bf16 states stops growing.
+    whole = states.to(torch.promote_types(states.dtype, torch.float32))
+    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

@@ -17,6 +17,8 @@ class AxialRope(nn.Module):
     2 pi theta positions.
     """
 
+    rates: Float[Tensor, "3 E2"]
+
     def __init__(self, *, axes: Sequence[int], time_scale: float, theta: float) -> None:
         super().__init__()
         if len(axes) != 3 or any(axis % 2 or axis < 0 for axis in axes):
@@ -48,6 +50,9 @@ class Waves(nn.Module):
     waves: per axis, of wave lengths from 2 to 512 positions. time_scale: positions per second.
     """
 
+    rates: Float[Tensor, "W"]
+    scales: Float[Tensor, "3"]
+
     def __init__(self, width: int, *, waves: int, time_scale: float) -> None:
         super().__init__()
         rates = 2 * torch.pi / torch.logspace(1, 9, waves, base=2.0)
@@ -57,7 +62,7 @@ class Waves(nn.Module):
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         angles = ((positions * self.scales)[..., None] * self.rates).flatten(1)  # N 3W
-        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1))
+        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.project.weight.dtype))
 
 
 def waves(width: int, *, count: int, time_scale: float) -> Waves:

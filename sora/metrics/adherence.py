@@ -1,7 +1,7 @@
 """Prompt adherence: does a clip show what its prompt asks for? Measured from the pixels alone, aspect by aspect.
 
-`Facts` is the checkable content of a prompt, `observe` (in `observation`) measures a clip, `agreement` compares the two and
-`PromptAdherence` counts. The share "all" is colour and shape and direction together.
+`Facts` is the checkable content of a prompt, `observe` (in `observation`) measures a clip, `agreement` compares the two,
+`judge` does both for many clips, and `PromptAdherence` counts. The share "all" is colour and shape and direction together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from sora.metrics.observation import Observation, Thing, observe
 
-__all__ = ["ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "observe"]
+__all__ = ["ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "judge", "observe"]
 
 ASPECTS = ("colour", "shape", "direction", "count", "event")
 ALL = ("colour", "shape", "direction")
@@ -132,38 +132,42 @@ def _pairing(observation: Observation, things: Sequence[Thing], wanted: Facts) -
     }
 
 
-class PromptAdherence(Metric):
-    """Shares of clips that agree with their prompts, for each aspect and for "all" (colour, shape and direction together).
+def judge(
+    videos: Sequence[UInt8[ndarray, "_ _ _ 3"]],
+    rates: Sequence[float],
+    wanted: Sequence[Facts],
+    *,
+    palette: Mapping[str, tuple[int, int, int]],
+) -> list[dict[str, bool | None]]:
+    """The agreement of each clip (uint8 T H W 3, of any sizes, with its frames a second) with what its prompt asks for.
 
     palette: the colours' names and RGB values 0..255.
     """
+    if not len(videos) == len(rates) == len(wanted):
+        raise ValueError(f"{len(videos)} clips came with {len(rates)} frame rates and {len(wanted)} prompts; each clip needs one of both")
+    return [agreement(observe(frames, fps, palette), facts) for frames, fps, facts in zip(videos, rates, wanted, strict=True)]
+
+
+class PromptAdherence(Metric):
+    """Shares of clips that agree with their prompts, for each aspect and for "all" (colour, shape and direction together)."""
 
     full_state_update = False
     hits: Tensor
     asked: Tensor
 
-    def __init__(self, *, palette: Mapping[str, tuple[int, int, int]]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.palette = dict(palette)
         self.add_state("hits", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("asked", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, videos: Sequence[UInt8[ndarray, "_ _ _ 3"]], rates: Sequence[float], wanted: Sequence[Facts]) -> None:
-        """Judge clips (uint8 T H W 3, of any sizes) with their frame rates and what their prompts ask for."""
-        if not len(videos) == len(rates) == len(wanted):
-            raise ValueError(
-                f"{len(videos)} clips came with {len(rates)} frame rates and {len(wanted)} prompts; each clip needs one of both"
-            )
-        for frames, fps, facts in zip(videos, rates, wanted, strict=True):
-            self.count(agreement(observe(frames, fps, self.palette), facts))
-
-    def count(self, agreed: Mapping[str, bool | None]) -> None:
-        """Count the verdict on one clip, as `agreement` gives it."""
-        verdicts = [agreed[name] for name in ASPECTS]
-        asked = [agreed[name] for name in ALL if agreed[name] is not None]
-        verdicts.append(all(asked) if asked else None)
-        self.asked += torch.tensor([verdict is not None for verdict in verdicts], device=self.asked.device)
-        self.hits += torch.tensor([verdict is True for verdict in verdicts], device=self.hits.device)
+    def update(self, agreed: Sequence[Mapping[str, bool | None]]) -> None:
+        """Count the verdicts on some clips, each as `judge` gives it."""
+        for clip in agreed:
+            verdicts = [clip[name] for name in ASPECTS]
+            asked = [clip[name] for name in ALL if clip[name] is not None]
+            verdicts.append(all(asked) if asked else None)
+            self.asked += torch.tensor([verdict is not None for verdict in verdicts], device=self.asked.device)
+            self.hits += torch.tensor([verdict is True for verdict in verdicts], device=self.hits.device)
 
     def compute(self) -> dict[str, float]:
         """The share for each aspect that any prompt asked for, "all", and "n", the number of clips that "all" was asked of."""

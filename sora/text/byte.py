@@ -42,6 +42,8 @@ class ByteEncoder:
 class ByteText(nn.Module):
     """Bytes -> states: an embedding, waves for the place in the caption, and layers that mix each byte with its neighbours."""
 
+    rates: Float[Tensor, "W"]
+
     def __init__(self, *, width: int, depth: int, reach: int) -> None:
         super().__init__()
         self.width, self.reach = width, reach

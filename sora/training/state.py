@@ -89,7 +89,7 @@ def weights(source: Path, *, part: str, averaged: bool = True) -> dict[str, Tens
 
 
 def _optimizer_tensors(module: TrainingModule) -> dict[str, Tensor]:
-    names = {value: name for name, value in module.trained().items()}
+    names: dict[Tensor, str] = {value: name for name, value in module.trained().items()}
     return {
         f"{names[value]}:{key}": item
         for stepper in module.steppers

@@ -87,7 +87,7 @@ def _bytes(name: str, tensor: Tensor) -> memoryview:
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds numbers that are not finite; a checkpoint of them is never written")
     flat = tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(np.ascontiguousarray(flat.numpy()))
+    return np.ascontiguousarray(flat.numpy()).data
 
 
 def _put(file: IO[bytes], digest, data: bytes | memoryview) -> None:

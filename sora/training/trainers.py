@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -81,6 +82,8 @@ def _trainer(
         raise ValueError(f"trainer.accelerator={accelerator} does not exist; choose cpu or gpu")
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Lightning's own use of a function that torch has renamed; nothing that whoever trains could mend.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
     if threads > 0:
         torch.set_num_threads(threads)
     if deterministic:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -20,7 +20,7 @@ SMALLEST_STD, LARGEST_STD = 0.7, 1.4
 
 
 @torch.no_grad()
-def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "_ _ _ _ 3"]]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and standard deviation of each raw latent channel over all positions of all batches, in float64.
 
     Raises ValueError when there are no batches, or when a channel is dead or not finite.
@@ -42,18 +42,16 @@ def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> tup
     return mean.float(), std.float()
 
 
-def whiten(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "B T H W 3"]]) -> None:
+def whiten(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "_ _ _ _ 3"]]) -> None:
     """Measure the whitening and store it in the VAE."""
     mean, std = measure(vae, batches)
     vae.shift.copy_(mean)
     vae.scale.copy_(std)
 
 
-def check(latents: Float[Tensor, "B C t h w"]) -> None:
-    """Raise a ValueError with the numbers unless every channel is near mean 0 and standard deviation 1."""
-    mean = reduce(latents.double(), "b c t h w -> c", "mean")
-    std = reduce((latents.double() - mean[:, None, None, None]).square(), "b c t h w -> c", "mean").sqrt()
+def unlike(latents: Iterable[Float[Tensor, "_ _ _ _"]]) -> list[str]:
+    """The channels of some clips' latents, all taken together, that are not near mean 0 and standard deviation 1, each with its numbers."""
+    values = torch.cat([rearrange(clip.double(), "c t h w -> c (t h w)") for clip in latents], dim=1)
+    mean, std = values.mean(1), values.std(1, correction=0)
     bad = (mean.abs() > LARGEST_MEAN) | (std < SMALLEST_STD) | (std > LARGEST_STD) | ~std.isfinite()
-    if bad.any():
-        rows = ", ".join(f"channel {c}: mean {mean[c]:.3f} std {std[c]:.3f}" for c in bad.nonzero().flatten().tolist())
-        raise ValueError(f"latents are not whitened ({rows}); they are of another VAE or of other data: encode them again with this VAE")
+    return [f"channel {c}: mean {mean[c]:.3f} std {std[c]:.3f}" for c in bad.nonzero().flatten().tolist()]

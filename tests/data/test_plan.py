@@ -169,7 +169,16 @@ def test_datasets_have_their_shares_at_every_step():
 
 
 def test_small_clips_are_counted_and_a_shape_that_fits_none_is_refused():
-    assert crops().skipped == {"dataset 0: smaller than 17x32x32": 7, "dataset 0: smaller than 9x32x48": 8}
+    assert crops().lines(["small", "large"]) == [
+        "crops of 17x32x32: 5 of 12 clips of small, 7 of 7 clips of large",
+        "crops of 1x32x32: 12 of 12 clips of small, 7 of 7 clips of large",
+        "crops of 9x32x48: 4 of 12 clips of small, 7 of 7 clips of large",
+    ]
+    plan = crops(shapes=[[17, 32, 32], [9, 32, 48]])  # 5 and 4 clips of small, of which some fit both
+    used = {item.row for step in range(200) for pack in plan.at(step).packs for item in pack.items}
+    (left,) = plan.skipped.items()
+    assert left == ("dataset 0: smaller than every crop of plan.shapes", 19 - len(used))
+    assert plan.lines(["small", "large"])[-1] == f"left out: {left[1]} clips ({left[0]})"
     with pytest.raises(ValueError, match=r"no clip is as large as the crop 64x32x32.*plan\.shapes"):
         crops(shapes=[[64, 32, 32]])
 

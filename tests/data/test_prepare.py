@@ -1,3 +1,4 @@
+import faulthandler
 import json
 import os
 import time
@@ -21,7 +22,8 @@ run = partial(in_order, workers=0, seconds=60, memory_gb=64)
 
 def source(**more):
     settings = {"fps": None, "frames": 9, "min_frames": 5, "stride_time": 4, "size": None, "multiple": 16, "windows_per_video": None}
-    return FolderSource(**(settings | {"held_out": 0.0, "held_out_by": "video", "lossless": True, "licence": "CC0-1.0"} | more))
+    settings |= {"held_out": 0.0, "held_out_by": "video", "leave_out": [], "lossless": True, "licence": "CC0-1.0"}
+    return FolderSource(**(settings | more))
 
 
 def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
@@ -203,6 +205,14 @@ def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
     assert sorted(*zip(*splits.values(), strict=True)) == ["heldout", "train", "train"]
 
 
+def test_videos_that_are_left_out_give_no_clip_and_a_pattern_of_nothing_is_refused(tmp_path, videos):
+    index, report, _ = prepared(tmp_path / "out", source(leave_out=["below/*"]), folder=videos)
+    assert {index.row(number).source for number in range(len(index))} == {"a.mp4", "c.webm"}
+    assert report["videos"] == 2
+    with pytest.raises(ValueError, match=r"source\.leave_out: no video is called drafts/\*; there are"):
+        prepared(tmp_path / "none", source(leave_out=["drafts/*"]), folder=videos)
+
+
 def test_count_is_the_most_clips(tmp_path, videos):
     index, _, _ = prepared(tmp_path / "out", folder=videos, count=2)
     assert len(index) == 2
@@ -229,6 +239,7 @@ def test_the_worlds_clips_arrive_whole(tmp_path):
 
 def strange(item):
     if item == "segfault":
+        faulthandler.disable()  # pytest's would tell of it at length
         os.kill(os.getpid(), 11)
     if item == "hang":
         time.sleep(60)

@@ -1,13 +1,14 @@
 """The laws of the packed denoising network."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from sora.dit.attention import attend
-from sora.dit.dit import DiT, gelu, swiglu
-from sora.dit.rope import AxialRope
+from sora.dit.dit import DiT, gelu, means, owners, swiglu
+from sora.dit.rope import AxialRope, waves
 from sora.patches import level_index, pack, unpack
 from sora.tokens import Grid, NoiseLevels, Segments, TextTokens
 
@@ -15,11 +16,18 @@ P, TEXT = 6, 10
 # An image, a portrait, a landscape and a square of one token: as many clips as one of them has tokens, where broadcasting hides.
 GRIDS = (Grid(1, 2, 2), Grid(3, 3, 1), Grid(2, 1, 4), Grid(1, 1, 1))
 WORDS = (4, 1, 0, 7)
+POSITION = partial(waves, count=4, time_scale=4.0)
+WITH_AND_WITHOUT = [
+    pytest.param({"position": position, "pooled_text": pooled}, id=f"{place}-{text}")
+    for place, position in (("waves", POSITION), ("no waves", None))
+    for text, pooled in (("pooled", True), ("not pooled", False))
+]
 
 
 def network(*, mlp=gelu, trained=True, **changes):
     torch.manual_seed(0)
-    settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": attend} | changes
+    settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": attend}
+    settings |= {"position": POSITION, "pooled_text": True} | changes
     dit = DiT(patch_channels=P, text_width=TEXT, mlp=mlp, rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), **settings)
     if trained:
         for parameter in dit.parameters():
@@ -63,9 +71,9 @@ def close(a, b, atol=3e-6):
     torch.testing.assert_close(a, b, atol=atol, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mlp", [gelu, swiglu])
-def test_a_clip_does_not_see_its_neighbours(mlp):
-    dit, clips = network(mlp=mlp), [Clip(number) for number in range(4)]
+@pytest.mark.parametrize("changes", [{"mlp": swiglu}, *WITH_AND_WITHOUT])
+def test_a_clip_does_not_see_its_neighbours(changes):
+    dit, clips = network(**changes), [Clip(number) for number in range(4)]
     together, gradients = outputs_and_gradients(dit, clips, budget=22, max_clips=4)
     alone = [outputs_and_gradients(dit, [clip], budget=clip.grid.tokens, max_clips=1) for clip in clips]
     for out, (single, _) in zip(together, alone, strict=True):
@@ -87,8 +95,9 @@ def test_no_gradient_reaches_another_clip():
     assert states.grad[reader == 1].abs().max() > 0
 
 
-def test_padding_is_irrelevant():
-    dit, clips = network(), [Clip(0), Clip(2)]
+@pytest.mark.parametrize("changes", WITH_AND_WITHOUT)
+def test_padding_is_irrelevant(changes):
+    dit, clips = network(**changes), [Clip(0), Clip(2)]
     tight, gradients = outputs_and_gradients(dit, clips, budget=12, max_clips=2, max_levels=4, max_words=4)
     loose, others = outputs_and_gradients(dit, clips, budget=31, max_clips=7, max_levels=9, max_words=50)
     for a, b in zip(tight, loose, strict=True):
@@ -130,6 +139,56 @@ def test_every_input_matters():
     }
     for name, inputs in changed.items():
         assert (dit(*inputs) - before).abs().max() > 1e-3, name
+
+
+@pytest.mark.parametrize("lengths", [(4, 4, 4, 4), (3, 1, 0, 0, 5), (0, 0, 2, 0), (0, 7), (5, 0, 0), (0, 0, 0), (1,)])
+def test_owners_and_means_are_those_of_a_loop(lengths):
+    """Empty segments stand in front, between, behind; as many states as channels, and the last segment is padding."""
+    segments, states = Segments.of(lengths), torch.randn(sum(lengths), 16, dtype=torch.float64)
+    owned = [number for number, length in enumerate(lengths) for _ in range(length)]
+    assert owners(segments).tolist() == owned
+    expected = [states[[place for place, owner in enumerate(owned) if owner == number]].sum(0) for number in range(len(lengths))]
+    expected = torch.stack(expected) / torch.tensor(lengths, dtype=torch.float64).clamp_min(1)[:, None]
+    torch.testing.assert_close(means(states, segments), expected, atol=1e-12, rtol=0)
+
+
+def test_the_mean_of_a_long_caption_is_exact_in_bf16():
+    states = torch.full((1000, 3), 1.5, dtype=torch.bfloat16)
+    assert torch.equal(means(states, Segments.of((1000, 0))), torch.tensor([[1.5] * 3, [0.0] * 3], dtype=torch.bfloat16))
+
+
+def test_captions_of_one_length_reach_their_own_clips_through_their_means():
+    """With cross-attention silenced, the mean alone tells a caption; without it, nothing does."""
+    for pooled in (True, False):
+        dit, clips = network(pooled_text=pooled), [Clip(1), Clip(1)]
+        for block in dit.blocks:
+            torch.nn.init.zeros_(block.cross.out.weight)
+        clips[0].words, clips[1].words = torch.randn(2, 3, TEXT).unbind()
+        tokens, levels, text = packed(clips, budget=20, max_clips=2)
+        first, second = unpack(dit(tokens, levels, text), tokens.grids)
+        if pooled:
+            assert (first - second).abs().max() > 1e-2
+        else:
+            close(first, second)
+        swapped = replace(text, states=torch.cat((clips[1].words, clips[0].words, text.states[6:])))
+        for out, other in zip(unpack(dit(tokens, levels, swapped), tokens.grids), (second, first), strict=True):
+            close(out, other)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_waves_tell_where_a_clip_lies_and_rotations_alone_do_not(axis):
+    tokens, levels, text = packed([Clip(1)], budget=9, max_clips=1)
+    moved = replace(tokens, positions=tokens.positions + 3 * torch.eye(3)[axis])
+    plain, told = network(position=None), network()
+    close(plain(moved, levels, text), plain(tokens, levels, text), atol=2e-5)
+    assert (told(moved, levels, text) - told(tokens, levels, text)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("changes", WITH_AND_WITHOUT)
+def test_what_is_switched_off_has_no_weights(changes):
+    names = {name.split(".")[0] for name, _ in network(**changes).named_parameters()}
+    assert ("embed_position" in names) == (changes["position"] is not None)
+    assert ("embed_pooled" in names) == changes["pooled_text"]
 
 
 def test_at_birth_blocks_are_identities_and_the_prediction_is_zero():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.dit.rope import AxialRope, rotate
+from sora.dit.rope import AxialRope, Waves, rotate
 
 
 def scores(rope, q, k, positions):
@@ -44,3 +44,27 @@ def test_angles_stay_exact_under_autocast_and_far_away():
 def test_odd_axes_are_refused():
     with pytest.raises(ValueError, match=r"rope\.axes is \[3, 6, 7\]"):
         AxialRope(axes=[3, 6, 7], time_scale=1.0, theta=100.0)
+
+
+def test_waves_are_cosines_and_sines_of_each_axis():
+    """Wave lengths from 2 to 512 positions; seconds count `time_scale` times."""
+    module = Waves(6 * 9, waves=9, time_scale=5.0)
+    with torch.no_grad():
+        module.project.weight.copy_(torch.eye(54))
+        module.project.bias.zero_()
+    seconds, row, column = 0.7, 3.0, 11.0
+    angles = [2 * torch.pi * place / 2.0**power for place in (seconds * 5, row, column) for power in range(1, 10)]
+    angles = torch.tensor(angles, dtype=torch.float64)
+    found = module(torch.tensor([[seconds, row, column]]))[0].double()
+    torch.testing.assert_close(found, torch.cat((angles.cos(), angles.sin())), atol=2e-5, rtol=0)
+
+
+def test_waves_part_every_place_of_a_large_clip():
+    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    positions = torch.stack((torch.zeros(128 * 128), rows.flatten(), columns.flatten()), -1)
+    module = Waves(48, waves=8, time_scale=1.0)
+    with torch.no_grad():
+        module.project.weight.copy_(torch.eye(48))
+    told = module(positions[:128])  # along one axis; the other is told the same way
+    assert torch.pdist(told).min() > 0.05
+    assert torch.pdist(module(positions[::128])).min() > 0.05

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from sora.data.world import PALETTE, World
-from sora.metrics.adherence import ASPECTS, Facts, PromptAdherence, agreement, observe
+from sora.metrics.adherence import ASPECTS, Facts, PromptAdherence, agreement, judge, observe
 
 SIZES = ((32, 32), (24, 40), (40, 24), (32, 24), (36, 64))
 COUNT = 320
@@ -164,13 +164,10 @@ def test_large_clips_are_judged_as_small_ones():
 
 
 def test_the_metric_counts_shares_and_leaves_out_what_nobody_asked():
-    metric, other = PromptAdherence(palette=PALETTE), PromptAdherence(palette=PALETTE)
+    metric, other = PromptAdherence(), PromptAdherence()
     yes = {"colour": True, "shape": True, "direction": None, "count": True, "event": None}
-    metric.update([], [], [])
-    other.update([], [], [])
-    metric.count(yes)
-    other.count({**yes, "shape": False})
-    other.count(dict.fromkeys(ASPECTS))
+    metric.update([yes])
+    other.update([{**yes, "shape": False}, dict.fromkeys(ASPECTS)])
     merged = {name: getattr(metric, name) + getattr(other, name) for name in ("hits", "asked")}
     metric.hits, metric.asked = merged["hits"], merged["asked"]
     assert metric.compute() == {"colour": 1.0, "shape": 0.5, "count": 1.0, "all": 0.5, "n": 2.0}
@@ -179,8 +176,8 @@ def test_the_metric_counts_shares_and_leaves_out_what_nobody_asked():
 def test_the_metric_judges_clips_of_several_sizes(runner):
     world = World(seed=28, sizes=SIZES, seconds=(1.0,), rates=(8.0,))
     clips = [world.clip(index) for index in range(6)]
-    metric = PromptAdherence(palette=PALETTE)
-    metric.update([clip.frames for clip in clips], [clip.fps for clip in clips], [clip.facts for clip in clips])
+    metric = PromptAdherence()
+    metric.update(judge([clip.frames for clip in clips], [clip.fps for clip in clips], [clip.facts for clip in clips], palette=PALETTE))
     assert metric.compute()["all"] == 1.0 and metric.asked.dtype == torch.int64
     with pytest.raises(ValueError, match="2 clips"):
-        metric.update([runner.frames] * 2, [8.0], [runner.facts])
+        judge([runner.frames] * 2, [8.0], [runner.facts], palette=PALETTE)

@@ -111,7 +111,7 @@ PROTECTED = {
     "schedule.warmup": 7,
     "ema.rate": None,
     "vae.latent_channels": 6,
-    "objective.kl": 1e-3,
+    "objective.kl": 2e-3,
     "plan.batch": 4,
     "plan.shapes": [[9, 32, 32]],
     "data.split": "heldout",
@@ -123,8 +123,8 @@ PROTECTED = {
 
 def test_keys_that_make_it_another_run_are_refused_by_name(world, whole):
     from omegaconf import OmegaConf
-    from sora.configs.compose import compose
 
+    from sora.configs.compose import compose
     from sora.train import settle
 
     config = compose("train", words(world, f"output={whole}", "resume=auto")).config
@@ -150,15 +150,43 @@ def test_the_command_refuses_a_changed_key_and_changes_nothing(world, whole, cap
 
 
 def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
-    from sora.configs.compose import compose
 
-    from sora.train import settle
-
-    settled, folder, changed = settle(compose("train", [f"resume={whole}", "workers=3"]).config)
+    settled, folder, changed = settled_by(f"resume={whole}", "workers=3")
     assert (folder, changed, settled.workers, settled.steps) == (whole, {}, 3, STEPS)
     assert settled.kind == "vae" and settled.data.folders == [str(world)]
     with pytest.raises(ValueError, match="vae.latent_channels: 4 in the run, 5 now"):
-        settle(compose("train", ["task=vae", f"resume={whole}", "vae.latent_channels=5"]).config)
+        settled_by("task=vae", f"resume={whole}", "vae.latent_channels=5")
+
+
+def settled_by(*words: str):
+    from sora.configs.compose import compose
+    from sora.train import settle
+
+    composed = compose("train", words)
+    return settle(composed.config, composed.said)
+
+
+@pytest.mark.parametrize("said", ["steps=100000", "clip=1.0", "log_every=10", "optimizer.lr=2.0e-4"])
+def test_a_key_that_is_said_with_its_default_value_counts(whole, said):
+    """The toy run differs in all but one of these from what conf/train.yaml says."""
+    from omegaconf import OmegaConf
+
+    key, _, value = said.partition("=")
+    words = ("task=vae", f"resume={whole}", said, f"resume_allow=[{key}]")
+    assert OmegaConf.select(settled_by(*words)[0], key) == float(value)
+    if key in ("steps", "optimizer.lr"):
+        with pytest.raises(ValueError, match=rf"  {key}: "):
+            settled_by(*words[:-1])
+
+
+def test_a_group_that_is_said_replaces_the_whole_of_the_other_option(whole):
+    with pytest.raises(ValueError, match=r"  optimizer\._target_: "):
+        settled_by("task=vae", f"resume={whole}", "optimizer=muon")
+    settled = settled_by("task=vae", f"resume={whole}", "optimizer=muon", "logger=csv", "resume_allow=[optimizer]")[0]
+    assert "weight_decay" in settled.optimizer and "other_lr" in settled.optimizer
+    back = settled_by("task=vae", f"resume={whole}", "optimizer=adamw", "resume_allow=[optimizer]")[0]
+    assert set(back.optimizer) == {"_target_", "lr", "betas", "eps", "weight_decay"}
+    assert settled.logger._target_.endswith("Csv")
 
 
 def test_what_is_missing_is_listed(capsys):

@@ -1,5 +1,7 @@
 """Laws of the VAE's parts."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -66,7 +68,7 @@ def test_the_first_three_coefficients_are_the_mean_lightness_and_colour_and_the_
 def test_spreads_fall_by_half_for_each_finer_scale():
     _, spread = haar_blocks((2, 4, 4))
     lightness = spread[::3]
-    ratios = {round(float(a / b), 4) for a, b in zip(lightness[1:], lightness[2:], strict=False)}
+    ratios = {round(float(a / b), 4) for a, b in pairwise(lightness[1:])}
     assert ratios == {1.0, 2.0}
 
 

@@ -7,12 +7,12 @@ from sora.vae.vae import Posterior, VideoVAE, from_uint8, to_uint8
 from tests.vae.test_layers import haar
 
 SETTINGS = {
-    "toy": dict(latent_channels=3, stem=[2, 4, 4], widths=[8, 12], blocks=[1, 1], decoder_blocks=[1, 1], strides=[[2, 1, 1]],
-                kernels=[[1, 3, 3], [2, 3, 3]], noise=0.05),
-    "space": dict(latent_channels=5, stem=[2, 2, 2], widths=[6, 8, 10], blocks=[1, 0, 1], decoder_blocks=[1, 1, 1],
-                  strides=[[1, 2, 2], [2, 2, 2]], kernels=[[3, 3, 3]] * 3, noise=0.05),
-    "one level": dict(latent_channels=4, stem=[4, 4, 4], widths=[8], blocks=[1], decoder_blocks=[1], strides=[], kernels=[[3, 3, 3]],
-                      noise=0.05),
+    "toy": {"latent_channels": 3, "stem": [2, 4, 4], "widths": [8, 12], "blocks": [1, 1], "decoder_blocks": [1, 1],
+            "strides": [[2, 1, 1]], "kernels": [[1, 3, 3], [2, 3, 3]], "noise": 0.05},
+    "space": {"latent_channels": 5, "stem": [2, 2, 2], "widths": [6, 8, 10], "blocks": [1, 0, 1], "decoder_blocks": [1, 1, 1],
+              "strides": [[1, 2, 2], [2, 2, 2]], "kernels": [[3, 3, 3]] * 3, "noise": 0.05},
+    "one level": {"latent_channels": 4, "stem": [4, 4, 4], "widths": [8], "blocks": [1], "decoder_blocks": [1], "strides": [],
+                  "kernels": [[3, 3, 3]], "noise": 0.05},
 }  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+"""The real thing at toy size: the built-in world, a trained VAE, encoded latents, a DiT that learns to read bytes; cut, resumed and pinned.
+
+After a change of the numbers that is meant: SORA_PIN=1 pytest tests/training/test_real_run.py, and say in the commit why they moved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from sora import cli, storage
+from sora.training import checkpoint
+from sora.training.metrics import read
+from tests.training.test_resume import lines
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "real_toy.json"
+STEPS = 7
+RUN = (f"steps={STEPS}", "log_every=1", "checkpoint.every=100", "trainer.threads=1")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with `world` (clips of two sizes, and images), `vae` (a run) and `whole` (a diffusion run that nothing cut)."""
+    folder = tmp_path_factory.mktemp("real")
+    sizes = ["source.world.sizes=[[32,32],[24,40]]", "source.world.seconds=[1.0]", "source.heldout=1"]
+    assert cli.run("prepare", ["source=world", f"output={folder}/world", "count=14", "workers=0", *sizes]) == 0
+    crops = "plan.shapes=[[9,24,32],[1,24,32]]"
+    assert cli.run("train", ["experiment=toy_vae", f"data.folders=[{folder}/world]", f"output={folder}/vae", crops, *RUN]) == 0
+    assert cli.run("encode", [f"vae={folder}/vae", f"data={folder}/world", "text=byte", "threads=1"]) == 0
+    assert cli.run("train", words(folder, f"output={folder}/whole")) == 0
+    return folder
+
+
+def words(made: Path, *more: str) -> list[str]:
+    """Few tokens a pack, so that an epoch ends, and a caption is dropped, inside the run."""
+    data = [f"data.folders=[{made}/world]", f"vae={made}/vae", "data.drop=0.3", "data.first_frame=0.3", "plan.budget=400"]
+    return ["experiment=toy", *data, *RUN, *more]
+
+
+def interrupted(made: Path, folder: Path, cut: int, monkeypatch, *more: str) -> int:
+    """Train, with a SIGTERM in the middle of step `cut`."""
+    from sora.diffusion.objective import Objective
+
+    plain, calls = Objective.losses, []
+
+    def signalling(self, *args):
+        calls.append(1)
+        if len(calls) == cut:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "losses", signalling)
+        return cli.run("train", words(made, f"output={folder}", *more))
+
+
+@pytest.mark.parametrize("cut", [2, 5])
+def test_a_diffusion_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, monkeypatch, cut):
+    """The losses to the last bit, the weights, their averages and the optimiser; whatever the workers."""
+    folder = tmp_path / "cut"
+    assert interrupted(made, folder, cut, monkeypatch, f"workers={cut % 2}") == 128 + signal.SIGTERM
+    assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == cut
+    assert cli.run("train", [f"resume={folder}"]) == 0
+    assert lines(folder) == lines(made / "whole")
+    ends = [checkpoint.folder_of(run / "checkpoints", STEPS) for run in (folder, made / "whole")]
+    for name in ("model", "ema", "optimizer"):
+        assert storage.file_hash(ends[0] / f"{name}.safetensors") == storage.file_hash(ends[1] / f"{name}.safetensors"), name
+
+
+def test_the_run_reaches_into_its_second_epoch(made):
+    """Else the cuts above would say nothing of where one epoch goes over into the next."""
+    seen = read(made / "whole" / "metrics.jsonl")[-1]["samples"]
+    assert seen > 14
+
+
+@pytest.mark.parametrize("name", ["vae", "whole"])
+def test_losses_and_averages_of_the_real_toy_runs(made, name):
+    rows = read(made / name / "metrics.jsonl")
+    state = checkpoint.load(checkpoint.newest(made / name / "checkpoints"))
+    found = {
+        "loss": [row["loss"] for row in rows],
+        "grad_norm": [row["grad_norm"] for row in rows],
+        "averages": {key: value.double().norm().item() for key, value in sorted(state.tensors["ema"].items())},
+    }
+    if os.environ.get("SORA_PIN"):
+        pinned = storage.read_json(GOLDEN) if GOLDEN.exists() else {}
+        storage.write_json(GOLDEN, {**pinned, name: found})
+    golden = storage.read_json(GOLDEN)[name]
+    for key, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3)):
+        assert found[key] == pytest.approx(golden[key], rel=tolerance), key
+    assert found["averages"] == pytest.approx(golden["averages"], rel=1e-4, abs=1e-6)
