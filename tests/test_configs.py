@@ -134,3 +134,27 @@ def test_every_key_of_a_command_is_explained():
 
 def test_sentences_and_sizes_are_read_as_text():
     assert parse("size=9:16").value() == "9:16"
+
+
+ABLATIONS = {
+    "quickstart": ["optimizer=adamw", "schedule=cosine", "density=uniform", "objective=velocity", "ema=none", "dit=toy", "text=byte"],
+    "quickstart_vae": ["optimizer=muon", "schedule=constant", "ema=none", "vae=toy"],
+    "toy": ["optimizer=muon", "schedule=constant", "ema=none", "ema=power"],
+}
+
+
+@pytest.mark.parametrize(("experiment", "word"), [(name, word) for name, words in ABLATIONS.items() for word in words])
+def test_one_word_ablates_an_experiment(experiment, word):
+    """The option comes with the values of its own file; the rest of the experiment stands, and the command line has the last word."""
+    group, _, option = word.partition("=")
+    alone = compose("train", [f"experiment={experiment}"]).config
+    config = compose("train", [f"experiment={experiment}", word]).config
+    assert config[group] == node(group, option)
+    assert not {key for key in alone if key != group and alone[key] != config[key]}
+
+
+def test_the_command_line_still_has_the_last_word_in_an_ablation():
+    config = compose("train", ["experiment=quickstart", "optimizer=adamw", "optimizer.lr=0.5", "steps=3"]).config
+    assert config.optimizer == OmegaConf.merge(node("optimizer", "adamw"), {"lr": 0.5}) and config.steps == 3
+    with pytest.raises(ValueError, match=r"there is no key 'optimizer\.other_lr'"):
+        compose("train", ["experiment=quickstart", "optimizer=adamw", "optimizer.other_lr=0.5"])

@@ -1,7 +1,8 @@
 """Composing a command's configuration from `conf/`, with every key checked and every mistake answered by what exists.
 
 Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
-without the command line's values: anything else that they bring is a mistake, `+key=` or not.
+without the command line's values: anything else that they bring is a mistake, `+key=` or not. An experiment's values belong to the
+options that it was written for: where the command line names an option itself, that option's own file holds.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     with_experiment = loader.load(chosen, check_hydra=True)
     reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
+    named = _named_over_experiment(grouped, with_experiment, reference)
+    _take_own_values(with_experiment, reference, named)
     source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
@@ -81,12 +84,29 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     # a key under a mapping that takes any is new to Hydra, so it is added
     lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
     whole = loader.load([*chosen, *lines]) if lines else with_experiment
+    _take_own_values(whole, reference, named, but=[item.key_or_group for item in valued] if lines else ())
     for override in direct:
         OmegaConf.update(whole.config, override.key_or_group, override.value())
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
     check_values(whole.config, reference.config, said_by="the command line")
     check_targets(whole.config, "")
     return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))
+
+
+def _named_over_experiment(grouped: Sequence[Any], with_experiment: Composed, reference: Composed) -> list[str]:
+    """The groups of which the command line names the option, though an experiment may set values of it."""
+    if with_experiment.choices.get(EXPERIMENT) is None:
+        return []
+    return [item.key_or_group for item in grouped if item.key_or_group in reference.config]
+
+
+def _take_own_values(composed: Composed, reference: Composed, named: Sequence[str], but: Sequence[str] = ()) -> None:
+    """Give the groups `named` the values of their option's own file, apart from the keys `but`, which the command line sets."""
+    for name in named:
+        said = {key: OmegaConf.select(composed.config, key) for key in but if key.startswith(f"{name}.")}
+        OmegaConf.update(composed.config, name, OmegaConf.to_container(reference.config[name]), merge=False)
+        for key, value in said.items():
+            OmegaConf.update(composed.config, key, value, force_add=True)
 
 
 def require_all(composed: Composed, verb: str) -> None:
