@@ -200,9 +200,9 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         crosses = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
-        for block in self.blocks:
+        for attention in (module for module in self.modules() if isinstance(module, SelfAttention)):
             # Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another.
-            nn.init.constant_(block.attention.qkv.bias[: 2 * self.width], 1.0)
+            nn.init.constant_(attention.qkv.bias[: 2 * self.width], 1.0)
         for last in (self.modulation, self.final_modulation, self.out, *crosses):
             nn.init.zeros_(last.weight)
 
