@@ -200,10 +200,9 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         crosses = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
-        for module in self.modules():
-            if isinstance(module, SelfAttention):
-                # Queries and keys start with a part that is the same everywhere: rotations alone then make neighbours attend to each other.
-                nn.init.constant_(module.qkv.bias[: 2 * self.width], 1.0)
+        for attention in (module for module in self.modules() if isinstance(module, SelfAttention)):
+            # Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another.
+            nn.init.constant_(attention.qkv.bias[: 2 * self.width], 1.0)
         for last in (self.modulation, self.final_modulation, self.out, *crosses):
             nn.init.zeros_(last.weight)
 

@@ -137,6 +137,26 @@ def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted():
             assert torch.allclose(weights.min_snr(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
 
 
+def test_as_velocity_gives_every_kind_the_loss_of_the_velocity_it_stands_for():
+    t = torch.tensor([0.1, 0.4, 0.75, 0.95], dtype=torch.float64)
+    for path in (Straight(), VariancePreserving()):
+        x0, eps, wrong = torch.randn(3, 4, 4, dtype=torch.float64)
+        x_t = mix(path, x0, eps, t)
+        wrong_eps = (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0)
+        d_alpha, d_sigma = like(path.d_alpha(t), x0), like(path.d_sigma(t), x0)
+        expected = (d_alpha * (wrong - x0) + d_sigma * (wrong_eps - eps)).square().mean(1)
+        for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
+            c0, c1 = (like(c, x0) for c in kind(path, t))
+            error = (c0 * (wrong - x0) + c1 * (wrong_eps - eps)).square().mean(1)
+            assert torch.allclose(weights.as_velocity(t, path, kind, most=1e9) * error, expected, rtol=1e-9)
+
+
+def test_as_velocity_is_held_below_its_most_where_it_would_be_infinite():
+    ends = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
+    assert weights.as_velocity(ends, Straight(), kinds.clean, most=25.0).tolist() == [25.0, 25.0, 4.0, 1.0]
+    assert weights.as_velocity(ends, Straight(), kinds.velocity, most=25.0).tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
 def test_min_snr_stays_finite_at_both_ends():
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     assert weights.min_snr(ends, Straight(), kinds.noise, gamma=5.0).tolist() == [0.0, 1.0]
