@@ -79,7 +79,8 @@ def test_a_clip_does_not_see_its_neighbours(changes):
     for out, (single, _) in zip(together, alone, strict=True):
         close(out, single[0])
     for whole, *parts in zip(gradients, *(grads for _, grads in alone), strict=True):
-        close(whole, sum(parts), atol=3e-5)
+        # Relative to what is added up: elementwise bounds would depend on the order of fp32 sums, and so on the number of threads.
+        assert (whole - sum(parts)).norm() <= 2e-5 * sum(part.norm() for part in parts)
 
 
 def test_no_gradient_reaches_another_clip():
