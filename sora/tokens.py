@@ -96,11 +96,13 @@ class PackedTokens(Movable):
 class NoiseLevels(Movable):
     """One noise level per (clip, latent frame), spread over that frame's tokens by index.
 
-    levels: (U,) in [0, 1], 0 is data and 1 is noise. index: (N,) int64, which level each token has. Padding tokens point at the last level.
+    levels: (U,) in [0, 1], 0 is data and 1 is noise. index: (N,) int64, which level each token has. owners: (U,) int64, the segment whose
+    tokens have that level, so that what modulates a clip can depend on the clip too; tokens of two segments never share a level.
     """
 
     levels: Float[Tensor, "U"]
     index: Int[Tensor, "N"]
+    owners: Int[Tensor, "U"]
 
     def spread(self) -> Float[Tensor, "N"]:
         return self.levels[self.index]

@@ -43,7 +43,7 @@ class Objective:
 
     shift: factor of a clip's levels from its number of tokens. per_frame: the share of clips whose latent frames get independent levels
     (Chen et al. 2024), from which the network learns to continue given frames. max_levels: how many levels a pack has, frames of all
-    clips plus one; fixed so that shapes never change; None takes what each pack needs.
+    clips plus plan.max_clips plus one; fixed so that shapes never change; None takes what each pack needs.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Objective:
             raise ValueError(f"a pack of {len(grids)} clips came with {len(batch.sample_ids)} sample ids")
         clips = list(zip(grids, batch.sample_ids, strict=True))
         drawn = [self.clip_levels(grid, seed=seed, epoch=batch.epoch, sample=sample) for grid, sample in clips]
-        levels = pack_levels(drawn, grids, batch.conditions, max_levels=self.max_levels)
+        levels = pack_levels(drawn, grids, batch.conditions, segments=len(batch.tokens.segments.lengths), max_levels=self.max_levels)
         eps = torch.zeros(clean.shape, dtype=torch.float32)
         start = 0
         for grid, sample in clips:
@@ -110,34 +110,35 @@ class Objective:
         return torch.where(noised.mask, weight * error, torch.zeros_like(error))
 
 
-def frame_index(grids: Sequence[Grid], budget: int) -> Int[Tensor, "N"]:
-    """For every token the number of its (clip, latent frame), counted through the pack; -1 for padding."""
-    index = torch.full((budget,), -1, dtype=torch.int64)
-    start = frames = 0
-    for grid in grids:
-        steps = torch.arange(frames, frames + grid.t).repeat_interleave(grid.h * grid.w)
-        index[start : start + grid.tokens] = steps
-        start, frames = start + grid.tokens, frames + grid.t
-    return index
-
-
 def pack_levels(
-    clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, max_levels: int | None = None
+    clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, segments: int, max_levels: int | None = None
 ) -> NoiseLevels:
-    """The levels of a pack from those of each clip's frames, (t,) each. The last level is 0: conditions and padding point at it.
+    """The levels of a pack from those of each clip's frames, (t,) each, then a level 0 for each of its `segments`.
 
-    So a condition may be any set of tokens, not only whole frames.
+    Conditions and padding point at the 0 of their own segment, so a condition may be any set of tokens, not only whole frames.
     """
-    needed = sum(grid.t for grid in grids) + 1
+    frames = sum(grid.t for grid in grids)
+    needed = frames + segments
     size = needed if max_levels is None else max_levels
     if needed > size:
-        raise ValueError(f"a pack of {len(grids)} clips needs {needed} noise levels but objective.max_levels={max_levels}; raise it")
+        raise ValueError(
+            f"a pack of {len(grids)} clips and {segments} segments needs {needed} noise levels but objective.max_levels={max_levels}; raise it"
+        )
     levels = torch.zeros(size)
-    levels[: needed - 1] = torch.cat([clip.to(torch.float32) for clip in clips]) if clips else levels[:0]
-    index = frame_index(grids, len(conditions))
-    device = conditions.device
-    index = torch.where(index < 0, size - 1, index).to(device, non_blocking=True)
-    return NoiseLevels(levels=levels.to(device, non_blocking=True), index=torch.where(conditions, size - 1, index))
+    levels[:frames] = torch.cat([clip.to(torch.float32) for clip in clips]) if clips else levels[:0]
+    numbers, lengths = torch.arange(len(grids)), torch.tensor([grid.t for grid in grids], dtype=torch.int64)
+    fillers = torch.full((size - needed,), segments - 1)
+    owners = torch.cat((numbers.repeat_interleave(lengths), torch.arange(segments), fillers))
+    index = torch.full((len(conditions),), frames + segments - 1)  # padding
+    still = index.clone()
+    start = frame = 0
+    for number, grid in enumerate(grids):
+        here = slice(start, start + grid.tokens)
+        index[here] = torch.arange(frame, frame + grid.t).repeat_interleave(grid.h * grid.w)
+        still[here] = frames + number
+        start, frame = here.stop, frame + grid.t
+    levels, index, still, owners = (item.to(conditions.device, non_blocking=True) for item in (levels, index, still, owners))
+    return NoiseLevels(levels=levels, index=torch.where(conditions, still, index), owners=owners)
 
 
 def by_level(losses: Float[Tensor, "N"], noised: Noised, *, bins: int = 10) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:

@@ -155,8 +155,8 @@ class DiT(nn.Module):
     """Predicts, for each patch of noised latents, the P numbers that the objective asks for.
 
     patch_channels: P. text_width: of the caption states. width: D. mlp: (width, ratio) -> the MLP of a block. position: width -> what
-    is added to a token for its place, beside the rotations. pooled_text: add the mean of a clip's caption to each of its tokens.
-    attention: see `sora.dit.attention`. At birth every block is the identity and the prediction is zero.
+    is added to a token for its place, beside the rotations. pooled_text: add the mean of a clip's caption to its noise levels, so that
+    it modulates every block. attention: see `sora.dit.attention`. At birth every block is the identity and the prediction is zero.
     """
 
     def __init__(
@@ -208,20 +208,21 @@ class DiT(nn.Module):
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
+        states = self.embed_text(text.states)
         level = self.embed_level(levels.levels)  # U D
+        if self.embed_pooled is not None:
+            level = level + F.embedding(levels.owners, self.embed_pooled(means(states, text.segments)))
         context = Context(
             segments=tokens.segments,
             rotation=self.rope(tokens.positions),
             modulation=self.modulation(level) + one_on_scales(6, self.width, level),
             level_index=levels.index,
-            text=self.embed_text(text.states),
+            text=states,
             text_segments=text.segments,
         )
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(tokens.positions)
-        if self.embed_pooled is not None:
-            x = x + F.embedding(owners(tokens.segments), self.embed_pooled(means(context.text, text.segments)))
         for block in self.blocks:
             x = block(x, context)
         final = self.final_modulation(level) + one_on_scales(2, self.width, level)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from sora.diffusion.objective import Network, pack_levels
@@ -159,12 +159,13 @@ class Generator:
         total = sum(grid.tokens for grid in grids)
         tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
         conditions = torch.cat([clip.conditions for clip in clips])
-        table, index = self._schedule(clips, conditions)
+        packed, table = self._schedule(clips, conditions)
+        index = packed.index
         levels = table[:, index].to(self.device)
         tokens = tokens.to(self.device)
         first = path_start(self.path, levels[0], tokens.patches, conditions.to(self.device))
         owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([grid.tokens for grid in grids])).to(self.device)
-        evaluate = partial(self._velocity, tokens=tokens, index=index.to(self.device), size=table.shape[1], moving=levels[0] > 0)
+        evaluate = partial(self._velocity, tokens=tokens, packed=packed.to(self.device), moving=levels[0] > 0)
         guided = self.recipe.guidance(partial(evaluate, text=captions), partial(evaluate, text=nothing), clips=owner)
         tops = table.amax(1).tolist()
 
@@ -176,23 +177,23 @@ class Generator:
 
         return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
 
-    def _schedule(self, clips: Sequence[Planned], conditions: Tensor) -> tuple[Float[Tensor, "S1 U"], Int[Tensor, "N"]]:
-        """Levels of every step for each (clip, latent frame), and which of them each token has."""
+    def _schedule(self, clips: Sequence[Planned], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
+        """The pack's levels, of which only index and owners count, and their values in every step."""
         columns = []
         for clip in clips:
             levels = uniform_levels(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
             check_levels(levels[:-1], self.prediction, path=self.path)
             columns.append(levels[:, None].expand(-1, clip.grid.t))
         rows = torch.cat(columns, dim=1)
-        table = torch.cat([rows, torch.zeros(len(rows), 1)], dim=1)
-        index = pack_levels([torch.zeros(clip.grid.t) for clip in clips], [clip.grid for clip in clips], conditions).index
-        return table, index
+        grids = [clip.grid for clip in clips]
+        packed = pack_levels([torch.zeros(grid.t) for grid in grids], grids, conditions, segments=len(grids) + 1)
+        return packed, torch.nn.functional.pad(rows, (0, len(packed.levels) - rows.shape[1]))
 
     def _velocity(
-        self, x: Tensor, t: Tensor, *, tokens: PackedTokens, index: Tensor, size: int, moving: Tensor, text: TextTokens
+        self, x: Tensor, t: Tensor, *, tokens: PackedTokens, packed: NoiseLevels, moving: Tensor, text: TextTokens
     ) -> Tensor:
-        levels = torch.zeros(size, dtype=t.dtype, device=t.device).scatter(0, index, t)
-        prediction = self.dit(tokens.with_patches(x), NoiseLevels(levels=levels, index=index), text)
+        levels = replace(packed, levels=torch.zeros_like(packed.levels, dtype=t.dtype).scatter(0, packed.index, t))
+        prediction = self.dit(tokens.with_patches(x), levels, text)
         result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)
         # Given tokens stand still; where instead of times, since some predictions are singular at level 0.
         return torch.where(like(moving, result), result, torch.zeros_like(result))

@@ -79,20 +79,3 @@ def pack(
 def unpack(tokens: Float[Tensor, "N P"], grids: Sequence[Grid]) -> list[Float[Tensor, "_ P"]]:
     """The real clips' tokens, as views; padding is left out."""
     return list(tokens[: sum(grid.tokens for grid in grids)].split([grid.tokens for grid in grids]))
-
-
-def level_index(grids: Sequence[Grid], *, budget: int, max_levels: int) -> Int[Tensor, "N"]:
-    """Which noise level each of `budget` tokens has, when every (clip, row of patches in time) has one of its own.
-
-    The levels of clip g stand in order of time after those of clip g - 1; the last of the `max_levels` is the padding's.
-    """
-    used = sum(grid.t for grid in grids)
-    if used >= max_levels:
-        raise ValueError(
-            f"a pack with {used} latent frames needs {used + 1} noise levels (one for the padding), the budget is {max_levels}"
-        )
-    areas = torch.tensor([grid.h * grid.w for grid in grids for _ in range(grid.t)], dtype=torch.int64)
-    real = torch.arange(used).repeat_interleave(areas)
-    if len(real) > budget:
-        raise ValueError(f"the grids hold {len(real)} tokens, the budget is {budget}")
-    return torch.cat((real, torch.full((budget - len(real),), max_levels - 1)))

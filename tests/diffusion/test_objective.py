@@ -9,7 +9,7 @@ import torch
 from sora.diffusion import prediction as kinds
 from sora.diffusion import weighting as weights
 from sora.diffusion.density import LogitNormal, Uniform
-from sora.diffusion.objective import Objective, by_level, frame_index
+from sora.diffusion.objective import Objective, by_level, pack_levels
 from sora.diffusion.path import Straight, VariancePreserving, like, mix
 from sora.diffusion.shift import by_tokens, constant
 from sora.tokens import Batch, Grid, PackedTokens, Segments, TextTokens
@@ -106,10 +106,10 @@ def test_the_loss_is_zero_exactly_for_the_true_velocity_and_a_mean_over_channels
 
 
 def test_the_network_sees_the_noised_tokens_and_one_level_for_each_clip_and_frame():
-    objective = make(per_frame=1.0, max_levels=12)
+    objective = make(per_frame=1.0, max_levels=13)
     batch = pack([A, B, C], budget=32)
     noised = objective.noise(batch, seed=0)
-    assert noised.levels.levels.shape == (12,)
+    assert noised.levels.levels.shape == (13,)
     expected = mix(Straight(), batch.tokens.patches, noised.eps, noised.levels.spread())
     seen = []
     objective.losses(lambda tokens, levels, text: seen.append((tokens, levels, text)) or tokens.patches, batch, noised, batch.text)
@@ -118,8 +118,15 @@ def test_the_network_sees_the_noised_tokens_and_one_level_for_each_clip_and_fram
         make(max_levels=8).noise(batch, seed=0)
 
 
-def test_frame_index_counts_through_the_pack():
-    assert frame_index([Grid(2, 1, 2), Grid(1, 3, 1)], 9).tolist() == [0, 0, 1, 1, 2, 2, 2, -1, -1]
+def test_every_frame_has_its_level_and_conditions_and_padding_the_zero_of_their_own_segment():
+    """Clips of 2 and 1 frames, an empty segment and padding; conditions inside a frame. Three unused rows stand at the end."""
+    conditions = torch.zeros(9, dtype=torch.bool)
+    conditions[[1, 6]] = True
+    drawn = [torch.tensor([0.3, 0.4]), torch.tensor([0.9])]
+    packed = pack_levels(drawn, [Grid(2, 1, 2), Grid(1, 3, 1)], conditions, segments=4, max_levels=10)
+    assert packed.index.tolist() == [0, 3, 1, 1, 2, 2, 4, 6, 6]
+    torch.testing.assert_close(packed.levels, torch.tensor([0.3, 0.4, 0.9] + [0.0] * 7))
+    assert packed.owners.tolist() == [0, 0, 1, 0, 1, 2, 3, 3, 3, 3]
 
 
 def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted():

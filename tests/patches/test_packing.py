@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.patches import frame_times, level_index, pack, patch_times, unpack
+from sora.patches import frame_times, pack, patch_times, unpack
 from sora.tokens import Grid
 
 GRIDS = (Grid(2, 2, 3), Grid(1, 2, 2), Grid(4, 1, 1))
@@ -47,14 +47,6 @@ def test_times_are_the_centres_of_the_frames_that_a_latent_frame_covers():
 
 def test_the_same_moment_has_the_same_position_at_any_frame_rate():
     torch.testing.assert_close(frame_times(9, 16.0, 1)[::2], frame_times(5, 8.0, 1))
-
-
-def test_every_frame_of_every_clip_has_its_own_level_and_padding_the_last():
-    index = level_index(GRIDS, budget=23, max_levels=9)
-    assert index.tolist() == [0] * 6 + [1] * 6 + [2] * 4 + [3, 4, 5, 6] + [8] * 3
-    assert level_index(GRIDS, budget=20, max_levels=8).max() == 6
-    with pytest.raises(ValueError, match="7 latent frames needs 8 noise levels"):
-        level_index(GRIDS, budget=20, max_levels=7)
 
 
 def test_what_does_not_fit_is_refused():
