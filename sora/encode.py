@@ -38,7 +38,7 @@ def main(composed: Composed) -> None:
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
     index, encoder = Index.open(config.data), build(config.text)
-    captions = {"", *(caption.text for number in range(len(index)) for caption in index.captions(number))}
+    captions = captions_of(index, config.captions)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,6 +64,16 @@ def main(composed: Composed) -> None:
     _warn_of_scale(index, artefact.artefact_hash(source))
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index)} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+
+
+def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
+    """The texts of all captions, or of those of some kinds, and the empty one that guidance needs; ValueError for a kind that no clip has."""
+    found = [caption for row in range(len(index)) for caption in index.captions(row)]
+    there = sorted({caption.kind for caption in found})
+    unknown = sorted(set(kinds or ()) - set(there))
+    if unknown:
+        raise ValueError(f"captions={list(kinds or ())} names {', '.join(unknown)}, but the clips of {index.folder} have captions of kinds {there}")
+    return {"", *(caption.text for caption in found if kinds is None or caption.kind in kinds)}
 
 
 def encode_clips(

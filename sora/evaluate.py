@@ -340,10 +340,10 @@ def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float)
     import numpy as np
 
     from sora.data.video import write
-    from sora.sample import strip, write_png
+    from sora.sample import enlarged, strip, write_png
 
     path = folder / f"{number:04d}.mp4"
-    pair = np.concatenate([original, other], axis=2)
+    pair = enlarged(np.concatenate([original, other], axis=2))
     write(path, pair[:, : pair.shape[1] // 2 * 2], fps, lossless=False)
     write_png(path.with_suffix(".png"), np.concatenate([strip(original), strip(other)]))
     return path.name

@@ -50,7 +50,7 @@ def main(composed: Composed) -> None:
     with progress_bar("sampling") as progress:
         clips = generator.generate(requests, progress=progress)
     about = describe(loaded, config)
-    paths = write_samples(output, requests, clips, about=about)
+    paths = write_samples(output, requests, clips, about=about, enlarge=config.enlarge)
     print(f"the samples are in {output}: {', '.join(path.name for path in paths[:3])}{', …' if len(paths) > 3 else ''}")
 
 
@@ -220,18 +220,24 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
     }
 
 
-def write_samples(folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any]) -> list[Path]:
-    """A video, a strip of frames and a sidecar of each sample, and one sheet of all; returns the videos' paths."""
+def write_samples(
+    folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any], enlarge: int | None = None
+) -> list[Path]:
+    """A video, a strip of frames and a sidecar of each sample, and one sheet of all; returns the videos' paths.
+
+    enlarge: see `enlarged`; the sidecar keeps the clip's own size, and says by how much its video is larger.
+    """
     from sora import storage
     from sora.data.video import write
 
     paths = []
     for number, (request, clip) in enumerate(zip(requests, clips, strict=True)):
         frames = clip.numpy()
+        shown = enlarged(frames, enlarge)
         path = folder / f"{number:04d}-{slug(request.prompt)}.mp4"
-        write(path, frames, request.fps, lossless=False)
+        write(path, shown, request.fps, lossless=False)
         write_png(path.with_suffix(".png"), strip(frames))
-        storage.write_json(path.with_suffix(".json"), {**sidecar(request), **about})
+        storage.write_json(path.with_suffix(".json"), {**sidecar(request), "enlarged": shown.shape[1] // request.height, **about})
         paths.append(path)
     write_png(folder / "sheet.png", sheet([clip.numpy() for clip in clips[:64]]))
     return paths
@@ -250,6 +256,17 @@ def sidecar(request: Request) -> dict[str, Any]:
         "seconds": request.frames / request.fps,
         "given_frames": 0 if request.given is None else len(request.given),
     }
+
+
+def enlarged(frames: Any, factor: int | None = None) -> Any:
+    """Frames (T, H, W, 3) with each pixel as a square of `factor` by `factor`; None brings the short side of small ones to about 128.
+
+    Players take colours at half resolution (yuv420p), which would blur clips of 32 pixels, though nothing in them is blurred.
+    """
+    if factor is not None and factor < 1:
+        raise ValueError(f"enlarge={factor} must be 1 or more, or null")
+    times = factor or max(1, 128 // min(frames.shape[1:3]))
+    return frames.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def slug(text: str, *, length: int = 48) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from sora.cli import run
 from sora.configs.load import load_diffusion, load_vae
-from sora.data.video import read
-from sora.sample import Line, read_prompts, slug, write_png
+from sora.data.video import read, write
+from sora.sample import Line, enlarged, read_prompts, slug, write_png
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
 
@@ -32,9 +32,10 @@ def test_samples_come_with_their_size_frames_and_story(trained, tmp_path):
     assert code == 0
     clip, story = read(path), json.loads(path.with_suffix(".json").read_text())
     # about 24 x 24 to 24 x 32 pixels at 9:16, multiples of 8; 2 s at 8 frames a second
-    assert clip.frames.shape in ((17, 32, 16, 3), (17, 40, 24, 3)) and clip.fps == 8
+    assert (story["height"], story["width"]) in ((32, 16), (40, 24)) and clip.fps == 8
     assert (story["prompt"], story["seed"], story["frames"]) == ("a red circle, moving left", 3, 17)
-    assert (story["height"], story["width"]) == clip.frames.shape[1:3]
+    assert story["enlarged"] == 128 // story["width"]  # small clips are shown larger, and their story says by how much
+    assert clip.frames.shape == (17, story["height"] * story["enlarged"], story["width"] * story["enlarged"], 3)
     assert story["checkpoint"]["step"] == 10 and set(story["checkpoint"]["hashes"]) == {"checkpoint", "vae", "text", "config"}
     assert story["sampler"]["_target_"].endswith("euler") and story["guidance"]["scale"] == 4.0 and story["code"]["sora"]
     assert path.with_suffix(".png").is_file() and (tmp_path / "out" / "sheet.png").is_file() and second.name == "0001-blue.mp4"
@@ -47,6 +48,19 @@ def test_a_sample_is_the_same_alone_and_after_others(trained, tmp_path):
     assert abs(one - two).max() <= 2  # float rounding may move a pixel by one level before compression
     _, (other,) = sample(trained, tmp_path / "c", "prompt=a square", "size=16x16", "seconds=1", "seed=1")
     assert abs(read(other).frames.astype(int) - two).max() > 10
+
+
+def test_enlarging_repeats_pixels_and_spoils_no_colour(trained, tmp_path):
+    """One-pixel columns of red and blue would run together at half colour resolution; enlarged, each keeps its own."""
+    frames = np.zeros((2, 12, 10, 3), np.uint8)
+    frames[:, :, ::2, 0] = frames[:, :, 1::2, 2] = 255
+    for factor in (1, 4):
+        large = enlarged(frames, factor)
+        write(tmp_path / f"{factor}.mp4", large, 8.0, lossless=False)
+        back = read(tmp_path / f"{factor}.mp4").frames[:, factor // 2 :: factor, factor // 2 :: factor].astype(int)
+        assert (abs(back - frames).max() < 60) == (factor == 4)
+    assert enlarged(np.zeros((1, 129, 200, 3))).shape == (1, 129, 200, 3) and enlarged(frames).shape == (2, 144, 120, 3)
+    assert sample(trained, tmp_path / "out", "prompt=x", "enlarge=0")[0] == 2
 
 
 def test_prompt_files_and_their_mistakes(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,12 @@ class Loader:
         """The same choices of every group, without what the experiment's file itself sets."""
         if composed.choices.get(EXPERIMENT) is None:
             return composed
-        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups()]
+        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups]
         bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
         choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
+    @cached_property
     def own_groups(self) -> set[str]:
         """The groups that the verb's own defaults list names (a task's groups come after these)."""
         primary = OmegaConf.load(config_dir() / f"{self.verb}.yaml")
@@ -232,7 +233,7 @@ def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str,
             raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
         if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
-    own = loader.own_groups()
+    own = loader.own_groups
     grouped = [item for item in overrides if item.key_or_group in own]
     for override in grouped:
         _check_option(override, available)

@@ -1,0 +1,61 @@
+"""Ctrl-C at any moment of a command that writes: what it leaves is whole, it does not pass for finished, and it can be made again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sora.cli import run
+from sora.storage import STAGING, file_hash
+from tests.trained import diffusion_run, vae_artefact, world_dataset
+from tests.training.faults import Countdown, injected
+
+CUTS = 5
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("interrupts")
+    world_dataset(home / "world", clips=8)
+    diffusion_run(home / "dit", vae=vae_artefact(home / "vae"), data=home / "world")
+    return home
+
+
+def words(verb: str, home: Path, output: Path) -> list[str]:
+    """A small job of each verb that writes to `output`; `encode` writes beside the clips of the dataset, so gets a copy of it."""
+    if verb == "encode":
+        return [f"vae={home / 'vae'}", f"data={output}", "text=byte", "batch=3", "captions_per_file=5"]
+    common = [f"checkpoint={home / 'dit'}", "steps=1", f"output={output}"]
+    return [*common, "prompt=[a,b,c]", "seconds=1", "size=16x16"] if verb == "sample" else [*common, f"data={home / 'world'}", "n=4", "keep=2"]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("verb", "last"), [("sample", "sheet.png"), ("evaluate", "scores.json"), ("encode", "text-")])
+def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, tmp_path, verb, last):
+    def begin(name: str) -> Path:
+        if verb == "encode":
+            shutil.copytree(home / "world", tmp_path / name)
+        return tmp_path / name
+
+    with injected(Countdown(-1, interrupt)) as counted:
+        assert run(verb, words(verb, home, begin("whole"))) == 0
+    whole = contents(tmp_path / "whole")
+    assert counted.seen > CUTS
+    for cut in {1 + number * (counted.seen - 1) // (CUTS - 1) for number in range(CUTS)}:
+        folder = begin(f"cut-{cut}")
+        with injected(Countdown(cut, interrupt)):
+            assert run(verb, words(verb, home, folder)) == 130
+        left = contents(folder)
+        assert not [name for name in left if STAGING in name], f"cut {cut} left something half-written"
+        assert left.items() <= whole.items(), f"cut {cut} of {counted.seen} left other bytes than a whole run under the same name"
+        if cut < counted.seen:
+            assert not [name for name in left if name.startswith(last) and name.endswith(".json" if verb != "sample" else "png")]
+        assert run(verb, words(verb, home, folder)) == 0
+        assert contents(folder) == whole
