@@ -67,12 +67,16 @@ def main(composed: Composed) -> None:
 
 
 def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
-    """The texts of all captions, or of those of some kinds, and the empty one that guidance needs; ValueError for a kind that no clip has."""
+    """The texts of all captions, or of those of some kinds, and the empty one that guidance needs.
+
+    Raises:
+        ValueError: no clip has a caption of one of the kinds.
+    """
     found = [caption for row in range(len(index)) for caption in index.captions(row)]
     there = sorted({caption.kind for caption in found})
     unknown = sorted(set(kinds or ()) - set(there))
     if unknown:
-        raise ValueError(f"captions={list(kinds or ())} names {', '.join(unknown)}, but the clips of {index.folder} have captions of kinds {there}")
+        raise ValueError(f"captions={list(kinds or ())}: no clip of {index.folder} has kind {', '.join(unknown)}, only {', '.join(there)}")
     return {"", *(caption.text for caption in found if kinds is None or caption.kind in kinds)}
 
 

@@ -68,11 +68,11 @@ def main(composed: Composed) -> int:
             record(config, run, state, changed)
             module = train(config, run, state, job=job, flag=flag)
             if flag and module.counters.step < config.steps:
-                print(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
+                say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
             if config.kind == "vae" and module.global_rank == 0:
                 finish_vae(config, run, module, job)
-    print(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
     return 0
 
 
@@ -167,6 +167,12 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     state = checkpoint.load(newest)
     refuse_other(job.task, state, source=newest)
     return run, state
+
+
+def say(line: str) -> None:
+    """What one process of a run tells, however many there are."""
+    if first_rank():
+        print(line)
 
 
 def first_rank() -> bool:

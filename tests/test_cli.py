@@ -96,6 +96,7 @@ def test_what_must_be_given_is_asked_for(capsys, verb, monkeypatch):
     assert "needs data=…" in told(capsys, "train", code=2) and not verb.seen
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_combination_in_a_process_of_its_own(capsys, verb, monkeypatch):
     calls, codes = [], iter([0, 1, 0, 0])
     monkeypatch.setattr(cli.subprocess, "call", lambda command: calls.append(command[1:]) or next(codes))
@@ -115,6 +116,7 @@ def test_a_sweep_stops_at_ctrl_c(verb, monkeypatch, capsys):
     assert cli.main(["train", "-m", "seed=1,2,3"]) == 130 and len(calls) == 1
 
 
+@pytest.mark.slow
 def test_a_hydra_launcher_may_run_the_sweep(verb, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "-m", "seed=1,2", "hydra/launcher=basic"]) == 0

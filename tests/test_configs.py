@@ -34,6 +34,7 @@ def with_targets() -> list[tuple[str, str]]:
     return [(group, option) for group, option in OPTIONS if TARGET in node(group, option)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", sorted(verbs()))
 def test_every_verb_composes_with_each_option_of_each_of_its_groups(verb):
     """The first options of all groups together, then the second ones, and so on: composing takes a while. Experiments choose themselves."""
@@ -52,6 +53,7 @@ def test_every_verb_composes_with_each_option_of_each_of_its_groups(verb):
         assert compose(verb, [f"experiment={option}"]).choices["experiment"] == option
 
 
+@pytest.mark.slow
 def test_every_group_belongs_to_some_verb():
     used = set()
     for verb in verbs():
@@ -62,6 +64,7 @@ def test_every_group_belongs_to_some_verb():
     assert not set(GROUPS) - used, f"groups that no verb has: {sorted(set(GROUPS) - used)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", sorted(verbs()))
 def test_the_examples_of_every_verb_compose(verb):
     """What stands in --help must work: every KEY=VALUE of it names something that exists."""
@@ -143,6 +146,7 @@ ABLATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "word"), [(name, word) for name, words in ABLATIONS.items() for word in words])
 def test_one_word_ablates_an_experiment(experiment, word):
     """The option comes with the values of its own file; the rest of the experiment stands, and the command line has the last word."""
@@ -153,6 +157,7 @@ def test_one_word_ablates_an_experiment(experiment, word):
     assert not {key for key in alone if key != group and alone[key] != config[key]}
 
 
+@pytest.mark.slow
 def test_the_command_line_still_has_the_last_word_in_an_ablation():
     config = compose("train", ["experiment=quickstart", "optimizer=adamw", "optimizer.lr=0.5", "steps=3"]).config
     assert config.optimizer == OmegaConf.merge(node("optimizer", "adamw"), {"lr": 0.5}) and config.steps == 3

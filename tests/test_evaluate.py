@@ -8,6 +8,8 @@ from sora.cli import run
 from sora.evaluate import fit, wilson
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

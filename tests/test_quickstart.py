@@ -28,6 +28,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["full", "toy"])
 def test_the_command_of_every_stage_composes(scale, tmp_path):
     """Nothing is run: a renamed key or option of any verb shows here."""

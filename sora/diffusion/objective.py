@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sora.diffusion.density import Density
@@ -122,7 +122,8 @@ def pack_levels(
     size = needed if max_levels is None else max_levels
     if needed > size:
         raise ValueError(
-            f"a pack of {len(grids)} clips and {segments} segments needs {needed} noise levels but objective.max_levels={max_levels}; raise it"
+            f"a pack of {len(grids)} clips and {segments} segments needs {needed} noise levels, but objective.max_levels={max_levels};"
+            " raise it"
         )
     levels = torch.zeros(size)
     levels[:frames] = torch.cat([clip.to(torch.float32) for clip in clips]) if clips else levels[:0]

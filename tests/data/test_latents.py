@@ -15,7 +15,7 @@ from sora.data.loading import read_clip
 from sora.data.plan import PackedPlan
 from sora.data.video import write
 from sora.draws import sample_id
-from sora.encode import encode_clips
+from sora.encode import captions_of, encode_clips
 from sora.patches import Patchifier, unpack
 from sora.text import cache
 from sora.text.byte import ByteEncoder
@@ -211,3 +211,14 @@ def test_patches_that_do_not_fit_are_found_before_training(encoded):
 def test_a_clip_smaller_than_a_patch_is_named(dataset):
     with pytest.raises(ValueError, match=r"clip clip-0 of 1x16x16.*encode\.multiple"):
         encode_clips(Index.open(dataset), vae(), "e" * 64, batch=2, multiple=(2, 2, 2))
+
+
+def test_captions_of_a_kind_are_those_and_the_empty_one(dataset):
+    index = Index.open(dataset)
+    every = [caption for row in range(len(index)) for caption in index.captions(row)]
+    kinds = {caption.kind for caption in every}
+    assert captions_of(index, None) == {"", *(caption.text for caption in every)}
+    for kind in kinds:
+        assert captions_of(index, [kind]) == {"", *(caption.text for caption in every if caption.kind == kind)}
+    with pytest.raises(ValueError, match="has kind nonsense, only"):
+        captions_of(index, [*kinds, "nonsense"])

@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 
+from sora.diffusion.objective import pack_levels
 from sora.dit.attention import attend
 from sora.dit.dit import DiT, gelu, means, owners, swiglu
 from sora.dit.rope import AxialRope, waves
-from sora.diffusion.objective import pack_levels
 from sora.patches import pack, unpack
 from sora.tokens import Grid, NoiseLevels, Segments, TextTokens
 

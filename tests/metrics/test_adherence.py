@@ -33,12 +33,14 @@ def shares(pairs):
     return {name: hits[name] / asked[name] for name in asked}
 
 
+@pytest.mark.slow
 def test_real_clips_agree_with_their_captions(judged):
     found = shares((seen, facts) for facts, _, seen in judged)
     assert set(found) == {*ASPECTS, "all"}
     assert all(share >= 0.99 for share in found.values()), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["motion", "size", "count"])
 def test_no_kind_of_clip_is_judged_worse(judged, kind):
     of = {"motion": lambda facts, shape: facts.motion, "size": lambda facts, shape: shape[1:3], "count": lambda facts, shape: facts.count}[
@@ -51,6 +53,7 @@ def test_no_kind_of_clip_is_judged_worse(judged, kind):
         assert len(group) >= 15 and shares(group)["all"] >= 1 - 1 / len(group) - 1e-9, one
 
 
+@pytest.mark.slow
 def test_shuffled_captions_agree_by_chance_only(judged):
     """Against every other clip's caption: no more often than the captions agree among themselves, plus a little."""
     pairs = [(seen, facts, own) for own, _, seen in judged for facts, _, _ in judged[::3] if facts is not own]
@@ -65,6 +68,7 @@ def test_shuffled_captions_agree_by_chance_only(judged):
     assert found["direction"] < 0.3 and found["all"] < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["blur and noise", "noise", "tint", "fade"])
 def test_mild_damage_leaves_the_verdict(damage):
     world = World(seed=22, sizes=((32, 32),), seconds=(1.0, 2.0), rates=(8.0,))

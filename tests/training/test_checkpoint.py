@@ -96,6 +96,7 @@ def boundaries_of(folder: Path) -> int:
     return countdown.seen
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_boundary_leaves_the_last_whole_one_and_older_ones_untouched(quick):
     boundaries = boundaries_of(quick / "count")
     assert boundaries >= 50

@@ -18,6 +18,7 @@ from tests.training.test_resume import TIMINGS
 
 cli = importlib.import_module("sora.cli")
 artefact = importlib.import_module("sora.vae.artefact")
+pytestmark = pytest.mark.slow
 STEPS = 8
 
 

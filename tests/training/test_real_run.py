@@ -16,6 +16,7 @@ from sora.training import checkpoint
 from sora.training.metrics import read
 from tests.training.test_resume import lines
 
+pytestmark = pytest.mark.slow
 GOLDEN = Path(__file__).parent.parent / "golden" / "real_toy.json"
 STEPS = 7
 RUN = (f"steps={STEPS}", "log_every=1", "checkpoint.every=100", "trainer.threads=1")

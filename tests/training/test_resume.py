@@ -17,6 +17,8 @@ from tests.training.stand_ins import ADAMW, MUON, Steps, fit
 TIMINGS = {"seconds", "step_seconds", "data_share", "tokens_per_second", "clips_per_second"}
 TOTAL = 24
 
+pytestmark = pytest.mark.slow
+
 
 def lines(folder: Path) -> list[dict]:
     """What metrics.jsonl says, to the last bit, without what a clock says."""

@@ -54,6 +54,7 @@ def test_a_tracker_that_hangs_or_dies_costs_neither_time_nor_the_run(tmp_path, c
     assert "metrics.jsonl in the run folder has them all" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_tensorboard_writes_its_events(tmp_path):
     one = tracker(tmp_path, TensorBoard(), patience=60)
     one.log(1, {"loss": 1.0})
