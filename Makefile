@@ -6,9 +6,6 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# two processes of one thread each; a file's tests stay together, since they share what is dear to set up
-WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # pip's own settings of the machine (an index, a proxy) hold; only the choices that matter here are made
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -31,10 +28,10 @@ quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outp
 	$(BIN)/sora quickstart
 
 test: setup  ## the whole test suite, fast ones first
-	$(PYTEST)
+	$(BIN)/python -m pytest
 
 test-fast: setup  ## the tests that take no long runs
-	$(PYTEST) -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow'
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from sora.data.video import read, write
 from sora.sample import Line, enlarged, read_prompts, slug, write_png
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

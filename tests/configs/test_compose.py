@@ -5,6 +5,8 @@ from omegaconf import OmegaConf
 
 from sora.configs.compose import compose, require_all
 
+pytestmark = pytest.mark.slow
+
 
 def refused(*arguments, folders=(), verb="train"):
     with pytest.raises(ValueError) as caught:

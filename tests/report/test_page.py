@@ -23,6 +23,8 @@ HOSTILE = [
     "]]><!--",
 ]
 
+pytestmark = pytest.mark.slow
+
 
 class Reader(HTMLParser):
     """Tags with their attributes, and the text between them."""
