@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,15 @@ def test_the_examples_of_every_verb_compose(verb):
     """What stands in --help must work: every KEY=VALUE of it names something that exists."""
     import shlex
 
-    for example in verbs()[verb].examples:
-        words = shlex.split(example.replace("…", "x").replace("...", ""))[2:]
-        if "-m" in words:
-            from sora.configs.sweep import split
+    from sora.configs.sweep import split
 
-            split(verb, [word for word in words if not word.startswith("-")], [])
-        else:
-            compose(verb, words)
+    for example in verbs()[verb].examples:
+        words = [word for word in shlex.split(example.replace("…", "x").replace("...", ""))[2:] if not word.startswith("-")]
+        runs = split(verb, words, []) if " -m " in example else [words]
+        assert len(runs) == prod(1 + word.count(",") for word in words if " -m " in example)
+        for run in runs:
+            named = {word.partition("=")[0] for word in run}
+            assert set(compose(verb, run).said) == named, example
 
 
 @pytest.mark.parametrize(("group", "option"), with_targets())

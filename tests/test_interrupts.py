@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sora.cli import run
-from sora.storage import STAGING, file_hash
+from sora.storage import STAGING, file_hash, read_json
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 from tests.training.faults import Countdown, injected
 
@@ -36,6 +36,14 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def promised(folder: Path) -> set[str]:
+    """The files that the lists of latents and of captions in a dataset say are there."""
+    entries = [
+        entry for path in folder.glob("*.json") if path.name.startswith(("latents-", "text-")) for entry in read_json(path)["shards"]
+    ]
+    return {entry[key] for entry in entries for key in ("meta", "shard", "file") if key in entry}
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -51,6 +59,7 @@ def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, t
     with injected(Countdown(-1, interrupt)) as counted:
         assert run(verb, words(verb, home, begin("whole"))) == 0
     whole = contents(tmp_path / "whole")
+    assert bool(promised(tmp_path / "whole")) == (verb == "encode")
     assert counted.seen > CUTS
     for cut in {1 + number * (counted.seen - 1) // CUTS for number in range(CUTS)}:  # not the very last: what is done is done
         folder = begin(f"cut-{cut}")
@@ -62,5 +71,6 @@ def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, t
         same = {name: digest for name, digest in left.items() if not (name.startswith("text-") and name.endswith(".json"))}
         assert same.items() <= whole.items(), f"cut {cut} of {counted.seen} left other bytes than a whole run under the same name"
         assert last not in left, f"cut {cut} of {counted.seen} passes for finished"
+        assert promised(folder) <= set(left), f"cut {cut} of {counted.seen} left a list of files that are not there"
         assert run(verb, words(verb, home, folder)) == 0
         assert contents(folder) == whole

@@ -129,33 +129,35 @@ def test_every_frame_has_its_level_and_conditions_and_padding_the_zero_of_their_
     assert packed.owners.tolist() == [0, 0, 1, 0, 1, 2, 3, 3, 3, 3]
 
 
-def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted():
+def wrong_predictions(path, t):
+    """A network takes x_t for other data, so for other noise: both errors, and the mean-squared error of each kind of prediction."""
+    x0, eps, wrong = torch.randn(3, 4, 4, dtype=torch.float64)
+    x_t = mix(path, x0, eps, t)
+    of_data, of_noise = wrong - x0, (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0) - eps
+    errors = {}
+    for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
+        c0, c1 = (like(c, x0) for c in kind(path, t))
+        errors[kind] = (c0 * of_data + c1 * of_noise).square().mean(1)
+    return of_data, of_noise, errors
+
+
+@pytest.mark.parametrize("path", [Straight(), VariancePreserving()])
+def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted(path):
     # weight · |prediction error|² must be the same function of the error of x0 for all kinds.
     t = torch.tensor([0.1, 0.4, 0.75, 0.95], dtype=torch.float64)
-    for path in (Straight(), VariancePreserving()):
-        x0, eps, wrong = torch.randn(3, 4, 4, dtype=torch.float64)
-        x_t = mix(path, x0, eps, t)
-        wrong_eps = (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0)
-        snr = (path.alpha(t) / path.sigma(t)) ** 2
-        expected = snr.clamp(max=5.0) * (wrong - x0).square().mean(1)
-        for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
-            c0, c1 = (like(c, x0) for c in kind(path, t))
-            error = (c0 * (wrong - x0) + c1 * (wrong_eps - eps)).square().mean(1)
-            assert torch.allclose(weights.min_snr(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
+    of_data, _, errors = wrong_predictions(path, t)
+    expected = ((path.alpha(t) / path.sigma(t)) ** 2).clamp(max=5.0) * of_data.square().mean(1)
+    for kind, error in errors.items():
+        assert torch.allclose(weights.min_snr(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
 
 
-def test_as_velocity_gives_every_kind_the_loss_of_the_velocity_it_stands_for():
+@pytest.mark.parametrize("path", [Straight(), VariancePreserving()])
+def test_as_velocity_gives_every_kind_the_loss_of_the_velocity_it_stands_for(path):
     t = torch.tensor([0.1, 0.4, 0.75, 0.95], dtype=torch.float64)
-    for path in (Straight(), VariancePreserving()):
-        x0, eps, wrong = torch.randn(3, 4, 4, dtype=torch.float64)
-        x_t = mix(path, x0, eps, t)
-        wrong_eps = (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0)
-        d_alpha, d_sigma = like(path.d_alpha(t), x0), like(path.d_sigma(t), x0)
-        expected = (d_alpha * (wrong - x0) + d_sigma * (wrong_eps - eps)).square().mean(1)
-        for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
-            c0, c1 = (like(c, x0) for c in kind(path, t))
-            error = (c0 * (wrong - x0) + c1 * (wrong_eps - eps)).square().mean(1)
-            assert torch.allclose(weights.as_velocity(t, path, kind, most=1e9) * error, expected, rtol=1e-9)
+    of_data, of_noise, errors = wrong_predictions(path, t)
+    expected = (like(path.d_alpha(t), of_data) * of_data + like(path.d_sigma(t), of_data) * of_noise).square().mean(1)
+    for kind, error in errors.items():
+        assert torch.allclose(weights.as_velocity(t, path, kind, most=1e9) * error, expected, rtol=1e-9)
 
 
 def test_as_velocity_is_held_below_its_most_where_it_would_be_infinite():
