@@ -110,6 +110,7 @@ def test_a_sweep_with_one_bad_value_runs_nothing(capsys, verb, monkeypatch):
     assert "there is no net=thinn" in told(capsys, "train", "-m", "net=wide,thinn", code=2)
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_at_ctrl_c(verb, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(cli.subprocess, "call", lambda command: calls.append(command) or 130)

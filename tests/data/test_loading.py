@@ -80,6 +80,7 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path, clips):
     assert np.array_equal(np.random.get_state()[1], before[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_clip_is_replaced_by_rule_and_named_once(tmp_path, clips, workers):
     good = [batches(tmp_path)[step] for step in range(12)]

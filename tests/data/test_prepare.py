@@ -101,6 +101,7 @@ def test_unreadable_videos_are_named_and_the_rest_is_kept(tmp_path, videos):
     assert "3 could not be used" in line
 
 
+@pytest.mark.slow
 def test_a_damaged_stretch_gives_no_clip(tmp_path):
     (tmp_path / "in").mkdir()
     good = muxed(telling(60, 64, 64), container="matroska", options={"g": "10", "bf": "0"})
@@ -251,6 +252,7 @@ def strange(item):
     return item.upper()
 
 
+@pytest.mark.slow
 def test_a_crash_a_hang_and_a_bad_item_take_nothing_else_along():
     items = ["a", "segfault", "b", "hang", "bad", "c", "d"]
     done = list(in_order(strange, items, workers=2, seconds=0.7, memory_gb=64))

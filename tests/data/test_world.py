@@ -31,6 +31,7 @@ def test_a_clip_is_a_function_of_seed_index_and_split_alone():
     assert len(keys) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_both_captions_read_back_exactly(split):
     world = World(seed=1, **SMALL)
@@ -78,6 +79,7 @@ def test_facts_survive_json_and_refuse_what_they_do_not_know():
         Facts.from_json({"colour": "red"})
 
 
+@pytest.mark.slow
 def test_held_out_combinations_are_never_seen_in_training_but_their_pairs_are():
     world = World(seed=3, **SMALL)
     train, held = (set(world.combinations[split]) for split in ("train", "heldout"))
@@ -107,6 +109,7 @@ def test_a_world_without_held_out_combinations_says_so():
         World(held_out=0.0).clip(0, split="heldout")
 
 
+@pytest.mark.slow
 def test_every_part_of_the_world_is_drawn():
     world = World(seed=6, **SMALL)
     scenes = [world.scene(index) for index in range(600)]

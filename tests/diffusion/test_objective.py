@@ -60,6 +60,7 @@ def test_another_epoch_seed_or_clip_draws_anew():
         assert not torch.equal(first.levels.levels, other.levels.levels)
 
 
+@pytest.mark.slow
 def test_levels_follow_the_density_over_many_clips():
     objective = make()
     drawn = torch.stack([objective.clip_levels(Grid(2, 1, 1), seed=0, epoch=0, sample=sample) for sample in range(4000)])

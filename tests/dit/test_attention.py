@@ -51,6 +51,7 @@ def test_gradcheck_against_finite_differences():
     assert torch.autograd.gradcheck(lambda *qkv: per_segment(*qkv, *segments), (q, k, v))
 
 
+@pytest.mark.slow
 def test_the_op_keeps_the_promises_of_a_custom_op():
     q, k, v = inputs((3, 3, 2), (2, 2, 4))
     torch.library.opcheck(torch.ops.sora.per_segment_attention.default, (q, k, v, [3, 3, 2], [2, 2, 4]))

@@ -35,6 +35,7 @@ def noisy(amount):
     return torch.from_numpy((OTHER.numpy() + draw.normal(0, 255 * amount, OTHER.shape)).clip(0, 255).round().astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_corruptions_rank_by_severity_and_time_is_seen():
     same = distance(OTHER)
     assert same < distance(noisy(0.05)) < distance(noisy(0.1)) < distance(noisy(0.2))

@@ -26,6 +26,7 @@ def test_the_unbiased_estimate_leaves_out_the_diagonal():
     assert kernel_distance(A, B) == pytest.approx(within_a + within_b - 2 * across)
 
 
+@pytest.mark.slow
 def test_it_has_mean_zero_for_equal_distributions_and_sees_a_difference():
     draw = torch.Generator().manual_seed(0)
     same = torch.tensor([kernel_distance(torch.randn(40, 6, generator=draw), torch.randn(30, 6, generator=draw)) for _ in range(200)])

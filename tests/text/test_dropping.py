@@ -7,6 +7,7 @@ from sora.text.dropping import choose_caption, keep_caption
 KINDS = [("short", "a"), ("dense", "b"), ("short", "c")]
 
 
+@pytest.mark.slow
 def test_the_share_dropped_is_the_rate_and_changes_with_epoch():
     kept = {(epoch, sample): keep_caption(seed=3, epoch=epoch, sample=sample, rate=0.2) for epoch in (0, 1) for sample in range(4000)}
     assert abs(sum(kept.values()) / len(kept) - 0.8) < 0.015

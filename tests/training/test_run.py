@@ -36,6 +36,7 @@ def test_a_folder_that_holds_a_run_or_anything_else_is_not_made_into_another(tmp
         open_run(tmp_path / "photos")
 
 
+@pytest.mark.slow
 def test_a_run_is_made_whole_or_not_at_all(tmp_path):
     def make(folder: Path, at: int) -> None:
         with injected(Countdown(at, die)):
