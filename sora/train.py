@@ -267,7 +267,7 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
     task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
     for line in plan.lines([index.folder.name for index in data.indexes]):
-        print(line)
+        say(line)
     return Job(
         task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips"
     )
@@ -286,7 +286,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
         vae.eval()
         whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
         artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
-    print(f"the VAE is {run.vae}")
+    say(f"the VAE is {run.vae}")
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
@@ -304,7 +304,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
     plan = build(config.plan, tokens=data.tokens, keys=data.keys, fingerprint=data.fingerprint, seed=config.seed)
     for reason, count in plan.skipped.items():
-        print(f"left out: {count} clips ({reason})")
+        say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=patchifier.channels(vae.latent_channels), text_width=encoder.width)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
