@@ -302,7 +302,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     encoder = build(config.text)
     patchifier = build(config.patches)
     data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
-    plan = build(config.plan, tokens=data.tokens, keys=data.keys, fingerprint=data.fingerprint, seed=config.seed)
+    plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
     for reason, count in plan.skipped.items():
         print(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
