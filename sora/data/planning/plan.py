@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +99,7 @@ class TokenPlan:
             window,
             seed,
         )
+        self._made = partial(TokenPlan, clips, filling=filling, cost=self.cost, budget=budget, max_clips=max_clips, packs=packs)
         base = Stage(frames=frames, area=area, images=images, weights=None if weights is None else tuple(weights))
         self.stages = staged(base, curriculum)
         self.mixtures: list[Mixture] = []
@@ -177,6 +179,15 @@ class TokenPlan:
         """How many windows an epoch of a stage is cut into; None where datasets take turns by weight."""
         whole = self.mixtures[stage].whole
         return None if whole is None else self._cuts(stage)
+
+    def alone(self, stage: int) -> TokenPlan:
+        """The plan of one stage of the curriculum as if the run had nothing else."""
+        if len(self.stages) == 1:
+            return self
+        only = self.stages[stage]
+        limits = {"frames": only.frames, "area": only.area, "images": only.images, "weights": only.weights, "drop_long": True}
+        settings = {"accumulate": self.accumulate, "window": self.window, "width": None, "seed": self.seed, "curriculum": ()}
+        return self._made(**limits, **settings)
 
     # ---- windows
 

@@ -85,8 +85,8 @@ def test_a_curriculum_is_checked_before_training():
     assert len(staged(base, ({"until": 5}, {"frames": 1}))) == 2
     for wrong, why in (
         (({"untill": 5},), "has no key untill; its keys: until, frames"),
-        (({"until": 5}, {"until": 5}), "needs a later `until`"),
-        (({"frames": 5}, {"until": 5}), "needs a later `until`"),
+        (({"until": 5}, {"until": 5}), "need a later `until`"),
+        (({"frames": 5}, {"until": 5}), "need a later `until`"),
         (({"until": 0},), "until=0 has to be 1 or more"),
         (({"images": 2.0},), "is a share"),
     ):
