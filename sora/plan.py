@@ -19,6 +19,8 @@ EXAMPLES = (
 
 def main(composed: Composed) -> None:
     """Print the figures; a ValueError when an epoch would be empty."""
+    from pathlib import Path
+
     from sora import storage
     from sora.train import diffusion_plan, require_given, vae_plan
 
@@ -37,7 +39,7 @@ def main(composed: Composed) -> None:
         return
     found = told(config, planned.plan)
     if config.figures:
-        storage.write_json(config.figures, {"figures": found})
+        storage.write_json(Path(config.figures), {"figures": found})
 
 
 def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """From which clips a stage of the run draws, and which clip comes at which draw: in a new order every epoch, mixed by weights.
 
-The k-th draw is a pure function of k. Memory does not grow with a Python object per clip: 4 bytes for every 32 clips where some of a
-dataset's clips are left out, nothing where none are.
+The k-th draw is a pure function of k. Nothing is held per clip but, where some of a source's clips are left out, two bits
+(one that says so, and 4 bytes for every 32 clips to find the k-th that is left).
 """
 
 from __future__ import annotations
@@ -74,14 +74,18 @@ class Source:
         self.seed = seed
         self.skipped: Counter[str] = Counter()
         self.tokens = self.cut = self.longest = 0
-        blocks = [self._count(np.arange(start, min(start + _CHUNK, last))) for start in range(first, last, _CHUNK)]
-        before = np.cumsum(np.concatenate([np.zeros(1, np.int64), *blocks]))
-        self.count = int(before[-1])
-        # kept small: where all rows are usable, a place is its row
-        self._before = None if self.count == last - first else before.astype(np.uint32 if self.count < 1 << 32 else np.int64)
+        good = [np.packbits(self._scan(np.arange(start, min(start + _CHUNK, last)))) for start in range(first, last, _CHUNK)]
+        bits = np.concatenate([*good, np.zeros(-sum(map(len, good)) % (_BLOCK // 8), np.uint8)])
+        counts = np.bitwise_count(bits).reshape(-1, _BLOCK // 8).sum(axis=1, dtype=np.int64)
+        self.count = int(counts.sum())
+        # where all rows are usable, a place is its row and nothing is kept
+        self._bits = None if self.count == last - first else bits
+        before = np.concatenate(([0], np.cumsum(counts)))
+        self._before = before.astype(np.uint32 if self.count < 1 << 32 else np.int64) if self._bits is not None else before[:0]
         self._order = lru_cache(maxsize=4)(self._ordered)
 
-    def _count(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "blocks"]:
+    def _scan(self, rows: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+        """Which rows fit; the others are counted by reason."""
         grids, reasons = self.clips.measured(rows, self.limits)
         tokens = grids.prod(axis=1)
         wanted = np.ones(len(rows), np.bool_) if self.images is None else (grids[:, 0] == 1) == self.images
@@ -96,7 +100,7 @@ class Source:
         self.tokens += int(tokens[good].sum())
         if self.limits.frames is not None:
             self.cut += int((good & (self.clips.frames(rows) > self.limits.frames)).sum())
-        return np.add.reduceat(good.astype(np.int64), np.arange(0, len(rows), _BLOCK))
+        return good
 
     @property
     def too_long(self) -> str:
@@ -105,22 +109,20 @@ class Source:
     def usable(self, rows: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
         """Which rows can be drawn."""
         inside = (rows >= self.first) & (rows < self.last)
-        if self._before is None:
+        if self._bits is None:
             return inside
-        grids, reasons = self.clips.measured(np.clip(rows, self.first, self.last - 1), self.limits)
-        good = inside & (reasons == 0) & (grids.prod(axis=1) <= self.budget)
-        return good if self.images is None else good & ((grids[:, 0] == 1) == self.images)
+        places = np.clip(rows, self.first, self.last - 1) - self.first
+        return inside & (self._bits[places >> 3] >> (7 - (places & 7)) & 1).astype(np.bool_)
 
     def rows(self, epoch: int, places: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """The rows at some places of an epoch's order."""
         chosen = np.asarray(self._order(epoch)(places), dtype=np.int64)
-        if self._before is None:
+        if self._bits is None:
             return self.first + chosen
         block = np.searchsorted(self._before, chosen, side="right") - 1
-        rows = self.first + block[:, None] * _BLOCK + np.arange(_BLOCK)
-        good = self.usable(rows.ravel()).reshape(rows.shape)
-        nth = chosen - self._before[block] + 1
-        return rows[np.arange(len(rows)), np.argmax(np.cumsum(good, axis=1) == nth[:, None], axis=1)]
+        good = np.unpackbits(self._bits.reshape(-1, _BLOCK // 8)[block], axis=1)
+        nth = (chosen - self._before[block] + 1).astype(np.uint8)
+        return self.first + block * _BLOCK + np.argmax(np.cumsum(good, axis=1, dtype=np.uint8) == nth[:, None], axis=1)
 
     def _ordered(self, epoch: int) -> Any:
         stream = f"plan/{self.clips.fingerprint}/{self.first}-{self.last}/{self.images}"
