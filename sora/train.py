@@ -232,6 +232,8 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
     trainer = build(config.trainer)(callbacks=[journal, saver])
+    # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
+    job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
     loader = step_loader(
         job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank
     )

@@ -4,9 +4,11 @@
 costs n + n^2 / 6 d (d: the network's width), padding of a pack costs what tokens do.
 
 published: the bucket table of Open-Sora 2.0's first stage as published (hpcaitech/Open-Sora, configs/diffusion/train/stage1.py) and its
-sampler: batches of all buckets are shuffled and dealt to ranks, which therefore hold different buckets in one step. Clips: 20 % images, frames
-lognormal with median 81, at most 129. three_resolutions: 25 % images, frames of 256, 1,024 or 2,304 tokens, up to 33 latent frames and
-40,000 tokens; buckets of 1, 5, 9, 17 and 33 latent frames with as many clips as 40,000 tokens hold.
+sampler: batches of all buckets are shuffled and dealt to ranks, which therefore hold different buckets in one step. Clips: 20 % images,
+frames lognormal with median 81, at most 129.
+three_resolutions: 25 % images, frames of 256, 1,024 or 2,304 tokens, lognormal durations with median 12 latent frames, at most 33 and at
+most 40,000 tokens; buckets of 1, 5, 9, 17 and 33 latent frames with as many clips as 40,000 tokens hold. How well such buckets do
+hangs on the durations: 57 to 74 % over other distributions and widths, 23 to 34 % where clips over 40,000 tokens are batches of one.
 """
 
 from __future__ import annotations

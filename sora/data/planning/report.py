@@ -65,7 +65,7 @@ def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage
         cut=sum(source.cut for source in mixture.sources),
         frames_kept=_kept(alone, rows),
         whole=whole,
-        steps=packs / plan.packs * ((epoch or looked) / looked),
+        steps=packs / plan.packs if whole or epoch is None else sum(source.tokens for source in mixture.sources) / float(np.mean(tokens)),
         samples_per_step=samples / steps,
         tokens_per_step=(min(tokens), float(np.mean(tokens)), max(tokens)),
         fill=sum(tokens) / (steps * plan.packs * plan.budget),
@@ -100,8 +100,8 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
         f"fill             {found.fill:.2%} of the token budget; {1 - found.fill:.2%} is padding",
         f"packs of a step  the largest costs {found.largest_over_smallest:.3f} times the smallest (median)",
         *(
-            f"{count:>5} ranks      {1 - found.balance[count]:.2%} waiting for the slowest; {found.useful[count]:.2%} of what is paid is useful"
-            for count in found.balance
+            f"{count:>5} ranks      {waits:.2%} waiting for the slowest; {found.useful[count]:.2%} of what is paid is useful"
+            for count, waits in ((count, 1 - balance) for count, balance in found.balance.items())
         ),
         f"tail             the last step of an epoch takes {found.tail} of {plan.packs} packs from the next" if found.tail else "",
     ]
