@@ -40,17 +40,21 @@ class Filling(Protocol):
 
 
 class Packed:
-    """Clips of any shapes end to end, best fit decreasing; the pack is padded to the budget. Attention stays inside each clip.
+    """Clips of any shapes end to end, each into the fullest pack that has room; the pack is padded to the budget.
 
-    The largest come first, each into the fullest pack that still has room (Johnson 1973: at most 11/9 of the fewest packs); equal
-    ones go in together. The result depends on the multiset of sizes and the order among equals alone.
+    Clips over half of the budget come first, as no two of them share a pack; the shortest ones, which hold 1/32 of all tokens, come last and
+    fill what is left. All others come in the window's random order, so that a pack mixes sizes. Sorted from the largest down (best fit
+    decreasing, Johnson 1973) packs would hold clips of one size each, and be less full with it where most clips are much alike.
     """
 
     balanced, waits = True, False
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
         tokens = grids.prod(axis=1)
-        order = np.argsort(-tokens, kind="stable")
+        part = np.where(tokens * 2 > budget, 0, 1)
+        rising = np.argsort(tokens, kind="stable")
+        part[rising[np.cumsum(tokens[rising]) * 32 <= tokens.sum()]] = 2
+        order = np.lexsort((np.where(part == 1, 0, -tokens), part))
         owners, counts = best_fit(tokens[order], budget=budget, max_clips=max_clips)
         owner = np.repeat(np.array(owners, dtype=np.int64), counts)
         ends = np.cumsum(np.bincount(owner)) if len(owner) else np.zeros(0, dtype=np.int64)
@@ -62,14 +66,14 @@ class Packed:
 
 
 def best_fit(sizes: Int[np.ndarray, "n"], *, budget: int, max_clips: int) -> tuple[list[int], list[int]]:
-    """Packs of `sizes`, which fall and are at most `budget`: runs (pack, how many of the next sizes go into it)."""
+    """Packs of `sizes`, in their order and at most `budget` each: runs (pack, how many of the next sizes go into it)."""
     owners: list[int] = []
     counts: list[int] = []
     if not len(sizes):
         return owners, counts
     bounds = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))
     runs = zip(sizes[bounds[:-1]].tolist(), np.diff(bounds).tolist(), strict=True)
-    smallest = int(sizes[-1])
+    smallest = int(sizes.min())
     room: list[int] = []  # (tokens left, pack) of each open pack as one number, rising
     slots: list[int] = []
     for size, count in runs:

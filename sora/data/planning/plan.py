@@ -49,8 +49,8 @@ class Packs(NamedTuple):
     def some(self, first: int, last: int) -> Packs:
         """Packs `first` to `last` - 1."""
         start, stop = (int(self.ends[number - 1]) if number else 0 for number in (first, last))
-        columns = (column[start:stop] for column in (self.rows, self.epochs, self.tokens))
-        return Packs(*columns, self.ends[first:last] - start, self.paid[first:last], self.stage)
+        rows, epochs, tokens = (column[start:stop] for column in (self.rows, self.epochs, self.tokens))
+        return Packs(rows, epochs, tokens, self.ends[first:last] - start, self.paid[first:last], self.stage)
 
 
 class TokenPlan:
