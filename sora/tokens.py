@@ -120,11 +120,11 @@ class TextTokens(Movable):
 class Batch(Movable):
     """One pack: clean patches, their captions, which tokens are conditions, and the ids from which every draw follows.
 
-    conditions: (N,) bool, True for tokens that stay at noise level 0 and reach no loss. sample_ids: one per real clip.
+    conditions: (N,) bool, True for tokens that stay at noise level 0 and reach no loss. sample_ids, epochs: one per real clip.
     """
 
     tokens: PackedTokens
     text: TextTokens
     conditions: Bool[Tensor, "N"]
     sample_ids: tuple[int, ...]
-    epoch: int
+    epochs: tuple[int, ...]

@@ -90,8 +90,8 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     from sora.training.run import changes, open_run, refuse_changes
 
     output = Path(config.output or f"outputs/{config.kind}")
-    if config.resume in (None, "auto") and (missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]):
-        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora train --help")
+    if config.resume in (None, "auto"):
+        require_given(config, "train")
     if config.resume is None:
         return config, output, None
     if config.resume == "auto":
@@ -105,6 +105,14 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     now = OmegaConf.to_container(asked, resolve=False)
     found = changes(run.config, now, free=FREE_OF[asked.kind])  # pyright: ignore[reportArgumentType]
     return asked, run.folder, refuse_changes(found, allowed=tuple(config.resume_allow))  # pyright: ignore[reportReturnType]
+
+
+def require_given(config: DictConfig, verb: str) -> None:
+    """Raise ValueError that lists the keys which have no default and were not given."""
+    from omegaconf import OmegaConf
+
+    if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
+        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
 
 
 def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> DictConfig:
@@ -224,6 +232,8 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
     trainer = build(config.trainer)(callbacks=[journal, saver])
+    # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
+    job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
     loader = step_loader(
         job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank
     )
@@ -258,13 +268,20 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
 # ---- the two kinds
 
 
+def vae_plan(config: DictConfig) -> tuple[Any, Any]:
+    """The frames that a VAE is trained on, and the crops of every step."""
+    from sora.configs.build import build
+
+    data = build(config.data)
+    return data, build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
+
+
 def vae_job(config: DictConfig, folder: Path) -> Job:
     """Frames, crops and a VAE."""
     from sora.configs.build import build
     from sora.training.vae_module import VaeTask
 
-    data = build(config.data)
-    plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
+    data, plan = vae_plan(config)
     task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
     for line in plan.lines([index.folder.name for index in data.indexes]):
         say(line)
@@ -289,27 +306,49 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
     say(f"the VAE is {run.vae}")
 
 
+@dataclass(frozen=True)
+class Planned:
+    """The latents that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder."""
+
+    data: Any
+    plan: Any
+    encoder: Any
+    patchifier: Any
+    vae: Path
+    identity: str
+
+
+def diffusion_plan(config: DictConfig) -> Planned:
+    """Latents and their plan, made from metadata alone."""
+    from sora.configs.build import build
+    from sora.vae import artefact
+
+    source = Path(config.vae)
+    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    identity = artefact.artefact_hash(source)
+    encoder = build(config.text)
+    patchifier = build(config.patches)
+    data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
+    plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
+    return Planned(data, plan, encoder, patchifier, source, identity)
+
+
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
 
-    source = Path(config.vae)
-    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
-    identity = artefact.artefact_hash(source)
-    vae = artefact.load(source)
-    encoder = build(config.text)
-    patchifier = build(config.patches)
-    data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
-    plan = build(config.plan, tokens=data.tokens, keys=data.keys, fingerprint=data.fingerprint, seed=config.seed)
+    planned = diffusion_plan(config)
+    data, plan, encoder = planned.data, planned.plan, planned.encoder
+    vae = artefact.load(planned.vae)
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
-    dit = build(config.dit, patch_channels=patchifier.channels(vae.latent_channels), text_width=encoder.width)
+    dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
-    depends = {"data": data.fingerprint, "vae": identity, "text": encoder.fingerprint}
-    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=source)
+    depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
+    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}

@@ -19,8 +19,7 @@ OPTIONS = [(group, option) for group, options in GROUPS.items() for option in op
 # What a command works out and gives to what it builds, as another option of conf/ or as a value; what a class asks for anew is added once.
 OPTION_GIVEN = {"path": ("path", "straight"), "density": ("density", "logit_normal")}
 GIVEN = {
-    "patch_channels": 32, "text_width": 24, "latent_channels": 8, "seed": 0, "steps": 100, "fingerprint": "0" * 64, "tokens": (8, 8),
-    "keys": ("a", "b"), "shadow": {},
+    "patch_channels": 32, "text_width": 24, "latent_channels": 8, "seed": 0, "steps": 100, "fingerprint": "0" * 64, "shadow": {},
 }  # fmt: skip
 ON_DATA = {"data", "plan"}  # these open a dataset; the tests of their room build them
 OBVIOUS = {"seed", "steps", "kind", "captions_per_file"}

@@ -58,6 +58,18 @@ def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
     return found
 
 
+def primaries(verb: str) -> list[Path]:
+    """The verb's own file, and those of the verbs that it stands on (`defaults: [train]`), which come first."""
+    path = config_dir() / f"{verb}.yaml"
+    above = [item for item in _defaults(path) if isinstance(item, str) and item != "_self_"]
+    return [*(found for name in above for found in primaries(name)), path]
+
+
+def _defaults(path: Path) -> list[Any]:
+    primary = OmegaConf.load(path)
+    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+
+
 def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
     """The checked configuration of `sora VERB ARGUMENTS…`; `folders` add options to those of `conf/`.
 
@@ -192,9 +204,8 @@ class Loader:
     @cached_property
     def own_groups(self) -> set[str]:
         """The groups that the verb's own defaults list names (a task's groups come after these)."""
-        primary = OmegaConf.load(config_dir() / f"{self.verb}.yaml")
-        defaults = primary.get("defaults", []) if isinstance(primary, DictConfig) else []
-        return {str(key).removeprefix("override ").lstrip("/") for item in defaults if isinstance(item, DictConfig) for key in item}
+        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        return {str(key).removeprefix("override ").lstrip("/") for item in found for key in item}
 
     def _told(self, error: Exception) -> str:
         """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.configs.compose import Composed, config_dir, groups
+from sora.configs.compose import Composed, config_dir, groups, primaries
 from sora.configs.targets import TARGET
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour
     chosen = {group: option for group, option in composed.choices.items() if group in available}
     if chosen:
         parts.append("\n".join([heading("GROUPS") + " (* is in force)", *_groups(chosen, available, width)]))
-    notes = comments([config_dir() / f"{verb.name}.yaml", *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
+    notes = comments([*primaries(verb.name), *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
     parts.append("\n".join([heading("KEYS") + " (with the values in force)", *_keys(composed.keys, notes, width)]))
     parts.append("\n".join([heading("OPTIONS"), FLAGS]))
     parts.append("\n".join([heading("EXAMPLES"), *(f"  {example}" for example in verb.examples)]))

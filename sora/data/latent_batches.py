@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
-from sora.data.plan import Item, Pack, PackedPlan
+from sora.data.planning import Item, LatentClips, Pack, TokenPlan
 from sora.data.quarantine import Quarantine
 from sora.draws import generator, sample_id
 from sora.patches import Patchifier, frame_times, pack, patch_times
@@ -25,11 +25,14 @@ from sora.text.encoder import TextEncoder
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid
 
+_CHUNK = 1 << 18  # clips looked at together
+
 
 class LatentData:
     """The encoded datasets that a run trains on, and how: what conf/data/latents.yaml sets.
 
-    folders: datasets that `sora encode` has been through. captions: weights of the kinds of captions (null: alike). drop: share of
+    folders: datasets that `sora encode` has been through. weights: their shares of the clips (null: every clip once an epoch).
+    captions: weights of the kinds of captions (null: alike). drop: share of
     clips shown without their caption. first_frame: share of clips whose first latent frame is given as a condition. text_budget: text
     tokens of a pack (null: as many as there are). max_bad_share: of the clips may be unreadable before the run stops. cache_mb: of
     latents kept in memory by each process.
@@ -46,6 +49,7 @@ class LatentData:
         text_budget: int | None,
         max_bad_share: float,
         cache_mb: float,
+        weights: Sequence[float] | None,
         vae_hash: str,
         text: TextEncoder,
         patchifier: Patchifier,
@@ -53,7 +57,7 @@ class LatentData:
     ) -> None:
         if isinstance(folders, str) or not folders:
             raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
-        self.split, self.captions, self.drop, self.first_frame = split, captions, drop, first_frame
+        self.weights, self.split, self.captions, self.drop, self.first_frame = weights, split, captions, drop, first_frame
         self.text_budget, self.max_bad_share, self.cache_mb = text_budget, max_bad_share, cache_mb
         self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash
         self.latents = tuple(LatentIndex(Index.open(folder, split), vae_hash) for folder in folders)
@@ -61,25 +65,30 @@ class LatentData:
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
 
     @cached_property
-    def grids(self) -> list[Grid]:
-        """Of every clip; a ValueError names one that does not divide into patches."""
-        found = []
+    def clips(self) -> LatentClips:
+        """What the plan is made from; a ValueError names a clip that does not divide into patches."""
         for latents in self.latents:
-            for number, shape in enumerate(latents.shapes.tolist()):
-                try:
-                    found.append(self.patchifier.grid(*shape))
-                except ValueError as error:
-                    raise ValueError(f"clip {latents.index.keys[number]} of {latents.index.folder}: {error}, or encode.multiple") from None
-        return found
+            size = np.array(self.patchifier.size)
+            for start in range(0, len(latents), _CHUNK):
+                odd = np.flatnonzero((latents.shapes[start : start + _CHUNK] % size).any(axis=1))
+                if odd.size:
+                    self._refuse(latents, start + int(odd[0]))
+        shapes = [latents.shapes for latents in self.latents]
+        return LatentClips(shapes, patch=self.patchifier.size, fingerprint=self.fingerprint, key=self.key)
 
-    @property
-    def tokens(self) -> Int[np.ndarray, "clips"]:
-        """How many tokens each clip has."""
-        return np.array([grid.tokens for grid in self.grids], dtype=np.int64)
+    def _refuse(self, latents: LatentIndex, row: int) -> None:
+        try:
+            self.patchifier.grid(*latents.shapes[row].tolist())
+        except ValueError as error:
+            raise ValueError(f"clip {latents.member(row).key} of {latents.index.folder}: {error}, or encode.multiple") from None
 
-    @cached_property
-    def keys(self) -> list[str]:
-        return [key for latents in self.latents for key in latents.index.keys]
+    def key(self, row: int) -> str:
+        """The name of a row counted through all datasets."""
+        dataset, number = self.locate(row)
+        return self.latents[dataset].member(number).key
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,15 +102,15 @@ class LatentData:
         dataset = int(np.searchsorted(self._starts, row, side="right")) - 1
         return dataset, row - int(self._starts[dataset])
 
-    def batches(self, plan: PackedPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
+    def batches(self, plan: TokenPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
         """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
-        return LatentBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self.keys), max_share=self.max_bad_share))
+        return LatentBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
 
 
 class LatentBatches(Dataset):
     """`[step] -> list[Batch]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
 
-    def __init__(self, data: LatentData, plan: PackedPlan, *, quarantine: Quarantine) -> None:
+    def __init__(self, data: LatentData, plan: TokenPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
         self._kept: dict[int, Tensor] = {}
         self._room = round(data.cache_mb * 2**20)
@@ -115,9 +124,11 @@ class LatentBatches(Dataset):
 
     def _batch(self, planned: Pack) -> Batch:
         data = self.data
-        items, patches = zip(*(self._readable(item) for item in planned.items), strict=True)
-        grids = [data.grids[item.row] for item in items]
-        samples = tuple(sample_id(data.keys[item.row], item.window) for item in items)
+        found = [clip for clip in (self._readable(item) for item in planned.items) if clip is not None]
+        if not found:
+            raise ValueError(f"no clip of the pack with {data.key(planned.items[0].row)} can be read, nor any that may stand in for them")
+        items, patches, grids = zip(*found, strict=True)
+        samples = tuple(sample_id(data.key(item.row), item.window) for item in items)
         tokens = pack(
             patches,
             grids,
@@ -130,34 +141,38 @@ class LatentBatches(Dataset):
         conditions = torch.zeros(self.plan.budget, dtype=torch.bool)
         given = [self._given(item, grid, sample) for item, grid, sample in zip(items, grids, samples, strict=True)]
         conditions[: tokens.real] = torch.cat(given)
-        return Batch(tokens=tokens, text=text, conditions=conditions, sample_ids=samples, epoch=planned.epoch)
+        return Batch(tokens=tokens, text=text, conditions=conditions, sample_ids=samples, epochs=tuple(item.epoch for item in items))
 
-    def _readable(self, planned: Item) -> tuple[Item, Float[Tensor, "n P"]]:
-        """The planned clip's patches, or those of the one that stands in for it."""
+    def _readable(self, planned: Item) -> tuple[Item, Float[Tensor, "n P"], Grid] | None:
+        """The planned clip's patches, or those of the one that stands in for it; None where no other fits in its place."""
         item, attempt = planned, 0
         while True:
             try:
-                return item, self._patches(item.row)
+                return item, *self._patches(item)
             except ValueError as error:
                 dataset, row = self.data.locate(item.row)
-                member = self.data.latents[dataset].member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error))
+                latents = self.data.latents[dataset]
+                member = latents.member(row)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=latents.index.folder.name)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
-                    raise ValueError(f"no clip is left to stand in for {self.data.keys[planned.row]}: {error}") from None
+                    return None
                 item, attempt = substitute, attempt + 1
 
-    def _patches(self, row: int) -> Float[Tensor, "n P"]:
-        if row in self._kept:
-            return self._kept[row]
-        dataset, number = self.data.locate(row)
-        patches = self.data.patchifier.patchify(self.data.latents[dataset].latents(number))
-        size = patches.numel() * patches.element_size()
-        # An epoch comes round in another order: what came first is as good to keep as what came last.
-        if size <= self._room:
-            self._kept[row] = patches
+    def _patches(self, item: Item) -> tuple[Float[Tensor, "n P"], Grid]:
+        dataset, number = self.data.locate(item.row)
+        latents = self.data.latents[dataset]
+        time, height, width = latents.shapes[number].tolist()
+        grid = self.data.patchifier.grid(time if item.crop is None else item.crop.frames, height, width)
+        if item.row not in self._kept:
+            patches = self.data.patchifier.patchify(latents.latents(number))
+            size = patches.numel() * patches.element_size()
+            # An epoch comes round in another order: what came first is as good to keep as what came last.
+            if size > self._room:
+                return patches[: grid.tokens], grid
+            self._kept[item.row] = patches
             self._room -= size
-        return patches
+        return self._kept[item.row][: grid.tokens], grid
 
     def _seconds(self, item: Item, grid: Grid) -> Float[Tensor, "t"]:
         dataset, row = self.data.locate(item.row)

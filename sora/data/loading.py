@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sora.data.index import Index
-from sora.data.plan import CropPlan, Item
+from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine
 from sora.data.video import read
 from sora.draws import sample_id
@@ -108,7 +108,8 @@ class FrameBatches(Dataset):
                 return item, self._clips.crop(*self.plan.locate(item.row), item)
             except ValueError as error:
                 index, row = self.plan.locate(item.row)
-                self.quarantine.add(self._key(item), shard=self.indexes[index].member(row).shard, reason=str(error))
+                found = self.indexes[index]
+                self.quarantine.add(self._key(item), shard=found.member(row).shard, reason=str(error), dataset=found.folder.name)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {error}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Quarantine:
-    """The list `quarantine.jsonl` of a run, one line (key, shard, reason) per bad clip, shared by all loader processes.
+    """The list `quarantine.jsonl` of a run, one line (key, dataset, shard, reason) per bad clip, shared by all loader processes.
 
     clips: how many the dataset has. max_share: of them may be bad before the run stops. path: None keeps the list in memory.
     """
@@ -18,16 +18,16 @@ class Quarantine:
         if not 0 <= max_share <= 1:
             raise ValueError(f"data.max_bad_share is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
         self.path, self.clips, self.max_share = Path(path) if path else None, clips, max_share
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[tuple[str, str], str] = {}  # by dataset and key
 
-    def add(self, key: str, *, shard: str, reason: str) -> None:
+    def add(self, key: str, *, shard: str, reason: str, dataset: str = "") -> None:
         """Record a bad clip; a `ValueError` when more than `max_share` of the clips are bad."""
-        if key in self._reasons:
+        if (dataset, key) in self._reasons:
             return
         if self.path is None:
-            self._reasons[key] = reason
+            self._reasons[dataset, key] = reason
         else:
-            self._append(key, shard, reason)
+            self._append(dataset, key, shard, reason)
         bad = len(self._reasons)
         if bad > self.max_share * self.clips:
             raise ValueError(
@@ -39,9 +39,9 @@ class Quarantine:
         """The bad clips known so far."""
         if self.path is not None and self.path.exists():
             self._load(self.path.read_bytes())
-        return set(self._reasons)
+        return {key for _, key in self._reasons}
 
-    def _append(self, key: str, shard: str, reason: str) -> None:
+    def _append(self, dataset: str, key: str, shard: str, reason: str) -> None:
         """Under a lock: another process may have recorded the same clip."""
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,14 +50,14 @@ class Quarantine:
             file.seek(0)
             content = file.read()
             self._load(content)
-            if key in self._reasons:
+            if (dataset, key) in self._reasons:
                 return
             torn = b"\n" if content and not content.endswith(b"\n") else b""  # a process was killed while it wrote a line
-            line = json.dumps({"key": key, "shard": shard, "reason": reason}).encode()
+            line = json.dumps({"key": key, "dataset": dataset, "shard": shard, "reason": reason}).encode()
             file.write(torn + line + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            self._reasons[key] = reason
+            self._reasons[dataset, key] = reason
 
     def _load(self, content: bytes) -> None:
         for line in content.splitlines():
@@ -65,4 +65,4 @@ class Quarantine:
                 entry = json.loads(line)
             except ValueError:  # a torn line
                 continue
-            self._reasons[entry["key"]] = entry["reason"]
+            self._reasons[entry.get("dataset", ""), entry["key"]] = entry["reason"]

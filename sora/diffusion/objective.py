@@ -73,14 +73,14 @@ class Objective:
         grids = batch.tokens.grids
         if len(grids) != len(batch.sample_ids):
             raise ValueError(f"a pack of {len(grids)} clips came with {len(batch.sample_ids)} sample ids")
-        clips = list(zip(grids, batch.sample_ids, strict=True))
-        drawn = [self.clip_levels(grid, seed=seed, epoch=batch.epoch, sample=sample) for grid, sample in clips]
+        clips = list(zip(grids, batch.sample_ids, batch.epochs, strict=True))
+        drawn = [self.clip_levels(grid, seed=seed, epoch=epoch, sample=sample) for grid, sample, epoch in clips]
         levels = pack_levels(drawn, grids, batch.conditions, segments=len(batch.tokens.segments.lengths), max_levels=self.max_levels)
         eps = torch.zeros(clean.shape, dtype=torch.float32)
         start = 0
-        for grid, sample in clips:
+        for grid, sample, epoch in clips:
             shape = (grid.tokens, clean.shape[1])
-            eps[start : start + grid.tokens] = normal("noise", shape, seed=seed, epoch=batch.epoch, sample=sample)
+            eps[start : start + grid.tokens] = normal("noise", shape, seed=seed, epoch=epoch, sample=sample)
             start += grid.tokens
         eps = eps.to(clean.device, non_blocking=True)
         real = torch.arange(len(clean), device=clean.device) < start

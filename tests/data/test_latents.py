@@ -12,7 +12,7 @@ from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.latent_batches import LatentData
 from sora.data.latents import LatentIndex
 from sora.data.loading import read_clip
-from sora.data.plan import PackedPlan
+from sora.data.planning import Cost, Limits, Packed, TokenPlan
 from sora.data.video import write
 from sora.draws import sample_id
 from sora.encode import captions_of, encode_clips
@@ -68,6 +68,7 @@ def encoded(dataset, tmp_path) -> Path:
 def data(folder, **changes) -> LatentData:
     settings = {
         "split": "train",
+        "weights": None,
         "captions": None,
         "drop": 0.3,
         "first_frame": 0.0,
@@ -78,9 +79,14 @@ def data(folder, **changes) -> LatentData:
     return LatentData(folders=[str(folder)], vae_hash=HASH, text=TEXT, patchifier=Patchifier(size=(1, 2, 2)), seed=5, **settings | changes)
 
 
-def plan(source, *, packs=2, budget=48) -> PackedPlan:
-    settings = {"budget": budget, "max_clips": 4, "packs": packs, "window": 4, "drop_long": False, "seed": 5}
-    return PackedPlan(source.tokens, fingerprint=source.fingerprint, keys=source.keys, **settings)
+def plan(source, *, packs=2, budget=48, **more) -> TokenPlan:
+    settings = {"max_clips": 4, "accumulate": 1, "window": 4, "frames": None, "area": None, "images": None, "drop_long": False}
+    fixed = {"filling": Packed(), "cost": Cost(linear=1.0, quadratic=0.01), "curriculum": (), "weights": None, "width": None, "seed": 5}
+    return TokenPlan(source.clips, budget=budget, packs=packs, **(settings | fixed | more))
+
+
+def tokens(source, rows) -> list[int]:
+    return source.clips.measured(np.array(rows), Limits()).grids.prod(axis=1).tolist()
 
 
 def test_latents_are_the_vaes_of_the_trimmed_clip(encoded):
@@ -117,18 +123,18 @@ def test_a_step_holds_the_planned_clips_whatever_was_read_before(encoded):
         torch.testing.assert_close(mine.tokens.patches, again.tokens.patches, atol=0, rtol=0)
         torch.testing.assert_close(mine.text.states, again.text.states, atol=0, rtol=0)
         rows = [item.row for item in planned.items]
-        assert mine.sample_ids == tuple(sample_id(source.keys[row]) for row in rows)
-        assert mine.epoch == planned.epoch
+        assert mine.sample_ids == tuple(sample_id(source.key(row)) for row in rows)
+        assert mine.epochs == tuple(item.epoch for item in planned.items)
         assert mine.tokens.segments.lengths == (
-            *(source.tokens[row] for row in rows),
+            *tokens(source, rows),
             *[0] * (4 - len(rows)),
-            48 - sum(source.tokens[rows]),
+            48 - sum(tokens(source, rows)),
         )
         places = mine.text.states.split(list(mine.text.segments.lengths))
         for row, clip, words in zip(rows, unpack(mine.tokens.patches, mine.tokens.grids), places, strict=False):
             expected = source.patchifier.patchify(source.latents[0].latents(row))
             torch.testing.assert_close(clip, expected, atol=0, rtol=0)
-            torch.testing.assert_close(words, TEXT.encode([f"the clip of number {source.keys[row][-1]}"])[0], atol=0, rtol=0)
+            torch.testing.assert_close(words, TEXT.encode([f"the clip of number {source.key(row)[-1]}"])[0], atol=0, rtol=0)
         assert not mine.conditions.any()
 
 
@@ -158,7 +164,7 @@ def test_ranks_share_a_step(encoded):
 
 def test_a_flipped_byte_is_quarantined_and_another_clip_stands_in(encoded):
     source = data(encoded)
-    bad = source.keys.index("clip-2")  # clip-4 has as many tokens
+    bad = [source.key(row) for row in range(len(source))].index("clip-2")  # clip-4 has as many tokens
     member = source.latents[0].member(bad)
     with open(encoded / member.shard, "r+b") as file:
         file.seek(member.offset + member.size - 1)
@@ -185,6 +191,7 @@ def test_stale_and_missing_latents_are_refused_by_name(encoded):
         LatentData(
             folders=[str(encoded)],
             split="train",
+            weights=None,
             captions=None,
             drop=0.0,
             first_frame=0.0,
@@ -205,7 +212,7 @@ def test_stale_and_missing_latents_are_refused_by_name(encoded):
 def test_patches_that_do_not_fit_are_found_before_training(encoded):
     encode(encoded, multiple=(1, 1, 1))
     with pytest.raises(ValueError, match=r"clip clip-1 of .*2x4x9 do not divide into patches of 1x2x2"):
-        _ = data(encoded).tokens
+        _ = data(encoded).clips
 
 
 def test_a_clip_smaller_than_a_patch_is_named(dataset):

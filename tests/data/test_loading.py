@@ -10,7 +10,7 @@ import torch
 
 from sora.data.index import Index
 from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
-from sora.data.plan import CropPlan
+from sora.data.planning import CropPlan
 from sora.data.quarantine import Quarantine
 from sora.draws import sample_id
 from tests.data.making import dataset, flip

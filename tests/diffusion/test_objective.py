@@ -35,7 +35,7 @@ def pack(clips, *, budget, epoch=0, conditions=()):
     mask[list(conditions)] = True
     tokens = PackedTokens(patches=patches, positions=torch.zeros(budget, 3), segments=segments, grids=tuple(grid for _, grid in clips))
     text = TextTokens(states=torch.zeros(1, 2), segments=Segments.of((1,) + (0,) * len(clips)))
-    return Batch(tokens=tokens, text=text, conditions=mask, sample_ids=tuple(sample for sample, _ in clips), epoch=epoch)
+    return Batch(tokens=tokens, text=text, conditions=mask, sample_ids=tuple(sample for sample, _ in clips), epochs=(epoch,) * len(clips))
 
 
 A, B, C = (11, Grid(4, 2, 2)), (22, Grid(1, 2, 2)), (33, Grid(3, 3, 1))

@@ -1,0 +1,96 @@
+"""Packs of stored videos by plan: step number in, each clip's window at its planned rate and size out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sora.data.index import Index
+from sora.data.planning import Item, TokenPlan
+from sora.data.planning.frames import FrameClips, VideoColumns
+from sora.data.quarantine import Quarantine
+from sora.data.video import read
+from sora.draws import sample_id
+from sora.tokens import Grid
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip of a pack. fps in frames a second; every draw for it follows from (sample, epoch)."""
+
+    frames: UInt8[Tensor, "T H W 3"]
+    fps: float
+    key: str
+    sample: int
+    epoch: int
+
+
+def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float | None, stride: Sequence[int], patch: Grid) -> FrameClips:
+    """The clips of some indexes for a `TokenPlan`; see `FrameClips`."""
+    columns = [VideoColumns(index.frames, index.heights, index.widths, index.fps) for index in indexes]
+    starts = np.cumsum([0, *(len(index) for index in indexes)])
+
+    def key(row: int) -> str:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        return indexes[number].member(row - int(starts[number])).key
+
+    fingerprint = "\n".join(index.fingerprint for index in indexes)
+    return FrameClips(columns, areas=areas, rate=rate, stride=stride, patch=patch, fingerprint=fingerprint, key=key)
+
+
+class FramePacks(Dataset):
+    """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule."""
+
+    def __init__(self, indexes: Sequence[Index], plan: TokenPlan, *, quarantine: Quarantine):
+        assert isinstance(plan.clips, FrameClips)
+        self.indexes, self.plan, self.clips, self.quarantine = tuple(indexes), plan, plan.clips, quarantine
+
+    def __getitem__(self, step: int) -> list[list[ClipFrames]]:
+        return self.share(step, ranks=1, rank=0)
+
+    def share(self, step: int, *, ranks: int, rank: int) -> list[list[ClipFrames]]:
+        """What one rank trains on at a step."""
+        return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def _pack(self, items: Sequence[Item]) -> list[ClipFrames]:
+        found = [clip for clip in (self._readable(item) for item in items) if clip is not None]
+        if not found:
+            raise ValueError(f"no clip of the pack with {self.clips.key(items[0].row)} can be read, nor any that may stand in for them")
+        return found
+
+    def _readable(self, planned: Item) -> ClipFrames | None:
+        item, attempt = planned, 0
+        while True:
+            try:
+                return self._read(item)
+            except ValueError as error:
+                number, row = self._locate(item.row)
+                member = self.indexes[number].member(row)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=self.indexes[number].folder.name)
+                substitute = self.plan.replacement(planned, attempt)
+                if substitute is None:
+                    return None
+                item, attempt = substitute, attempt + 1
+
+    def _read(self, item: Item) -> ClipFrames:
+        number, row = self._locate(item.row)
+        index, member = self.indexes[number], self.indexes[number].member(row)
+        fps = float(self.clips.rates(np.array([item.row]))[0])
+        named = f"clip {member.key} of {index.folder / member.shard}"
+        assert item.crop is not None and item.size is not None
+        wanted, own = item.crop.frames, fps == float(index.fps[row])
+        start = item.crop.start / fps
+        got, _, report = read(index.read_member(member), start=start, frames=wanted, fps=None if own else fps, size=item.size, name=named)
+        if not report.clean or len(got) != wanted:
+            raise ValueError(f"{named} does not decode cleanly: {report}")
+        return ClipFrames(torch.from_numpy(got), fps, member.key, sample_id(member.key, item.window), item.epoch)
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self.clips.starts, row, side="right")) - 1
+        return number, row - self.clips.starts[number]

@@ -1,0 +1,30 @@
+"""The plan: which clips form which pack at which optimiser step, made from metadata alone.
+
+A plan is a pure function of (fingerprint, seed, step). It knows nothing of workers, ranks or what was drawn before, so a
+loader's whole state is one integer. A step is a fixed number of packs, and R ranks that divide it take them in turn.
+"""
+
+from sora.data.planning.clips import Clips, LatentClips, Limits
+from sora.data.planning.cost import Cost
+from sora.data.planning.crops import CropPlan
+from sora.data.planning.filling import Bucketed, Filling, Packed, Padded
+from sora.data.planning.plan import TokenPlan
+from sora.data.planning.steps import Crop, Item, Pack, Plan, StepPlan
+
+__all__ = [
+    "Bucketed",
+    "Clips",
+    "Cost",
+    "Crop",
+    "CropPlan",
+    "Filling",
+    "Item",
+    "LatentClips",
+    "Limits",
+    "Pack",
+    "Packed",
+    "Padded",
+    "Plan",
+    "StepPlan",
+    "TokenPlan",
+]

@@ -1,0 +1,87 @@
+"""Show what a training run will hold before it starts: clips, steps, padding, balance over ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.configs.compose import Composed
+    from sora.data.planning import TokenPlan
+
+EXAMPLES = (
+    "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae",
+    "sora plan dit=xl_2 data.folders=[data/mine] vae=outputs/vae plan=bucketed plan.packs=64 ranks=[8,64]",
+    "sora plan dit=xl_2 vae=outputs/vae data.folders=[data/mine] calibrate=true device=cuda",
+)
+
+
+def main(composed: Composed) -> None:
+    """Print the figures; a ValueError when an epoch would be empty."""
+    from pathlib import Path
+
+    from sora import storage
+    from sora.train import diffusion_plan, require_given, vae_plan
+
+    config = composed.config
+    require_given(config, "plan")
+    if config.kind == "vae":
+        if config.calibrate:
+            raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
+        data, plan = vae_plan(config)
+        print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
+        print(f"a step: {plan.batch} crops in {plan.packs} packs; every shape in turn")
+        return
+    planned = diffusion_plan(config)
+    if config.calibrate:
+        calibrate(config, planned)
+        return
+    found = told(config, planned.plan)
+    if config.figures:
+        storage.write_json(Path(config.figures), {"figures": found})
+
+
+def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:
+    """Print the figures of every stage, and give them as plain values."""
+    from dataclasses import asdict
+
+    from sora.data.planning.report import figures, lines
+
+    ranks = list(config.ranks) if config.ranks else sorted({1, plan.packs})
+    found = []
+    for number, stage in enumerate(plan.stages):
+        if len(plan.stages) > 1:
+            until = f"until {stage.until:,} clips" if stage.until else "from there on"
+            print(f"{'' if number == 0 else chr(10)}stage {number}, {until}")
+        seen = figures(plan, ranks=ranks, windows=config.windows, stage=number)
+        print("\n".join(lines(plan, seen, stage=number)))
+        found.append(asdict(seen))
+    return found
+
+
+def calibrate(config: DictConfig, planned: Any) -> None:
+    """Measure forward and backward passes of the configured network over clips of several lengths, and fit the cost to them."""
+    import torch
+
+    from sora.configs.build import build
+    from sora.data.planning.cost import fitted
+    from sora.training.calibration import seconds_per_token
+    from sora.vae import artefact
+
+    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    channels = planned.patchifier.channels(artefact.load(planned.vae).latent_channels)
+    dit = build(config.dit, patch_channels=channels, text_width=planned.encoder.width).to(device)
+    budget = config.plan.budget
+    lengths = sorted({max(1, budget // parts) for parts in (1, 2, 4, 8, 16)})
+    measured = seconds_per_token(dit, lengths=lengths, budget=budget, repeats=config.repeats)
+    cost = fitted(lengths, measured)
+    for length, seconds in zip(lengths, measured, strict=True):
+        print(f"clips of {length:>7,} tokens: {1e6 * seconds:.2f} microseconds a token")
+    print(f"plan.cost.linear={cost.linear:.4g} plan.cost.quadratic={cost.quadratic:.4g}")
+
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("plan"))
