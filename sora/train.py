@@ -263,13 +263,16 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     from sora.configs.build import build
     from sora.training.vae_module import VaeTask
 
-    data = build(config.data)
+    data = build(config.data, reader=build(config.reader))
     plan = build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
     task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
     for line in plan.lines([index.folder.name for index in data.indexes]):
         print(line)
     return Job(
-        task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips"
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends={"data": data.fingerprint, "reader": data.reader.identity()},
+        unit="clips",
     )
 
 
