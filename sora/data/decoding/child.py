@@ -53,6 +53,9 @@ def serve(said: int, clip: int, frames: int) -> None:
         reader = rebuilt(order["reader"])
         _ = reader.identity()  # imports the backend, before the limit and before its chatter is silenced
         _limit(order["memory"])
+    except ValueError as error:
+        _tell(connection, {"failed": str(error)})
+        return
     except Exception:
         _tell(connection, {"failed": traceback.format_exc()})
         return

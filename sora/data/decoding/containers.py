@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import av.error
@@ -18,6 +19,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sora.data.decoding.groups import closed
 from sora.data.decoding.reader import Limits, Source, Timeline, VideoInfo, named
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
@@ -90,7 +92,8 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
     if video.duration and video.time_base:
         duration = float(video.duration * video.time_base)
     elif container.duration:
-        duration = container.duration / av.time_base
+        begun = container.start_time if container.format.name.startswith("matroska") else 0  # where the duration is the end's time
+        duration = (container.duration - (begun or 0)) / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
     if not rate or not context.width or not context.height:
@@ -113,7 +116,7 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
         width=width,
         duration=duration,
         rotation=0,
-        codec=context.codec.name,
+        codec=context.codec.canonical_name,
         pixel_format=context.pix_fmt or "",
         pixel_aspect=aspect,
         colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
@@ -121,16 +124,23 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
     )
 
 
-def timeline_of(source: Source, name: str | None, limits: Limits) -> Timeline:
-    """The times of all frames that are shown, from the container alone: nothing is decoded."""
-    with opened(source, name, limits) as (container, video, info):
-        return walked(container, video, info, limits)
+class Walk(NamedTuple):
+    """What the packets of a file tell without being decoded.
+
+    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before.
+    """
+
+    timeline: Timeline
+    hidden: int
+    open: int
 
 
-def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits) -> Timeline:
-    """The timeline of an opened file, which stands at its end afterwards. What an edit list cuts away is left out."""
+def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits) -> Walk:
+    """All packets of an opened file, which stands at its end afterwards."""
     base, origin = float(video.time_base or Fraction(1, 1000)), video.start_time or 0
     times: list[float] = []
+    hidden = unclosed = 0
+    extradata = bytes(video.codec_context.extradata or b"")
     keys: list[bool] = []
     packets = container.demux(video)
     while True:
@@ -140,14 +150,17 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
             break
         if packet is None:
             break
+        hidden += packet.is_discard
         if not packet.size or packet.is_discard:
             continue
-        times.append((packet.pts - origin) * base if packet.pts is not None else len(times) / info.fps)
+        time = (packet.pts - origin) * base if packet.pts is not None else len(times) / info.fps
+        unclosed += packet.is_keyframe and not closed(memoryview(packet), info.codec, extradata)
+        times.append(time)
         keys.append(packet.is_keyframe)
         if len(times) > limits.frames:
             raise ValueError(f"{info.codec} video of more than {limits.frames} frames, whatever its header says; raise limits.frames")
     order = np.argsort(times, kind="stable")
-    return Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order])
+    return Walk(Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order]), hidden, unclosed)
 
 
 def _rate(video: VideoStream) -> Fraction:

@@ -42,12 +42,16 @@ class GuardedReader:
         self.reader, self.seconds, self.memory_gb, self.restart_after = reader, seconds, memory_gb, restart_after
 
     def identity(self) -> str:
-        if self._identity is None:
-            idle = self._child is None
-            self._identity = self._asked({"do": "identity"}, b"", "the reader")[0]["identity"]
-            if idle:
-                self.close()
-        return self._identity
+        if self._identity:
+            return self._identity
+        idle = self._child is None
+        try:
+            told = self._identity = str(self._asked({"do": "identity"}, b"", "the reader")[0]["identity"])
+        except RuntimeError as error:  # asked for before the first clip, so that a backend that is missing is told as what it is
+            raise ValueError(str(error)) from None
+        if idle:
+            self.close()
+        return told
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
         """See `VideoReader`."""

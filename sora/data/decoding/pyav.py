@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from sora.data.decoding.containers import opened, refused, timeline_of, upright
+from sora.data.decoding.containers import opened, refused, upright, walked
 from sora.data.decoding.reader import (
     HOLE,
     LAST_FOR,
@@ -42,6 +42,7 @@ from sora.data.decoding.reader import (
 )
 
 _SEEK_ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
+_SKIPS = ("h264", "hevc")  # decoders that leave out just the frames they are told to (dav1d leaves out others too)
 _AHEAD = 24  # packets that are looked ahead; no codec shows a frame more than 16 after it is decoded
 
 
@@ -72,7 +73,8 @@ class PyAVReader:
             info = upright(info, frame)
         if not timeline:
             return info
-        times = timeline_of(source, name, self.limits)
+        with opened(source, name, self.limits) as (container, video, _):
+            times = walked(container, video, info, self.limits).timeline
         return replace(info, timeline=times, frames=len(times.times))
 
     def read(
@@ -212,7 +214,7 @@ def _decoded(
     base = float(video.time_base or Fraction(1, 1000))
     origin = video.start_time or 0
     sought = start > _SEEK_ABOVE and _seek(container, video, int(start / base) + origin)
-    wanted = _Wanted(start, fps, base, origin) if fps is not None and fps < 0.75 * info.fps else None
+    wanted = _Wanted(start, fps, base, origin) if fps is not None and fps < 0.75 * info.fps and info.codec in _SKIPS else None
     first, count = True, 0
     while True:
         again = False
