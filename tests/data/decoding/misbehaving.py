@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora.data.decoding.reader import Reading, ReadReport
+from sora.data.video import PYAV
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,11 @@ class Misbehaving:
         raise NotImplementedError("no header here")
 
     def read(self, source, *, start=0.0, frames=None, fps=None, size=None, name=None):
-        said = source.decode()
+        self.do(source.decode(), name)
+        pid = np.frombuffer(os.getpid().to_bytes(12, "big"), np.uint8).reshape(1, 2, 2, 3)
+        return Reading(pid.copy(), 8.0, ReadReport(decoded=1))
+
+    def do(self, said, name):
         if said == "segv":
             os.kill(os.getpid(), signal.SIGSEGV)
         if said == "hang":
@@ -44,8 +49,23 @@ class Misbehaving:
         if said == "once" and not os.path.exists(f"{self.marks}/once"):
             open(f"{self.marks}/once", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
-        pid = np.frombuffer(os.getpid().to_bytes(12, "big"), np.uint8).reshape(1, 2, 2, 3)
-        return Reading(pid.copy(), 8.0, ReadReport(decoded=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hostile(Misbehaving):
+    """PyAV, but for the clips that are named: what happens, and its key after a colon."""
+
+    keys: list[str]
+
+    def identity(self) -> str:
+        return PYAV.identity()
+
+    def read(self, source, *, start=0.0, frames=None, fps=None, size=None, name=None):
+        for said in self.keys:
+            what, _, key = said.partition(":")
+            if f"clip {key} " in name:
+                self.do(what, name)
+        return PYAV.read(source, start=start, frames=frames, fps=fps, size=size, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
