@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sora.data.decoding.confine import confine
 from sora.data.decoding.reader import Source, VideoInfo, VideoReader
 
 Call = dict[str, Any]
@@ -53,6 +54,7 @@ def serve(said: int, clip: int, frames: int) -> None:
         reader = rebuilt(order["reader"])
         _ = reader.identity()  # imports the backend, before the limit and before its chatter is silenced
         _limit(order["memory"])
+        confine()
     except ValueError as error:
         _tell(connection, {"failed": str(error)})
         return

@@ -28,7 +28,8 @@ class GuardedReader:
     seconds: that one call may take. memory_gb: that it may allocate beyond what the backend takes when it is loaded. restart_after:
     reads; a decoder that leaks is let go in time. A clip of which the child dies or hangs is tried once more in a new one, since it may
     not have been the clip's fault; then it is a `ValueError` that names it, as any clip that does not decode. That the backend itself does
-    not work is a `RuntimeError`.
+    not work is a `RuntimeError`. The child has no secret of the environment, no open file of this process, and, where the kernel can see to
+    it, opens no connection and starts no program.
     """
 
     _child: _Child | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -42,6 +44,10 @@ class Misbehaving:
         if said == "eat":
             kept = [np.empty(1 << 27, np.uint8) for _ in range(64)]
             raise AssertionError(f"8 GB in {len(kept)} pieces fitted")
+        if said == "connect":
+            socket.socket()
+        if said == "start":
+            subprocess.run(["true"], check=True)
         if said == "bug":
             raise KeyError("a mistake of ours")
         if said == "refuse":

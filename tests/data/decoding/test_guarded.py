@@ -1,5 +1,6 @@
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -152,6 +153,14 @@ def test_the_child_sees_no_secret_and_shares_no_file(monkeypatch, tmp_path):
         assert not [name for name in held if "held" in name]
     assert b"canary-5316" not in Path(f"/proc/{child}/environ").read_bytes()
     guarded.close()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the filter of system calls is written for these")
+@pytest.mark.parametrize("does", ["connect", "start"])
+def test_a_decoder_opens_no_connection_and_starts_no_program(guarded, does):
+    with pytest.raises(RuntimeError, match="(?s)not because of a clip.*PermissionError"):
+        guarded.read(does.encode())
+    assert alive(child_of(guarded))
 
 
 def test_numbers_that_make_no_guard_are_refused():
