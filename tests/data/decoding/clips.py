@@ -206,3 +206,14 @@ def of_8192_by_4320() -> bytes:
 
 def of_20000_frames() -> bytes:
     return file_of(np.zeros((1, 32, 32, 3), np.uint8).repeat(20000, 0), options={"preset": "ultrafast", "g": "250"})
+
+
+def of_8192_by_4320_that_says_64() -> bytes:
+    """The same with 64 x 64 in every header of the container: only the coded pictures tell."""
+    content = of_8192_by_4320()
+    for bits in (16, 32):  # the sample's description; the track's header, in 16.16
+        large, small = ((width << bits - 16).to_bytes(bits // 8, "big") for width in (8192, 64))
+        high, low = ((height << bits - 16).to_bytes(bits // 8, "big") for height in (4320, 64))
+        assert large + high in content
+        content = content.replace(large + high, small + low)
+    return content

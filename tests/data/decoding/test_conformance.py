@@ -194,6 +194,7 @@ def test_more_than_the_file_has_is_not_made_up(named):
         reader.read(clip.content, start=9, frames=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["pyav.PyAVReader", "decord.DecordReader"])
 @pytest.mark.parametrize(
     ("bomb", "why"), [("of_8192_by_4320", r"3.53894e\+07 pixels a frame"), ("of_20000_frames", "20000 frames by its header")]
@@ -230,3 +231,9 @@ def test_a_backend_that_is_missing_is_told_before_the_first_clip(package, reader
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=f"reader={package} needs the package {package}.*or choose reader=pyav.*importing it fails"):
         reader.identity()
+
+
+@pytest.mark.slow
+def test_a_size_that_only_the_pictures_tell_is_refused_before_they_are_decoded():
+    with pytest.raises(ValueError, match=r"3.53894e\+07 pixels a frame"):
+        PYAV.read(clips.of_8192_by_4320_that_says_64())
