@@ -117,6 +117,7 @@ def encode_clips(
         "channels": vae.latent_channels,
         "clips": len(index),
         "trimmed": trimmed,
+        "reader": (reader or PYAV).identity(),
         **settings,
     }
     latents.finish(index, shards=len(shards), vae_hash=vae_hash, about=about)

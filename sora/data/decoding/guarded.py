@@ -104,6 +104,10 @@ class GuardedReader:
                 if attempt == 1:
                     continue
                 raise ValueError(f"{named} {self._ending(child, error)}, twice") from None
+            except BaseException:  # such as Ctrl-C: the answer that is still to come must not be taken for that of the next call
+                child.kill()
+                self._child = None
+                raise
             if "refused" in answer:
                 raise ValueError(answer["refused"])
             if "failed" in answer:

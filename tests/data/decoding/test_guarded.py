@@ -4,6 +4,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_a_process_that_does_not_even_run_its_clock_is_killed(guarded, monkeypat
 
 def test_a_clip_is_tried_once_more_when_its_process_dies(guarded):
     assert guarded.read(b"once").report.decoded == 1
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(guarded):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        guarded.read(b"fine")
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            guarded.read(b"hang")
+        assert alive(child_of(guarded))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_mistake_of_ours_is_no_bad_clip(guarded):
