@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sora.configs.compose import Composed
+    from sora.data.decoding.reader import VideoReader
     from sora.data.index import Index
     from sora.vae.vae import VideoVAE
 
@@ -37,7 +38,7 @@ def main(composed: Composed) -> None:
     source = Path(config.vae)
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
-    index, encoder = Index.open(config.data), build(config.text)
+    index, encoder, reader = Index.open(config.data), build(config.text), build(config.reader)
     captions = captions_of(index, config.captions)
     columns = (
         TextColumn("{task.description}"),
@@ -54,6 +55,7 @@ def main(composed: Composed) -> None:
             artefact.artefact_hash(source),
             batch=config.batch,
             multiple=tuple(config.multiple),
+            reader=reader,
             report=lambda n: progress.advance(clips, n),
         )
         texts = progress.add_task("encoding captions", total=len(captions))
@@ -81,20 +83,29 @@ def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
 
 
 def encode_clips(
-    index: Index, vae: VideoVAE, vae_hash: str, *, batch: int, multiple: Sequence[int], report: Callable[[int], None] = lambda _: None
+    index: Index,
+    vae: VideoVAE,
+    vae_hash: str,
+    *,
+    batch: int,
+    multiple: Sequence[int],
+    reader: VideoReader | None = None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Write the latents of every clip that has none yet, shard by shard; how many clips had to be trimmed.
 
     multiple: latent frames, rows and columns are multiples of it; more is cut off at the end and at the right and bottom edges.
+    reader: decodes the clips (None: PyAV in this process).
     """
     from functools import partial
 
     from sora.data import latents
+    from sora.data.video import PYAV
 
     settings = {"multiple": [int(size) for size in multiple]}
     boxes = [_box(index, row, vae.stride, multiple) for row in range(len(index))]
     shards = latents.shard_rows(index)
-    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch, report=report)
+    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch, reader=reader or PYAV, report=report)
     for number, rows in enumerate(shards):
         if latents.finished(index, rows, number=number, vae_hash=vae_hash, settings=settings):
             report(len(rows))
@@ -106,6 +117,7 @@ def encode_clips(
         "channels": vae.latent_channels,
         "clips": len(index),
         "trimmed": trimmed,
+        "reader": (reader or PYAV).identity(),
         **settings,
     }
     latents.finish(index, shards=len(shards), vae_hash=vae_hash, about=about)
@@ -129,7 +141,14 @@ def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int])
 
 
 def _encoded(
-    index: Index, rows: Sequence[int], *, boxes: Sequence[tuple[int, int, int]], vae: VideoVAE, batch: int, report: Callable[[int], None]
+    index: Index,
+    rows: Sequence[int],
+    *,
+    boxes: Sequence[tuple[int, int, int]],
+    vae: VideoVAE,
+    batch: int,
+    reader: VideoReader,
+    report: Callable[[int], None],
 ) -> list[Tensor]:
     """Latents of a shard's rows in their order; clips of one shape are encoded together."""
     from collections import defaultdict
@@ -145,7 +164,7 @@ def _encoded(
     for (frames, height, width), same in shapes.items():
         for start in range(0, len(same), batch):
             some = same[start : start + batch]
-            clips = [torch.from_numpy(read_clip(index, row)[:frames, :height, :width]) for row in some]
+            clips = [torch.from_numpy(read_clip(index, row, reader=reader)[:frames, :height, :width]) for row in some]
             with torch.inference_mode():
                 encoded = vae.encode(torch.stack(clips).to(vae.shift.device)).float().cpu()
             found.update(zip(some, encoded, strict=True))

@@ -272,7 +272,7 @@ def vae_plan(config: DictConfig) -> tuple[Any, Any]:
     """The frames that a VAE is trained on, and the crops of every step."""
     from sora.configs.build import build
 
-    data = build(config.data)
+    data = build(config.data, reader=build(config.reader))
     return data, build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
 
 
@@ -286,7 +286,10 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     for line in plan.lines([index.folder.name for index in data.indexes]):
         say(line)
     return Job(
-        task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends={"data": data.fingerprint}, unit="clips"
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends={"data": data.fingerprint, "reader": data.reader.identity()},
+        unit="clips",
     )
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine
-from sora.data.video import read
+from sora.data.video import PYAV
 from sora.draws import sample_id
 from sora.tokens import Movable
 
@@ -52,14 +53,23 @@ class FrameData:
     """The datasets of frames that a run reads, and how: what conf/data/frames.yaml sets.
 
     folders: of `sora prepare`. split: of each. weights: the datasets' shares (null: by their numbers of clips). max_bad_share: of
-    all clips may be unreadable before the run stops. cache_mb: see `FrameBatches`.
+    all clips may be unreadable before the run stops. cache_mb and reader: see `FrameBatches`.
     """
 
-    def __init__(self, *, folders: Sequence[str], split: str, weights: Sequence[float] | None, max_bad_share: float, cache_mb: float):
+    def __init__(
+        self,
+        *,
+        folders: Sequence[str],
+        split: str,
+        weights: Sequence[float] | None,
+        max_bad_share: float,
+        cache_mb: float,
+        reader: VideoReader = PYAV,
+    ):
         if isinstance(folders, str) or not folders:
             raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
-        self.weights, self.max_bad_share, self.cache_mb = weights, max_bad_share, cache_mb
+        self.weights, self.max_bad_share, self.cache_mb, self.reader = weights, max_bad_share, cache_mb, reader
 
     @property
     def fingerprint(self) -> str:
@@ -70,19 +80,19 @@ class FrameData:
         """The plan's steps, read from these datasets. quarantine: the file that lists bad clips (None: in memory)."""
         clips = sum(len(index) for index in self.indexes)
         kept = Quarantine(quarantine, clips=clips, max_share=self.max_bad_share)
-        return FrameBatches(self.indexes, plan, quarantine=kept, cache_mb=self.cache_mb)
+        return FrameBatches(self.indexes, plan, quarantine=kept, cache_mb=self.cache_mb, reader=self.reader)
 
 
 class FrameBatches(Dataset):
     """The crops of each step of a `CropPlan`, decoded: `[step] -> FrameBatch`.
 
     A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one
-    process for decoded clips, kept for their next turn; it changes no result.
+    process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
     """
 
-    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float):
+    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader = PYAV):
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
-        self._clips = _Clips(self.indexes, round(cache_mb * 2**20))
+        self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
     def __getitem__(self, step: int) -> FrameBatch:
         return self.share(step, ranks=1, rank=0)
@@ -127,8 +137,8 @@ class FrameBatches(Dataset):
 class _Clips:
     """Crops of stored clips, with the clips decoded last kept in memory."""
 
-    def __init__(self, indexes: tuple[Index, ...], cache_bytes: int):
-        self._indexes, self._room = indexes, cache_bytes
+    def __init__(self, indexes: tuple[Index, ...], cache_bytes: int, reader: VideoReader):
+        self._indexes, self._room, self._reader = indexes, cache_bytes, reader
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._used = 0
 
@@ -138,7 +148,7 @@ class _Clips:
         space = (slice(None), slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))
         size = int(index.frames[row]) * int(index.heights[row]) * int(index.widths[row]) * 3
         if size * _SLACK > self._room:
-            return read_clip(index, row, start=box.start, frames=box.frames)[space]
+            return read_clip(index, row, start=box.start, frames=box.frames, reader=self._reader)[space]
         return self._whole(number, row, size)[box.start : box.start + box.frames][space]
 
     def _whole(self, number: int, row: int, size: int) -> UInt8[np.ndarray, "T H W 3"]:
@@ -146,7 +156,7 @@ class _Clips:
         if place in self._kept:
             self._kept.move_to_end(place)
             return self._kept[place]
-        clip = read_clip(self._indexes[number], row)
+        clip = read_clip(self._indexes[number], row, reader=self._reader)
         self._kept[place] = clip
         self._used += size
         while self._used > self._room:
@@ -155,7 +165,9 @@ class _Clips:
         return clip
 
 
-def read_clip(index: Index, row: int, *, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+def read_clip(
+    index: Index, row: int, *, start: int = 0, frames: int | None = None, reader: VideoReader = PYAV
+) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
 
     A `ValueError` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
@@ -164,7 +176,7 @@ def read_clip(index: Index, row: int, *, start: int = 0, frames: int | None = No
     member = index.member(row)
     fps, wanted = float(index.fps[row]), int(index.frames[row]) - start if frames is None else frames
     named = f"clip {member.key} of {index.folder / member.shard}"
-    got, _, report = read(index.read_member(member), start=start / fps, frames=wanted, name=named)
+    got, _, report = reader.read(index.read_member(member), start=start / fps, frames=wanted, name=named)
     if not report.clean:
         raise ValueError(f"{named} does not decode cleanly: {report}")
     if got.shape[1:3] != (index.heights[row], index.widths[row]):

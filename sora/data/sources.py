@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from sora.data import sidecars
 from sora.data.index import Caption, ClipFacts
-from sora.data.video import VideoInfo, encode, probe, stream
+from sora.data.video import LIMITS, VideoInfo, encode, probe, stream
 from sora.data.workers import Done
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class FolderSource:
         made: list[Made | Refused] = []
         pictures: list[np.ndarray] = []
         good, number = True, unit.first
-        shown = stream(self._videos / unit.video, start=unit.first * self.frames / unit.fps, fps=unit.fps, size=unit.size)
+        shown = stream(self._videos / unit.video, start=unit.first * self.frames / unit.fps, fps=unit.fps, size=unit.size, limits=LIMITS)
         for picture in shown:
             pictures.append(picture.pixels)
             good = good and picture.good

@@ -1,12 +1,14 @@
 import io
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
-from sora.data.video import Limits, covering, encode, probe, read, stream, write
+from sora.data.decoding.pyav import PyAVReader
+from sora.data.video import LIMITS, covering, encode, probe, read, stream, write
 from tests.data.making import counting, muxed, numbers, telling
 
 X264 = {"g": "12", "crf": "10"}
@@ -229,21 +231,22 @@ def test_a_truncated_stream_gives_its_whole_frames_and_says_so():
 def test_headers_beyond_the_limits_are_refused_before_decoding():
     content = muxed(counting(6, 64, 96))
     begin = time.perf_counter()
-    for limits, why in (
-        (Limits(pixels=1000), "6144 pixels a frame"),
-        (Limits(seconds=0.1), "seconds by its header"),
-        (Limits(rate=9), "25 frames a second"),
+    for limit, why in (
+        ({"pixels": 1000}, "6144 pixels a frame"),
+        ({"frames": 5}, "6 frames by its header"),
+        ({"seconds": 0.1}, "seconds by its header"),
+        ({"rate": 9}, "25 frames a second"),
     ):
         with pytest.raises(ValueError, match=why):
-            probe(content, limits=limits)
+            PyAVReader(limits=replace(LIMITS, **limit)).probe(content)
     assert time.perf_counter() - begin < 1
     with pytest.raises(ValueError, match="more than 20000 bytes"):
-        read(content, limits=Limits(bytes=20000))
+        PyAVReader(limits=replace(LIMITS, bytes=20000)).read(content)
 
 
 def test_a_stream_lets_go_of_its_file(tmp_path):
     (tmp_path / "a.mp4").write_bytes(muxed(counting(10)))
-    shown = stream(tmp_path / "a.mp4")
+    shown = stream(tmp_path / "a.mp4", limits=LIMITS)
     assert numbers(np.stack([next(shown).pixels, next(shown).pixels])) == [0, 1]
     shown.close()
     shown.close()

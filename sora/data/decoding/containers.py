@@ -1,52 +1,30 @@
-"""Opening the files that hold video: by their first bytes, within limits, and with every failure a `ValueError` that names the file."""
+"""Opening the files that hold video: by their first bytes, within limits, and with every failure a `ValueError` that names the file.
+
+Every backend opens through here first, so that all refuse the same files and tell the same of the others.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.error
+import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-Source = Path | str | bytes
+from sora.data.decoding.groups import closed
+from sora.data.decoding.reader import Limits, Source, Timeline, VideoInfo, named
+
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may ask for, judged by its header before anything is decoded."""
-
-    pixels: int = 4096 * 2304  # of one frame
-    seconds: float = 6 * 3600.0
-    rate: float = 1000.0  # frames a second
-    bytes: int = 2 << 30  # of the frames of one read
-
-
-LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the header says. height and width as shown: rotated, with square pixels. rotation: degrees clockwise that were applied.
-
-    fps is the average rate; frames is the header's count, or duration x fps where it has none.
-    """
-
-    frames: int
-    fps: float
-    height: int
-    width: int
-    duration: float
-    rotation: int
-    codec: str
-    pixel_format: str
+_MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
+_RANGES = {1: "limited", 2: "full"}
 
 
 @contextmanager
@@ -56,8 +34,11 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[tuple[I
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             demuxer = _demuxer(file.read(189), told)
             file.seek(0)
-            with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
+            # The decoder looks at frames to learn the format: a header that lies about their size must not make it allocate them.
+            bounded = {"max_pixels": str(limits.pixels)}
+            with av.open(file, mode="r", format=demuxer, metadata_errors="replace", options=bounded) as container:
                 video = _video_stream(container, told)
+                video.codec_context.options = bounded
                 video.thread_type = "NONE"
                 video.codec_context.thread_count = 1
                 yield container, video, _info(container, video, told, limits)
@@ -74,10 +55,6 @@ def refused(named: str) -> Iterator[None]:
         raise ValueError(f"{named} cannot be read: {error.strerror or error}") from None
     except (IndexError, EOFError, MemoryError, OverflowError, ZeroDivisionError, UnicodeError) as error:
         raise ValueError(f"{named} does not decode: {type(error).__name__} {error}") from None
-
-
-def named(source: Source, name: str | None) -> str:
-    return name or (f"a video of {len(source)} bytes" if isinstance(source, bytes) else str(source))
 
 
 def _demuxer(head: bytes, named: str) -> str:
@@ -115,22 +92,75 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
     if video.duration and video.time_base:
         duration = float(video.duration * video.time_base)
     elif container.duration:
-        duration = container.duration / av.time_base
+        begun = container.start_time if container.format.name.startswith("matroska") else 0  # where the duration is the end's time
+        duration = (container.duration - (begun or 0)) / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
     if not rate or not context.width or not context.height:
         raise ValueError(f"{named} says neither its size nor its rate ({context.width}x{context.height} at {rate} frames a second)")
-    pixels = context.width * context.height
-    height, width = context.height, max(1, round(context.width * _pixel_aspect(video)))
-    for what, value, most in (
-        ("pixels a frame", max(pixels, height * width), limits.pixels),
-        ("seconds", duration, limits.seconds),
-        ("frames a second", float(rate), limits.rate),
+    pixels, aspect = context.width * context.height, _pixel_aspect(video)
+    height, width = context.height, max(1, round(context.width * aspect))
+    frames = video.frames or round(duration * rate)
+    for key, what, value, most in (
+        ("pixels", "pixels a frame", max(pixels, height * width), limits.pixels),
+        ("frames", "frames", frames, limits.frames),
+        ("seconds", "seconds", duration, limits.seconds),
+        ("rate", "frames a second", float(rate), limits.rate),
     ):
         if value > most:
-            raise ValueError(f"{named} has {value:g} {what} by its header, the limit is {most:g}")
-    frames = video.frames or round(duration * rate)
-    return VideoInfo(frames, float(rate), height, width, duration, 0, context.codec.name, context.pix_fmt or "")
+            raise ValueError(f"{named} has {value:g} {what} by its header, the limit is {most:g} (limits.{key})")
+    return VideoInfo(
+        frames=frames,
+        fps=float(rate),
+        height=height,
+        width=width,
+        duration=duration,
+        rotation=0,
+        codec=context.codec.canonical_name,
+        pixel_format=context.pix_fmt or "",
+        pixel_aspect=aspect,
+        colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
+        colour_range=_RANGES.get(int(context.color_range), "unspecified"),
+    )
+
+
+class Walk(NamedTuple):
+    """What the packets of a file tell without being decoded.
+
+    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before.
+    """
+
+    timeline: Timeline
+    hidden: int
+    open: int
+
+
+def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits) -> Walk:
+    """All packets of an opened file, which stands at its end afterwards."""
+    base, origin = float(video.time_base or Fraction(1, 1000)), video.start_time or 0
+    times: list[float] = []
+    hidden = unclosed = 0
+    extradata = bytes(video.codec_context.extradata or b"")
+    keys: list[bool] = []
+    packets = container.demux(video)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # the container breaks off: what came so far is what there is
+            break
+        if packet is None:
+            break
+        hidden += packet.is_discard
+        if not packet.size or packet.is_discard:
+            continue
+        time = (packet.pts - origin) * base if packet.pts is not None else len(times) / info.fps
+        unclosed += packet.is_keyframe and not closed(memoryview(packet), info.codec, extradata)
+        times.append(time)
+        keys.append(packet.is_keyframe)
+        if len(times) > limits.frames:
+            raise ValueError(f"{info.codec} video of more than {limits.frames} frames, whatever its header says; raise limits.frames")
+    order = np.argsort(times, kind="stable")
+    return Walk(Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order]), hidden, unclosed)
 
 
 def _rate(video: VideoStream) -> Fraction:

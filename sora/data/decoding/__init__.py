@@ -1,0 +1,1 @@
+"""Decoding: one protocol, `VideoReader`, its backends (PyAV, decord, torchcodec), and the child process that runs them under guard."""

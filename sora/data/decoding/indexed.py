@@ -1,0 +1,95 @@
+"""What backends that are asked for frames by number share: which numbers a read at times wants, judged by our own look at the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from sora.data.decoding.containers import Walk, opened, upright, walked
+from sora.data.decoding.reader import HOLE, LAST_FOR, Limits, ReadReport, Source, VideoInfo, check_rate, check_room, covering, named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to, of which `size` is the middle.
+
+    promised: frames by the header (0: it does not say).
+    """
+
+    named: str
+    content: bytes
+    info: VideoInfo
+    walk: Walk
+    numbers: Int[np.ndarray, "T"]
+    fps: float
+    shape: tuple[int, int]
+    report: ReadReport
+    promised: int
+
+
+def asked(
+    source: Source,
+    *,
+    start: float,
+    frames: int | None,
+    fps: float | None,
+    size: tuple[int, int] | None,
+    name: str | None,
+    limits: Limits,
+) -> Asked:
+    """The numbers of the frames that `VideoReader.read` describes. Raises ValueError as it does."""
+    told, content = named(source, name), _content(source, named(source, name), limits)
+    with opened(content, told, limits) as (container, video, info):
+        promised = video.frames
+        walk = walked(container, video, info, limits)
+        container.seek(video.start_time or 0, stream=video)
+        frame = next(container.decode(video), None)
+        if frame is None:
+            raise ValueError(f"{told} has no frame that decodes")
+        info = upright(info, frame)
+    check_rate(fps, info, told)
+    numbers, late = chosen(walk.timeline.times, start=start, frames=frames, fps=fps, step=1 / info.fps)
+    if not len(numbers):
+        raise ValueError(f"{told} has no frame that decodes from {start:g} s on")
+    check_room(info, start=start, frames=len(numbers), fps=fps, size=size, most=limits.bytes, named=told)
+    return Asked(
+        named=told,
+        content=content,
+        info=info,
+        walk=walk,
+        numbers=numbers,
+        fps=fps or info.fps,
+        shape=covering(info.height, info.width, size) if size else (info.height, info.width),
+        report=ReadReport(decoded=len(set(numbers)), late=late, missing=frames - len(numbers) if frames is not None else 0),
+        promised=promised,
+    )
+
+
+def chosen(
+    times: Float64[np.ndarray, "frames"], *, start: float, frames: int | None, fps: float | None, step: float
+) -> tuple[Int[np.ndarray, "T"], int]:
+    """The numbers of the frames nearest to start, start + 1/fps, ... and how many of them are far off. step: seconds of a frame.
+
+    The earlier of two that are equally near; the last frame serves half a step. fps None: all frames from `start` on.
+    """
+    if fps is None:
+        return np.flatnonzero(times >= start - step / 2)[:frames], 0
+    most = max(0, int(np.floor((times[-1] + LAST_FOR * step - start) * fps + 1e-9)) + 1) if len(times) else 0
+    targets = start + np.arange(most if frames is None else min(frames, most)) / fps
+    numbers = np.searchsorted((times[1:] + times[:-1]) / 2 + 1e-9, targets)
+    return numbers, int(np.sum(np.abs(times[numbers] - targets) > 1.5 * step + HOLE))
+
+
+def _content(source: Source, named: str, limits: Limits) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        size = Path(source).stat().st_size
+        if size > limits.bytes:
+            raise ValueError(f"{named} has {size} bytes and would be read whole, the limit is {limits.bytes} (limits.bytes)")
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{named} cannot be read: {error.strerror or error}") from None

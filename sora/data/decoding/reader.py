@@ -1,0 +1,164 @@
+"""What every reader of videos is: the protocol, what it tells of a file and of a read, and what a file may ask for.
+
+Frames are uint8 (T, H, W, 3) RGB, upright (the rotation in the file's metadata applied) and with square pixels. Times are seconds
+from the first frame that is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float64, UInt8
+
+Source = Path | str | bytes
+HOLE = 0.25  # seconds: files of variable rate leave out frames in which nothing moves; a wider gap is a loss
+LAST_FOR = 0.51  # of a frame's time that the last one serves: half, and what time stamps are rounded by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a file may ask for, judged by its header before anything is decoded, and while decoding should the header lie.
+
+    pixels: of one frame. frames, seconds and rate (frames a second): of the whole file. bytes: of the frames of one read.
+    """
+
+    pixels: int
+    frames: int
+    seconds: float
+    rate: float
+    bytes: int
+
+
+class Timeline(NamedTuple):
+    """Every frame of a file that is shown, in the order of showing: its time in seconds, and whether decoding can begin with it."""
+
+    times: Float64[np.ndarray, "frames"]
+    keyframes: Bool[np.ndarray, "frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What the header says. height and width as shown: rotated, with square pixels. rotation: degrees clockwise that were applied.
+
+    fps is the average rate; frames is the header's count, or duration x fps where it has none. pixel_aspect: width / height of a
+    stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
+    timeline: only where it was asked for; `frames` is its length then.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    duration: float
+    rotation: int
+    codec: str
+    pixel_format: str
+    pixel_aspect: float
+    colour_matrix: str
+    colour_range: str
+    timeline: Timeline | None = None
+
+
+@dataclass
+class ReadReport:
+    """What went wrong in a read: packets refused by the decoder, frames it marked corrupt, frames far from their time, frames missing."""
+
+    decoded: int = 0
+    errors: int = 0
+    corrupt: int = 0
+    late: int = 0
+    missing: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not (self.errors or self.corrupt or self.late or self.missing)
+
+    def __str__(self) -> str:
+        counts = {name: getattr(self, name) for name in ("errors", "corrupt", "late", "missing") if getattr(self, name)}
+        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "clean"
+
+
+class Reading(NamedTuple):
+    """Frames of one read, at a constant rate (or the file's own), and how well it went."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    fps: float
+    report: ReadReport
+
+
+@runtime_checkable
+class VideoReader(Protocol):
+    """A backend. Whatever a file does to it comes out as a `ValueError` that names the file; what it would get wrong, it refuses so.
+
+    name: of the file in errors, where the source is bytes.
+    """
+
+    def identity(self) -> str:
+        """The backend and the versions that its pixels depend on: part of what frames made from them are known by."""
+        ...
+
+    def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
+        """What the file is. timeline: also the time of every frame, for which the whole file is walked through (not decoded)."""
+        ...
+
+    def read(
+        self,
+        source: Source,
+        *,
+        start: float = 0.0,
+        frames: int | None = None,
+        fps: float | None = None,
+        size: tuple[int, int] | None = None,
+        name: str | None = None,
+    ) -> Reading:
+        """Frames from `start` seconds: `frames` of them (None: to the end) at `fps` (None: every frame of the file).
+
+        At `fps`, each frame is the one nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer
+        frames than asked for, and damage, are told in the report; no frame at all, a rate above the file's, and frames beyond the
+        reader's limits are a `ValueError`.
+        """
+        ...
+
+
+def named(source: Source, name: str | None) -> str:
+    """What a source is called in errors."""
+    return name or (f"a video of {len(source)} bytes" if isinstance(source, bytes) else str(source))
+
+
+def covering(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (H, W) of the same aspect that covers `size`."""
+    scale = max(size[0] / height, size[1] / width)
+    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
+
+
+def middle(height: int, width: int, size: tuple[int, int] | None) -> tuple[slice, slice]:
+    """Rows and columns of the middle `size` of frames of height x width; None: all."""
+    if size is None:
+        return slice(None), slice(None)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return slice(top, top + size[0]), slice(left, left + size[1])
+
+
+def check_rate(fps: float | None, info: VideoInfo, named: str) -> None:
+    """Raise ValueError if `fps` is above the file's: frames are not made up. A thousandth is let go: 29.97 is asked of 30000/1001."""
+    if fps is not None and not 0 < fps <= info.fps * 1.001:
+        raise ValueError(f"{named} has {info.fps:.6g} frames a second, {fps:g} were asked for; lower fps")
+
+
+def check_room(
+    info: VideoInfo, *, start: float, frames: int | None, fps: float | None, size: tuple[int, int] | None, most: int, named: str
+) -> int:
+    """How many frames a read will give, judged by the header; a `ValueError` if they are more than `most` bytes."""
+    height, width = size or (info.height, info.width)
+    left = info.frames if fps in (None, info.fps) and not start else int(max(0.0, info.duration - start) * (fps or info.fps)) + 2
+    expected = left if frames is None else min(frames, left) if info.frames else frames
+    if expected * height * width * 3 > most:
+        raise too_large(named, most)
+    return expected
+
+
+def too_large(named: str, most: int) -> ValueError:
+    return ValueError(f"{named} decodes to more than {most} bytes; read fewer frames or a smaller size, or raise limits.bytes")
