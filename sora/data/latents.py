@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sora.data.index import Index
 from sora.data.shards import Member, ShardReader, ShardWriter
+from sora.data.stores import open_store
 from sora.storage import file_hash, read_json, whole_file, write_json
 
 VERSION = 1
@@ -120,7 +121,7 @@ class LatentIndex:
             raise ValueError(f"{manifest_path(index.folder, vae_hash)} lacks {len(lost)} clips, such as {lost[0]}; run sora encode again")
         self._table = table.take([places[key] for key in index.keys]).combine_chunks()
         self.shapes: Int[np.ndarray, "clips 3"] = np.stack([self._table[name].to_numpy() for name in ("frames", "rows", "columns")], axis=1)
-        self._reader = ShardReader(index.folder)
+        self._reader = ShardReader(open_store(index.folder))
 
     def __len__(self) -> int:
         return len(self.index)
