@@ -125,6 +125,8 @@ def _opened(path: Path, dataset: str) -> dict[str, Any]:
     described = read_json(path)
     if not isinstance(described, dict) or described.get("version") != VERSION:
         raise ValueError(f"{path} is no set of captions of version {VERSION}; write it again or delete it")
+    if any("/" in entry["file"] for entry in described["files"]):
+        raise ValueError(f"{path} lists files outside its folder; it is damaged or not to be trusted")
     if described.get("dataset") != dataset:
         raise ValueError(f"{path} is of another dataset ({str(described.get('dataset'))[:12]}, here is {dataset[:12]}); caption it again")
     return described

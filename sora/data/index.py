@@ -45,7 +45,7 @@ class Index:
 
     def __init__(self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns):
         self.folder, self.split, self.described = folder, split, described
-        self.files, self._columns = files, columns
+        self.files, self.columns = files, columns
         self.sets = CaptionSets(folder, dataset=described["fingerprint"])
         self._rows = None if split is None else _rows_of(columns, split)
         self._reader = ShardReader(open_store(folder))
@@ -74,7 +74,7 @@ class Index:
         return cls(folder, split, described, files, columns)
 
     def __len__(self) -> int:
-        return len(self._columns) if self._rows is None else len(self._rows)
+        return len(self.columns) if self._rows is None else len(self._rows)
 
     def __reduce__(self):
         return Index.open, (self.folder, self.split)
@@ -101,7 +101,7 @@ class Index:
         return self._array("size")
 
     def _array(self, name: str) -> np.ndarray:
-        whole = self._columns.arrays[name]
+        whole = self.columns.arrays[name]
         return whole if self._rows is None else whole[self._rows]
 
     @property
@@ -124,10 +124,10 @@ class Index:
 
     @cached_property
     def keys(self) -> Keys:
-        return Keys(self._columns, self._rows)
+        return Keys(self.columns, self._rows)
 
     def key(self, number: int) -> str:
-        return self._columns.key(self._place(number))
+        return self.columns.key(self._place(number))
 
     def shard(self, number: int) -> int:
         """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
@@ -139,7 +139,7 @@ class Index:
 
     def member(self, number: int) -> Member:
         """Where a clip's bytes lie; cheaper than its whole row."""
-        place, columns = self._place(number), self._columns
+        place, columns = self._place(number), self.columns
         entry = self.described["shards"][self.files.locate(place)[0]]
         suffix = columns.suffixes[int(columns.arrays["suffix"][place])]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
@@ -157,7 +157,7 @@ class Index:
 
     def _place(self, number: int) -> int:
         """The row among all splits."""
-        return range(len(self._columns))[number] if self._rows is None else int(self._rows[number])
+        return range(len(self.columns))[number] if self._rows is None else int(self._rows[number])
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
         return self.files.values(self._place(number), columns)
@@ -174,6 +174,9 @@ def _rows_of(columns: Columns, split: str) -> np.ndarray | None:
 def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) -> None:
     """Every file that dataset.json lists is there, and the shards have their sizes."""
     store = open_store(folder)
+    for name in (entry[part] for entry in described["shards"] for part in ("meta", "shard")):
+        if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{folder / DATASET} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
     metas = [folder / entry["meta"] for entry in described["shards"]]
     for number, (entry, meta) in enumerate(zip(described["shards"], metas, strict=True)):
         if not meta.is_file():

@@ -16,6 +16,8 @@ import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast, runtime_checkable
 
@@ -107,7 +109,7 @@ class LocalStore:
         self.close()
 
     def __reduce__(self):
-        return LocalStore, (self.folder,)  # open files do not travel to another process
+        return _local, (self.folder,)  # open files do not travel to another process, which opens its own once
 
 
 def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
@@ -123,14 +125,15 @@ def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
     return b"".join(parts)
 
 
+@dataclass(frozen=True)
 class ShardCache:
     """Whole shards in a folder of this machine, together at most `max_bytes`, shared by its processes; the least recently used goes.
 
     One shard is fetched at a time; who finds another process at it reads on by range.
     """
 
-    def __init__(self, folder: Path | str, *, max_bytes: int):
-        self.folder, self.max_bytes = Path(folder), max_bytes
+    folder: Path
+    max_bytes: int
 
     def path(self, url: str) -> Path:
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
@@ -284,6 +287,12 @@ class RemoteStore:
         return _remote, (self.url, self.cache, self.fetch_after)
 
 
+@lru_cache(maxsize=16)
+def _local(folder: Path) -> LocalStore:
+    return LocalStore(folder)
+
+
+@lru_cache(maxsize=16)
 def _remote(url: str, cache: ShardCache | None, fetch_after: int) -> RemoteStore:
     return RemoteStore(url, cache=cache, fetch_after=fetch_after)
 
@@ -321,7 +330,7 @@ def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_a
     """The store of a folder's path or of a URL."""
     if "://" not in url:
         return LocalStore(url)
-    kept = ShardCache(cache, max_bytes=round(cache_mb * 2**20)) if cache else None
+    kept = ShardCache(Path(cache), max_bytes=round(cache_mb * 2**20)) if cache else None
     return RemoteStore(url, cache=kept, fetch_after=fetch_after)
 
 
