@@ -87,10 +87,8 @@ def _there(store: Any, name: str) -> bool:
 
 def _told(described: dict[str, Any], folder: Any) -> list[str]:
     totals = described["totals"]
-    lines = [
-        f"{folder}: {totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, "
-        f"{totals['seconds']:.0f} seconds, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"
-    ]
+    shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
+    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
     refused = described.get("refused", {})
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))

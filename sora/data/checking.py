@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -126,7 +127,7 @@ def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], check
     suffixes = set(table["suffix"].to_pylist())
     try:
         file, size = store.open(entry["shard"])
-        with file:
+        with closing(file):
             walk = Walk(file, size=size)
             found = {(offset, length): name for name, offset, length in walk}
     except ValueError as error:

@@ -10,9 +10,10 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from sora.data.containers import opened
 from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
@@ -20,7 +21,7 @@ from sora.data.shards import KEY, Member
 from sora.data.sidecars import said_in
 from sora.data.sources import SUFFIXES
 from sora.data.stores import Store
-from sora.data.tars import Walk, sample_of, told
+from sora.data.tars import ByteFile, Walk, sample_of, told
 from sora.data.video import probe
 from sora.data.workers import Done
 
@@ -83,11 +84,11 @@ def survey(store: Store, shard: str, choices: Choices) -> Survey:
         file, size = store.open(shard)
     except ValueError as error:
         return Survey(shard, 0, refused=[Refusal(shard, "", "shard", str(error))])
-    with file:
+    with closing(file):
         return survey_file(file, size, shard, choices)
 
 
-def survey_file(file: BinaryIO, size: int, shard: str, choices: Choices) -> Survey:
+def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Survey:
     """`survey` of an open file."""
     found = Survey(shard, size)
     walk = Walk(file, size=size)

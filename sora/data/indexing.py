@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -120,7 +121,7 @@ def mirror(store: Store, output: Path) -> dict[str, Any]:
 def _copy(store: Store, name: str, path: Path, digest: str | None) -> None:
     file, _ = store.open(name)
     found = sha256()
-    with file, whole_file(path) as staging, open(staging, "wb") as copied:
+    with closing(file), whole_file(path) as staging, open(staging, "wb") as copied:
         while chunk := file.read(1 << 20):
             found.update(chunk)
             copied.write(chunk)

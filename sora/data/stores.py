@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from sora.data.tars import ByteFile
 from sora.storage import STAGING, read_json, write_json
 
 REMOTE = "remote.json"
@@ -43,7 +44,7 @@ class Store(Protocol):
 
     def read(self, name: str, offset: int, size: int) -> bytes: ...
 
-    def open(self, name: str) -> tuple[BinaryIO, int]: ...
+    def open(self, name: str) -> tuple[ByteFile, int]: ...
 
     def forget(self, name: str) -> bool: ...
 
@@ -79,7 +80,7 @@ class LocalStore:
         except OSError as error:
             raise ValueError(f"{self.folder / name} cannot be read: {error.strerror}") from None
 
-    def open(self, name: str) -> tuple[BinaryIO, int]:
+    def open(self, name: str) -> tuple[ByteFile, int]:
         """The file from its beginning, and its size."""
         try:
             file = open(self.folder / name, "rb", buffering=1 << 18)  # noqa: SIM115 (the caller closes it)
@@ -232,10 +233,10 @@ class RemoteStore:
             raise ValueError(f"{url} gave {len(found)} bytes instead of {size} from {offset}: {why}")
         return found
 
-    def open(self, name: str) -> tuple[BinaryIO, int]:
+    def open(self, name: str) -> tuple[ByteFile, int]:
         url = self.place(name)
         size = int(self._tried(url, lambda files: files.size(url)) or 0)
-        return cast(BinaryIO, self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK))), size
+        return self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), size
 
     def forget(self, name: str) -> bool:
         """Drop a cached shard, since its bytes are not what the index says; whether there was one."""
@@ -315,7 +316,7 @@ class HereOrThere:
     def read(self, name: str, offset: int, size: int) -> bytes:
         return self._of(name).read(name, offset, size)
 
-    def open(self, name: str) -> tuple[BinaryIO, int]:
+    def open(self, name: str) -> tuple[ByteFile, int]:
         return self._of(name).open(name)
 
     def forget(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
@@ -18,6 +18,17 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28
 _REGULAR, _DIRECTORY, _LINKS, _DEVICES = b"\x000" + b"7", b"5", b"12", b"346"
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@runtime_checkable
+class ByteFile(Protocol):
+    """What is asked of an open file, wherever it lies; a stream may refuse `seek`."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Found(NamedTuple):
@@ -45,7 +56,7 @@ class Walk:
         ValueError: it is empty, compressed, or no tar at all.
     """
 
-    def __init__(self, file: BinaryIO, *, size: int | None):
+    def __init__(self, file: ByteFile, *, size: int | None):
         self.file, self.size = file, size
         self.troubles: list[Trouble] = []
         self.ended = False  # an end mark was found: nothing was cut off behind it
