@@ -48,6 +48,8 @@ def index(config: Any) -> None:
     folder = output or Path(place)
     if (folder / DATASET).exists():
         raise ValueError(f"{folder / DATASET} exists already: it is indexed; remove that file, or index into another folder with output=")
+    if output is not None:
+        write_remote(folder, place if store.remote else str(Path(place).resolve()), **elsewhere)
     if output is not None and _there(store, DATASET):
         described = mirror(store, folder)
     else:
@@ -72,8 +74,6 @@ def index(config: Any) -> None:
                 about={"command": "data index", "config": OmegaConf.to_container(config, resolve=True)},
                 report=report,
             )
-    if output is not None:
-        write_remote(folder, place if store.remote else str(Path(place).resolve()), **elsewhere)
     print("\n".join(_told(described, folder)))
 
 

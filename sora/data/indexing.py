@@ -98,9 +98,7 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
     if not clips:
         raise ValueError(f"not one clip can be used ({kinds or 'the shards are empty'}); {output / REFUSED} says why")
     if bad > most * (clips + bad):
-        raise ValueError(
-            f"{bad} of {clips + bad} samples cannot be used ({kinds}), more than max_bad_share={most:g}; see {output / REFUSED}"
-        )
+        raise ValueError(f"{bad} of {clips + bad} samples cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}")
 
 
 def mirror(store: Store, output: Path) -> dict[str, Any]:

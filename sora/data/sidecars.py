@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,7 +75,7 @@ def said_in(suffix: str, content: bytes) -> dict[str, Any]:
         raise ValueError(f"its {suffix} is no text in UTF-8: {error}") from None
     found = {"captions": captions_of(text)} if suffix == "txt" else facts_of(_json(text, f"its {suffix}"))
     try:
-        json.dumps(found, default=str, ensure_ascii=False).encode()
+        json.dumps(found, default=asdict, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError(f"its {suffix} holds half a character (a lone surrogate)") from None
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,6 +71,7 @@ class IndexWriter:
 
     def add(self, rows: Sequence[ClipRow], *, size: int | None) -> None:
         """The rows of the next shard. size: of the shard in bytes; None where its source does not tell."""
+        rows = [row if row.licence else replace(row, licence=self.licence) for row in rows]
         name = f"meta-{len(self._entries):06d}.parquet"
         table = write_rows(self.folder / name, rows)
         self._put(rows, table, name, size)
