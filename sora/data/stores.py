@@ -149,6 +149,9 @@ class ShardCache:
         try:
             os.utime(handle)
             return pread(handle, path, offset, size)
+        except ValueError:  # shorter than the shard
+            self.drop(url)
+            return None
         finally:
             os.close(handle)  # a shard that is given up must not live on in an open file
 
@@ -168,6 +171,8 @@ class ShardCache:
             staging = self.folder / f"{STAGING}{self.path(url).name}"
             try:
                 copy(staging)
+                if staging.stat().st_size != size:
+                    return False
                 os.replace(staging, self.path(url))
             finally:
                 staging.unlink(missing_ok=True)
