@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sora.data.index import Index
-from sora.data.video import stream
+from sora.data.video import LIMITS, stream
 
 _BARS = 12
 _THUMBNAIL = 144  # pixels of the longer side
@@ -153,9 +153,8 @@ class Thumbnails:
         height, width = int(index.heights[row]), int(index.widths[row])
         scale = min(1.0, _THUMBNAIL / max(height, width))
         size = max(2, round(height * scale)), max(2, round(width * scale))
-        shown = stream(
-            index.read_member(member), start=(int(index.frames[row]) // 2) / fps, size=size, name=f"{member.key} of {member.shard}"
-        )
+        named, start = f"{member.key} of {member.shard}", (int(index.frames[row]) // 2) / fps
+        shown = stream(index.read_member(member), start=start, size=size, name=named, limits=LIMITS)
         pixels = next(shown).pixels
         shown.close()
         file = io.BytesIO()

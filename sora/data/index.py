@@ -100,9 +100,12 @@ class Index:
         """Bytes of each clip."""
         return self._array("size")
 
-    def _array(self, name: str) -> np.ndarray:
-        whole = self.columns.arrays[name]
+    def of_rows(self, whole: np.ndarray) -> np.ndarray:
+        """Of an array that has an entry for every clip of the dataset, those of this split."""
         return whole if self._rows is None else whole[self._rows]
+
+    def _array(self, name: str) -> np.ndarray:
+        return self.of_rows(self.columns.arrays[name])
 
     @property
     def dataset_fingerprint(self) -> str:
@@ -132,6 +135,11 @@ class Index:
     def shard(self, number: int) -> int:
         """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
         return self.files.locate(self._place(number))[0]
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """The keys of all clips of a shard, of whatever split."""
+        first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
+        return [self.columns.key(row) for row in range(first, last)]
 
     def row(self, number: int) -> ClipRow:
         """All that the metadata say of a clip, as it was written: without captions of later sets."""
