@@ -33,12 +33,18 @@ eval "$(sora completion bash)"      completes verbs, groups, options and keys (a
 
 @dataclass(frozen=True)
 class Verb:
-    """What a command module says of itself, read from its source."""
+    """What a command module says of itself, read from its source.
+
+    actions: keys that may stand as a word before their value, `sora data check FOLDER` for `sora data check=FOLDER`. module: of
+    `sora.`; a verb that is also a room's name has its module called `ROOM_command`.
+    """
 
     name: str
     line: str
     about: str
     examples: tuple[str, ...]
+    actions: tuple[str, ...] = ()
+    module: str = ""
 
 
 @dataclass
@@ -59,11 +65,28 @@ def verbs() -> dict[str, Verb]:
     found = {}
     for path in sorted(Path(sora.__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == "EXAMPLES" for name in node.targets):
-                about = ast.get_docstring(tree) or ""
-                found[path.stem] = Verb(path.stem, about.partition("\n")[0], about, tuple(ast.literal_eval(node.value)))
-    return found
+        said = {name: _said(tree, name) for name in ("EXAMPLES", "ACTIONS")}
+        if said["EXAMPLES"]:
+            about, name = ast.get_docstring(tree) or "", path.stem.removesuffix("_command")
+            found[name] = Verb(name, about.partition("\n")[0], about, said["EXAMPLES"], said["ACTIONS"], path.stem)
+    return dict(sorted(found.items()))
+
+
+def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
+    """The texts of a constant of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == constant for name in node.targets):
+            return tuple(ast.literal_eval(node.value))
+    return ()
+
+
+def worded(verb: Verb, words: Sequence[str]) -> list[str]:
+    """`check FOLDER` as `check=FOLDER`, for a verb's actions. Raises ValueError where the value is missing."""
+    if not words or words[0] not in verb.actions:
+        return list(words)
+    if len(words) == 1 or words[1].startswith("-"):
+        raise ValueError(f"{words[0]} needs a value: sora {verb.name} {words[0]} FOLDER")
+    return [f"{words[0]}={words[1]}", *words[2:]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,7 +147,7 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
 
 
 def _run(verb: str, words: list[str]) -> int | None:
-    flags = parse(words)
+    flags = parse(worded(verbs()[verb], words))
     if flags.version:
         print(f"sora {sora.__version__}")
         return 0
@@ -144,7 +167,7 @@ def _run(verb: str, words: list[str]) -> int | None:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     require_all(composed, verb)
-    return importlib.import_module(f"sora.{verb}").main(composed)
+    return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
 def parse(words: Sequence[str]) -> Flags:
@@ -191,7 +214,7 @@ def sweep(verb: str, flags: Flags) -> int:
     codes = []
     for number, overrides in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] sora {' '.join([verb, *overrides])}", flush=True)
-        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verb}", *overrides, *folders]))
+        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
         if codes[-1] == INTERRUPTED:
             return INTERRUPTED
     failed = [number for number, code in enumerate(codes, 1) if code]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sora.data.index import Index
 from sora.data.shards import Member, ShardReader, ShardWriter
+from sora.data.stores import open_store
 from sora.storage import file_hash, read_json, whole_file, write_json
 
 VERSION = 1
@@ -38,10 +39,9 @@ def manifest_path(folder: Path | str, vae_hash: str) -> Path:
 
 def shard_rows(index: Index) -> list[list[int]]:
     """The rows of an index that lie in each shard of its dataset, in order."""
-    order = {entry["shard"]: number for number, entry in enumerate(index.described["shards"])}
-    rows: list[list[int]] = [[] for _ in order]
+    rows: list[list[int]] = [[] for _ in index.described["shards"]]
     for number in range(len(index)):
-        rows[order[index.member(number).shard]].append(number)
+        rows[index.shard(number)].append(number)
     return rows
 
 
@@ -113,14 +113,11 @@ class LatentIndex:
         self.index, self.vae_hash = index, vae_hash
         self.described = _open_manifest(index, vae_hash)
         self.stride: tuple[int, int, int] = tuple(self.described["stride"])
-        table = pa.concat_tables([_open_shard(index.folder, entry) for entry in self.described["shards"]])
-        places = {key: number for number, key in enumerate(table["key"].to_pylist())}
-        lost = [key for key in index.keys if key not in places]
-        if lost:
-            raise ValueError(f"{manifest_path(index.folder, vae_hash)} lacks {len(lost)} clips, such as {lost[0]}; run sora encode again")
-        self._table = table.take([places[key] for key in index.keys]).combine_chunks()
-        self.shapes: Int[np.ndarray, "clips 3"] = np.stack([self._table[name].to_numpy() for name in ("frames", "rows", "columns")], axis=1)
-        self._reader = ShardReader(index.folder)
+        parts = [_open_shard(index, number, entry) for number, entry in enumerate(self._entries())]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        self._places = {name: index.of_rows(array) for name, array in whole.items() if name != "shape"}
+        self.shapes: Int[np.ndarray, "clips 3"] = index.of_rows(whole["shape"])
+        self._reader = ShardReader(open_store(index.folder))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -129,8 +126,17 @@ class LatentIndex:
         return LatentIndex, (self.index, self.vae_hash)
 
     def member(self, number: int) -> Member:
-        key, shard, offset, size, sha256 = (self._table[name][number].as_py() for name in ("key", "shard", "offset", "size", "sha256"))
-        return Member(key, "safetensors", shard, offset, size, sha256)
+        shard = self.described["shards"][self.index.shard(number)]["shard"]
+        offset, size = int(self._places["offset"][number]), int(self._places["size"][number])
+        return Member(self.index.key(number), "safetensors", shard, offset, size, bytes(self._places["sha256"][number]).hex())
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """The latents' shards: one for each of the dataset."""
+        listed, wanted = self.described["shards"], self.index.described["shards"]
+        if len(listed) != len(wanted):
+            path = manifest_path(self.index.folder, self.vae_hash)
+            raise ValueError(f"{path} lists {len(listed)} shards, the dataset has {len(wanted)}; run sora encode again")
+        return listed
 
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
         """Whitened float32 latents of a clip; ValueError naming the shard and key if they are missing or changed."""
@@ -156,13 +162,22 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
     return described
 
 
-def _open_shard(folder: Path, entry: dict[str, Any]) -> pa.Table:
-    meta, shard = folder / entry["meta"], folder / entry["shard"]
+def _open_shard(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The places and shapes of a shard's latents as arrays, in the order of the dataset's rows."""
+    meta, shard = index.folder / entry["meta"], index.folder / entry["shard"]
     if not meta.is_file() or file_hash(meta) != entry["meta_sha256"]:
         raise ValueError(f"{meta} is missing or has changed; run sora encode again")
     if not shard.is_file() or shard.stat().st_size != entry["bytes"]:
         raise ValueError(
             f"{shard} is missing or cut short, it should have {entry['bytes']} bytes; delete {meta.name} and run sora encode again"
         )
-    table = pq.read_table(meta).replace_schema_metadata(None)
-    return table.append_column("shard", pa.array([entry["shard"]] * table.num_rows, pa.string()))
+    table = pq.read_table(meta)
+    wanted = index.shard_keys(number)
+    if (found := table["key"].to_pylist()) != wanted:
+        there = set(found)
+        lost = [key for key in wanted if key not in there]
+        why = f"lacks {len(lost)} clips, such as {lost[0]}" if lost else "has them in another order"
+        raise ValueError(f"{meta} is not of the clips of shard {number}: it {why}; run sora encode again")
+    hashes = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+    shape = np.stack([table[name].to_numpy() for name in ("frames", "rows", "columns")], axis=1)
+    return {"offset": table["offset"].to_numpy(), "size": table["size"].to_numpy(), "sha256": hashes, "shape": shape}

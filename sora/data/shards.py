@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import tarfile
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from sora.data.stores import LocalStore, Store, pread
 from sora.storage import whole_file
 
 # WebDataset cuts the key off at the first dot; 90 characters and a suffix fit into a ustar name.
@@ -25,7 +25,6 @@ KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,89}")
 SUFFIX = re.compile(r"[a-z0-9_]{1,16}")
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
-_OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -141,62 +140,32 @@ def read_at(path: Path | str, offset: int, size: int) -> bytes:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        return _pread(handle, path, offset, size)
+        return pread(handle, path, offset, size)
     finally:
         os.close(handle)
 
 
-def _pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
-    parts, missing = [], size
-    while missing > 0:
-        part = os.pread(handle, missing, offset + size - missing)
-        if not part:
-            length = os.fstat(handle).st_size
-            raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
-
-
 class ShardReader:
-    """Reads members of the shards of a folder by offset and checks their hash; keeps at most 64 files open.
+    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder."""
 
-    `pread` moves no file position, so forked workers may share what their parent opened.
-    """
-
-    def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-        self._handles: OrderedDict[str, int] = OrderedDict()
+    def __init__(self, store: Store | Path | str):
+        self.store = LocalStore(store) if isinstance(store, str | Path) else store
 
     def read(self, member: Member) -> bytes:
         """The member's bytes; a shard that is missing, cut short or changed is a `ValueError` naming shard and key."""
-        path = self.folder / member.shard
-        try:
-            content = _pread(self._handle(member.shard), path, member.offset, member.size)
-        except ValueError as error:
-            raise ValueError(f"clip {member.key}: {error}; prepare the shard again") from None
-        except OSError as error:
-            raise ValueError(f"clip {member.key}: {path} cannot be read: {error.strerror}") from None
+        content = self._read(member)
+        if hashlib.sha256(content).hexdigest() != member.sha256 and self.store.forget(member.shard):
+            content = self._read(member)  # a cached copy was of another version of the shard
         if hashlib.sha256(content).hexdigest() != member.sha256:
-            raise ValueError(f"clip {member.key}: its bytes in {path} have changed since the index was written; prepare the shard again")
+            place = self.store.place(member.shard)
+            raise ValueError(f"clip {member.key}: its bytes in {place} have changed since it was indexed; prepare or fetch the shard again")
         return content
 
-    def _handle(self, shard: str) -> int:
-        if shard in self._handles:
-            self._handles.move_to_end(shard)
-            return self._handles[shard]
-        self._handles[shard] = os.open(self.folder / shard, os.O_RDONLY)
-        if len(self._handles) > _OPEN_FILES:
-            _, oldest = self._handles.popitem(last=False)
-            os.close(oldest)
-        return self._handles[shard]
+    def _read(self, member: Member) -> bytes:
+        try:
+            return self.store.read(member.shard, member.offset, member.size)
+        except ValueError as error:
+            raise ValueError(f"clip {member.key}: {error}; prepare or fetch the shard again") from None
 
     def close(self) -> None:
-        while self._handles:
-            os.close(self._handles.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __reduce__(self):
-        return ShardReader, (self.folder,)  # open files do not travel to another process
+        self.store.close()

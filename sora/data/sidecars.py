@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,9 @@ _NAME = ("file", "path", "video", "name", "key")
 _PLAIN = ("caption", "text")
 _KINDS = ("short", "dense", "camera", "style", "original")
 _MOST_BYTES = 1 << 20  # of one sidecar
+_MOST_EXTRA = 1 << 14  # of what else a clip's JSON says
+_TEXTS = {"licence": ("licence", "license"), "consent": ("consent",), "source": ("source", "url"), "split": ("split",)}
+_OURS = ("key", "frames", "fps", "height", "width", "duration", "captions", "start", "scores", "extra")
 
 
 def captions_of(entry: Any) -> tuple[Caption, ...]:
@@ -34,6 +38,55 @@ def captions_of(entry: Any) -> tuple[Caption, ...]:
                 kind = "original" if name in _PLAIN else name.removeprefix("caption_")
                 found.append(Caption(kind, value.strip(), "original"))
     return tuple(caption for caption in found if caption.text)
+
+
+def facts_of(entry: Any) -> dict[str, Any]:
+    """What the JSON of a clip in a shard says of it: fields of `ClipFacts`, as far as they are there and of the right kind.
+
+    scores: the numbers of "scores", and those whose name ends in "score". extra: what else it says, up to 16 kB. What the video
+    itself tells (frames, fps, size) is not taken from here.
+    """
+    found: dict[str, Any] = {"captions": captions_of(entry)}
+    if not isinstance(entry, dict):
+        return found
+    for name, names in _TEXTS.items():
+        told = next((entry[one] for one in names if isinstance(entry.get(one), str) and entry[one]), None)
+        if told is not None:
+            found[name] = told
+    if _is_number(entry.get("start")):
+        found["start"] = float(entry["start"])
+    scores = {**_mapping(entry.get("scores")), **{name: value for name, value in entry.items() if name.endswith("score")}}
+    found["scores"] = {str(name): float(value) for name, value in scores.items() if _is_number(value)}
+    used = {*_OURS, *_PLAIN, *_KINDS, *(one for names in _TEXTS.values() for one in names), *found["scores"]}
+    rest = {name: value for name, value in entry.items() if name not in used and not name.startswith("caption_")}
+    extra = {**_mapping(entry.get("extra")), **rest}
+    try:
+        small = len(json.dumps(extra, allow_nan=False)) <= _MOST_EXTRA
+    except ValueError:  # not-a-number
+        small = False
+    return found | {"extra": extra if small else {}}
+
+
+def said_in(suffix: str, content: bytes) -> dict[str, Any]:
+    """`facts_of` a `txt` or `json` of a shard; one that cannot be read is a `ValueError`."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its {suffix} is no text in UTF-8: {error}") from None
+    found = {"captions": captions_of(text)} if suffix == "txt" else facts_of(_json(text, f"its {suffix}"))
+    try:
+        json.dumps(found, default=asdict, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"its {suffix} holds half a character (a lone surrogate)") from None
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def beside(video: Path) -> tuple[Caption, ...]:
@@ -114,5 +167,5 @@ def _text(path: Path) -> str:
 def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of very many digits
         raise ValueError(f"{place} is no JSON: {error}") from None

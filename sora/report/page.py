@@ -81,6 +81,28 @@ class Videos:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A still: bytes of a JPEG, its size in pixels, and what stands below it."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    caption: str
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Stills in a grid."""
+
+    items: Sequence[Picture]
+
+
+@dataclass(frozen=True)
 class Prose:
     """A paragraph."""
 
@@ -94,7 +116,7 @@ class Commands:
     lines: Sequence[str]
 
 
-Part = Figures | Table | Plot | Videos | Prose | Commands
+Part = Figures | Table | Plot | Videos | Pictures | Prose | Commands
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,13 @@
 import json
 import pickle
+import shutil
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from sora import storage
+from sora.data import rows
 from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from tests.data.making import dataset, flip
 
@@ -51,7 +56,7 @@ def test_splits_share_nothing_and_miss_nothing(tmp_path):
     whole, train, heldout = (Index.open(tmp_path / "set", split) for split in (None, "train", "heldout"))
     assert train.keys == ["clip-000", "clip-002"]
     assert heldout.keys == ["clip-001", "clip-003"]
-    assert sorted(train.keys + heldout.keys) == whole.keys
+    assert sorted([*train.keys, *heldout.keys]) == whole.keys
     assert len({index.fingerprint for index in (whole, train, heldout)}) == 3
     assert {index.dataset_fingerprint for index in (whole, train, heldout)} == {whole.dataset_fingerprint}
     with pytest.raises(ValueError, match=r"no clips of split 'test'.*heldout"):
@@ -100,3 +105,101 @@ def test_damaged_metadata_is_refused_by_name(tmp_path):
     described.write_text("{")
     with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
         Index.open(tmp_path / "set")
+
+
+def test_scores_and_consent_come_back_and_change_no_fingerprint(tmp_path):
+    given = facts(scores={"aesthetic": 5.25, "motion": 0.0}, consent="signed")
+    with DatasetWriter(tmp_path / "set", licence="", max_bytes=1) as writer:
+        row = writer.write(given, b"bytes")
+        writer.finish({})
+    index = Index.open(tmp_path / "set")
+    assert index.row(0) == row
+    assert dict(index.row(0).scores) == {"aesthetic": 5.25, "motion": 0.0}
+    assert index.fingerprint == fingerprints(tmp_path / "other", facts())[0]
+
+
+def test_keys_and_captions_keep_their_fingerprints_under_another_sharding(tmp_path):
+    dataset(tmp_path / "one", SHAPES)
+    dataset(tmp_path / "many", SHAPES, max_bytes=1)
+    one, many = Index.open(tmp_path / "one", "train"), Index.open(tmp_path / "many", "train")
+    assert len(one.described["shards"]) == 1
+    assert len(many.described["shards"]) == len(SHAPES)
+    assert one.keys == many.keys
+    assert (one.fingerprint, one.captions_fingerprint) == (many.fingerprint, many.captions_fingerprint)
+    assert [one.read_member(n) for n in range(len(one))] == [many.read_member(n) for n in range(len(many))]
+
+
+def test_keys_behave_as_the_list_they_stand_for(tmp_path):
+    dataset(tmp_path / "set", SHAPES, heldout=(0, 2))
+    for split in (None, "train", "heldout"):
+        keys = Index.open(tmp_path / "set", split).keys
+        plain = list(keys)
+        assert keys == plain
+        assert (keys[-1], keys[1:], len(keys), keys.index(plain[1])) == (plain[-1], plain[1:], len(plain), 1)
+        assert keys != [*plain, "more"]
+        with pytest.raises(IndexError):
+            keys[len(plain)]
+
+
+def first_version(folder):
+    """Make a dataset what the program's first version wrote: no columns, no scores, no consent, one group of rows."""
+    described = json.loads((folder / "dataset.json").read_text()) | {"version": 1}
+    for name in ("captions", "columns"):
+        described.pop(name)
+    shutil.rmtree(folder / "columns")
+    for entry in described["shards"]:
+        entry.pop("meta_bytes")
+        meta = folder / entry["meta"]
+        pq.write_table(pq.read_table(meta).drop_columns(["scores", "consent"]), meta, compression="zstd")
+        entry["meta_sha256"] = storage.file_hash(meta)
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def test_the_first_versions_datasets_are_read_as_before(tmp_path):
+    for folder in ("old", "new"):
+        dataset(tmp_path / folder, SHAPES, heldout=(1,), max_bytes=1)
+    first_version(tmp_path / "old")
+    for split in (None, "train", "heldout"):
+        old, new = (Index.open(tmp_path / folder, split) for folder in ("old", "new"))
+        assert (old.fingerprint, old.captions_fingerprint) == (new.fingerprint, new.captions_fingerprint)
+        for name in ("frames", "heights", "widths", "fps", "sizes"):
+            assert np.array_equal(getattr(old, name), getattr(new, name))
+        assert [(old.row(n), old.member(n), old.captions(n)) for n in range(len(old))] == [
+            (new.row(n), new.member(n), new.captions(n)) for n in range(len(new))
+        ]
+
+
+def test_columns_are_made_anew_where_they_are_missing_and_refused_where_they_changed(tmp_path):
+    dataset(tmp_path / "set", SHAPES, heldout=(1,))
+    whole = Index.open(tmp_path / "set", "train")
+    frames, members = whole.frames.tolist(), [whole.member(n) for n in range(len(whole))]
+    flip(tmp_path / "set/columns/frames.bin", 5)
+    with pytest.raises(ValueError, match=r"columns/frames\.bin has changed.*delete the folder"):
+        Index.open(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set/columns")
+    again = Index.open(tmp_path / "set", "train")
+    assert again.frames.tolist() == frames
+    assert [again.member(n) for n in range(len(again))] == members
+
+
+def test_a_group_of_rows_is_read_where_one_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "GROUP_ROWS", 3)
+    with DatasetWriter(tmp_path / "set", licence="", max_bytes=1 << 20) as writer:
+        for number in range(10):
+            writer.write(facts(f"k{number}", captions=(Caption("short", f"{number}", "me"),)), bytes([number]))
+        writer.finish({})
+    index = Index.open(tmp_path / "set")
+    assert [index.captions(n)[0].text for n in (9, 0, 3, 2, 5, 8)] == ["9", "0", "3", "2", "5", "8"]
+    assert index.captions(-1)[0].text == "9"
+    assert all(table.num_rows <= 3 for table in index.files._kept.values())
+
+
+def test_metadata_that_changes_while_it_is_large_is_refused_when_it_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("sora.data.index._CHECKED_AT_ONCE", 0)
+    dataset(tmp_path / "set", SHAPES, max_bytes=1)
+    index = Index.open(tmp_path / "set")
+    meta = tmp_path / "set/meta-000002.parquet"
+    flip(meta, meta.stat().st_size // 2)
+    assert index.captions(1)
+    with pytest.raises(ValueError, match=r"meta-000002\.parquet has changed"):
+        index.captions(2)

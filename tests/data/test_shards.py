@@ -110,4 +110,4 @@ def test_many_shards_do_not_keep_many_files_open(tmp_path):
     members = [pair[0] for pair in written(tmp_path, [(f"k{n}", bytes([n])) for n in range(80)], max_bytes=1)]
     reader = ShardReader(tmp_path)
     assert [reader.read(member) for member in members * 2] == [bytes([n]) for n in range(80)] * 2
-    assert len(reader._handles) <= 64
+    assert len(reader.store._handles) <= 64

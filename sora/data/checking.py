@@ -1,0 +1,247 @@
+"""`sora data check`: whether a dataset is what its index says, from the counts down to every byte and frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sora.data.columns import FOLDER, LAYOUT, check_columns, columns_of
+from sora.data.index import Index
+from sora.data.latents import LatentIndex
+from sora.data.rows import clip_row_of
+from sora.data.shards import Member
+from sora.data.stores import Store, open_store
+from sora.data.tars import Walk, sample_of
+from sora.data.video import read
+from sora.data.workers import in_order
+from sora.data.writing import Fingerprints
+from sora.storage import read_json
+
+_UNIT = 16  # clips that a process reads before it answers
+
+
+class Fault(NamedTuple):
+    """Something that is not as the index says. where: a file, or `shard: key`."""
+
+    kind: str
+    where: str
+    reason: str
+
+
+@dataclass
+class Checked:
+    """What a check found. counts: of what was compared, by name."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, kind: str, where: str, reason: str) -> None:
+        self.faults.append(Fault(kind, where, reason))
+
+    def lines(self, most: int = 20) -> list[str]:
+        """For people: what was compared, and the first faults."""
+        compared = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        if not self.faults:
+            return [f"{compared}: all as the index says"]
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in self.faults).most_common())
+        shown = [f"  {fault.where}: {fault.reason}" for fault in self.faults[:most]]
+        more = [f"  … and {len(self.faults) - most} more"] if len(self.faults) > most else []
+        return [f"{compared}: {len(self.faults)} faults ({kinds})", *shown, *more]
+
+
+def check(
+    index: Index,
+    *,
+    decode: float,
+    workers: int,
+    seconds: float,
+    memory_gb: float,
+    report: Callable[[int], None] = lambda clips: None,
+) -> Checked:
+    """Compare a whole dataset with its index. decode: share of the clips, evenly spread, whose every frame is decoded.
+
+    What `Index.open` refuses it refuses too; everything else is a fault of the result. `report` is told of clips that are done.
+    """
+    if not 0 <= decode <= 1:
+        raise ValueError(f"decode={decode} is no share of the clips; give 0 to 1")
+    checked = Checked()
+    _metadata(index, checked)
+    store = open_store(index.folder)
+    for number, entry in enumerate(index.described["shards"]):
+        _shard(index, store, number, entry, checked)
+    _clips(index, checked, decode=decode, run=partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb), report=report)
+    _captions(index, checked)
+    _latents(index, checked)
+    return checked
+
+
+def _metadata(index: Index, checked: Checked) -> None:
+    """Every parquet file and column against its hash, and the totals and fingerprints against the rows."""
+    described, prints = index.described, Fingerprints()
+    totals: Counter[str] = Counter()
+    codes = np.zeros(len(index), np.uint64)
+    tables = []
+    for number, entry in enumerate(described["shards"]):
+        try:
+            table = index.files.whole(number)
+        except ValueError as error:
+            checked.add("metadata", entry["meta"], str(error))
+            return
+        for values in table.to_pylist():
+            row = clip_row_of(values)
+            prints.add(row)
+            codes[totals["clips"]] = int.from_bytes(hashlib.blake2b(row.key.encode(), digest_size=8).digest(), "big")
+            totals.update(clips=1, frames=row.frames, bytes=row.size, captions=len(row.captions))
+        tables.append(table)
+    checked.counts["parquet files"] = len(tables)
+    for name, value in totals.items():
+        if described["totals"][name] != value:
+            checked.add("count", "dataset.json", f"it says {described['totals'][name]} {name}, the rows make {value}")
+    if prints.clips != described["fingerprint"]:
+        checked.add("fingerprint", "dataset.json", "its fingerprint is not that of the rows")
+    if "captions" in described and prints.captions() != described["captions"]:
+        checked.add("fingerprint", "dataset.json", "its fingerprints of the captions are not those of the rows")
+    if (twice := len(codes) - len(np.unique(codes))) > 0:
+        checked.add("duplicate", "dataset.json", f"{twice} keys come more than once")
+    if (index.folder / FOLDER).is_dir():
+        check_columns(index.folder, described)
+        made = columns_of(iter(tables))
+        for name in LAYOUT:
+            if not np.array_equal(made.arrays[name], index.columns.arrays[name]):
+                checked.add("column", f"{FOLDER}/{name}.bin", "does not say what the rows say; delete the folder")
+        checked.counts["columns"] = len(LAYOUT)
+
+
+def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], checked: Checked) -> None:
+    """The tar against the rows: every clip lies where its row says, and no video lies there without a row."""
+    table = index.files.whole(number, ("key", "suffix", "offset", "size"))
+    wanted = {place[2:]: place[:2] for place in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)}
+    suffixes = set(table["suffix"].to_pylist())
+    try:
+        file, size = store.open(entry["shard"])
+        with closing(file):
+            walk = Walk(file, size=size)
+            found = {(offset, length): name for name, offset, length in walk}
+    except ValueError as error:
+        checked.add("shard", entry["shard"], str(error))
+        return
+    checked.counts["shards"] += 1
+    if entry["bytes"] is not None and size != entry["bytes"]:
+        checked.add("shard", entry["shard"], f"it has {size} bytes instead of {entry['bytes']}")
+    for trouble in walk.troubles:
+        checked.add(trouble.kind, f"{entry['shard']}: {trouble.place}", trouble.reason)
+    for place, (key, suffix) in wanted.items():
+        if place not in found:
+            checked.add("offset", f"{entry['shard']}: {key}", f"no member {suffix} of {place[1]} bytes lies at {place[0]}")
+    strangers = [name for place, name in found.items() if place not in wanted and (sample_of(name) or ("", ""))[1] in suffixes]
+    checked.counts["videos without a row"] += len(strangers)
+
+
+def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., Iterator], report: Callable[[int], None]) -> None:
+    units = [range(first, min(first + _UNIT, len(index))) for first in range(0, len(index), _UNIT)]
+    compare = _Compare(index, decode)
+    again: list[range] = []
+    for done in run(compare, units):
+        if done.result is None:  # its process died: one of its clips did that
+            again += [range(row, row + 1) for row in done.item]
+            continue
+        checked.faults += done.result
+        report(len(done.item))
+    for done in run(compare, again):
+        member = index.member(done.item[0])
+        checked.faults += done.result or ([Fault("decode", f"{member.shard}: {member.key}", done.reason)] if done.result is None else [])
+        report(1)
+    checked.counts["clips"] += len(index)
+    checked.counts["clips decoded"] += sum(compare.decoded(row) for row in range(len(index)))
+
+
+class _Compare:
+    """Reads clips and compares bytes, and frames of some, with their rows."""
+
+    def __init__(self, index: Index, decode: float):
+        self.index, self.decode = index, decode
+
+    def __reduce__(self):
+        return _compare, (self.index.folder, self.decode)
+
+    def decoded(self, row: int) -> bool:
+        return int((row + 1) * self.decode) > int(row * self.decode)
+
+    def __call__(self, rows: Sequence[int]) -> list[Fault]:
+        return [fault for row in rows for fault in self._clip(row)]
+
+    def _clip(self, row: int) -> list[Fault]:
+        index, member = self.index, self.index.member(row)
+        where = f"{member.shard}: {member.key}"
+        try:
+            media = index.read_member(member)
+        except ValueError as error:
+            return [Fault("bytes", where, str(error))]
+        return self._frames(row, member, media, where) if self.decoded(row) else []
+
+    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault]:
+        index = self.index
+        try:
+            reading = read(media, name=f"{member.key} of {member.shard}")
+        except ValueError as error:
+            return [Fault("decode", where, str(error))]
+        said = (int(index.frames[row]), int(index.heights[row]), int(index.widths[row]))
+        faults = [Fault("decode", where, f"it does not decode cleanly: {reading.report}")] if not reading.report.clean else []
+        if reading.frames.shape[:3] != said:
+            faults.append(
+                Fault("shape", where, f"it decodes to {reading.frames.shape[:3]} frames, rows and columns, the index says {said}")
+            )
+        if abs(reading.fps / float(index.fps[row]) - 1) > 1e-3:
+            faults.append(Fault("rate", where, f"it has {reading.fps:g} frames a second, the index says {index.fps[row]:g}"))
+        return faults
+
+
+@lru_cache(maxsize=1)
+def _compare(folder: Path, decode: float) -> _Compare:
+    """One for each process that reads, however many units it is sent."""
+    return _Compare(Index.open(folder), decode)
+
+
+def _captions(index: Index, checked: Checked) -> None:
+    """Sets of captions that were added: each file whole, and of clips that there are."""
+    for entry in index.sets.files():
+        try:
+            keys = index.sets.keys(entry)
+            known = set(index.files.whole(entry["shard"], ("key",))["key"].to_pylist())
+        except (ValueError, IndexError) as error:
+            checked.add("captions", entry["file"], str(error))
+            continue
+        checked.counts["files of captions"] += 1
+        if strange := [key for key in keys if key not in known]:
+            checked.add(
+                "captions", entry["file"], f"{len(strange)} captions are of clips that its shard does not have, such as {strange[0]}"
+            )
+
+
+def _latents(index: Index, checked: Checked) -> None:
+    """The latents of every VAE that the dataset was encoded by."""
+    for path in sorted(index.folder.glob("latents-????????.json")):
+        try:
+            latents = LatentIndex(index, str(read_json(path).get("vae")))
+        except (ValueError, AttributeError) as error:
+            checked.add("latents", path.name, str(error))
+            continue
+        for row in range(len(latents)):
+            try:
+                found = latents.latents(row)
+            except ValueError as error:
+                checked.add("latents", f"{path.name}: {index.key(row)}", str(error))
+                continue
+            if tuple(found.shape[1:]) != tuple(latents.shapes[row].tolist()):
+                checked.add(
+                    "latents", f"{path.name}: {index.key(row)}", f"they are of shape {tuple(found.shape)}, another than the index says"
+                )
+        checked.counts["latents"] += len(latents)

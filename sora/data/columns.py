@@ -1,0 +1,191 @@
+"""What planning and reading ask of every clip, as plain arrays in files that are mapped into memory, never read as a whole.
+
+    columns/frames.bin …   one little-endian number per clip; the clips' hashes as 32 bytes, their keys one after another
+
+They say nothing that the parquet files do not, and are made from those where they are missing. A hundred million clips take
+about 10 GB of files, of which a process holds what it looks at, shared with all others of the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+import pyarrow as pa
+
+from sora.storage import sync
+
+FOLDER = "columns"
+SOURCES = ("key", "suffix", "offset", "size", "sha256", "frames", "fps", "height", "width", "split")
+LAYOUT = {
+    "offset": "<i8",
+    "size": "<i8",
+    "frames": "<i4",
+    "height": "<i4",
+    "width": "<i4",
+    "fps": "<f8",
+    "split": "<i2",  # number in `splits`
+    "suffix": "<i2",  # number in `suffixes`
+    "sha256": "u1",
+    "key_end": "<i8",  # bytes of keys up to the end of this one
+    "keys": "u1",
+}
+_CHECKED_AT_ONCE = 32 << 20
+
+
+class Columns:
+    """The arrays of all clips of a dataset. splits and suffixes: what the numbers in these columns stand for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, splits: Sequence[str], suffixes: Sequence[str]):
+        self.arrays, self.splits, self.suffixes = dict(arrays), tuple(splits), tuple(suffixes)
+
+    def __len__(self) -> int:
+        return len(self.arrays["frames"])
+
+    def key(self, row: int) -> str:
+        ends = self.arrays["key_end"]
+        return bytes(self.arrays["keys"][int(ends[row - 1]) if row else 0 : int(ends[row])]).decode()
+
+    def sha256(self, row: int) -> str:
+        return bytes(self.arrays["sha256"][32 * row : 32 * row + 32]).hex()
+
+
+class Keys(Sequence[str]):
+    """The keys of some rows, made when they are asked for: no text per clip is held. Equal to any sequence of the same keys."""
+
+    def __init__(self, columns: Columns, rows: np.ndarray | None):
+        self._columns, self._rows = columns, rows
+
+    def __len__(self) -> int:
+        return len(self._columns) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number = range(len(self))[place]  # negative ones count from the end, others raise IndexError
+        return self._columns.key(number if self._rows is None else int(self._rows[number]))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[number] for number in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Codes:
+    """Numbers for the few texts of a column, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def __call__(self, column: pa.ChunkedArray) -> np.ndarray:
+        coded = column.combine_chunks().dictionary_encode()
+        numbers = [self.texts.setdefault(text, len(self.texts)) for text in coded.dictionary.to_pylist()]
+        if len(self.texts) > 32767:
+            raise ValueError(f"there are more than 32767 splits or suffixes, such as {next(reversed(self.texts))!r}")
+        return np.asarray(numbers, dtype="<i2")[coded.indices.to_numpy()]
+
+
+class _Arrays:
+    """Tables of rows into arrays, one table after another."""
+
+    def __init__(self) -> None:
+        self.splits, self.suffixes = _Codes(), _Codes()
+        self._key_bytes = 0
+
+    def __call__(self, table: pa.Table) -> dict[str, np.ndarray]:
+        found = {name: table[name].to_numpy() for name in ("offset", "size", "frames", "height", "width", "fps")}
+        keys = [key.encode() for key in table["key"].to_pylist()]
+        found["key_end"] = self._key_bytes + np.cumsum([len(key) for key in keys], dtype=np.int64)
+        self._key_bytes += sum(map(len, keys))
+        found["keys"] = np.frombuffer(b"".join(keys), dtype="u1")
+        found["sha256"] = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), dtype="u1")
+        found |= {"split": self.splits(table["split"]), "suffix": self.suffixes(table["suffix"])}
+        return {name: np.ascontiguousarray(array, dtype=LAYOUT[name]) for name, array in found.items()}
+
+
+class ColumnWriter:
+    """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder) / FOLDER
+        self._arrays = _Arrays()
+        self._files: dict[str, BinaryIO] = {}
+        self._hashes = {name: hashlib.sha256() for name in LAYOUT}
+
+    def write(self, table: pa.Table) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, array in self._arrays(table).items():
+            if name not in self._files:
+                self._files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 (close and finish close it)
+            content = array.tobytes()
+            self._files[name].write(content)
+            self._hashes[name].update(content)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Close the files; what dataset.json says of them."""
+        self.close()
+        for name in self._files:
+            sync(self.folder / f"{name}.bin")
+        return {
+            "splits": list(self._arrays.splits.texts),
+            "suffixes": list(self._arrays.suffixes.texts),
+            "sha256": {name: found.hexdigest() for name, found in self._hashes.items()},
+        }
+
+
+def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:
+    """The mapped columns of a dataset; None if it has none. Small ones are compared with their hashes, of large ones the size.
+
+    Raises:
+        ValueError: a file is missing, of the wrong size or has changed.
+    """
+    about = described.get("columns")
+    if about is None or not (folder / FOLDER).is_dir():
+        return None
+    paths = {name: folder / FOLDER / f"{name}.bin" for name in LAYOUT}
+    sizes = {name: path.stat().st_size if path.is_file() else -1 for name, path in paths.items()}
+    for name, path in paths.items():
+        wanted = rows * np.dtype(LAYOUT[name]).itemsize * (32 if name == "sha256" else 1)
+        if sizes[name] < 0 or (name != "keys" and sizes[name] != wanted):
+            raise _changed(path)
+    arrays = {name: np.asarray(np.memmap(path, LAYOUT[name], "r")) for name, path in paths.items()}
+    if arrays["key_end"][-1] != sizes["keys"]:
+        raise _changed(paths["keys"])
+    if sum(sizes.values()) <= _CHECKED_AT_ONCE:
+        check_columns(folder, described)
+    return Columns(arrays, splits=about["splits"], suffixes=about["suffixes"])
+
+
+def check_columns(folder: Path, described: Mapping[str, Any]) -> None:
+    """Compare every column with the hash that the dataset holds of it."""
+    for name, wanted in described["columns"]["sha256"].items():
+        path = folder / FOLDER / f"{name}.bin"
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
+                raise _changed(path)
+
+
+def _changed(path: Path) -> ValueError:
+    return ValueError(f"{path} has changed since dataset.json was written; delete the folder {path.parent}: it only repeats the metadata")
+
+
+def columns_of(tables: Iterator[pa.Table]) -> Columns:
+    """Columns in memory, from the rows themselves."""
+    made = _Arrays()
+    parts = [made(table) for table in tables]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in LAYOUT}
+    return Columns(arrays, splits=list(made.splits.texts), suffixes=list(made.suffixes.texts))

@@ -1,0 +1,169 @@
+"""What a dataset holds, as histograms and counts: of all clips what the columns say, of a sample what only their rows say."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora.data.index import Index
+from sora.data.video import LIMITS, stream
+
+_BARS = 12
+_THUMBNAIL = 144  # pixels of the longer side
+_ASPECTS = {"9:16": 9 / 16, "2:3": 2 / 3, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts by label, in order. about: what is counted, with its unit."""
+
+    about: str
+    counts: Mapping[str, int]
+
+    def lines(self, width: int) -> list[str]:
+        """Bars for a terminal of `width` columns."""
+        wide = max((len(label) for label in self.counts), default=0)
+        most = max(self.counts.values(), default=1) or 1
+        room = max(8, width - wide - 14)
+        bars = [(label, _bar(count / most * room), count) for label, count in self.counts.items()]
+        return [self.about, *(f"  {label:>{wide}} {bar:<{room}} {count}" for label, bar, count in bars)]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A dataset in numbers. counted: texts (licences, captioners, ...) and how many clips of the sample bear them."""
+
+    totals: Mapping[str, float]
+    splits: Mapping[str, int]
+    histograms: tuple[Histogram, ...]
+    counted: Mapping[str, Mapping[str, int]]
+    sampled: int
+
+
+def describe(index: Index, *, sample: int) -> Description:
+    """Describe the clips of an index; captions, licences, consent and scores of at most `sample` clips, evenly spread."""
+    if sample < 1:
+        raise ValueError(f"sample={sample} clips tell nothing; give 1 or more")
+    rows = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).round().astype(int)).tolist()
+    frames, heights, widths = (np.asarray(column) for column in (index.frames, index.heights, index.widths))
+    seconds = frames / index.fps
+    shapes = Counter(dict(zip(*_counts(heights.astype(np.int64) << 32 | widths), strict=True)))
+    sizes = {f"{size >> 32}x{size & 0xFFFFFFFF}": count for size, count in shapes.most_common(_BARS)}
+    if len(shapes) > _BARS:
+        sizes["others"] = len(index) - sum(sizes.values())
+    made = [
+        Histogram("height x width in pixels", sizes),
+        Histogram("aspect ratio, width:height (the nearest)", _aspects(heights, widths)),
+        Histogram("duration in seconds", binned(seconds)),
+        Histogram("frames", binned(frames)),
+        Histogram("frames a second", binned(np.asarray(index.fps))),
+        Histogram("kilobytes", binned(np.asarray(index.sizes) / 1024)),
+    ]
+    lengths, scores, counted = _said(index, rows)
+    made += [Histogram(f"words in captions of kind {kind}", binned(np.asarray(words))) for kind, words in sorted(lengths.items())]
+    made += [Histogram(f"score {name}", binned(np.asarray(values))) for name, values in sorted(scores.items())]
+    totals = {"clips": len(index), "frames": int(frames.sum(dtype=np.int64)), "seconds": float(seconds.sum())}
+    totals |= {"bytes": int(np.asarray(index.sizes).sum()), "shards": len(index.described["shards"])}
+    return Description(totals, index.described["splits"], tuple(made), counted, len(rows))
+
+
+def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict[str, list[float]], dict[str, Counter[str]]]:
+    lengths: dict[str, list[int]] = {}
+    scores: dict[str, list[float]] = {}
+    counted: dict[str, Counter[str]] = {"captioner": Counter(), "licence": Counter(), "consent": Counter()}
+    for number in rows:
+        row = index.row(number)
+        captions = index.captions(number)
+        counted["captioner"].update({f"{said.captioner} ({said.kind})" for said in captions} or {"no caption"})
+        counted["licence"][row.licence or "not known"] += 1
+        counted["consent"][row.consent or "not known"] += 1
+        for said in captions:
+            lengths.setdefault(said.kind, []).append(len(said.text.split()))
+        for name, value in row.scores.items():
+            scores.setdefault(name, []).append(value)
+    return lengths, scores, counted
+
+
+def binned(values: np.ndarray) -> dict[str, int]:
+    """Counts of values: of each where they are few, else in up to twelve bins, even ones or of even ratio."""
+    found, counts = _counts(values)
+    if not len(found):
+        return {}
+    if len(found) <= _BARS:
+        return {f"{value:.4g}": int(count) for value, count in zip(found, counts, strict=True)}
+    low, high = float(found[0]), float(found[-1])
+    even = low <= 0 or high / low < 30
+    edges = np.linspace(low, high, _BARS + 1) if even else np.geomspace(low, high, _BARS + 1)
+    if np.issubdtype(values.dtype, np.integer):
+        edges = np.unique(np.concatenate([[low], np.ceil(edges[1:-1]), [high + 1]]))
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    sums = np.histogram(values, bins=edges)[0]
+    return {f"{first:.4g}–{last:.4g}": int(count) for first, last, count in zip(edges, edges[1:], sums, strict=False)}
+
+
+def _counts(values: np.ndarray) -> tuple[list[Any], list[int]]:
+    found, counts = np.unique(values, return_counts=True)
+    return found.tolist(), counts.tolist()
+
+
+def _aspects(heights: np.ndarray, widths: np.ndarray) -> dict[str, int]:
+    distance = np.abs(np.log(widths / heights)[:, None] - np.log(list(_ASPECTS.values()))[None])
+    found = np.bincount(distance.argmin(1), minlength=len(_ASPECTS))
+    return {name: int(count) for name, count in zip(_ASPECTS, found, strict=True) if count}
+
+
+def _bar(length: float) -> str:
+    whole = int(length)
+    eighth = int((length - whole) * 8)
+    return "█" * whole + (" ▏▎▍▌▋▊▉"[eighth] if eighth else "")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """The middle frame of a clip as JPEG, its size, and what is said of the clip."""
+
+    jpeg: bytes
+    height: int
+    width: int
+    title: str
+    caption: str
+
+
+class Thumbnails:
+    """Makes thumbnails of clips by row, in any process; a clip that does not decode is a `ValueError`."""
+
+    def __init__(self, index: Index):
+        self.index = index
+
+    def __reduce__(self):
+        return _thumbnails, (self.index.folder,)
+
+    def __call__(self, row: int) -> Thumbnail:
+        from PIL import Image
+
+        index = self.index
+        member, fps = index.member(row), float(index.fps[row])
+        height, width = int(index.heights[row]), int(index.widths[row])
+        scale = min(1.0, _THUMBNAIL / max(height, width))
+        size = max(2, round(height * scale)), max(2, round(width * scale))
+        named, start = f"{member.key} of {member.shard}", (int(index.frames[row]) // 2) / fps
+        shown = stream(index.read_member(member), start=start, size=size, name=named, limits=LIMITS)
+        pixels = next(shown).pixels
+        shown.close()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=80)
+        title = f"{member.key}: {height}x{width}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"
+        said = index.captions(row)
+        return Thumbnail(file.getvalue(), *size, title, said[0].text if said else "")
+
+
+@lru_cache(maxsize=1)
+def _thumbnails(folder: Path) -> Thumbnails:
+    return Thumbnails(Index.open(folder))

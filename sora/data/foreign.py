@@ -1,0 +1,279 @@
+"""An index for shards that others made: any WebDataset of videos with captions in `json` or `txt` beside them.
+
+The shards are only read. Every sample becomes a row or a `Refusal` with its shard, key and reason; bytes of a shard that belong
+to no sample are refusals too, so nothing is lost in silence. Videos are opened by guarded processes, one at a time each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from sora.data.containers import opened
+from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
+from sora.data.shards import KEY, Member
+from sora.data.sidecars import said_in
+from sora.data.sources import SUFFIXES
+from sora.data.stores import Store
+from sora.data.tars import ByteFile, Walk, sample_of, told
+from sora.data.video import probe
+from sora.data.workers import Done
+
+_TOLD = ("json", "txt")
+_MOST_TOLD = 1 << 20  # bytes of one json or txt
+_VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+
+
+class Refusal(NamedTuple):
+    """What gives no clip. kind: one word to count by. key: of the sample, or the place in the shard."""
+
+    shard: str
+    key: str
+    kind: str
+    reason: str
+
+
+class Sample(NamedTuple):
+    """A video in a shard and what is said of it: fields of `ClipFacts`."""
+
+    shard: str
+    key: str
+    name: str  # as the shard has it
+    suffix: str
+    offset: int
+    size: int
+    facts: dict[str, Any]
+
+
+@dataclass
+class Survey:
+    """What a shard holds, by its headers and its texts. notes: what is odd but loses nothing, counted."""
+
+    shard: str
+    size: int
+    samples: list[Sample] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How shards are understood: what conf/data.yaml sets of it.
+
+    video: the suffix of the member that is the video; None for the only one there is. captions: a sample without any is refused.
+    key_with_shard: keys begin with the shard's name, for sets whose shards all count from 0. held_out: share of the clips that
+    become the split "heldout", by the hash of their source or key. most_mb: of one clip.
+    """
+
+    video: str | None = None
+    captions: bool = False
+    key_with_shard: bool = False
+    held_out: float = 0.0
+    most_mb: float = 1024
+
+
+def survey(store: Store, shard: str, choices: Choices) -> Survey:
+    """Walk one shard: its samples in the order of their first members; what cannot be used is refused by name."""
+    try:
+        file, size = store.open(shard)
+    except ValueError as error:
+        return Survey(shard, 0, refused=[Refusal(shard, "", "shard", str(error))])
+    with closing(file):
+        return survey_file(file, size, shard, choices)
+
+
+def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Survey:
+    """`survey` of an open file."""
+    found = Survey(shard, size)
+    walk = Walk(file, size=size)
+    members: dict[str, dict[str, tuple[int, int]]] = {}
+    texts: dict[str, dict[str, bytes]] = defaultdict(dict)
+    twice: Counter[str] = Counter()
+    last, apart = None, set()
+    try:
+        for name, offset, length in walk:
+            parts = sample_of(name)
+            if parts is None:
+                found.notes["members without a suffix"] += 1
+                continue
+            key, suffix = parts
+            if key in members and key != last:
+                apart.add(key)
+            last = key
+            own = members.setdefault(key, {})
+            if suffix in own:
+                twice[key] += 1
+                continue
+            own[suffix] = (offset, length)
+            if suffix in _TOLD and length <= _MOST_TOLD:
+                texts[key][suffix] = walk.content()
+    except ValueError as error:
+        found.refused.append(Refusal(shard, "", "shard", str(error)))
+    found.refused += [Refusal(shard, key, "duplicate", f"{count} more members of names that came before") for key, count in twice.items()]
+    found.refused += [Refusal(shard, trouble.place, trouble.kind, trouble.reason) for trouble in walk.troubles]
+    found.notes["samples whose members do not lie together"] += len(apart)
+    usual = _usual(members) if walk.troubles else set()
+    for key, own in members.items():
+        made = _sample(found, key, own, texts.get(key, {}), usual, choices)
+        if isinstance(made, Sample):
+            found.samples.append(made)
+        else:
+            found.refused.append(made)
+    return found
+
+
+def _usual(members: dict[str, dict[str, Any]]) -> set[str]:
+    """The suffixes that more than half of the samples have: in a damaged shard, who lacks one has lost it."""
+    counts = Counter(suffix for own in members.values() for suffix in own)
+    return {suffix for suffix, count in counts.items() if count * 2 > len(members) or (len(members) <= 2 and suffix in _TOLD)}
+
+
+def _sample(
+    found: Survey, name: str, own: dict[str, tuple[int, int]], texts: dict[str, bytes], usual: set[str], choices: Choices
+) -> Sample | Refusal:
+    shard = found.shard
+    lost = sorted(usual - set(own))
+    if lost:
+        return Refusal(shard, name, "incomplete", f"the shard is damaged, and the sample has no {', '.join(lost)} as the others have")
+    videos = [suffix for suffix in own if suffix.rpartition(".")[2] in _VIDEOS]
+    if choices.video is not None:
+        videos = [suffix for suffix in videos if suffix == choices.video]
+    if len(videos) != 1:
+        kinds = ", ".join(sorted(own)[:5])
+        why = f"{len(videos)} videos, choose one with video=" if videos else "no video"
+        return Refusal(shard, name, "video", f"the sample has {why} (its members: {kinds})")
+    offset, size = own[videos[0]]
+    if size > choices.most_mb * 2**20:
+        return Refusal(shard, name, "size", f"its video has {size} bytes, more than most_mb={choices.most_mb:g} allows")
+    try:
+        facts = _said(own, texts)
+    except ValueError as error:
+        return Refusal(shard, name, "text", str(error))
+    if not facts["captions"]:
+        if choices.captions:
+            return Refusal(shard, name, "caption", "the sample has no caption")
+        found.notes["clips without a caption"] += 1
+    others = set(own) - {videos[0], *_TOLD}
+    for suffix in others:
+        found.notes[f"members that are not read (.{told(suffix.encode())})"] += 1
+    return Sample(shard, key_of(name, shard if choices.key_with_shard else None), name, videos[0], offset, size, facts)
+
+
+def _said(own: dict[str, tuple[int, int]], texts: dict[str, bytes]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    captions: tuple[Caption, ...] = ()
+    for suffix in _TOLD:
+        if suffix in own and suffix not in texts:
+            raise ValueError(f"its {suffix} has {own[suffix][1]} bytes, too many to read")
+        if suffix in texts:
+            found = said_in(suffix, texts[suffix])
+            captions += tuple(said for said in found.pop("captions") if said.text not in {one.text for one in captions})
+            facts |= found
+    return {**facts, "captions": captions}
+
+
+def key_of(name: str, shard: str | None = None) -> str:
+    """The key of a sample: its own where it fits our shards, else a short hash of it and what is legible of it.
+
+    It follows from the name (and from the shard's, if that is given) alone.
+    """
+    full = f"{shard.removesuffix('.tar')}-{name}" if shard else name
+    if KEY.fullmatch(full):
+        return full
+    legible = re.sub(r"[^A-Za-z0-9_\-]+", "-", name.rpartition("/")[2])[:60].strip("-")
+    return f"{hashlib.sha1(full.encode()).hexdigest()[:12]}-{legible or 'clip'}"
+
+
+def rows_of(
+    surveys: Iterable[Survey],
+    store: Store,
+    choices: Choices,
+    run: Callable[[Callable[[Sample], Any], Iterable[Sample]], Iterator[Done]],
+    refuse: Callable[[Refusal], None],
+) -> Iterator[tuple[Survey, list[ClipRow]]]:
+    """The rows of each shard that gives any, in order. run: maps a function over samples in guarded processes, in their order."""
+    seen: set[int] = set()
+    waiting: list[Survey] = []
+
+    def samples() -> Iterator[Sample]:
+        for surveyed in surveys:
+            waiting.append(surveyed)
+            yield from surveyed.samples
+
+    rows: list[ClipRow] = []
+    for done in run(Reading(store, choices), samples()):
+        while waiting[0].shard != done.item.shard:
+            yield from _finished(waiting.pop(0), rows, refuse)
+            rows = []
+        row = done.result
+        if row is None:
+            refuse(Refusal(done.item.shard, done.item.name, "media", done.reason))
+            continue
+        code = int.from_bytes(blake2b(row.key.encode(), digest_size=8).digest(), "big")
+        if code in seen:
+            why = "another sample of the dataset has the same key; set key_with_shard=true if every shard counts anew"
+            refuse(Refusal(done.item.shard, done.item.name, "duplicate", why))
+            continue
+        seen.add(code)
+        rows.append(row)
+    for surveyed in waiting:
+        yield from _finished(surveyed, rows, refuse)
+        rows = []
+
+
+def _finished(surveyed: Survey, rows: list[ClipRow], refuse: Callable[[Refusal], None]) -> Iterator[tuple[Survey, list[ClipRow]]]:
+    for refusal in surveyed.refused:
+        refuse(refusal)
+    yield surveyed, rows
+
+
+class Reading:
+    """Opens the video of a sample: its row, with hash, size, rate and number of frames. A `ValueError` says what is wrong with it."""
+
+    def __init__(self, store: Store, choices: Choices):
+        self.store, self.choices = store, choices
+
+    def __call__(self, sample: Sample) -> ClipRow:
+        media = self.store.read(sample.shard, sample.offset, sample.size)
+        named = f"{told(sample.name.encode())}.{sample.suffix} of {sample.shard}"
+        info = probe(media, name=named)
+        frames = frames_in(media, named)
+        facts: dict[str, Any] = {"split": "train", "extra": {}, **sample.facts}
+        if self.choices.held_out:
+            group = facts.get("source") or sample.key
+            hashed = int.from_bytes(blake2b(group.encode(), digest_size=8).digest(), "big") / 2**64
+            facts["split"] = "heldout" if hashed < self.choices.held_out else "train"
+        if sample.name != sample.key:
+            facts["extra"] = {**facts["extra"], "name": sample.name}
+        clip = ClipFacts(key=sample.key, frames=frames, fps=info.fps, height=info.height, width=info.width, **facts)
+        digest = hashlib.sha256(media).hexdigest()
+        return clip_row(clip, Member(sample.key, sample.suffix, sample.shard, sample.offset, sample.size, digest))
+
+
+def frames_in(media: bytes, named: str) -> int:
+    """How many frames a video shows, by its packets: headers say other numbers where an edit list cuts."""
+    from sora.data.video import LIMITS
+
+    with opened(media, named, LIMITS) as (container, video, _):
+        count = sum(1 for packet in container.demux(video) if packet.size and not packet.is_discard)
+    if not count:
+        raise ValueError(f"{named} holds no frame")
+    return count
+
+
+def expanded(pattern: str) -> list[str]:
+    """Names of a pattern with a range in braces, `a-{000000..000012}.tar`; a pattern without one is itself."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last, width = int(match[1]), int(match[2]), len(match[1])
+    if not first <= last < first + 10_000_000:
+        raise ValueError(f"{match[0]} in shards={pattern} is no range; write {{000000..000099}}")
+    numbers: Sequence[int] = range(first, last + 1)
+    return [name for number in numbers for name in expanded(f"{pattern[: match.start()]}{number:0{width}d}{pattern[match.end() :]}")]

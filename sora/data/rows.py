@@ -1,0 +1,238 @@
+"""What is known of a clip, and the parquet files that hold it: one row per clip, one file per shard."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sora.data.shards import Member
+from sora.storage import file_hash, whole_file
+
+CAPTIONS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("captioner", pa.string())]))
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("suffix", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("duration", pa.float64()),
+        ("captions", CAPTIONS),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.float64()),
+        ("licence", pa.string()),
+        ("extra", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("consent", pa.string()),
+    ]
+)
+GROUP_ROWS = 512  # rows that are read together when one of them is wanted
+_KEPT_GROUPS = 256
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a clip shows. kind: "short", "dense", ... captioner: who wrote it ("original", "world", a model's name)."""
+
+    kind: str
+    text: str
+    captioner: str
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a clip beside its bytes. fps in frames a second, `start` in seconds of its source, `extra` JSON-able.
+
+    scores: numbers by name (aesthetic, motion, ...). consent: of the people shown, in the source's words; "" is not known.
+    """
+
+    key: str
+    frames: int
+    fps: float
+    height: int
+    width: int
+    captions: tuple[Caption, ...] = ()
+    split: str = "train"
+    source: str = ""
+    start: float = 0.0
+    licence: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    consent: str = ""
+
+    @property
+    def duration(self) -> float:
+        return self.frames / self.fps
+
+
+@dataclass(frozen=True)
+class ClipRow(ClipFacts):
+    """A row of the index: the facts, and where the clip's bytes lie."""
+
+    shard: str = ""
+    suffix: str = ""
+    offset: int = 0
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def member(self) -> Member:
+        return Member(self.key, self.suffix, self.shard, self.offset, self.size, self.sha256)
+
+
+def clip_row(facts: ClipFacts, member: Member, *, licence: str = "") -> ClipRow:
+    """The row of a clip that lies at `member`. licence: of the dataset, for clips that name none of their own."""
+    known: dict[str, Any] = {name: getattr(facts, name) for name in ClipFacts.__dataclass_fields__}
+    known.update({name: getattr(member, name) for name in ("shard", "suffix", "offset", "size", "sha256")})
+    known["licence"] = facts.licence or licence
+    return ClipRow(**known)
+
+
+def identity(row: ClipRow) -> bytes:
+    """What the dataset's fingerprint covers of a clip: its bytes, shape and split, not where it lies nor what is said of it."""
+    return f"{row.key}\t{row.sha256}\t{row.frames}\t{row.fps!r}\t{row.height}\t{row.width}\t{row.split}\n".encode()
+
+
+def caption_identity(key: str, captions: Sequence[Mapping[str, str]]) -> bytes:
+    """What the fingerprint of captions covers of a clip. captions: kind, text and captioner of each, in this order."""
+    return json.dumps((key, list(captions))).encode()
+
+
+def table_of(rows: Sequence[ClipRow]) -> pa.Table:
+    """Rows as a table; a text that is no text in UTF-8 (a lone surrogate out of somebody's JSON) is a `ValueError`."""
+    special = ("captions", "extra", "scores")
+    columns: dict[str, list] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name not in special}
+    columns["captions"] = [[asdict(caption) for caption in row.captions] for row in rows]
+    columns["extra"] = [json.dumps(dict(row.extra), allow_nan=False) if row.extra else "" for row in rows]
+    columns["scores"] = [list(row.scores.items()) for row in rows]
+    try:
+        return pa.table(columns, schema=SCHEMA)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text of one of the clips {rows[0].key} to {rows[-1].key} is no text in UTF-8: {error}") from None
+
+
+def write_rows(path: Path, rows: Sequence[ClipRow]) -> pa.Table:
+    """One shard's rows as a parquet file, whole or not at all."""
+    table = table_of(rows)
+    with whole_file(path) as staging:
+        pq.write_table(table, staging, compression="zstd", row_group_size=GROUP_ROWS)
+    return table
+
+
+def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
+    """A row as it was written, from the values of a table's row."""
+    kept: dict[str, Any] = {name: value for name, value in values.items() if name != "duration"}
+    kept["captions"] = tuple(Caption(**caption) for caption in kept["captions"])
+    kept["extra"] = json.loads(kept["extra"]) if kept["extra"] else {}
+    kept["scores"] = dict(kept["scores"] or ())
+    kept["consent"] = kept["consent"] or ""  # the first version had none
+    return ClipRow(**kept)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return _completed(file.read(columns=_there(file, columns)), columns)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    return [name for name in columns or SCHEMA.names if name in file.schema_arrow.names]
+
+
+def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    for name in ("scores", "consent"):
+        if name not in table.column_names and name in (columns or SCHEMA.names):
+            table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    wanted = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
+    return table.select(wanted.names).cast(wanted)
+
+
+class RowFiles:
+    """Rows of many parquet files, read a group at a time and the last ones kept; a file's hash is checked when it is first read.
+
+    entries: of each file, "meta", "meta_sha256" and "clips"; rows are counted through all of them.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]):
+        self.folder, self.entries = folder, entries
+        self.starts = np.concatenate([[0], np.cumsum([entry["clips"] for entry in entries], dtype=np.int64)])
+        self._checked: set[int] = set()
+        self._groups: dict[int, np.ndarray] = {}
+        self._kept: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(number of the file, row within it)."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return number, row - int(self.starts[number])
+
+    def values(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
+        """Some columns of a row."""
+        number, inner = self.locate(row)
+        self.check(number)
+        ends = self._ends(number)
+        group = int(np.searchsorted(ends, inner, side="right"))
+        table = self._group(number, group, columns)
+        place = inner - (int(ends[group - 1]) if group else 0)
+        return {name: table[name][place].as_py() for name in columns}
+
+    def check(self, number: int) -> None:
+        """Compare a file with the hash that the dataset holds of it, once."""
+        if number in self._checked:
+            return
+        entry = self.entries[number]
+        path = self.folder / entry["meta"]
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, dataset.json lists it; prepare or index the dataset again")
+        if file_hash(path) != entry["meta_sha256"]:
+            raise ValueError(f"{path} has changed since dataset.json was written; prepare or index the dataset again")
+        self._checked.add(number)
+
+    def whole(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of one file."""
+        self.check(number)
+        entry = self.entries[number]
+        table = read_table(self.folder / entry["meta"], columns)
+        if table.num_rows != entry["clips"]:
+            raise ValueError(f"{self.folder / entry['meta']} has {table.num_rows} rows, dataset.json says {entry['clips']}; index it again")
+        return table
+
+    def _ends(self, number: int) -> np.ndarray:
+        """Rows of a file up to the end of each of its groups."""
+        if number not in self._groups:
+            path = self.folder / self.entries[number]["meta"]
+            about = pq.read_metadata(path)
+            self._groups[number] = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
+        return self._groups[number]
+
+    def _group(self, number: int, group: int, columns: tuple[str, ...]) -> pa.Table:
+        place = (number, group, columns)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        path = self.folder / self.entries[number]["meta"]
+        try:
+            with pq.ParquetFile(path) as file:
+                table = _completed(file.read_row_group(group, columns=_there(file, columns)), columns)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        self._kept[place] = table
+        if len(self._kept) > _KEPT_GROUPS:
+            self._kept.popitem(last=False)
+        return table

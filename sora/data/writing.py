@@ -1,0 +1,157 @@
+"""Writing a dataset: shards where they are ours to write, rows, columns and, at a clean end, `dataset.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from sora.data.columns import ColumnWriter
+from sora.data.rows import ClipFacts, ClipRow, caption_identity, clip_row, identity, write_rows
+from sora.data.shards import ShardWriter
+from sora.storage import file_hash, write_json
+
+VERSION = 2
+DATASET = "dataset.json"
+
+
+class Fingerprints:
+    """Of the clips of a dataset and of their captions, counted on as rows come; those of captions also for each split."""
+
+    def __init__(self) -> None:
+        self._clips = hashlib.sha256()
+        self._captions: dict[str | None, _Joined] = {None: _Joined()}
+
+    def add(self, row: ClipRow) -> None:
+        self._clips.update(identity(row))
+        said = caption_identity(row.key, [asdict(caption) for caption in row.captions])
+        for split in (None, row.split):
+            self._captions.setdefault(split, _Joined()).add(said)
+
+    @property
+    def clips(self) -> str:
+        return self._clips.hexdigest()
+
+    def captions(self) -> dict[str, Any]:
+        splits = {split: found.hexdigest() for split, found in self._captions.items() if split is not None}
+        return {"whole": self._captions[None].hexdigest(), "splits": splits}
+
+
+class _Joined:
+    """SHA-256 of lines with newlines between them."""
+
+    def __init__(self) -> None:
+        self._hash, self._some = hashlib.sha256(), False
+
+    def add(self, line: bytes) -> None:
+        self._hash.update(b"\n" + line if self._some else line)
+        self._some = True
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class IndexWriter:
+    """Writes the rows of shards, one shard after another, and `dataset.json` at the end."""
+
+    def __init__(self, folder: Path | str, *, licence: str):
+        self.folder, self.licence = Path(folder), licence
+        self.rows = 0
+        self._columns = ColumnWriter(self.folder)
+        self._fingerprints = Fingerprints()
+        self._entries: list[dict[str, Any]] = []
+        self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
+        self._splits: dict[str, int] = {}
+
+    def add(self, rows: Sequence[ClipRow], *, size: int | None) -> None:
+        """The rows of the next shard. size: of the shard in bytes; None where its source does not tell."""
+        rows = [row if row.licence else replace(row, licence=self.licence) for row in rows]
+        name = f"meta-{len(self._entries):06d}.parquet"
+        table = write_rows(self.folder / name, rows)
+        self._put(rows, table, name, size)
+
+    def _put(self, rows: Sequence[ClipRow], table: pa.Table, name: str, size: int | None) -> None:
+        self._columns.write(table)
+        for row in rows:
+            self._fingerprints.add(row)
+            self._splits[row.split] = self._splits.get(row.split, 0) + 1
+        more = {"clips": len(rows), "frames": sum(row.frames for row in rows), "seconds": sum(row.duration for row in rows)}
+        more |= {"bytes": sum(row.size for row in rows), "captions": sum(len(row.captions) for row in rows)}
+        for key, value in more.items():
+            self._totals[key] += value
+        self.rows += len(rows)
+        meta = self.folder / name
+        entry = {"shard": rows[0].shard, "bytes": size, "clips": len(rows), "meta": name, "meta_sha256": file_hash(meta)}
+        self._entries.append({**entry, "meta_bytes": meta.stat().st_size})
+
+    def close(self) -> None:
+        self._columns.close()
+
+    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `dataset.json`, and with it say that the dataset is whole; what it holds."""
+        described = {
+            "version": VERSION,
+            "fingerprint": self._fingerprints.clips,
+            "licence": self.licence,
+            "totals": self._totals | {"seconds": round(self._totals["seconds"], 3)},
+            "splits": self._splits,
+            "captions": self._fingerprints.captions(),
+            "columns": self._columns.finish(),
+            "shards": self._entries,
+            "about": dict(about),
+        }
+        write_json(self.folder / DATASET, described)
+        return described
+
+
+class DatasetWriter:
+    """Writes a dataset of clips: shards, their index and, at a clean end, `dataset.json`.
+
+    `with DatasetWriter(folder, ...) as writer: writer.write(facts, mp4); ...; writer.finish(about)`. Without `finish` the folder
+    has no `dataset.json`, and `Index.open` refuses it.
+    """
+
+    def __init__(self, folder: Path | str, *, licence: str, max_bytes: int, suffix: str = "mp4"):
+        self.folder, self.licence, self.suffix = Path(folder), licence, suffix
+        self.rows = 0
+        self._shards = ShardWriter(folder, prefix="video", suffixes=(suffix, "json"), max_bytes=max_bytes)
+        self._index = IndexWriter(folder, licence=licence)
+        self._open_rows: list[ClipRow] = []
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._shards.__exit__(kind, error, trace)
+        self._index.close()
+
+    def write(self, facts: ClipFacts, media: bytes) -> ClipRow:
+        """Append a clip to the shards and the index."""
+        known = {name: value for name, value in asdict(facts).items() if name != "captions"}
+        known |= {"duration": facts.duration, "captions": [asdict(caption) for caption in facts.captions]}
+        described = json.dumps(known, allow_nan=False).encode()
+        member, _ = self._shards.write(facts.key, {self.suffix: media, "json": described})
+        if self._open_rows and self._open_rows[0].shard != member.shard:
+            self._flush()
+        row = clip_row(facts, member, licence=self.licence)
+        self._open_rows.append(row)
+        self.rows += 1
+        return row
+
+    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it."""
+        if not self.rows:
+            raise ValueError(f"no clip was written to {self.folder}; there is nothing to train on")
+        self._shards.__exit__(None, None, None)
+        self._flush()
+        return self._index.finish(about)
+
+    def _flush(self) -> None:
+        rows, self._open_rows = self._open_rows, []
+        self._index.add(rows, size=(self.folder / rows[0].shard).stat().st_size)

@@ -1,0 +1,183 @@
+"""Index shards made by others, check a dataset to the last byte, or show what is inside.
+
+sora data index FOLDER   rows, hashes and offsets for any WebDataset of videos with json or txt captions, beside its shards;
+                         of a URL (s3://…, https://…) into output=FOLDER, with the shards left where they are
+sora data check FOLDER   counts, hashes, and that every clip decodes to what the index says
+sora data show FOLDER    sizes, durations, rates and captions as histograms, and a page with thumbnails
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora.configs.compose import Composed
+
+EXAMPLES = (
+    "sora data index=shards shards=*/*.tar",
+    "sora data check=data/mine decode=0.01 workers=8",
+    "sora data show=data/mine output=mine.html",
+)
+ACTIONS = ("index", "check", "show")
+
+
+def main(composed: Composed) -> int | None:
+    config = composed.config
+    given = [action for action in ACTIONS if config[action] is not None]
+    if len(given) != 1:
+        wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
+        raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
+    return {"index": index, "check": check, "show": show}[given[0]](config)
+
+
+def index(config: Any) -> None:
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from sora.data.foreign import Choices
+    from sora.data.indexing import index_shards, mirror, names_of
+    from sora.data.stores import store_of, write_remote
+    from sora.data.writing import DATASET
+
+    place, output = str(config.index), None if config.output is None else Path(config.output)
+    elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
+    store = store_of(place, **elsewhere)
+    if output is None and store.remote:
+        raise ValueError(f"index={place} is a URL; name the folder for its index with output=FOLDER")
+    folder = output or Path(place)
+    if (folder / DATASET).exists():
+        raise ValueError(f"{folder / DATASET} exists already: it is indexed; remove that file, or index into another folder with output=")
+    if output is not None:
+        write_remote(folder, place if store.remote else str(Path(place).resolve()), **elsewhere)
+    if output is not None and _there(store, DATASET):
+        described = mirror(store, folder)
+    else:
+        choices = Choices(
+            video=config.video,
+            captions=config.captions == "needed",
+            key_with_shard=config.key_with_shard,
+            held_out=config.held_out,
+            most_mb=config.most_mb,
+        )
+        with _progress("shards", "clips") as report:
+            described = index_shards(
+                store,
+                names_of(store, config.shards),
+                folder,
+                choices,
+                licence=config.licence,
+                max_bad_share=config.max_bad_share,
+                workers=config.workers,
+                seconds=config.clip_seconds,
+                memory_gb=config.worker_memory_gb,
+                about={"command": "data index", "config": OmegaConf.to_container(config, resolve=True)},
+                report=report,
+            )
+    print("\n".join(_told(described, folder)))
+
+
+def _there(store: Any, name: str) -> bool:
+    try:
+        store.open(name)[0].close()
+    except ValueError:
+        return False
+    return True
+
+
+def _told(described: dict[str, Any], folder: Any) -> list[str]:
+    totals = described["totals"]
+    shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
+    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
+    refused = described.get("refused", {})
+    if refused:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
+        lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")
+    return lines + [f"  note: {count} {note}" for note, count in sorted(described.get("notes", {}).items())]
+
+
+def check(config: Any) -> int:
+    from pathlib import Path
+
+    from sora.data.checking import check as compare
+    from sora.data.index import Index
+    from sora.storage import write_json
+
+    opened = Index.open(config.check)
+    with _progress("clips", None) as report:
+        done = 0
+
+        def count(clips: int) -> None:
+            nonlocal done
+            done += clips
+            report(done, 0)
+
+        checked = compare(
+            opened,
+            decode=config.decode,
+            workers=config.workers,
+            seconds=config.clip_seconds,
+            memory_gb=config.worker_memory_gb,
+            report=count,
+        )
+    print("\n".join([f"{config.check}: {line}" if not number else line for number, line in enumerate(checked.lines())]))
+    if config.output is not None:
+        faults = [fault._asdict() for fault in checked.faults]
+        write_json(Path(config.output), {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "faults": faults})
+        print(f"  all of it is in {config.output}")
+    return 1 if checked.faults else 0
+
+
+def show(config: Any) -> None:
+    import shutil
+    from pathlib import Path
+
+    import numpy as np
+
+    from sora.data.describing import Thumbnails, describe
+    from sora.data.index import Index
+    from sora.data.workers import in_order
+    from sora.report.dataset import write_page
+
+    folder = Path(config.show)
+    opened = Index.open(folder)
+    described = describe(opened, sample=config.sample)
+    width = min(shutil.get_terminal_size((100, 30)).columns, 120)
+    for histogram in described.histograms:
+        print("\n".join([*histogram.lines(width), ""]))
+    for name, counts in described.counted.items():
+        listed = sorted(counts.items(), key=lambda item: -item[1])[:8]
+        print(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
+    rows = np.unique(np.linspace(0, len(opened) - 1, config.clips).round().astype(int)).tolist()
+    made = list(in_order(Thumbnails(opened), rows, workers=config.workers, seconds=config.clip_seconds, memory_gb=config.worker_memory_gb))
+    output = Path(config.output) if config.output is not None else folder / "show.html"
+    unreadable = [done.reason for done in made if done.result is None]
+    write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
+    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"{len(opened)} clips; the page: {output}"]))
+
+
+def _progress(what: str, more: str | None) -> Any:
+    """A line that counts, for work whose end is not known: `with … as report: report(shards, clips)`."""
+    from contextlib import contextmanager
+
+    from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    @contextmanager
+    def counting() -> Any:
+        columns = (TextColumn("{task.completed} {task.description}"), TaskProgressColumn(show_speed=True), TimeElapsedColumn())
+        # Without a thread of its own: worker processes are forked from this one.
+        with Progress(*columns, auto_refresh=False) as progress:
+            task = progress.add_task(what, total=None)
+
+            def report(done: int, clips: int) -> None:
+                progress.update(task, completed=done, description=f"{what}, {clips} {more}" if more else what, refresh=True)
+
+            yield report
+
+    return counting()
+
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("data"))

@@ -1,0 +1,46 @@
+"""The page that `sora data show` writes: a dataset's numbers as plots and tables, and some of its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sora.data.describing import Description, Thumbnail
+from sora.report import plots
+from sora.report.page import Figure, Figures, Page, Part, Picture, Pictures, Plot, Prose, Section, Table, number, render
+from sora.storage import write_text
+
+_MOST_ROWS = 30
+
+
+def write_page(path: Path, title: str, described: Description, thumbnails: Sequence[Thumbnail], unreadable: Sequence[str]) -> None:
+    """Write the page as one file of HTML. unreadable: why clips that were to be shown could not be."""
+    totals = described.totals
+    figures = [
+        Figure("clips", number(int(totals["clips"]))),
+        Figure("hours", number(totals["seconds"] / 3600)),
+        Figure("frames", number(int(totals["frames"]))),
+        Figure("GB of video", number(totals["bytes"] / 1e9)),
+        Figure("shards", number(int(totals["shards"]))),
+    ]
+    splits = Table(("split", "clips"), list(described.splits.items()))
+    shown: list[Part] = [Pictures([Picture(one.jpeg, one.width, one.height, one.caption, one.title) for one in thumbnails])]
+    shown += [Prose(f"Could not be shown: {why}") for why in unreadable]
+    plotted: list[Part] = [
+        Plot(plots.bars(histogram.counts, across=f"clips by {histogram.about}"), f"Clips by {histogram.about}")
+        for histogram in described.histograms
+        if histogram.counts
+    ]
+    tables: list[Part] = [Prose(f"Of {number(described.sampled)} clips, evenly spread over the dataset.")] if described.counted else []
+    for name, counts in described.counted.items():
+        rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        more = [("others", sum(count for _, count in rows[_MOST_ROWS:]))] if len(rows) > _MOST_ROWS else []
+        tables.append(Table((name, "clips"), [*rows[:_MOST_ROWS], *more]))
+    sections = [
+        Section("Totals", [Figures(figures), splits]),
+        Section("Clips", shown),
+        Section("Sizes, durations, captions", plotted),
+        Section("Licences, consent, captioners", tables),
+    ]
+    lead = f"{number(int(totals['clips']))} clips, {number(totals['seconds'] / 3600)} hours, in {number(int(totals['shards']))} shards."
+    write_text(path, render(Page(title, lead, sections)))
