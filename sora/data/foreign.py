@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from sora.data.containers import opened
 from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards import KEY, Member
 from sora.data.sidecars import said_in
@@ -242,8 +241,9 @@ class Reading:
     def __call__(self, sample: Sample) -> ClipRow:
         media = self.store.read(sample.shard, sample.offset, sample.size)
         named = f"{told(sample.name.encode())}.{sample.suffix} of {sample.shard}"
-        info = probe(media, name=named)
-        frames = frames_in(media, named)
+        info = probe(media, name=named, timeline=True)  # counts the frames shown: headers say others where an edit list cuts
+        if not info.frames:
+            raise ValueError(f"{named} holds no frame")
         facts: dict[str, Any] = {"split": "train", "extra": {}, **sample.facts}
         if self.choices.held_out:
             group = facts.get("source") or sample.key
@@ -251,20 +251,9 @@ class Reading:
             facts["split"] = "heldout" if hashed < self.choices.held_out else "train"
         if sample.name != sample.key:
             facts["extra"] = {**facts["extra"], "name": sample.name}
-        clip = ClipFacts(key=sample.key, frames=frames, fps=info.fps, height=info.height, width=info.width, **facts)
+        clip = ClipFacts(key=sample.key, frames=info.frames, fps=info.fps, height=info.height, width=info.width, **facts)
         digest = hashlib.sha256(media).hexdigest()
         return clip_row(clip, Member(sample.key, sample.suffix, sample.shard, sample.offset, sample.size, digest))
-
-
-def frames_in(media: bytes, named: str) -> int:
-    """How many frames a video shows, by its packets: headers say other numbers where an edit list cuts."""
-    from sora.data.video import LIMITS
-
-    with opened(media, named, LIMITS) as (container, video, _):
-        count = sum(1 for packet in container.demux(video) if packet.size and not packet.is_discard)
-    if not count:
-        raise ValueError(f"{named} holds no frame")
-    return count
 
 
 def expanded(pattern: str) -> list[str]:

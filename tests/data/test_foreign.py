@@ -234,14 +234,14 @@ def test_too_many_bad_samples_leave_no_index_but_their_names(tmp_path, media):
 
 
 def test_a_clip_that_kills_or_hangs_its_process_is_named_and_takes_no_other_along(tmp_path, media, monkeypatch):
-    def probed(content, *, name, probe=foreign.probe):
+    def probed(content, *, name, timeline, probe=foreign.probe):
         if name.startswith("k1."):
             os._exit(139)
         if name.startswith("k2."):
             import time
 
             time.sleep(60)
-        return probe(content, name=name)
+        return probe(content, name=name, timeline=timeline)
 
     monkeypatch.setattr(foreign, "probe", probed)
     write(tmp_path / "a.tar", samples(media))

@@ -7,7 +7,7 @@ import torch
 
 from sora.data.decoding.guarded import GuardedReader
 from sora.data.loading import FrameData, read_clip, step_loader
-from sora.data.plan import CropPlan
+from sora.data.planning import CropPlan
 from sora.data.video import PYAV
 from tests.data.decoding.misbehaving import Hostile
 from tests.data.making import dataset
