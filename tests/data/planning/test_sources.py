@@ -68,13 +68,13 @@ CURRICULUM = ({"until": 100, "images": 1.0}, {"until": 250, "frames": 2, "weight
 
 def test_a_curriculum_changes_what_is_drawn_after_so_many_clips():
     made = plan(of(), curriculum=CURRICULUM, budget=16, max_clips=2, packs=1, window=4)
-    items = [item for step in range(400) for item in made.at(step).items]
+    items = [item for step in range(250) for item in made.at(step).items]
     first, second, rest = items[:100], items[100:250], items[250:]
     assert all(SHAPES[item.row][0] == 1 for item in first)
     assert all(OWNER[item.row] == 0 and item.crop is not None and item.crop.frames == 2 for item in second)
     assert {OWNER[item.row] for item in rest} == {0, 1, 2} and all(item.crop is None for item in rest)
     assert Counter((item.epoch, item.row) for item in items).most_common(1)[0][1] == 1, "no draw is made twice, over all stages"
-    for step in (399, 20, 60, 100):
+    for step in (249, 20, 60, 100):
         assert plan(of(), curriculum=CURRICULUM, budget=16, max_clips=2, packs=1, window=4).at(step) == made.at(step)
 
 
