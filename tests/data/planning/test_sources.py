@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from sora.data.planning import Bucketed
 from sora.data.planning.sources import Stage, staged
 from tests.data.planning.making import clips, plan
 
@@ -100,3 +101,14 @@ def test_a_stand_in_is_of_the_same_kind_and_dataset():
         stand_in = made.replacement(item, 0)
         assert stand_in is not None and stand_in.row != item.row
         assert (OWNER[stand_in.row], SHAPES[stand_in.row]) == (OWNER[item.row], SHAPES[item.row])
+
+
+def test_incomplete_buckets_wait_over_windows_of_a_mixture_and_nothing_comes_twice():
+    settings = {"filling": Bucketed(), "weights": (3, 1, 2), "budget": 48, "packs": 2, "window": 2}
+    made = plan(of(), **settings)
+    steps = [made.at(step) for step in range(80)]
+    seen = Counter((item.epoch, item.row) for step in steps for item in step.items)
+    assert max(seen.values()) == 1
+    assert all(seen[0, row] for row in range(100))
+    for step in (79, 33, 5):
+        assert plan(of(), **settings).at(step) == steps[step]
