@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sora.data.planning import Cost, LatentClips, Packed, TokenPlan
+from sora.data.planning import Bucketed, Cost, Filling, LatentClips, Packed, Padded, TokenPlan
 from sora.storage import write_json
 from sora.tokens import Grid
 
@@ -78,12 +78,12 @@ def bucketed(shapes: np.ndarray, batch: np.ndarray, *, ranks: int, cost: Cost, d
     return float(steps.sum() / (steps.max(axis=1).sum() * ranks))
 
 
-def packed(shapes: np.ndarray, *, ranks: int, cost: Cost, budget: int) -> dict[str, float]:
-    """The same of our plan: one pack for each rank, whole steps of its first epoch."""
+def planned(shapes: np.ndarray, *, ranks: int, cost: Cost, budget: int, filling: Filling) -> dict[str, float]:
+    """The same of one of our planners: one pack for each rank, whole steps of its first epoch."""
     clips = LatentClips([shapes], patch=Grid(1, 1, 1), fingerprint="bench")
-    plan = of(clips, packs=ranks, budget=budget, cost=cost)
+    plan = of(clips, packs=ranks, budget=budget, cost=cost, filling=filling)
     steps = plan.packs_of_windows(plan.windows_of_epoch() or 1) // ranks
-    useful = paid = tokens = frames = 0.0
+    useful = paid = tokens = 0.0
     for step in range(steps):
         parts = plan.columns(step)
         paid += max(float(part.paid.max()) for part in parts) * ranks
@@ -95,10 +95,10 @@ def packed(shapes: np.ndarray, *, ranks: int, cost: Cost, budget: int) -> dict[s
     return {"useful": useful / paid, "fill": tokens / (steps * ranks * budget), "frames_kept": frames, "steps": steps}
 
 
-def of(clips: LatentClips, *, packs: int, budget: int, cost: Cost, drop_long: bool = False) -> TokenPlan:
+def of(clips: LatentClips, *, packs: int, budget: int, cost: Cost, filling: Filling, drop_long: bool = False) -> TokenPlan:
     settings = {"accumulate": 1, "window": STEPS, "frames": None, "area": None, "images": None, "curriculum": (), "weights": None}
     return TokenPlan(
-        clips, filling=Packed(), cost=cost, budget=budget, max_clips=512, packs=packs, drop_long=drop_long, width=None, seed=0, **settings
+        clips, filling=filling, cost=cost, budget=budget, max_clips=512, packs=packs, drop_long=drop_long, width=None, seed=0, **settings
     )
 
 
@@ -124,13 +124,18 @@ def compared(figures: dict[str, float], rows: list[dict]) -> None:
             draw = np.random.default_rng(ranks)
             each = budget / make(20_000, np.random.default_rng(0)).astype(int).prod(axis=1).mean()
             shapes = make(clips_for(ranks, each), draw)
-            ours = packed(shapes, ranks=ranks, cost=cost, budget=budget)
+            ours = planned(shapes, ranks=ranks, cost=cost, budget=budget, filling=Packed())
             theirs = bucketed(cut(shapes), batch(cut(shapes)), ranks=ranks, cost=cost, draw=draw)
             figures[f"useful_{name}_{ranks}"], figures[f"bucket_useful_{name}_{ranks}"] = ours["useful"], theirs
             figures["frames_kept"] = min(figures.get("frames_kept", 1.0), ours["frames_kept"])
             bucket_kept = float(cut(shapes)[:, 0].sum() / shapes[:, 0].sum())
             rows.append({"mix": name, "ranks": ranks, "clips": len(shapes), **ours, "bucket": theirs, "bucket_frames_kept": bucket_kept})
             print(json.dumps(rows[-1]), flush=True)
+            if ranks == 64:
+                for filling in (Bucketed(), Padded()):
+                    other = planned(shapes, ranks=ranks, cost=cost, budget=budget, filling=filling)
+                    rows.append({"mix": name, "ranks": ranks, "plan": type(filling).__name__.lower(), **other})
+                    print(json.dumps(rows[-1]), flush=True)
 
 
 def large(path: str, clips: int, left_out: bool) -> dict[str, float]:
@@ -140,7 +145,7 @@ def large(path: str, clips: int, left_out: bool) -> dict[str, float]:
     start = time.process_time()
     budget = PUBLISHED_BUDGET if not left_out else 8192
     plan = of(LatentClips([columns], patch=Grid(1, 1, 1), fingerprint="bench"), packs=512, budget=budget,
-              cost=Cost(linear=1.0, quadratic=1 / (6 * 3072)), drop_long=True)  # fmt: skip
+              cost=Cost(linear=1.0, quadratic=1 / (6 * 3072)), filling=Packed(), drop_long=True)  # fmt: skip
     opened = time.process_time() - start
     windows, start = 4, time.process_time()
     packs = plan.packs_of_windows(windows)

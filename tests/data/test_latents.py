@@ -155,6 +155,24 @@ def test_captions_are_dropped_and_first_frames_given_by_their_shares(encoded):
     assert abs(given / movable - 0.5) < 0.08
 
 
+def test_a_limit_on_the_frames_keeps_the_beginning_of_longer_clips(encoded):
+    """Which is what the VAE makes of the shorter clip: it is causal."""
+    source = data(encoded, drop=0.0)
+    steps, seen = source.batches(plan(source, frames=2)), set()
+    for step in range(4):
+        for batch, planned in zip(steps[step], plan(source, frames=2).at(step).packs, strict=True):
+            for clip, grid, item in zip(unpack(batch.tokens.patches, batch.tokens.grids), batch.tokens.grids, planned.items, strict=True):
+                latents = source.latents[0].latents(item.row)
+                assert grid.t == min(2, latents.shape[1])
+                torch.testing.assert_close(clip, source.patchifier.patchify(latents[:, : grid.t]), atol=0, rtol=0)
+                if latents.shape[1] > 2:
+                    short = read_clip(source.latents[0].index, item.row)[: 1 + (grid.t - 1) * 4]
+                    expected = vae().encode(torch.from_numpy(short)[None])[0]
+                    torch.testing.assert_close(latents[:, : grid.t], expected, atol=2e-3, rtol=2e-3)
+                seen.add(item.row)
+    assert len(seen) == len(source)
+
+
 def test_ranks_share_a_step(encoded):
     source = data(encoded)
     steps = source.batches(plan(source))

@@ -42,9 +42,9 @@ class Filling(Protocol):
 class Packed:
     """Clips of any shapes end to end, each into the fullest pack that has room; the pack is padded to the budget.
 
-    Clips over half of the budget come first, as no two of them share a pack; the shortest ones, which hold 1/32 of all tokens, come last and
-    fill what is left. All others come in the window's random order, so that a pack mixes sizes. Sorted from the largest down (best fit
-    decreasing, Johnson 1973) packs would hold clips of one size each, and be less full with it where most clips are much alike.
+    Clips over half of the budget come first, as no two of them share a pack; the shortest ones, which hold 1/32 of all tokens, come
+    last and fill what is left. All others come in the window's random order, so that a pack mixes sizes. Sorted from the largest down
+    (best fit decreasing, Johnson 1973) packs would hold clips of one size each, and be less full with it where most are much alike.
     """
 
     balanced, waits = True, False

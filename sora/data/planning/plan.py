@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from sora.draws import generator
 
 _KEPT = 4  # windows
 _MARK = 64  # windows from one remembered state to the next
+_CHUNK = 1 << 14  # rows looked at together
+_NEAR = (1 << 20) // _CHUNK  # such chunks that are searched for a clip of exactly as many tokens
 
 
 class Span(NamedTuple):
@@ -131,7 +134,7 @@ class TokenPlan:
     def replacement(self, item: Item, attempt: int) -> Item | None:
         """The clip that stands in for one that cannot be read: of the same source, the next row of as many tokens; else of fewer.
 
-        None when no other row is left that fits into its place.
+        As many are looked for among the next million rows. None when no other row is left that fits into its place.
         """
         stage = max(number for number, mixture in enumerate(self.mixtures) if mixture.epoch <= item.epoch)
         source, limits = self.mixtures[stage].source_of(item.row), self.stages[stage].limits
@@ -139,7 +142,7 @@ class TokenPlan:
             return None
         size = int(self.clips.measured(np.array([item.row]), limits).grids.prod())
         for alike in (True, False):
-            for rows in _chunks(item.row, source.first, source.last):
+            for rows in islice(_chunks(item.row, source.first, source.last), _NEAR if alike else None):
                 sizes = self.clips.measured(rows, limits).grids.prod(axis=1)
                 fitting = rows[source.usable(rows) & ((sizes == size) if alike else (sizes < size))]
                 if attempt < len(fitting):
@@ -330,8 +333,8 @@ class TokenPlan:
         return [Item(row=row, epoch=epoch, crop=crop, size=size) for row, epoch, (crop, size) in each]
 
 
-def _chunks(row: int, first: int, last: int, length: int = 1 << 14):
+def _chunks(row: int, first: int, last: int):
     """All rows from the one behind `row` on, around the end, without `row` itself, as arrays."""
     for start, stop in ((row + 1, last), (first, row)):
-        for begin in range(start, stop, length):
-            yield np.arange(begin, min(begin + length, stop))
+        for begin in range(start, stop, _CHUNK):
+            yield np.arange(begin, min(begin + _CHUNK, stop))

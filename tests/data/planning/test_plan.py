@@ -1,5 +1,6 @@
 """A plan holds every clip once an epoch, follows from the step alone, and gives every rank the same to do."""
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -39,10 +40,16 @@ def test_a_step_does_not_depend_on_the_steps_before(filling, drawn, monkeypatch)
     of = lengths(MIXES["long tails"], datasets=3)
     settings = {"filling": filling, "window": 2, "packs": 2}
     walked = plan(of, **settings)
-    steps = [walked.at(step) for step in range(160)]
-    for step in (159, 3, 60, 0):
+    steps = [walked.at(step) for step in range(60)]
+    for step in (59, 3, 30, 0):
         assert plan(of, **settings).at(step) == steps[step]
-    assert [walked.at(step) for step in (2, 100, 0)] == [steps[step] for step in (2, 100, 0)]
+    assert [walked.at(step) for step in (2, 40, 0)] == [steps[step] for step in (2, 40, 0)]
+
+
+def test_a_plan_that_was_sent_to_another_process_is_the_same():
+    made = plan(lengths(MIXES["long tails"], datasets=2), weights=(1, 2), window=2)
+    made.at(30)
+    assert pickle.loads(pickle.dumps(made)).at(40) == made.at(40)
 
 
 def test_order_follows_from_seed_epoch_and_dataset():
@@ -93,7 +100,7 @@ def test_packs_of_equal_cost_make_a_step_and_accumulated_ones_differ(packs, accu
 
 def test_steps_of_a_window_come_in_no_order_of_cost():
     tokens = np.minimum(1024, np.exp(RNG.normal(5, 1.0, size=4000))).astype(int) + 1
-    made = plan(lengths(tokens), packs=4, window=64)
+    made = plan(lengths(tokens), packs=4, window=64, max_clips=512)
     costs = [sum(part.paid.sum() for part in made.columns(step)) for step in range(60)]
     assert abs(np.corrcoef(costs, np.arange(60))[0, 1]) < 0.4
 
@@ -138,7 +145,7 @@ def test_left_out_rows_leave_the_others_in_every_epoch(filling):
     tokens = np.where(RNG.random(500) < 0.3, 2000, RNG.integers(1, 500, 500))
     tokens[64:160], tokens[300:333] = 2000, 5
     made = plan(lengths(tokens, datasets=2), drop_long=True, filling=filling, packs=3, window=4)
-    seen = Counter(item.row for step in range(400) for item in made.at(step).items if item.epoch == 0)
+    seen = Counter(item.row for step in range(90) for item in made.at(step).items if item.epoch == 0)
     assert seen == Counter(np.flatnonzero(tokens < 2000).tolist())
 
 

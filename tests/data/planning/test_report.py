@@ -41,10 +41,10 @@ def test_what_is_left_out_or_cut_is_told():
 
 
 def test_a_part_of_a_long_epoch_tells_of_all_of_it():
-    made = plan(lengths(np.tile(TOKENS, 20)), packs=4, window=16, max_clips=512)
+    made = plan(lengths(np.tile(TOKENS, 8)), packs=4, window=16, max_clips=512)
     part, whole = (figures(made, ranks=[4], windows=windows) for windows in (3, None))
     assert (part.whole, whole.whole) == (False, True)
-    assert part.steps == pytest.approx(whole.steps, rel=0.02)
+    assert part.steps == pytest.approx(whole.steps, rel=0.03)
     assert part.useful[4] == pytest.approx(whole.useful[4], abs=0.01)
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from sora.data.planning import Bucketed
 from sora.data.planning.sources import Stage, staged
 from tests.data.planning.making import clips, plan
 
@@ -68,13 +69,13 @@ CURRICULUM = ({"until": 100, "images": 1.0}, {"until": 250, "frames": 2, "weight
 
 def test_a_curriculum_changes_what_is_drawn_after_so_many_clips():
     made = plan(of(), curriculum=CURRICULUM, budget=16, max_clips=2, packs=1, window=4)
-    items = [item for step in range(400) for item in made.at(step).items]
+    items = [item for step in range(250) for item in made.at(step).items]
     first, second, rest = items[:100], items[100:250], items[250:]
     assert all(SHAPES[item.row][0] == 1 for item in first)
     assert all(OWNER[item.row] == 0 and item.crop is not None and item.crop.frames == 2 for item in second)
     assert {OWNER[item.row] for item in rest} == {0, 1, 2} and all(item.crop is None for item in rest)
     assert Counter((item.epoch, item.row) for item in items).most_common(1)[0][1] == 1, "no draw is made twice, over all stages"
-    for step in (399, 20, 60, 100):
+    for step in (249, 20, 60, 100):
         assert plan(of(), curriculum=CURRICULUM, budget=16, max_clips=2, packs=1, window=4).at(step) == made.at(step)
 
 
@@ -100,3 +101,14 @@ def test_a_stand_in_is_of_the_same_kind_and_dataset():
         stand_in = made.replacement(item, 0)
         assert stand_in is not None and stand_in.row != item.row
         assert (OWNER[stand_in.row], SHAPES[stand_in.row]) == (OWNER[item.row], SHAPES[item.row])
+
+
+def test_incomplete_buckets_wait_over_windows_of_a_mixture_and_nothing_comes_twice():
+    settings = {"filling": Bucketed(), "weights": (3, 1, 2), "budget": 48, "packs": 2, "window": 2}
+    made = plan(of(), **settings)
+    steps = [made.at(step) for step in range(80)]
+    seen = Counter((item.epoch, item.row) for step in steps for item in step.items)
+    assert max(seen.values()) == 1
+    assert all(seen[0, row] for row in range(100))
+    for step in (79, 33, 5):
+        assert plan(of(), **settings).at(step) == steps[step]
