@@ -28,7 +28,7 @@ class TorchcodecReader:
 
     def identity(self) -> str:
         try:
-            import torchcodec.decoders  # noqa: F401
+            import torchcodec.decoders  # noqa: F401  # pyright: ignore[reportMissingImports]
         except (ImportError, OSError, RuntimeError) as error:
             told = str(error).strip().splitlines()[0]
             raise ValueError(f"{_NEEDS}; importing it fails: {told}") from None
@@ -49,8 +49,8 @@ class TorchcodecReader:
         name: str | None = None,
     ) -> Reading:
         """See `VideoReader`; also a `ValueError` where torchcodec finds other frames in the file than PyAV."""
-        from torchcodec.decoders import VideoDecoder
-        from torchcodec.transforms import Resize
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+        from torchcodec.transforms import Resize  # pyright: ignore[reportMissingImports]
 
         wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=self.limits)
         height, width = wanted.shape
