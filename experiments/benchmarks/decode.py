@@ -1,7 +1,8 @@
 """How fast clips are read and decoded, beside what the backends do alone and what webdataset does: `make bench-decode` writes decode.json.
 
 Training case: 33 frames of 720p or 1080p H.264 to 256 on the short side, one thread. The reader is the one that training uses, in its
-guarded process, with its checks; raw is the shortest loop around the same backend. Rounds are interleaved and medians compared.
+guarded process, with its checks; raw is the shortest loop around the same backend. Ratios are medians over rounds that take turns. The
+processor's time, of all processes together, stands beside the clock's: on a machine that has other work it is the one to look at.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from sora.storage import write_json
 
 HERE = Path(__file__).resolve().parent
 FRAMES, SHORT = 33, 256
-ROUNDS = 9
+ROUNDS = 7
 DECODES, WARM_UP = 2000, 200
 CLIPS, CLIP_BYTES = 1500, 280_000  # of 65 frames at 256x454
 STEPS, STEP_SECONDS, BATCH = 60, 0.05, 2
@@ -95,17 +96,18 @@ def speed(height: int) -> tuple[float, list[dict[str, Any]]]:
     content, width = film(height), round(SHORT * 16 / 9)
     size = (SHORT, width)
     same = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    ways: dict[str, Callable[[], Any]] = {
-        "pyav raw, same filter": lambda: raw_pyav(content, width, same),
-        "pyav raw, default filter": lambda: raw_pyav(content, width, None),
-        "pyav reader": lambda: PYAV.read(content, frames=FRAMES, size=size),
-        "decord raw": lambda: raw_decord(content, width),
-        "torchcodec raw": lambda: raw_torchcodec(content, width),
-    }
     readers = {name: guarded(made(limits=LIMITS)) for name, made in (("decord", DecordReader), ("torchcodec", TorchcodecReader))}
     readers["pyav"] = guarded(PYAV)
-    for name, reader in readers.items():
-        ways[f"{name} reader, guarded"] = lambda reader=reader: reader.read(content, frames=FRAMES, size=size)
+    ways: dict[str, Callable[[], Any]] = {
+        "pyav raw, default filter": lambda: raw_pyav(content, width, None),
+        "pyav raw, same filter": lambda: raw_pyav(content, width, same),
+        "pyav reader, guarded": lambda: readers["pyav"].read(content, frames=FRAMES, size=size),
+        "pyav reader": lambda: PYAV.read(content, frames=FRAMES, size=size),
+        "decord raw": lambda: raw_decord(content, width),
+        "decord reader, guarded": lambda: readers["decord"].read(content, frames=FRAMES, size=size),
+        "torchcodec raw": lambda: raw_torchcodec(content, width),
+        "torchcodec reader, guarded": lambda: readers["torchcodec"].read(content, frames=FRAMES, size=size),
+    }
     for name in list(ways):
         try:
             ways[name]()
@@ -113,24 +115,43 @@ def speed(height: int) -> tuple[float, list[dict[str, Any]]]:
             print(f"{name} is left out: {str(error).splitlines()[0]}")
             del ways[name]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
-            begin = time.perf_counter()
+            begin, busy = time.perf_counter(), busy_seconds()
             way()
             seconds[name].append(time.perf_counter() - begin)
+            processor[name].append(busy_seconds() - busy)
     for reader in readers.values():
         reader.close()
-    took = {name: statistics.median(several) for name, several in seconds.items()}
-    rows = [{"height": height, "way": name, "ms_per_frame": 1000 * one / FRAMES} for name, one in took.items()]
-    raw = min(took["pyav raw, same filter"], took["pyav raw, default filter"])
-    return raw / took["pyav reader, guarded"], rows
+    rows = [
+        {
+            "height": height,
+            "way": name,
+            "ms_per_frame": 1000 * statistics.median(seconds[name]) / FRAMES,
+            "processor_ms_per_frame": 1000 * statistics.median(processor[name]) / FRAMES,
+        }
+        for name in ways
+    ]
+    raw = min(("pyav raw, same filter", "pyav raw, default filter"), key=lambda name: statistics.median(seconds[name]))
+    pairs = zip(seconds[raw], seconds["pyav reader, guarded"], strict=True)
+    return statistics.median(one / other for one, other in pairs), rows
+
+
+def children() -> list[str]:
+    """The processes that this one started."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def busy_seconds() -> float:
+    """Of a processor, by this process and its children."""
+    return sum(int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) for process in ("self", *children())) / 1e9
 
 
 def resident_mb() -> float:
     """This process and its children."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     pages = 0
-    for process in ("self", *children):
+    for process in ("self", *children()):
         with suppress(FileNotFoundError):
             pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

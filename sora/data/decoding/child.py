@@ -95,11 +95,10 @@ def _answered(reader: VideoReader, call: Call, clip: int, frames: int) -> dict[s
 
 
 def _content(clip: int, size: int) -> bytes:
-    content = bytearray(size)
-    room, filled = memoryview(content), 0
-    while filled < size:
-        filled += os.preadv(clip, [room[filled:]], filled)
-    return bytes(content)
+    content = os.pread(clip, size, 0)
+    while len(content) < size:  # one call reads 2 GiB at most
+        content += os.pread(clip, size - len(content), len(content))
+    return content
 
 
 def _write(file: int, frames: np.ndarray) -> None:

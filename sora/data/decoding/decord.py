@@ -66,7 +66,8 @@ class DecordReader:
         except (decord.DECORDError, RuntimeError) as error:
             raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[-1]}") from None
         rows, columns = middle(height, width, size)
-        return Reading(np.ascontiguousarray(pictures[places][:, rows, columns]), wanted.fps, wanted.report)
+        pictures = pictures if len(places) == len(numbers) else pictures[places]
+        return Reading(np.ascontiguousarray(pictures[:, rows, columns]), wanted.fps, wanted.report)
 
 
 def _refuse(wanted: Asked) -> None:
