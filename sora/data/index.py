@@ -61,9 +61,10 @@ class Index:
             why = "holds no dataset.json, so it is no finished dataset" if folder.is_dir() else "is no folder"
             raise ValueError(f"{folder} {why}; make one with: sora prepare output={folder} …, or index shards: sora data index {folder}")
         described = read_json(folder / DATASET)
-        version = described.get("version")
+        version = described.get("version") if isinstance(described, dict) else None
         if version not in _READABLE:
             raise ValueError(f"{folder / DATASET} has version {version}, this program reads {VERSION}; prepare it again or update sora")
+        _refuse_malformed(folder, described)
         files = RowFiles(folder, described["shards"])
         _check_files(folder, described, files)
         columns = open_columns(folder, described, described["totals"]["clips"])
@@ -179,12 +180,26 @@ def _rows_of(columns: Columns, split: str) -> np.ndarray | None:
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 
 
+def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
+    """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
+    path = folder / DATASET
+    try:
+        listed = [(entry["shard"], entry["meta"], entry["meta_sha256"]) for entry in described["shards"]]
+        counts = [entry["clips"] for entry in described["shards"]] + list(described["splits"].values())
+        fits = all(isinstance(name, str) for names in listed for name in names) and all(isinstance(one, int) and one > 0 for one in counts)
+        fits = fits and isinstance(described["fingerprint"], str) and described["totals"]["clips"] == sum(counts) / 2 > 0
+    except (KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
+    for name in (name for shard, meta, _ in listed for name in (shard, meta)):
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{path} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
+
+
 def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) -> None:
     """Every file that dataset.json lists is there, and the shards have their sizes."""
     store = open_store(folder)
-    for name in (entry[part] for entry in described["shards"] for part in ("meta", "shard")):
-        if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"{folder / DATASET} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
     metas = [folder / entry["meta"] for entry in described["shards"]]
     for number, (entry, meta) in enumerate(zip(described["shards"], metas, strict=True)):
         if not meta.is_file():

@@ -40,8 +40,8 @@ SCHEMA = pa.schema(
         ("consent", pa.string()),
     ]
 )
-GROUP_ROWS = 512  # rows that are read together when one of them is wanted
-_KEPT_GROUPS = 256
+GROUP_ROWS = 256  # rows that are read together when one of them is wanted
+_KEPT_GROUPS, _KEPT_FOOTERS = 512, 256
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class RowFiles:
         self.folder, self.entries = folder, entries
         self.starts = np.concatenate([[0], np.cumsum([entry["clips"] for entry in entries], dtype=np.int64)])
         self._checked: set[int] = set()
-        self._groups: dict[int, np.ndarray] = {}
+        self._footers: OrderedDict[int, tuple[pq.FileMetaData, np.ndarray]] = OrderedDict()
         self._kept: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -186,7 +186,7 @@ class RowFiles:
         """Some columns of a row."""
         number, inner = self.locate(row)
         self.check(number)
-        ends = self._ends(number)
+        _, ends = self._footer(number)
         group = int(np.searchsorted(ends, inner, side="right"))
         table = self._group(number, group, columns)
         place = inner - (int(ends[group - 1]) if group else 0)
@@ -213,23 +213,27 @@ class RowFiles:
             raise ValueError(f"{self.folder / entry['meta']} has {table.num_rows} rows, dataset.json says {entry['clips']}; index it again")
         return table
 
-    def _ends(self, number: int) -> np.ndarray:
-        """Rows of a file up to the end of each of its groups."""
-        if number not in self._groups:
-            path = self.folder / self.entries[number]["meta"]
-            about = pq.read_metadata(path)
-            self._groups[number] = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
-        return self._groups[number]
+    def _footer(self, number: int) -> tuple[pq.FileMetaData, np.ndarray]:
+        """What a file says of itself, and its rows up to the end of each of its groups."""
+        if number in self._footers:
+            self._footers.move_to_end(number)
+            return self._footers[number]
+        about = pq.read_metadata(self.folder / self.entries[number]["meta"])
+        ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
+        self._footers[number] = (about, ends)
+        if len(self._footers) > _KEPT_FOOTERS:
+            self._footers.popitem(last=False)
+        return about, ends
 
     def _group(self, number: int, group: int, columns: tuple[str, ...]) -> pa.Table:
         place = (number, group, columns)
         if place in self._kept:
             self._kept.move_to_end(place)
             return self._kept[place]
-        path = self.folder / self.entries[number]["meta"]
+        path, (about, _) = self.folder / self.entries[number]["meta"], self._footer(number)
         try:
-            with pq.ParquetFile(path) as file:
-                table = _completed(file.read_row_group(group, columns=_there(file, columns)), columns)
+            with pq.ParquetFile(path, metadata=about) as file:
+                table = _completed(file.read_row_group(group, columns=_there(file, columns), use_threads=False), columns)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         self._kept[place] = table

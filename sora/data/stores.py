@@ -115,12 +115,14 @@ class LocalStore:
 
 def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
     """`size` bytes from `offset` of an open file; a shorter file is a `ValueError` that names it."""
+    length = os.fstat(handle).st_size
+    if offset < 0 or size < 0 or offset + size > length:  # before memory is taken for what an index may claim
+        raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
     parts, missing = [], size
     while missing > 0:
         part = os.pread(handle, missing, offset + size - missing)
         if not part:
-            length = os.fstat(handle).st_size
-            raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
+            raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it had {length}")
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)

@@ -102,6 +102,10 @@ def test_damaged_metadata_is_refused_by_name(tmp_path):
     described.write_text(json.dumps(told | {"version": 99}))
     with pytest.raises(ValueError, match="version 99"):
         Index.open(tmp_path / "set")
+    for strange in ([], {"version": 2}, {**told, "shards": [7]}, {**told, "splits": {"train": -4}}, {**told, "totals": {"clips": 3}}):
+        described.write_text(json.dumps(strange))
+        with pytest.raises(ValueError, match=r"dataset\.json (is damaged|has version None)"):
+            Index.open(tmp_path / "set")
     described.write_text("{")
     with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
         Index.open(tmp_path / "set")

@@ -106,6 +106,13 @@ def test_a_flipped_byte_is_refused_by_shard_and_clip(tmp_path):
         index.read_member(3)
 
 
+@pytest.mark.parametrize(("offset", "size"), [(0, 1 << 50), (1 << 62, 1), (-5, 10), (100, -1)])
+def test_places_that_cannot_be_take_no_memory(tmp_path, offset, size):
+    written(tmp_path, [("x", b"1" * 700)])
+    with pytest.raises(ValueError, match=r"video-000000\.tar is cut short"):
+        read_at(tmp_path / "video-000000.tar", offset, size)
+
+
 def test_many_shards_do_not_keep_many_files_open(tmp_path):
     members = [pair[0] for pair in written(tmp_path, [(f"k{n}", bytes([n])) for n in range(80)], max_bytes=1)]
     reader = ShardReader(tmp_path)
