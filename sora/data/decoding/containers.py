@@ -120,7 +120,9 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
         rotation=0,
         codec=context.codec.canonical_name,
         pixel_aspect=aspect,
-        **_colours(video),
+        pixel_format="",
+        colour_matrix="unspecified",
+        colour_range="unspecified",
     )
 
 
@@ -177,16 +179,17 @@ def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo
     rotation, aspect = round(-frame.rotation / 90) * 90 % 360, _pixel_aspect(video)
     shape = frame.height, max(1, round(frame.width * aspect))
     height, width = reversed(shape) if rotation % 180 else shape
-    return replace(info, rotation=rotation, height=height, width=width, pixel_aspect=aspect, **_colours(video))
-
-
-def _colours(video: VideoStream) -> dict[str, str]:
     context = video.codec_context
-    return {
-        "pixel_format": context.pix_fmt or "",
-        "colour_matrix": _MATRICES.get(int(context.colorspace), "unspecified"),
-        "colour_range": _RANGES.get(int(context.color_range), "unspecified"),
-    }
+    return replace(
+        info,
+        rotation=rotation,
+        height=height,
+        width=width,
+        pixel_aspect=aspect,
+        pixel_format=context.pix_fmt or "",
+        colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
+        colour_range=_RANGES.get(int(context.color_range), "unspecified"),
+    )
 
 
 def _pixel_aspect(video: VideoStream) -> float:
