@@ -49,7 +49,7 @@ def asked(
         frame = next(container.decode(video), None)
         if frame is None:
             raise ValueError(f"{told} has no frame that decodes")
-        info = upright(info, frame)
+        info = upright(info, frame, video)
     check_rate(fps, info, told)
     numbers, late = chosen(walk.timeline.times, start=start, frames=frames, fps=fps, step=1 / info.fps)
     if not len(numbers):

@@ -70,7 +70,7 @@ class PyAVReader:
             frame = next(_packets(container, video, ReadReport(), self.limits), None)
             if frame is None:
                 raise ValueError(f"{named(source, name)} has no frame that decodes")
-            info = upright(info, frame)
+            info = upright(info, frame, video)
         if not timeline:
             return info
         with opened(source, name, self.limits) as (container, video, _):
@@ -174,7 +174,7 @@ class stream:
         earliest = next(timed, None)
         if earliest is None:
             return
-        self.info = upright(self.info, earliest[1])
+        self.info = upright(self.info, earliest[1], video)
         timed = chain([earliest], timed)
         convert, step = _Converter(self.info, size), 1 / self.info.fps
         if fps is None:
