@@ -55,7 +55,7 @@ def index(config: Any) -> None:
     else:
         choices = Choices(
             video=config.video,
-            captions=config.captions == "needed",
+            need_captions=config.need_captions,
             key_with_shard=config.key_with_shard,
             held_out=config.held_out,
             most_mb=config.most_mb,

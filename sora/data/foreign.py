@@ -65,13 +65,13 @@ class Survey:
 class Choices:
     """How shards are understood: what conf/data.yaml sets of it.
 
-    video: the suffix of the member that is the video; None for the only one there is. captions: a sample without any is refused.
+    video: the suffix of the member that is the video; None for the only one there is. need_captions: a sample without any is refused.
     key_with_shard: keys begin with the shard's name, for sets whose shards all count from 0. held_out: share of the clips that
     become the split "heldout", by the hash of their source or key. most_mb: of one clip.
     """
 
     video: str | None = None
-    captions: bool = False
+    need_captions: bool = False
     key_with_shard: bool = False
     held_out: float = 0.0
     most_mb: float = 1024
@@ -155,7 +155,7 @@ def _sample(
     except ValueError as error:
         return Refusal(shard, name, "text", str(error))
     if not facts["captions"]:
-        if choices.captions:
+        if choices.need_captions:
             return Refusal(shard, name, "caption", "the sample has no caption")
         found.notes["clips without a caption"] += 1
     others = set(own) - {videos[0], *_TOLD}

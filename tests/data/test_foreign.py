@@ -276,7 +276,7 @@ def test_held_out_clips_follow_their_source(tmp_path, media):
         splits.setdefault(index.row(number).source, set()).add(index.row(number).split)
     assert all(len(found) == 1 for found in splits.values())
     assert {next(iter(found)) for found in splits.values()} == {"train", "heldout"}
-    needed, refused, _ = indexed(tmp_path, output=tmp_path / "x", captions=False)
+    needed, refused, _ = indexed(tmp_path, output=tmp_path / "x", need_captions=False)
     assert (len(needed), refused) == (30, [])
     with pytest.raises(ValueError, match="30 caption"):
-        indexed(tmp_path, output=tmp_path / "y", captions=True)
+        indexed(tmp_path, output=tmp_path / "y", need_captions=True)
