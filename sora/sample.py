@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
     from sora.generation.generator import Generator, Request

@@ -189,9 +189,7 @@ class Generator:
         packed = pack_levels([torch.zeros(grid.t) for grid in grids], grids, conditions, segments=len(grids) + 1)
         return packed, torch.nn.functional.pad(rows, (0, len(packed.levels) - rows.shape[1]))
 
-    def _velocity(
-        self, x: Tensor, t: Tensor, *, tokens: PackedTokens, packed: NoiseLevels, moving: Tensor, text: TextTokens
-    ) -> Tensor:
+    def _velocity(self, x: Tensor, t: Tensor, *, tokens: PackedTokens, packed: NoiseLevels, moving: Tensor, text: TextTokens) -> Tensor:
         levels = replace(packed, levels=torch.zeros_like(packed.levels, dtype=t.dtype).scatter(0, packed.index, t))
         prediction = self.dit(tokens.with_patches(x), levels, text)
         result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)
