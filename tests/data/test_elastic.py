@@ -75,6 +75,7 @@ def whole(folder) -> list[list[tuple]]:
     return [[told(batch) for batch in made[step]] for step in range(STEPS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 5])
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_any_ranks_that_go_on_anywhere_train_on_the_same(folder, whole, ranks, cut):

@@ -233,6 +233,7 @@ def test_too_many_bad_samples_leave_no_index_but_their_names(tmp_path, media):
         indexed(tmp_path, shards="*.tgz")
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_or_hangs_its_process_is_named_and_takes_no_other_along(tmp_path, media, monkeypatch):
     def probed(content, *, name, timeline, probe=foreign.probe):
         if name.startswith("k1."):

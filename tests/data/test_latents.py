@@ -138,6 +138,7 @@ def test_a_step_holds_the_planned_clips_whatever_was_read_before(encoded):
         assert not mine.conditions.any()
 
 
+@pytest.mark.slow
 def test_captions_are_dropped_and_first_frames_given_by_their_shares(encoded):
     source = data(encoded, drop=0.4, first_frame=0.5)
     steps = source.batches(plan(source))

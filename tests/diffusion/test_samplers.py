@@ -41,6 +41,7 @@ def order(sampler, path, shift):
     return math.log2(errors[0] / errors[2]) / 2, errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("path", [Straight(), VariancePreserving()], ids=str)
 def test_orders(path, shift):

@@ -212,6 +212,8 @@ def test_bombs_are_refused_at_once_and_in_little_memory(bomb, why, target, tmp_p
 import json, time
 from sora.data.decoding.reader import Limits
 from sora.data.decoding.{module} import {name}
+
+pytestmark = pytest.mark.slow  # clips of two dozen kinds are made first
 reader, begin = {name}(limits=Limits(**{limits!r})), time.process_time()
 try:
     reader.read({str(tmp_path / "bomb.mp4")!r}, frames=2)

@@ -22,6 +22,7 @@ def steps(folder, reader, *, quarantine=None, workers=0):
     return list(step_loader(data.batches(plan, quarantine=quarantine), first=0, last=8, workers=workers))
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_configuration_decodes_the_clips(tmp_path):
     clips = dataset(tmp_path / "set", [(5, 16, 24)] * 12)
     reader = GuardedReader(reader=PYAV, seconds=60, memory_gb=1, restart_after=5)
