@@ -21,6 +21,8 @@ from sora.data.video import LIMITS, PYAV
 from tests.data.decoding import clips
 from tests.data.making import counting, numbers
 
+pytestmark = pytest.mark.slow  # clips of two dozen kinds are made first
+
 ROOT = Path(__file__).resolve().parents[3]
 READERS = ("pyav", "decord", "torchcodec") if find_spec("torchcodec") else ("pyav", "decord")  # torchcodec is an extra
 # What decord gets wrong, and how it says so.
@@ -212,8 +214,6 @@ def test_bombs_are_refused_at_once_and_in_little_memory(bomb, why, target, tmp_p
 import json, time
 from sora.data.decoding.reader import Limits
 from sora.data.decoding.{module} import {name}
-
-pytestmark = pytest.mark.slow  # clips of two dozen kinds are made first
 reader, begin = {name}(limits=Limits(**{limits!r})), time.process_time()
 try:
     reader.read({str(tmp_path / "bomb.mp4")!r}, frames=2)

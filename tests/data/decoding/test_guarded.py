@@ -17,6 +17,8 @@ from sora.data.video import PYAV
 from tests.data.decoding.misbehaving import Absent, Misbehaving
 from tests.data.making import counting, muxed, numbers
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -147,8 +149,6 @@ def test_no_child_outlives_its_process(does, tmp_path):
 import os, sys, threading, time
 from sora.data.decoding.guarded import GuardedReader
 from tests.data.decoding.misbehaving import Misbehaving
-
-pytestmark = pytest.mark.slow  # each starts processes
 reader = GuardedReader(reader=Misbehaving(), seconds=1.0, memory_gb=1, restart_after=10)
 print(int.from_bytes(reader.read(b"fine").frames.tobytes(), "big"), flush=True)
 threading.Thread(target=lambda: (time.sleep(0.3), os.kill(os.getpid(), {int(signal.SIGKILL)}))).start()
