@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint bench bench-% clean
+.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -31,7 +31,15 @@ test: setup  ## the whole test suite, fast ones first
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## the tests that take no long runs
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not slurm'
+
+# Debian's packages, where they may be installed; the tests start daemons of their own
+test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemption, killed ranks, arrays
+	@command -v slurmctld munged >/dev/null || PATH=$$PATH:/usr/sbin command -v slurmctld munged >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; } || true
+	@if why=$$($(BIN)/python -m tests.slurm.cluster); then $(BIN)/python -m pytest -m slurm tests/slurm; \
+	else echo "############ the Slurm tests DID NOT RUN: $$why ############"; fi
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .

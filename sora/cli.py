@@ -16,11 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sora
 from sora.configs.words import listed, meant
 
+if TYPE_CHECKING:
+    from sora.configs.compose import Composed
+
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+LAUNCHER = "launcher"  # the group that says where a command runs
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
 TOP = """
@@ -167,7 +172,30 @@ def _run(verb: str, words: list[str]) -> int | None:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     require_all(composed, verb)
+    if composed.config.get(LAUNCHER):
+        return submitted(verb, composed, flags)
     return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
+
+
+def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
+    """Hand the command, or the `runs` of a sweep, to its launcher instead of running it; 0 once it is in the queue."""
+    from sora.configs.build import build
+
+    launcher, folders = build(composed.config[LAUNCHER]), [f"--config-dir={folder.resolve()}" for folder in flags.folders]
+    named = [[*(word for word in words if not _launches(word)), *folders] for words in runs or [flags.overrides]]
+    if verb == "train" and any(not any(word.startswith("output=") for word in words) for words in named):
+        raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
+    if runs:
+        number = launcher.sweep(verb, named, Path("outputs") / "jobs")
+        print(f"submitted {len(runs)} runs as array {number}; squeue -j {number} shows them, their output goes to slurm-{number}-N.log")
+    else:
+        number = launcher.submit(verb, named[0])
+        print(f"submitted as job {number}; squeue -j {number} shows it, its output goes to slurm-{number}*.log")
+    return 0
+
+
+def _launches(word: str) -> bool:
+    return word.startswith((f"{LAUNCHER}=", f"{LAUNCHER}."))
 
 
 def parse(words: Sequence[str]) -> Flags:
@@ -201,8 +229,10 @@ def parse(words: Sequence[str]) -> Flags:
 def sweep(verb: str, flags: Flags) -> int:
     """`-m`: one process for each combination of `key=a,b` values, one after another; every one is composed before the first runs.
 
-    A process each keeps a run what it would be alone. `hydra/launcher=…` hands the whole sweep to that Hydra plugin instead.
+    A process each keeps a run what it would be alone. `launcher=slurm` submits the sweep as one array instead, `hydra/launcher=…` hands
+    it to that Hydra plugin.
     """
+    from sora.configs.compose import compose
     from sora.configs.sweep import launched, split
 
     if flags.help or flags.show:
@@ -210,6 +240,8 @@ def sweep(verb: str, flags: Flags) -> int:
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
         return launched(verb, flags.overrides, flags.folders)
     runs = split(verb, flags.overrides, flags.folders)
+    if any(_launches(word) for word in flags.overrides):
+        return submitted(verb, compose(verb, runs[0], flags.folders), flags, runs)
     folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
     for number, overrides in enumerate(runs, 1):

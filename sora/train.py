@@ -31,6 +31,7 @@ FREE = (
     "checkpoint",
     "tracker",
     "logger",
+    "launcher",
     "trainer._target_",
     "trainer.accelerator",
     "trainer.devices",
@@ -55,7 +56,7 @@ class Job:
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
-    from sora.training import rng
+    from sora.training import ranks, rng
     from sora.training.run import owned
     from sora.training.signals import StopFlag
 
@@ -67,11 +68,13 @@ def main(composed: Composed) -> int:
         with alone(owned, run):
             record(config, run, state, changed)
             module = train(config, run, state, job=job, flag=flag)
-            if flag and module.counters.step < config.steps:
+            stopped = bool(flag) and module.counters.step < config.steps
+            if config.kind == "vae" and module.global_rank == 0 and not stopped:
+                finish_vae(config, run, module, job)
+            ranks.together()  # launchers take a rank that ends while others work for one that died
+            if stopped:
                 say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
-            if config.kind == "vae" and module.global_rank == 0:
-                finish_vae(config, run, module, job)
     say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
     return 0
 
@@ -108,8 +111,11 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
 
 
 def require_given(config: DictConfig, verb: str) -> None:
-    """Raise ValueError that lists the keys which have no default and were not given."""
+    """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
     from omegaconf import OmegaConf
+
+    if config.steps < 1:
+        raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
 
     if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,10 @@ from sora.configs.compose import compose, require_all
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[list[str]]:
-    """The overrides of each run, every one of them composed and checked. Raises ValueError if any would be refused."""
+    """The overrides of each run, every one of them composed and checked. Raises ValueError if any would be refused.
+
+    Runs that would write into one folder are given one each below it, named by what differs: OUTPUT/density=uniform,seed=0.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -23,9 +27,23 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> list[
         (runs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(arguments)), None)
     except HydraException as error:
         raise ValueError(f"the sweep cannot be read: {str(error).splitlines()[0]}") from error
-    for run in runs:
-        require_all(compose(verb, run, folders), verb)
+    composed = [compose(verb, run, folders) for run in runs]
+    for item in composed:
+        require_all(item, verb)
+    if len(runs) > 1 and all("output" in item.config for item in composed):
+        return _apart(verb, runs)
     return runs
+
+
+def _apart(verb: str, runs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The runs, each with an output of its own."""
+    said = [next((word.partition("=")[2] for word in run if word.startswith("output=")), f"outputs/{verb}") for run in runs]
+    if len(set(said)) == len(runs):
+        return [list(run) for run in runs]
+    differing = [[word for word in run if any(word not in other for other in runs)] for run in runs]
+    names = [re.sub(r"[^\w.,=+-]", "_", ",".join(word for word in words if not word.startswith("output="))) for words in differing]
+    kept = [[word for word in run if not word.startswith("output=")] for run in runs]
+    return [[*words, f"output={folder}/{name}"] for words, folder, name in zip(kept, said, names, strict=True)]
 
 
 def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sora.configs.words import listed, meant
 
-ROOMS = ("vae", "patches", "dit", "diffusion", "text", "data", "metrics", "training", "generation")
+ROOMS = ("vae", "patches", "dit", "diffusion", "text", "data", "metrics", "training", "generation", "cluster")
 OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.optim.SGD")
 PACKAGE = Path(__file__).resolve().parent.parent
 TARGET = "_target_"

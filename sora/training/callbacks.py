@@ -186,6 +186,8 @@ class Checkpoints(Callback):
         report = pl_module.report
         assert report is not None
         last = report.step >= self._steps
+        if report.stop:
+            self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
         if report.stop or last:
             self._commit(pl_module, must=True)
         elif report.step % self._every == 0:

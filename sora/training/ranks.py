@@ -28,6 +28,17 @@ def gathered(values: Tensor) -> list[Tensor]:
     return everyone
 
 
+def together() -> None:
+    """Wait until every rank is here."""
+    if several():
+        dist.barrier()
+
+
+def highest(value: int, device: torch.device) -> int:
+    """The highest of all ranks' numbers; every rank must call it."""
+    return int(torch.stack(gathered(torch.tensor(value, device=device))).max())
+
+
 def whole(value: Tensor) -> Tensor:
     """A sharded tensor gathered; any other as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
@@ -84,6 +85,7 @@ def _trainer(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Lightning's own use of a function that torch has renamed; nothing that whoever trains could mend.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The `srun` command is available", category=UserWarning)
     if threads > 0:
         torch.set_num_threads(threads)
     if deterministic:
@@ -96,6 +98,7 @@ def _trainer(
         devices=devices,
         num_nodes=nodes,
         precision=precision,  # pyright: ignore[reportArgumentType]
+        plugins=_environment(),  # pyright: ignore[reportArgumentType]
         callbacks=list(callbacks),
         max_epochs=1,  # our loader is the whole run: its steps from the first that is still to be made
         logger=False,
@@ -108,3 +111,10 @@ def _trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=2**31,
     )
+
+
+def _environment() -> list[SLURMEnvironment]:
+    """Slurm's, where it started us, without the requeueing that Lightning does by itself: several times, and saving nothing."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]

@@ -1,0 +1,94 @@
+"""Commands as Slurm jobs: `sbatch` of the scripts in slurm/, one job for a command and one array for a sweep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPTS = ("train.sbatch", "array.sbatch", "job.sh")
+# What a configuration may hand to sbatch: none of these runs a program, sets a variable of the job, or writes a file.
+OPTIONS = (
+    *("begin", "comment", "constraint", "deadline", "dependency", "exclude", "exclusive", "gres", "hold", "mail-type", "mail-user"),
+    *("mem", "mem-per-cpu", "mem-per-gpu", "nice", "nodelist", "priority", "qos", "reservation", "switches", "tmp"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """What is asked of Slurm for each job; None leaves it to the script or the cluster.
+
+    tasks: processes of each node, one for each GPU. cpus: of each task. gpus: of each node. time: limit, as sbatch reads it (a
+    number is minutes). warning: seconds before the limit at which training is asked to save. at_once: jobs of a sweep that run
+    together. options: more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them,
+    or the words in the variable SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
+    """
+
+    nodes: int
+    tasks: int
+    cpus: int
+    gpus: int | None
+    time: str | int
+    warning: int
+    partition: str | None
+    account: str | None
+    at_once: int | None
+    options: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for word in self.options:
+            if not word.startswith("--") or word.removeprefix("--").partition("=")[0] not in OPTIONS:
+                raise ValueError(f"launcher.options holds {word!r}; a configuration may give sbatch --{', --'.join(OPTIONS)}")
+
+    def submit(self, verb: str, words: Sequence[str]) -> str:
+        """Submit `sora VERB WORDS…`; the job's number."""
+        if verb == "train":
+            return self._sbatch(scripts() / "train.sbatch", words)
+        return self.sweep(verb, [words], Path("outputs") / "jobs")
+
+    def sweep(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> str:
+        """Submit the commands as one array, whose list is written into `folder`; the array's number."""
+        folder.mkdir(parents=True, exist_ok=True)
+        number = sum(1 for _ in folder.glob("*.list"))
+        while (path := folder / f"{number:03d}.list").exists():
+            number += 1
+        path.write_text("".join(f"{shlex.join([verb, *words])}\n" for words in runs), encoding="utf-8")
+        together = f"%{self.at_once}" if self.at_once else ""
+        return self._sbatch(scripts() / "array.sbatch", [str(path.resolve())], f"--array=0-{len(runs) - 1}{together}")
+
+    def _sbatch(self, script: Path, words: Sequence[str], *more: str) -> str:
+        if shutil.which("sbatch") is None:
+            raise ValueError("there is no sbatch here, so nothing can be submitted; use launcher=here, or a login node of the cluster")
+        environment = {"SORA_PYTHON": sys.executable, **os.environ}
+        asked = ["sbatch", "--parsable", "--export=ALL", *self._asked(), *more, str(script), *words]
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"Slurm refused the job: {done.stderr.strip()}; see launcher.… and {shlex.join(asked)}")
+        return done.stdout.strip().split(";")[0]
+
+    def _asked(self) -> list[str]:
+        said = {
+            "nodes": self.nodes,
+            "ntasks-per-node": self.tasks,
+            "cpus-per-task": self.cpus,
+            "gpus-per-node": self.gpus,
+            "time": self.time,
+            "signal": f"USR1@{self.warning}",
+            "partition": self.partition,
+            "account": self.account,
+        }
+        return [*(f"--{name}={value}" for name, value in said.items() if value is not None), *self.options]
+
+
+def scripts() -> Path:
+    """The folder of the batch scripts: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "slurm", package.parent / "slurm"):
+        if all((folder / name).is_file() for name in SCRIPTS):
+            return folder
+    raise ValueError(f"the batch scripts {', '.join(SCRIPTS)} lie neither in {package} nor beside it; install sora again")
