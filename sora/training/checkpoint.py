@@ -7,8 +7,10 @@ One folder per saved step:
         state.json                                                                   counters and facts
         manifest.json                                                                size and SHA-256 of each of these files, and of itself
 
-It is staged beside its place, every file is synced, the manifest is written last, and the folder is renamed: a kill or a full disk at
-any moment leaves the older ones as they were. A folder is never overwritten. There is no pickle anywhere.
+Several ranks write a file each (model-00003-of-00008.safetensors, …) of what they hold; the manifest then says which box of which tensor
+lies where, so that any number of ranks reads it. It is staged beside its place, every file is synced, the manifest is written last, and the
+folder is renamed: a kill or a full disk at any moment leaves the older ones as they were. A folder is never overwritten. There is no pickle
+anywhere.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sora import storage
-from sora.training.tensorfile import read_tensors, write_tensors
+from sora.training.pieces import Piece, Stored, owned
+from sora.training.tensorfile import write_tensors
 
-FORMAT = 1
+FORMAT = 1  # of a checkpoint without tensors in pieces, which older versions read too
+IN_PIECES = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
 NAME = re.compile(r"step-(\d{8,})")
+FILE = re.compile(r"(\w+)(?:-\d{5,}-of-\d{5,})?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -66,37 +71,107 @@ def listed(checkpoints: Path) -> list[Path]:
     return sorted(found, key=lambda path: step_of(path) or 0)
 
 
-def save(checkpoints: Path, state: TrainingState, *, keep: int, keep_every: int = 0, writes: bool = True) -> Path:
-    """Commit `state` as a new folder of `checkpoints`, then let go of older ones; returns the folder.
+def save(checkpoints: Path, state: TrainingState, *, keep: int, keep_every: int = 0) -> Path:
+    """Commit `state`, of which this is the only rank, as a new folder of `checkpoints`; returns the folder. See `Saving`."""
+    saving = Saving(checkpoints, state, rank=0, ranks=1)
+    try:
+        saving.write()
+        return saving.commit(keep=keep, keep_every=keep_every)
+    except BaseException:
+        saving.abandon()
+        raise
 
-    keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none.
-    writes: False on ranks that only take part in gathering sharded tensors.
+
+class Saving:
+    """A checkpoint on its way to the disk. Every rank has one; each `write`s, and when all have, the first one `commit`s.
+
+    copied: take a copy of what this rank writes at once, so that training may go on while another thread writes.
 
     Raises:
-        ValueError: the folder exists, or a tensor is not finite. OSError: the disk is full or gone; nothing has changed then.
+        ValueError: the folder exists, or (`write`) a tensor is not finite. OSError: the disk is full or gone; nothing has changed then.
     """
-    path = folder_of(checkpoints, state.step)
-    if not writes:
-        for name in sorted(state.tensors):
-            write_tensors(None, state.tensors[name])
-        return path
-    with storage.whole_folder(path) as staging:
-        files: dict[str, dict[str, int | str]] = {}
-        for name in sorted(state.tensors):
-            files[f"{name}.safetensors"] = write_tensors(staging / f"{name}.safetensors", state.tensors[name])
-        text = _render({"step": state.step, "samples": state.samples, "tokens": state.tokens, "facts": dict(state.facts)})
-        (staging / STATE).write_text(text, encoding="utf-8")
+
+    def __init__(self, checkpoints: Path, state: TrainingState, *, rank: int, ranks: int, copied: bool = False) -> None:
+        self.path = folder_of(checkpoints, state.step)
+        if self.path.exists():
+            raise ValueError(f"{self.path} exists already; remove it or name another folder")
+        self._staging = self.path.with_name(f"{storage.STAGING}{self.path.name}")
+        self._rank, self._ranks = rank, ranks
+        self._state = {"step": state.step, "samples": state.samples, "tokens": state.tokens, "facts": dict(state.facts)}
+        self._pieces = {kind: owned(state.tensors[kind], rank=rank, ranks=ranks) for kind in sorted(state.tensors)}
+        if copied:
+            self._pieces = {kind: {name: _copy(piece) for name, piece in found.items()} for kind, found in self._pieces.items()}
+            self._state = json.loads(json.dumps(self._state))
+
+    def write(self) -> None:
+        """Write and sync this rank's files, and last the list of them."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        files, boxes = {}, {}
+        for kind, found in self._pieces.items():
+            if not found and self._ranks > 1:
+                continue
+            name = f"{kind}.safetensors" if self._ranks == 1 else f"{kind}-{self._rank:05d}-of-{self._ranks:05d}.safetensors"
+            files[name] = write_tensors(self._staging / name, {name: piece.values for name, piece in found.items()})
+            boxes[kind] = {
+                key: {"shape": list(piece.shape), "offsets": {name: list(piece.offset)}} for key, piece in found.items() if not piece.whole
+            }
+        self._pieces = {}
+        if self._ranks > 1:
+            storage.write_text(self._part(self._rank), _render({"files": files, "boxes": boxes}))
+        else:
+            self._files, self._boxes = files, boxes
+
+    def commit(self, *, keep: int, keep_every: int) -> Path:
+        """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
+
+        keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none.
+        """
+        files, boxes = self._merged()
+        text = _render(self._state)
+        (self._staging / STATE).write_text(text, encoding="utf-8")
         files[STATE] = {"bytes": len(text.encode()), "sha256": storage.text_hash(text)}
-        (staging / MANIFEST).write_text(_manifest(files), encoding="utf-8")
-    with suppress(OSError):  # the save is done; older ones go after the next
-        _let_go(Path(checkpoints), keep=keep, keep_every=keep_every)
-    return path
+        (self._staging / MANIFEST).write_text(_manifest(files, boxes), encoding="utf-8")
+        for name in (STATE, MANIFEST):
+            storage.sync(self._staging / name)
+        storage.sync(self._staging)
+        self._staging.rename(self.path)
+        storage.sync(self.path.parent)
+        with suppress(OSError):  # the save is done; older ones go after the next
+            _let_go(self.path.parent, keep=keep, keep_every=keep_every)
+        return self.path
+
+    def abandon(self) -> None:
+        """Leave nothing behind; for the first rank, once no rank writes any more."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _part(self, rank: int) -> Path:
+        return self._staging / f"part-{rank:05d}.json"
+
+    def _merged(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self._ranks == 1:
+            return self._files, self._boxes
+        files: dict[str, Any] = {}
+        boxes: dict[str, Any] = {}
+        for rank in range(self._ranks):
+            part = storage.read_json(self._part(rank))
+            files |= part["files"]
+            for kind, found in part["boxes"].items():
+                for name, box in found.items():
+                    into = boxes.setdefault(kind, {}).setdefault(name, {"shape": box["shape"], "offsets": {}})
+                    into["offsets"] |= box["offsets"]
+            self._part(rank).unlink()
+        return files, boxes
+
+
+def _copy(piece: Piece) -> Piece:
+    values = piece.values.detach()
+    return replace(piece, values=values.to("cpu", copy=True))
 
 
 def verify(path: Path) -> None:
     """Raise ValueError, naming the file, unless every byte of the checkpoint is what was written."""
     path = Path(path)
-    files = _files(path)
+    files, _ = _contents(path)
     present = {entry.name for entry in path.iterdir()} - {MANIFEST}
     if strangers := sorted(present - set(files)):
         raise ValueError(f"{path / strangers[0]} does not belong to this checkpoint; remove it or use another checkpoint")
@@ -113,7 +188,7 @@ def verify(path: Path) -> None:
 
 
 def load(path: Path, *, only: tuple[str, ...] | None = None) -> TrainingState:
-    """Read a whole checkpoint (or `only` some of its tensor files), every file verified first.
+    """A whole checkpoint (or `only` some kinds of its tensors), every file verified first; tensors are read when they are asked for.
 
     Raises:
         ValueError: it is no checkpoint, or a file of it is missing, torn or changed; the message names the file.
@@ -121,10 +196,14 @@ def load(path: Path, *, only: tuple[str, ...] | None = None) -> TrainingState:
     path = Path(path)
     verify(path)
     state = storage.read_json(path / STATE)
-    names = [name.removesuffix(".safetensors") for name in _files(path) if name.endswith(".safetensors")]
-    if missing := sorted(set(only or ()) - set(names)):
-        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(names)}")
-    tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names if only is None or name in only}
+    files, boxes = _contents(path)
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(files):
+        if match := FILE.fullmatch(name):
+            kinds.setdefault(match[1], []).append(name)
+    if missing := sorted(set(only or ()) - set(kinds)):
+        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(kinds)}")
+    tensors = {kind: Stored(path, names, boxes.get(kind, {})) for kind, names in kinds.items() if only is None or kind in only}
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
@@ -161,7 +240,8 @@ def sweep(folder: Path) -> int:
     return len(rubbish)
 
 
-def _files(path: Path) -> dict[str, dict[str, Any]]:
+def _contents(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The files of a checkpoint, and where the pieces of tensors lie."""
     if not path.is_dir():
         raise ValueError(f"{path} does not exist or is no checkpoint folder")
     if not (path / MANIFEST).is_file():
@@ -169,19 +249,23 @@ def _files(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest = json.loads(text)
-        whole = _manifest(manifest["files"]) == text
+        whole = _manifest(manifest["files"], manifest.get("boxes", {})) == text
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / MANIFEST} is damaged: {error}; use another checkpoint") from None
-    if manifest.get("format") != FORMAT and not whole:
-        raise ValueError(f"{path / MANIFEST} is damaged, or of format {manifest.get('format')} where this version reads {FORMAT}")
+    if manifest.get("format") not in (FORMAT, IN_PIECES) and not whole:
+        raise ValueError(
+            f"{path / MANIFEST} is damaged, or of format {manifest.get('format')}; this version reads {FORMAT} and {IN_PIECES}"
+        )
     if not whole:
         raise ValueError(f"{path / MANIFEST} is damaged: it does not match its own SHA-256; use another checkpoint")
-    return manifest["files"]
+    return manifest["files"], manifest.get("boxes", {})
 
 
-def _manifest(files: Mapping[str, Any]) -> str:
+def _manifest(files: Mapping[str, Any], boxes: Mapping[str, Any]) -> str:
     """The text of a manifest. Written in one way only, so that a changed byte anywhere in it shows."""
-    body = {"format": FORMAT, "files": dict(sorted(files.items()))}
+    body: dict[str, Any] = {"format": FORMAT, "files": dict(sorted(files.items()))}
+    if any(boxes.values()):
+        body |= {"format": IN_PIECES, "boxes": {kind: dict(sorted(found.items())) for kind, found in sorted(boxes.items()) if found}}
     return _render({**body, "sha256": hashlib.sha256(_render(body).encode()).hexdigest()})
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from sora.training import checkpoint, ranks, rng
 from sora.training.checkpoint import TrainingState
 from sora.training.module import Counters, TrainingModule
+from sora.training.pieces import Stored, place
 
 
 def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
-    """All that the next step depends on. The tensors are the live ones: write them before training goes on.
+    """All that the next step depends on. The tensors are the live ones: write or copy them before training goes on.
 
     facts: JSON values to keep beside the counters. Every rank must call it.
     """
@@ -101,14 +102,14 @@ def _optimizer_tensors(module: TrainingModule) -> dict[str, Tensor]:
 def _fill_optimizers(module: TrainingModule, saved: Mapping[str, Tensor], *, source: Path) -> None:
     owners = {value: stepper for stepper in module.steppers for group in stepper.param_groups for value in group["params"]}
     trained = module.trained()
-    for full, item in saved.items():
+    for full in saved:
         name, _, key = full.rpartition(":")
         if name not in trained or trained[name] not in owners:
             raise ValueError(f"{source}: {name} is not a parameter of this model; the checkpoint is of another model or optimizer")
-        value = trained[name]
-        if item.ndim and item.shape != value.shape:
-            raise ValueError(f"{source}: {full} is {tuple(item.shape)} but the parameter is {tuple(value.shape)}; it is of another model")
-        owners[value].state[value][key] = _placed(item, value)
+        value, (shape, _) = trained[name], _facts(saved, full)
+        if shape and shape != tuple(value.shape):
+            raise ValueError(f"{source}: {full} is {shape} but the parameter is {tuple(value.shape)}; it is of another model")
+        owners[value].state[value][key] = _like(saved, full, value) if shape else saved[full].to(value.device)
 
 
 def refuse_other(task: nn.Module, state: TrainingState, *, source: Path) -> None:
@@ -122,24 +123,38 @@ def _compare(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, sourc
         where = "the checkpoint has it, this model does not" if name in saved else "this model has it, the checkpoint does not"
         raise ValueError(f"{source} is of another model: {len(differing)} tensors differ, first {name} ({where})")
     for name, value in target.items():
-        if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
-            came, fits = f"{tuple(saved[name].shape)} {saved[name].dtype}", f"{tuple(value.shape)} {value.dtype}"
+        shape, dtype = _facts(saved, name)
+        if tuple(value.shape) != shape or value.dtype != dtype:
+            came, fits = f"{shape} {dtype}", f"{tuple(value.shape)} {value.dtype}"
             raise ValueError(f"{source} is of another model: {name} is {came} in it but {fits} here")
+
+
+def _facts(saved: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], torch.dtype]:
+    """The shape and type of a saved tensor, which is not read for that."""
+    if isinstance(saved, Stored):
+        return saved.shape(name), saved.dtype(name)
+    return tuple(saved[name].shape), saved[name].dtype
 
 
 @torch.no_grad()
 def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
     _compare(target, saved, source=source)
     for name, value in target.items():
-        value.copy_(_placed(saved[name], value))
+        value.copy_(_like(saved, name, value))
 
 
-def _placed(item: Tensor, like: Tensor) -> Tensor:
-    """`item` where `like` lives, sharded as it is."""
-    item = item.to(like.device)
-    if isinstance(like, DTensor) and item.shape == like.shape:
-        return distribute_tensor(item, like.device_mesh, like.placements)
-    return item
+def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """A saved tensor where `like` lives, sharded as it is; of a checkpoint's files only this rank's box is read."""
+    if not isinstance(like, DTensor):
+        return saved[name].to(like.device)
+    shape, offset = place(like)
+    box = saved.part(name, offset, shape) if isinstance(saved, Stored) else saved[name][tuple(map(_span, offset, shape))]
+    local = box.to(like.device)
+    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+
+
+def _span(begin: int, length: int) -> slice:
+    return slice(begin, begin + length)
 
 
 def _all_random_states() -> dict[str, Tensor]:

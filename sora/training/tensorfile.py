@@ -16,7 +16,6 @@ from typing import IO
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 NAMES = {
     torch.float64: "F64",
@@ -32,10 +31,8 @@ NAMES = {
 }
 
 
-def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
     """Write `tensors` to `path` (not staged: the caller's folder is) and return its "bytes" and "sha256".
-
-    Sharded tensors are gathered one by one, which every rank must take part in; ranks that pass no path write nothing.
 
     Raises:
         ValueError: a tensor holds a number that is not finite, or has a type that safetensors lacks.
@@ -49,37 +46,16 @@ def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> dict[str,
         size = tensor.numel() * tensor.element_size()
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end, end + size]}
         end += size
-    if path is None:
-        for name in order:
-            _whole(tensors[name])
-        return {}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # safetensors aligns the data to 8 bytes
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         _put(file, digest, len(head).to_bytes(8, "little") + head)
         for name in order:
-            _put(file, digest, _bytes(name, _whole(tensors[name])))
+            _put(file, digest, _bytes(name, tensors[name]))
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": 8 + len(head) + end, "sha256": digest.hexdigest()}
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the host. A file that safetensors cannot read is a ValueError that names it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _bytes(name: str, tensor: Tensor) -> memoryview:
