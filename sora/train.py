@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sora.configs.compose import Composed
     from sora.training.checkpoint import TrainingState
+    from sora.training.guards import Clock
     from sora.training.module import TrainingModule
     from sora.training.run import Run
 
@@ -32,6 +33,7 @@ FREE = (
     "tracker",
     "logger",
     "launcher",
+    "watchdog",
     "trainer._target_",
     "trainer.accelerator",
     "trainer.devices",
@@ -57,21 +59,32 @@ class Job:
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
     from sora.training import ranks, rng
+    from sora.training.guards import Clock
+    from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
     from sora.training.signals import StopFlag
+    from sora.training.watchdog import Watchdog
 
     config, folder, changed = settle(composed.config, composed.said)
+    phases = Phases(before=age() if __name__ == "__main__" else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             record(config, run, state, changed)
-            module = train(config, run, state, job=job, flag=flag)
-            stopped = bool(flag) and module.counters.step < config.steps
-            if config.kind == "vae" and module.global_rank == 0 and not stopped:
-                finish_vae(config, run, module, job)
-            ranks.together()  # launchers take a rank that ends while others work for one that died
+            phases.step = state.step if state else 0
+            goodput = Goodput(run.folder, phases, first=phases.step) if first_rank() else None
+            with Watchdog(phases, folder=run.folder, rank=rank(), **config.watchdog):
+                module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput))
+                phases.enter("end", module.counters.step)
+                stopped = bool(flag) and module.counters.step < config.steps
+                if config.kind == "vae" and not stopped and first_rank():
+                    finish_vae(config, run, module, job)
+                ranks.together()  # launchers take a rank that ends while others work for one that died
+            if goodput is not None:
+                goodput.write()
+                print(goodput.told())
             if stopped:
                 say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
@@ -190,9 +203,14 @@ def say(line: str) -> None:
 
 
 def first_rank() -> bool:
+    return rank() == 0
+
+
+def rank() -> int:
+    """Of this process, by what its launcher says."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    return not getattr(rank_zero_only, "rank", 0)
+    return getattr(rank_zero_only, "rank", 0) or 0
 
 
 def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
@@ -217,12 +235,16 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
-def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any) -> TrainingModule:
+def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock) -> TrainingModule:
     """Make the steps that the run still lacks."""
+    from omegaconf import OmegaConf
+
     from sora.configs.build import build
     from sora.data.loading import step_loader
     from sora.training import module as modules
     from sora.training.callbacks import Checkpoints, Journal
+    from sora.training.guards import Alike
+    from sora.training.run import code_version
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
@@ -236,8 +258,11 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         stop=lambda: bool(flag),
     )
     journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
-    saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
-    trainer = build(config.trainer)(callbacks=[journal, saver])
+    saver = Checkpoints(
+        run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, phases=clock.phases, resumed=state
+    )
+    told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
+    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), journal, saver, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
     loader = step_loader(

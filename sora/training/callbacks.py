@@ -15,6 +15,7 @@ from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
 from sora.training.metrics import MetricsLog
 from sora.training.module import Report, TrainingModule
+from sora.training.phases import Phases
 from sora.training.progress import Progress
 from sora.training.run import Run
 from sora.training.signals import StopFlag
@@ -157,6 +158,7 @@ class Checkpoints(Callback):
         seed: int,
         flag: StopFlag,
         journal: Journal,
+        phases: Phases,
         resumed: TrainingState | None,
     ) -> None:
         if every < 1 or keep < 1:
@@ -166,6 +168,7 @@ class Checkpoints(Callback):
         self._begun: int | None = resumed.step if resumed else None
         self._saving: checkpoint.Saving | None = None
         self._writer = Writer()
+        self._phases = phases
         self._first = True
         self.stopped = False
 
@@ -193,13 +196,14 @@ class Checkpoints(Callback):
         last = report.step >= self._steps
         if report.stop:
             self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
-        if report.stop or last:
-            self._begin(pl_module)
-            self._end(pl_module, wait=True, must=True)
-        elif report.step % self._every == 0:
-            self._begin(pl_module)
-        else:
-            self._end(pl_module, wait=False)
+        with self._phases.during("checkpoint"):
+            if report.stop or last:
+                self._begin(pl_module)
+                self._end(pl_module, wait=True, must=True)
+            elif report.step % self._every == 0:
+                self._begin(pl_module)
+            else:
+                self._end(pl_module, wait=False)
         if report.stop and not last:
             self.stopped = trainer.should_stop = True
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -37,6 +40,23 @@ def together() -> None:
 def highest(value: int, device: torch.device) -> int:
     """The highest of all ranks' numbers; every rank must call it."""
     return int(torch.stack(gathered(torch.tensor(value, device=device))).max())
+
+
+def require_same(facts: Mapping[str, str], device: torch.device) -> None:
+    """Raise ValueError on every rank, naming what differs and where, unless all ranks have the same texts. Every rank must call it."""
+    if not several():
+        return
+    digests = [list(hashlib.sha256(text.encode()).digest()) for text in facts.values()]
+    everyone = gathered(torch.tensor(digests, dtype=torch.uint8, device=device))
+    differing = {
+        name: [rank for rank, each in enumerate(everyone) if not torch.equal(each[place], everyone[0][place])]
+        for place, name in enumerate(facts)
+    }
+    told = "; ".join(f"{name} on rank {', '.join(map(str, found))}" for name, found in differing.items() if found)
+    if told:
+        raise ValueError(
+            f"the ranks would not make the same run: other than on rank 0 are {told}. Start all of them alike, from one checkout"
+        )
 
 
 def whole(value: Tensor) -> Tensor:

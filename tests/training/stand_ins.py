@@ -17,6 +17,7 @@ from sora.training.callbacks import Checkpoints, Journal
 from sora.training.checkpoint import TrainingState
 from sora.training.ema import Average
 from sora.training.module import Loss, TrainingModule
+from sora.training.phases import Phases
 from sora.training.run import Run, create
 from sora.training.signals import StopFlag
 from sora.training.tracker import NoTracker
@@ -156,7 +157,8 @@ def fit(
 
     module = module_of(steps=total, flag=wants, **settings)
     journal = Journal(run, every=log_every, steps=total, unit="tokens", tracker=NoTracker(), resumed=resumed)
-    saver = Checkpoints(run, every=every, keep=keep, keep_every=0, steps=total, seed=7, flag=flag, journal=journal, resumed=resumed)
+    rest = {"keep": keep, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": Phases(), "resumed": resumed}
+    saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:
         trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=[journal, saver])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from sora.training import checkpoint, state
 from sora.training.checkpoint import Saving, TrainingState
 from sora.training.pieces import owned
 from tests.training.faults import Countdown, die, in_child, injected
+from tests.training.groups import in_ranks
 from tests.training.test_checkpoint import same, state_of
 
 SHAPES = {"odd": (7, 5), "thin": (3, 2), "cube": (4, 6, 5), "line": (11,), "scalar": (), "empty": (0, 3), "wide": (2, 33)}
@@ -31,31 +30,6 @@ def originals() -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(0)
     found = {name: torch.randn(shape, generator=draw) for name, shape in SHAPES.items()}
     return {**found, "half": torch.randn(9, 4, generator=draw).bfloat16(), "count": torch.arange(10)}
-
-
-def in_ranks(ranks: int, folder: Path, work: Callable[[int], None]) -> None:
-    """Do `work(rank)` in forked processes that form a gloo group; an error in any is an error here."""
-    store = folder / f"store-{len(list(folder.glob('store-*')))}"
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
-            work(rank)
-            dist.barrier()
-            code = 0
-        except BaseException as error:
-            (folder / f"error-{rank}").write_text(repr(error))
-        finally:
-            os._exit(code)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    said = [path.read_text() for path in folder.glob("error-*")]
-    assert codes == [0] * ranks, said
 
 
 def laid_out(tensors: dict[str, Tensor], shape: tuple[int, ...], placements: tuple) -> dict[str, Tensor]:

@@ -1,0 +1,87 @@
+"""A process that does not move any more: what it tells, and that it and its children end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sora.training.watchdog import STALLED
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = """
+import ctypes, multiprocessing, sys, time
+from sora.training import watchdog
+from sora.training.phases import Phases
+watchdog.BACKSTOP = 1.0
+phases = Phases()
+def somewhere_deep():
+    {hang}
+with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=20.0):
+    phases.enter("step", 0)
+    time.sleep(0.5)
+    phases.enter("data", 7)
+    {before}
+    phases.enter("step", 8)
+    somewhere_deep()
+print("not reached")
+"""
+
+
+def hang(tmp_path, what: str, before: str = "pass") -> subprocess.CompletedProcess:
+    script = tmp_path / "script.py"
+    script.write_text(HEAD.format(hang=what, before=before))
+    return subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+def test_a_hang_is_reported_with_rank_step_phase_and_stacks_and_the_process_ends(tmp_path):
+    done = hang(tmp_path, "time.sleep(100)")
+    assert done.returncode == STALLED
+    report = (tmp_path / "stalled-3.txt").read_text()
+    for told in (report, done.stderr):
+        assert "rank 3 has not moved for 1 s" in told
+        assert "step 8, phase step" in told
+        assert "somewhere_deep" in told
+    assert "stalled-3.txt" in done.stderr
+    assert "not reached" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_hang_in_which_no_python_runs_ends_too(tmp_path):
+    done = hang(tmp_path, "time.sleep(0.5); ctypes.PyDLL(None).sleep(40)")  # PyDLL keeps the interpreter's lock
+    assert done.returncode != 0
+    assert "somewhere_deep" in done.stderr
+
+
+@pytest.mark.slow
+def test_no_child_outlives_it(tmp_path):
+    before = (
+        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); child.start(); print(child.pid, flush=True)"
+    )
+    done = hang(tmp_path, "time.sleep(100)", before)
+    child = int(done.stdout.split()[0])
+    for _ in range(50):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"process {child} is still there")
+
+
+@pytest.mark.slow
+def test_who_moves_is_left_alone_and_slow_phases_have_their_own_limit(tmp_path):
+    done = hang(tmp_path, "[(phases.enter('step', 8 + i), time.sleep(0.4)) for i in range(6)]", "phases.enter('evaluation'); time.sleep(2)")
+    assert done.returncode == 0, done.stderr
+    assert "not reached" in done.stdout  # the end of the script, after the block
+    assert not (tmp_path / "stalled-3.txt").exists()
