@@ -23,7 +23,7 @@ from typing import Any
 from sora import storage
 from sora.training.metrics import read
 
-PHASES = ("start", "data", "step", "checkpoint", "evaluation", "end")
+PHASES: tuple[str, ...] = ("start", "data", "step", "checkpoint", "evaluation", "end")
 FILE = "goodput.jsonl"
 
 
@@ -32,8 +32,9 @@ class Phases:
 
     def __init__(self, *, before: float = 0.0) -> None:
         self.began = time.monotonic() - before
-        self.name, self.since, self.step = "start", self.began, 0
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self.name: str = "start"
+        self.since, self.step = self.began, 0
+        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
 
     def enter(self, name: str, step: int | None = None) -> None:
         """The phase changes now. step: optimiser steps that are behind."""

@@ -21,7 +21,7 @@ watchdog.BACKSTOP = 1.0
 phases = Phases()
 def somewhere_deep():
     {hang}
-with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=20.0):
+with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=5.0):
     phases.enter("step", 0)
     time.sleep(0.5)
     phases.enter("data", 7)
@@ -50,7 +50,7 @@ def test_a_hang_is_reported_with_rank_step_phase_and_stacks_and_the_process_ends
     assert done.returncode == STALLED
     report = (tmp_path / "stalled-3.txt").read_text()
     for told in (report, done.stderr):
-        assert "rank 3 has not moved for 1 s" in told
+        assert "rank 3 has not moved for " in told
         assert "step 8, phase step" in told
         assert "somewhere_deep" in told
     assert "stalled-3.txt" in done.stderr
