@@ -9,6 +9,7 @@ import ast
 import errno
 import importlib
 import os
+import socket
 import subprocess
 import sys
 import traceback
@@ -133,7 +134,7 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}: {error}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
@@ -147,8 +148,16 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
         return FAILED
+
+
+def _who() -> str:
+    """Which rank speaks, and from which machine, where there are several: a folder that one node lacks is that node's."""
+    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if os.environ.get(ranks, "1") != "1" and rank in os.environ:
+            return f" (rank {os.environ[rank]} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()})"
+    return ""
 
 
 def _run(verb: str, words: list[str]) -> int | None:

@@ -202,3 +202,18 @@ def test_a_broken_installation_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(compose_module, "__file__", str(tmp_path / "sora/configs/compose.py"))
     with pytest.raises(ValueError, match="install sora again"):
         compose_module.config_dir()
+
+
+def test_a_mistake_says_which_rank_it_is_on_where_there_are_several(capsys, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def fails() -> int:
+        raise ValueError("shards/x is missing")
+
+    assert cli.guarded("train", fails) == 2
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURMD_NODENAME", "vn2")
+    assert cli.guarded("train", fails) == 2
+    assert capsys.readouterr().err == "sora train: shards/x is missing\nsora train (rank 3 on vn2): shards/x is missing\n"
