@@ -38,6 +38,8 @@ FREE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.nodes",
+    "trainer.replicate",
+    "trainer.shard",
     "trainer.threads",
     "data.cache_mb",
     "data.max_bad_share",
@@ -325,18 +327,20 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
 
 
 def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
-    """Measure the whitening of the averaged weights and write the artefact, unless that was done before."""
+    """Measure the whitening of the newest checkpoint's averaged weights and write the artefact, unless that was done before."""
+    from sora.configs.build import build
     from sora.training.run import code_version
+    from sora.training.state import weights
     from sora.vae import artefact, whitening
 
     if run.vae.exists():
         artefact.load(run.vae)
         return
-    vae = job.task.vae
-    with module.average.applied(module.trained()):
-        vae.eval()
-        whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
-        artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
+    vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
+    vae.load_state_dict(weights(run.folder, part="vae"))
+    vae.to(module.device).eval()
+    whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
+    artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
     say(f"the VAE is {run.vae}")
 
 

@@ -13,12 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sora.training import ranks
 from sora.training.ema import Average
+from sora.training.mesh import MeshStrategy
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class TrainingModule(LightningModule):
     # ---- what Lightning asks for
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard(self.task, self.trainer.strategy.device_mesh["data_parallel"])
+        if isinstance(self.trainer.strategy, MeshStrategy):
+            self.trainer.strategy.spread(self.task)
 
     def configure_optimizers(self) -> list[Optimizer]:
         self._trained = self.trained()
@@ -253,13 +254,3 @@ def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tu
         )
         for name in sorted(names)
     }
-
-
-def shard(task: nn.Module, mesh) -> None:
-    """FSDP2 from outside: each block of each list of blocks is a unit, and the rest is one more."""
-    from torch.distributed.fsdp import fully_shard
-
-    for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
-        for block in blocks:
-            fully_shard(block, mesh=mesh)
-    fully_shard(task, mesh=mesh)

@@ -6,12 +6,16 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from sora.training.mesh import MeshStrategy
+
+PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 
 
@@ -33,7 +37,7 @@ def ddp(
     *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
 ) -> Trainer:
     """A whole copy of the model on every device; gradients are averaged."""
-    strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=False, find_unused_parameters=False)
+    strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=False, find_unused_parameters=False, timeout=PATIENCE)
     return _trainer(
         strategy,
         accelerator=accelerator,
@@ -46,12 +50,22 @@ def ddp(
     )
 
 
-def fsdp(
-    *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
+def mesh(
+    *,
+    accelerator: str,
+    devices: int,
+    nodes: int,
+    replicate: int | None,
+    shard: int | None,
+    precision: str,
+    threads: int,
+    deterministic: bool,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
-    """Weights, gradients and optimiser state sharded over all devices (FSDP2)."""
-    # Both sizes are said: by default Lightning makes the data-parallel size 1, and every rank would train the same data unsharded.
-    strategy = ModelParallelStrategy(data_parallel_size=devices * nodes, tensor_parallel_size=1)
+    """Weights, gradients and optimiser state in shards over `shard` devices, `replicate` copies of each (FSDP2, HSDP); null: what is left."""
+    ranks = devices * nodes
+    replicate = replicate or ranks // (shard or ranks)
+    strategy = MeshStrategy(replicate=replicate, shard=shard or ranks // replicate, bf16=precision == "bf16-mixed", timeout=PATIENCE)
     return _trainer(
         strategy,
         accelerator=accelerator,

@@ -1,0 +1,166 @@
+"""Every way of training on several ranks equals one process: losses, gradient norms, first gradients; and mutants do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils.data import Dataset
+
+from sora.training import module as modules
+from sora.training import ranks, trainers
+from sora.training.guards import Clock
+from sora.training.phases import Phases
+from tests.training.groups import in_ranks
+from tests.training.stand_ins import ADAMW, Integers, Pack, Steps, module_of
+
+STEPS, PACKS = 5, 4
+CPU: dict[str, Any] = {"accelerator": "cpu", "nodes": 1, "precision": "32-true", "threads": 1, "deterministic": True}
+
+
+class Shares(Dataset):
+    """A rank's packs of each step, by the plan's rule: in turn."""
+
+    def __init__(self, *, rank: int, ranks: int) -> None:
+        self.steps, self.rank, self.ranks = Steps(packs=PACKS), rank, ranks
+
+    def __getitem__(self, step: int) -> list[Pack]:
+        return self.steps[step][self.rank :: self.ranks]
+
+
+class Recorder(Clock):
+    """Keeps what each step reported."""
+
+    def __init__(self) -> None:
+        super().__init__(Phases(), None)
+        self.rows: list[tuple[float, float, int, int]] = []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        pl_module.begin()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        report = pl_module.report
+        self.rows.append((report.loss, report.grad_norm, report.samples, report.tokens))
+
+
+def trained(trainer: Callable[..., Any], *, rank: int, count: int) -> tuple[list, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The reports of a few steps, the gradients of the first and the weights after the last."""
+    network = module_of(steps=STEPS, optimizer=partial(ADAMW), seed=3)
+    for part in network.modules():
+        part.eval()  # dropout draws from each rank's own stream
+    first: dict[str, torch.Tensor] = {}
+    plain = network._update
+
+    def update(rate: float, norm: float) -> None:
+        if not first:
+            first.update({name: ranks.whole(value.grad).clone() for name, value in network.trained().items()})
+        plain(rate, norm)
+
+    network._update = update
+    recorder = Recorder()
+    loader = torch.utils.data.DataLoader(Shares(rank=rank, ranks=count), batch_size=None, sampler=Integers(0, STEPS))
+    run = trainer(callbacks=[recorder])
+    run.fit(network, loader)
+    return recorder.rows, first, {name: ranks.whole(value.detach()).clone() for name, value in network.trained().items()}
+
+
+def launched(rank: int, count: int) -> None:
+    """What torchrun would have said to this process."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), GROUP_RANK="0")
+    os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+
+
+def modes(count: int) -> dict[str, Callable[..., Any]]:
+    found = {
+        "ddp": partial(trainers.ddp, devices=count, **CPU),
+        "fsdp": partial(trainers.mesh, devices=count, replicate=1, shard=None, **CPU),
+        "replicated": partial(trainers.mesh, devices=count, replicate=None, shard=1, **CPU),
+    }
+    return found | ({"hsdp": partial(trainers.mesh, devices=count, replicate=2, shard=2, **CPU)} if count == 4 else {})
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return trained(partial(trainers.single, **{key: value for key, value in CPU.items() if key != "nodes"}), rank=0, count=1)
+
+
+def apart(found, wanted) -> tuple[float, float, float]:
+    """The largest relative differences of losses, gradient norms and first gradients."""
+    losses = max(abs(a[0] - b[0]) / abs(b[0]) for a, b in zip(found[0], wanted[0], strict=True))
+    norms = max(abs(a[1] - b[1]) / abs(b[1]) for a, b in zip(found[0], wanted[0], strict=True))
+    gradients = max(((found[1][name] - value).norm() / value.norm()).item() for name, value in wanted[1].items())
+    return losses, norms, gradients
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_mode_equals_one_process(tmp_path, alone, count):
+    def work(rank: int) -> None:
+        launched(rank, count)
+        for name, trainer in modes(count).items():
+            found = trained(trainer, rank=rank, count=count)
+            losses, norms, gradients = apart(found, alone)
+            assert max(losses, norms) <= 1e-6, (name, losses, norms)
+            assert gradients <= 1e-5, (name, gradients)
+            assert [row[2:] for row in found[0]] == [row[2:] for row in alone[0]], name
+
+    in_ranks(count, tmp_path, work)
+
+
+def no_share(monkeypatch) -> None:
+    """Each rank divides by its own count, not everybody's."""
+    monkeypatch.setattr(modules.ranks, "summed", lambda values: values.clone())
+
+
+def no_average(monkeypatch) -> None:
+    """The factor for the strategy's average over ranks is missing."""
+    plain = modules.TrainingModule.manual_backward
+    monkeypatch.setattr(modules.TrainingModule, "manual_backward", lambda self, loss: plain(self, loss / dist.get_world_size()))
+
+
+def no_sync(monkeypatch) -> None:
+    """No pack's gradients are exchanged, the last one's neither."""
+    plain = modules.TrainingModule._quiet
+    monkeypatch.setattr(modules.TrainingModule, "_quiet", lambda self, *, last: plain(self, last=False))
+
+
+def same_data(monkeypatch) -> None:
+    """Every rank trains on the first one's packs."""
+    monkeypatch.setattr(Shares, "__getitem__", lambda self, step: self.steps[step][:: self.ranks])
+
+
+@pytest.mark.parametrize("mutant", [no_share, no_average, no_sync, same_data])
+def test_mutants_are_caught(tmp_path, alone, monkeypatch, mutant):
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        mutant(monkeypatch)
+        losses, norms, gradients = apart(trained(modes(2)["ddp"], rank=rank, count=2), alone)
+        assert losses > 1e-4 or norms > 1e-4 or gradients > 1e-3
+
+    in_ranks(2, tmp_path, work)
+
+
+def test_bf16_weights_with_fp32_reduction_stay_close(tmp_path, alone):
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        trainer = partial(trainers.mesh, devices=2, replicate=1, shard=2, **{**CPU, "precision": "bf16-mixed"})
+        losses, _, gradients = apart(trained(trainer, rank=rank, count=2), alone)
+        assert losses < 2e-2 and gradients < 5e-2
+        assert gradients > 1e-5  # it is bf16
+
+    in_ranks(2, tmp_path, work)
+
+
+def test_a_mesh_that_leaves_a_rank_out_is_refused(tmp_path):
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        with pytest.raises(ValueError, match="replicate 1 x shard 1 has 1 ranks, but 2 were started"):
+            trained(partial(trainers.mesh, devices=2, replicate=1, shard=1, **CPU), rank=rank, count=2)
+        with pytest.raises(ValueError, match="replicate 3 x shard 1"):
+            trained(partial(trainers.mesh, devices=2, replicate=3, shard=1, **CPU), rank=rank, count=2)
+
+    in_ranks(2, tmp_path, work)
