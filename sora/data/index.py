@@ -43,16 +43,20 @@ class Index:
     splits; neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
     """
 
-    def __init__(self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns):
-        self.folder, self.split, self.described = folder, split, described
+    def __init__(
+        self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns, *, hash_every_read: bool
+    ):
+        self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
         self.files, self.columns = files, columns
         self.sets = CaptionSets(folder, dataset=described["fingerprint"])
         self._rows = None if split is None else _rows_of(columns, split)
-        self._reader = ShardReader(open_store(folder))
+        self._reader = ShardReader(open_store(folder), members=None if hash_every_read else len(columns))
 
     @classmethod
-    def open(cls, folder: Path | str, split: str | None = None) -> Index:
+    def open(cls, folder: Path | str, split: str | None = None, *, hash_every_read: bool = False) -> Index:
         """The index of a folder that `sora prepare` or `sora data index` finished.
+
+        hash_every_read: compare a clip's bytes with its hash not only when a process reads it first (see `ShardReader`).
 
         A missing, cut or changed file is a `ValueError` that names it; above 32 MB of metadata, when the file is first used.
         """
@@ -72,13 +76,13 @@ class Index:
             columns = columns_of(files.whole(number, SOURCES) for number in range(len(files.entries)))
         if split is not None and split not in described["splits"]:
             raise ValueError(f"{folder} has no clips of split {split!r}; it has {described['splits']}")
-        return cls(folder, split, described, files, columns)
+        return cls(folder, split, described, files, columns, hash_every_read=hash_every_read)
 
     def __len__(self) -> int:
         return len(self.columns) if self._rows is None else len(self._rows)
 
     def __reduce__(self):
-        return Index.open, (self.folder, self.split)
+        return _opened, (self.folder, self.split, self.hash_every_read)
 
     @cached_property
     def frames(self) -> Int[np.ndarray, "rows"]:
@@ -152,16 +156,16 @@ class Index:
         entry = self.described["shards"][self.files.locate(place)[0]]
         suffix = columns.suffixes[int(columns.arrays["suffix"][place])]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
-        return Member(columns.key(place), suffix, entry["shard"], offset, size, columns.sha256(place))
+        return Member(columns.key(place), suffix, entry["shard"], offset, size, columns.sha256(place), place)
 
     def captions(self, number: int) -> tuple[Caption, ...]:
         said = tuple(Caption(**caption) for caption in self._values(number, ("captions",))["captions"])
         return self.sets.over(said, key=self.key(number), shard=self.shard(number)) if self.sets.described else said
 
     def read_member(self, row: ClipRow | Member | int) -> bytes:
-        """The bytes of a clip, hash checked; a shard that is cut short or changed is a `ValueError` naming shard and key."""
+        """The bytes of a clip; a shard that is cut short or changed is a `ValueError` naming shard and key."""
         if isinstance(row, ClipRow):
-            return self._reader.read(row.member)
+            return self._reader.read(row.member)  # of no place, so it is hashed
         return self._reader.read(row if isinstance(row, Member) else self.member(row))
 
     def _place(self, number: int) -> int:
@@ -170,6 +174,10 @@ class Index:
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
         return self.files.values(self._place(number), columns)
+
+
+def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
+    return Index.open(folder, split, hash_every_read=hash_every_read)
 
 
 def _rows_of(columns: Columns, split: str) -> np.ndarray | None:

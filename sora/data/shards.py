@@ -12,10 +12,12 @@ import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+
+import numpy as np
 
 from sora.data.stores import LocalStore, Store, pread
 from sora.storage import whole_file
@@ -29,7 +31,7 @@ _END = bytes(2 * _BLOCK)
 
 @dataclass(frozen=True)
 class Member:
-    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`."""
+    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`. place: its row in the index; -1: in none."""
 
     key: str
     suffix: str
@@ -37,6 +39,7 @@ class Member:
     offset: int
     size: int
     sha256: str
+    place: int = field(default=-1, compare=False)
 
 
 class ShardWriter:
@@ -146,19 +149,28 @@ def read_at(path: Path | str, offset: int, size: int) -> bytes:
 
 
 class ShardReader:
-    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder."""
+    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder.
 
-    def __init__(self, store: Store | Path | str):
+    members: of an index with so many, each is hashed when this process first reads it; later reads trust the file, since hashing
+    costs several times what reading does. None: every read is hashed, as are those of a place behind a network in any case.
+    """
+
+    def __init__(self, store: Store | Path | str, *, members: int | None = None):
         self.store = LocalStore(store) if isinstance(store, str | Path) else store
+        self._known = None if members is None or self.store.remote else np.zeros(-(-members // 8), np.uint8)  # a bit for each
 
     def read(self, member: Member) -> bytes:
         """The member's bytes; a shard that is missing, cut short or changed is a `ValueError` naming shard and key."""
-        content = self._read(member)
+        content, (byte, bit) = self._read(member), divmod(member.place, 8)
+        if self._known is not None and member.place >= 0 and self._known[byte] >> bit & 1:
+            return content
         if hashlib.sha256(content).hexdigest() != member.sha256 and self.store.forget(member.shard):
             content = self._read(member)  # a cached copy was of another version of the shard
         if hashlib.sha256(content).hexdigest() != member.sha256:
             place = self.store.place(member.shard)
             raise ValueError(f"clip {member.key}: its bytes in {place} have changed since it was indexed; prepare or fetch the shard again")
+        if self._known is not None and member.place >= 0:
+            self._known[byte] |= 1 << bit
         return content
 
     def _read(self, member: Member) -> bytes:
