@@ -90,6 +90,8 @@ def _told(described: dict[str, Any], folder: Any) -> list[str]:
     shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
     lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
     refused = described.get("refused", {})
+    if described.get("kept"):
+        lines.append(f"  {described['kept']} shards had been indexed before, and were kept")
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
         lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")

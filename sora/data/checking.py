@@ -95,9 +95,9 @@ def _metadata(index: Index, checked: Checked) -> None:
         except ValueError as error:
             checked.add("metadata", entry["meta"], str(error))
             return
+        prints.add(table)
         for values in table.to_pylist():
             row = clip_row_of(values)
-            prints.add(row)
             codes[totals["clips"]] = int.from_bytes(hashlib.blake2b(row.key.encode(), digest_size=8).digest(), "big")
             totals.update(clips=1, frames=row.frames, bytes=row.size, captions=len(row.captions))
         tables.append(table)
