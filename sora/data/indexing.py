@@ -123,9 +123,8 @@ def _joined(
                 writer.add_table(table.filter(pa.array(~twice)), size=part.size or None)
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
     counted = {"refused": dict(refused), "notes": dict(notes)}
-    described = writer.finish(about)
-    write_json(output / REPORT, {"clips": writer.rows, "splits": described["splits"], **counted})
-    return described | counted
+    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted})
+    return writer.finish(about) | counted
 
 
 def _again(parts: Parts, shards: Sequence[str]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Shards that are indexed already while others are not: what `sora data index` goes on from after it was stopped.
 
-    indexing/settings.json    what the rows depend on beside the shards; other settings begin anew
-    indexing/<shard>.parquet  the rows of a shard, <shard> being a hash of its name
-    indexing/<shard>.json     that this file is whole, which state of the shard it is of, and what was refused; written last
+indexing/settings.json    what the rows depend on beside the shards; other settings begin anew
+indexing/<shard>.parquet  the rows of a shard, <shard> being a hash of its name
+indexing/<shard>.json     that this file is whole, which state of the shard it is of, and what was refused; written last
 """
 
 from __future__ import annotations

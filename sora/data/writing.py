@@ -72,7 +72,7 @@ class IndexWriter:
         self._fingerprints = Fingerprints()
         self._entries: list[dict[str, Any]] = []
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
-        self._splits: dict[str, int] = {}
+        self.splits: dict[str, int] = {}
 
     def add(self, rows: Sequence[ClipRow], *, size: int | None) -> None:
         """The rows of the next shard. size: of the shard in bytes; None where its source does not tell."""
@@ -85,7 +85,7 @@ class IndexWriter:
         self._columns.write(table)
         self._fingerprints.add(table)
         for split, count in Counter(table["split"].to_pylist()).items():
-            self._splits[split] = self._splits.get(split, 0) + count
+            self.splits[split] = self.splits.get(split, 0) + count
         more = {"clips": table.num_rows, "frames": sum(table["frames"].to_pylist()), "seconds": sum(table["duration"].to_pylist())}
         more |= {"bytes": sum(table["size"].to_pylist()), "captions": sum(pc.list_value_length(table["captions"]).to_pylist())}
         for key, value in more.items():
@@ -104,7 +104,7 @@ class IndexWriter:
             "fingerprint": self._fingerprints.clips,
             "licence": self.licence,
             "totals": self._totals | {"seconds": round(self._totals["seconds"], 3)},
-            "splits": self._splits,
+            "splits": self.splits,
             "captions": self._fingerprints.captions(),
             "columns": self._columns.finish(),
             "shards": self._entries,
