@@ -125,7 +125,8 @@ def check(config: Any) -> int:
     print("\n".join([f"{config.check}: {line}" if not number else line for number, line in enumerate(checked.lines())]))
     if config.output is not None:
         faults = [fault._asdict() for fault in checked.faults]
-        write_json(Path(config.output), {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "faults": faults})
+        compared = {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "kinds": dict(checked.kinds)}
+        write_json(Path(config.output), {**compared, "faults": faults})
         print(f"  all of it is in {config.output}")
     return 1 if checked.faults else 0
 

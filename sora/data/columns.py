@@ -47,7 +47,16 @@ class Columns:
 
     def key(self, row: int) -> str:
         ends = self.arrays["key_end"]
-        return bytes(self.arrays["keys"][int(ends[row - 1]) if row else 0 : int(ends[row])]).decode()
+        try:
+            return bytes(self.arrays["keys"][int(ends[row - 1]) if row else 0 : int(ends[row])]).decode("ascii")
+        except UnicodeDecodeError:
+            raise ValueError(f"the columns are damaged at clip {row}: its key is none; delete their folder") from None
+
+    def suffix(self, row: int) -> str:
+        number = int(self.arrays["suffix"][row])
+        if not 0 <= number < len(self.suffixes):
+            raise ValueError(f"the columns are damaged at clip {row}: it has suffix {number} of {len(self.suffixes)}; delete their folder")
+        return self.suffixes[number]
 
     def sha256(self, row: int) -> str:
         return bytes(self.arrays["sha256"][32 * row : 32 * row + 32]).hex()
@@ -145,6 +154,25 @@ class ColumnWriter:
             "suffixes": list(self._arrays.suffixes.texts),
             "sha256": {name: found.hexdigest() for name, found in self._hashes.items()},
         }
+
+
+class ColumnCheck:
+    """Compares columns with the rows that they repeat, a table of these at a time. `wrong`: names of those that say something else."""
+
+    def __init__(self, columns: Columns):
+        self.wrong: set[str] = set()
+        self._columns, self._arrays = columns, _Arrays()
+        self._at = dict.fromkeys(LAYOUT, 0)
+
+    def __call__(self, table: pa.Table) -> None:
+        for name, array in self._arrays(table).items():
+            start = self._at[name]
+            self._at[name] += len(array)
+            if not np.array_equal(array, self._columns.arrays[name][start : start + len(array)]):
+                self.wrong.add(name)
+        for name, codes, texts in (("split", self._arrays.splits, "splits"), ("suffix", self._arrays.suffixes, "suffixes")):
+            if tuple(codes.texts) != getattr(self._columns, texts)[: len(codes.texts)]:
+                self.wrong.add(name)
 
 
 def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:

@@ -154,9 +154,8 @@ class Index:
         """Where a clip's bytes lie; cheaper than its whole row."""
         place, columns = self._place(number), self.columns
         entry = self.described["shards"][self.files.locate(place)[0]]
-        suffix = columns.suffixes[int(columns.arrays["suffix"][place])]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
-        return Member(columns.key(place), suffix, entry["shard"], offset, size, columns.sha256(place), place)
+        return Member(columns.key(place), columns.suffix(place), entry["shard"], offset, size, columns.sha256(place), place)
 
     def captions(self, number: int) -> tuple[Caption, ...]:
         said = tuple(Caption(**caption) for caption in self._values(number, ("captions",))["captions"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import weakref
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -193,3 +194,42 @@ def test_the_page_shows_clips_and_lets_no_text_of_a_stranger_in(tmp_path, capsys
     assert not re.findall(r"<(?:script|b>kind|i>model|u>none|s>core|c>)", page)
     assert "Could not be shown" in page
     assert writing.VERSION == 2
+
+
+def test_no_more_than_a_shards_rows_are_held_at_a_time(folder, monkeypatch):
+    """Tables of all shards, kept until the end, are what would not fit."""
+    made, most, whole = [], 0, rows.RowFiles.whole
+
+    def counted(self, number, columns=None):
+        nonlocal most
+        table = whole(self, number, columns)
+        made.append(weakref.ref(table))
+        most = max(most, sum(one() is not None for one in made))
+        return table
+
+    monkeypatch.setattr(rows.RowFiles, "whole", counted)
+    checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
+    assert (checked.counts["parquet files"], checked.faults) == (4, [])
+    assert most <= 2  # the last one, and the next one that is being read
+
+
+def test_columns_that_say_something_else_than_the_rows_are_named(folder):
+    """Though dataset.json agrees with them: who writes both wrong is found by the rows."""
+    described = json.loads((folder / "dataset.json").read_text())
+    for name in ("frames", "keys", "sha256"):
+        flip(folder / f"columns/{name}.bin", 4)
+        described["columns"]["sha256"][name] = file_hash(folder / f"columns/{name}.bin")
+    described["columns"]["suffixes"] = ["mkv"]
+    (folder / "dataset.json").write_text(json.dumps(described))
+    found = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64).faults
+    assert [fault.where for fault in found] == [f"columns/{name}.bin" for name in ("frames", "keys", "sha256", "suffix")]
+
+
+def test_faults_without_number_are_counted_and_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(checking, "_MOST_FAULTS", 2)
+    index = Index.open(folder)
+    for number in range(5):
+        flip(folder / index.member(number).shard, index.member(number).offset)
+    checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
+    assert (len(checked.faults), dict(checked.kinds)) == (2, {"bytes": 5})
+    assert checked.lines(1)[0].endswith("5 faults (5 bytes)") and checked.lines(1)[-1] == "  … and 4 more"
