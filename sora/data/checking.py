@@ -247,6 +247,7 @@ def _latents(index: Index, checked: Checked) -> None:
     for path in sorted(index.folder.glob("latents-????????.json")):
         try:
             latents = LatentIndex(index, str(read_json(path).get("vae")))
+            latents.check()
         except (ValueError, AttributeError) as error:
             checked.add("latents", path.name, str(error))
             continue

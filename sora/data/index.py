@@ -13,7 +13,7 @@ Captions live in the parquet files alone, so that recaptioning rewrites no shard
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,18 @@ class Index:
         return Keys(self.columns, self._rows)
 
     def key(self, number: int) -> str:
-        return self.columns.key(self._place(number))
+        return self.columns.key(self.place(number))
 
     def shard(self, number: int) -> int:
         """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
-        return self.files.locate(self._place(number))[0]
+        return self.files.locate(self.place(number))[0]
+
+    def rows_of_shard(self, shard: int) -> Sequence[int]:
+        """The rows of this split that lie in a shard."""
+        first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
+        if self._rows is None:
+            return range(first, last)
+        return range(*np.searchsorted(self._rows, (first, last)).tolist())
 
     def shard_keys(self, shard: int) -> list[str]:
         """The keys of all clips of a shard, of whatever split."""
@@ -152,7 +159,7 @@ class Index:
 
     def member(self, number: int) -> Member:
         """Where a clip's bytes lie; cheaper than its whole row."""
-        place, columns = self._place(number), self.columns
+        place, columns = self.place(number), self.columns
         entry = self.described["shards"][self.files.locate(place)[0]]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
         return Member(columns.key(place), columns.suffix(place), entry["shard"], offset, size, columns.sha256(place), place)
@@ -167,12 +174,12 @@ class Index:
             return self._reader.read(row.member)  # of no place, so it is hashed
         return self._reader.read(row if isinstance(row, Member) else self.member(row))
 
-    def _place(self, number: int) -> int:
-        """The row among all splits."""
+    def place(self, number: int) -> int:
+        """A row of this split among those of the whole dataset."""
         return range(len(self.columns))[number] if self._rows is None else int(self._rows[number])
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
-        return self.files.values(self._place(number), columns)
+        return self.files.values(self.place(number), columns)
 
 
 def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:

@@ -76,7 +76,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_files_and_reads_no_whole_sh
         if left == 0:
             raise KeyboardInterrupt
 
-    for module in ("sora.storage", "sora.data.columns"):
+    for module in ("sora.storage", "sora.data.mapped"):
         monkeypatch.setattr(f"{module}.sync", failing)
     for count in range(1, 100, 5):
         folder, left = tmp_path / str(count), count
