@@ -137,7 +137,7 @@ def show(config: Any) -> None:
 
     import numpy as np
 
-    from sora.data.describing import Thumbnails, describe
+    from sora.data.describing import Thumbnails, describe, heavy, lasting
     from sora.data.index import Index
     from sora.data.workers import in_order
     from sora.report.dataset import write_page
@@ -145,6 +145,10 @@ def show(config: Any) -> None:
     folder = Path(config.show)
     opened = Index.open(folder)
     described = describe(opened, sample=config.sample)
+    (length, unit), (size, prefix) = lasting(described.totals["seconds"]), heavy(described.totals["bytes"])
+    splits = ", ".join(f"{count} {split}" for split, count in described.splits.items())
+    held = f"{described.totals['clips']} clips ({splits}), {described.totals['frames']} frames, {length:.4g} {unit}, {size:.4g} {prefix}"
+    print(f"{folder}: {held}; shards: {described.totals['shards']}\n")
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
         print("\n".join([*histogram.lines(width), ""]))
@@ -156,7 +160,7 @@ def show(config: Any) -> None:
     output = Path(config.output) if config.output is not None else folder / "show.html"
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
-    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"{len(opened)} clips; the page: {output}"]))
+    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}"]))
 
 
 def _progress(what: str, more: str | None) -> Any:

@@ -166,7 +166,12 @@ def test_a_description_counts_every_clip_once(folder):
     assert told.counted["licence"] == {"CC0-1.0": 3}
 
 
-@pytest.mark.parametrize("values", [[1], [1, 2, 2], [*range(100)], [1, 10, 100, 1000] * 5, [0.5] * 3, [0, 1e6, *range(20)], [*range(13)]])
+FEW = [[1], [1, 2, 2], [0.5] * 3, [*range(13)], [-3.5, *range(30)], [100, *range(17, 60)]]
+WIDE = [[*range(100)], [1, 10, 100, 1000] * 5, [0, 1e6, *range(20)], [*range(1, 40)], [2**n for n in range(40)]]
+STRANGE = [[1e-9 * n for n in range(1, 50)], [1e-300 * 10**n for n in range(60)]]
+
+
+@pytest.mark.parametrize("values", [*FEW, *WIDE, *STRANGE])
 def test_bins_hold_every_value_once(values):
     for kind in (np.int64, np.float64):
         array = np.array(values).astype(kind)
@@ -174,6 +179,14 @@ def test_bins_hold_every_value_once(values):
         assert sum(counts.values()) == len(values)
         assert len(counts) <= 13
     assert binned(np.array([])) == {}
+
+
+def test_bins_lie_between_round_numbers_and_name_the_whole_ones_in_them():
+    assert list(binned(np.array([*range(1, 26)]))) == ["0–4", "5–9", "10–14", "15–19", "20–24", "25–29"]
+    assert list(binned(np.array([1, 2, 3, 4, 6, 7, 12, 13, 20, 33, 40, 41, 49]))) == [
+        "1", "2", "3–4", "5–6", "7–9", "10–14", "15–19", "20–29", "30–49"]  # fmt: skip
+    assert list(binned(np.linspace(0.31, 2.6, 20)))[:3] == ["0.25–0.5", "0.5–0.75", "0.75–1"]
+    assert next(iter(binned(np.geomspace(0.002, 9, 20)))) == "0.002–0.005"
 
 
 @pytest.mark.slow
