@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sora.data.caption_sets import CaptionSets
-from sora.data.columns import SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.described import count, fits, inside, maybe, named, some, text
 from sora.data.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
@@ -32,6 +33,13 @@ from sora.storage import read_json
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index"]
 
 _READABLE = (1, VERSION)
+_TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
+_ENTRY = {"shard": text, "meta": text, "meta_sha256": text, "clips": some, "bytes": maybe(count)}
+_FORM = {"fingerprint": text, "totals": _TOTALS, "splits": named(some), "shards": [_ENTRY]}
+_SINCE_2 = {
+    "captions": {"whole": text, "splits": named(text)},
+    "columns": {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)},
+}
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
 
@@ -49,7 +57,7 @@ class Index:
         self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
         self.files, self.columns = files, columns
         self.sets = CaptionSets(folder, dataset=described["fingerprint"])
-        self._rows = None if split is None else _rows_of(columns, split)
+        self._rows = None if split is None else _rows_of(columns, split, described)
         self._reader = ShardReader(open_store(folder), members=None if hash_every_read else len(columns))
 
     @classmethod
@@ -186,28 +194,31 @@ def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
     return Index.open(folder, split, hash_every_read=hash_every_read)
 
 
-def _rows_of(columns: Columns, split: str) -> np.ndarray | None:
+def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray | None:
     """The rows of a split; None where they are all rows."""
     if columns.splits == (split,):
         return None
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
+    if len(rows) != described["splits"][split]:
+        raise ValueError(
+            f"the columns are damaged: {len(rows)} clips are of split {split}, not {described['splits'][split]}; delete their folder"
+        )
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 
 
 def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
     """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
-    path = folder / DATASET
-    try:
-        listed = [(entry["shard"], entry["meta"], entry["meta_sha256"]) for entry in described["shards"]]
-        counts = [entry["clips"] for entry in described["shards"]] + list(described["splits"].values())
-        fits = all(isinstance(name, str) for names in listed for name in names) and all(isinstance(one, int) and one > 0 for one in counts)
-        fits = fits and isinstance(described["fingerprint"], str) and described["totals"]["clips"] == sum(counts) / 2 > 0
-    except (KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
+    path, form = folder / DATASET, _FORM if described["version"] == 1 else _FORM | _SINCE_2
+    whole = fits(described, form)
+    if whole:
+        clips = described["totals"]["clips"]
+        whole = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
+    if whole and described["version"] > 1:
+        whole = all(set(described[name]["splits"]) == set(described["splits"]) for name in ("columns", "captions"))
+    if not whole:
         raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
-    for name in (name for shard, meta, _ in listed for name in (shard, meta)):
-        if name.startswith("/") or ".." in name.split("/"):
+    for name in (entry[name] for entry in described["shards"] for name in ("shard", "meta")):
+        if not inside(name):
             raise ValueError(f"{path} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
 
 

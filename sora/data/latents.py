@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sora.data.described import count, fits, maybe, some, text
 from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
 )
 LAYOUT = {"offset": Column("<i8"), "size": Column("<i8"), "sha256": Column("u1", 32), "shape": Column("<i4", 3)}
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
+_FORM = {"stride": [some], "shards": [{"meta": text, "meta_sha256": text, "shard": text, "bytes": count}]}
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
 Encode = Callable[[Sequence[int]], Sequence[Tensor]]
 
@@ -167,7 +169,7 @@ class LatentIndex:
         for entry in self.described["shards"]:
             _check_meta(self.index.folder, entry)
         folder = _columns_path(self.index.folder, self.vae_hash)
-        if "columns" in self.described and folder.is_dir():
+        if self.described.get("columns") and folder.is_dir():
             check_arrays(folder, LAYOUT, self.described["columns"])
 
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
@@ -200,18 +202,11 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
 def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_hash: str) -> None:
     """What is read of the manifest is there and of its kind, and the files are those that such latents have."""
     wanted = len(index.described["shards"])
+    whole = fits(described, _FORM) and len(described["stride"]) == 3 and fits(described.get("columns"), maybe(dict.fromkeys(LAYOUT, text)))
+    if whole and len(described["shards"]) != wanted:
+        raise ValueError(f"{path} lists {len(described['shards'])} shards, the dataset has {wanted}; run sora encode again")
     names = [[_shard_path(index.folder, vae_hash, number, suffix).name for suffix in ("parquet", "tar")] for number in range(wanted)]
-    try:
-        listed = described["shards"]
-        if len(listed) != wanted:
-            raise ValueError(f"{path} lists {len(listed)} shards, the dataset has {wanted}; run sora encode again")
-        fits = [[entry["meta"], entry["shard"]] for entry in listed] == names
-        fits = fits and all(isinstance(entry["bytes"], int) and isinstance(entry["meta_sha256"], str) for entry in listed)
-        fits = fits and all(isinstance(size, int) and size > 0 for size in described["stride"]) and len(described["stride"]) == 3
-        fits = fits and isinstance(described.get("columns", {}), dict)
-    except (KeyError, TypeError):
-        fits = False
-    if not fits:
+    if not whole or [[entry["meta"], entry["shard"]] for entry in described["shards"]] != names:
         raise ValueError(f"{path} is damaged: its shards or its stride are none; run sora encode again")
 
 
@@ -238,7 +233,7 @@ def _check_meta(folder: Path, entry: dict[str, Any]) -> None:
 def _open_columns(index: Index, described: dict[str, Any]) -> dict[str, np.ndarray] | None:
     """The mapped places and shapes; None where there are none: they are made from the rows then."""
     folder = _columns_path(index.folder, described["vae"])
-    if "columns" not in described or not folder.is_dir():
+    if described.get("columns") is None or not folder.is_dir():
         return None
     return open_arrays(folder, LAYOUT, described["columns"], rows=index.described["totals"]["clips"])
 
