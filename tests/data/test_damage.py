@@ -108,7 +108,7 @@ def test_strange_values_anywhere_in_a_json_are_refused_or_without_effect(whole, 
             else:
                 odd = [one for one, two in zip(found, wanted, strict=True) if one != two]
                 assert all(one is None or isinstance(one, str) for one in odd), (path, strange, odd)  # a fingerprint: a run notices
-    assert refused > 10
+    assert refused > 4
 
 
 def flipped(path: Path, draw: random.Random) -> None:
@@ -130,7 +130,7 @@ def test_flipped_bits_and_cuts_of_any_file_are_refused_or_without_effect(whole, 
             monkeypatch.setattr(module, "_CHECKED_AT_ONCE", 0)
     names = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file())
     draw, noticed = random.Random(0), 0
-    for number in range(2 * len(names)):
+    for number in range((1 + large) * len(names)):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
         name = names[number % len(names)]
@@ -146,7 +146,7 @@ def test_flipped_bits_and_cuts_of_any_file_are_refused_or_without_effect(whole, 
         noticed += bool(odd)
         mine = large and name.startswith(("columns/", "latents-"))
         assert mine or name.endswith(".json") or all(one is None for one in odd), (name, odd)
-    assert noticed > len(names)
+    assert noticed > len(names) / 2
 
 
 @pytest.mark.slow
