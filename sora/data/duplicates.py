@@ -12,6 +12,7 @@ from jaxtyping import Int64
 
 _AT_ONCE = 1 << 21  # keys compared together, at about 60 bytes each
 _CHUNK = 1 << 20
+_NEW = 1 << 16  # keys that a set of Python holds before they are sorted into arrays
 
 
 class KeyFile:
@@ -28,7 +29,7 @@ class KeyFile:
         return self._count
 
     def add(self, keys: Iterable[str]) -> None:
-        digests = [blake2b(key.encode(), digest_size=16).digest() for key in keys]
+        digests = [_digest(key) for key in keys]
         self._file.write(b"".join(digests))
         self._count += len(digests)
 
@@ -43,6 +44,37 @@ class KeyFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class KeySet:
+    """Keys that came, as 128-bit digests in sorted arrays: 16 bytes each, 48 for a moment while arrays are joined."""
+
+    def __init__(self) -> None:
+        self._new: set[bytes] = set()
+        self._sorted: list[np.ndarray] = []  # each less than half as long as the one before it
+
+    def add(self, key: str) -> bool:
+        """Whether the key is new."""
+        digest = _digest(key)
+        if digest in self._new or any(_holds(known, digest) for known in self._sorted):
+            return False
+        self._new.add(digest)
+        if len(self._new) >= _NEW:
+            known, self._new = np.sort(np.array(list(self._new), "S16")), set()
+            while self._sorted and len(self._sorted[-1]) <= 2 * len(known):
+                known = np.sort(np.concatenate([self._sorted.pop(), known]))
+            self._sorted.append(known)
+        return True
+
+
+def _holds(known: np.ndarray, digest: bytes) -> bool:
+    wanted = np.array(digest, "S16")  # zeros at its end are left out on both sides
+    place = int(np.searchsorted(known, wanted))
+    return place < len(known) and bool(known[place] == wanted)
+
+
+def _digest(key: str) -> bytes:
+    return blake2b(key.encode(), digest_size=16).digest()
 
 
 def _repeated(digests: np.ndarray, part: int, parts: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from sora.data.duplicates import KeySet
 from sora.data.stores import LocalStore, Store, pread
 from sora.storage import whole_file
 
@@ -59,7 +60,7 @@ class ShardWriter:
         self.folder, self.prefix, self.suffixes, self.max_bytes = Path(folder), prefix, tuple(suffixes), max_bytes
         self.closed: list[Path] = []
         self._number = first
-        self._keys: set[str] = set()
+        self._keys = KeySet()
         self._stack: ExitStack | None = None
         self._file: BinaryIO | None = None
         self._position = 0
@@ -84,16 +85,15 @@ class ShardWriter:
         """Append one sample; its members in the order of `suffixes`."""
         if not KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} does not fit a shard; use up to 90 letters, digits, '-' and '_', without dots")
-        if key in self._keys:
-            raise ValueError(f"the key {key!r} came twice; the keys of a dataset are unique")
         if set(files) != set(self.suffixes):
             raise ValueError(f"sample {key} brings {sorted(files)}, shards of {self.prefix!r} hold {sorted(self.suffixes)}")
+        if not self._keys.add(key):
+            raise ValueError(f"the key {key!r} came twice; the keys of a dataset are unique")
         size = sum(_BLOCK + _padded(len(content)) for content in files.values())
         if self._file is not None and self._position + size + len(_END) > self.max_bytes:
             self._close()
         if self._file is None:
             self._open()
-        self._keys.add(key)
         return tuple(self._append(key, suffix, files[suffix]) for suffix in self.suffixes)
 
     def _append(self, key: str, suffix: str, content: bytes) -> Member:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sora.data import duplicates, foreign, parts
-from sora.data.duplicates import KeyFile
+from sora.data.duplicates import KeyFile, KeySet
 from sora.data.foreign import Choices
 from sora.data.index import Index
 from sora.data.indexing import index_shards
@@ -233,6 +233,18 @@ def test_repeated_keys_are_those_that_a_set_finds(tmp_path, monkeypatch, at_once
     assert keys.repeated().tolist() == wanted
     assert wanted and not list(tmp_path.iterdir())
     assert KeyFile().repeated().tolist() == []
+
+
+@pytest.mark.parametrize("new", [1, 2, 7, 1 << 16])
+def test_a_set_of_keys_says_what_a_set_of_python_says(monkeypatch, new):
+    """Also of digests that end in zeros, which an array of bytes leaves out."""
+    monkeypatch.setattr(duplicates, "_NEW", new)
+    monkeypatch.setattr(duplicates, "_digest", lambda key: int(key[1:]).to_bytes(16, "little"))
+    keys, seen = KeySet(), set()
+    for number in np.random.default_rng(new).integers(0, 300, 400).tolist():
+        assert keys.add(f"k{number}") == (number not in seen)
+        seen.add(number)
+    assert len(keys._sorted) < 10
 
 
 def test_the_folder_of_parts_goes_when_the_index_is_whole(shards, tmp_path):
