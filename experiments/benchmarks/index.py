@@ -112,7 +112,7 @@ def reading(folder: Path) -> dict[str, float]:
 
 
 JOINING = """
-import json, random, resource, sys, time
+import json, random, sys, time
 from pathlib import Path
 from sora.data.foreign import Survey
 from sora.data.indexing import _joined
@@ -120,7 +120,7 @@ from sora.data.parts import Parts
 from sora.data.rows import Caption, ClipFacts, clip_row
 from sora.data.shards import Member
 draw, clips, each = random.Random(0), int(sys.argv[2]), int(sys.argv[3])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 with Parts(Path(sys.argv[1]), {}) as parts:
     shards = [f"video-{number:06d}.tar" for number in range(clips // each)]
     for number, shard in enumerate(shards):

