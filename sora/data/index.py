@@ -36,10 +36,8 @@ _READABLE = (1, VERSION)
 _TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": text, "meta": text, "meta_sha256": text, "clips": some, "bytes": maybe(count)}
 _FORM = {"fingerprint": text, "totals": _TOTALS, "splits": named(some), "shards": [_ENTRY]}
-_SINCE_2 = {
-    "captions": {"whole": text, "splits": named(text)},
-    "columns": {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)},
-}
+_SINCE_2 = {"captions": {"whole": text, "splits": named(text)}}
+_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)}  # they may be missing
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
 
@@ -209,12 +207,13 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
 def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
     """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
     path, form = folder / DATASET, _FORM if described["version"] == 1 else _FORM | _SINCE_2
-    whole = fits(described, form)
+    whole = fits(described, form) and fits(described.get("columns"), maybe(_COLUMNS))
     if whole:
         clips = described["totals"]["clips"]
         whole = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
-    if whole and described["version"] > 1:
-        whole = all(set(described[name]["splits"]) == set(described["splits"]) for name in ("columns", "captions"))
+    if whole:
+        found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
+        whole = all(set(splits) == set(described["splits"]) for splits in found)
     if not whole:
         raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
     for name in (entry[name] for entry in described["shards"] for name in ("shard", "meta")):
