@@ -90,6 +90,8 @@ def _told(described: dict[str, Any], folder: Any) -> list[str]:
     shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
     lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
     refused = described.get("refused", {})
+    if described.get("kept"):
+        lines.append(f"  {described['kept']} shards had been indexed before, and were kept")
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
         lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")
@@ -123,7 +125,8 @@ def check(config: Any) -> int:
     print("\n".join([f"{config.check}: {line}" if not number else line for number, line in enumerate(checked.lines())]))
     if config.output is not None:
         faults = [fault._asdict() for fault in checked.faults]
-        write_json(Path(config.output), {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "faults": faults})
+        compared = {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "kinds": dict(checked.kinds)}
+        write_json(Path(config.output), {**compared, "faults": faults})
         print(f"  all of it is in {config.output}")
     return 1 if checked.faults else 0
 
@@ -134,7 +137,7 @@ def show(config: Any) -> None:
 
     import numpy as np
 
-    from sora.data.describing import Thumbnails, describe
+    from sora.data.describing import Thumbnails, describe, heavy, lasting
     from sora.data.index import Index
     from sora.data.workers import in_order
     from sora.report.dataset import write_page
@@ -142,6 +145,10 @@ def show(config: Any) -> None:
     folder = Path(config.show)
     opened = Index.open(folder)
     described = describe(opened, sample=config.sample)
+    (length, unit), (size, prefix) = lasting(described.totals["seconds"]), heavy(described.totals["bytes"])
+    splits = ", ".join(f"{count} {split}" for split, count in described.splits.items())
+    held = f"{described.totals['clips']} clips ({splits}), {described.totals['frames']} frames, {length:.4g} {unit}, {size:.4g} {prefix}"
+    print(f"{folder}: {held}; shards: {described.totals['shards']}\n")
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
         print("\n".join([*histogram.lines(width), ""]))
@@ -153,7 +160,7 @@ def show(config: Any) -> None:
     output = Path(config.output) if config.output is not None else folder / "show.html"
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
-    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"{len(opened)} clips; the page: {output}"]))
+    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}"]))
 
 
 def _progress(what: str, more: str | None) -> Any:

@@ -74,12 +74,12 @@ def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
     Raises:
         ValueError: no clip has a caption of one of the kinds.
     """
-    found = [caption for row in range(len(index)) for caption in index.captions(row)]
-    there = sorted({caption.kind for caption in found})
+    found = {(caption.kind, caption.text) for row in range(len(index)) for caption in index.captions(row)}
+    there = sorted({kind for kind, _ in found})
     unknown = sorted(set(kinds or ()) - set(there))
     if unknown:
         raise ValueError(f"captions={list(kinds or ())}: no clip of {index.folder} has kind {', '.join(unknown)}, only {', '.join(there)}")
-    return {"", *(caption.text for caption in found if kinds is None or caption.kind in kinds)}
+    return {"", *(text for kind, text in found if kinds is None or kind in kinds)}
 
 
 def encode_clips(
@@ -102,26 +102,25 @@ def encode_clips(
     from sora.data import latents
     from sora.data.video import PYAV
 
-    settings = {"multiple": [int(size) for size in multiple]}
-    boxes = [_box(index, row, vae.stride, multiple) for row in range(len(index))]
+    decode = reader or PYAV
+    settings = {"multiple": [int(size) for size in multiple], "reader": decode.identity()}
+    trimmed = sum(_box(index, row, vae.stride, multiple) != _shape(index, row) for row in range(len(index)))
     shards = latents.shard_rows(index)
-    encode = partial(_encoded, index, boxes=boxes, vae=vae, batch=batch, reader=reader or PYAV, report=report)
+    named = {"vae_hash": vae_hash, "settings": settings}
+    there = [latents.finished(index, rows, number=number, **named) for number, rows in enumerate(shards)]
+    encode = partial(_encoded, index, multiple=multiple, vae=vae, batch=batch, reader=decode, report=report)
     for number, rows in enumerate(shards):
-        if latents.finished(index, rows, number=number, vae_hash=vae_hash, settings=settings):
+        if there[number]:
             report(len(rows))
         else:
-            latents.write_shard(index, rows, encode, number=number, vae_hash=vae_hash, settings=settings)
-    trimmed = sum(box != (int(index.frames[row]), int(index.heights[row]), int(index.widths[row])) for row, box in enumerate(boxes))
-    about: dict[str, Any] = {
-        "stride": list(vae.stride),
-        "channels": vae.latent_channels,
-        "clips": len(index),
-        "trimmed": trimmed,
-        "reader": (reader or PYAV).identity(),
-        **settings,
-    }
+            latents.write_shard(index, rows, encode, number=number, **named)
+    about = {"stride": list(vae.stride), "channels": vae.latent_channels, "clips": len(index), "trimmed": trimmed, **settings}
     latents.finish(index, shards=len(shards), vae_hash=vae_hash, about=about)
     return trimmed
+
+
+def _shape(index: Index, row: int) -> tuple[int, int, int]:
+    return int(index.frames[row]), int(index.heights[row]), int(index.widths[row])
 
 
 def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, int]:
@@ -144,7 +143,7 @@ def _encoded(
     index: Index,
     rows: Sequence[int],
     *,
-    boxes: Sequence[tuple[int, int, int]],
+    multiple: Sequence[int],
     vae: VideoVAE,
     batch: int,
     reader: VideoReader,
@@ -159,7 +158,7 @@ def _encoded(
 
     shapes: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for row in rows:
-        shapes[boxes[row]].append(row)
+        shapes[_box(index, row, vae.stride, multiple)].append(row)
     found: dict[int, Tensor] = {}
     for (frames, height, width), same in shapes.items():
         for start in range(0, len(same), batch):

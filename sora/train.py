@@ -42,6 +42,7 @@ FREE = (
     "trainer.shard",
     "trainer.threads",
     "data.cache_mb",
+    "data.hash_every_read",
     "data.max_bad_share",
 )
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
@@ -169,6 +170,11 @@ def record(config: DictConfig, run: Run, state: TrainingState | None, changed: M
     storage.write_text(run.config_file, OmegaConf.to_yaml(config, resolve=False))
 
 
+def _brief(known: str) -> str:
+    """A hash by its beginning, words as they are."""
+    return known if " " in known else known[:12]
+
+
 def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
     """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
     from omegaconf import OmegaConf
@@ -187,7 +193,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     for name, value in job.depends.items():
         if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
             raise ValueError(
-                f"{name} is not what {folder} was trained with: its hash is {value[:12]}, the run's is {str(was.get(name))[:12]}; "
+                f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
     newest = run.newest()
@@ -385,7 +391,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
-    depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
+    depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint, "latents": data.made_by}
     return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
 
 

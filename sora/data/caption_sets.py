@@ -10,6 +10,7 @@ same kind and captioner, and is added otherwise; which kinds are trained on is t
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sora.data.described import count, fits, text
 from sora.data.rows import CAPTIONS, Caption, caption_identity
-from sora.storage import file_hash, read_json, whole_file, write_json
+from sora.storage import file_hash, read_json, text_hash, whole_file, write_json
 
 VERSION = 1
 SCHEMA = pa.schema([("key", pa.string()), ("captions", CAPTIONS)])
@@ -61,7 +63,8 @@ class CaptionSetWriter:
         if not self._files:
             raise ValueError(f"no caption was written to the set {self.name}; there is nothing to add")
         files = [self._files[shard] for shard in sorted(self._files)]
-        described = {"version": VERSION, "name": self.name, "dataset": self.dataset, "files": files, "about": dict(about)}
+        described = {"version": VERSION, "name": self.name, "dataset": self.dataset, "files": files}
+        described |= {"sha256": text_hash(json.dumps(files)), "about": dict(about)}
         path = manifest_path(self.folder, self.name)
         write_json(path, described)
         return path
@@ -125,6 +128,10 @@ def _opened(path: Path, dataset: str) -> dict[str, Any]:
     described = read_json(path)
     if not isinstance(described, dict) or described.get("version") != VERSION:
         raise ValueError(f"{path} is no set of captions of version {VERSION}; write it again or delete it")
+    form = {"name": text, "files": [{"shard": count, "file": text, "sha256": text, "captions": text}]}
+    whole = fits(described, form) and path.name == f"captions-{described['name']}.json"
+    if not whole or described.get("sha256") not in (None, text_hash(json.dumps(described["files"]))):  # sets of before have none
+        raise ValueError(f"{path} is damaged: its name or its files are none; write it again or delete it")
     if any("/" in entry["file"] for entry in described["files"]):
         raise ValueError(f"{path} lists files outside its folder; it is damaged or not to be trusted")
     if described.get("dataset") != dataset:

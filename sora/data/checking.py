@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,21 +10,23 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from sora.data.columns import FOLDER, LAYOUT, check_columns, columns_of
+from sora.data.columns import FOLDER, LAYOUT, ColumnCheck, check_columns
+from sora.data.duplicates import KeyFile
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
-from sora.data.rows import clip_row_of
 from sora.data.shards import Member
 from sora.data.stores import Store, open_store
 from sora.data.tars import Walk, sample_of
 from sora.data.video import read
 from sora.data.workers import in_order
-from sora.data.writing import Fingerprints
+from sora.data.writing import DATASET, Fingerprints
 from sora.storage import read_json
 
 _UNIT = 16  # clips that a process reads before it answers
+_MOST_FAULTS = 100_000  # that are listed
 
 
 class Fault(NamedTuple):
@@ -38,23 +39,26 @@ class Fault(NamedTuple):
 
 @dataclass
 class Checked:
-    """What a check found. counts: of what was compared, by name."""
+    """What a check found. counts: of what was compared, by name. faults: the first 100,000; kinds: of all, how many."""
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: str, where: str, reason: str) -> None:
-        self.faults.append(Fault(kind, where, reason))
+        self.kinds[kind] += 1
+        if len(self.faults) < _MOST_FAULTS:
+            self.faults.append(Fault(kind, where, reason))
 
     def lines(self, most: int = 20) -> list[str]:
         """For people: what was compared, and the first faults."""
         compared = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         if not self.faults:
             return [f"{compared}: all as the index says"]
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in self.faults).most_common())
+        kinds, found = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common()), self.kinds.total()
         shown = [f"  {fault.where}: {fault.reason}" for fault in self.faults[:most]]
-        more = [f"  … and {len(self.faults) - most} more"] if len(self.faults) > most else []
-        return [f"{compared}: {len(self.faults)} faults ({kinds})", *shown, *more]
+        more = [f"  … and {found - most} more"] if found > most else []
+        return [f"{compared}: {found} faults ({kinds})", *shown, *more]
 
 
 def check(
@@ -73,7 +77,8 @@ def check(
     if not 0 <= decode <= 1:
         raise ValueError(f"decode={decode} is no share of the clips; give 0 to 1")
     checked = Checked()
-    _metadata(index, checked)
+    if not _metadata(index, checked):
+        return checked
     store = open_store(index.folder)
     for number, entry in enumerate(index.described["shards"]):
         _shard(index, store, number, entry, checked)
@@ -83,41 +88,54 @@ def check(
     return checked
 
 
-def _metadata(index: Index, checked: Checked) -> None:
-    """Every parquet file and column against its hash, and the totals and fingerprints against the rows."""
+def _metadata(index: Index, checked: Checked) -> bool:
+    """Every parquet file and column against its hash, and the totals and fingerprints against the rows, a shard's at a time.
+
+    False: the clips cannot be found by these metadata.
+    """
     described, prints = index.described, Fingerprints()
     totals: Counter[str] = Counter()
-    codes = np.zeros(len(index), np.uint64)
-    tables = []
-    for number, entry in enumerate(described["shards"]):
-        try:
-            table = index.files.whole(number)
-        except ValueError as error:
-            checked.add("metadata", entry["meta"], str(error))
-            return
-        for values in table.to_pylist():
-            row = clip_row_of(values)
-            prints.add(row)
-            codes[totals["clips"]] = int.from_bytes(hashlib.blake2b(row.key.encode(), digest_size=8).digest(), "big")
-            totals.update(clips=1, frames=row.frames, bytes=row.size, captions=len(row.captions))
-        tables.append(table)
-    checked.counts["parquet files"] = len(tables)
+    mapped = (index.folder / FOLDER).is_dir()
+    if mapped:
+        check_columns(index.folder, described)
+    compare = ColumnCheck(index.columns)
+    with closing(KeyFile()) as keys:
+        for number, entry in enumerate(described["shards"]):
+            try:
+                table = index.files.whole(number)
+            except ValueError as error:
+                checked.add("metadata", entry["meta"], str(error))
+                return False
+            prints.add(table)
+            compare(table)
+            keys.add(table["key"].to_pylist())
+            totals.update(clips=table.num_rows, **{name: sum(table[name].to_pylist()) for name in ("frames", "size")})
+            totals["captions"] += sum(pc.list_value_length(table["captions"]).to_pylist())
+            _lies_in(entry, table, checked)
+        twice = keys.repeated()
+    totals["bytes"] = totals.pop("size")
+    checked.counts["parquet files"] = len(described["shards"])
     for name, value in totals.items():
         if described["totals"][name] != value:
-            checked.add("count", "dataset.json", f"it says {described['totals'][name]} {name}, the rows make {value}")
+            checked.add("count", DATASET, f"it says {described['totals'][name]} {name}, the rows make {value}")
     if prints.clips != described["fingerprint"]:
-        checked.add("fingerprint", "dataset.json", "its fingerprint is not that of the rows")
+        checked.add("fingerprint", DATASET, "its fingerprint is not that of the rows")
     if "captions" in described and prints.captions() != described["captions"]:
-        checked.add("fingerprint", "dataset.json", "its fingerprints of the captions are not those of the rows")
-    if (twice := len(codes) - len(np.unique(codes))) > 0:
-        checked.add("duplicate", "dataset.json", f"{twice} keys come more than once")
-    if (index.folder / FOLDER).is_dir():
-        check_columns(index.folder, described)
-        made = columns_of(iter(tables))
-        for name in LAYOUT:
-            if not np.array_equal(made.arrays[name], index.columns.arrays[name]):
-                checked.add("column", f"{FOLDER}/{name}.bin", "does not say what the rows say; delete the folder")
+        checked.add("fingerprint", DATASET, "its fingerprints of the captions are not those of the rows")
+    if len(twice):
+        checked.add("duplicate", DATASET, f"{len(twice)} keys come more than once, such as {index.columns.key(int(twice[0]))}")
+    if mapped:
+        for name in sorted(compare.wrong):
+            checked.add("column", f"{FOLDER}/{name}.bin", "does not say what the rows say; delete the folder")
         checked.counts["columns"] = len(LAYOUT)
+    return not compare.wrong
+
+
+def _lies_in(entry: dict[str, Any], table: pa.Table, checked: Checked) -> None:
+    """All rows of a file are of the shard that dataset.json names."""
+    others = sorted(set(table["shard"].to_pylist()) - {entry["shard"]})
+    if others:
+        checked.add("metadata", entry["meta"], f"it has rows of {others[0]}, dataset.json says it is of {entry['shard']}")
 
 
 def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], checked: Checked) -> None:
@@ -146,21 +164,19 @@ def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], check
 
 
 def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., Iterator], report: Callable[[int], None]) -> None:
-    units = [range(first, min(first + _UNIT, len(index))) for first in range(0, len(index), _UNIT)]
+    units = (range(first, min(first + _UNIT, len(index))) for first in range(0, len(index), _UNIT))
     compare = _Compare(index, decode)
-    again: list[range] = []
-    for done in run(compare, units):
-        if done.result is None:  # its process died: one of its clips did that
-            again += [range(row, row + 1) for row in done.item]
-            continue
-        checked.faults += done.result
-        report(len(done.item))
-    for done in run(compare, again):
-        member = index.member(done.item[0])
-        checked.faults += done.result or ([Fault("decode", f"{member.shard}: {member.key}", done.reason)] if done.result is None else [])
-        report(1)
-    checked.counts["clips"] += len(index)
-    checked.counts["clips decoded"] += sum(compare.decoded(row) for row in range(len(index)))
+    for unit in run(compare, units):
+        # Where its process died, one of its clips did that: they are read again one by one.
+        several = unit.result is None and len(unit.item) > 1
+        for done in run(compare, (range(row, row + 1) for row in unit.item)) if several else [unit]:
+            member = index.member(done.item[0])
+            died = [Fault("decode", f"{member.shard}: {member.key}", done.reason)]
+            for fault in died if done.result is None else done.result:
+                checked.add(*fault)
+        report(len(unit.item))
+        checked.counts["clips"] += len(unit.item)
+        checked.counts["clips decoded"] += sum(compare.decoded(row) for row in unit.item)
 
 
 class _Compare:
@@ -231,6 +247,7 @@ def _latents(index: Index, checked: Checked) -> None:
     for path in sorted(index.folder.glob("latents-????????.json")):
         try:
             latents = LatentIndex(index, str(read_json(path).get("vae")))
+            latents.check()
         except (ValueError, AttributeError) as error:
             checked.add("latents", path.name, str(error))
             continue

@@ -8,32 +8,30 @@ about 10 GB of files, of which a process holds what it looks at, shared with all
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 
-from sora.storage import sync
+from sora.data.mapped import ArrayWriter, Column, changed, check_arrays, open_arrays
 
 FOLDER = "columns"
 SOURCES = ("key", "suffix", "offset", "size", "sha256", "frames", "fps", "height", "width", "split")
 LAYOUT = {
-    "offset": "<i8",
-    "size": "<i8",
-    "frames": "<i4",
-    "height": "<i4",
-    "width": "<i4",
-    "fps": "<f8",
-    "split": "<i2",  # number in `splits`
-    "suffix": "<i2",  # number in `suffixes`
-    "sha256": "u1",
-    "key_end": "<i8",  # bytes of keys up to the end of this one
-    "keys": "u1",
+    "offset": Column("<i8"),
+    "size": Column("<i8"),
+    "frames": Column("<i4"),
+    "height": Column("<i4"),
+    "width": Column("<i4"),
+    "fps": Column("<f8"),
+    "split": Column("<i2"),  # number in `splits`
+    "suffix": Column("<i2"),  # number in `suffixes`
+    "sha256": Column("u1", 32),
+    "key_end": Column("<i8"),  # bytes of keys up to the end of this one
+    "keys": Column("u1", None),
 }
-_CHECKED_AT_ONCE = 32 << 20
 
 
 class Columns:
@@ -47,10 +45,19 @@ class Columns:
 
     def key(self, row: int) -> str:
         ends = self.arrays["key_end"]
-        return bytes(self.arrays["keys"][int(ends[row - 1]) if row else 0 : int(ends[row])]).decode()
+        try:
+            return bytes(self.arrays["keys"][int(ends[row - 1]) if row else 0 : int(ends[row])]).decode("ascii")
+        except UnicodeDecodeError:
+            raise ValueError(f"the columns are damaged at clip {row}: its key is none; delete their folder") from None
+
+    def suffix(self, row: int) -> str:
+        number = int(self.arrays["suffix"][row])
+        if not 0 <= number < len(self.suffixes):
+            raise ValueError(f"the columns are damaged at clip {row}: it has suffix {number} of {len(self.suffixes)}; delete their folder")
+        return self.suffixes[number]
 
     def sha256(self, row: int) -> str:
-        return bytes(self.arrays["sha256"][32 * row : 32 * row + 32]).hex()
+        return bytes(self.arrays["sha256"][row]).hex()
 
 
 class Keys(Sequence[str]):
@@ -108,79 +115,62 @@ class _Arrays:
         found["key_end"] = self._key_bytes + np.cumsum([len(key) for key in keys], dtype=np.int64)
         self._key_bytes += sum(map(len, keys))
         found["keys"] = np.frombuffer(b"".join(keys), dtype="u1")
-        found["sha256"] = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), dtype="u1")
+        found["sha256"] = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), dtype="u1").reshape(-1, 32)
         found |= {"split": self.splits(table["split"]), "suffix": self.suffixes(table["suffix"])}
-        return {name: np.ascontiguousarray(array, dtype=LAYOUT[name]) for name, array in found.items()}
+        return {name: np.ascontiguousarray(array, dtype=LAYOUT[name].dtype) for name, array in found.items()}
 
 
 class ColumnWriter:
     """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder) / FOLDER
-        self._arrays = _Arrays()
-        self._files: dict[str, BinaryIO] = {}
-        self._hashes = {name: hashlib.sha256() for name in LAYOUT}
+        self._arrays, self._writer = _Arrays(), ArrayWriter(Path(folder) / FOLDER, LAYOUT)
 
     def write(self, table: pa.Table) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, array in self._arrays(table).items():
-            if name not in self._files:
-                self._files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 (close and finish close it)
-            content = array.tobytes()
-            self._files[name].write(content)
-            self._hashes[name].update(content)
+        self._writer.write(self._arrays(table))
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        self._writer.close()
 
     def finish(self) -> dict[str, Any]:
         """Close the files; what dataset.json says of them."""
-        self.close()
-        for name in self._files:
-            sync(self.folder / f"{name}.bin")
-        return {
-            "splits": list(self._arrays.splits.texts),
-            "suffixes": list(self._arrays.suffixes.texts),
-            "sha256": {name: found.hexdigest() for name, found in self._hashes.items()},
-        }
+        hashes = self._writer.finish()
+        return {"splits": list(self._arrays.splits.texts), "suffixes": list(self._arrays.suffixes.texts), "sha256": hashes}
+
+
+class ColumnCheck:
+    """Compares columns with the rows that they repeat, a table of these at a time. `wrong`: names of those that say something else."""
+
+    def __init__(self, columns: Columns):
+        self.wrong: set[str] = set()
+        self._columns, self._arrays = columns, _Arrays()
+        self._at = dict.fromkeys(LAYOUT, 0)
+
+    def __call__(self, table: pa.Table) -> None:
+        for name, array in self._arrays(table).items():
+            start = self._at[name]
+            self._at[name] += len(array)
+            if not np.array_equal(array, self._columns.arrays[name][start : start + len(array)]):
+                self.wrong.add(name)
+        for name, codes, texts in (("split", self._arrays.splits, "splits"), ("suffix", self._arrays.suffixes, "suffixes")):
+            if tuple(codes.texts) != getattr(self._columns, texts)[: len(codes.texts)]:
+                self.wrong.add(name)
 
 
 def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:
-    """The mapped columns of a dataset; None if it has none. Small ones are compared with their hashes, of large ones the size.
-
-    Raises:
-        ValueError: a file is missing, of the wrong size or has changed.
-    """
+    """The mapped columns of a dataset (see `open_arrays`); None if it has none."""
     about = described.get("columns")
     if about is None or not (folder / FOLDER).is_dir():
         return None
-    paths = {name: folder / FOLDER / f"{name}.bin" for name in LAYOUT}
-    sizes = {name: path.stat().st_size if path.is_file() else -1 for name, path in paths.items()}
-    for name, path in paths.items():
-        wanted = rows * np.dtype(LAYOUT[name]).itemsize * (32 if name == "sha256" else 1)
-        if sizes[name] < 0 or (name != "keys" and sizes[name] != wanted):
-            raise _changed(path)
-    arrays = {name: np.asarray(np.memmap(path, LAYOUT[name], "r")) for name, path in paths.items()}
-    if arrays["key_end"][-1] != sizes["keys"]:
-        raise _changed(paths["keys"])
-    if sum(sizes.values()) <= _CHECKED_AT_ONCE:
-        check_columns(folder, described)
+    arrays = open_arrays(folder / FOLDER, LAYOUT, about["sha256"], rows=rows)
+    if arrays["key_end"][-1] != len(arrays["keys"]):
+        raise changed(folder / FOLDER / "keys.bin")
     return Columns(arrays, splits=about["splits"], suffixes=about["suffixes"])
 
 
 def check_columns(folder: Path, described: Mapping[str, Any]) -> None:
     """Compare every column with the hash that the dataset holds of it."""
-    for name, wanted in described["columns"]["sha256"].items():
-        path = folder / FOLDER / f"{name}.bin"
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
-                raise _changed(path)
-
-
-def _changed(path: Path) -> ValueError:
-    return ValueError(f"{path} has changed since dataset.json was written; delete the folder {path.parent}: it only repeats the metadata")
+    check_arrays(folder / FOLDER, LAYOUT, described["columns"]["sha256"])
 
 
 def columns_of(tables: Iterator[pa.Table]) -> Columns:

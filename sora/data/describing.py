@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sora.data.index import Index
 from sora.data.video import LIMITS, stream
 
 _BARS = 12
-_THUMBNAIL = 144  # pixels of the longer side
+_THUMBNAIL = 208  # pixels of the longer side
 _ASPECTS = {"9:16": 9 / 16, "2:3": 2 / 3, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9}
 
 
@@ -45,6 +46,19 @@ class Description:
     histograms: tuple[Histogram, ...]
     counted: Mapping[str, Mapping[str, int]]
     sampled: int
+
+
+def lasting(seconds: float) -> tuple[float, str]:
+    """A time in the unit that people would choose."""
+    if seconds < 120:
+        return seconds, "seconds"
+    return (seconds / 60, "minutes") if seconds < 7200 else (seconds / 3600, "hours")
+
+
+def heavy(size: float) -> tuple[float, str]:
+    """Bytes in the unit that people would choose."""
+    power = min(4, max(1, int(np.log10(max(size, 1)) // 3)))
+    return size / 1000.0**power, ("kB", "MB", "GB", "TB")[power - 1]
 
 
 def describe(index: Index, *, sample: int) -> Description:
@@ -92,20 +106,47 @@ def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict
 
 
 def binned(values: np.ndarray) -> dict[str, int]:
-    """Counts of values: of each where they are few, else in up to twelve bins, even ones or of even ratio."""
+    """Counts of values: of each where they are few, else in about twelve bins between round numbers, even ones or of even ratio.
+
+    A bin of whole numbers names its first and its last, one of others its bounds, of which the upper one is beyond it.
+    """
     found, counts = _counts(values)
     if not len(found):
         return {}
     if len(found) <= _BARS:
         return {f"{value:.4g}": int(count) for value, count in zip(found, counts, strict=True)}
-    low, high = float(found[0]), float(found[-1])
-    even = low <= 0 or high / low < 30
-    edges = np.linspace(low, high, _BARS + 1) if even else np.geomspace(low, high, _BARS + 1)
-    if np.issubdtype(values.dtype, np.integer):
-        edges = np.unique(np.concatenate([[low], np.ceil(edges[1:-1]), [high + 1]]))
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    low, high, whole = float(found[0]), float(found[-1]), np.issubdtype(values.dtype, np.integer)
+    edges = _even(low, high, whole) if low <= 0 or high / low < 30 else _ratios(low, high, whole)
     sums = np.histogram(values, bins=edges)[0]
-    return {f"{first:.4g}–{last:.4g}": int(count) for first, last, count in zip(edges, edges[1:], sums, strict=False)}
+    bounds = list(pairwise(edges))
+    if whole:
+        labels = [f"{first:.6g}" if last - first == 1 else f"{first:.6g}–{last - 1:.6g}" for first, last in bounds]
+    else:
+        labels = [f"{first:.4g}–{last:.4g}" for first, last in bounds]
+    return {label: int(count) for label, count in zip(labels, sums, strict=True)}
+
+
+def _even(low: float, high: float, whole: bool) -> list[float]:
+    """Bounds at multiples of a round step, from the last one up to `low` to the first one beyond `high`."""
+    least = max((high - low) / (_BARS - 1), 1.0 if whole else 0.0)
+    power = 10.0 ** np.floor(np.log10(least))
+    steps = [factor * power for factor in (1, 2, 2.5, 5, 10) if not whole or factor * power % 1 == 0]
+    step = next(step for step in steps if step >= least * (1 - 1e-9))
+    first, last = int(np.floor(low / step)), int(np.floor(high / step)) + 1
+    return [number * step for number in range(first, last + 1)]
+
+
+def _ratios(low: float, high: float, whole: bool) -> list[float]:
+    """Bounds at round numbers in every power of ten, as many as leave about twelve bins."""
+    first, last = int(np.floor(np.log10(low))), int(np.floor(np.log10(high))) + 1
+    for factors, apart in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1), *(((1,), apart) for apart in range(1, 700))):
+        edges = [factor * 10.0**power for power in range(first, last + apart, apart) for factor in factors]
+        edges = [edge for edge in edges if not whole or edge % 1 == 0]
+        start = max(number for number, edge in enumerate(edges) if edge <= low)
+        stop = min(number for number, edge in enumerate(edges) if edge > high)
+        if stop - start <= _BARS:
+            return edges[start : stop + 1]
+    raise AssertionError
 
 
 def _counts(values: np.ndarray) -> tuple[list[Any], list[int]]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from sora.data.workers import Done
 
 _TOLD = ("json", "txt")
 _MOST_TOLD = 1 << 20  # bytes of one json or txt
+_UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
 _VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 
 
@@ -52,13 +53,14 @@ class Sample(NamedTuple):
 
 @dataclass
 class Survey:
-    """What a shard holds, by its headers and its texts. notes: what is odd but loses nothing, counted."""
+    """What a shard holds, by its headers and its texts. notes: what is odd but loses nothing, counted. stamp: of its state."""
 
     shard: str
     size: int
     samples: list[Sample] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Choices:
 
 def survey(store: Store, shard: str, choices: Choices) -> Survey:
     """Walk one shard: its samples in the order of their first members; what cannot be used is refused by name."""
+    stamp = store.stamp(shard)  # before it is read: what changes meanwhile has another afterwards
     try:
         file, size = store.open(shard)
     except ValueError as error:
-        return Survey(shard, 0, refused=[Refusal(shard, "", "shard", str(error))])
+        return Survey(shard, 0, refused=[Refusal(shard, "", "shard", str(error))], stamp=stamp)
     with closing(file):
-        return survey_file(file, size, shard, choices)
+        found = survey_file(file, size, shard, choices)
+    return replace(found, stamp=stamp)
 
 
 def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Survey:
@@ -193,52 +197,66 @@ def rows_of(
     surveys: Iterable[Survey],
     store: Store,
     choices: Choices,
-    run: Callable[[Callable[[Sample], Any], Iterable[Sample]], Iterator[Done]],
-    refuse: Callable[[Refusal], None],
-) -> Iterator[tuple[Survey, list[ClipRow]]]:
-    """The rows of each shard that gives any, in order. run: maps a function over samples in guarded processes, in their order."""
-    seen: set[int] = set()
-    waiting: list[Survey] = []
+    run: Callable[[Callable[[list[Sample]], list[ClipRow | Refusal]], Iterable[list[Sample]]], Iterator[Done]],
+) -> Iterator[tuple[Survey, list[ClipRow], list[Refusal]]]:
+    """Of each shard, in order, its rows and all that was refused of it. Keys may come again in another shard.
 
-    def samples() -> Iterator[Sample]:
+    run: maps a function over lists of samples in guarded processes, in their order. A list that costs a process its life is read
+    again one by one, so that the one clip is named and takes no other along.
+    """
+    waiting: deque[Survey] = deque()
+    read = Reading(store, choices)
+    rows: list[ClipRow] = []
+    refused: list[Refusal] = []
+
+    def units() -> Iterator[list[Sample]]:
         for surveyed in surveys:
             waiting.append(surveyed)
-            yield from surveyed.samples
+            yield from _units(surveyed.samples)
 
-    rows: list[ClipRow] = []
-    for done in run(Reading(store, choices), samples()):
-        while waiting[0].shard != done.item.shard:
-            yield from _finished(waiting.pop(0), rows, refuse)
-            rows = []
-        row = done.result
-        if row is None:
-            refuse(Refusal(done.item.shard, done.item.name, "media", done.reason))
-            continue
-        code = int.from_bytes(blake2b(row.key.encode(), digest_size=8).digest(), "big")
-        if code in seen:
-            why = "another sample of the dataset has the same key; set key_with_shard=true if every shard counts anew"
-            refuse(Refusal(done.item.shard, done.item.name, "duplicate", why))
-            continue
-        seen.add(code)
-        rows.append(row)
+    for unit in run(read, units()):
+        while waiting[0].shard != unit.item[0].shard:
+            surveyed = waiting.popleft()
+            yield surveyed, rows, refused + surveyed.refused
+            rows, refused = [], []
+        several = unit.result is None and len(unit.item) > 1
+        for done in run(read, ([sample] for sample in unit.item)) if several else [unit]:
+            found = done.result or [Refusal(done.item[0].shard, done.item[0].name, "media", done.reason)]
+            rows += [one for one in found if isinstance(one, ClipRow)]
+            refused += [one for one in found if isinstance(one, Refusal)]
     for surveyed in waiting:
-        yield from _finished(surveyed, rows, refuse)
-        rows = []
+        yield surveyed, rows, refused + surveyed.refused
+        rows, refused = [], []
 
 
-def _finished(surveyed: Survey, rows: list[ClipRow], refuse: Callable[[Refusal], None]) -> Iterator[tuple[Survey, list[ClipRow]]]:
-    for refusal in surveyed.refused:
-        refuse(refusal)
-    yield surveyed, rows
+def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Samples of a shard, some together: what a process is asked for at a time."""
+    unit: list[Sample] = []
+    for sample in samples:
+        if unit and (len(unit) == _UNIT or sum(one.size for one in unit) + sample.size > _UNIT_BYTES):
+            yield unit
+            unit = []
+        unit.append(sample)
+    if unit:
+        yield unit
 
 
 class Reading:
-    """Opens the video of a sample: its row, with hash, size, rate and number of frames. A `ValueError` says what is wrong with it."""
+    """Opens the videos of samples: of each its row, with hash, size, rate and number of frames, or why there is none."""
 
     def __init__(self, store: Store, choices: Choices):
         self.store, self.choices = store, choices
 
-    def __call__(self, sample: Sample) -> ClipRow:
+    def __call__(self, samples: Sequence[Sample]) -> list[ClipRow | Refusal]:
+        found: list[ClipRow | Refusal] = []
+        for sample in samples:
+            try:
+                found.append(self._row(sample))
+            except ValueError as error:
+                found.append(Refusal(sample.shard, sample.name, "media", str(error)))
+        return found
+
+    def _row(self, sample: Sample) -> ClipRow:
         media = self.store.read(sample.shard, sample.offset, sample.size)
         named = f"{told(sample.name.encode())}.{sample.suffix} of {sample.shard}"
         info = probe(media, name=named, timeline=True)  # counts the frames shown: headers say others where an edit list cuts

@@ -13,7 +13,7 @@ Captions live in the parquet files alone, so that recaptioning rewrites no shard
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sora.data.caption_sets import CaptionSets
-from sora.data.columns import SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.described import count, fits, inside, maybe, named, some, text
 from sora.data.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
@@ -32,6 +33,11 @@ from sora.storage import read_json
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index"]
 
 _READABLE = (1, VERSION)
+_TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
+_ENTRY = {"shard": text, "meta": text, "meta_sha256": text, "clips": some, "bytes": maybe(count)}
+_FORM = {"fingerprint": text, "totals": _TOTALS, "splits": named(some), "shards": [_ENTRY]}
+_SINCE_2 = {"captions": {"whole": text, "splits": named(text)}}
+_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)}  # they may be missing
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
 
@@ -43,16 +49,20 @@ class Index:
     splits; neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
     """
 
-    def __init__(self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns):
-        self.folder, self.split, self.described = folder, split, described
+    def __init__(
+        self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns, *, hash_every_read: bool
+    ):
+        self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
         self.files, self.columns = files, columns
         self.sets = CaptionSets(folder, dataset=described["fingerprint"])
-        self._rows = None if split is None else _rows_of(columns, split)
-        self._reader = ShardReader(open_store(folder))
+        self._rows = None if split is None else _rows_of(columns, split, described)
+        self._reader = ShardReader(open_store(folder), members=None if hash_every_read else len(columns))
 
     @classmethod
-    def open(cls, folder: Path | str, split: str | None = None) -> Index:
+    def open(cls, folder: Path | str, split: str | None = None, *, hash_every_read: bool = False) -> Index:
         """The index of a folder that `sora prepare` or `sora data index` finished.
+
+        hash_every_read: compare a clip's bytes with its hash not only when a process reads it first (see `ShardReader`).
 
         A missing, cut or changed file is a `ValueError` that names it; above 32 MB of metadata, when the file is first used.
         """
@@ -72,13 +82,13 @@ class Index:
             columns = columns_of(files.whole(number, SOURCES) for number in range(len(files.entries)))
         if split is not None and split not in described["splits"]:
             raise ValueError(f"{folder} has no clips of split {split!r}; it has {described['splits']}")
-        return cls(folder, split, described, files, columns)
+        return cls(folder, split, described, files, columns, hash_every_read=hash_every_read)
 
     def __len__(self) -> int:
         return len(self.columns) if self._rows is None else len(self._rows)
 
     def __reduce__(self):
-        return Index.open, (self.folder, self.split)
+        return _opened, (self.folder, self.split, self.hash_every_read)
 
     @cached_property
     def frames(self) -> Int[np.ndarray, "rows"]:
@@ -131,11 +141,18 @@ class Index:
         return Keys(self.columns, self._rows)
 
     def key(self, number: int) -> str:
-        return self.columns.key(self._place(number))
+        return self.columns.key(self.place(number))
 
     def shard(self, number: int) -> int:
         """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
-        return self.files.locate(self._place(number))[0]
+        return self.files.locate(self.place(number))[0]
+
+    def rows_of_shard(self, shard: int) -> Sequence[int]:
+        """The rows of this split that lie in a shard."""
+        first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
+        if self._rows is None:
+            return range(first, last)
+        return range(*np.searchsorted(self._rows, (first, last)).tolist())
 
     def shard_keys(self, shard: int) -> list[str]:
         """The keys of all clips of a shard, of whatever split."""
@@ -148,52 +165,59 @@ class Index:
 
     def member(self, number: int) -> Member:
         """Where a clip's bytes lie; cheaper than its whole row."""
-        place, columns = self._place(number), self.columns
+        place, columns = self.place(number), self.columns
         entry = self.described["shards"][self.files.locate(place)[0]]
-        suffix = columns.suffixes[int(columns.arrays["suffix"][place])]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
-        return Member(columns.key(place), suffix, entry["shard"], offset, size, columns.sha256(place))
+        return Member(columns.key(place), columns.suffix(place), entry["shard"], offset, size, columns.sha256(place), place)
 
     def captions(self, number: int) -> tuple[Caption, ...]:
         said = tuple(Caption(**caption) for caption in self._values(number, ("captions",))["captions"])
         return self.sets.over(said, key=self.key(number), shard=self.shard(number)) if self.sets.described else said
 
     def read_member(self, row: ClipRow | Member | int) -> bytes:
-        """The bytes of a clip, hash checked; a shard that is cut short or changed is a `ValueError` naming shard and key."""
+        """The bytes of a clip; a shard that is cut short or changed is a `ValueError` naming shard and key."""
         if isinstance(row, ClipRow):
-            return self._reader.read(row.member)
+            return self._reader.read(row.member)  # of no place, so it is hashed
         return self._reader.read(row if isinstance(row, Member) else self.member(row))
 
-    def _place(self, number: int) -> int:
-        """The row among all splits."""
+    def place(self, number: int) -> int:
+        """A row of this split among those of the whole dataset."""
         return range(len(self.columns))[number] if self._rows is None else int(self._rows[number])
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
-        return self.files.values(self._place(number), columns)
+        return self.files.values(self.place(number), columns)
 
 
-def _rows_of(columns: Columns, split: str) -> np.ndarray | None:
+def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
+    return Index.open(folder, split, hash_every_read=hash_every_read)
+
+
+def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray | None:
     """The rows of a split; None where they are all rows."""
     if columns.splits == (split,):
         return None
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
+    if len(rows) != described["splits"][split]:
+        raise ValueError(
+            f"the columns are damaged: {len(rows)} clips are of split {split}, not {described['splits'][split]}; delete their folder"
+        )
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 
 
 def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
     """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
-    path = folder / DATASET
-    try:
-        listed = [(entry["shard"], entry["meta"], entry["meta_sha256"]) for entry in described["shards"]]
-        counts = [entry["clips"] for entry in described["shards"]] + list(described["splits"].values())
-        fits = all(isinstance(name, str) for names in listed for name in names) and all(isinstance(one, int) and one > 0 for one in counts)
-        fits = fits and isinstance(described["fingerprint"], str) and described["totals"]["clips"] == sum(counts) / 2 > 0
-    except (KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
+    path, form = folder / DATASET, _FORM if described["version"] == 1 else _FORM | _SINCE_2
+    whole = fits(described, form) and fits(described.get("columns"), maybe(_COLUMNS))
+    if whole:
+        clips = described["totals"]["clips"]
+        whole = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
+    if whole:
+        found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
+        whole = all(set(splits) == set(described["splits"]) for splits in found)
+    if not whole:
         raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
-    for name in (name for shard, meta, _ in listed for name in (shard, meta)):
-        if name.startswith("/") or ".." in name.split("/"):
+    for name in (entry[name] for entry in described["shards"] for name in ("shard", "meta")):
+        if not inside(name):
             raise ValueError(f"{path} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from sora.data.columns import FOLDER as COLUMNS
-from sora.data.foreign import Choices, Refusal, expanded, rows_of, survey
+from sora.data.duplicates import KeyFile
+from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.parts import Parts
 from sora.data.stores import RemoteStore, Store
+from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
-from sora.storage import read_json, whole_file, write_json
+from sora.storage import STAGING, read_json, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
+_VERSION = 1  # of what is made of a shard: another program begins anew
 
 
 def names_of(store: Store, pattern: str) -> list[str]:
@@ -57,39 +65,79 @@ def index_shards(
 ) -> dict[str, Any]:
     """Index shards into `output`; what dataset.json holds, with "refused" and "notes" counted by kind.
 
-    Every refusal is a line of `refused.jsonl`. `report` is told how many shards and clips are done.
+    Every refusal is a line of `refused.jsonl`. Shards that an earlier call with these choices finished before it was stopped are
+    kept, unless they have changed since ("kept": how many). `report` is told how many shards and clips are done.
 
     Raises:
         ValueError: no clip can be used, or more than `max_bad_share` of the samples are refused; no dataset.json is written then.
     """
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}; it is a share, from 0 to 1")
-    output.mkdir(parents=True, exist_ok=True)
+    settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": PYAV.identity(), **asdict(choices)}
+    with Parts(output, settings) as parts:
+        for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):
+            left.unlink()  # of a process that was killed: no other is here now
+        done, kept, clips = 0, 0, 0
+
+        def surveys() -> Iterator[Survey]:
+            nonlocal done, kept, clips
+            for shard in shards:
+                part = parts.find(shard, store.stamp(shard))
+                if part is None:
+                    yield survey(store, shard, choices)
+                else:
+                    done, kept, clips = done + 1, kept + 1, clips + part.clips
+
+        run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb)
+        for surveyed, rows, refused in rows_of(surveys(), store, choices, run):
+            rows = [row if row.licence else replace(row, licence=licence) for row in rows]
+            part = parts.write(surveyed, rows, refused)
+            done, clips = done + 1, clips + part.clips
+            report(done, clips)
+        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about)
+        parts.remove()
+    return described | {"kept": kept}
+
+
+def _joined(
+    parts: Parts, shards: Sequence[str], output: Path, *, licence: str, max_bad_share: float, about: dict[str, Any]
+) -> dict[str, Any]:
+    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused."""
+    again = _again(parts, shards)
     refused: Counter[str] = Counter()
     notes: Counter[str] = Counter()
-    writer = IndexWriter(output, licence=licence)
-    run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb)
-    try:
-        with whole_file(output / REFUSED) as staging, open(staging, "w", encoding="utf-8") as lines:
-
-            def refuse(refusal: Refusal) -> None:
+    writer, start = IndexWriter(output, licence=licence), 0
+    with closing(writer), whole_file(output / REFUSED) as staging, open(staging, "w", encoding="utf-8") as lines:
+        for shard in shards:
+            part, table = parts.of(shard), parts.table(shard)
+            first, last = np.searchsorted(again, (start, start + table.num_rows))
+            twice = np.isin(np.arange(table.num_rows), again[first:last] - start)
+            start += table.num_rows
+            why = "another sample of the dataset has the same key; set key_with_shard=true if every shard counts anew"
+            own = [Refusal(shard, _name(values), "duplicate", why) for values in table.filter(pa.array(twice)).to_pylist()]
+            for refusal in part.refused + own:
                 refused[refusal.kind] += 1
                 lines.write(json.dumps(refusal._asdict()) + "\n")
-
-            surveys = (survey(store, shard, choices) for shard in shards)
-            for done, (surveyed, rows) in enumerate(rows_of(surveys, store, choices, run, refuse), start=1):
-                notes.update(surveyed.notes)
-                if rows:
-                    writer.add(rows, size=surveyed.size or None)
-                report(done, writer.rows)
-    finally:
-        writer.close()
-    notes += Counter()  # without zeros
+            notes.update(part.notes)
+            if not twice.all():
+                writer.add_table(table.filter(pa.array(~twice)), size=part.size or None)
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
-    described = writer.finish(about)
     counted = {"refused": dict(refused), "notes": dict(notes)}
-    write_json(output / REPORT, {"clips": writer.rows, "splits": described["splits"], **counted})
-    return described | counted
+    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted})
+    return writer.finish(about) | counted
+
+
+def _again(parts: Parts, shards: Sequence[str]) -> np.ndarray:
+    """The rows, counted through all shards, whose keys came before."""
+    with closing(KeyFile(parts.folder)) as keys:
+        for shard in shards:
+            keys.add(parts.table(shard)["key"].to_pylist())
+        return keys.repeated()
+
+
+def _name(values: dict[str, Any]) -> str:
+    """What the shard calls the sample of a row."""
+    return json.loads(values["extra"] or "{}").get("name", values["key"])
 
 
 def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Path) -> None:

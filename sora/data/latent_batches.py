@@ -35,7 +35,8 @@ class LatentData:
     captions: weights of the kinds of captions (null: alike). drop: share of
     clips shown without their caption. first_frame: share of clips whose first latent frame is given as a condition. text_budget: text
     tokens of a pack (null: as many as there are). max_bad_share: of the clips may be unreadable before the run stops. cache_mb: of
-    latents kept in memory by each process.
+    latents kept in memory by each process. hash_every_read: whether latents are compared with their hashes at every read, not only
+    when a process reads them first.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LatentData:
         text_budget: int | None,
         max_bad_share: float,
         cache_mb: float,
+        hash_every_read: bool,
         weights: Sequence[float] | None,
         vae_hash: str,
         text: TextEncoder,
@@ -60,7 +62,7 @@ class LatentData:
         self.weights, self.split, self.captions, self.drop, self.first_frame = weights, split, captions, drop, first_frame
         self.text_budget, self.max_bad_share, self.cache_mb = text_budget, max_bad_share, cache_mb
         self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash
-        self.latents = tuple(LatentIndex(Index.open(folder, split), vae_hash) for folder in folders)
+        self.latents = tuple(LatentIndex(Index.open(folder, split, hash_every_read=hash_every_read), vae_hash) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
 
@@ -96,6 +98,11 @@ class LatentData:
         parts = [self.vae_hash, *(text.fingerprint for text in self.texts)]
         parts += [f"{item.index.fingerprint}\t{item.index.captions_fingerprint}" for item in self.latents]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def made_by(self) -> str:
+        """What the latents are of beside the VAE and the clips: the reader that decoded them, and what sizes were trimmed to."""
+        return "; ".join(sorted({latents.made_by for latents in self.latents}))
 
     def locate(self, row: int) -> tuple[int, int]:
         """(dataset, its row) of a row counted through all datasets."""

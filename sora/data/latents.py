@@ -2,12 +2,15 @@
 
 latents-<vae hash, 8 digits>.json               of which VAE and dataset, and the shards; written last
 latent-<vae hash, 8 digits>-000000.tar          {key}.safetensors: "latents" (C, t, h, w), whitened, float16
-latent-<vae hash, 8 digits>-000000.parquet      key, where it lies, its shape, the SHA-256 of the clip it was made from
+latent-<vae hash, 8 digits>-000000.parquet      key, where it lies, its shape, the SHA-256 of the clip it was made from; how it was made
+latents-<vae hash, 8 digits>/                   the same places and shapes as numbers, mapped into memory (60 bytes a clip)
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sora.data.described import count, fits, maybe, some, text
 from sora.data.index import Index
+from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
 from sora.storage import file_hash, read_json, whole_file, write_json
@@ -29,6 +34,9 @@ SCHEMA = pa.schema(
     [("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string()), ("source_sha256", pa.string())]
     + [(name, pa.int32()) for name in ("frames", "rows", "columns")]
 )
+LAYOUT = {"offset": Column("<i8"), "size": Column("<i8"), "sha256": Column("u1", 32), "shape": Column("<i4", 3)}
+_CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
+_FORM = {"stride": [some], "shards": [{"meta": text, "meta_sha256": text, "shard": text, "bytes": count}]}
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
 Encode = Callable[[Sequence[int]], Sequence[Tensor]]
 
@@ -37,28 +45,36 @@ def manifest_path(folder: Path | str, vae_hash: str) -> Path:
     return Path(folder) / f"latents-{vae_hash[:8]}.json"
 
 
-def shard_rows(index: Index) -> list[list[int]]:
+def shard_rows(index: Index) -> list[Sequence[int]]:
     """The rows of an index that lie in each shard of its dataset, in order."""
-    rows: list[list[int]] = [[] for _ in index.described["shards"]]
-    for number in range(len(index)):
-        rows[index.shard(number)].append(number)
-    return rows
+    return [index.rows_of_shard(number) for number in range(len(index.described["shards"]))]
 
 
 def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, settings: dict[str, Any]) -> bool:
-    """Whether the latents of shard `number` are there, of this VAE and these settings, for exactly these clips."""
+    """Whether the latents of shard `number` are there, of this VAE and these settings, for exactly these clips.
+
+    Raises:
+        ValueError: they are, but their frames came from another reader (settings["reader"]).
+    """
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     if not meta.is_file() or not meta.with_suffix(".tar").is_file():
         return False
     try:
         table = pq.read_table(meta)
-    except (pa.ArrowException, OSError):
+        about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        made = json.loads(about.get("settings", "{}"))
+    except (pa.ArrowException, OSError, ValueError):  # of another version of this program, or half a file: it is made again
         return False
-    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     members = [index.member(row) for row in rows]
     wanted = [(member.key, member.sha256) for member in members]
-    same = about.get("vae") == vae_hash and about.get("settings") == repr(settings)
-    return same and list(zip(table["key"].to_pylist(), table["source_sha256"].to_pylist(), strict=True)) == wanted
+    if about.get("vae") != vae_hash or list(zip(table["key"].to_pylist(), table["source_sha256"].to_pylist(), strict=True)) != wanted:
+        return False
+    if (was := made.get("reader")) != (now := settings.get("reader")):
+        raise ValueError(
+            f"{meta} is stale: its frames were decoded by reader={was}, here is reader={now}, and one dataset's latents are of one"
+            f" reader; choose that one, or delete {index.folder}/latent-{vae_hash[:8]}-*.parquet to encode anew"
+        )
+    return made == settings
 
 
 def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: int, vae_hash: str, settings: dict[str, Any]) -> None:
@@ -66,6 +82,7 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     prefix = f"latent-{vae_hash[:8]}"
+    manifest_path(index.folder, vae_hash).unlink(missing_ok=True)  # they are not whole from here on
     meta.with_suffix(".tar").unlink(missing_ok=True)
     with ShardWriter(index.folder, prefix=prefix, suffixes=("safetensors",), max_bytes=_UNBOUNDED, first=number) as writer:
         for row, latents in zip(rows, encode(rows), strict=True):
@@ -77,26 +94,31 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
             place = {"key": source.key, "offset": member.offset, "size": member.size, "sha256": member.sha256}
             for name, value in {**place, "source_sha256": source.sha256, **shape}.items():
                 columns[name].append(value)
-    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vae": vae_hash, "settings": repr(settings)})
+    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vae": vae_hash, "settings": json.dumps(settings)})
     with whole_file(meta) as staging:
         pq.write_table(table, staging, compression="zstd")
 
 
 def finish(index: Index, *, shards: int, vae_hash: str, about: dict[str, Any]) -> Path:
-    """Write the manifest that says the latents are whole. about: JSON-able: stride, channels, settings, ..."""
-    metas = [_shard_path(index.folder, vae_hash, number, "parquet") for number in range(shards)]
-    listed = [
-        {
-            "meta": meta.name,
-            "meta_sha256": file_hash(meta),
-            "shard": meta.with_suffix(".tar").name,
-            "bytes": meta.with_suffix(".tar").stat().st_size,
-        }
-        for meta in metas
-    ]
+    """Write the columns, and the manifest that says the latents are whole. about: JSON-able: stride, channels, settings, ..."""
+    listed = []
+    manifest_path(index.folder, vae_hash).unlink(missing_ok=True)
+    with closing(ArrayWriter(_columns_path(index.folder, vae_hash), LAYOUT)) as columns:
+        for number in range(shards):
+            meta = _shard_path(index.folder, vae_hash, number, "parquet")
+            tar = meta.with_suffix(".tar")
+            entry = {"meta": meta.name, "meta_sha256": file_hash(meta), "shard": tar.name, "bytes": tar.stat().st_size}
+            columns.write(_arrays(index, number, entry))
+            listed.append(entry)
+        hashes = columns.finish()
     path = manifest_path(index.folder, vae_hash)
-    write_json(path, {"version": VERSION, "vae": vae_hash, "dataset": index.dataset_fingerprint, "shards": listed, **about})
+    known = {"version": VERSION, "vae": vae_hash, "dataset": index.dataset_fingerprint, "shards": listed, "columns": hashes}
+    write_json(path, {**known, **about})
     return path
+
+
+def _columns_path(folder: Path, vae_hash: str) -> Path:
+    return folder / f"latents-{vae_hash[:8]}"
 
 
 def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
@@ -106,18 +128,24 @@ def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
 class LatentIndex:
     """The latents of an index's clips under one VAE, in the index's order.
 
-    stride: of the VAE in frames, rows and columns. shapes: (clips, 3), latent frames, rows and columns of each clip.
+    stride: of the VAE in frames, rows and columns. shapes: (clips, 3), latent frames, rows and columns of each clip. Places and
+    shapes are mapped from files; of a split that is not the whole dataset the shapes are copied (12 bytes a clip).
     """
 
     def __init__(self, index: Index, vae_hash: str) -> None:
         self.index, self.vae_hash = index, vae_hash
         self.described = _open_manifest(index, vae_hash)
         self.stride: tuple[int, int, int] = tuple(self.described["stride"])
-        parts = [_open_shard(index, number, entry) for number, entry in enumerate(self._entries())]
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        self._places = {name: index.of_rows(array) for name, array in whole.items() if name != "shape"}
+        small = _check_shards(index, self.described)
+        if small:
+            self.check()
+        whole = _open_columns(index, self.described)
+        if whole is None:
+            parts = [_arrays(index, number, entry) for number, entry in enumerate(self.described["shards"])]
+            whole = {name: np.concatenate([part[name] for part in parts]) for name in LAYOUT}
+        self._whole = whole
         self.shapes: Int[np.ndarray, "clips 3"] = index.of_rows(whole["shape"])
-        self._reader = ShardReader(open_store(index.folder))
+        self._reader = ShardReader(open_store(index.folder), members=None if index.hash_every_read else len(whole["size"]))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -125,18 +153,24 @@ class LatentIndex:
     def __reduce__(self):
         return LatentIndex, (self.index, self.vae_hash)
 
-    def member(self, number: int) -> Member:
-        shard = self.described["shards"][self.index.shard(number)]["shard"]
-        offset, size = int(self._places["offset"][number]), int(self._places["size"][number])
-        return Member(self.index.key(number), "safetensors", shard, offset, size, bytes(self._places["sha256"][number]).hex())
+    @property
+    def made_by(self) -> str:
+        """What the latents are of, beside the VAE and the clips: the reader of the frames, and what the sizes were trimmed to."""
+        return f"reader {self.described.get('reader', 'not known')}, multiple {self.described.get('multiple', 'not known')}"
 
-    def _entries(self) -> list[dict[str, Any]]:
-        """The latents' shards: one for each of the dataset."""
-        listed, wanted = self.described["shards"], self.index.described["shards"]
-        if len(listed) != len(wanted):
-            path = manifest_path(self.index.folder, self.vae_hash)
-            raise ValueError(f"{path} lists {len(listed)} shards, the dataset has {len(wanted)}; run sora encode again")
-        return listed
+    def member(self, number: int) -> Member:
+        place, found = self.index.place(number), self._whole
+        shard = self.described["shards"][self.index.shard(number)]["shard"]
+        offset, size = int(found["offset"][place]), int(found["size"][place])
+        return Member(self.index.key(number), "safetensors", shard, offset, size, bytes(found["sha256"][place]).hex(), place)
+
+    def check(self) -> None:
+        """Compare all metadata with their hashes; what has changed is a `ValueError` that names it."""
+        for entry in self.described["shards"]:
+            _check_meta(self.index.folder, entry)
+        folder = _columns_path(self.index.folder, self.vae_hash)
+        if self.described.get("columns") and folder.is_dir():
+            check_arrays(folder, LAYOUT, self.described["columns"])
 
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
         """Whitened float32 latents of a clip; ValueError naming the shard and key if they are missing or changed."""
@@ -156,21 +190,58 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
             f" run sora encode vae=… data={index.folder}"
         )
     described = read_json(path)
+    if not isinstance(described, dict):
+        raise ValueError(f"{path} is damaged: it is no JSON object; run sora encode again")
     for name, wanted in (("version", VERSION), ("vae", vae_hash), ("dataset", index.dataset_fingerprint)):
         if described.get(name) != wanted:
             raise ValueError(f"{path} is stale: its {name} is {described.get(name)}, wanted is {wanted}; run sora encode again")
+    _refuse_malformed(path, index, described, vae_hash)
     return described
 
 
-def _open_shard(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The places and shapes of a shard's latents as arrays, in the order of the dataset's rows."""
-    meta, shard = index.folder / entry["meta"], index.folder / entry["shard"]
-    if not meta.is_file() or file_hash(meta) != entry["meta_sha256"]:
-        raise ValueError(f"{meta} is missing or has changed; run sora encode again")
-    if not shard.is_file() or shard.stat().st_size != entry["bytes"]:
-        raise ValueError(
-            f"{shard} is missing or cut short, it should have {entry['bytes']} bytes; delete {meta.name} and run sora encode again"
-        )
+def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_hash: str) -> None:
+    """What is read of the manifest is there and of its kind, and the files are those that such latents have."""
+    wanted = len(index.described["shards"])
+    whole = fits(described, _FORM) and len(described["stride"]) == 3 and fits(described.get("columns"), maybe(dict.fromkeys(LAYOUT, text)))
+    if whole and len(described["shards"]) != wanted:
+        raise ValueError(f"{path} lists {len(described['shards'])} shards, the dataset has {wanted}; run sora encode again")
+    names = [[_shard_path(index.folder, vae_hash, number, suffix).name for suffix in ("parquet", "tar")] for number in range(wanted)]
+    if not whole or [[entry["meta"], entry["shard"]] for entry in described["shards"]] != names:
+        raise ValueError(f"{path} is damaged: its shards or its stride are none; run sora encode again")
+
+
+def _check_shards(index: Index, described: dict[str, Any]) -> bool:
+    """Every file that the manifest lists is there, and the shards have their sizes; whether the metadata are small."""
+    total = 0
+    for entry in described["shards"]:
+        meta, shard = index.folder / entry["meta"], index.folder / entry["shard"]
+        if not meta.is_file():
+            raise ValueError(f"{meta} is missing or has changed; run sora encode again")
+        total += meta.stat().st_size
+        if not shard.is_file() or shard.stat().st_size != entry["bytes"]:
+            raise ValueError(
+                f"{shard} is missing or cut short, it should have {entry['bytes']} bytes; delete {meta.name} and run sora encode again"
+            )
+    return total <= _CHECKED_AT_ONCE
+
+
+def _check_meta(folder: Path, entry: dict[str, Any]) -> None:
+    if file_hash(folder / entry["meta"]) != entry["meta_sha256"]:
+        raise ValueError(f"{folder / entry['meta']} is missing or has changed; run sora encode again")
+
+
+def _open_columns(index: Index, described: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    """The mapped places and shapes; None where there are none: they are made from the rows then."""
+    folder = _columns_path(index.folder, described["vae"])
+    if described.get("columns") is None or not folder.is_dir():
+        return None
+    return open_arrays(folder, LAYOUT, described["columns"], rows=index.described["totals"]["clips"])
+
+
+def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The places and shapes of a shard's latents, in the order of the dataset's rows."""
+    _check_meta(index.folder, entry)
+    meta = index.folder / entry["meta"]
     table = pq.read_table(meta)
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:

@@ -102,9 +102,9 @@ def clip_row(facts: ClipFacts, member: Member, *, licence: str = "") -> ClipRow:
     return ClipRow(**known)
 
 
-def identity(row: ClipRow) -> bytes:
+def identity(key: str, sha256: str, frames: int, fps: float, height: int, width: int, split: str) -> bytes:
     """What the dataset's fingerprint covers of a clip: its bytes, shape and split, not where it lies nor what is said of it."""
-    return f"{row.key}\t{row.sha256}\t{row.frames}\t{row.fps!r}\t{row.height}\t{row.width}\t{row.split}\n".encode()
+    return f"{key}\t{sha256}\t{frames}\t{fps!r}\t{height}\t{width}\t{split}\n".encode()
 
 
 def caption_identity(key: str, captions: Sequence[Mapping[str, str]]) -> bytes:
@@ -125,12 +125,15 @@ def table_of(rows: Sequence[ClipRow]) -> pa.Table:
         raise ValueError(f"a text of one of the clips {rows[0].key} to {rows[-1].key} is no text in UTF-8: {error}") from None
 
 
-def write_rows(path: Path, rows: Sequence[ClipRow]) -> pa.Table:
+def write_table(path: Path, table: pa.Table) -> None:
     """One shard's rows as a parquet file, whole or not at all."""
-    table = table_of(rows)
     with whole_file(path) as staging:
         pq.write_table(table, staging, compression="zstd", row_group_size=GROUP_ROWS)
-    return table
+
+
+def write_rows(path: Path, rows: Sequence[ClipRow]) -> None:
+    """`write_table` of rows."""
+    write_table(path, table_of(rows))
 
 
 def clip_row_of(values: Mapping[str, Any]) -> ClipRow:

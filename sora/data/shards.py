@@ -12,11 +12,14 @@ import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import numpy as np
+
+from sora.data.duplicates import KeySet
 from sora.data.stores import LocalStore, Store, pread
 from sora.storage import whole_file
 
@@ -29,7 +32,7 @@ _END = bytes(2 * _BLOCK)
 
 @dataclass(frozen=True)
 class Member:
-    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`."""
+    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`. place: its row in the index; -1: in none."""
 
     key: str
     suffix: str
@@ -37,6 +40,7 @@ class Member:
     offset: int
     size: int
     sha256: str
+    place: int = field(default=-1, compare=False)
 
 
 class ShardWriter:
@@ -56,7 +60,7 @@ class ShardWriter:
         self.folder, self.prefix, self.suffixes, self.max_bytes = Path(folder), prefix, tuple(suffixes), max_bytes
         self.closed: list[Path] = []
         self._number = first
-        self._keys: set[str] = set()
+        self._keys = KeySet()
         self._stack: ExitStack | None = None
         self._file: BinaryIO | None = None
         self._position = 0
@@ -81,16 +85,15 @@ class ShardWriter:
         """Append one sample; its members in the order of `suffixes`."""
         if not KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} does not fit a shard; use up to 90 letters, digits, '-' and '_', without dots")
-        if key in self._keys:
-            raise ValueError(f"the key {key!r} came twice; the keys of a dataset are unique")
         if set(files) != set(self.suffixes):
             raise ValueError(f"sample {key} brings {sorted(files)}, shards of {self.prefix!r} hold {sorted(self.suffixes)}")
+        if not self._keys.add(key):
+            raise ValueError(f"the key {key!r} came twice; the keys of a dataset are unique")
         size = sum(_BLOCK + _padded(len(content)) for content in files.values())
         if self._file is not None and self._position + size + len(_END) > self.max_bytes:
             self._close()
         if self._file is None:
             self._open()
-        self._keys.add(key)
         return tuple(self._append(key, suffix, files[suffix]) for suffix in self.suffixes)
 
     def _append(self, key: str, suffix: str, content: bytes) -> Member:
@@ -146,19 +149,28 @@ def read_at(path: Path | str, offset: int, size: int) -> bytes:
 
 
 class ShardReader:
-    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder."""
+    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder.
 
-    def __init__(self, store: Store | Path | str):
+    members: of an index with so many, each is hashed when this process first reads it; later reads trust the file, since hashing
+    costs several times what reading does. None: every read is hashed, as are those of a place behind a network in any case.
+    """
+
+    def __init__(self, store: Store | Path | str, *, members: int | None = None):
         self.store = LocalStore(store) if isinstance(store, str | Path) else store
+        self._known = None if members is None or self.store.remote else np.zeros(-(-members // 8), np.uint8)  # a bit for each
 
     def read(self, member: Member) -> bytes:
         """The member's bytes; a shard that is missing, cut short or changed is a `ValueError` naming shard and key."""
-        content = self._read(member)
+        content, (byte, bit) = self._read(member), divmod(member.place, 8)
+        if self._known is not None and member.place >= 0 and self._known[byte] >> bit & 1:
+            return content
         if hashlib.sha256(content).hexdigest() != member.sha256 and self.store.forget(member.shard):
             content = self._read(member)  # a cached copy was of another version of the shard
         if hashlib.sha256(content).hexdigest() != member.sha256:
             place = self.store.place(member.shard)
             raise ValueError(f"clip {member.key}: its bytes in {place} have changed since it was indexed; prepare or fetch the shard again")
+        if self._known is not None and member.place >= 0:
+            self._known[byte] |= 1 << bit
         return content
 
     def _read(self, member: Member) -> bytes:

@@ -29,6 +29,7 @@ SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss
 _OPEN_FILES = 64
 _TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
 _CHUNK = 8 << 20
+_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
 Result = TypeVar("Result")
 
 
@@ -41,6 +42,8 @@ class Store(Protocol):
     def place(self, name: str) -> str: ...
 
     def known_size(self, name: str) -> int | None: ...
+
+    def stamp(self, name: str) -> str: ...
 
     def read(self, name: str, offset: int, size: int) -> bytes: ...
 
@@ -72,6 +75,14 @@ class LocalStore:
             return (self.folder / name).stat().st_size
         except OSError:
             return None
+
+    def stamp(self, name: str) -> str:
+        """Of a file's state: another one after it was written again; "" if there is none."""
+        try:
+            about = (self.folder / name).stat()
+        except OSError:
+            return ""
+        return f"{about.st_size} {about.st_mtime_ns}"
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """A missing or shorter file is a `ValueError` that names it."""
@@ -224,6 +235,15 @@ class RemoteStore:
         """Not asked for: opening an index makes no connection."""
         return None
 
+    def stamp(self, name: str) -> str:
+        """Of a file's state, as far as the place tells it: its size, and its ETag or time; "" if there is no such file."""
+        url = self.place(name)
+        try:
+            about = self._tried(url, lambda files: files.info(url))
+        except ValueError:
+            return ""
+        return " ".join(str(about[key]) for key in _STATE if about.get(key) is not None)
+
     def read(self, name: str, offset: int, size: int) -> bytes:
         url = self.place(name)
         if self.cache is not None:
@@ -319,6 +339,9 @@ class HereOrThere:
 
     def known_size(self, name: str) -> int | None:
         return self._of(name).known_size(name)
+
+    def stamp(self, name: str) -> str:
+        return self._of(name).stamp(name)
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         return self._of(name).read(name, offset, size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +16,7 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
 
 
 def _start(memory_gb: float) -> None:
+    if sys.platform == "linux":  # a process that is killed by force cannot tell its workers to end, and they would wait for ever
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
     limit = int(memory_gb * 2**30)

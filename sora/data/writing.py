@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sora.data.columns import ColumnWriter
-from sora.data.rows import ClipFacts, ClipRow, caption_identity, clip_row, identity, write_rows
+from sora.data.rows import ClipFacts, ClipRow, caption_identity, clip_row, identity, table_of, write_table
 from sora.data.shards import ShardWriter
 from sora.storage import file_hash, write_json
 
@@ -28,11 +30,14 @@ class Fingerprints:
         self._clips = hashlib.sha256()
         self._captions: dict[str | None, _Joined] = {None: _Joined()}
 
-    def add(self, row: ClipRow) -> None:
-        self._clips.update(identity(row))
-        said = caption_identity(row.key, [asdict(caption) for caption in row.captions])
-        for split in (None, row.split):
-            self._captions.setdefault(split, _Joined()).add(said)
+    def add(self, table: pa.Table) -> None:
+        """The next rows, as `rows.table_of` makes them."""
+        told = [table[name].to_pylist() for name in ("key", "sha256", "frames", "fps", "height", "width", "split")]
+        for facts, captions in zip(zip(*told, strict=True), table["captions"].to_pylist(), strict=True):
+            self._clips.update(identity(*facts))
+            said = caption_identity(facts[0], captions)
+            for split in (None, facts[-1]):
+                self._captions.setdefault(split, _Joined()).add(said)
 
     @property
     def clips(self) -> str:
@@ -67,28 +72,27 @@ class IndexWriter:
         self._fingerprints = Fingerprints()
         self._entries: list[dict[str, Any]] = []
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
-        self._splits: dict[str, int] = {}
+        self.splits: dict[str, int] = {}
 
     def add(self, rows: Sequence[ClipRow], *, size: int | None) -> None:
         """The rows of the next shard. size: of the shard in bytes; None where its source does not tell."""
-        rows = [row if row.licence else replace(row, licence=self.licence) for row in rows]
-        name = f"meta-{len(self._entries):06d}.parquet"
-        table = write_rows(self.folder / name, rows)
-        self._put(rows, table, name, size)
+        self.add_table(table_of([row if row.licence else replace(row, licence=self.licence) for row in rows]), size=size)
 
-    def _put(self, rows: Sequence[ClipRow], table: pa.Table, name: str, size: int | None) -> None:
+    def add_table(self, table: pa.Table, *, size: int | None) -> None:
+        """`add` of rows that are a table already."""
+        meta = self.folder / f"meta-{len(self._entries):06d}.parquet"
+        write_table(meta, table)
         self._columns.write(table)
-        for row in rows:
-            self._fingerprints.add(row)
-            self._splits[row.split] = self._splits.get(row.split, 0) + 1
-        more = {"clips": len(rows), "frames": sum(row.frames for row in rows), "seconds": sum(row.duration for row in rows)}
-        more |= {"bytes": sum(row.size for row in rows), "captions": sum(len(row.captions) for row in rows)}
+        self._fingerprints.add(table)
+        for split, count in Counter(table["split"].to_pylist()).items():
+            self.splits[split] = self.splits.get(split, 0) + count
+        more = {"clips": table.num_rows, "frames": sum(table["frames"].to_pylist()), "seconds": sum(table["duration"].to_pylist())}
+        more |= {"bytes": sum(table["size"].to_pylist()), "captions": sum(pc.list_value_length(table["captions"]).to_pylist())}
         for key, value in more.items():
             self._totals[key] += value
-        self.rows += len(rows)
-        meta = self.folder / name
-        entry = {"shard": rows[0].shard, "bytes": size, "clips": len(rows), "meta": name, "meta_sha256": file_hash(meta)}
-        self._entries.append({**entry, "meta_bytes": meta.stat().st_size})
+        self.rows += table.num_rows
+        entry = {"shard": table["shard"][0].as_py(), "bytes": size, "clips": table.num_rows, "meta": meta.name}
+        self._entries.append({**entry, "meta_sha256": file_hash(meta), "meta_bytes": meta.stat().st_size})
 
     def close(self) -> None:
         self._columns.close()
@@ -100,7 +104,7 @@ class IndexWriter:
             "fingerprint": self._fingerprints.clips,
             "licence": self.licence,
             "totals": self._totals | {"seconds": round(self._totals["seconds"], 3)},
-            "splits": self._splits,
+            "splits": self.splits,
             "captions": self._fingerprints.captions(),
             "columns": self._columns.finish(),
             "shards": self._entries,

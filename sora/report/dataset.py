@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sora.data.describing import Description, Thumbnail
+from sora.data.describing import Description, Thumbnail, heavy, lasting
 from sora.report import plots
 from sora.report.page import Figure, Figures, Page, Part, Picture, Pictures, Plot, Prose, Section, Table, number, render
 from sora.storage import write_text
@@ -16,18 +16,20 @@ _MOST_ROWS = 30
 def write_page(path: Path, title: str, described: Description, thumbnails: Sequence[Thumbnail], unreadable: Sequence[str]) -> None:
     """Write the page as one file of HTML. unreadable: why clips that were to be shown could not be."""
     totals = described.totals
+    (length, unit), (size, prefix) = lasting(totals["seconds"]), heavy(totals["bytes"])
     figures = [
         Figure("clips", number(int(totals["clips"]))),
-        Figure("hours", number(totals["seconds"] / 3600)),
+        Figure(unit, number(length)),
         Figure("frames", number(int(totals["frames"]))),
-        Figure("GB of video", number(totals["bytes"] / 1e9)),
+        Figure(f"{prefix} of video", number(size)),
         Figure("shards", number(int(totals["shards"]))),
     ]
     splits = Table(("split", "clips"), list(described.splits.items()))
-    shown: list[Part] = [Pictures([Picture(one.jpeg, one.width, one.height, one.caption, one.title) for one in thumbnails])]
+    pictures = [Picture(one.jpeg, one.width, one.height, one.caption or "(no caption)", one.title) for one in thumbnails]
+    shown: list[Part] = [Pictures(pictures)]
     shown += [Prose(f"Could not be shown: {why}") for why in unreadable]
     plotted: list[Part] = [
-        Plot(plots.bars(histogram.counts, across=f"clips by {histogram.about}"), f"Clips by {histogram.about}")
+        Plot(plots.bars(histogram.counts, across="clips"), f"Clips by {histogram.about}")
         for histogram in described.histograms
         if histogram.counts
     ]
@@ -42,5 +44,6 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         Section("Sizes, durations, captions", plotted),
         Section("Licences, consent, captioners", tables),
     ]
-    lead = f"{number(int(totals['clips']))} clips, {number(totals['seconds'] / 3600)} hours, in {number(int(totals['shards']))} shards."
+    shards = int(totals["shards"])
+    lead = f"{number(int(totals['clips']))} clips, {number(length)} {unit}, in {number(shards)} shard{'s' * (shards != 1)}."
     write_text(path, render(Page(title, lead, sections)))

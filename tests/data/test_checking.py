@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import weakref
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -165,7 +166,12 @@ def test_a_description_counts_every_clip_once(folder):
     assert told.counted["licence"] == {"CC0-1.0": 3}
 
 
-@pytest.mark.parametrize("values", [[1], [1, 2, 2], [*range(100)], [1, 10, 100, 1000] * 5, [0.5] * 3, [0, 1e6, *range(20)], [*range(13)]])
+FEW = [[1], [1, 2, 2], [0.5] * 3, [*range(13)], [-3.5, *range(30)], [100, *range(17, 60)]]
+WIDE = [[*range(100)], [1, 10, 100, 1000] * 5, [0, 1e6, *range(20)], [*range(1, 40)], [2**n for n in range(40)]]
+STRANGE = [[1e-9 * n for n in range(1, 50)], [1e-300 * 10**n for n in range(60)]]
+
+
+@pytest.mark.parametrize("values", [*FEW, *WIDE, *STRANGE])
 def test_bins_hold_every_value_once(values):
     for kind in (np.int64, np.float64):
         array = np.array(values).astype(kind)
@@ -173,6 +179,14 @@ def test_bins_hold_every_value_once(values):
         assert sum(counts.values()) == len(values)
         assert len(counts) <= 13
     assert binned(np.array([])) == {}
+
+
+def test_bins_lie_between_round_numbers_and_name_the_whole_ones_in_them():
+    assert list(binned(np.array([*range(1, 26)]))) == ["0–4", "5–9", "10–14", "15–19", "20–24", "25–29"]
+    assert list(binned(np.array([1, 2, 3, 4, 6, 7, 12, 13, 20, 33, 40, 41, 49]))) == [
+        "1", "2", "3–4", "5–6", "7–9", "10–14", "15–19", "20–29", "30–49"]  # fmt: skip
+    assert list(binned(np.linspace(0.31, 2.6, 20)))[:3] == ["0.25–0.5", "0.5–0.75", "0.75–1"]
+    assert next(iter(binned(np.geomspace(0.002, 9, 20)))) == "0.002–0.005"
 
 
 @pytest.mark.slow
@@ -193,3 +207,42 @@ def test_the_page_shows_clips_and_lets_no_text_of_a_stranger_in(tmp_path, capsys
     assert not re.findall(r"<(?:script|b>kind|i>model|u>none|s>core|c>)", page)
     assert "Could not be shown" in page
     assert writing.VERSION == 2
+
+
+def test_no_more_than_a_shards_rows_are_held_at_a_time(folder, monkeypatch):
+    """Tables of all shards, kept until the end, are what would not fit."""
+    made, most, whole = [], 0, rows.RowFiles.whole
+
+    def counted(self, number, columns=None):
+        nonlocal most
+        table = whole(self, number, columns)
+        made.append(weakref.ref(table))
+        most = max(most, sum(one() is not None for one in made))
+        return table
+
+    monkeypatch.setattr(rows.RowFiles, "whole", counted)
+    checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
+    assert (checked.counts["parquet files"], checked.faults) == (4, [])
+    assert most <= 2  # the last one, and the next one that is being read
+
+
+def test_columns_that_say_something_else_than_the_rows_are_named(folder):
+    """Though dataset.json agrees with them: who writes both wrong is found by the rows."""
+    described = json.loads((folder / "dataset.json").read_text())
+    for name in ("frames", "keys", "sha256"):
+        flip(folder / f"columns/{name}.bin", 4)
+        described["columns"]["sha256"][name] = file_hash(folder / f"columns/{name}.bin")
+    described["columns"]["suffixes"] = ["mkv"]
+    (folder / "dataset.json").write_text(json.dumps(described))
+    found = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64).faults
+    assert [fault.where for fault in found] == [f"columns/{name}.bin" for name in ("frames", "keys", "sha256", "suffix")]
+
+
+def test_faults_without_number_are_counted_and_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(checking, "_MOST_FAULTS", 2)
+    index = Index.open(folder)
+    for number in range(5):
+        flip(folder / index.member(number).shard, index.member(number).offset)
+    checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
+    assert (len(checked.faults), dict(checked.kinds)) == (2, {"bytes": 5})
+    assert checked.lines(1)[0].endswith("5 faults (5 bytes)") and checked.lines(1)[-1] == "  … and 4 more"

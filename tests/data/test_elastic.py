@@ -54,7 +54,7 @@ def folder(request, tmp_path_factory) -> Path:
 def steps(folder: Path, *, filling=None, weights=None, folders=None, quarantine=None):
     data = LatentData(
         folders=folders or [str(folder)], split="train", weights=weights, captions=None, drop=0.3, first_frame=0.3, text_budget=None,
-        max_bad_share=0.5, cache_mb=0, vae_hash=HASH, text=TEXT, patchifier=Patchifier(size=(1, 1, 1)), seed=7,
+        max_bad_share=0.5, cache_mb=0, hash_every_read=False, vae_hash=HASH, text=TEXT, patchifier=Patchifier(size=(1, 1, 1)), seed=7,
     )  # fmt: skip
     plan = TokenPlan(
         data.clips, filling=filling or Packed(), cost=Cost(linear=1.0, quadratic=0.01), budget=40, max_clips=6, packs=PACKS, accumulate=2,

@@ -9,15 +9,18 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from sora.data import foreign
+from sora.data.checking import check
 from sora.data.foreign import Choices, key_of
 from sora.data.index import Index
 from sora.data.indexing import index_shards, names_of
 from sora.data.loading import read_clip
 from sora.data.stores import store_of, write_remote
-from tests.data.making import counting, dataset, muxed, numbers
+from tests.data.making import counting, dataset, muxed, numbers, telling
 
 FRAMES = [3, 5, 1, 4]
 QUICK = {"options": {"preset": "ultrafast", "bf": "0"}}
@@ -281,3 +284,58 @@ def test_held_out_clips_follow_their_source(tmp_path, media):
     assert (len(needed), refused) == (30, [])
     with pytest.raises(ValueError, match="30 caption"):
         indexed(tmp_path, output=tmp_path / "y", need_captions=True)
+
+
+def sound() -> bytes:
+    """An mp4 of sound alone."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def spoilt() -> dict[str, bytes]:
+    """Ways for a clip to be bad."""
+    whole = muxed(telling(24, 64, 64), **QUICK)
+    middle, draw = bytearray(whole), np.random.default_rng(0)
+    first, last = whole.index(b"mdat") + 64, whole.index(b"moov") - 64
+    for place in draw.integers(first, last, 60):
+        middle[place] ^= 0xFF
+    zeroed = whole[: (first + last) // 2] + bytes(4096) + whole[(first + last) // 2 + 4096 :]
+    return {
+        "empty": b"",
+        "text": b"hello, world\n" * 40,
+        "page": b"<!DOCTYPE html><html>" + b"x" * 2000,
+        "half": whole[: len(whole) // 2],
+        "tail": whole[: len(whole) * 9 // 10],
+        "flips": bytes(middle),
+        "zeroed": zeroed,
+        "noindex": whole.replace(b"moov", b"zzzz"),
+        "codec": whole.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"),
+        "sound": sound(),
+        "noise": draw.bytes(5000),
+    }
+
+
+@pytest.mark.slow
+def test_bad_clips_of_every_kind_are_named_by_the_index_or_by_the_check_and_no_others(tmp_path):
+    """What the header tells, the index refuses; what only decoding tells, the check of every frame, and training, which decodes."""
+    good, bad = muxed(telling(24, 64, 64, 1), **QUICK), spoilt()
+    names = list(bad)
+    members = []
+    for number in range(5 * len(bad)):
+        name = names[number // 5] if number % 5 == 2 else f"good{number:02d}"
+        members += [(f"{name}.mp4", bad.get(name, good)), (f"{name}.txt", b"a clip")]
+    write(tmp_path / "a.tar", members)
+    index, refused, _ = indexed(tmp_path)
+    found = check(index, decode=1.0, workers=0, seconds=60, memory_gb=64)
+    undecodable = {fault.where.rpartition(": ")[2] for fault in found.faults if fault.kind == "decode"}
+    assert {fault.where.rpartition(": ")[2] for fault in found.faults} == undecodable, "what else is wrong with them follows from that"
+    assert undecodable == {"flips", "zeroed"}
+    assert {key for _, key, _ in refused} | undecodable == set(bad)
+    assert len(refused) + len(undecodable) == len(bad)
+    assert len(index) == 4 * len(bad) + len(undecodable)

@@ -1,5 +1,6 @@
 """Encoding a dataset and packing its latents: what a step holds, and what is refused."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from sora.data.latent_batches import LatentData
 from sora.data.latents import LatentIndex
 from sora.data.loading import read_clip
 from sora.data.planning import Cost, Limits, Packed, TokenPlan
-from sora.data.video import write
+from sora.data.video import PYAV, write
 from sora.draws import sample_id
 from sora.encode import captions_of, encode_clips
 from sora.patches import Patchifier, unpack
 from sora.text import cache
 from sora.text.byte import ByteEncoder
 from sora.vae.vae import VideoVAE
+from tests.data.making import flip
 
 # An image, a landscape with a tail and an edge to trim, a portrait, a square: (frames, height, width).
 SHAPES = [(1, 16, 16), (7, 16, 36), (9, 32, 16), (5, 16, 16), (9, 32, 16), (1, 32, 32)]
@@ -75,6 +77,7 @@ def data(folder, **changes) -> LatentData:
         "text_budget": None,
         "max_bad_share": 0.5,
         "cache_mb": 0.01,
+        "hash_every_read": False,
     }
     return LatentData(folders=[str(folder)], vae_hash=HASH, text=TEXT, patchifier=Patchifier(size=(1, 2, 2)), seed=5, **settings | changes)
 
@@ -217,6 +220,7 @@ def test_stale_and_missing_latents_are_refused_by_name(encoded):
             text_budget=None,
             max_bad_share=0.0,
             cache_mb=0.0,
+            hash_every_read=False,
             vae_hash=HASH,
             text=data_of_another,
             patchifier=Patchifier(size=(1, 2, 2)),
@@ -248,3 +252,105 @@ def test_captions_of_a_kind_are_those_and_the_empty_one(dataset):
         assert captions_of(index, [kind]) == {"", *(caption.text for caption in every if caption.kind == kind)}
     with pytest.raises(ValueError, match="has kind nonsense, only"):
         captions_of(index, [*kinds, "nonsense"])
+
+
+class Other:
+    """A reader of another name, whose frames are those of PyAV."""
+
+    read, probe = PYAV.read, PYAV.probe
+
+    def identity(self) -> str:
+        return "other 2.0 swscale 9"
+
+
+def test_latents_of_another_reader_are_stale_and_both_are_named(encoded):
+    index = Index.open(encoded)
+    before = {path.name: path.read_bytes() for path in encoded.glob("latent*") if path.is_file()}
+    with pytest.raises(ValueError, match=rf"latent-01234567-000000\.parquet is stale.*{PYAV.identity()}.*other 2\.0 swscale 9"):
+        encode_clips(index, vae(), HASH, batch=2, multiple=(1, 2, 2), reader=Other())
+    assert {path.name: path.read_bytes() for path in encoded.glob("latent*") if path.is_file()} == before
+    assert PYAV.identity() in data(encoded).made_by
+    first, *others = sorted(encoded.glob("latent-*.parquet"))
+    first.unlink()
+    with pytest.raises(ValueError, match=f"{others[0].name} is stale"):  # before anything is encoded: a mixture is not begun
+        encode_clips(index, vae(), HASH, batch=2, multiple=(1, 2, 2), reader=Other())
+    assert not first.exists()
+    for meta in others:
+        meta.unlink()
+    encode_clips(index, vae(), HASH, batch=2, multiple=(1, 2, 2), reader=Other())
+    assert "other 2.0 swscale 9" in data(encoded).made_by
+
+
+def test_latents_that_are_made_again_are_not_whole_until_the_last(encoded, monkeypatch):
+    """With the manifest of before and some new shards, a run would train on a mixture."""
+    sorted(encoded.glob("latent-*.parquet"))[1].unlink()
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(latents, "_arrays", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            encode(encoded)
+    with pytest.raises(ValueError, match="no finished latents"):
+        LatentIndex(Index.open(encoded), HASH)
+    encode(encoded)
+    assert len(LatentIndex(Index.open(encoded), HASH)) == 6
+
+
+def test_places_and_shapes_are_mapped_and_are_those_of_the_rows(encoded, monkeypatch):
+    """60 bytes a clip in files; in memory nothing for the whole dataset."""
+    for split in (None, "train", "heldout"):
+        mapped = LatentIndex(Index.open(encoded, split), HASH)
+        held = LatentIndex(Index.open(encoded, split), HASH)
+        monkeypatch.setattr(latents, "_open_columns", lambda *_: None)
+        made = LatentIndex(Index.open(encoded, split), HASH)
+        monkeypatch.undo()
+        assert [mapped.member(n) for n in range(len(mapped))] == [made.member(n) for n in range(len(mapped))]
+        assert mapped.shapes.tolist() == made.shapes.tolist()
+        assert pickle.loads(pickle.dumps(held)).shapes.tolist() == made.shapes.tolist()
+    whole = LatentIndex(Index.open(encoded), HASH)
+    for array in (whole.shapes, *whole._whole.values()):
+        base = array
+        while not isinstance(base, np.memmap):
+            base = base.base
+            assert base is not None, "copied into memory"
+    assert sum(path.stat().st_size for path in (encoded / f"latents-{HASH[:8]}").iterdir()) == 60 * 6
+
+
+def test_mapped_places_that_changed_are_refused_and_may_be_missing(encoded):
+    folder = encoded / f"latents-{HASH[:8]}"
+    flip(folder / "offset.bin", 9)
+    with pytest.raises(ValueError, match=r"offset\.bin has changed.*delete the folder"):
+        LatentIndex(Index.open(encoded), HASH)
+    import shutil
+
+    shutil.rmtree(folder)
+    assert LatentIndex(Index.open(encoded), HASH).latents(1).shape == (4, 2, 4, 8)
+
+
+def test_a_manifest_that_lists_other_files_is_refused(encoded):
+    path = latents.manifest_path(encoded, HASH)
+    told = json.loads(path.read_text())
+    strange = [
+        {"shards": told["shards"][:-1]},
+        {"shards": [7] * len(told["shards"])},
+        {"stride": "abc"},
+        {"stride": [4, 8]},
+        {"columns": 5},
+    ]
+    strange += [{"shards": [{**told["shards"][0], "shard": "../x.tar"}, *told["shards"][1:]]}]
+    for change in strange:
+        path.write_text(json.dumps({**told, **change}))
+        with pytest.raises(ValueError, match=rf"{path.name} (lists|is damaged)"):
+            LatentIndex(Index.open(encoded), HASH)
+
+
+def test_a_batch_of_clips_gives_the_latents_of_each_alone(encoded):
+    """Clips 2 and 4, and 0 alone in its shape, whatever the batch is."""
+    shapes = [LatentIndex(Index.open(encoded), HASH).latents(row) for row in range(6)]
+    for path in encoded.glob("latent-*.parquet"):
+        path.unlink()
+    encode_clips(Index.open(encoded), vae(), HASH, batch=1, multiple=(1, 2, 2))
+    for row, before in enumerate(shapes):
+        torch.testing.assert_close(LatentIndex(Index.open(encoded), HASH).latents(row), before, atol=2e-3, rtol=2e-3)

@@ -1,5 +1,6 @@
 import errno
 import importlib
+import pickle
 import tarfile
 
 import pytest
@@ -118,3 +119,22 @@ def test_many_shards_do_not_keep_many_files_open(tmp_path):
     reader = ShardReader(tmp_path)
     assert [reader.read(member) for member in members * 2] == [bytes([n]) for n in range(80)] * 2
     assert len(reader.store._handles) <= 64
+
+
+def test_a_clip_is_hashed_when_a_process_reads_it_first_and_at_every_read_where_that_is_wanted(tmp_path):
+    dataset(tmp_path / "set", SHAPES)
+    once, always = Index.open(tmp_path / "set"), Index.open(tmp_path / "set", hash_every_read=True)
+    whole = [once.read_member(number) for number in range(3)]
+    assert [always.read_member(number) for number in range(3)] == whole
+    for number in range(len(SHAPES)):
+        flip(tmp_path / "set/video-000000.tar", once.row(number).offset + 100)
+    assert once.read_member(2) != whole[2]
+    for number in (3, 4):  # neighbours of those that were read, in the same byte of the marks
+        with pytest.raises(ValueError, match=f"clip-00{number}.*have changed"):
+            once.read_member(number)
+        with pytest.raises(ValueError, match=f"clip-00{number}.*have changed"):
+            once.read_member(number)
+    for number in range(len(SHAPES)):
+        for index in (always, pickle.loads(pickle.dumps(always)), pickle.loads(pickle.dumps(once))):
+            with pytest.raises(ValueError, match=f"clip-00{number}.*have changed"):
+                index.read_member(number)
