@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import signal
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from sora.draws import sample_id
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
+_LOOK_UP = 1.0  # seconds after which the thread that receives steps looks whether it is still wanted
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,16 @@ class _Loader(DataLoader):
 
 
 class _Iterator(_MultiProcessingDataLoaderIter):
+    """Steps are received by a thread while the one before is trained on.
+
+    It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
+    """
+
     def __init__(self, loader: DataLoader):
-        self._owner = os.getpid()
+        self._owner, self._ended = os.getpid(), threading.Event()
         super().__init__(loader)
+        self._data_queue = _Received()
+        threading.Thread(target=_receive, args=(self._worker_result_queue, self._data_queue, self._ended), daemon=True).start()
 
     def __next__(self) -> Any:
         try:
@@ -238,10 +248,32 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     def _shutdown_workers(self) -> None:
         if os.getpid() != self._owner:  # a copy that a later fork took along
             return
+        self._ended.set()
         super()._shutdown_workers()
         for worker in self._workers:
             if worker.is_alive():
                 worker.kill()
+
+
+class _Received(queue.Queue):
+    """Steps, or why one could not be received, which is raised where it is asked for."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        item = super().get(block, timeout)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def _receive(sent: Any, received: _Received, ended: threading.Event) -> None:
+    while not ended.is_set():
+        try:
+            received.put(sent.get(timeout=_LOOK_UP))
+        except queue.Empty:
+            continue
+        except Exception as error:  # such as a worker's death in the middle: raised where the step is asked for
+            received.put(error)
+            return
 
 
 def _as_is(step: Any) -> Any:
