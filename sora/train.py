@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sora train experiment=quickstart_vae data.folders=[data/world] output=outputs/vae",
     "sora train experiment=quickstart data.folders=[data/world] vae=outputs/vae output=outputs/dit",
+    "sora train dit=b_2 data=videos data.folders=[data/mine] vae=outputs/vae",
     "sora train resume=outputs/dit",
 )
 # What may differ between the parts of one run: where and how fast it runs, and what is told of it. Everything else makes it another run.
@@ -311,7 +312,10 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
 
 @dataclass(frozen=True)
 class Planned:
-    """The latents that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder."""
+    """The clips that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder.
+
+    online: whether they are frames, which the VAE encodes while the network trains.
+    """
 
     data: Any
     plan: Any
@@ -319,25 +323,31 @@ class Planned:
     patchifier: Any
     vae: Path
     identity: str
+    online: bool
 
 
 def diffusion_plan(config: DictConfig) -> Planned:
-    """Latents and their plan, made from metadata alone."""
-    from sora.configs.build import build
+    """Latents or videos and their plan, made from metadata alone."""
+    from sora.configs.build import build, resolve
+    from sora.data.video_batches import VideoData
     from sora.vae import artefact
 
     source = Path(config.vae)
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     identity = artefact.artefact_hash(source)
-    encoder = build(config.text)
-    patchifier = build(config.patches)
-    data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
+    encoder, patchifier = build(config.text), build(config.patches)
+    shared = {"text": encoder, "patchifier": patchifier, "seed": config.seed}
+    online = resolve(config.data._target_) is VideoData
+    if online:
+        data = build(config.data, **shared, stride=artefact.read_card(source)["stride"], reader=build(config.reader))
+    else:
+        data = build(config.data, **shared, vae_hash=identity)
     plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
-    return Planned(data, plan, encoder, patchifier, source, identity)
+    return Planned(data, plan, encoder, patchifier, source, identity, online)
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
-    """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
+    """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
@@ -349,9 +359,30 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
-    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
+    encode = online_encoder(planned, vae) if planned.online else None
+    task = DiffusionTask(
+        dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, encode=encode
+    )
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
+    if planned.online:
+        depends["reader"] = data.reader.identity()
     return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
+
+
+def online_encoder(planned: Planned, vae: Any) -> Any:
+    """What makes batches of the frames, for data=videos."""
+    from sora.training.online import OnlineEncoder
+
+    data, plan = planned.data, planned.plan
+    return OnlineEncoder(
+        vae=vae,
+        text=planned.encoder,
+        patchifier=planned.patchifier,
+        budget=plan.budget,
+        max_clips=plan.max_clips,
+        text_budget=data.text_budget,
+        batch=data.vae_batch,
+    )
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}
