@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sora train experiment=quickstart_vae data.folders=[data/world] output=outputs/vae",
     "sora train experiment=quickstart data.folders=[data/world] vae=outputs/vae output=outputs/dit",
-    "sora train dit=b_2 data=videos data.folders=[data/mine] vae=outputs/vae",
     "sora train resume=outputs/dit",
 )
 # What may differ between the parts of one run: where and how fast it runs, and what is told of it. Everything else makes it another run.
@@ -360,9 +359,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
     encode = online_encoder(planned, vae) if planned.online else None
-    task = DiffusionTask(
-        dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, encode=encode
-    )
+    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, encode=encode)
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
     if planned.online:
         depends["reader"] = data.reader.identity()
