@@ -24,7 +24,6 @@ from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine
-from sora.data.video import PYAV
 from sora.draws import sample_id
 from sora.tokens import Movable
 
@@ -67,7 +66,7 @@ class FrameData:
         weights: Sequence[float] | None,
         max_bad_share: float,
         cache_mb: float,
-        reader: VideoReader = PYAV,
+        reader: VideoReader,
     ):
         if isinstance(folders, str) or not folders:
             raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
@@ -93,7 +92,7 @@ class FrameBatches(Dataset):
     process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
     """
 
-    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader = PYAV):
+    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader):
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
         self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
@@ -168,9 +167,7 @@ class _Clips:
         return clip
 
 
-def read_clip(
-    index: Index, row: int, *, start: int = 0, frames: int | None = None, reader: VideoReader = PYAV
-) -> UInt8[np.ndarray, "T H W 3"]:
+def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
 
     A `ValueError` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
