@@ -309,7 +309,7 @@ class _Converter:
 
     def __init__(self, info: VideoInfo, size: tuple[int, int] | None):
         self._reformat = VideoReformatter()
-        self._turns = info.rotation // 90
+        self._turns, self._mirrored = info.rotation // 90, info.mirrored
         height, width = covering(info.height, info.width, size) if size else (info.height, info.width)
         self._crop = middle(height, width, size)
         self.shape = (*(size or (height, width)), 3)
@@ -336,8 +336,8 @@ class _Converter:
         for channel, number in enumerate(_RED_GREEN_BLUE):
             plane = planar.planes[number]
             lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # pyright: ignore[reportArgumentType]
-            pixels = lines[:height, :width]
-            out[..., channel] = (np.rot90(pixels, -self._turns) if self._turns else pixels)[self._crop]
+            pixels = np.rot90(lines[:height, :width], -self._turns)
+            out[..., channel] = (pixels[:, ::-1] if self._mirrored else pixels)[self._crop]
         self._last = (frame, out)
         return out
 

@@ -1,5 +1,6 @@
 """Every reader, on one clip of every kind: it gives the frames that are there, or refuses by name. None dies, and none makes frames up."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -125,6 +126,29 @@ def test_frames_are_upright(named, rotation):
     height, width = turned.shape[1] // 2, turned.shape[2] // 2
     small = turned.reshape(3, height, 2, width, 2, 3).mean((2, 4))
     assert np.abs(reader.read(content, size=(height, width)).frames - small).mean() < 3
+
+
+@pytest.mark.parametrize("matrix", list(itertools.product((False, True), (1, -1), (1, -1))), ids=str)
+def test_all_eight_orientations_are_upright_or_refused(named, matrix):
+    """By the definition: the matrix (a, b; c, d) takes a stored pixel (x, y) to (a x + c y, b x + d y), moved to the corner."""
+    name, reader = named
+    transposed, one, two = matrix
+    stored = clips.corners(128, 160)
+    a, b, c, d = (0, one, two, 0) if transposed else (one, 0, 0, two)
+    y, x = np.indices(stored.shape[1:3])
+    across, down = a * x + c * y, b * x + d * y
+    shown = np.empty((3, *(stored.shape[2:0:-1] if transposed else stored.shape[1:3]), 3), np.uint8)
+    shown[:, down - down.min(), across - across.min()] = stored
+    content = clips.displayed(clips.file_of(stored), (a, b, c, d))
+    info = reader.probe(content)
+    assert (info.height, info.width, info.mirrored) == (*shown.shape[1:3], a * d - b * c < 0)
+    if name == "decord" and (info.mirrored or info.rotation):
+        with pytest.raises(ValueError, match="mirrored.*choose reader=pyav|rotated.*choose reader=pyav"):
+            reader.read(content)
+        return
+    assert np.abs(reader.read(content).frames.astype(int) - shown).mean() < 3
+    small = shown.reshape(3, shown.shape[1] // 2, 2, shown.shape[2] // 2, 2, 3).mean((2, 4))
+    assert np.abs(reader.read(content, size=small.shape[1:3]).frames - small).mean() < 3
 
 
 def test_pixels_are_square(named):
