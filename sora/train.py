@@ -353,6 +353,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
 
     planned = diffusion_plan(config)
     data, plan, encoder = planned.data, planned.plan, planned.encoder
+    plan.remember(folder / "plan.cache")
     vae = artefact.load(planned.vae)
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
