@@ -68,12 +68,13 @@ class FramePacks(Dataset):
     def _readable(self, planned: Item) -> ClipFrames | None:
         item, attempt = planned, 0
         while True:
+            number, row = self.locate(item.row)
+            member, dataset = self.indexes[number].member(row), self.indexes[number].folder.name
             try:
+                self.quarantine.refuse(member.key, dataset=dataset)
                 return self._read(item)
             except ValueError as error:
-                number, row = self.locate(item.row)
-                member = self.indexes[number].member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=self.indexes[number].folder.name)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

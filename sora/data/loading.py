@@ -116,11 +116,12 @@ class FrameBatches(Dataset):
         """The planned crop, or the one that stands in for it."""
         item, attempt = planned, 0
         while True:
+            index, row = self.plan.locate(item.row)
+            found = self.indexes[index]
             try:
-                return item, self._clips.crop(*self.plan.locate(item.row), item)
+                self.quarantine.refuse(self._key(item), dataset=found.folder.name)
+                return item, self._clips.crop(index, row, item)
             except ValueError as error:
-                index, row = self.plan.locate(item.row)
-                found = self.indexes[index]
                 self.quarantine.add(self._key(item), shard=found.member(row).shard, reason=str(error), dataset=found.folder.name)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sora.data import loading
 from sora.data.index import Index
 from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
 from sora.data.planning import CropPlan
@@ -174,3 +175,13 @@ def test_frame_batches_take_any_number_of_indexes(tmp_path):
     for step in range(5):
         assert sum(key in one for key in data[step].keys) == 1
         assert sum(key in two for key in data[step].keys) == 3
+
+
+def test_a_clip_that_is_known_to_be_bad_is_not_tried_again(tmp_path, clips, monkeypatch):
+    spoil(tmp_path, 2)
+    data, tried = batches(tmp_path, share=0.2, quarantine=tmp_path / "q.jsonl"), []
+    plain = loading.read_clip
+    monkeypatch.setattr(loading, "read_clip", lambda index, row, **more: tried.append(int(row)) or plain(index, row, **more))
+    whole = [told(data[step]) for step in range(16)]
+    assert tried.count(2) == 1 < sum(item.row == 2 for step in range(16) for item in data.plan.at(step).items)
+    assert whole == [told(data[step]) for step in range(16)]
