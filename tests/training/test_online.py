@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sora import cli, storage
 from sora.configs.compose import compose
@@ -187,7 +188,4 @@ def test_sizes_are_on_the_ladder_and_told_before_the_run(made, capsys):
 
 @pytest.mark.parametrize(("said", "area", "rate"), [([AREAS], 576, 8), (["data.areas=[400,90000]", "data.rate=4"], 400, 4)])
 def test_sampling_asks_for_what_was_trained_on(made, said, area, rate):
-    from omegaconf import OmegaConf
-
-    trained = OmegaConf.to_container(config(*words(made), *said))
-    assert trained_on(trained) == (area, rate)
+    assert trained_on({"data": OmegaConf.to_container(config(*words(made), *said).data)}) == (area, rate)

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -54,7 +55,7 @@ class Counted:
         if not self.path.parent.is_dir() or self._written() >= len(before):
             return
         kept = sorted(window for window in marks if not window % MARK)[-_MARKS:]
-        arrays = {"before": np.asarray(before, np.int64), "marks": np.array(kept, np.int64)}
+        arrays: dict[str, Any] = {"before": np.asarray(before, np.int64), "marks": np.array(kept, np.int64)}
         for window in kept:
             waiting = marks[window] or Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
             arrays |= {f"rows {window}": waiting.rows, f"epochs {window}": waiting.epochs}
