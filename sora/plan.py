@@ -22,7 +22,8 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora import storage
-    from sora.train import diffusion_plan, require_given, vae_plan
+    from sora.jobs import diffusion_plan, vae_plan
+    from sora.train import require_given
 
     config = composed.config
     require_given(config, "plan")

@@ -126,7 +126,11 @@ def trained_on(config: Mapping[str, Any]) -> tuple[float, float]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"the run's dataset cannot be asked for its size and frame rate ({error}); give area= and fps=") from None
     area = np.concatenate([index.heights * index.widths for index in indexes])
-    rates, counts = np.unique(np.concatenate([index.fps for index in indexes]), return_counts=True)
+    fps = np.concatenate([index.fps for index in indexes])
+    if ladder := data.get("areas"):  # of data=videos: clips were trained on at these sizes and rates
+        area = np.sort(ladder)[np.maximum(np.searchsorted(np.sort(ladder), area, side="right") - 1, 0)]
+        fps = np.minimum(fps, data["rate"] or np.inf)
+    rates, counts = np.unique(fps, return_counts=True)
     return float(np.median(area)), float(rates[counts.argmax()])
 
 

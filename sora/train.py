@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.compose import Composed
+    from sora.jobs import Job
     from sora.training.checkpoint import TrainingState
     from sora.training.guards import Clock
     from sora.training.module import TrainingModule
@@ -48,19 +48,9 @@ FREE = (
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends."""
-
-    task: Any
-    steps: Any
-    depends: Mapping[str, str]
-    unit: str
-    vae: Path | None = None
-
-
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.jobs import JOBS, finish_vae
     from sora.training import ranks, rng
     from sora.training.guards import Clock
     from sora.training.phases import Goodput, Phases, age
@@ -77,21 +67,21 @@ def main(composed: Composed) -> int:
         with alone(owned, run):
             record(config, run, state, changed)
             phases.step = state.step if state else 0
-            goodput = Goodput(run.folder, phases, first=phases.step) if first_rank() else None
-            with Watchdog(phases, folder=run.folder, rank=rank(), **config.watchdog):
+            goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
+            with Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog):
                 module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput))
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
-                if config.kind == "vae" and not stopped and first_rank():
+                if config.kind == "vae" and not stopped and ranks.first():
                     finish_vae(config, run, module, job)
                 ranks.together()  # launchers take a rank that ends while others work for one that died
             if goodput is not None:
                 goodput.write()
                 print(goodput.told())
             if stopped:
-                say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
+                ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
-    say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
     return 0
 
 
@@ -162,8 +152,9 @@ def record(config: DictConfig, run: Run, state: TrainingState | None, changed: M
     from omegaconf import OmegaConf
 
     from sora import storage
+    from sora.training import ranks
 
-    if changed is None or not first_rank():
+    if changed is None or not ranks.first():
         return
     told = {key: [str(before), str(after)] for key, (before, after) in changed.items()}
     run.event("resumed", step=state.step if state else 0, changed=told)
@@ -179,12 +170,12 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
     from omegaconf import OmegaConf
 
-    from sora.training import checkpoint
+    from sora.training import checkpoint, ranks
     from sora.training.run import create, open_run
     from sora.training.state import refuse_other
 
     if not going_on:
-        if first_rank():
+        if ranks.first():
             info = {"kind": config.kind, "depends": dict(job.depends)}
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
@@ -204,23 +195,6 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     return run, state
 
 
-def say(line: str) -> None:
-    """What one process of a run tells, however many there are."""
-    if first_rank():
-        print(line)
-
-
-def first_rank() -> bool:
-    return rank() == 0
-
-
-def rank() -> int:
-    """Of this process, by what its launcher says."""
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) or 0
-
-
 def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
     """The run that the first rank is making."""
     import time
@@ -237,7 +211,9 @@ def alone(owned: Any, run: Run) -> Any:
     """The lock of the run, which the first rank holds for all."""
     from contextlib import nullcontext
 
-    return owned(run) if first_rank() else nullcontext()
+    from sora.training import ranks
+
+    return owned(run) if ranks.first() else nullcontext()
 
 
 # ---- training
@@ -291,111 +267,18 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
+    from sora.training import ranks
     from sora.training.sinks import Nowhere
     from sora.training.tracker import NoTracker, Tracker
 
     sink = build(config.logger)
-    if isinstance(sink, Nowhere) or not first_rank():
+    if isinstance(sink, Nowhere) or not ranks.first():
         return NoTracker()
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     return Tracker(
         sink, folder=run.folder, identity=run.info["id"], config={str(key): value for key, value in values.items()}, **config.tracker
     )
-
-
-# ---- the two kinds
-
-
-def vae_plan(config: DictConfig) -> tuple[Any, Any]:
-    """The frames that a VAE is trained on, and the crops of every step."""
-    from sora.configs.build import build
-
-    data = build(config.data, reader=build(config.reader))
-    return data, build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
-
-
-def vae_job(config: DictConfig, folder: Path) -> Job:
-    """Frames, crops and a VAE."""
-    from sora.configs.build import build
-    from sora.training.vae_module import VaeTask
-
-    data, plan = vae_plan(config)
-    task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
-    for line in plan.lines([index.folder.name for index in data.indexes]):
-        say(line)
-    return Job(
-        task=task,
-        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
-        depends={"data": data.fingerprint, "reader": data.reader.identity()},
-        unit="clips",
-    )
-
-
-def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
-    """Measure the whitening of the newest checkpoint's averaged weights and write the artefact, unless that was done before."""
-    from sora.configs.build import build
-    from sora.training.run import code_version
-    from sora.training.state import weights
-    from sora.vae import artefact, whitening
-
-    if run.vae.exists():
-        artefact.load(run.vae)
-        return
-    vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
-    vae.load_state_dict(weights(run.folder, part="vae"))
-    vae.to(module.device).eval()
-    whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
-    artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
-    say(f"the VAE is {run.vae}")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The latents that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder."""
-
-    data: Any
-    plan: Any
-    encoder: Any
-    patchifier: Any
-    vae: Path
-    identity: str
-
-
-def diffusion_plan(config: DictConfig) -> Planned:
-    """Latents and their plan, made from metadata alone."""
-    from sora.configs.build import build
-    from sora.vae import artefact
-
-    source = Path(config.vae)
-    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
-    identity = artefact.artefact_hash(source)
-    encoder = build(config.text)
-    patchifier = build(config.patches)
-    data = build(config.data, vae_hash=identity, text=encoder, patchifier=patchifier, seed=config.seed)
-    plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
-    return Planned(data, plan, encoder, patchifier, source, identity)
-
-
-def diffusion_job(config: DictConfig, folder: Path) -> Job:
-    """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
-    from sora.configs.build import build
-    from sora.training.diffusion_module import DiffusionTask
-    from sora.vae import artefact
-
-    planned = diffusion_plan(config)
-    data, plan, encoder = planned.data, planned.plan, planned.encoder
-    vae = artefact.load(planned.vae)
-    for reason, count in plan.skipped.items():
-        say(f"left out: {count} clips ({reason})")
-    objective = build(config.objective, path=build(config.path), density=build(config.density))
-    dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
-    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
-    depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint, "latents": data.made_by}
-    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
-
-
-JOBS = {"vae": vae_job, "diffusion": diffusion_job}
 
 
 if __name__ == "__main__":

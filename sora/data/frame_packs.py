@@ -11,21 +11,22 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import Item, TokenPlan
 from sora.data.planning.frames import FrameClips, VideoColumns
 from sora.data.quarantine import Quarantine
-from sora.data.video import read
 from sora.draws import sample_id
 from sora.tokens import Grid
 
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """One clip of a pack. fps in frames a second; every draw for it follows from (sample, epoch)."""
+    """One clip of a pack. fps in frames a second; row: through all datasets; every draw for it follows from (sample, epoch)."""
 
     frames: UInt8[Tensor, "T H W 3"]
     fps: float
+    row: int
     key: str
     sample: int
     epoch: int
@@ -47,9 +48,9 @@ def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float |
 class FramePacks(Dataset):
     """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule."""
 
-    def __init__(self, indexes: Sequence[Index], plan: TokenPlan, *, quarantine: Quarantine):
+    def __init__(self, indexes: Sequence[Index], plan: TokenPlan, *, quarantine: Quarantine, reader: VideoReader):
         assert isinstance(plan.clips, FrameClips)
-        self.indexes, self.plan, self.clips, self.quarantine = tuple(indexes), plan, plan.clips, quarantine
+        self.indexes, self.plan, self.clips, self.quarantine, self.reader = tuple(indexes), plan, plan.clips, quarantine, reader
 
     def __getitem__(self, step: int) -> list[list[ClipFrames]]:
         return self.share(step, ranks=1, rank=0)
@@ -67,30 +68,33 @@ class FramePacks(Dataset):
     def _readable(self, planned: Item) -> ClipFrames | None:
         item, attempt = planned, 0
         while True:
+            number, row = self.locate(item.row)
+            member, dataset = self.indexes[number].member(row), self.indexes[number].folder.name
             try:
+                self.quarantine.refuse(member.key, dataset=dataset)
                 return self._read(item)
             except ValueError as error:
-                number, row = self._locate(item.row)
-                member = self.indexes[number].member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=self.indexes[number].folder.name)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None
                 item, attempt = substitute, attempt + 1
 
     def _read(self, item: Item) -> ClipFrames:
-        number, row = self._locate(item.row)
+        number, row = self.locate(item.row)
         index, member = self.indexes[number], self.indexes[number].member(row)
         fps = float(self.clips.rates(np.array([item.row]))[0])
         named = f"clip {member.key} of {index.folder / member.shard}"
         assert item.crop is not None and item.size is not None
         wanted, own = item.crop.frames, fps == float(index.fps[row])
         start = item.crop.start / fps
-        got, _, report = read(index.read_member(member), start=start, frames=wanted, fps=None if own else fps, size=item.size, name=named)
+        content = index.read_member(member)
+        got, _, report = self.reader.read(content, start=start, frames=wanted, fps=None if own else fps, size=item.size, name=named)
         if not report.clean or len(got) != wanted:
             raise ValueError(f"{named} does not decode cleanly: {report}")
-        return ClipFrames(torch.from_numpy(got), fps, member.key, sample_id(member.key, item.window), item.epoch)
+        return ClipFrames(torch.from_numpy(got), fps, item.row, member.key, sample_id(member.key, item.window), item.epoch)
 
-    def _locate(self, row: int) -> tuple[int, int]:
+    def locate(self, row: int) -> tuple[int, int]:
+        """(number of the index, row within it) of a row counted through all datasets."""
         number = int(np.searchsorted(self.clips.starts, row, side="right")) - 1
         return number, row - self.clips.starts[number]

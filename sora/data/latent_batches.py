@@ -100,9 +100,9 @@ class LatentData:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
-    def made_by(self) -> str:
-        """What the latents are of beside the VAE and the clips: the reader that decoded them, and what sizes were trimmed to."""
-        return "; ".join(sorted({latents.made_by for latents in self.latents}))
+    def depends(self) -> dict[str, str]:
+        """What a run on these depends on; "latents" says by which reader they were decoded, and what sizes were trimmed to."""
+        return {"data": self.fingerprint, "latents": "; ".join(sorted({latents.made_by for latents in self.latents}))}
 
     def locate(self, row: int) -> tuple[int, int]:
         """(dataset, its row) of a row counted through all datasets."""

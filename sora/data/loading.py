@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import signal
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +24,11 @@ from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine
-from sora.data.video import PYAV
 from sora.draws import sample_id
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
+_LOOK_UP = 1.0  # seconds after which the thread that receives steps looks whether it is still wanted
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,17 @@ class FrameData:
         weights: Sequence[float] | None,
         max_bad_share: float,
         cache_mb: float,
-        reader: VideoReader = PYAV,
+        reader: VideoReader,
     ):
         if isinstance(folders, str) or not folders:
             raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.weights, self.max_bad_share, self.cache_mb, self.reader = weights, max_bad_share, cache_mb, reader
+
+    @property
+    def depends(self) -> dict[str, str]:
+        """What a run on these depends on."""
+        return {"data": self.fingerprint, "reader": self.reader.identity()}
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +97,7 @@ class FrameBatches(Dataset):
     process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
     """
 
-    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader = PYAV):
+    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader):
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
         self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
@@ -114,11 +121,12 @@ class FrameBatches(Dataset):
         """The planned crop, or the one that stands in for it."""
         item, attempt = planned, 0
         while True:
+            index, row = self.plan.locate(item.row)
+            found = self.indexes[index]
             try:
-                return item, self._clips.crop(*self.plan.locate(item.row), item)
+                self.quarantine.refuse(self._key(item), dataset=found.folder.name)
+                return item, self._clips.crop(index, row, item)
             except ValueError as error:
-                index, row = self.plan.locate(item.row)
-                found = self.indexes[index]
                 self.quarantine.add(self._key(item), shard=found.member(row).shard, reason=str(error), dataset=found.folder.name)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
@@ -165,9 +173,7 @@ class _Clips:
         return clip
 
 
-def read_clip(
-    index: Index, row: int, *, start: int = 0, frames: int | None = None, reader: VideoReader = PYAV
-) -> UInt8[np.ndarray, "T H W 3"]:
+def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
 
     A `ValueError` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
@@ -224,9 +230,16 @@ class _Loader(DataLoader):
 
 
 class _Iterator(_MultiProcessingDataLoaderIter):
+    """Steps are received by a thread while the one before is trained on.
+
+    It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
+    """
+
     def __init__(self, loader: DataLoader):
-        self._owner = os.getpid()
+        self._owner, self._ended = os.getpid(), threading.Event()
         super().__init__(loader)
+        self._data_queue = _Received()
+        threading.Thread(target=_receive, args=(self._worker_result_queue, self._data_queue, self._ended), daemon=True).start()
 
     def __next__(self) -> Any:
         try:
@@ -238,10 +251,32 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     def _shutdown_workers(self) -> None:
         if os.getpid() != self._owner:  # a copy that a later fork took along
             return
+        self._ended.set()
         super()._shutdown_workers()
         for worker in self._workers:
             if worker.is_alive():
                 worker.kill()
+
+
+class _Received(queue.Queue):
+    """Steps, or why one could not be received, which is raised where it is asked for."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        item = super().get(block, timeout)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def _receive(sent: Any, received: _Received, ended: threading.Event) -> None:
+    while not ended.is_set():
+        try:
+            received.put(sent.get(timeout=_LOOK_UP))
+        except queue.Empty:
+            continue
+        except Exception as error:  # such as a worker's death in the middle: raised where the step is asked for
+            received.put(error)
+            return
 
 
 def _as_is(step: Any) -> Any:

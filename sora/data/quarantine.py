@@ -35,6 +35,11 @@ class Quarantine:
                 f"the last: {key}: {reason}" + (f"; all are listed in {self.path}" if self.path else "")
             )
 
+    def refuse(self, key: str, *, dataset: str = "") -> None:
+        """Raise ValueError for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
+        if (dataset, key) in self._reasons:
+            raise ValueError(self._reasons[dataset, key])
+
     def keys(self) -> set[str]:
         """The bad clips known so far."""
         if self.path is not None and self.path.exists():

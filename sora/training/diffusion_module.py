@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,24 +43,36 @@ class DiffusionTask(nn.Module):
     """The network, the text module that turns a pack's captions into what it attends to, and the objective.
 
     text: the identity for frozen encoders, whose states are cached; a byte-level encoder learns along. bins: of noise levels, in the log.
+    encode: makes a batch of what loading gives, on the device (None: it is one already).
     """
 
-    def __init__(self, *, dit: nn.Module, text: nn.Module, objective: Objective, seed: int, bins: int) -> None:
+    def __init__(
+        self,
+        *,
+        dit: nn.Module,
+        text: nn.Module,
+        objective: Objective,
+        seed: int,
+        bins: int,
+        encode: Callable[[Any, torch.device], Batch] | None,
+    ) -> None:
         super().__init__()
         self.dit = dit
         self.text = text
         self.objective = objective
         self.seed = seed
         self.bins = bins
+        self.encode = encode
 
-    def prepare(self, batch: Sequence[Batch], device: torch.device) -> list[PreparedPack]:
+    def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
         """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
+        packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
         return [
-            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(batch)
+            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(packs)
         ]
 
-    def _noised(self, batch: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
-        return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in batch]
+    def _noised(self, packs: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
+        return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in packs]
 
     def forward(self, prepared: PreparedPack) -> Loss:
         batch, noised = prepared.batch, prepared.noised

@@ -7,12 +7,28 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 
 def several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mine() -> int:
+    """The rank of this process, by what its launcher says: before ranks can talk, too."""
+    return getattr(rank_zero_only, "rank", 0) or 0
+
+
+def first() -> bool:
+    return mine() == 0
+
+
+def say(line: str) -> None:
+    """What one process of a run tells, however many there are."""
+    if first():
+        print(line)
 
 
 def summed(values: Tensor) -> Tensor:

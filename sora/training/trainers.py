@@ -62,7 +62,7 @@ def mesh(
     deterministic: bool,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """Weights, gradients and optimiser state in shards over `shard` devices, `replicate` copies of each (FSDP2, HSDP); null: what is left."""
+    """Weights, gradients and optimiser state over `shard` devices, in `replicate` copies (FSDP2, HSDP); null: what is left."""
     ranks = devices * nodes
     replicate = replicate or ranks // (shard or ranks)
     strategy = MeshStrategy(replicate=replicate, shard=shard or ranks // replicate, bf16=precision == "bf16-mixed", timeout=PATIENCE)

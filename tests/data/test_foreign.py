@@ -20,6 +20,7 @@ from sora.data.index import Index
 from sora.data.indexing import index_shards, names_of
 from sora.data.loading import read_clip
 from sora.data.stores import store_of, write_remote
+from sora.data.video import PYAV
 from tests.data.making import counting, dataset, muxed, numbers, telling
 
 FRAMES = [3, 5, 1, 4]
@@ -85,8 +86,8 @@ def test_a_webdataset_of_others_is_indexed_and_decodes(tmp_path, media):
     write(tmp_path / "below/train-0001.tar", samples(media[2:]))
     index, refused, told = indexed(tmp_path, shards="**/*.tar")
     assert not refused
-    assert [(len(read_clip(index, n)), int(index.frames[n])) for n in range(4)] == [(1, 1), (4, 4), (3, 3), (5, 5)]
-    assert numbers(read_clip(index, 3)) == list(range(5))
+    assert [(len(read_clip(index, n, reader=PYAV)), int(index.frames[n])) for n in range(4)] == [(1, 1), (4, 4), (3, 3), (5, 5)]
+    assert numbers(read_clip(index, 3, reader=PYAV)) == list(range(5))
     first, second = index.row(2), index.row(3)
     assert [(said.kind, said.text) for said in first.captions] == [("original", "a card")]
     assert (first.licence, first.source, dict(first.scores)) == ("CC-BY-4.0", "https://x/y", {"aesthetic_score": 5.5, "m": 1.0})
@@ -144,7 +145,7 @@ def test_a_damaged_shard_gives_what_is_whole_and_names_the_rest(tmp_path, media,
     assert len(refused) == len(lost)
     for (_, key, kind), (wanted_key, wanted_kind) in zip(refused, lost, strict=True):
         assert (wanted_key in key, kind) == (True, wanted_kind)
-    assert [read_clip(index, n).shape[0] for n in range(4, len(index))] == [FRAMES[n] for n in left]
+    assert [read_clip(index, n, reader=PYAV).shape[0] for n in range(4, len(index))] == [FRAMES[n] for n in left]
 
 
 def test_every_sample_that_gives_no_clip_is_named_and_the_others_are_kept(tmp_path, media):
@@ -264,7 +265,7 @@ def test_the_frames_of_the_index_are_those_that_decode(tmp_path):
     write(tmp_path / "a.tar", [(f"{name}.{'webm' if name == 'webm' else 'mp4'}", content) for name, content in strange.items()])
     index, refused, told = indexed(tmp_path)
     assert (refused, told["notes"]) == ([], {"clips without a caption": 3})
-    assert [len(read_clip(index, n)) for n in range(3)] == index.frames.tolist() == [6, 30, 9]
+    assert [len(read_clip(index, n, reader=PYAV)) for n in range(3)] == index.frames.tolist() == [6, 30, 9]
 
 
 def test_held_out_clips_follow_their_source(tmp_path, media):

@@ -10,6 +10,7 @@ from sora.data.frame_packs import FramePacks, frame_clips
 from sora.data.index import Index
 from sora.data.planning import Cost, Packed, TokenPlan
 from sora.data.quarantine import Quarantine
+from sora.data.video import PYAV
 from sora.tokens import Grid
 from tests.data.making import dataset, flip
 
@@ -28,7 +29,7 @@ def packs(folder, *, rate=None, areas=(1024, 1536), frames=None, share=0.5):
         clips, filling=Packed(), cost=Cost(linear=1.0, quadratic=0.0), budget=400, max_clips=8, packs=2, accumulate=1, window=4,
         frames=frames, area=None, images=None, drop_long=False, curriculum=(), weights=None, width=None, seed=0,
     )  # fmt: skip
-    return FramePacks([index], plan, quarantine=Quarantine(None, clips=len(index), max_share=share))
+    return FramePacks([index], plan, quarantine=Quarantine(None, clips=len(index), max_share=share), reader=PYAV)
 
 
 def test_a_pack_holds_the_planned_windows_of_its_clips(tmp_path, made):

@@ -13,6 +13,7 @@ from sora.data.index import Index
 from sora.data.loading import read_clip
 from sora.data.sidecars import captions_of, table
 from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
+from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.storage import whole_folder
 from tests.data.making import counting, muxed, numbers, telling
@@ -57,7 +58,7 @@ def test_windows_follow_one_another_and_lose_only_tails(tmp_path, videos):
     assert [row.key for row in rows[:4]] == [clip_key("a.mp4", number) for number in range(4)]
     for number, row in enumerate(rows):
         first = round(row.start * 25)
-        assert numbers(read_clip(index, number)) == list(range(first, first + row.frames))
+        assert numbers(read_clip(index, number, reader=PYAV)) == list(range(first, first + row.frames))
     assert report["refused"] == []
 
 
@@ -65,8 +66,8 @@ def test_a_lower_rate_takes_frames_by_time_and_slower_videos_keep_theirs(tmp_pat
     (videos / "slow.mp4").write_bytes(muxed(counting(10), times=[n / 5 for n in range(10)], **QUIET))
     index, _, _ = prepared(tmp_path / "out", source(fps=12.5, frames=5), folder=videos)
     by_source = {row.source: number for number in reversed(range(len(index))) for row in [index.row(number)]}
-    assert numbers(read_clip(index, by_source["a.mp4"])) == [0, 2, 4, 6, 8]
-    assert numbers(read_clip(index, by_source["slow.mp4"])) == [0, 1, 2, 3, 4]
+    assert numbers(read_clip(index, by_source["a.mp4"], reader=PYAV)) == [0, 2, 4, 6, 8]
+    assert numbers(read_clip(index, by_source["slow.mp4"], reader=PYAV)) == [0, 1, 2, 3, 4]
     assert (index.fps[by_source["a.mp4"]], index.fps[by_source["slow.mp4"]]) == (12.5, 5.0)
 
 
@@ -115,7 +116,7 @@ def test_a_damaged_stretch_gives_no_clip(tmp_path):
     assert 2 < len(index) < len(clean)
     for number in range(len(index)):
         whole = clean.keys.index(index.keys[number])
-        assert np.array_equal(read_clip(index, number), read_clip(clean, whole))
+        assert np.array_equal(read_clip(index, number, reader=PYAV), read_clip(clean, whole, reader=PYAV))
 
 
 def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
@@ -230,7 +231,7 @@ def test_the_worlds_clips_arrive_whole(tmp_path):
     assert [row.split for row in rows] == ["train"] * 2 + ["heldout"]
     for number, (row, place) in enumerate(zip(rows, [*range(2), 0], strict=True)):
         clip = world.clip(place, split=row.split)
-        assert np.array_equal(read_clip(index, number), clip.frames)
+        assert np.array_equal(read_clip(index, number, reader=PYAV), clip.frames)
         assert {said.kind: said.text for said in row.captions} == clip.captions
         assert row.extra["truth"] == json.loads(json.dumps(clip.truth))
     with pytest.raises(ValueError, match="set count"):

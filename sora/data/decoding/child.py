@@ -58,7 +58,7 @@ def serve(said: int, clip: int, frames: int) -> None:
     except ValueError as error:
         _tell(connection, {"failed": str(error)})
         return
-    except Exception:
+    except Exception:  # a mistake of ours: nobody sees this process's own output, so the other side raises it
         _tell(connection, {"failed": traceback.format_exc()})
         return
     _tell(connection, {"ready": True})
@@ -90,7 +90,7 @@ def _answered(reader: VideoReader, call: Call, clip: int, frames: int) -> dict[s
         return {"refused": str(error)}
     except MemoryError:
         return {"refused": f"{call['name']} needs more memory than a clip may take (reader.memory_gb)"}
-    except Exception:
+    except Exception:  # not the clip's fault, or it would be a ValueError: the other side raises it and ends the run
         return {"failed": traceback.format_exc()}
 
 

@@ -6,6 +6,7 @@ Every backend opens through here first, so that all refuse the same files and te
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -118,6 +119,7 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
         width=width,
         duration=duration,
         rotation=0,
+        mirrored=False,
         codec=context.codec.canonical_name,
         pixel_aspect=aspect,
         pixel_format="",
@@ -175,14 +177,15 @@ def _rate(video: VideoStream) -> Fraction:
 
 
 def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo:
-    """The facts as the first picture shows them, which knows them best: PyAV tells the rotation with the frames, counterclockwise."""
-    rotation, aspect = round(-frame.rotation / 90) * 90 % 360, _pixel_aspect(video)
+    """The facts as the first picture shows them, which knows them best: the display matrix comes with the frames."""
+    (rotation, mirrored), aspect = _orientation(frame), _pixel_aspect(video)
     shape = frame.height, max(1, round(frame.width * aspect))
     height, width = reversed(shape) if rotation % 180 else shape
     context = video.codec_context
     return replace(
         info,
         rotation=rotation,
+        mirrored=mirrored,
         height=height,
         width=width,
         pixel_aspect=aspect,
@@ -190,6 +193,19 @@ def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo
         colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
         colour_range=_RANGES.get(int(context.color_range), "unspecified"),
     )
+
+
+def _orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """Degrees clockwise to the nearest right angle, and whether left and right change places after that.
+
+    By the matrix (a, b; c, d) that takes a stored pixel (x, y) to (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.3.2).
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # pyright: ignore[reportArgumentType]
+    mirrored = a * d < b * c
+    return round(math.degrees(math.atan2(b, -a if mirrored else a)) / 90) * 90 % 360, mirrored
 
 
 def _pixel_aspect(video: VideoStream) -> float:

@@ -1,7 +1,7 @@
 """The decord reader, for shards that we wrote. Its FFmpeg is of 2021 and its code is not kept up, so it is held to what it gets right.
 
 It returns wrong frames for edit lists and for open groups of pictures, and crashes on files that are cut short; it knows no AV1 and no
-rotation. All that is refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.
+rotation or mirror. All that is refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
+from jaxtyping import UInt8
 
-from sora.data.decoding.indexed import Asked, asked
+from sora.data.decoding.indexed import Asked, by_number
 from sora.data.decoding.pyav import PyAVReader
-from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo, middle
+from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
 _NARROWEST = 64  # it takes some narrower frames for ones of four channels
@@ -50,24 +51,23 @@ class DecordReader:
         name: str | None = None,
     ) -> Reading:
         """See `VideoReader`; also a `ValueError` for what decord would get wrong."""
-        import decord
+        given = {"start": start, "frames": frames, "fps": fps, "size": size, "name": name}
+        return by_number(_decoded, source, backend="decord", limits=self.limits, **given)
 
-        wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=self.limits)
-        _refuse(wanted)
-        height, width = wanted.shape
-        numbers, places = np.unique(wanted.numbers, return_inverse=True)
-        try:
-            video = decord.VideoReader(io.BytesIO(wanted.content), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
-            if len(video) != len(wanted.walk.timeline.times):
-                raise ValueError(
-                    f"{wanted.named} has {len(wanted.walk.timeline.times)} frames, decord finds {len(video)}; choose reader=pyav"
-                )
-            pictures = video.get_batch(numbers.tolist()).asnumpy()
-        except (decord.DECORDError, RuntimeError) as error:
-            raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[-1]}") from None
-        rows, columns = middle(height, width, size)
-        pictures = pictures if len(places) == len(numbers) else pictures[places]
-        return Reading(np.ascontiguousarray(pictures[:, rows, columns]), wanted.fps, wanted.report)
+
+def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
+    import decord
+
+    _refuse(wanted)
+    height, width = wanted.shape
+    numbers, places = np.unique(wanted.numbers, return_inverse=True)
+    try:
+        video = decord.VideoReader(io.BytesIO(wanted.content), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
+        numbers = numbers[numbers < len(video)]  # fewer frames than there are: refused by the number that is told
+        pictures = video.get_batch(numbers.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[-1]}") from None
+    return len(video), pictures if len(places) == len(numbers) else pictures[places]
 
 
 def _refuse(wanted: Asked) -> None:
@@ -77,6 +77,7 @@ def _refuse(wanted: Asked) -> None:
         (wanted.walk.hidden, f"has an edit list that hides {wanted.walk.hidden} frames"),
         (wanted.walk.open, "has open groups of pictures"),
         (info.rotation, f"is to be rotated by {info.rotation} degrees"),
+        (info.mirrored, "is to be mirrored"),
         (wanted.shape[1] < _NARROWEST, f"is {wanted.shape[1]} pixels wide"),
         (
             len(wanted.walk.timeline.times) < wanted.promised - wanted.walk.hidden,

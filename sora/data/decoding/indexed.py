@@ -1,15 +1,32 @@
-"""What backends that are asked for frames by number share: which numbers a read at times wants, judged by our own look at the file."""
+"""What backends that are asked for frames by number share: which numbers a read at times wants, judged by our own look at the file.
+
+Their `read` is `by_number` with a `decode` of their own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, UInt8
 
 from sora.data.decoding.containers import Walk, opened, upright, walked
-from sora.data.decoding.reader import HOLE, LAST_FOR, Limits, ReadReport, Source, VideoInfo, check_rate, check_room, covering, named
+from sora.data.decoding.reader import (
+    HOLE,
+    LAST_FOR,
+    Limits,
+    Reading,
+    ReadReport,
+    Source,
+    VideoInfo,
+    check_rate,
+    check_room,
+    covering,
+    middle,
+    named,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +45,30 @@ class Asked:
     shape: tuple[int, int]
     report: ReadReport
     promised: int
+
+
+def by_number(
+    decode: Callable[[Asked], tuple[int, UInt8[np.ndarray, "T H W 3"]]],
+    source: Source,
+    *,
+    backend: str,
+    start: float,
+    frames: int | None,
+    fps: float | None,
+    size: tuple[int, int] | None,
+    name: str | None,
+    limits: Limits,
+) -> Reading:
+    """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of `Asked.numbers` at `Asked.shape`.
+
+    Also a ValueError where the backend finds other frames in the file than PyAV.
+    """
+    wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=limits)
+    found, pictures = decode(wanted)
+    if found != len(wanted.walk.timeline.times):
+        raise ValueError(f"{wanted.named} has {len(wanted.walk.timeline.times)} frames, {backend} finds {found}; choose reader=pyav")
+    rows, columns = middle(*wanted.shape, size)
+    return Reading(np.ascontiguousarray(pictures[:, rows, columns]), wanted.fps, wanted.report)
 
 
 def asked(

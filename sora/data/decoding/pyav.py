@@ -44,6 +44,7 @@ from sora.data.decoding.reader import (
 _SEEK_ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
 _SKIPS = ("h264", "hevc")  # decoders that leave out just the frames they are told to (dav1d leaves out others too)
 _AHEAD = 24  # packets that are looked ahead; no codec shows a frame more than 16 after it is decoded
+_RED_GREEN_BLUE = (2, 0, 1)  # where their planes stand in a frame of "gbrp"
 
 
 class Shown(NamedTuple):
@@ -308,7 +309,7 @@ class _Converter:
 
     def __init__(self, info: VideoInfo, size: tuple[int, int] | None):
         self._reformat = VideoReformatter()
-        self._turns = info.rotation // 90
+        self._turns, self._mirrored = info.rotation // 90, info.mirrored
         height, width = covering(info.height, info.width, size) if size else (info.height, info.width)
         self._crop = middle(height, width, size)
         self.shape = (*(size or (height, width)), 3)
@@ -326,15 +327,17 @@ class _Converter:
             out[...] = self._last[1]
             return out
         height, width = self._size
-        if (frame.height, frame.width) != (height, width) or frame.format.name not in ("gbrp", "rgb24"):
-            # One thread: for small frames swscale's thread pool costs more than the work.
-            converted = self._reformat.reformat(frame, width, height, "rgb24", interpolation=self._filter, threads=1)
-            plane = converted.planes[0]
-            lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # pyright: ignore[reportArgumentType]
-            pixels = lines[:height, : 3 * width].reshape(height, width, 3)
+        if (frame.height, frame.width, frame.format.name) == (height, width, "gbrp"):
+            planar = frame
         else:
-            pixels = frame.to_ndarray()
-        out[...] = (np.rot90(pixels, -self._turns) if self._turns else pixels)[self._crop]
+            # Planes first: swscale writes them twice as fast as pixels of three bytes. One thread: for small frames its pool costs more
+            # than the work.
+            planar = self._reformat.reformat(frame, width, height, "gbrp", interpolation=self._filter, threads=1)
+        for channel, number in enumerate(_RED_GREEN_BLUE):
+            plane = planar.planes[number]
+            lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)  # pyright: ignore[reportArgumentType]
+            pixels = np.rot90(lines[:height, :width], -self._turns)
+            out[..., channel] = (pixels[:, ::-1] if self._mirrored else pixels)[self._crop]
         self._last = (frame, out)
         return out
 

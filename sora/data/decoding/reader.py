@@ -1,6 +1,6 @@
 """What every reader of videos is: the protocol, what it tells of a file and of a read, and what a file may ask for.
 
-Frames are uint8 (T, H, W, 3) RGB, upright (the rotation in the file's metadata applied) and with square pixels. Times are seconds
+Frames are uint8 (T, H, W, 3) RGB, upright (rotated and mirrored as the file's metadata says) and with square pixels. Times are seconds
 from the first frame that is shown.
 """
 
@@ -41,7 +41,8 @@ class Timeline(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What the header says. height and width as shown: rotated, with square pixels. rotation: degrees clockwise that were applied.
+    """What the header says. height and width as shown: rotated, with square pixels. rotation: degrees clockwise that were applied;
+    mirrored: left and right changed places after that.
 
     fps is the average rate; frames is the header's count, or duration x fps where it has none. pixel_aspect: width / height of a
     stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
@@ -54,6 +55,7 @@ class VideoInfo:
     width: int
     duration: float
     rotation: int
+    mirrored: bool
     codec: str
     pixel_format: str
     pixel_aspect: float

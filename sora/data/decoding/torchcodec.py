@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
+from jaxtyping import UInt8
 
-from sora.data.decoding.indexed import asked
+from sora.data.decoding.indexed import Asked, by_number
 from sora.data.decoding.pyav import PyAVReader
-from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo, middle
+from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo
 
 _NEEDS = (
     "reader=torchcodec needs the package torchcodec that fits your torch (without CUDA: pip install 'torchcodec==0.13.*') and the shared"
@@ -48,22 +49,20 @@ class TorchcodecReader:
         size: tuple[int, int] | None = None,
         name: str | None = None,
     ) -> Reading:
-        """See `VideoReader`; also a `ValueError` where torchcodec finds other frames in the file than PyAV."""
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
-        from torchcodec.transforms import Resize  # pyright: ignore[reportMissingImports]
+        """See `VideoReader` and `by_number`."""
+        given = {"start": start, "frames": frames, "fps": fps, "size": size, "name": name}
+        return by_number(_decoded, source, backend="torchcodec", limits=self.limits, **given)
 
-        wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=self.limits)
-        height, width = wanted.shape
-        stored = (wanted.info.height, wanted.info.width)
-        resize = [Resize(wanted.shape)] if wanted.shape != stored or wanted.info.pixel_aspect != 1 else []
-        try:
-            video = VideoDecoder(wanted.content, dimension_order="NHWC", num_ffmpeg_threads=1, transforms=resize)
-            if len(video) != len(wanted.walk.timeline.times):
-                raise ValueError(
-                    f"{wanted.named} has {len(wanted.walk.timeline.times)} frames, torchcodec finds {len(video)}; choose reader=pyav"
-                )
-            pictures = video.get_frames_at(wanted.numbers.tolist()).data.numpy()
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[0]}") from None
-        rows, columns = middle(height, width, size)
-        return Reading(np.ascontiguousarray(pictures[:, rows, columns]), wanted.fps, wanted.report)
+
+def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+    from torchcodec.transforms import Resize  # pyright: ignore[reportMissingImports]
+
+    stored = (wanted.info.height, wanted.info.width)
+    resize = [Resize(wanted.shape)] if wanted.shape != stored or wanted.info.pixel_aspect != 1 else []
+    try:
+        video = VideoDecoder(wanted.content, dimension_order="NHWC", num_ffmpeg_threads=1, transforms=resize)
+        numbers = wanted.numbers[wanted.numbers < len(video)]  # fewer frames than there are: refused by the number that is told
+        return len(video), video.get_frames_at(numbers.tolist()).data.numpy()
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[0]}") from None

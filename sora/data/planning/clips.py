@@ -43,6 +43,10 @@ class Clips(Protocol):
         """How long each clip is, before any limit, in the unit of `Limits.frames`."""
         ...
 
+    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+        """Frames, rows and columns that are trained on of each clip, in the units of `Limits`."""
+        ...
+
     def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: Limits, *, seed: int) -> list[Cut]:
         """What is taken of each clip, and what it is scaled to; a pure function of its row, epoch, limits and the seed."""
         ...
@@ -75,6 +79,9 @@ class LatentClips:
 
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.asarray(gathered(self.shapes, self.starts, rows)[:, 0], dtype=np.int64)
+
+    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+        return self.measured(rows, limits).grids * np.array(self.patch)
 
     def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: Limits, *, seed: int) -> list[Cut]:
         if limits.frames is None:

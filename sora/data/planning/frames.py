@@ -73,6 +73,10 @@ class FrameClips:
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return self._sized(rows, Limits()).had
 
+    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+        sized = self._sized(rows, limits)
+        return np.concatenate((sized.frames[:, None], sized.sizes), axis=1)
+
     def rates(self, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         """Frames a second that each clip is shown at."""
         fps = np.asarray(self._column("fps", rows), dtype=np.float64)

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,13 @@ from jaxtyping import Float, Int
 
 from sora.data.planning.clips import Clips
 from sora.data.planning.cost import Cost
+from sora.data.planning.counted import MARK, Counted
 from sora.data.planning.filling import Filling
 from sora.data.planning.sources import Drawn, Mixture, Stage, staged
 from sora.data.planning.steps import Item, Pack, StepPlan
 from sora.draws import generator
 
 _KEPT = 4  # windows
-_MARK = 64  # windows from one remembered state to the next
 _CHUNK = 1 << 14  # rows looked at together
 _NEAR = (1 << 20) // _CHUNK  # such chunks that are searched for a clip of exactly as many tokens
 
@@ -118,6 +119,20 @@ class TokenPlan:
         self._before = [0]  # packs before each window
         self._marks: dict[int, Drawn | None] = {0: None}  # what waits at the beginning of some windows
         self._windows: OrderedDict[int, Packs] = OrderedDict()
+        self._counted: Counted | None = None
+
+    def remember(self, path: Path) -> None:
+        """Keep the windows' numbers of packs in a file, and take what it knows: finding a late step counts all windows before it otherwise.
+
+        The file is a cache: without it, or with one of another plan or damaged, the same packs come, later.
+        """
+        sources = [source for mixture in self.mixtures for source in mixture.sources]
+        drawn = [(source.first, source.last, source.count, source.tokens, source.cut) for source in sources]
+        settings = (self.clips.fingerprint, type(self.filling).__qualname__, self.cost, self.budget, self.max_clips, self.packs)
+        identity = repr((settings, self.accumulate, self.window, self.seed, self.stages, drawn))
+        self._counted = Counted(path, identity)
+        if known := self._counted.load():
+            self._before, self._marks = known[0], {0: None} | known[1]
 
     # ---- what loading asks
 
@@ -269,9 +284,11 @@ class TokenPlan:
         waiting = self._marks[first] if self.filling.waits else None
         for number in range(first, window + 1):
             self._windows[number], waiting = self._plan(number, waiting)
+            self._mark(number + 1, waiting)
             if number + 1 == len(self._before):
                 self._before.append(self._before[number] + len(self._windows[number].ends))
-                self._mark(number + 1, waiting)
+                if self._counted is not None:
+                    self._counted.keep(self._before, self._marks)
             while len(self._windows) > _KEPT:
                 self._windows.popitem(last=False)
         return self._windows[window]
@@ -300,11 +317,11 @@ class TokenPlan:
         return packs, rest
 
     def _mark(self, window: int, waiting: Drawn | None) -> None:
-        """Remember what waits at a window; of the last `_MARK` windows each, of earlier ones every `_MARK`-th."""
+        """Remember what waits at a window; of the last `MARK` windows each, of earlier ones every `MARK`-th."""
         if self.filling.waits:
             self._marks[window] = waiting
-            if (window - _MARK) % _MARK:
-                self._marks.pop(window - _MARK, None)
+            if (window - MARK) % MARK:
+                self._marks.pop(window - MARK, None)
 
     def _sequence(self, window: int, paid: Float[np.ndarray, "packs"]) -> Int[np.ndarray, "packs"]:
         """The order in which steps take a window's packs: [end of the step that began before | whole steps | beginning of the next].

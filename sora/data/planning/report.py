@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+from jaxtyping import Int
 
 from sora.data.planning.plan import TokenPlan
+
+_SHOWN = 6  # sizes of clips that are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,8 @@ class PlanFigures:
     steps: of an epoch (of the steps looked at, where there is none: whole is False). fill: clips' tokens over all tokens of packs.
     balance[R]: the mean over the most that a rank of R has to do in a step. useful[R]: what clips cost over what is paid for
     by R ranks, padding and waiting included. tail: packs that the last step of an epoch takes from the next epoch.
+    lengths: the least, median and most frames that are trained on of a clip. sizes: shares of the clips by rows x columns, the commonest
+    first; both as the plan counts them, latent ones where clips are encoded beforehand.
     """
 
     clips: int
@@ -32,6 +38,8 @@ class PlanFigures:
     balance: dict[int, float]
     useful: dict[int, float]
     tail: int
+    lengths: tuple[int, float, int]
+    sizes: dict[str, float]
 
 
 def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage: int = 0) -> PlanFigures:
@@ -58,6 +66,7 @@ def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage
     costs = np.stack(paid)
     most = {count: costs.reshape(steps, -1, count).sum(axis=1).max(axis=1).sum() * count for count in ranks}
     mixture, rows = alone.mixtures[0], _drawn_rows(alone, packs)
+    taken = alone.clips.taken(rows, alone.stages[0].limits)
     whole = epoch is not None and looked == epoch
     return PlanFigures(
         clips=mixture.count,
@@ -73,12 +82,20 @@ def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage
         balance={count: float(costs.sum() / most[count]) for count in ranks},
         useful={count: float(useful / most[count]) for count in ranks},
         tail=-packs % plan.packs if whole else 0,
+        lengths=(int(taken[:, 0].min()), float(np.median(taken[:, 0])), int(taken[:, 0].max())),
+        sizes=_sizes(taken[:, 1:]),
     )
 
 
 def _drawn_rows(plan: TokenPlan, packs: int) -> np.ndarray:
     parts = plan.packs_between(0, min(packs, plan.packs * plan.window))
     return np.concatenate([part.rows for part in parts])
+
+
+def _sizes(taken: Int[np.ndarray, "n 2"]) -> dict[str, float]:
+    sizes, counts = np.unique(taken, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {f"{sizes[place][0]}x{sizes[place][1]}": float(counts[place] / len(taken)) for place in order.tolist()}
 
 
 def _kept(plan: TokenPlan, rows: np.ndarray) -> float:
@@ -95,6 +112,8 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
         f"cut              {found.cut:,} clips to {plan.stages[stage].frames} frames; {found.frames_kept:.1%} of all frames are kept"
         if found.cut
         else f"frames kept      {found.frames_kept:.0%}",
+        f"a clip           {found.lengths[0]:,} to {found.lengths[2]:,} frames, half of them {found.lengths[1]:,.0f} or more",
+        f"sizes            {_told(found.sizes)}",
         f"steps an epoch   {found.steps:,.1f} of {plan.packs} packs of {plan.budget:,} tokens",
         f"a step           {found.samples_per_step:,.1f} clips, {mean:,.0f} tokens ({low:,} to {high:,})",
         f"fill             {found.fill:.2%} of the token budget; {1 - found.fill:.2%} is padding",
@@ -106,3 +125,9 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
         f"tail             the last step of an epoch takes {found.tail} of {plan.packs} packs from the next" if found.tail else "",
     ]
     return [line for line in told if line]
+
+
+def _told(sizes: dict[str, float]) -> str:
+    """The commonest sizes, and how many there are besides."""
+    shown = ", ".join(f"{size} {share:.0%}" for size, share in islice(sizes.items(), _SHOWN))
+    return shown + (f" and {len(sizes) - _SHOWN} others" if len(sizes) > _SHOWN else "")

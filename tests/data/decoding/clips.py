@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -129,6 +130,13 @@ def corners(height: int = 48, width: int = 64) -> np.ndarray:
     frames = np.full((3, height, width, 3), 40, np.uint8)
     frames[:, :16, :16] = (220, 30, 30)
     return frames
+
+
+def displayed(content: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """An mp4 with another matrix (a, b, c, d) in the header of its track (ISO/IEC 14496-12, 8.3.2, version 0)."""
+    at = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    return content[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[at + 36 :]
 
 
 def audio() -> bytes:

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sora.data.planning import Bucketed, Packed, Padded
+from sora.data.planning import Bucketed, Packed, Padded, TokenPlan
 from sora.data.planning import order as orders
 from tests.data.planning.making import MIXES, RNG, clips, lengths, plan
 
@@ -165,3 +165,50 @@ def test_values_that_do_not_fit_are_refused_by_key():
             plan(of, **{key: 0})
     with pytest.raises(ValueError, match=r"plan\.packs=4 does not divide by plan\.accumulate=3"):
         plan(of, packs=4, accumulate=3)
+
+
+@named
+def test_a_plan_that_remembers_finds_a_late_step_without_the_earlier_ones_and_it_is_the_same(tmp_path, filling, monkeypatch):
+    def made(seed=0):
+        return plan(lengths(MIXES["long tails"]), packs=2, window=1, max_clips=4, filling=filling, seed=seed)
+
+    fresh, late = made(), 190
+    whole = [fresh.at(step) for step in range(late + 3)]
+    walking = made()
+    walking.remember(tmp_path / "plan.cache")
+    for step in range(late + 70):  # ahead of where the run is cut, as loading is
+        walking.at(step)
+    planned, plain = [], TokenPlan._plan
+    monkeypatch.setattr(TokenPlan, "_plan", lambda self, window, waiting: planned.append(window) or plain(self, window, waiting))
+    for path, most in ((tmp_path / "plan.cache", 64 if filling.waits else 4), (tmp_path / "none", None)):
+        planned.clear()
+        found = made()
+        found.remember(path)
+        assert [found.at(step) for step in (late, late + 2, late + 1)] == [whole[late], whole[late + 2], whole[late + 1]]
+        assert len(planned) <= most if most else len(planned) > late // 4
+        assert [found.at(step) for step in (3, 0, 40)] == [whole[3], whole[0], whole[40]]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "another seed", "a folder"])
+def test_a_file_that_is_no_use_changes_nothing(tmp_path, harm):
+    path, of = tmp_path / "plan.cache", lengths(MIXES["long tails"])
+    walking = plan(of, window=1, max_clips=4, seed=1 if harm == "another seed" else 0)
+    walking.remember(path)
+    expected = [plan(of, window=1, max_clips=4).at(step) for step in (70, 5)]
+    walking.at(70)
+    content = bytearray(path.read_bytes())
+    if harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif harm == "flipped":
+        content[-40] ^= 1
+        path.write_bytes(content)
+    elif harm == "a folder":
+        path.unlink()
+        path.mkdir()
+    found = plan(of, window=1, max_clips=4)
+    found.remember(path)
+    assert [found.at(step) for step in (70, 5)] == expected
+    if harm != "a folder":  # and the file is of use again
+        again = plan(of, window=1, max_clips=4)
+        again.remember(path)
+        assert len(again._before) > 16

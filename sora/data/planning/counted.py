@@ -1,0 +1,83 @@
+"""How many packs the windows of a plan have, kept in a file, so that a run that goes on at a late step need not count them again.
+
+Only a cache: whatever is wrong with the file, or whatever plan it is of, the windows are counted anew and the plan is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from sora.data.planning.sources import Drawn
+from sora.storage import whole_file
+
+_EVERY = 16  # windows counted between two writes
+MARK = 64  # windows from one remembered state to the next
+_MARKS = 4  # of these states are kept
+_DIGEST, _NUMBER = 32, 8  # bytes of the file's beginning: SHA-256 of plan and content, how many windows
+
+
+class Counted:
+    """path: of the file, which is written as soon as its folder exists. identity: of the plan, everything that its packs depend on."""
+
+    def __init__(self, path: Path, identity: str):
+        self.path, self._identity, self._next, self._ours = Path(path), identity.encode(), _EVERY, False
+
+    def load(self) -> tuple[list[int], dict[int, Drawn | None]] | None:
+        """Packs before each window, and what waits at the beginning of some; None if there is no sound file of this plan."""
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return None
+        body = content[_DIGEST + _NUMBER :]
+        if content[:_DIGEST] != self._digest(body):
+            return None
+        try:
+            with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+                waiting = {int(window): Drawn(arrays[f"rows {window}"], arrays[f"epochs {window}"]) for window in arrays["marks"]}
+                before = arrays["before"].tolist()
+        except (BadZipFile, KeyError, ValueError):
+            return None
+        self._next, self._ours = len(before) + _EVERY, True
+        return before, {window: drawn if len(drawn.rows) else None for window, drawn in waiting.items()}
+
+    def keep(self, before: Sequence[int], marks: Mapping[int, Drawn | None]) -> None:
+        """Write what is known, once in a while, unless another process has written as much."""
+        if len(before) < self._next:
+            return
+        self._next = len(before) + _EVERY
+        if not self.path.parent.is_dir() or self._written() >= len(before):
+            return
+        kept = sorted(window for window in marks if not window % MARK)[-_MARKS:]
+        arrays: dict[str, Any] = {"before": np.asarray(before, np.int64), "marks": np.array(kept, np.int64)}
+        for window in kept:
+            waiting = marks[window] or Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
+            arrays |= {f"rows {window}": waiting.rows, f"epochs {window}": waiting.epochs}
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        body = file.getvalue()
+        try:
+            with whole_file(self.path) as staging:
+                staging.write_bytes(self._digest(body) + len(before).to_bytes(_NUMBER, "big") + body)
+        except OSError:  # a full disk ends what must be written, not what may be
+            return
+        self._ours = True
+
+    def _written(self) -> int:
+        """How many windows the file has, unless it is known to be of no use."""
+        if not self._ours:
+            return 0
+        try:
+            with open(self.path, "rb") as file:
+                return int.from_bytes(file.read(_DIGEST + _NUMBER)[_DIGEST:], "big")
+        except OSError:
+            return 0
+
+    def _digest(self, body: bytes) -> bytes:
+        return hashlib.sha256(self._identity + b"\n" + body).digest()

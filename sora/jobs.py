@@ -1,0 +1,145 @@
+"""The two kinds of training: what each one's network, data and plan are, from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.training.ranks import say
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.training.module import TrainingModule
+    from sora.training.run import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends."""
+
+    task: Any
+    steps: Any
+    depends: Mapping[str, str]
+    unit: str
+    vae: Path | None = None
+
+
+def vae_plan(config: DictConfig) -> tuple[Any, Any]:
+    """The frames that a VAE is trained on, and the crops of every step."""
+    from sora.configs.build import build
+
+    data = build(config.data, reader=build(config.reader))
+    return data, build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
+
+
+def vae_job(config: DictConfig, folder: Path) -> Job:
+    """Frames, crops and a VAE."""
+    from sora.configs.build import build
+    from sora.training.vae_module import VaeTask
+
+    data, plan = vae_plan(config)
+    task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
+    for line in plan.lines([index.folder.name for index in data.indexes]):
+        say(line)
+    return Job(
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends=data.depends,
+        unit="clips",
+    )
+
+
+def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
+    """Measure the whitening of the newest checkpoint's averaged weights and write the artefact, unless that was done before."""
+    from sora.configs.build import build
+    from sora.training.run import code_version
+    from sora.training.state import weights
+    from sora.vae import artefact, whitening
+
+    if run.vae.exists():
+        artefact.load(run.vae)
+        return
+    vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
+    vae.load_state_dict(weights(run.folder, part="vae"))
+    vae.to(module.device).eval()
+    whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
+    artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
+    say(f"the VAE is {run.vae}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The clips that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder.
+
+    online: whether they are frames, which the VAE encodes while the network trains.
+    """
+
+    data: Any
+    plan: Any
+    encoder: Any
+    patchifier: Any
+    vae: Path
+    identity: str
+    online: bool
+
+
+def diffusion_plan(config: DictConfig) -> Planned:
+    """Latents or videos and their plan, made from metadata alone."""
+    from sora.configs.build import build, resolve
+    from sora.data.video_batches import VideoData
+    from sora.vae import artefact
+
+    source = Path(config.vae)
+    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    identity = artefact.artefact_hash(source)
+    encoder, patchifier = build(config.text), build(config.patches)
+    shared = {"text": encoder, "patchifier": patchifier, "seed": config.seed}
+    online = resolve(config.data._target_) is VideoData
+    if online:
+        data = build(config.data, **shared, stride=artefact.read_card(source)["stride"], reader=build(config.reader))
+    else:
+        data = build(config.data, **shared, vae_hash=identity)
+    plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
+    return Planned(data, plan, encoder, patchifier, source, identity, online)
+
+
+def diffusion_job(config: DictConfig, folder: Path) -> Job:
+    """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
+    from sora.configs.build import build
+    from sora.training.diffusion_module import DiffusionTask
+    from sora.vae import artefact
+
+    planned = diffusion_plan(config)
+    data, plan, encoder = planned.data, planned.plan, planned.encoder
+    plan.remember(folder / "plan.cache")
+    vae = artefact.load(planned.vae)
+    for reason, count in plan.skipped.items():
+        say(f"left out: {count} clips ({reason})")
+    objective = build(config.objective, path=build(config.path), density=build(config.density))
+    dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
+    encode = online_encoder(planned, vae) if planned.online else None
+    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, encode=encode)
+    depends = {**data.depends, "vae": planned.identity, "text": encoder.fingerprint}
+    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
+
+
+def online_encoder(planned: Planned, vae: Any) -> Any:
+    """What makes batches of the frames, for data=videos."""
+    from sora.training.online import OnlineEncoder
+
+    data, plan = planned.data, planned.plan
+    return OnlineEncoder(
+        vae=vae,
+        text=planned.encoder,
+        patchifier=planned.patchifier,
+        budget=plan.budget,
+        max_clips=plan.max_clips,
+        text_budget=data.text_budget,
+        batch=data.vae_batch,
+    )
+
+
+JOBS = {"vae": vae_job, "diffusion": diffusion_job}
