@@ -12,6 +12,7 @@ from pathlib import Path
 from sora.training.phases import Phases
 
 STALLED = 134  # the exit code of an abort: slurm/job.sh puts such a job back into the queue
+STDERR = 2  # the file itself: sys.stderr may have been replaced by what is none
 BACKSTOP = 5.0  # seconds after which the interpreter's own timer ends a process in which no Python runs any more
 
 
@@ -53,7 +54,7 @@ class Watchdog:
                 continue
             if limit:
                 # This thread runs only while others let go of the interpreter; the timer below is the operating system's.
-                faulthandler.dump_traceback_later(left + BACKSTOP, exit=True)
+                faulthandler.dump_traceback_later(left + BACKSTOP, exit=True, file=STDERR)
             self._over.wait(min(left + 0.01, max(0.05, limit / 10)) if limit else left)
 
     def _end(self, limit: float) -> None:
@@ -68,7 +69,7 @@ class Watchdog:
         except OSError as error:
             told += f"; {path} could not be written: {error}"
         sys.stderr.write(f"\n{told}; every thread's stack is in {path}\n")
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        faulthandler.dump_traceback(STDERR, all_threads=True)
         sys.stderr.flush()
         _kill_children()
         os._exit(STALLED)

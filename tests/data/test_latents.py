@@ -269,7 +269,7 @@ def test_latents_of_another_reader_are_stale_and_both_are_named(encoded):
     with pytest.raises(ValueError, match=rf"latent-01234567-000000\.parquet is stale.*{PYAV.identity()}.*other 2\.0 swscale 9"):
         encode_clips(index, vae(), HASH, batch=2, multiple=(1, 2, 2), reader=Other())
     assert {path.name: path.read_bytes() for path in encoded.glob("latent*") if path.is_file()} == before
-    assert PYAV.identity() in data(encoded).made_by
+    assert PYAV.identity() in data(encoded).depends["latents"]
     first, *others = sorted(encoded.glob("latent-*.parquet"))
     first.unlink()
     with pytest.raises(ValueError, match=f"{others[0].name} is stale"):  # before anything is encoded: a mixture is not begun
@@ -278,7 +278,7 @@ def test_latents_of_another_reader_are_stale_and_both_are_named(encoded):
     for meta in others:
         meta.unlink()
     encode_clips(index, vae(), HASH, batch=2, multiple=(1, 2, 2), reader=Other())
-    assert "other 2.0 swscale 9" in data(encoded).made_by
+    assert "other 2.0 swscale 9" in data(encoded).depends["latents"]
 
 
 def test_latents_that_are_made_again_are_not_whole_until_the_last(encoded, monkeypatch):
