@@ -164,3 +164,10 @@ def test_the_command_line_still_has_the_last_word_in_an_ablation():
     assert config.optimizer == OmegaConf.merge(node("optimizer", "adamw"), {"lr": 0.5}) and config.steps == 3
     with pytest.raises(ValueError, match=r"there is no key 'optimizer\.other_lr'"):
         compose("train", ["experiment=quickstart", "optimizer=adamw", "optimizer.other_lr=0.5"])
+
+
+def test_no_experiment_may_be_said_and_other_groups_name_their_options():
+    plain, said = compose("train", ["seed=3"]), compose("train", ["experiment=null", "seed=3"])
+    assert plain.config == said.config
+    with pytest.raises(ValueError, match="logger cannot be nothing; its options: csv, none"):
+        compose("train", ["logger=null"])

@@ -248,6 +248,9 @@ def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str,
     grouped = [item for item in overrides if item.key_or_group in own]
     for override in grouped:
         _check_option(override, available)
+    # Hydra cannot be told to choose nothing; where nothing is the default, that is what it does when it is told nothing
+    overrides = [item for item in overrides if not (item in grouped and item.value() in (None, "null"))]
+    grouped = [item for item in grouped if item in overrides]
     doubtful = [item for item in overrides if item.key_or_group in available and item.key_or_group not in own]
     if not doubtful:
         return grouped, [item for item in overrides if item not in grouped], []
@@ -274,6 +277,8 @@ def _check_option(override: Any, available: dict[str, dict[str, Path]]) -> None:
     option = override.value()
     if not isinstance(option, str | int | float | None):
         raise ValueError(f"{line}: {key} is a group; its options: {listed(options)}")
+    if option in (None, "null") and key != EXPERIMENT:
+        raise ValueError(f"{line}: {key} cannot be nothing; its options: {listed(options)}")
     if option not in (None, "null") and str(option) not in options:
         raise ValueError(f"there is no {key}={option}{meant(str(option), options)}; its options: {listed(options)}")
 
