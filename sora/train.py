@@ -229,7 +229,15 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         patience=config.patience,
         stop=lambda: bool(flag),
     )
-    journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
+    journal = Journal(
+        run,
+        every=config.log_every,
+        steps=config.steps,
+        unit=job.unit,
+        tracker=tracker_of(config, run),
+        resumed=state,
+        peak=(lambda: peak_of(trainer)) if job.unit == "tokens" else None,
+    )
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
     trainer = build(config.trainer)(callbacks=[journal, saver])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
@@ -246,6 +254,16 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     finally:
         journal.close()
     return module
+
+
+def peak_of(trainer: Any) -> float:
+    """Floating-point operations a second that the devices of a trainer could make together, in the precision it multiplies in."""
+    import torch
+
+    from sora.dit.peak import peak
+
+    dtype = torch.bfloat16 if trainer.precision.startswith("bf16") else torch.float32
+    return peak(trainer.strategy.root_device, dtype) * trainer.world_size
 
 
 def tracker_of(config: DictConfig, run: Run) -> Any:
@@ -348,10 +366,21 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
-    dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
-    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
+    given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
+    dit = build(config.dit, **given)
+    flops = flops_of(config.dit, **given)
+    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, flops=flops)
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
     return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
+
+
+def flops_of(dit: DictConfig, **given: Any) -> Any:
+    """The operations of a configured network (`sora.dit.flops.Flops`), whoever computes its attention."""
+    from sora.configs.build import build, plain
+    from sora.dit.flops import Flops
+
+    tree = {key: value for key, value in plain(dit).items() if key != "attention"}
+    return Flops.of(lambda attention: build(tree, attention=attention, **given))
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}

@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.diffusion.objective import Noised, Objective, by_level
+from sora.dit.flops import TRAINING, Flops
 from sora.tokens import Batch
 from sora.training.module import Loss
 
 
 @dataclass(frozen=True)
 class PreparedPack:
-    """A pack with its noise and levels, on the device."""
+    """A pack with its noise and levels, on the device. flops: of a training step on it."""
 
     batch: Batch
     noised: Noised
+    flops: float
 
     @property
     def count(self) -> Tensor:
@@ -42,21 +44,29 @@ class DiffusionTask(nn.Module):
     """The network, the text module that turns a pack's captions into what it attends to, and the objective.
 
     text: the identity for frozen encoders, whose states are cached; a byte-level encoder learns along. bins: of noise levels, in the log.
+    flops: the operations of the network's forward pass, for the throughput in the log; None: not counted.
     """
 
-    def __init__(self, *, dit: nn.Module, text: nn.Module, objective: Objective, seed: int, bins: int) -> None:
+    def __init__(self, *, dit: nn.Module, text: nn.Module, objective: Objective, seed: int, bins: int, flops: Flops | None = None) -> None:
         super().__init__()
         self.dit = dit
         self.text = text
         self.objective = objective
         self.seed = seed
         self.bins = bins
+        self.flops = flops
 
     def prepare(self, batch: Sequence[Batch], device: torch.device) -> list[PreparedPack]:
         """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
         return [
-            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(batch)
+            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), self._flops(pack))
+            for pack, noised in self._noised(batch)
         ]
+
+    def _flops(self, pack: Batch) -> float:
+        if self.flops is None:
+            return 0.0
+        return float(TRAINING * self.flops.pack(pack.tokens.grids, pack.text.segments.lengths[: len(pack.tokens.grids)]))
 
     def _noised(self, batch: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
         return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in batch]
