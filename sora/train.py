@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,17 @@ FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it 
 
 @dataclass(frozen=True)
 class Job:
-    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends."""
+    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends.
+
+    scales: of the rates of single parameters, by their names in the task (`sora.dit.scaling`).
+    """
 
     task: Any
     steps: Any
     depends: Mapping[str, str]
     unit: str
     vae: Path | None = None
+    scales: Mapping[str, Any] = field(default_factory=dict)
 
 
 def main(composed: Composed) -> int:
@@ -222,7 +226,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     first = state.step if state else 0
     module = modules.TrainingModule(
         task=job.task,
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
         clip=config.clip,
@@ -357,6 +361,8 @@ def diffusion_plan(config: DictConfig) -> Planned:
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
+    from sora.dit.scaling import named
+    from sora.network import flops_of, network_of
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
 
@@ -367,20 +373,18 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
-    dit = build(config.dit, **given)
-    flops = flops_of(config.dit, **given)
-    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, flops=flops)
+    dit, scales = network_of(config, **given)
+    flops, text = flops_of(config.dit, **given), encoder.text_module()
+    task = DiffusionTask(dit=dit, text=text, objective=objective, seed=config.seed, bins=config.level_bins, flops=flops)
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
-    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
-
-
-def flops_of(dit: DictConfig, **given: Any) -> Any:
-    """The operations of a configured network (`sora.dit.flops.Flops`), whoever computes its attention."""
-    from sora.configs.build import build, plain
-    from sora.dit.flops import Flops
-
-    tree = {key: value for key, value in plain(dit).items() if key != "attention"}
-    return Flops.of(lambda attention: build(tree, attention=attention, **given))
+    return Job(
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends=depends,
+        unit="tokens",
+        vae=planned.vae,
+        scales=named(scales, "dit."),
+    )
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}
