@@ -66,6 +66,7 @@ class Projection(Protocol):
 class Parts(NamedTuple):
     """What a network makes its blocks of. level_width: C. kv_heads: of keys and values, a divisor of heads (GQA, Ainslie et al. 2023)."""
 
+    depth: int
     width: int
     level_width: int
     heads: int
@@ -156,7 +157,7 @@ class SelfAttention(nn.Module):
 
     def begin(self) -> None:
         """Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another."""
-        biases = [self.qkv.bias[: -self.out.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
+        biases = [self.qkv.bias[: -self.qkv.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
         for bias in biases:
             nn.init.constant_(bias, 1.0)
 
@@ -247,7 +248,7 @@ class DiT(nn.Module):
     pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. norm: width -> a norm that is
     modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.modulation`. attention: who computes
     it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.patterns`. block: (number, parts) -> a block; `cross` here, others
-    in `sora.dit.dual`, `single`, `expert` and `parallel`. At birth every block is the identity and the prediction is zero.
+    in `sora.dit.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ class DiT(nn.Module):
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
-        parts = Parts(width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
