@@ -39,7 +39,7 @@ class Context(NamedTuple):
     """
 
     layout: Layout
-    rotation: Complex[Tensor, "N K E2"]
+    rotation: Complex[Tensor, "N J E2"] | None
     levels: Stream
     text_segments: Segments
     text_levels: Stream | None
