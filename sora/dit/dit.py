@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.attention import Attention
+from sora.dit.layout import Attention
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import NoiseLevels, PackedTokens, Segments, TextTokens
 
@@ -240,7 +240,7 @@ def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G 
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
     return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
