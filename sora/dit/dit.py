@@ -16,12 +16,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Layout
+from sora.dit.layout import Attention, Layout, Pattern
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
-
-Attention = Callable[..., Tensor]  # (q, k, v, q_segments, k_segments) -> o, see sora.dit.attention
-Pattern = Callable[[Attention, int], Callable[[Tensor, Tensor, Tensor, Layout], Tensor]]  # see sora.dit.patterns
 
 
 class Stream(NamedTuple):
@@ -343,14 +340,14 @@ class DiT(nn.Module):
 
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
     """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
-    return levels.levels.new_zeros(len(segments.lengths)).scatter_reduce(0, levels.owners, levels.levels, "amax")
+    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
     return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 

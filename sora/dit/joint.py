@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sora.dit.dit import Attention, Context, Parts, Stream
+from sora.dit.dit import Context, Parts, Stream
+from sora.dit.layout import Attention
 from sora.dit.patterns import full
 from sora.tokens import Joined
 

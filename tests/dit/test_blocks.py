@@ -7,7 +7,6 @@ from itertools import product
 import pytest
 import torch
 
-from sora.dit.attention import attend
 from sora.dit.dit import cross
 from sora.dit.dual import dual
 from sora.dit.expert import expert
@@ -37,19 +36,13 @@ KINDS = [
 ]
 
 
-def grouped(q, k, v, q_segments, k_segments):
-    """`attend` for fewer heads of keys than of queries, whatever the backend can do by itself."""
-    repeats = q.shape[1] // k.shape[1]
-    return attend(q, k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), q_segments, k_segments)
-
-
 # Each block once, each of the other choices with two of them.
 MIXED = [
     {"block": cross, "modulation": Zero()},
     {"block": plain, "qk_norm": none},
-    {"block": parallel, "modulation": LoRA(rank=3), "kv_heads": 1, "attention": grouped},
+    {"block": parallel, "modulation": LoRA(rank=3), "kv_heads": 1},
     {"block": dual, "norm": partial(rms_norm, eps=1e-6), "qk_norm": partial(rms_across_heads, eps=1e-5)},
-    {"block": partial(dual_then_single, dual=1), "modulation": Zero(), "kv_heads": 1, "attention": grouped},
+    {"block": partial(dual_then_single, dual=1), "modulation": Zero(), "kv_heads": 1},
     {"block": single, "qk_norm": partial(layer_norm_per_head, eps=1e-6), "pooled_text": False},
     {"block": expert, "norm": partial(affine_layer_norm, eps=1e-5), "modulation": LoRA(rank=2), "position": None},
 ]
@@ -159,7 +152,7 @@ def test_what_cannot_be_built_is_refused_by_its_key():
 
 def test_fewer_keys_are_as_many_keys_that_are_equal():
     """Grouped queries with one head of keys are full attention whose heads of keys and values repeat it."""
-    few, many = network(kv_heads=1, depth=1, attention=grouped), network(depth=1)
+    few, many = network(kv_heads=1, depth=1), network(depth=1)
     shared = {name: value for name, value in few.state_dict().items() if name in many.state_dict()}
     q, kv = few.blocks[0].attention.q, few.blocks[0].attention.kv
     many.load_state_dict(shared, strict=False)

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Attention, Context, Modulation, Parts, Pattern, Stream, highest, one_on_scales
-from sora.dit.layout import Layout
+from sora.dit.dit import Context, Modulation, Parts, Stream, highest, one_on_scales
+from sora.dit.layout import Attention, Layout, Pattern
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class PublishedDiT(nn.Module):
 def extents(layout: Layout) -> Int[Tensor, "N 3"]:
     """How many frames, rows and columns the clip of each token has; computed on the device."""
     owner = owners(layout.segments)[:, None].expand(-1, 3)
-    largest = layout.coordinates.new_zeros(len(layout.segments.lengths), 3).scatter_reduce(0, owner, layout.coordinates, "amax")
+    largest = layout.coordinates.new_zeros(layout.segments.count, 3).scatter_reduce(0, owner, layout.coordinates, "amax")
     return largest.gather(0, owner) + 1
 
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Attention, means
+from sora.dit.dit import means
+from sora.dit.layout import Attention
 from sora.dit.published.levels import Waves
 from sora.tokens import TextTokens, owners
 
