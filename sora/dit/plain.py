@@ -25,8 +25,8 @@ class PlainBlock(nn.Module):
         self.mlp = parts.mlp()
 
     def forward(
-        self, x: Float[Tensor, "N D"], text: Float[Tensor, "M D"], context: Context
-    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
+        self, x: Float[Tensor, "N D"], text: Float[Tensor, "M W"], context: Context
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M W"]]:
         scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
         x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text

@@ -34,7 +34,7 @@ class TemporalBlock(nn.Module):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
         if self.told:
             frames = extents(context.layout)[:, :1]
-            x = x + sines(context.layout.coordinates[:, 0], x.shape[1]).to(x.dtype) * (frames > 1)
+            x = x + sines(context.layout.coordinates[:, 0].float(), x.shape[1]).to(x.dtype) * (frames > 1)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
         x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
