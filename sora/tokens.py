@@ -46,24 +46,36 @@ class Movable:
         return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segments(Movable):
-    """Where each clip of a packed axis begins and ends.
+    """Where each clip of a packed axis begins and ends, twice: for the host, which must not ask the device, and for the device.
 
-    `lengths` is the host's copy, so that nothing has to ask the device for a shape; `cu_seqlens` is the device's.
+    host: int64, on the CPU wherever the rest goes. A tensor rather than Python numbers, because a compiled network would be compiled anew
+    for other numbers; what runs on the device only hands it on, and the attention behind its op reads it. cu_seqlens: the same numbers.
     """
 
-    lengths: tuple[int, ...]
-    cu_seqlens: Int[Tensor, "G1"]  # int32, G + 1 of them, starts at 0
+    host: Int[Tensor, "G1"]  # G + 1 of them, starts at 0
+    cu_seqlens: Int[Tensor, "G1"]  # int32
 
     @classmethod
     def of(cls, lengths: tuple[int, ...] | list[int]) -> Segments:
         ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
-        return cls(lengths=tuple(lengths), cu_seqlens=ends.to(torch.int32))
+        return cls(host=ends, cu_seqlens=ends.to(torch.int32))
+
+    def _each(self, change) -> Self:
+        return replace(self, cu_seqlens=change(self.cu_seqlens))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(self.host.diff().tolist())
+
+    @property
+    def count(self) -> int:
+        return self.host.shape[0] - 1
 
     @property
     def total(self) -> int:
-        return sum(self.lengths)
+        return int(self.host[-1])
 
     @property
     def longest(self) -> int:
@@ -89,13 +101,13 @@ class Joined(NamedTuple):
 
 def join(first: Segments, second: Segments) -> Joined:
     """One axis of two that have as many segments; computed on the device, with no shape that depends on the clips."""
-    lengths = tuple(a + b for a, b in zip(first.lengths, second.lengths, strict=True))
+    assert first.count == second.count, (first.count, second.count)
     starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # how much of the other axis stands before a token
     before = torch.cat((starts[owners(first)], ends[owners(second)])).to(torch.int64)
     here = torch.arange(first.total + second.total, device=before.device)
     places = before + torch.cat((here[: first.total], here[: second.total]))
     order = torch.empty_like(places).scatter_(0, places, here)
-    return Joined(Segments(lengths=lengths, cu_seqlens=first.cu_seqlens + second.cu_seqlens), places, order)
+    return Joined(Segments(first.host + second.host, first.cu_seqlens + second.cu_seqlens), places, order)
 
 
 @dataclass(frozen=True)

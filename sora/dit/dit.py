@@ -16,12 +16,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Layout
+from sora.dit.layout import Attention, Layout, Pattern
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
-
-Attention = Callable[..., Tensor]  # (q, k, v, q_segments, k_segments) -> o, see sora.dit.attention
-Pattern = Callable[[Attention, int], Callable[[Tensor, Tensor, Tensor, Layout], Tensor]]  # see sora.dit.patterns
 
 
 class Stream(NamedTuple):
@@ -39,7 +36,7 @@ class Context(NamedTuple):
     """
 
     layout: Layout
-    rotation: Complex[Tensor, "N K E2"]
+    rotation: Complex[Tensor, "N J E2"] | None
     levels: Stream
     text_segments: Segments
     text_levels: Stream | None
@@ -66,6 +63,7 @@ class Projection(Protocol):
 class Parts(NamedTuple):
     """What a network makes its blocks of. level_width: C. kv_heads: of keys and values, a divisor of heads (GQA, Ainslie et al. 2023)."""
 
+    depth: int
     width: int
     level_width: int
     heads: int
@@ -156,7 +154,7 @@ class SelfAttention(nn.Module):
 
     def begin(self) -> None:
         """Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another."""
-        biases = [self.qkv.bias[: -self.out.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
+        biases = [self.qkv.bias[: -self.qkv.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
         for bias in biases:
             nn.init.constant_(bias, 1.0)
 
@@ -247,7 +245,7 @@ class DiT(nn.Module):
     pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. norm: width -> a norm that is
     modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.modulation`. attention: who computes
     it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.patterns`. block: (number, parts) -> a block; `cross` here, others
-    in `sora.dit.dual`, `single`, `expert` and `parallel`. At birth every block is the identity and the prediction is zero.
+    in `sora.dit.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
     """
 
     def __init__(
@@ -288,7 +286,7 @@ class DiT(nn.Module):
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
-        parts = Parts(width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
@@ -342,14 +340,14 @@ class DiT(nn.Module):
 
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
     """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
-    return levels.levels.new_zeros(len(segments.lengths)).scatter_reduce(0, levels.owners, levels.levels, "amax")
+    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
     return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 

@@ -48,7 +48,7 @@ class AxialRope(nn.Module):
         return torch.polar(torch.full_like(angles, self.gain), angles)[:, None]
 
 
-def rotate(x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N 1 E2"]) -> Float[Tensor, "N K E"]:
+def rotate(x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N J E2"]) -> Float[Tensor, "N K E"]:
     """Turn each pair (x[2i], x[2i + 1]) by its angle."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sora.dit.attention import attend, dense, per_segment, varlen
+from sora.dit.attention.op import places
 from sora.tokens import Segments
 
 RAGGED = [
@@ -54,7 +55,9 @@ def test_gradcheck_against_finite_differences():
 @pytest.mark.slow
 def test_the_op_keeps_the_promises_of_a_custom_op():
     q, k, v = inputs((3, 3, 2), (2, 2, 4))
-    torch.library.opcheck(torch.ops.sora.per_segment_attention.default, (q, k, v, [3, 3, 2], [2, 2, 4]))
+    segments = Segments.of((3, 3, 2)), Segments.of((2, 2, 4))
+    for op in (torch.ops.sora_attend.per_segment.default, torch.ops.sora_attend.chunked.default):
+        torch.library.opcheck(op, (q, k, v, *places(*segments, None)))
 
 
 def test_a_backend_that_cannot_run_here_says_why():

@@ -1,0 +1,89 @@
+"""How published networks take captions in: (text_width, width, heads, attention) -> module(text, levels of the segments) -> words."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.dit.dit import means
+from sora.dit.layout import Attention
+from sora.dit.published.levels import Waves
+from sora.tokens import TextTokens, owners
+
+
+class ProjectedText(nn.Module):
+    """Each word's state through a linear layer, or through two with a GELU between."""
+
+    def __init__(self, text_width: int, width: int, *, layers: int) -> None:
+        super().__init__()
+        last = [nn.GELU(approximate="tanh"), nn.Linear(width, width)] if layers == 2 else []
+        self.project = nn.Sequential(nn.Linear(text_width, width), *last)
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> Float[Tensor, "M D"]:
+        return self.project(text.states)
+
+
+def linear(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
+    """dit.text: see `ProjectedText`; one layer."""
+    return ProjectedText(text_width, width, layers=1)
+
+
+def two_layers(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
+    """dit.text: see `ProjectedText`; two layers."""
+    return ProjectedText(text_width, width, layers=2)
+
+
+class Unread(nn.Module):
+    """The states as they are, for blocks that do not look at them."""
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> Float[Tensor, "M D"]:
+        return text.states
+
+
+def unread(text_width: int, width: int, heads: int, attention: Attention) -> Unread:
+    """dit.text: see `Unread`."""
+    return Unread()
+
+
+class RefinerBlock(nn.Module):
+    """x + gate * f(norm(x)), for f = attention among a caption's words, then an MLP; gates from the noise level and the whole caption."""
+
+    def __init__(self, width: int, heads: int, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.gates = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Float[Tensor, "M D"], level: Float[Tensor, "M D"], text: TextTokens) -> Float[Tensor, "M D"]:
+        gate1, gate2 = self.gates(F.silu(level)).chunk(2, dim=-1)
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        x = torch.addcmul(x, gate1, self.out(self.attention(q, k, v, text.segments, text.segments).flatten(1)))
+        return torch.addcmul(x, gate2, self.mlp(self.norm2(x)))
+
+
+class RefinedText(nn.Module):
+    """The words of a caption attend to one another first (HunyuanVideo's token refiner, Kong et al. 2024, 4.2)."""
+
+    def __init__(self, text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> None:
+        super().__init__()
+        self.time = Waves(256, width, late=False)
+        self.pooled = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.project = nn.Linear(text_width, width)
+        self.blocks = nn.ModuleList(RefinerBlock(width, heads, attention) for _ in range(depth))
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> Float[Tensor, "M D"]:
+        level = self.time(1000 * peaks) + self.pooled(means(text.states, text.segments))
+        level = F.embedding(owners(text.segments), level)
+        x = self.project(text.states)
+        for block in self.blocks:
+            x = block(x, level, text)
+        return x
+
+
+def refined(text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> RefinedText:
+    """dit.text: see `RefinedText`; `depth` blocks."""
+    return RefinedText(text_width, width, heads, attention, depth=depth)

@@ -1,0 +1,89 @@
+"""The fused steps are their formulas: outputs and every gradient, and they keep no more than they say."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sora.dit.fused import gated_sum, gelu_linear, modulate, norm_rotate
+
+# As many tokens as channels, where a wrong axis hides; level 2 of 4 is nobody's.
+N, D, U = 6, 6, 4
+INDEX = torch.tensor([0, 3, 3, 1, 0, 0])
+
+
+def draws(*shapes, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def turn(x, rotation):
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotation).flatten(-2)
+
+
+def angles(count, pairs):
+    return torch.polar(torch.ones(count, 1, pairs), torch.randn(count, 1, pairs, generator=torch.Generator().manual_seed(1))).to(
+        torch.complex128
+    )
+
+
+ROTATION = angles(N, 3)
+STEPS = {
+    "modulate": (
+        lambda x, scale, shift: modulate(x, scale, shift, INDEX),
+        lambda x, scale, shift: F.layer_norm(x, (D,), eps=1e-6) * scale[INDEX] + shift[INDEX],
+        [(N, D), (U, D), (U, D)],
+    ),
+    "gated_sum": (
+        lambda x, branch, gate: gated_sum(x, branch, gate, INDEX),
+        lambda x, branch, gate: x + gate[INDEX] * branch,
+        [(N, D), (N, D), (U, D)],
+    ),
+    "gelu_linear": (gelu_linear, lambda x, weight, bias: F.linear(F.gelu(x), weight, bias), [(N, 5), (4, 5), (4,)]),
+    "norm": (
+        lambda x, gain: norm_rotate(x, gain, None),
+        lambda x, gain: F.rms_norm(x, (D,), gain, eps=1e-6),
+        [(N, 2, D), (D,)],
+    ),
+    "norm_rotate": (
+        lambda x, gain: norm_rotate(x, gain, ROTATION),
+        lambda x, gain: turn(F.rms_norm(x, (D,), gain, eps=1e-6), ROTATION),
+        [(N, 2, D), (D,)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_fused_step_is_its_formula_and_its_derivative(name):
+    fused, plain, shapes = STEPS[name]
+    inputs = draws(*shapes)
+    weight = draws(plain(*inputs).shape, seed=2)[0].detach()
+    out, expected = fused(*inputs), plain(*inputs)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+    for mine, theirs in zip(
+        torch.autograd.grad((out * weight).sum(), inputs), torch.autograd.grad((expected * weight).sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_fused_step_keeps_its_dtype_and_stays_within_its_rounding(name):
+    fused, plain, shapes = STEPS[name]
+    if name == "norm_rotate":
+        fused = lambda x, gain: norm_rotate(x, gain, ROTATION.to(torch.complex64))  # noqa: E731
+    inputs = draws(*shapes)
+    out = fused(*[x.detach().bfloat16() for x in inputs])
+    assert out.dtype == torch.bfloat16
+    expected = plain(*[x.detach().bfloat16().double() for x in inputs])
+    assert (out.double() - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("modulate", (N, D)), ("gated_sum", (N, D)), ("gelu_linear", (N, 5)), ("norm_rotate", (N, 2, D))]
+)
+def test_a_fused_step_keeps_one_tensor_as_large_as_its_tokens(name, kept):
+    fused, _, shapes = STEPS[name]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.shape) or x, lambda x: x):
+        fused(*draws(*shapes))
+    assert saved.count(torch.Size(kept)) == 1
+    assert all(shape == kept or shape in shapes or shape.numel() <= N * 3 for shape in saved)
