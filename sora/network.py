@@ -28,4 +28,5 @@ def flops_of(dit: DictConfig | Mapping[str, Any], *, patch_channels: int, text_w
     from sora.dit.flops import Flops
 
     tree = {key: value for key, value in plain(dit).items() if key != "attention"}
-    return Flops.of(lambda attention: build(tree, attention=attention, patch_channels=patch_channels, text_width=text_width))
+    given = {"patch_channels": patch_channels, "text_width": text_width}
+    return Flops.of(lambda attention: build(tree, attention=attention, **given), pooled_width=tree.get("level", {}).get("pooled_width"))

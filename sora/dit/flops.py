@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sora.dit.layout import Attention, Mask
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 
 TRAINING = 3  # the backward pass makes two products for each one of the forward pass
@@ -68,13 +69,16 @@ class Flops:
     meetings: Mapping[Meeting, int]
 
     @classmethod
-    def of(cls, make: Callable[[Callable[..., Tensor]], nn.Module]) -> Flops:
-        """make: attention -> the network. It is made without memory for its weights, run once on shapes alone, and forgotten."""
+    def of(cls, make: Callable[[Attention], nn.Module], *, pooled_width: int | None = None) -> Flops:
+        """make: attention -> the network. It is made without memory for its weights, run once on shapes alone, and forgotten.
+
+        pooled_width: of the vector for a whole caption, for networks that want one.
+        """
         seen = _Seen()
         with torch.device("meta"):
             network = make(seen.attention)
         with torch.no_grad(), seen:
-            network(*nothing(network, (Grid(1, 1, 1),), (_BASE,), levels=_BASE**2, segments=_BASE**3))
+            network(*nothing(network, (Grid(1, 1, 1),), (_BASE,), levels=_BASE**2, segments=_BASE**3, pooled_width=pooled_width))
         return cls(products=dict(seen.products), meetings=dict(seen.meetings))
 
     def clip(self, grid: Grid, words: int) -> int:
@@ -103,14 +107,14 @@ class _Seen(TorchDispatchMode):
             self.products[Rows.decoded(rows)] += 2 * left.shape[-1] * right.shape[-1]
         return func(*args, **(kwargs or {}))
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Any = None) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
         reach, causal = (None, False) if mask is None else (mask.reach, mask.causal)
         self.meetings[Meeting(Rows.decoded(len(q)), Rows.decoded(len(k)), reach, causal)] += 2 * q.shape[1] * (q.shape[2] + v.shape[2])
         return v.new_empty(*q.shape[:2], v.shape[2])
 
 
 def nothing(
-    network: nn.Module, grids: tuple[Grid, ...], words: Sequence[int], *, levels: int, segments: int
+    network: nn.Module, grids: tuple[Grid, ...], words: Sequence[int], *, levels: int, segments: int, pooled_width: int | None
 ) -> tuple[PackedTokens, NoiseLevels, TextTokens]:
     """A pack of these clips and captions as shapes alone, on the meta device, with as many noise levels and segments as asked for.
 
@@ -132,6 +136,7 @@ def nothing(
         TextTokens(
             states=empty(sum(words), int(network.text_width)),  # pyright: ignore[reportArgumentType]
             segments=Segments.of([*words, *fillers]).to("meta"),
+            pooled=None if pooled_width is None else empty(segments, pooled_width),
         ),
     )
 

@@ -8,9 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit.attention import dense
 from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
+from sora.dit.dual import dual
 from sora.dit.flops import TRAINING, Flops, Meeting, Rows
+from sora.dit.layout import sees
 from sora.dit.modulation import Single
-from sora.dit.patterns import full
+from sora.dit.patterns import causal, factorised, full, windowed
 from sora.dit.peak import measured, stated
 from sora.dit.rope import AxialRope, waves
 from sora.tokens import Grid
@@ -71,17 +73,36 @@ def test_torchs_counter_finds_the_same_where_it_is_right():
 
 
 @pytest.mark.parametrize("reach", [(-1, -1, -1), (0, -1, -1), (-1, 0, 0), (1, 2, 3), (2, 0, -1), (9, 9, 9)])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("grid", [Grid(4, 3, 5), Grid(1, 2, 2), Grid(7, 1, 1)])
-def test_masked_attention_costs_the_pairs_of_the_mask(reach, causal, grid):
+def test_masked_attention_costs_the_pairs_of_the_mask(reach, earlier, grid):
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).reshape(-1, 3)
-    apart = places[:, None] - places[None]
-    seen = torch.ones(len(places), len(places), dtype=torch.bool)
-    for axis, far in enumerate(reach):
-        seen &= (apart[..., axis].abs() <= far) | (far < 0)
-    seen &= (apart[..., 0] >= 0) | (not causal)
+    seen = sees(places, places, reach=reach, causal=earlier)
     tokens = Rows(1, 0, 0, 0)
-    assert Meeting(tokens, tokens, reach, causal).pairs(grid, 5) == seen.sum()
+    assert Meeting(tokens, tokens, reach, earlier).pairs(grid, 5) == seen.sum()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "pairs"),
+    [
+        (factorised, 3 * 35 * 35 + 35 * 3 * 3),
+        (partial(causal, frames=-1), 2 * (1 + 2 + 3) * 35 * 35),
+        (partial(windowed, frames=0, rows=1, columns=-1), 2 * 3 * (2 + 3 * 3 + 2) * 7 * 7),
+    ],
+)
+def test_a_pattern_saves_the_pairs_that_it_hides(pattern, pairs):
+    """Over the two blocks, in a clip of 3 frames of 5 x 7 patches."""
+    saved = Flops.of(make).clip(GRID, WORDS) - Flops.of(partial(make, pattern=pattern)).clip(GRID, WORDS)
+    assert saved == 4 * D * (2 * GRID.tokens**2 - pairs)
+
+
+def test_in_joint_blocks_words_meet_patches_and_one_another():
+    n, m = GRID.tokens, WORDS
+    stream = 3 * D * D + D * D + 2 * RATIO * D * D
+    level = 256 * D + D * D + 6 * D * D  # the words', one for the clip
+    found = Flops.of(partial(make, block=dual)).clip(GRID, WORDS)
+    apart = by_hand(GRID, WORDS) - DEPTH * (2 * (2 * D * D * n + 2 * D * D * m) + 4 * D * n * m + 4 * D * n * n)
+    assert found == apart + 2 * m * (stream + 3 * D * D) + 2 * level + DEPTH * 4 * D * (n + m) ** 2  # words end at the last block
 
 
 def test_products_of_other_rows_are_refused():
