@@ -9,7 +9,7 @@ Other kinds of blocks, patterns of attention, modulations and norms are siblings
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -242,11 +242,14 @@ class DiT(nn.Module):
 
     patch_channels: P. text_width: of the caption states. width: D. kv_heads: keys and values for as many heads; None: for all.
     mlp: (width, ratio) -> the MLP of a block. position: width -> what is added to a token for its place, beside the rotations.
-    pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. norm: width -> a norm that is
+    pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. clip_shape: width -> what does
+    the same for a clip's size and rate, see `sora.dit.clips`. registers: see `sora.dit.registers`. norm: width -> a norm that is
     modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.modulation`. attention: who computes
     it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.patterns`. block: (number, parts) -> a block; `cross` here, others
     in `sora.dit.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
     """
+
+    registers: Any
 
     def __init__(
         self,
@@ -262,6 +265,8 @@ class DiT(nn.Module):
         rope: AxialRope,
         position: Callable[[int], nn.Module] | None,
         pooled_text: bool,
+        clip_shape: Callable[[int], nn.Module] | None = None,
+        registers: Callable[[int, Pattern], nn.Module] | None = None,
         norm: Callable[[int], nn.Module],
         qk_norm: Callable[[int, int], nn.Module],
         modulation: Modulation,
@@ -283,6 +288,8 @@ class DiT(nn.Module):
         self.embed = nn.Linear(patch_channels, width)
         self.embed_position = position(width) if position is not None else None
         self.embed_pooled = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if pooled_text else None
+        self.embed_shape = clip_shape(width) if clip_shape is not None else None
+        self.registers = registers(width, pattern) if registers is not None else None
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
@@ -310,23 +317,34 @@ class DiT(nn.Module):
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
         states = self.embed_text(text.states)
-        pooled = self.embed_pooled(means(states, text.segments)) if self.embed_pooled is not None else None
-        context = Context(
-            layout=Layout.of(tokens),
-            rotation=self.rope(tokens.positions),
-            levels=(stream := self.stream(levels.levels, levels.index, pooled if pooled is None else F.embedding(levels.owners, pooled))),
-            text_segments=text.segments,
-            text_levels=self.stream(highest(levels, text.segments), owners(text.segments), pooled) if self.joint else None,
-            joined=join(tokens.segments, text.segments) if self.joint else None,
-        )
+        whole = self.embed_pooled(means(states, text.segments)) if self.embed_pooled is not None else None  # G D
+        if self.embed_shape is not None:
+            told = self.embed_shape(tokens.positions, tokens.segments)
+            whole = told if whole is None else whole + told
+        layout, rotation = Layout.of(tokens), self.rope(tokens.positions)
+        peaks = highest(levels, text.segments) if self.joint or self.registers is not None else None
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(tokens.positions)
+        wide: Any = None
+        if self.registers is not None:
+            wide = self.registers.widened(layout, levels, peaks)
+            layout, rotation, x = wide.layout, self.registers.rotation(rotation, wide), self.registers.fill(x, wide)
+            levels = wide.levels
+        context = Context(
+            layout=layout,
+            rotation=rotation,
+            levels=(stream := self.stream(levels.levels, levels.index, whole if whole is None else F.embedding(levels.owners, whole))),
+            text_segments=text.segments,
+            text_levels=self.stream(peaks, owners(text.segments), whole) if self.joint and peaks is not None else None,
+            joined=join(layout.segments, text.segments) if self.joint else None,
+        )
         for block in self.blocks:
             x, states = block(x, states, context)
         final = self.final_modulation(stream.level) + one_on_scales(2, self.width, stream.level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
-        return self.out(self.final_norm(x, scale, shift))
+        x = self.out(self.final_norm(x, scale, shift))
+        return x if wide is None else x.index_select(0, wide.places)
 
     def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
         """What modulates tokens of these levels, and of clips with these pooled captions."""

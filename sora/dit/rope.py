@@ -84,17 +84,17 @@ def waves(width: int, *, count: int, time_scale: float) -> Waves:
 class Learned(nn.Module):
     """A learned vector for each place of each axis, summed (factorised, as in NaViT, Dehghani et al. 2023): any shape of clip has one.
 
-    extent: places of time, rows and columns, the first at 0. Between two places the vectors are mixed linearly, so that frame rates need
-    no table of their own; what lies beyond the last place gets the last one's. time_scale: positions per second.
+    places: of each axis, the first at 0. Between two places the vectors are mixed linearly, so that frame rates need no table of their
+    own; what lies beyond the last place gets the last one's. time_scale: positions per second.
     """
 
     scales: Float[Tensor, "3"]
 
-    def __init__(self, width: int, *, extent: Sequence[int], time_scale: float) -> None:
+    def __init__(self, width: int, *, places: int, time_scale: float) -> None:
         super().__init__()
-        if len(extent) != 3 or min(extent) < 1:
-            raise ValueError(f"dit.position.extent is {list(extent)}; it needs three numbers from 1 up: places of time, rows and columns")
-        self.tables = nn.ParameterList(0.02 * torch.randn(places, width) for places in extent)
+        if places < 1:
+            raise ValueError(f"dit.position.count is {places}; an axis has one place or more")
+        self.tables = nn.ParameterList(0.02 * torch.randn(places, width) for _ in range(3))
         self.register_buffer("scales", torch.tensor([time_scale, 1.0, 1.0]), persistent=False)
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
@@ -114,6 +114,6 @@ def _between(table: Float[Tensor, "K D"], places: Float[Tensor, "N"]) -> Float[T
     return torch.lerp(F.embedding(first, table), F.embedding((first + 1).clamp(max=last), table), share)
 
 
-def learned(width: int, *, extent: Sequence[int], time_scale: float) -> Learned:
-    """dit.position: see `Learned`."""
-    return Learned(width, extent=extent, time_scale=time_scale)
+def learned(width: int, *, count: int, time_scale: float) -> Learned:
+    """dit.position: see `Learned`. count: places of each axis."""
+    return Learned(width, places=count, time_scale=time_scale)

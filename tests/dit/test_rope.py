@@ -80,17 +80,17 @@ def test_waves_part_every_place_of_a_large_clip():
 
 
 def test_learned_places_are_rows_of_their_tables_and_mix_in_between():
-    module = Learned(5, extent=[4, 3, 5], time_scale=2.0)
+    module = Learned(5, places=4, time_scale=2.0)
     time, rows, columns = module.tables
-    found = module(torch.tensor([[1.0, 2.0, 0.0], [0.25, 0.0, 3.25], [9.0, 7.0, 4.0], [-1.0, 0.5, 4.5]]))
+    found = module(torch.tensor([[1.0, 2.0, 0.0], [0.25, 0.0, 2.25], [9.0, 7.0, 3.0], [-1.0, 0.5, 3.5]]))
     wanted = [
         time[2] + rows[2] + columns[0],
-        (time[0] + time[1]) / 2 + rows[0] + 0.75 * columns[3] + 0.25 * columns[4],
-        time[3] + rows[2] + columns[4],  # beyond the last place
-        time[0] + (rows[0] + rows[1]) / 2 + columns[4],
+        (time[0] + time[1]) / 2 + rows[0] + 0.75 * columns[2] + 0.25 * columns[3],
+        time[3] + rows[3] + columns[3],  # beyond the last place
+        time[0] + (rows[0] + rows[1]) / 2 + columns[3],
     ]
     torch.testing.assert_close(found, torch.stack(wanted))
     found.sum().backward()
     assert all(table.grad.abs().sum() > 0 for table in module.tables)
-    with pytest.raises(ValueError, match=r"extent is \[4, 0, 2\]"):
-        Learned(5, extent=[4, 0, 2], time_scale=1.0)
+    with pytest.raises(ValueError, match=r"position\.count is 0"):
+        Learned(5, places=0, time_scale=1.0)
