@@ -49,7 +49,7 @@ def report(folder: Path, found: list[study.Arm], *, seeds: list[int], steps: dic
     """What there is so far: results.json, results.md and results.svg."""
     rows = study.results(folder / "runs", found, seeds=seeds, steps=steps)
     by_name = {arm.name: arm for arm in found}
-    questions = list(dict.fromkeys(question for arm in found for question in arm.questions))
+    questions = list(dict.fromkeys(question for arm in found for question in arm.questions if arm.words))
 
     def name_of(row: dict[str, Any], question: str) -> str:
         return study.title(by_name[row["arm"]], question)

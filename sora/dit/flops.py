@@ -21,7 +21,7 @@ from sora.dit.layout import Attention, Mask
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 
 TRAINING = 3  # the backward pass makes two products for each one of the forward pass
-_BASE = 32  # the probe has so many words for a token, levels for a word, segments for a level
+_BASE = 16  # the probe has so many words for a token, levels for a word, segments for a level
 _LEFT_FACTOR = {torch.ops.aten.mm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.bmm: 0, torch.ops.aten.baddbmm: 1}
 
 
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def decoded(cls, rows: int) -> Rows:
-        """From the rows of a product of the probe, whose axes have 1, 32, 1,024 and 32,768 members."""
+        """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members."""
         digits = [rows // _BASE**place % _BASE for place in range(4)]
         if sum(digit * _BASE**place for place, digit in enumerate(digits)) != rows:
             raise ValueError(f"a product of {rows} rows is not made of tokens, words, noise levels and clips; it cannot be counted")

@@ -106,9 +106,9 @@ def test_in_joint_blocks_words_meet_patches_and_one_another():
 
 
 def test_products_of_other_rows_are_refused():
-    assert Rows.decoded(3 + 2 * 32 + 1 * 32**3) == Rows(3, 2, 0, 1)
+    assert Rows.decoded(3 + 2 * 16 + 1 * 16**3) == Rows(3, 2, 0, 1)
     with pytest.raises(ValueError, match="is not made of tokens, words"):
-        Rows.decoded(32**4)
+        Rows.decoded(16**4)
 
 
 def test_peaks_are_known_by_name_and_else_measured():
