@@ -63,9 +63,13 @@ def main(composed: Composed) -> int:
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
+        if changed is None:
+            begin(config, job)
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             record(config, run, state, changed)
+            if state is None and changed is not None:
+                begin(config, job)  # it was stopped before its first checkpoint
             module = train(config, run, state, job=job, flag=flag)
             if flag and module.counters.step < config.steps:
                 say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
@@ -175,6 +179,22 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     state = checkpoint.load(newest)
     refuse_other(job.task, state, source=newest)
     return run, state
+
+
+def begin(config: DictConfig, job: Job) -> None:
+    """Give the network the weights of a published checkpoint, if `init` names one."""
+    from sora.dit.published import checkpoints
+    from sora.dit.published.network import PublishedDiT
+
+    if config.init is None:
+        return
+    dit = job.task.dit if config.kind == "diffusion" else None
+    if not isinstance(dit, PublishedDiT):
+        raise ValueError(f"init={config.init} is for published networks, such as dit=wan_2_1_1_3b; leave it out, or choose one")
+    if tuple(config.patches.size) != dit.patch:
+        raise ValueError(f"the checkpoint has patches of {list(dit.patch)}, and patches.size={list(config.patches.size)}; make them equal")
+    checkpoints.load(dit, Path(config.init))
+    say(f"began with the weights of {config.init}")
 
 
 def say(line: str) -> None:

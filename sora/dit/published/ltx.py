@@ -28,7 +28,7 @@ class WideRope(nn.Module):
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"rope.width={width} does not divide into pairs of rope.heads={heads}")
-        self.width, self.heads = width, heads
+        self.width, self.heads = width // heads, heads
         # As the network computes them, in float32: at a rate of 10,000 a last bit is an angle of 1e-3.
         self.register_buffer("rates", theta ** torch.linspace(0, 1, width // 6) * pi / 2, persistent=False)
         self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
@@ -38,7 +38,7 @@ class WideRope(nn.Module):
         """The unit complex number for each token's pairs, head by head."""
         parts = positions.float() * self.scales / self.extents
         angles = (self.rates[:, None] * (parts[:, None] * 2 - 1)).flatten(1)  # N 3R, from the slowest on, three axes at each rate
-        angles = torch.cat((angles.new_zeros(len(angles), self.width // 2 - angles.shape[1]), angles), dim=1)
+        angles = torch.cat((angles.new_zeros(len(angles), self.heads * self.width // 2 - angles.shape[1]), angles), dim=1)
         return torch.polar(torch.ones_like(angles), angles).unflatten(1, (self.heads, -1))
 
 
@@ -60,8 +60,8 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         found |= keys(MLP, theirs=f"{theirs}ff.", ours=f"{ours}mlp.")
         found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> six d")}, theirs=theirs, ours=ours)
     config = {
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
+        "in_channels": dit.patch_channels,  # it is given patches, whatever their size
+        "out_channels": dit.patch_channels,
         "num_attention_heads": dit.heads,
         "attention_head_dim": dit.width // dit.heads,
         "cross_attention_dim": dit.width,

@@ -50,7 +50,7 @@ class PublishedDiT(nn.Module):
         mlp_ratio: float,
         level: Callable[[int, int], nn.Module],
         text: Callable[[int, int, int, Attention], nn.Module],
-        rope: nn.Module | None,
+        rope: Any,
         by_frame: bool,
         position: Callable[[int], nn.Module] | None,
         norm: Callable[[int], nn.Module],
@@ -65,6 +65,10 @@ class PublishedDiT(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"dit.width={width} does not divide into dit.heads={heads}")
+        if rope is not None and rope.width != width // heads:
+            raise ValueError(
+                f"dit.rope is for heads {rope.width} wide, but they are {width // heads} (dit.width={width} / dit.heads={heads})"
+            )
         area = patch[0] * patch[1] * patch[2]
         if patch_channels % area:
             raise ValueError(f"patches of {patch_channels} numbers are not dit.patch={list(patch)}; choose patches of that size")

@@ -3,6 +3,7 @@
 Ours has all clips of a test in one pack, with padding, and theirs has them one by one: packing changes nothing either.
 """
 
+import diffusers
 import pytest
 import torch
 from einops import rearrange
@@ -15,7 +16,6 @@ from sora.patches import pack, unpack
 from sora.tokens import Grid, Segments, TextTokens
 from tests.test_configs import node
 
-diffusers = pytest.importorskip("diffusers")
 TEXT, POOLED, CLASSES = 10, 6, 5
 SMALL = {"width": 48, "depth": 2, "heads": 2}
 ROPE = {"rope": {"axes": [8, 8, 8]}}
