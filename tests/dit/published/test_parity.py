@@ -150,8 +150,8 @@ def ours_of(dit, clips):
         conditions,
         segments=len(clips) + 2,
     )
-    words = torch.cat([*(clip.words for clip in clips), torch.ones(3, dit.text_width)])
-    pooled = torch.stack([*(clip.pooled for clip in clips), *[torch.ones(POOLED)] * 2])
+    words = torch.cat([*(clip.words for clip in clips), clips[0].words.new_ones(3, dit.text_width)])
+    pooled = torch.stack([*(clip.pooled for clip in clips), *[clips[0].pooled.new_ones(POOLED)] * 2])
     text = TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
     t, h, w = dit.patch
     return [
@@ -225,3 +225,35 @@ def test_a_key_map_is_whole_and_goes_both_ways(name):
     assert back.keys() == model.state_dict().keys()
     for key, value in model.state_dict().items():
         assert torch.equal(back[key], value), key
+
+
+@pytest.mark.parametrize("name", ["wan_2_1_1_3b", "ltx_video"])
+def test_a_level_for_every_frame_is_one_for_every_token_of_diffusers(name):
+    """The two classes that take a level per token; ours has levels per frame, embedded once each."""
+    dit, model, _, call, clips = pair(name)
+    clip = clips[1]  # of three frames
+    times = torch.tensor([0.0, 500.0, 875.0])
+    levels = pack_levels([times / 1000], [clip.grid], torch.zeros(clip.grid.tokens, dtype=torch.bool), segments=2)
+    seconds = [torch.arange(clip.grid.t) * torch.tensor(8 / 25)]
+    tokens = pack([patchify(clip.latents, dit)], [clip.grid], seconds=seconds, budget=clip.grid.tokens, max_clips=1)
+    found = dit(tokens, levels, TextTokens(clip.words, Segments.of([len(clip.words), 0])))
+    clip.time = times.repeat_interleave(clip.grid.h * clip.grid.w).tolist()
+    assert apart(found, patchify(call(model, clip), dit)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bf16_is_the_same_network_less_exactly(name):
+    """Under autocast, and with every weight cast, which must not cast the rates of waves and rotations with it."""
+    dit, _, _, _, clips = pair(name)
+    exact = torch.cat([out.detach().flatten() for out in ours_of(dit, clips)])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = ours_of(dit, clips)
+    sum(out.float().square().mean() for out in rough).backward()
+    for out in (rough, ours_of(dit.to(torch.bfloat16), [cast(clip) for clip in clips])):
+        assert (torch.cat([part.flatten() for part in out]) - exact).norm() <= 0.1 * exact.norm()
+
+
+def cast(clip):
+    for name in ("latents", "words", "pooled"):
+        setattr(clip, name, getattr(clip, name).detach().to(torch.bfloat16))
+    return clip
