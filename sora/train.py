@@ -184,17 +184,11 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 def begin(config: DictConfig, job: Job) -> None:
     """Give the network the weights of a published checkpoint, if `init` names one."""
     from sora.dit.published import checkpoints
-    from sora.dit.published.network import PublishedDiT
 
-    if config.init is None:
-        return
-    dit = job.task.dit if config.kind == "diffusion" else None
-    if not isinstance(dit, PublishedDiT):
-        raise ValueError(f"init={config.init} is for published networks, such as dit=wan_2_1_1_3b; leave it out, or choose one")
-    if tuple(config.patches.size) != dit.patch:
-        raise ValueError(f"the checkpoint has patches of {list(dit.patch)}, and patches.size={list(config.patches.size)}; make them equal")
-    checkpoints.load(dit, Path(config.init))
-    say(f"began with the weights of {config.init}")
+    if config.init is not None:
+        dit = job.task.dit if config.kind == "diffusion" else None
+        checkpoints.begin(dit, Path(config.init), patch=tuple(config.patches.size) if dit is not None else ())
+        say(f"began with the weights of {config.init}")
 
 
 def say(line: str) -> None:

@@ -68,7 +68,7 @@ def test_training_begins_with_published_weights_of_the_same_patches_only(places)
     job = train.Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")
     train.begin(config, job)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in dit.state_dict().items())
-    with pytest.raises(ValueError, match=r"patches of \[1, 2, 2\], and patches\.size=\[2, 2, 2\]"):
+    with pytest.raises(ValueError, match=r"has patches of \[1, 2, 2\], and patches\.size=\[2, 2, 2\]"):
         train.begin(OmegaConf.merge(config, {"patches": {"size": [2, 2, 2]}}), job)
     with pytest.raises(ValueError, match="init=.* is for published networks"):
         train.begin(config, replace(job, task=SimpleNamespace(dit=load_diffusion(root / "own").dit)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sora import storage
 from sora.dit.published.keys import to_ours, to_theirs
@@ -14,6 +14,19 @@ from sora.dit.published.network import PublishedDiT
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+
+
+def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) -> None:
+    """`load`, for a network that is to be trained on patches of size `patch`.
+
+    Raises:
+        ValueError: as `load`; or it is no published network, or one of other patches.
+    """
+    if not isinstance(network, PublishedDiT):
+        raise ValueError(f"init={source} is for published networks, such as dit=wan_2_1_1_3b; leave it out, or choose one")
+    if patch != network.patch:
+        raise ValueError(f"init={source} has patches of {list(network.patch)}, and patches.size={list(patch)}; make them equal")
+    load(network, source)
 
 
 def load(dit: PublishedDiT, source: Path) -> None:
