@@ -101,13 +101,12 @@ class Joined(NamedTuple):
 
 def join(first: Segments, second: Segments) -> Joined:
     """One axis of two that have as many segments; computed on the device, with no shape that depends on the clips."""
-    assert first.count == second.count, (first.count, second.count)
     starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # how much of the other axis stands before a token
     before = torch.cat((starts[owners(first)], ends[owners(second)])).to(torch.int64)
     here = torch.arange(first.total + second.total, device=before.device)
     places = before + torch.cat((here[: first.total], here[: second.total]))
     order = torch.empty_like(places).scatter_(0, places, here)
-    return Joined(Segments(first.host + second.host, first.cu_seqlens + second.cu_seqlens), places, order)
+    return Joined(Segments(host=first.host + second.host, cu_seqlens=first.cu_seqlens + second.cu_seqlens), places, order)
 
 
 @dataclass(frozen=True)

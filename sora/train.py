@@ -67,9 +67,13 @@ def main(composed: Composed) -> int:
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
+        if changed is None:
+            begin(config, job)
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             record(config, run, state, changed)
+            if state is None and changed is not None:
+                begin(config, job)  # it was stopped before its first checkpoint
             module = train(config, run, state, job=job, flag=flag)
             if flag and module.counters.step < config.steps:
                 say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
@@ -179,6 +183,16 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     state = checkpoint.load(newest)
     refuse_other(job.task, state, source=newest)
     return run, state
+
+
+def begin(config: DictConfig, job: Job) -> None:
+    """Give the network the weights of a published checkpoint, if `init` names one."""
+    from sora.dit.published import checkpoints
+
+    if config.init is not None:
+        dit = job.task.dit if config.kind == "diffusion" else None
+        checkpoints.begin(dit, Path(config.init), patch=tuple(config.patches.size) if dit is not None else ())
+        say(f"began with the weights of {config.init}")
 
 
 def say(line: str) -> None:

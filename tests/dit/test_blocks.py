@@ -13,7 +13,7 @@ from sora.dit.expert import expert
 from sora.dit.modulation import LoRA, Single, Zero
 from sora.dit.norms import affine_layer_norm, layer_norm_per_head, none, rms_across_heads, rms_norm
 from sora.dit.parallel import parallel
-from sora.dit.patterns import full
+from sora.dit.patterns import causal, factorised, full, windowed
 from sora.dit.plain import plain
 from sora.dit.single import dual_then_single, single
 from sora.tokens import NoiseLevels, Segments, join
@@ -129,16 +129,38 @@ def test_words_have_the_highest_level_of_their_clip(block):
     assert torch.equal(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
 
 
-def windowed(attention, number):
-    return None
+PATTERNS = {"factorised": factorised, "windowed": partial(windowed, frames=1, rows=0, columns=1), "causal": partial(causal, frames=1)}
 
 
 @pytest.mark.parametrize("block", JOINT)
-@pytest.mark.parametrize("pattern", [windowed, partial(windowed)])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_blocks_of_patches_and_words_refuse_patterns_of_patches_alone(block, pattern):
-    with pytest.raises(ValueError, match=r"dit\.block=.*takes dit\.pattern=sora\.dit\.patterns\.full only, not windowed"):
-        network(block=BLOCKS[block], pattern=pattern)
+    with pytest.raises(ValueError, match=rf"dit\.block=.*takes dit\.pattern=sora\.dit\.patterns\.full only, not {pattern}"):
+        network(block=BLOCKS[block], pattern=PATTERNS[pattern])
     network(block=BLOCKS[block], pattern=partial(full))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in JOINT])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_blocks_of_patches_take_every_pattern(block, pattern):
+    """Packed as alone, and not as under the full pattern."""
+    dit, clips = network(block=BLOCKS[block], pattern=PATTERNS[pattern]), [Clip(number) for number in range(3)]
+    together = outputs_and_gradients(dit, clips, budget=22, max_clips=4)[0]
+    for clip, out in zip(clips, together, strict=True):
+        assert apart(out, outputs_and_gradients(dit, [clip], budget=clip.grid.tokens, max_clips=1)[0][0]) <= 3e-6
+    whole = outputs_and_gradients(network(block=BLOCKS[block]), clips, budget=22, max_clips=4)[0]
+    assert (together[1] - whole[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("changes", MIXED, ids=NAMES)
+def test_bf16_is_the_same_network_less_exactly(changes):
+    dit = network(**changes)
+    inputs = packed([Clip(0), Clip(1)], budget=16, max_clips=3)
+    exact = dit(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = dit(*inputs)
+    rough.float().square().mean().backward()
+    assert (rough - exact)[:13].norm() <= 0.05 * exact[:13].norm()
 
 
 def test_what_cannot_be_built_is_refused_by_its_key():

@@ -19,17 +19,16 @@ class Waves(nn.Module):
     late: the slowest rate is reached at the last wave, and not one after it.
     """
 
-    rates: Float[Tensor, "W"]
-
     def __init__(self, waves: int, width: int, *, late: bool) -> None:
         super().__init__()
-        half = waves // 2
-        # As these networks compute it, in this order and in float32: a last bit of a rate is 1e-5 of an angle of 1000.
-        self.register_buffer("rates", torch.exp(-log(10_000) * torch.arange(half) / (half - late)), persistent=False)
+        self.count, self.late = waves // 2, late
         self.mlp = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, numbers: Float[Tensor, "U"]) -> Float[Tensor, "U C"]:
-        angles = numbers.float()[:, None] * self.rates
+        # As these networks compute it, in this order and in float32: a last bit of a rate is 1e-5 of an angle of 1000. No buffer, which a
+        # cast of the network to bf16 would cast too.
+        rates = torch.exp(-log(10_000) * torch.arange(self.count, dtype=torch.float32, device=numbers.device) / (self.count - self.late))
+        angles = numbers.float()[:, None] * rates
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
 
 

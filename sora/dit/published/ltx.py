@@ -20,25 +20,22 @@ class WideRope(nn.Module):
     width: of all heads together. scales: seconds, rows and columns that one position is. extents: what counts as 1 (seconds and pixels).
     """
 
-    rates: Float[Tensor, "R"]
-    scales: Float[Tensor, "3"]
-    extents: Float[Tensor, "3"]
-
     def __init__(self, *, width: int, heads: int, scales: Sequence[float], extents: Sequence[float], theta: float) -> None:
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"rope.width={width} does not divide into pairs of rope.heads={heads}")
-        self.width, self.heads = width, heads
-        # As the network computes them, in float32: at a rate of 10,000 a last bit is an angle of 1e-3.
-        self.register_buffer("rates", theta ** torch.linspace(0, 1, width // 6) * pi / 2, persistent=False)
-        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
-        self.register_buffer("extents", torch.tensor(extents, dtype=torch.float32), persistent=False)
+        self.width, self.heads = width // heads, heads
+        self.scales, self.extents, self.theta = tuple(scales), tuple(extents), theta
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Complex[Tensor, "N H E2"]:
         """The unit complex number for each token's pairs, head by head."""
-        parts = positions.float() * self.scales / self.extents
-        angles = (self.rates[:, None] * (parts[:, None] * 2 - 1)).flatten(1)  # N 3R, from the slowest on, three axes at each rate
-        angles = torch.cat((angles.new_zeros(len(angles), self.width // 2 - angles.shape[1]), angles), dim=1)
+        # As the network computes them, in float32: at a rate of 10,000 a last bit is an angle of 1e-3. No buffers, which a cast would cast.
+        steps = torch.linspace(0, 1, self.heads * self.width // 6, dtype=torch.float32, device=positions.device)
+        rates = self.theta**steps * pi / 2
+        axes = zip(positions.float().unbind(1), self.scales, self.extents, strict=True)
+        parts = torch.stack([place * scale / extent for place, scale, extent in axes], dim=1)
+        angles = (rates[:, None] * (parts[:, None] * 2 - 1)).flatten(1)  # N 3R, from the slowest on, three axes at each rate
+        angles = torch.cat((angles.new_zeros(len(angles), self.heads * self.width // 2 - angles.shape[1]), angles), dim=1)
         return torch.polar(torch.ones_like(angles), angles).unflatten(1, (self.heads, -1))
 
 
@@ -60,8 +57,8 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         found |= keys(MLP, theirs=f"{theirs}ff.", ours=f"{ours}mlp.")
         found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> six d")}, theirs=theirs, ours=ours)
     config = {
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
+        "in_channels": dit.patch_channels,  # it is given patches, whatever their size
+        "out_channels": dit.patch_channels,
         "num_attention_heads": dit.heads,
         "attention_head_dim": dit.width // dit.heads,
         "cross_attention_dim": dit.width,

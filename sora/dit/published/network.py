@@ -3,7 +3,7 @@
 It is called as `sora.dit.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
 
     level   (width, text_width) -> module(levels, owners, text) -> what modulates, (U, C), before its activation
-    text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words, (M, D)
+    text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words of width D
     final   (width, level width) -> module(x, what modulates, index) -> x, before the projection to patches
 """
 
@@ -50,7 +50,7 @@ class PublishedDiT(nn.Module):
         mlp_ratio: float,
         level: Callable[[int, int], nn.Module],
         text: Callable[[int, int, int, Attention], nn.Module],
-        rope: nn.Module | None,
+        rope: Any,
         by_frame: bool,
         position: Callable[[int], nn.Module] | None,
         norm: Callable[[int], nn.Module],
@@ -65,6 +65,10 @@ class PublishedDiT(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"dit.width={width} does not divide into dit.heads={heads}")
+        if rope is not None and rope.width != width // heads:
+            raise ValueError(
+                f"dit.rope is for heads {rope.width} wide, but they are {width // heads} (dit.width={width} / dit.heads={heads})"
+            )
         area = patch[0] * patch[1] * patch[2]
         if patch_channels % area:
             raise ValueError(f"patches of {patch_channels} numbers are not dit.patch={list(patch)}; choose patches of that size")
@@ -104,21 +108,22 @@ class PublishedDiT(nn.Module):
         layout, peaks = Layout.of(tokens), highest(levels, text.segments)
         places = layout.coordinates.to(tokens.positions.dtype)
         segments = torch.arange(len(peaks), device=peaks.device)
-        words = self.embed_text(text, peaks)
+        words = self.embed_text(text, peaks)  # TextTokens, of M D
         level = self.embed_level(levels.levels, levels.owners, text)  # U C
         context = Context(
             layout=layout,
             rotation=self.rope(places if self.by_frame else tokens.positions) if self.rope is not None else None,
             levels=self.stream(level, levels.index),
-            text_segments=text.segments,
-            text_levels=self.stream(self.embed_level(peaks, segments, text), owners(text.segments)) if self.joint else None,
-            joined=join(tokens.segments, text.segments) if self.joint else None,
+            text_segments=words.segments,
+            text_levels=self.stream(self.embed_level(peaks, segments, text), owners(words.segments)) if self.joint else None,
+            joined=join(tokens.segments, words.segments) if self.joint else None,
         )
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(places, extents(layout)).to(x.dtype)
+        states = words.states
         for block in self.blocks:
-            x, words = block(x, words, context)
+            x, states = block(x, states, context)
         return self.out(self.final(x, level, levels.index))
 
     def stream(self, level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Stream:

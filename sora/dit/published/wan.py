@@ -90,7 +90,7 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         "in_channels": dit.latent_channels,
         "out_channels": dit.latent_channels,
         "text_dim": dit.text_width,
-        "freq_dim": 2 * len(dit.embed_level.time.rates),
+        "freq_dim": 2 * dit.embed_level.time.count,
         "ffn_dim": round(dit.mlp_ratio * dit.width),
         "num_layers": len(dit.blocks),
         "cross_attn_norm": True,
