@@ -82,6 +82,33 @@ class Segments(Movable):
         return max(self.lengths, default=0)
 
 
+def owners(segments: Segments) -> Int[Tensor, "N"]:
+    """The segment of each token; computed on the device, with no shape that depends on the clips."""
+    places = torch.arange(segments.total, device=segments.cu_seqlens.device, dtype=torch.int32)
+    return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
+
+
+class Joined(NamedTuple):
+    """Two packed axes as one, on which segment g of the first stands before segment g of the second.
+
+    places: (N + M,), where each token of the first axis and then of the second stands on the joint one. order: its inverse.
+    """
+
+    segments: Segments
+    places: Int[Tensor, "K"]
+    order: Int[Tensor, "K"]
+
+
+def join(first: Segments, second: Segments) -> Joined:
+    """One axis of two that have as many segments; computed on the device, with no shape that depends on the clips."""
+    starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # how much of the other axis stands before a token
+    before = torch.cat((starts[owners(first)], ends[owners(second)])).to(torch.int64)
+    here = torch.arange(first.total + second.total, device=before.device)
+    places = before + torch.cat((here[: first.total], here[: second.total]))
+    order = torch.empty_like(places).scatter_(0, places, here)
+    return Joined(Segments(host=first.host + second.host, cu_seqlens=first.cu_seqlens + second.cu_seqlens), places, order)
+
+
 @dataclass(frozen=True)
 class PackedTokens(Movable):
     """The spacetime patches of a pack of clips on one flat axis.
@@ -122,10 +149,14 @@ class NoiseLevels(Movable):
 
 @dataclass(frozen=True)
 class TextTokens(Movable):
-    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding)."""
+    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding).
+
+    pooled: (G, W), one vector for each whole caption, from an encoder that makes one; None from the others.
+    """
 
     states: Float[Tensor, "M D"]
     segments: Segments
+    pooled: Float[Tensor, "G W"] | None = None
 
 
 @dataclass(frozen=True)
