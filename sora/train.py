@@ -38,6 +38,8 @@ FREE = (
     "trainer.threads",
     "data.cache_mb",
     "data.max_bad_share",
+    "recompute",
+    "compile",
 )
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
 
@@ -339,6 +341,7 @@ def diffusion_plan(config: DictConfig) -> Planned:
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
+    from sora.training.compiling import compile_blocks
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
 
@@ -349,6 +352,9 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
+    build(config.recompute)(dit)
+    if config.compile:
+        compile_blocks(dit)
     task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins)
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}
     return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)

@@ -29,7 +29,7 @@ def angles(count, pairs):
 ROTATION = angles(N, 3)
 STEPS = {
     "modulate": (
-        lambda x, scale, shift: modulate(x, scale, shift, INDEX),
+        lambda x, scale, shift: modulate(x, scale, shift, INDEX, eps=1e-6),
         lambda x, scale, shift: F.layer_norm(x, (D,), eps=1e-6) * scale[INDEX] + shift[INDEX],
         [(N, D), (U, D), (U, D)],
     ),
@@ -40,12 +40,12 @@ STEPS = {
     ),
     "gelu_linear": (gelu_linear, lambda x, weight, bias: F.linear(F.gelu(x), weight, bias), [(N, 5), (4, 5), (4,)]),
     "norm": (
-        lambda x, gain: norm_rotate(x, gain, None),
+        lambda x, gain: norm_rotate(x, gain, None, eps=1e-6),
         lambda x, gain: F.rms_norm(x, (D,), gain, eps=1e-6),
         [(N, 2, D), (D,)],
     ),
     "norm_rotate": (
-        lambda x, gain: norm_rotate(x, gain, ROTATION),
+        lambda x, gain: norm_rotate(x, gain, ROTATION, eps=1e-6),
         lambda x, gain: turn(F.rms_norm(x, (D,), gain, eps=1e-6), ROTATION),
         [(N, 2, D), (D,)],
     ),
@@ -69,7 +69,7 @@ def test_a_fused_step_is_its_formula_and_its_derivative(name):
 def test_a_fused_step_keeps_its_dtype_and_stays_within_its_rounding(name):
     fused, plain, shapes = STEPS[name]
     if name == "norm_rotate":
-        fused = lambda x, gain: norm_rotate(x, gain, ROTATION.to(torch.complex64))  # noqa: E731
+        fused = lambda x, gain: norm_rotate(x, gain, ROTATION.to(torch.complex64), eps=1e-6)  # noqa: E731
     inputs = draws(*shapes)
     out = fused(*[x.detach().bfloat16() for x in inputs])
     assert out.dtype == torch.bfloat16

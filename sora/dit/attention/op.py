@@ -76,5 +76,11 @@ def places(q_segments: Segments, k_segments: Segments, mask: Mask | None) -> tup
     return q_segments.host, k_segments.host, q_segments.cu_seqlens, k_segments.cu_seqlens, grids, reach, causal
 
 
+def is_attention(op: object) -> bool:
+    """Whether an operator computes attention: one of this family, or FlexAttention."""
+    flex = torch.ops.higher_order.flex_attention
+    return op is flex or (isinstance(op, torch._ops.OpOverload) and op.namespace == NAMESPACE)
+
+
 def _like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -1,0 +1,62 @@
+"""What a network's blocks keep for the backward, and what they compute again there (activation checkpointing): `recompute=` of sora train.
+
+Each takes the network and changes how its `blocks` run, nothing else: names and values of weights, and results beyond rounding, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from sora.dit.attention.op import is_attention
+
+
+def none(network: nn.Module) -> None:
+    """Keep everything: the fastest, and the most memory."""
+
+
+def full(network: nn.Module) -> None:
+    """Keep what stands between blocks only, and compute each block again (Chen et al. 2016): a third more time."""
+    _apply(_blocks(network), partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+
+
+def every_n(network: nn.Module, *, n: int) -> None:
+    """As `full`, in every n-th block.
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"recompute.n={n} must be at least 1: every n-th block is computed again")
+    _apply(_blocks(network)[::n], partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+
+
+def save_attention(network: nn.Module) -> None:
+    """As `full`, but keep what attention gives: little memory, and with many tokens most of the time of computing a block again."""
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    _apply(_blocks(network), partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
+
+
+def by_size(network: nn.Module, *, above: int) -> None:
+    """`save_attention` for networks of more than `above` parameters, `none` for smaller ones."""
+    if sum(value.numel() for value in network.parameters()) > above:
+        save_attention(network)
+
+
+def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if is_attention(op) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _blocks(network: nn.Module) -> Sequence[nn.Module]:
+    blocks = network.get_submodule("blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    return list(blocks)
+
+
+def _apply(blocks: Sequence[nn.Module], run: Callable) -> None:
+    for block in blocks:
+        # In place rather than by a wrapping module, which would rename the weights.
+        block.forward = partial(run, block.forward)
