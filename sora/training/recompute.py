@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import MethodType
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -20,7 +22,7 @@ def none(network: nn.Module) -> None:
 
 def full(network: nn.Module) -> None:
     """Keep what stands between blocks only, and compute each block again (Chen et al. 2016): a third more time."""
-    _apply(_blocks(network), partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+    _run(_blocks(network), _all_again)
 
 
 def every_n(network: nn.Module, *, n: int) -> None:
@@ -31,19 +33,27 @@ def every_n(network: nn.Module, *, n: int) -> None:
     """
     if n < 1:
         raise ValueError(f"recompute.n={n} must be at least 1: every n-th block is computed again")
-    _apply(_blocks(network)[::n], partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+    _run(_blocks(network)[::n], _all_again)
 
 
 def save_attention(network: nn.Module) -> None:
     """As `full`, but keep what attention gives: little memory, and with many tokens most of the time of computing a block again."""
-    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
-    _apply(_blocks(network), partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts))
+    _run(_blocks(network), _all_but_attention_again)
 
 
 def by_size(network: nn.Module, *, above: int) -> None:
     """`save_attention` for networks of more than `above` parameters, `none` for smaller ones."""
     if sum(value.numel() for value in network.parameters()) > above:
         save_attention(network)
+
+
+def _all_again(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _all_but_attention_again(block: nn.Module, *inputs: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
@@ -56,7 +66,8 @@ def _blocks(network: nn.Module) -> Sequence[nn.Module]:
     return list(blocks)
 
 
-def _apply(blocks: Sequence[nn.Module], run: Callable) -> None:
+def _run(blocks: Sequence[nn.Module], how: Callable) -> None:
     for block in blocks:
-        # In place rather than by a wrapping module, which would rename the weights.
-        block.forward = partial(run, block.forward)
+        # In place rather than by a wrapping module, which would rename the weights; a method rather than a closure, which every block
+        # would be compiled anew for.
+        block.forward = MethodType(how, block)
