@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16
+
 
 def modulate(
     x: Float[Tensor, "N D"], scale: Float[Tensor, "U D"], shift: Float[Tensor, "U D"], index: Int[Tensor, "N"], *, eps: float
@@ -27,6 +29,11 @@ def gated_sum(
 ) -> Float[Tensor, "N D"]:
     """x + gate[index] * branch; keeps the branch."""
     return _GatedSum.apply(x, branch, gate, index)  # pyright: ignore[reportReturnType]
+
+
+def linear(x: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None) -> Float[Tensor, "N D"]:
+    """x weight^T + bias; of halves on a CPU that does not multiply them, in float32, which is ten times faster than to emulate it."""
+    return _Linear.apply(x, weight, bias) if _emulated(x) else F.linear(x, weight, bias)  # pyright: ignore[reportReturnType]
 
 
 def gelu_linear(x: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"]) -> Float[Tensor, "N D"]:
@@ -75,17 +82,46 @@ class _GatedSum(Function):
         return grad.to(ctx.dtype), (grad * F.embedding(index, gate)).to(branch.dtype), _gathered(grad * branch, index, gate), None
 
 
-class _GeluLinear(Function):
+class _Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
+        ctx.has_bias = bias is not None
+        return _times(x, weight.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
-        grad_x = torch.ops.aten.gelu_backward(grad @ weight, x)
-        return grad_x, grad.mT @ F.gelu(x), grad.sum(0)
+        return _times(grad, weight), _times(grad.mT, x), grad.sum(0) if ctx.has_bias else None
+
+
+class _GeluLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _times(F.gelu(x), weight.mT, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        grad_x = torch.ops.aten.gelu_backward(_times(grad, weight), x)
+        return grad_x, _times(grad.mT, F.gelu(x)), grad.sum(0)
+
+
+def _emulated(x: Tensor) -> bool:
+    """Whether torch would emulate products of this dtype."""
+    return x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not MULTIPLIES_BFLOAT16
+
+
+def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a b + bias."""
+    if _emulated(a):
+        return _wide(a, b, bias).to(a.dtype)
+    return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def _wide(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return a.float() @ b.float() if bias is None else torch.addmm(bias.float(), a.float(), b.float())
 
 
 class _NormRotate(Function):

@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from sora.dit.dit import Context, CrossAttention, GeluMlp, HeadNorm, LayerNorm, Parts, SelfAttention
-from sora.dit.fused import gated_sum, gelu_linear, modulate, norm_rotate
+from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -44,24 +44,24 @@ class LeanBlock(nn.Module):
         x = gated_sum(x, self._self(y, context), gate1, levels.index)
         x = x + self._cross(x, text, context)
         y = modulate(x, scale2, shift2, levels.index, eps=self.norm2.eps)
-        return gated_sum(x, gelu_linear(self.mlp.up(y), self.mlp.down.weight, self.mlp.down.bias), gate2, levels.index), text
+        return gated_sum(x, gelu_linear(_through(self.mlp.up, y), self.mlp.down.weight, self.mlp.down.bias), gate2, levels.index), text
 
     def _self(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
         attention = self.attention
         if attention.heads == attention.kv_heads:
-            q, k, v = attention.qkv(x).unflatten(-1, (3, attention.heads, -1)).unbind(1)  # N H E
+            q, k, v = _through(attention.qkv, x).unflatten(-1, (3, attention.heads, -1)).unbind(1)  # N H E
         else:
-            q = attention.q(x).unflatten(-1, (attention.heads, -1))
-            k, v = attention.kv(x).unflatten(-1, (2, attention.kv_heads, -1)).unbind(1)
+            q = _through(attention.q, x).unflatten(-1, (attention.heads, -1))
+            k, v = _through(attention.kv, x).unflatten(-1, (2, attention.kv_heads, -1)).unbind(1)
         q, k = _normed(attention.q_norm, q, context.rotation), _normed(attention.k_norm, k, context.rotation)
-        return attention.out(attention.attend(q, k, v, context.layout).flatten(1))
+        return _through(attention.out, attention.attend(q, k, v, context.layout).flatten(1))
 
     def _cross(self, x: Float[Tensor, "N D"], text: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
         cross = self.cross
-        q = cross.q(x).unflatten(-1, (cross.heads, -1))
-        k, v = cross.kv(text).unflatten(-1, (2, cross.heads, -1)).unbind(1)  # M H E
+        q = _through(cross.q, x).unflatten(-1, (cross.heads, -1))
+        k, v = _through(cross.kv, text).unflatten(-1, (2, cross.heads, -1)).unbind(1)  # M H E
         q, k = _normed(cross.q_norm, q, None), _normed(cross.k_norm, k, None)
-        return cross.out(cross.attention(q, k, v, context.layout.segments, context.text_segments).flatten(1))
+        return _through(cross.out, cross.attention(q, k, v, context.layout.segments, context.text_segments).flatten(1))
 
     def begin(self) -> None:
         """Make the block the identity: gates that are zero, and nothing from the caption."""
@@ -74,6 +74,11 @@ class LeanBlock(nn.Module):
 def lean(number: int, parts: Parts) -> LeanBlock:
     """dit.block: see `LeanBlock`."""
     return LeanBlock(number, parts)
+
+
+def _through(layer: nn.Module, x: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
+    assert isinstance(layer, nn.Linear)
+    return linear(x, layer.weight, layer.bias)
 
 
 def _normed(norm: nn.Module, x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N J E2"] | None) -> Float[Tensor, "N K E"]:

@@ -37,7 +37,7 @@ def every_n(network: nn.Module, *, n: int) -> None:
 
 
 def save_attention(network: nn.Module) -> None:
-    """As `full`, but keep what attention gives: little memory, and with many tokens most of the time of computing a block again."""
+    """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block."""
     _run(_blocks(network), _all_but_attention_again)
 
 
@@ -57,7 +57,9 @@ def _all_but_attention_again(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if is_attention(op) else CheckpointPolicy.PREFER_RECOMPUTE
+    # What costs much is attention among a clip's tokens; to a caption, whose keys are few, it is cheaper to compute than to keep.
+    dear = is_attention(op) and args[0].shape == args[1].shape
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:

@@ -195,12 +195,12 @@ def test_flex_attention_refuses_to_train_on_a_cpu():
 
 
 def test_the_fastest_backend_is_chosen_by_device_dtype_and_mask(monkeypatch):
-    monkeypatch.setattr("sora.dit.attention.fastest.multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", True)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert fastest(cuda, torch.bfloat16, masked=False) is varlen
     assert fastest(cuda, torch.bfloat16, masked=True) is flex
     assert fastest(cuda, torch.float32, masked=False) is flex
     assert fastest(cpu, torch.float32, masked=True) is per_segment
     assert fastest(cpu, torch.bfloat16, masked=True) is chunked
-    monkeypatch.setattr("sora.dit.attention.fastest.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", False)
     assert fastest(cpu, torch.bfloat16, masked=False) is per_segment
