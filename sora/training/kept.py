@@ -1,4 +1,4 @@
-"""How much memory a forward pass keeps for its backward: counted, so that it is the same on every machine."""
+"""How much memory a forward pass keeps for its backward, and a step needs at most: counted, so that it is the same on every machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Made(TorchDispatchMode):
-    """The storages that operators return, by where they lie, without keeping them alive."""
+    """The storages that operators return, by where they lie, without keeping them alive. largest: of them all together, at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, besides: Iterable[Tensor]) -> None:
         super().__init__()
+        self.known = {StorageWeakRef(value.untyped_storage()).cdata for value in besides}
         self.made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -25,8 +27,14 @@ class _Made(TorchDispatchMode):
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
                 reference = StorageWeakRef(storage)
-                self.made[reference.cdata] = (reference, storage.nbytes())
+                if reference.cdata not in self.known:
+                    self.made[reference.cdata] = (reference, storage.nbytes())
+        self.largest = max(self.largest, self.alive())
         return out
+
+    def alive(self) -> int:
+        self.made = {place: pair for place, pair in self.made.items() if not pair[0].expired()}
+        return sum(size for _, size in self.made.values())
 
 
 def kept_bytes(forward: Callable[[], Tensor], *, besides: Iterable[Tensor]) -> int:
@@ -34,9 +42,15 @@ def kept_bytes(forward: Callable[[], Tensor], *, besides: Iterable[Tensor]) -> i
 
     besides: weights and inputs, which are there anyway. Whoever keeps them counts: autograd, or checkpointing in its own cache.
     """
-    known = {StorageWeakRef(value.untyped_storage()).cdata for value in besides}
-    with torch.enable_grad(), _Made() as mode:
+    with torch.enable_grad(), _Made(besides) as mode:
         out = forward()
-    kept = sum(size for place, (reference, size) in mode.made.items() if place not in known and not reference.expired())
+    kept = mode.alive()
     del out
     return kept
+
+
+def peak_bytes(step: Callable[[], object], *, besides: Iterable[Tensor]) -> int:
+    """The most bytes that lie in memory at any time of `step`, between its operators (what one needs inside is not seen)."""
+    with torch.enable_grad(), _Made(besides) as mode:
+        step()
+    return mode.largest
