@@ -4,8 +4,10 @@ import importlib
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
+from sora.dit.attention.dense import allowed
 from sora.dit.attention.fastest import fastest
 from sora.dit.attention.flex import blocks
 from sora.dit.attention.op import is_attention, places
@@ -147,35 +149,75 @@ def test_the_op_keeps_the_promises_of_a_custom_op(name):
     assert not is_attention(torch.ops.aten.mm.default)
 
 
-class Kernels:
-    """Flash attention's functions by the formula, with their arguments as its kernels take them: what a GPU would be asked for."""
+@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
+def test_flops_are_counted_by_the_pairs_that_see_one_another(reach, causal, backend):
+    where = layout()
+    mask = None if reach is None else Mask(where, reach, causal)
+    q, k, v = inputs(where.segments.lengths, where.segments.lengths, heads=4, kv_heads=2)
+    seen = int(allowed(where.segments, where.segments, mask).sum())
+    with FlopCounterMode(display=False) as counter:
+        out = backend(q, k, v, where.segments, where.segments, mask)
+        assert counter.get_total_flops() == 4 * seen * 4 * 8
+        out.sum().backward()
+    assert counter.get_total_flops() == (4 + 10) * seen * 4 * 8
 
-    def forward(self, q, k, v, cu_q, cu_k, max_q, max_k, **_):
-        assert cu_q.dtype == cu_k.dtype == torch.int32
-        lengths = cu_q.diff().tolist(), cu_k.diff().tolist()
-        assert (max_q, max_k) == tuple(max(each) for each in lengths)
-        out = dense(q, k, v, *(Segments.of(each) for each in lengths))
-        return out, torch.zeros(q.shape[1], len(q))
+
+class Package:
+    """Functions of flash attention that check how they are called, in the place of kernels that need a GPU."""
+
+    @staticmethod
+    def called(q, k, offsets, longest):
+        lengths = [cu.diff().tolist() for cu in offsets]
+        assert all(cu.dtype == torch.int32 for cu in offsets)
+        assert list(longest) == [max(each) for each in lengths]
+        assert [len(q), len(k)] == [sum(each) for each in lengths]
+        return [Segments.of(each) for each in lengths]
+
+    @staticmethod
+    def _flash_attn_varlen_forward(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p, softmax_scale, causal):
+        assert (dropout_p, softmax_scale, causal) == (0.0, pytest.approx(q.shape[-1] ** -0.5), False)
+        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q)), None, None
+
+    @staticmethod
+    def _flash_attn_varlen_backward(grad, q, k, v, out, lse, dq, dk, dv, cu_q, cu_k, max_q, max_k, **settings):
+        assert (settings["dropout_p"], settings["causal"]) == (0.0, False)
+        assert settings["softmax_scale"] == pytest.approx(q.shape[-1] ** -0.5)
+        assert grad.is_contiguous() and grad.shape == out.shape == q.shape and lse.shape == (q.shape[1], len(q))
+        Package.called(q, k, (cu_q, cu_k), (max_q, max_k))
+        for given, number in ((dq, 1.0), (dk, 2.0), (dv, 3.0)):
+            given.fill_(number)
 
 
-def test_flash_kernels_are_given_what_they_ask_for(monkeypatch):
-    """On a CPU the kernels are replaced by the formula: lengths, dtypes of offsets and the shape of the log-sum-exp are checked."""
-    kernels = Kernels()
-    q_lengths, k_lengths = RAGGED[2]
-    segments = Segments.of(q_lengths), Segments.of(k_lengths)
-    q, k, v = inputs(q_lengths, k_lengths, heads=4, kv_heads=2)
-
-    class Package:
-        @staticmethod
-        def _flash_attn_varlen_forward(*args, dropout_p, softmax_scale, causal):
-            assert (dropout_p, causal) == (0.0, False)
-            assert softmax_scale == pytest.approx(8**-0.5)
-            return *kernels.forward(*args), None, None
-
+def test_flash_attention_is_called_as_it_asks_to_be(monkeypatch):
+    """Offsets, their dtypes, the longest segments, the shape of the log-sum-exp and whose gradient is whose."""
+    segments = [Segments.of(lengths) for lengths in RAGGED[2]]
+    q, k, v = inputs(*RAGGED[2], heads=4, kv_heads=2)
     monkeypatch.setattr(importlib.import_module("sora.dit.attention.flash"), "_package", lambda: Package)
-    out, lse = torch.ops.sora_attend.flash(q, k, v, *places(*segments, None))
+    out, _ = torch.ops.sora_attend.flash(q, k, v, *places(*segments, None))
     torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
-    assert lse.shape == (4, len(q))
+    found = torch.autograd.grad(out.sum(), (q, k, v))
+    assert [grad.unique().tolist() for grad in found] == [[1.0], [2.0], [3.0]]
+    assert [grad.shape for grad in found] == [q.shape, k.shape, v.shape]
+
+
+def test_torchs_variable_length_attention_is_called_as_it_asks_to_be(monkeypatch):
+    segments = [Segments.of(lengths) for lengths in RAGGED[2]]
+    q, k, v = inputs(*RAGGED[2], heads=4, kv_heads=2)
+
+    def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, enable_gqa):
+        assert return_aux.lse and enable_gqa
+        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q))
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    out, _ = torch.ops.sora_attend.varlen(q, k, v, *places(*segments, None))
+    torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
+
+
+def test_the_flash_attn_package_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(importlib.import_module("sys").modules, "flash_attn", None)
+    with pytest.raises(ValueError, match=r"pip install flash-attn.*sora\.dit\.attention\.varlen"):
+        importlib.import_module("sora.dit.attention.flash")._package()
 
 
 @pytest.mark.parametrize("backend", [varlen, flash])
