@@ -38,6 +38,8 @@ FREE = (
     "trainer.threads",
     "data.cache_mb",
     "data.max_bad_share",
+    "recompute",
+    "compile",
 )
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
 
@@ -233,6 +235,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     """Make the steps that the run still lacks."""
     from sora.configs.build import build
     from sora.data.loading import step_loader
+    from sora.network import peak_of
     from sora.training import module as modules
     from sora.training.callbacks import Checkpoints, Journal
     from sora.training.state import restore_finished
@@ -272,16 +275,6 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     finally:
         journal.close()
     return module
-
-
-def peak_of(trainer: Any) -> float:
-    """Floating-point operations a second that the devices of a trainer could make together, in the precision it multiplies in."""
-    import torch
-
-    from sora.dit.peak import peak
-
-    dtype = torch.bfloat16 if trainer.precision.startswith("bf16") else torch.float32
-    return peak(trainer.strategy.root_device, dtype) * trainer.world_size
 
 
 def tracker_of(config: DictConfig, run: Run) -> Any:
@@ -376,7 +369,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Latents, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
     from sora.dit.scaling import named
-    from sora.network import flops_of, network_of
+    from sora.network import flops_of, trainable
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
 
@@ -387,7 +380,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
-    dit, scales = network_of(config, **given)
+    dit, scales = trainable(config, **given)
     flops, text = flops_of(config.dit, **given), encoder.text_module()
     task = DiffusionTask(dit=dit, text=text, objective=objective, seed=config.seed, bins=config.level_bins, flops=flops)
     depends = {"data": data.fingerprint, "vae": planned.identity, "text": encoder.fingerprint}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sora.dit.fused import gated_sum, gelu_linear, modulate, norm_rotate
+from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
 
 # As many tokens as channels, where a wrong axis hides; level 2 of 4 is nobody's.
 N, D, U = 6, 6, 4
@@ -29,7 +29,7 @@ def angles(count, pairs):
 ROTATION = angles(N, 3)
 STEPS = {
     "modulate": (
-        lambda x, scale, shift: modulate(x, scale, shift, INDEX),
+        lambda x, scale, shift: modulate(x, scale, shift, INDEX, eps=1e-6),
         lambda x, scale, shift: F.layer_norm(x, (D,), eps=1e-6) * scale[INDEX] + shift[INDEX],
         [(N, D), (U, D), (U, D)],
     ),
@@ -40,12 +40,12 @@ STEPS = {
     ),
     "gelu_linear": (gelu_linear, lambda x, weight, bias: F.linear(F.gelu(x), weight, bias), [(N, 5), (4, 5), (4,)]),
     "norm": (
-        lambda x, gain: norm_rotate(x, gain, None),
+        lambda x, gain: norm_rotate(x, gain, None, eps=1e-6),
         lambda x, gain: F.rms_norm(x, (D,), gain, eps=1e-6),
         [(N, 2, D), (D,)],
     ),
     "norm_rotate": (
-        lambda x, gain: norm_rotate(x, gain, ROTATION),
+        lambda x, gain: norm_rotate(x, gain, ROTATION, eps=1e-6),
         lambda x, gain: turn(F.rms_norm(x, (D,), gain, eps=1e-6), ROTATION),
         [(N, 2, D), (D,)],
     ),
@@ -65,11 +65,29 @@ def test_a_fused_step_is_its_formula_and_its_derivative(name):
         torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_of_halves_are_those_of_their_numbers(monkeypatch, native, biased):
+    """Where a CPU does not multiply halves they are multiplied in float32; rounding to a half comes once, at the end."""
+    monkeypatch.setattr("sora.dit.fused.MULTIPLIES_BFLOAT16", native)
+    x, weight, bias = (tensor.detach().bfloat16().requires_grad_() for tensor in draws((N, 5), (4, 5), (4,)))
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
+    inputs, truth = ((x, weight, bias), exact) if biased else ((x, weight), exact[:2])
+    for mine, plain in ((linear, F.linear), (gelu_linear, lambda x, *rest: F.linear(F.gelu(x), *rest)))[: 2 if biased else 1]:
+        out, expected = mine(*inputs, *[None] * (not biased)), plain(*truth)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.double(), expected, atol=0.02, rtol=0.01)
+        found, wanted = torch.autograd.grad(out.sum(), inputs), torch.autograd.grad(expected.sum(), truth)
+        for a, b in zip(found, wanted, strict=True):
+            assert a.dtype == torch.bfloat16
+            torch.testing.assert_close(a.double(), b, atol=0.05, rtol=0.02)
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_fused_step_keeps_its_dtype_and_stays_within_its_rounding(name):
     fused, plain, shapes = STEPS[name]
     if name == "norm_rotate":
-        fused = lambda x, gain: norm_rotate(x, gain, ROTATION.to(torch.complex64))  # noqa: E731
+        fused = lambda x, gain: norm_rotate(x, gain, ROTATION.to(torch.complex64), eps=1e-6)  # noqa: E731
     inputs = draws(*shapes)
     out = fused(*[x.detach().bfloat16() for x in inputs])
     assert out.dtype == torch.bfloat16

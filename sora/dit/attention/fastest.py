@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +12,9 @@ from sora.dit.attention.per_segment import per_segment
 from sora.dit.attention.varlen import HALVES, varlen
 from sora.dit.layout import Attention, Mask
 from sora.tokens import Segments
+
+# Whether this CPU multiplies matrices of bfloat16 natively; for others torch emulates it, at a tenth of their speed in float32.
+MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def attend(
@@ -32,10 +33,4 @@ def fastest(device: torch.device, dtype: torch.dtype, *, masked: bool) -> Attent
     """On a GPU flash attention, or FlexAttention for masks and float32; on a CPU what its units multiply best."""
     if device.type == "cuda":
         return varlen if dtype in HALVES and not masked else flex
-    return chunked if dtype == torch.bfloat16 and multiplies_bfloat16() else per_segment
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 natively; others emulate it, at a tenth of their speed in float32."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return chunked if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment

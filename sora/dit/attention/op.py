@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from sora.dit.layout import EVERYWHERE, Mask
 from sora.tokens import Segments
@@ -67,13 +71,48 @@ def family_member(name: str, *, forward: Forward, backward: Backward, extra: Ext
         return *op_backward(grad, q, k, v, out, extra, *tensors, ctx.reach, ctx.causal), *[None] * 7
 
     op.register_autograd(differentiate, setup_context=remember)
+    # Two products forwards; five backwards, one of which computes the scores again.
+    products = {name: 2, f"{name}_backward": 5}
+    for member, count in products.items():
+        register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), member), get_raw=True)(partial(_flops, count))
     return op
+
+
+def _flops(products: int, *inputs: Any, out_val: object = None) -> int:
+    """Multiplications and additions of so many products of the pairs that a mask leaves. inputs: those of the op or of its backward."""
+    *tensors, q_host, k_host, _, __, grids, reach, causal = inputs
+    q = tensors[0]  # or its gradient, which is as large
+    return 2 * products * pairs(Places(q_host, k_host, q, q, grids, reach, causal)) * q.shape[1] * q.shape[2]
+
+
+def pairs(places: Places) -> int:
+    """How many pairs of a query and a key see one another."""
+    if places.grids is None:
+        return int((places.q_host.diff() * places.k_host.diff()).sum())
+    # A mask limits each axis by itself, so that the pairs of a clip are the product of those of its axes.
+    return sum(
+        prod(_pairs_of(size, far, axis == 0 and places.causal) for axis, (size, far) in enumerate(zip(grid, places.reach, strict=True)))
+        for grid in places.grids.tolist()
+    )
+
+
+def _pairs_of(size: int, reach: int, causal: bool) -> int:
+    """Pairs (i, j) below `size` that are at most `reach` apart, and j at most i if causal."""
+    far = size - 1 if reach == EVERYWHERE else min(reach, size - 1)
+    before = far * size - far * (far + 1) // 2  # pairs with j below i
+    return size + before * (1 if causal else 2) if size else 0
 
 
 def places(q_segments: Segments, k_segments: Segments, mask: Mask | None) -> tuple:
     """The arguments of an op behind q, k, v."""
     grids, reach, causal = (None, [EVERYWHERE] * 3, False) if mask is None else (mask.layout.grids, list(mask.reach), mask.causal)
     return q_segments.host, k_segments.host, q_segments.cu_seqlens, k_segments.cu_seqlens, grids, reach, causal
+
+
+def is_attention(op: object) -> bool:
+    """Whether an operator computes attention: one of this family, or FlexAttention."""
+    flex = torch.ops.higher_order.flex_attention
+    return op is flex or (isinstance(op, torch._ops.OpOverload) and op.namespace == NAMESPACE)
 
 
 def _like(x: Tensor) -> Tensor:

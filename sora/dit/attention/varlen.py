@@ -22,13 +22,13 @@ def varlen(
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
     """Segments of any lengths; masks are FlexAttention's work."""
+    if mask is not None:
+        raise ValueError("varlen attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
     if not q.is_cuda or q.dtype not in HALVES:
         raise ValueError(
             f"varlen attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
             " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
         )
-    if mask is not None:
-        raise ValueError("varlen attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
