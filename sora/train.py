@@ -250,15 +250,9 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         patience=config.patience,
         stop=lambda: bool(flag),
     )
-    journal = Journal(
-        run,
-        every=config.log_every,
-        steps=config.steps,
-        unit=job.unit,
-        tracker=tracker_of(config, run),
-        resumed=state,
-        peak=(lambda: peak_of(trainer)) if job.unit == "tokens" else None,
-    )
+    peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
+    told = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker_of(config, run)}
+    journal = Journal(run, **told, resumed=state, peak=peak)
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, resumed=state)
     trainer = build(config.trainer)(callbacks=[journal, saver])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused

@@ -35,11 +35,12 @@ class Rows(NamedTuple):
 
     @classmethod
     def decoded(cls, rows: int) -> Rows:
-        """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members."""
-        digits = [rows // _BASE**place % _BASE for place in range(4)]
-        if sum(digit * _BASE**place for place, digit in enumerate(digits)) != rows:
-            raise ValueError(f"a product of {rows} rows is not made of tokens, words, noise levels and clips; it cannot be counted")
-        return cls(*digits)
+        """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members: they are the digits of the number.
+
+        Only clips may have as many rows as they like: a network may fill captions up to one length.
+        """
+        tokens, words, levels = (rows // _BASE**place % _BASE for place in range(3))
+        return cls(tokens, words, levels, rows // _BASE**3)
 
     def of(self, tokens: int, words: int, levels: int, clips: int) -> int:
         return self.tokens * tokens + self.words * words + self.levels * levels + self.clips * clips

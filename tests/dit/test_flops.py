@@ -14,6 +14,7 @@ from sora.dit.layout import sees
 from sora.dit.modulation import Single
 from sora.dit.patterns import causal, factorised, full, windowed
 from sora.dit.peak import measured, stated
+from sora.dit.registers import registers
 from sora.dit.rope import AxialRope, waves
 from sora.tokens import Grid
 from tests.dit.test_dit import TEXT, Clip, P, packed
@@ -105,10 +106,19 @@ def test_in_joint_blocks_words_meet_patches_and_one_another():
     assert found == apart + 2 * m * (stream + 3 * D * D) + 2 * level + DEPTH * 4 * D * (n + m) ** 2  # words end at the last block
 
 
-def test_products_of_other_rows_are_refused():
-    assert Rows.decoded(3 + 2 * 16 + 1 * 16**3) == Rows(3, 2, 0, 1)
-    with pytest.raises(ValueError, match="is not made of tokens, words"):
-        Rows.decoded(16**4)
+def test_rows_are_read_as_what_they_are_of():
+    assert Rows.decoded(3 + 2 * 16 + 1 * 16**3) == Rows(tokens=3, words=2, levels=0, clips=1)
+    assert Rows.decoded(512 * 16**3) == Rows(0, 0, 0, 512)  # a caption filled up to 512 words in every clip
+    assert Rows(1, 1, 0, 4).of(10, 5, 3, 2) == 10 + 5 + 8  # registers in joint blocks
+
+
+def test_registers_cost_what_tokens_do():
+    flops = Flops.of(partial(make, registers=partial(registers, count=2)))
+    n, two = GRID.tokens, 2
+    token = DEPTH * (3 * D * D + D * D + 2 * D * D + 2 * RATIO * D * D) + D * P
+    level = 256 * D + D * D + 6 * D * D + 2 * D * D
+    attention = DEPTH * 4 * D * ((n + two) ** 2 - n**2 + two * WORDS)
+    assert flops.clip(GRID, WORDS) - by_hand(GRID, WORDS) == 2 * (two * token + level) + attention
 
 
 def test_peaks_are_known_by_name_and_else_measured():
