@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% clean
+.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% ablate-dit clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -50,6 +50,9 @@ bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
 
 bench-%: setup  ## one benchmark, such as bench-world
 	$(BIN)/python experiments/benchmarks/$*.py
+
+ablate-dit: setup  ## block kinds, attention, conditioning and positions at equal compute; hours on a CPU, goes on where it stopped
+	$(BIN)/python -m experiments.dit_ablations $(ARGS)
 
 clean:  ## remove caches and built packages (keeps .venv and outputs)
 	rm -rf build dist .pytest_cache .ruff_cache *.egg-info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends."""
+    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends.
+
+    scales: of the rates of single parameters, by their names in the task (`sora.dit.scaling`).
+    """
 
     task: Any
     steps: Any
     depends: Mapping[str, str]
     unit: str
     vae: Path | None = None
+    scales: Mapping[str, Any] = field(default_factory=dict)
 
 
 def vae_plan(config: DictConfig) -> tuple[Any, Any]:
@@ -109,6 +113,8 @@ def diffusion_plan(config: DictConfig) -> Planned:
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
+    from sora.dit.scaling import named
+    from sora.network import flops_of, trainable
     from sora.training.diffusion_module import DiffusionTask
     from sora.vae import artefact
 
@@ -119,11 +125,25 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
     objective = build(config.objective, path=build(config.path), density=build(config.density))
-    dit = build(config.dit, patch_channels=planned.patchifier.channels(vae.latent_channels), text_width=encoder.width)
-    encode = online_encoder(planned, vae) if planned.online else None
-    task = DiffusionTask(dit=dit, text=encoder.text_module(), objective=objective, seed=config.seed, bins=config.level_bins, encode=encode)
-    depends = {**data.depends, "vae": planned.identity, "text": encoder.fingerprint}
-    return Job(task=task, steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"), depends=depends, unit="tokens", vae=planned.vae)
+    given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
+    dit, scales = trainable(config, **given)
+    task = DiffusionTask(
+        dit=dit,
+        text=encoder.text_module(),
+        objective=objective,
+        seed=config.seed,
+        bins=config.level_bins,
+        encode=online_encoder(planned, vae) if planned.online else None,
+        flops=flops_of(config.dit, **given),
+    )
+    return Job(
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends={**data.depends, "vae": planned.identity, "text": encoder.fingerprint},
+        unit="tokens",
+        vae=planned.vae,
+        scales=named(scales, "dit."),
+    )
 
 
 def online_encoder(planned: Planned, vae: Any) -> Any:

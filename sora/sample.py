@@ -41,7 +41,7 @@ def main(composed: Composed) -> None:
 
     config = composed.config
     lines = read_prompts(config.prompt, config.prompts)
-    loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
+    loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema, stretch=config.stretch)
     generator = make_generator(loaded, config)
     requests = plan_requests(lines, config, loaded)
     output = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
@@ -215,6 +215,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
         "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes},
         "sampler": OmegaConf.to_container(config.sampler),
         "guidance": OmegaConf.to_container(config.guidance),
+        "stretch": None if config.stretch is None else OmegaConf.to_container(config.stretch),
         "steps": config.steps,
         "shift": config.shift,
         "first": config.first,

@@ -46,28 +46,67 @@ class Movable:
         return replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segments(Movable):
-    """Where each clip of a packed axis begins and ends.
+    """Where each clip of a packed axis begins and ends, twice: for the host, which must not ask the device, and for the device.
 
-    `lengths` is the host's copy, so that nothing has to ask the device for a shape; `cu_seqlens` is the device's.
+    host: int64, on the CPU wherever the rest goes. A tensor rather than Python numbers, because a compiled network would be compiled anew
+    for other numbers; what runs on the device only hands it on, and the attention behind its op reads it. cu_seqlens: the same numbers.
     """
 
-    lengths: tuple[int, ...]
-    cu_seqlens: Int[Tensor, "G1"]  # int32, G + 1 of them, starts at 0
+    host: Int[Tensor, "G1"]  # G + 1 of them, starts at 0
+    cu_seqlens: Int[Tensor, "G1"]  # int32
 
     @classmethod
     def of(cls, lengths: tuple[int, ...] | list[int]) -> Segments:
         ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
-        return cls(lengths=tuple(lengths), cu_seqlens=ends.to(torch.int32))
+        return cls(host=ends, cu_seqlens=ends.to(torch.int32))
+
+    def _each(self, change) -> Self:
+        return replace(self, cu_seqlens=change(self.cu_seqlens))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(self.host.diff().tolist())
+
+    @property
+    def count(self) -> int:
+        return self.host.shape[0] - 1
 
     @property
     def total(self) -> int:
-        return sum(self.lengths)
+        return int(self.host[-1])
 
     @property
     def longest(self) -> int:
         return max(self.lengths, default=0)
+
+
+def owners(segments: Segments) -> Int[Tensor, "N"]:
+    """The segment of each token; computed on the device, with no shape that depends on the clips."""
+    places = torch.arange(segments.total, device=segments.cu_seqlens.device, dtype=torch.int32)
+    return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
+
+
+class Joined(NamedTuple):
+    """Two packed axes as one, on which segment g of the first stands before segment g of the second.
+
+    places: (N + M,), where each token of the first axis and then of the second stands on the joint one. order: its inverse.
+    """
+
+    segments: Segments
+    places: Int[Tensor, "K"]
+    order: Int[Tensor, "K"]
+
+
+def join(first: Segments, second: Segments) -> Joined:
+    """One axis of two that have as many segments; computed on the device, with no shape that depends on the clips."""
+    starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # how much of the other axis stands before a token
+    before = torch.cat((starts[owners(first)], ends[owners(second)])).to(torch.int64)
+    here = torch.arange(first.total + second.total, device=before.device)
+    places = before + torch.cat((here[: first.total], here[: second.total]))
+    order = torch.empty_like(places).scatter_(0, places, here)
+    return Joined(Segments(host=first.host + second.host, cu_seqlens=first.cu_seqlens + second.cu_seqlens), places, order)
 
 
 @dataclass(frozen=True)
@@ -110,10 +149,14 @@ class NoiseLevels(Movable):
 
 @dataclass(frozen=True)
 class TextTokens(Movable):
-    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding)."""
+    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding).
+
+    pooled: (G, W), one vector for each whole caption, from an encoder that makes one; None from the others.
+    """
 
     states: Float[Tensor, "M D"]
     segments: Segments
+    pooled: Float[Tensor, "G W"] | None = None
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ FREE = (
     "data.cache_mb",
     "data.hash_every_read",
     "data.max_bad_share",
+    "recompute",
+    "compile",
 )
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
 
@@ -63,12 +65,16 @@ def main(composed: Composed) -> int:
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
+        if changed is None:
+            begin(config, job)
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             record(config, run, state, changed)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             with Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog):
+                if state is None and changed is not None:
+                    begin(config, job)  # it was stopped before its first checkpoint
                 module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput))
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
@@ -195,6 +201,17 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     return run, state
 
 
+def begin(config: DictConfig, job: Job) -> None:
+    """Give the network the weights of a published checkpoint, if `init` names one."""
+    from sora.dit.published import checkpoints
+    from sora.training import ranks
+
+    if config.init is not None:
+        dit = job.task.dit if config.kind == "diffusion" else None
+        checkpoints.begin(dit, Path(config.init), patch=tuple(config.patches.size) if dit is not None else ())
+        ranks.say(f"began with the weights of {config.init}")
+
+
 def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
     """The run that the first rank is making."""
     import time
@@ -225,6 +242,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
 
     from sora.configs.build import build
     from sora.data.loading import step_loader
+    from sora.network import peak_of
     from sora.training import module as modules
     from sora.training.callbacks import Checkpoints, Journal
     from sora.training.guards import Alike
@@ -234,17 +252,18 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     first = state.step if state else 0
     module = modules.TrainingModule(
         task=job.task,
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
         clip=config.clip,
         patience=config.patience,
         stop=lambda: bool(flag),
     )
-    journal = Journal(run, every=config.log_every, steps=config.steps, unit=job.unit, tracker=tracker_of(config, run), resumed=state)
-    saver = Checkpoints(
-        run, **config.checkpoint, steps=config.steps, seed=config.seed, flag=flag, journal=journal, phases=clock.phases, resumed=state
-    )
+    peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
+    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker_of(config, run)}
+    journal = Journal(run, **shown, resumed=state, peak=peak)
+    kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
+    saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
     trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), journal, saver, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused

@@ -114,6 +114,22 @@ def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
     assert not averaged.dit.training
 
 
+def test_rotary_positions_stretch_at_sampling_and_only_when_asked(trained, tmp_path, capsys):
+    plain, once, twice = (
+        load_diffusion(trained, stretch=stretch and {"_target_": "sora.dit.stretch.interpolated", "factors": stretch})
+        .dit.get_submodule("rope")
+        .rates
+        for stretch in (None, [1, 1, 1], [2, 1, 4])
+    )
+    axes = torch.tensor([2, 1, 4]).repeat_interleave(torch.tensor([2, 3, 3]))
+    assert torch.equal(plain, once) and torch.allclose(twice * axes, plain)
+    words = ("prompt=a square", "size=16x16", "seconds=1", "stretch=ntk", "stretch.factors=[2,1,1]")
+    code, (path,) = sample(trained, tmp_path / "out", *words)
+    assert code == 0 and json.loads(path.with_suffix(".json").read_text())["stretch"]["factors"] == [2, 1, 1]
+    assert sample(trained, tmp_path / "none", *words[:-1], "stretch.factors=[2,1]")[0] == 2
+    assert "three numbers above 0" in capsys.readouterr().err
+
+
 def test_what_was_not_trained_together_is_refused(trained, tmp_path):
     import shutil
 

@@ -28,18 +28,19 @@ def vae_artefact(folder: Path) -> Path:
     return folder
 
 
-def diffusion_run(folder: Path, *, vae: Path, data: Path, steps: tuple[int, ...] = (5, 10)) -> Path:
-    """A run with a checkpoint at each of `steps`; averaged weights differ from the last ones."""
+def diffusion_run(folder: Path, *, vae: Path, data: Path, steps: tuple[int, ...] = (5, 10), dit: dict[str, Any] | None = None) -> Path:
+    """A run with a checkpoint at each of `steps`; averaged weights differ from the last ones. dit: its configuration, if not dit=toy."""
     torch.manual_seed(1)
     names = {"patches": "1x2x2", "text": "byte", "dit": "toy", "objective": "velocity", "path": "straight", "density": "logit_normal"}
     config = {"kind": "diffusion", **{group: option(group, name) for group, name in names.items()}, "data": {"folders": [str(data)]}}
+    config["dit"] = dit or config["dit"]
     encoder, patches = build(config["text"]), build(config["patches"])
-    dit = build(config["dit"], patch_channels=patches.channels(artefact.load(vae).latent_channels), text_width=encoder.width)
-    for value in dit.parameters():
+    network = build(config["dit"], patch_channels=patches.channels(artefact.load(vae).latent_channels), text_width=encoder.width)
+    for value in network.parameters():
         torch.nn.init.normal_(value, std=0.1)
     info = {"kind": "diffusion", "depends": {"vae": artefact.artefact_hash(vae), "text": encoder.fingerprint}}
     made = run.create(folder, config=OmegaConf.to_yaml(OmegaConf.create(config)), info=info, vae=vae)
-    parts = {"dit": dit, "text": encoder.text_module()}
+    parts = {"dit": network, "text": encoder.text_module()}
     model = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     tensors = {"model": model, "ema": {name: value * 1.5 for name, value in model.items() if value.is_floating_point()}}
     for step in steps:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
-from sora.configs.build import build
+from sora.configs.build import build, plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,10 +53,11 @@ def run_kind(folder: Path) -> str:
     return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
 
 
-def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True) -> LoadedDiffusion:
+def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True, stretch: Mapping[str, Any] | None = None) -> LoadedDiffusion:
     """The networks of a diffusion run, in eval mode on the CPU.
 
-    step: of the checkpoint; None for the newest whole one. ema: averaged weights, where the run keeps them.
+    step: of the checkpoint; None for the newest whole one. ema: averaged weights, where the run keeps them. stretch: of rotary positions,
+    a node that names a function of `sora.dit.stretch`; None for the run's own.
 
     Raises:
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
@@ -79,6 +81,8 @@ def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True) -
                 f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back"
             )
     channels = patchifier.channels(vae.latent_channels)
+    if stretch is not None:
+        config["dit"] = stretched(config["dit"], plain(stretch))
     dit = build(config["dit"], patch_channels=channels, text_width=encoder.width)
     objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))
     text = encoder.text_module()
@@ -103,6 +107,13 @@ def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True) -
         hashes=hashes,
         code=info["code"],
     )
+
+
+def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's node with other rotary positions. Raises ValueError for one that has none."""
+    if not isinstance(dit.get("rope"), Mapping):
+        raise ValueError(f"{dit['_target_']} has no rotary positions (dit.rope) that stretch={stretch['_target_']} could change")
+    return {**dit, "rope": {**dit["rope"], "stretch": dict(stretch)}}
 
 
 def load_vae(folder: Path, step: int | None = None, *, ema: bool = True) -> LoadedVae:

@@ -75,7 +75,7 @@ class Objective:
             raise ValueError(f"a pack of {len(grids)} clips came with {len(batch.sample_ids)} sample ids")
         clips = list(zip(grids, batch.sample_ids, batch.epochs, strict=True))
         drawn = [self.clip_levels(grid, seed=seed, epoch=epoch, sample=sample) for grid, sample, epoch in clips]
-        levels = pack_levels(drawn, grids, batch.conditions, segments=len(batch.tokens.segments.lengths), max_levels=self.max_levels)
+        levels = pack_levels(drawn, grids, batch.conditions, segments=batch.tokens.segments.count, max_levels=self.max_levels)
         eps = torch.zeros(clean.shape, dtype=torch.float32)
         start = 0
         for grid, sample, epoch in clips:

@@ -3,32 +3,77 @@
     patches -> embed -> depth x [ attention in the clip, attention to its caption, MLP ] -> prediction per patch
 
 Each token is modulated by the noise level of its own latent frame; levels are embedded once per (clip, latent frame), never per token.
+Other kinds of blocks, patterns of attention, modulations and norms are siblings of the ones here, and chosen in the same place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.attention import Attention
+from sora.dit.layout import Attention, Layout, Pattern
 from sora.dit.rope import AxialRope, rotate
-from sora.tokens import NoiseLevels, PackedTokens, Segments, TextTokens
+from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
+
+
+class Stream(NamedTuple):
+    """The noise levels of one kind of token (of patches, or of words): embedded, as all blocks modulate by them, and which a token has."""
+
+    level: Float[Tensor, "U C"]
+    modulation: Float[Tensor, "U S"]
+    index: Int[Tensor, "N"]
 
 
 class Context(NamedTuple):
-    """What every block is given beside the tokens, computed once per forward pass."""
+    """What every block is given beside the tokens, computed once per forward pass.
 
-    segments: Segments
-    rotation: Complex[Tensor, "N 1 E2"]
-    modulation: Float[Tensor, "U C"]
-    level_index: Int[Tensor, "N"]
-    text: Float[Tensor, "M D"]
+    text_levels, joined: for blocks in which words are tokens too; a word has the highest level of its clip.
+    """
+
+    layout: Layout
+    rotation: Complex[Tensor, "N J E2"] | None
+    levels: Stream
     text_segments: Segments
+    text_levels: Stream | None
+    joined: Joined | None
+
+
+class Modulation(Protocol):
+    """How levels modulate blocks, see `sora.dit.modulation`: whether blocks share a projection, and what each adds of its own."""
+
+    @property
+    def shared(self) -> bool: ...
+
+    def own(self, level_width: int, channels: int) -> Projection | None: ...
+
+
+class Projection(Protocol):
+    """What a block projects level vectors (U, C) by, beside what all share; `begin` makes it zero."""
+
+    def __call__(self, level: Tensor, /) -> Tensor: ...
+
+    def begin(self) -> None: ...
+
+
+class Parts(NamedTuple):
+    """What a network makes its blocks of. level_width: C. kv_heads: of keys and values, a divisor of heads (GQA, Ainslie et al. 2023)."""
+
+    depth: int
+    width: int
+    level_width: int
+    heads: int
+    kv_heads: int
+    mlp: Callable[[], nn.Module]
+    norm: Callable[[int], nn.Module]
+    qk_norm: Callable[[int, int], nn.Module]
+    attention: Attention
+    pattern: Pattern
+    modulation: Modulation
 
 
 class LevelEmbedding(nn.Module):
@@ -50,45 +95,84 @@ class LevelEmbedding(nn.Module):
 class HeadNorm(nn.Module):
     """RMS norm of each head's channels, with one gain per channel (Dehghani et al. 2023): scores stay bounded."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
+        self.gain, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), eps=1e-6)
+        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), eps=self.eps)
+
+
+def rms_per_head(heads: int, head_width: int, *, eps: float) -> HeadNorm:
+    """dit.qk_norm: see `HeadNorm`; all heads share their gains."""
+    return HeadNorm(head_width, eps)
+
+
+class LayerNorm(nn.Module):
+    """The normalised x, scaled and shifted. `scale` is the whole factor: the 1 of (1 + scale) is added per level, by the network."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=self.eps), scale)
+
+
+def layer_norm(width: int, *, eps: float) -> LayerNorm:
+    """dit.norm: see `LayerNorm`; without gains of its own."""
+    return LayerNorm(eps)
 
 
 class SelfAttention(nn.Module):
-    """Every token of a clip sees every other token of it, and no other."""
+    """Every token of a clip sees the tokens of it that the pattern allows (usually all), and none of another clip."""
 
-    def __init__(self, *, width: int, heads: int, attention: Attention) -> None:
+    def __init__(self, number: int, parts: Parts) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
-        self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm, self.k_norm = HeadNorm(width // heads), HeadNorm(width // heads)
+        width, self.heads, self.kv_heads = parts.width, parts.heads, parts.kv_heads
+        head_width = width // parts.heads
+        if parts.heads == parts.kv_heads:
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * parts.kv_heads * head_width)
+        self.q_norm, self.k_norm = parts.qk_norm(parts.heads, head_width), parts.qk_norm(parts.kv_heads, head_width)
         self.out = nn.Linear(width, width)
+        self.attend = parts.pattern(parts.attention, number)
+
+    def project(self, x: Float[Tensor, "N D"], rotation: Complex[Tensor, "N J E2"] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (N, H, E), keys and values (N, K, E), rotated unless `rotation` is None."""
+        if self.heads == self.kv_heads:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        else:
+            q = self.q(x).unflatten(-1, (self.heads, -1))
+            k, v = self.kv(x).unflatten(-1, (2, self.kv_heads, -1)).unbind(1)
+        q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
     def forward(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # N H E
-        q = rotate(self.q_norm(q), context.rotation)
-        k = rotate(self.k_norm(k), context.rotation)
-        return self.out(self.attention(q, k, v, context.segments, context.segments).flatten(1))
+        return self.out(self.attend(*self.project(x, context.rotation), context.layout).flatten(1))
+
+    def begin(self) -> None:
+        """Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another."""
+        biases = [self.qkv.bias[: -self.qkv.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
+        for bias in biases:
+            nn.init.constant_(bias, 1.0)
 
 
 class CrossAttention(nn.Module):
     """Every token of a clip sees the clip's own caption."""
 
-    def __init__(self, *, width: int, heads: int, attention: Attention) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
+        width, self.heads, self.attention = parts.width, parts.heads, parts.attention
         self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.q_norm, self.k_norm = HeadNorm(width // heads), HeadNorm(width // heads)
+        self.q_norm, self.k_norm = (parts.qk_norm(parts.heads, width // parts.heads) for _ in "qk")
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
+    def forward(self, x: Float[Tensor, "N D"], text: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
         q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))
-        k, v = self.kv(context.text).unflatten(-1, (2, self.heads, -1)).unbind(1)  # M H E
-        return self.out(self.attention(q, self.k_norm(k), v, context.segments, context.text_segments).flatten(1))
+        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(1)  # M H E
+        return self.out(self.attention(q, self.k_norm(k), v, context.layout.segments, context.text_segments).flatten(1))
 
 
 class GeluMlp(nn.Module):
@@ -96,25 +180,11 @@ class GeluMlp(nn.Module):
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
-        self.up = nn.Linear(width, int(width * ratio))
-        self.down = nn.Linear(int(width * ratio), width)
+        self.up = nn.Linear(width, round(width * ratio))
+        self.down = nn.Linear(round(width * ratio), width)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         return self.down(F.gelu(self.up(x)))
-
-
-class SwiGluMlp(nn.Module):
-    """A gated MLP (Shazeer 2020), a third narrower than `GeluMlp` so that both have the same number of weights."""
-
-    def __init__(self, width: int, ratio: float) -> None:
-        super().__init__()
-        hidden = 8 * round(width * ratio * 2 / 3 / 8)
-        self.up = nn.Linear(width, 2 * hidden)
-        self.down = nn.Linear(hidden, width)
-
-    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        gate, value = self.up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * value)
 
 
 def gelu(width: int, ratio: float) -> GeluMlp:
@@ -122,42 +192,64 @@ def gelu(width: int, ratio: float) -> GeluMlp:
     return GeluMlp(width, ratio)
 
 
-def swiglu(width: int, ratio: float) -> SwiGluMlp:
-    """dit.mlp: see `SwiGluMlp`. ratio: hidden width over width, of the ungated MLP with as many weights."""
-    return SwiGluMlp(width, ratio)
-
-
 class Block(nn.Module):
     """x + gate * f(norm(x) * (1 + scale) + shift), for f = attention and then the MLP, with the caption in between (adaLN-single)."""
 
-    def __init__(self, *, width: int, heads: int, attention: Attention, mlp: nn.Module) -> None:
+    joint: ClassVar[bool] = False  # whether words are tokens of it too
+
+    def __init__(self, number: int, parts: Parts) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(6 * width))
-        self.attention = SelfAttention(width=width, heads=heads, attention=attention)
-        self.cross = CrossAttention(width=width, heads=heads, attention=attention)
-        self.mlp = mlp
+        self.table = nn.Parameter(torch.zeros(6 * parts.width))
+        self.own = parts.modulation.own(parts.level_width, 6 * parts.width)
+        self.norm1, self.norm2 = parts.norm(parts.width), parts.norm(parts.width)
+        self.attention = SelfAttention(number, parts)
+        self.cross = CrossAttention(parts)
+        self.mlp = parts.mlp()
 
-    def forward(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
-        # An embedding rather than an index: its gradient is a sorted sum, quick on a CPU and deterministic on a GPU.
-        parts = (context.modulation + self.table).chunk(6, dim=-1)  # U D
-        scale1, shift1, gate1, scale2, shift2, gate2 = (F.embedding(context.level_index, part) for part in parts)  # N D
-        x = torch.addcmul(x, gate1, self.attention(modulate(x, scale1, shift1), context))
-        x = x + self.cross(x, context)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, scale2, shift2)))
+    def forward(
+        self, x: Float[Tensor, "N D"], text: Float[Tensor, "M D"], context: Context
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
+        x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
+        x = x + self.cross(x, text, context)
+        return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
+
+    def begin(self) -> None:
+        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        if self.own is not None:
+            self.own.begin()
+        self.attention.begin()
+        nn.init.zeros_(self.cross.out.weight)
 
 
-def modulate(x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """The normalised x, scaled and shifted. `scale` is the whole factor: the 1 of (1 + scale) is added per level, by the network."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+def cross(number: int, parts: Parts) -> Block:
+    """dit.block: see `Block`."""
+    return Block(number, parts)
+
+
+def modulations(stream: Stream, table: Float[Tensor, "S"], own: Projection | None) -> tuple[Float[Tensor, "N D"], ...]:
+    """Scale, shift and gate of each token, three for each branch of a block: the blocks' shared ones, its table, and what is its own."""
+    width = stream.modulation.shape[1] // 6
+    parts = stream.modulation[:, : len(table)] + table
+    if own is not None:
+        parts = parts + own(stream.level)
+    # An embedding rather than an index: its gradient is a sorted sum, quick on a CPU and deterministic on a GPU.
+    return tuple(F.embedding(stream.index, part) for part in parts.split(width, dim=-1))
 
 
 class DiT(nn.Module):
     """Predicts, for each patch of noised latents, the P numbers that the objective asks for.
 
-    patch_channels: P. text_width: of the caption states. width: D. mlp: (width, ratio) -> the MLP of a block. position: width -> what
-    is added to a token for its place, beside the rotations. pooled_text: add the mean of a clip's caption to its noise levels, so that
-    it modulates every block. attention: see `sora.dit.attention`. At birth every block is the identity and the prediction is zero.
+    patch_channels: P. text_width: of the caption states. width: D. kv_heads: keys and values for as many heads; None: for all.
+    mlp: (width, ratio) -> the MLP of a block. position: width -> what is added to a token for its place, beside the rotations.
+    pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. clip_shape: width -> what does
+    the same for a clip's size and rate, see `sora.dit.clips`. registers: see `sora.dit.registers`. norm: width -> a norm that is
+    modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.modulation`. attention: who computes
+    it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.patterns`. block: (number, parts) -> a block; `cross` here, others
+    in `sora.dit.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
     """
+
+    registers: Any
 
     def __init__(
         self,
@@ -167,29 +259,45 @@ class DiT(nn.Module):
         width: int,
         depth: int,
         heads: int,
+        kv_heads: int | None,
         mlp: Callable[[int, float], nn.Module],
         mlp_ratio: float,
         rope: AxialRope,
         position: Callable[[int], nn.Module] | None,
         pooled_text: bool,
+        clip_shape: Callable[[int], nn.Module] | None = None,
+        registers: Callable[[int, Pattern], nn.Module] | None = None,
+        norm: Callable[[int], nn.Module],
+        qk_norm: Callable[[int, int], nn.Module],
+        modulation: Modulation,
         attention: Attention,
+        pattern: Pattern,
+        block: Callable[[int, Parts], nn.Module],
     ) -> None:
         super().__init__()
+        kv_heads = kv_heads or heads
         if width % heads or rope.width != width // heads:
             raise ValueError(
                 f"dit.rope.axes add up to {rope.width}, but a head is {width / heads:g} wide (dit.width={width} / dit.heads={heads});"
                 " the two must be equal"
             )
+        if heads % kv_heads:
+            raise ValueError(f"dit.kv_heads={kv_heads} does not divide dit.heads={heads}; each serves as many heads as the next")
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
         self.rope = rope
         self.embed = nn.Linear(patch_channels, width)
         self.embed_position = position(width) if position is not None else None
         self.embed_pooled = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if pooled_text else None
+        self.embed_shape = clip_shape(width) if clip_shape is not None else None
+        self.registers = registers(width, pattern) if registers is not None else None
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
-        self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width=width, heads=heads, attention=attention, mlp=mlp(width, mlp_ratio)) for _ in range(depth))
+        self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
+        self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
+        self.final_norm = norm(width)
         self.out = nn.Linear(width, patch_channels)
         self.reset_parameters()
 
@@ -198,49 +306,66 @@ class DiT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        crosses = [module.out for module in self.modules() if isinstance(module, CrossAttention)]
-        for attention in (module for module in self.modules() if isinstance(module, SelfAttention)):
-            # Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another.
-            nn.init.constant_(attention.qkv.bias[: 2 * self.width], 1.0)
-        for last in (self.modulation, self.final_modulation, self.out, *crosses):
-            nn.init.zeros_(last.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            block.begin()  # pyright: ignore[reportCallIssue]
+        for last in (self.modulation, self.final_modulation, self.out):
+            if last is not None:
+                nn.init.zeros_(last.weight)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
         states = self.embed_text(text.states)
-        level = self.embed_level(levels.levels)  # U D
-        if self.embed_pooled is not None:
-            level = level + F.embedding(levels.owners, self.embed_pooled(means(states, text.segments)))
-        context = Context(
-            segments=tokens.segments,
-            rotation=self.rope(tokens.positions),
-            modulation=self.modulation(level) + one_on_scales(6, self.width, level),
-            level_index=levels.index,
-            text=states,
-            text_segments=text.segments,
-        )
+        whole = self.embed_pooled(means(states, text.segments)) if self.embed_pooled is not None else None  # G D
+        if self.embed_shape is not None:
+            told = self.embed_shape(tokens.positions, tokens.segments)
+            whole = told if whole is None else whole + told
+        layout, rotation = Layout.of(tokens), self.rope(tokens.positions)
+        peaks = highest(levels, text.segments) if self.joint or self.registers is not None else None
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(tokens.positions)
+        wide: Any = None
+        if self.registers is not None:
+            wide = self.registers.widened(layout, levels, peaks)
+            layout, rotation, x = wide.layout, self.registers.rotation(rotation, wide), self.registers.fill(x, wide)
+            levels = wide.levels
+        context = Context(
+            layout=layout,
+            rotation=rotation,
+            levels=(stream := self.stream(levels.levels, levels.index, whole if whole is None else F.embedding(levels.owners, whole))),
+            text_segments=text.segments,
+            text_levels=self.stream(peaks, owners(text.segments), whole) if self.joint and peaks is not None else None,
+            joined=join(layout.segments, text.segments) if self.joint else None,
+        )
         for block in self.blocks:
-            x = block(x, context)
-        final = self.final_modulation(level) + one_on_scales(2, self.width, level)
+            x, states = block(x, states, context)
+        final = self.final_modulation(stream.level) + one_on_scales(2, self.width, stream.level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
-        return self.out(modulate(x, scale, shift))
+        x = self.out(self.final_norm(x, scale, shift))
+        return x if wide is None else x.index_select(0, wide.places)
+
+    def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
+        """What modulates tokens of these levels, and of clips with these pooled captions."""
+        level = self.embed_level(levels)  # U D
+        if pooled is not None:
+            level = level + pooled
+        ones = one_on_scales(6, self.width, level)
+        shared = self.modulation(level) + ones if self.modulation is not None else ones.expand(len(level), -1)
+        return Stream(level, shared, index)
 
 
-def owners(segments: Segments) -> Int[Tensor, "N"]:
-    """The segment of each token; computed on the device, with no shape that depends on the clips."""
-    places = torch.arange(segments.total, device=segments.cu_seqlens.device, dtype=torch.int32)
-    return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
+def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
+    """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
+    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(len(segments.lengths), whole.shape[1]).index_add(0, owners(segments), whole)
+    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
     return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 

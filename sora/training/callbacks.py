@@ -27,16 +27,28 @@ class Journal(Callback):
 
     every: steps between lines; a line's loss, parts and throughput are of all steps since the last. The open window is part of a
     checkpoint, so that a resumed run writes the lines the uninterrupted run would have written (its timings aside).
+    peak: what all devices together could make of floating-point operations in a second, asked once; None: MFU is not told.
     """
 
-    def __init__(self, run: Run, *, every: int, steps: int, unit: str, tracker: Tracker | NoTracker, resumed: TrainingState | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        every: int,
+        steps: int,
+        unit: str,
+        tracker: Tracker | NoTracker,
+        resumed: TrainingState | None,
+        peak: Callable[[], float] | None = None,
+    ) -> None:
         if every < 1:
             raise ValueError(f"log_every={every} must be at least 1; it is steps between lines of metrics.jsonl")
         self._run, self._every, self._steps, self._unit, self._tracker = run, every, steps, unit, tracker
         self._log = MetricsLog(run.metrics_file)
         self._progress: Progress | None = None
         self._told_disk = False
-        self._window: dict[str, Any] = resumed.facts["window"] if resumed else _empty_window()
+        self._window: dict[str, Any] = _empty_window() | (resumed.facts["window"] if resumed else {})
+        self._ask_peak, self._peak = peak, 0.0
         self._seconds: float = resumed.facts["seconds"] if resumed else 0.0
         self._ended = self._began = 0.0
 
@@ -51,6 +63,7 @@ class Journal(Callback):
             self._window["parts"] = {}  # a checkpoint keeps the first rank's
         else:
             self._log.rewind(pl_module.counters.step)
+            self._peak = self._ask_peak() if self._ask_peak is not None else 0.0
             self._progress = Progress(steps=self._steps, done=pl_module.counters.step, unit=self._unit)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,11 +83,14 @@ class Journal(Callback):
             self._skipped(trainer, report)
         if self._progress is not None:
             amount = window["tokens"] if self._unit == "tokens" else window["samples"]
-            rate = amount / max(1e-9, window["step_seconds"] + window["data_seconds"])
-            self._progress.update(report.step, loss=report.loss, rate=rate)
+            spent = max(1e-9, window["step_seconds"] + window["data_seconds"])
+            self._progress.update(report.step, loss=report.loss, rate=amount / spent, mfu=self._mfu(window["flops"] / spent))
         if report.step % self._every == 0 or report.step == self._steps:
             self._write(trainer, pl_module, report)
         pl_module.refuse_to_go_on()
+
+    def _mfu(self, flops_per_second: float) -> float | None:
+        return flops_per_second / self._peak if self._peak and flops_per_second else None
 
     def _count(self, report: Report) -> None:
         window = self._window
@@ -86,6 +102,7 @@ class Journal(Callback):
         window["grad_norm"] += report.grad_norm
         window["samples"] += report.samples
         window["tokens"] += report.tokens
+        window["flops"] += report.flops
         for name, (total, count) in report.parts.items():
             before = window["parts"].get(name)
             total, count = total.double().cpu(), count.double().cpu()
@@ -124,6 +141,8 @@ class Journal(Callback):
             "tokens_per_second": round(window["tokens"] / max(1e-9, spent), 1),
             "clips_per_second": round(window["samples"] / max(1e-9, spent), 2),
         }
+        if (mfu := self._mfu(window["flops"] / max(1e-9, spent))) is not None:
+            values |= {"tflops_per_second": round(window["flops"] / spent / 1e12, 5), "mfu": round(mfu, 4)}
         if not self._log.write({"step": report.step, **values}) and not self._told_disk and self._progress is not None:
             self._told_disk = True
             self._progress.say(f"{self._log.path} cannot be written ({self._log.problem}); training goes on without it")
@@ -299,7 +318,7 @@ class Writer:
 
 
 def _empty_window() -> dict[str, Any]:
-    sums = ("loss", "grad_norm", "data_seconds", "step_seconds")
+    sums = ("loss", "grad_norm", "flops", "data_seconds", "step_seconds")
     return {"steps": 0, "skipped": 0, "samples": 0, "tokens": 0, **dict.fromkeys(sums, 0.0), "parts": {}}
 
 

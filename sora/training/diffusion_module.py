@@ -11,16 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.diffusion.objective import Noised, Objective, by_level
+from sora.dit.flops import TRAINING, Flops
 from sora.tokens import Batch
 from sora.training.module import Loss
 
 
 @dataclass(frozen=True)
 class PreparedPack:
-    """A pack with its noise and levels, on the device."""
+    """A pack with its noise and levels, on the device. flops: of a training step on it."""
 
     batch: Batch
     noised: Noised
+    flops: float
 
     @property
     def count(self) -> Tensor:
@@ -43,7 +45,8 @@ class DiffusionTask(nn.Module):
     """The network, the text module that turns a pack's captions into what it attends to, and the objective.
 
     text: the identity for frozen encoders, whose states are cached; a byte-level encoder learns along. bins: of noise levels, in the log.
-    encode: makes a batch of what loading gives, on the device (None: it is one already).
+    encode: makes a batch of what loading gives, on the device (None: it is one already). flops: the operations of the network's forward
+    pass, for the throughput in the log; None: not counted.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class DiffusionTask(nn.Module):
         seed: int,
         bins: int,
         encode: Callable[[Any, torch.device], Batch] | None,
+        flops: Flops | None = None,
     ) -> None:
         super().__init__()
         self.dit = dit
@@ -63,13 +67,20 @@ class DiffusionTask(nn.Module):
         self.seed = seed
         self.bins = bins
         self.encode = encode
+        self.flops = flops
 
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
         """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
         return [
-            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True)) for pack, noised in self._noised(packs)
+            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), self._flops(pack))
+            for pack, noised in self._noised(packs)
         ]
+
+    def _flops(self, pack: Batch) -> float:
+        if self.flops is None:
+            return 0.0
+        return float(TRAINING * self.flops.pack(pack.tokens.grids, pack.text.segments.lengths[: len(pack.tokens.grids)]))
 
     def _noised(self, packs: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
         return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in packs]

@@ -37,7 +37,10 @@ class Loss:
 
 @runtime_checkable
 class Prepared(Protocol):
-    """One pack, ready for the network. count: what its loss is a sum over. samples and tokens: how much of the data it is."""
+    """One pack, ready for the network. count: what its loss is a sum over. samples and tokens: how much of the data it is.
+
+    flops: floating-point operations that a training step of the model makes on it; 0 where nobody counts them.
+    """
 
     @property
     def count(self) -> Tensor: ...
@@ -45,6 +48,8 @@ class Prepared(Protocol):
     def samples(self) -> int: ...
     @property
     def tokens(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
     @property
     def sample_ids(self) -> Sequence[int]: ...
 
@@ -71,7 +76,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one step. grad_norm: before clipping. suspects: ids of samples whose loss was not finite, when the step was skipped."""
+    """What came of one step. grad_norm: before clipping. suspects: ids of samples whose loss was not finite, when the step was skipped.
+
+    samples, tokens, flops: over all ranks.
+    """
 
     step: int
     loss: float
@@ -81,6 +89,7 @@ class Report:
     stop: bool
     samples: int
     tokens: int
+    flops: float
     parts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     suspects: Sequence[int] = ()
 
@@ -180,10 +189,10 @@ class TrainingModule(LightningModule):
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
         mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
         sound = torch.isfinite(mine) & torch.isfinite(norm)
-        size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs)]
+        size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
         facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
         facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
-        loss, unsound, total_norm, stop, samples, tokens = (
+        loss, unsound, total_norm, stop, samples, tokens, flops = (
             ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
         )
         taken = unsound == 0
@@ -210,6 +219,7 @@ class TrainingModule(LightningModule):
             stop=stop > 0,
             samples=int(samples),
             tokens=int(tokens),
+            flops=flops,
             parts=_added([loss.parts for loss in losses]),
             suspects=() if taken else suspects(packs, losses),
         )

@@ -1,6 +1,7 @@
 """Optimisers over named parameters. Each function returns the list of optimisers that step together.
 
-Matrices decay; biases, norms and tables do not.
+Matrices decay; biases, norms and tables do not. scales: of single parameters, by name, as a parametrization has them
+(`sora.dit.scaling`); None: all as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from sora.dit.scaling import Scale, scale_of
+
 
 def adamw(
-    parameters: Mapping[str, nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    scales: Mapping[str, Scale] | None = None,
 ) -> list[Optimizer]:
     """AdamW (Loshchilov & Hutter 2019) on everything, in the fused form."""
-    return [_adamw(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)]
+    return [_adamw(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, scales=scales)]
 
 
 def muon(
@@ -33,6 +42,7 @@ def muon(
     other_lr: float,
     betas: tuple[float, float],
     eps: float,
+    scales: Mapping[str, Scale] | None = None,
 ) -> list[Optimizer]:
     """Muon on the weight matrices of the blocks, AdamW at `other_lr` on the rest (embeddings, tables, the output layer, biases).
 
@@ -46,9 +56,15 @@ def muon(
     if not matrices:
         raise ValueError(f"no weight matrix has {within!r} in its name, so Muon has nothing to do; change optimizer.within or use adamw")
     rest = {name: value for name, value in parameters.items() if name not in matrices}
-    groups = [{"params": [value], "parts": _parts(name, value, splits)} for name, value in matrices.items()]
+    groups = [
+        {"params": [value], "parts": _parts(name, value, splits), "lr": lr * scale.muon, "weight_decay": weight_decay / scale.muon}
+        for name, value in matrices.items()
+        for scale in [scale_of(scales, name)]
+    ]
     first = Muon(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, iterations=iterations)
-    return [first, _adamw(rest, lr=other_lr, betas=betas, eps=eps, weight_decay=weight_decay)] if rest else [first]
+    if not rest:
+        return [first]
+    return [first, _adamw(rest, lr=other_lr, betas=betas, eps=eps, weight_decay=weight_decay, scales=scales)]
 
 
 def _parts(name: str, value: Tensor, splits: Mapping[str, int]) -> int:
@@ -58,13 +74,22 @@ def _parts(name: str, value: Tensor, splits: Mapping[str, int]) -> int:
     return parts
 
 
-def _adamw(parameters: Mapping[str, nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> AdamW:
-    decays = {name: value.ndim >= 2 and name.endswith("weight") for name, value in parameters.items()}
-    groups = [
-        {"params": [value for name, value in parameters.items() if decays[name]], "weight_decay": weight_decay},
-        {"params": [value for name, value in parameters.items() if not decays[name]], "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
+def _adamw(
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    scales: Mapping[str, Scale] | None,
+) -> AdamW:
+    """One group for all that have the same rate and decay; the unscaled rate comes first, and is the one that is logged."""
+    groups: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
+    for name, value in parameters.items():
+        scale, decays = scale_of(scales, name), value.ndim >= 2 and name.endswith("weight")
+        groups.setdefault((lr * scale.adam, decays, weight_decay * scale.decay if decays else 0.0), []).append(value)
+    told = [{"params": groups[key], "lr": key[0], "weight_decay": key[2]} for key in sorted(groups, reverse=True)]
+    return AdamW(told, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
 class Muon(Optimizer):

@@ -23,10 +23,11 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=done)
             self._bar.start()
 
-    def update(self, step: int, *, loss: float, rate: float) -> None:
-        """rate: units a second."""
+    def update(self, step: int, *, loss: float, rate: float, mfu: float | None = None) -> None:
+        """rate: units a second. mfu: the model's operations as a share of what the devices could make; None: not known."""
+        told = f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s" + ("" if mfu is None else f"  MFU {mfu:.1%}")
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s")
+            self._bar.update(self._task, completed=step, description=told)
             return
         now = time.monotonic()
         if now - self._told < self._every and step < self._steps:
@@ -34,7 +35,7 @@ class Progress:
         self._told = now
         left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
         times = f"{_minutes(now - self._began)} gone  {_minutes(left)} left"
-        print(f"step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} {self._unit}/s  {times}", file=sys.stderr, flush=True)
+        print(f"step {step}/{self._steps}  {told}  {times}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         if self._bar is not None:

@@ -48,6 +48,10 @@ class PreparedFrames:
         return len(self.sample_ids)
 
     @property
+    def flops(self) -> float:
+        return 0.0
+
+    @property
     def count(self) -> Tensor:
         return torch.tensor(float(self.samples), device=self.frames.device)
 

@@ -1,10 +1,19 @@
-"""Attention on packed axes equals the formula, segment by segment."""
+"""Attention on packed axes equals the formula, segment by segment, whoever computes it."""
+
+import importlib
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import attend, dense, per_segment, varlen
-from sora.tokens import Segments
+from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
+from sora.dit.attention.dense import allowed
+from sora.dit.attention.fastest import fastest
+from sora.dit.attention.flex import blocks
+from sora.dit.attention.op import is_attention, places
+from sora.dit.layout import Layout, Mask
+from sora.patches import pack
+from sora.tokens import Grid, Segments
 
 RAGGED = [
     ((5, 5, 5), (5, 5, 5)),
@@ -16,24 +25,101 @@ RAGGED = [
 ]
 
 
-def inputs(q_lengths, k_lengths, *, heads=3, width=8, dtype=torch.float32):
+# Largest difference from the formula in float64, as a share of the largest number: of outputs, and of gradients.
+TOLERANCE = {torch.float32: (1e-6, 3e-6), torch.bfloat16: (1.5e-2, 2.5e-2)}
+# One frame, one token, long and flat, portrait, and as many frames as rows and columns; twice the same, which are computed together.
+GRIDS = (Grid(3, 4, 5), Grid(1, 3, 7), Grid(1, 3, 7), Grid(5, 2, 2), Grid(4, 1, 1), Grid(1, 1, 1), Grid(2, 2, 2), Grid(1, 20, 6))
+# (reach, causal)
+MASKS = [
+    ((0, -1, -1), False),  # frames by themselves
+    ((-1, 0, 0), False),  # places over time
+    ((1, 0, 0), True),
+    ((-1, -1, -1), True),
+    ((1, -1, -1), True),
+    ((1, 1, 1), False),
+    ((0, 1, -1), False),
+    ((-1, 1, 2), False),
+    ((1, -1, 1), True),
+    ((0, 0, 0), False),
+]
+
+
+def inputs(q_lengths, k_lengths, *, heads=3, kv_heads=None, width=8, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
-    rows = (sum(q_lengths), sum(k_lengths), sum(k_lengths))
-    tensors = [torch.randn(n, heads, width, generator=generator, dtype=torch.float64).to(dtype) for n in rows]
+    shapes = [(sum(q_lengths), heads), *[(sum(k_lengths), kv_heads or heads)] * 2]
+    # Rounded to bfloat16 first, so that every dtype begins with the same numbers.
+    tensors = [torch.randn(*shape, width, generator=generator, dtype=torch.float64).bfloat16().to(dtype) for shape in shapes]
     return [tensor.requires_grad_() for tensor in tensors]
 
 
+def check(backend, dtype, q_lengths, k_lengths, segments, mask=None, **shape):
+    """Outputs and gradients of a backend against the formula in float64."""
+    ours = inputs(q_lengths, k_lengths, dtype=dtype, **shape)
+    truth = inputs(q_lengths, k_lengths, dtype=torch.float64, **shape)
+    out, expected = backend(*ours, *segments, mask), dense(*truth, *segments, mask)
+    assert out.dtype == dtype
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).bfloat16()
+    found = torch.autograd.grad((out * weight.to(dtype)).sum(), ours)
+    wanted = torch.autograd.grad((expected * weight.double()).sum(), truth)
+    for mine, theirs, tolerance in zip((out, *found), (expected, *wanted), (TOLERANCE[dtype][0], *[TOLERANCE[dtype][1]] * 3), strict=True):
+        assert not len(theirs) or (mine.double() - theirs).abs().max() <= tolerance * max(1.0, theirs.abs().max())
+
+
+def layout(grids=GRIDS, *, padding=5, empty=2):
+    tokens = sum(grid.tokens for grid in grids)
+    clips, seconds = [torch.zeros(grid.tokens, 1) for grid in grids], [torch.zeros(grid.t) for grid in grids]
+    return Layout.of(pack(clips, grids, seconds=seconds, budget=tokens + padding, max_clips=len(grids) + empty))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("backend", [per_segment, chunked])
 @pytest.mark.parametrize(("q_lengths", "k_lengths"), RAGGED)
-def test_outputs_and_gradients_are_those_of_the_masked_formula(q_lengths, k_lengths):
+def test_outputs_and_gradients_are_those_of_the_masked_formula(q_lengths, k_lengths, backend, dtype):
+    check(backend, dtype, q_lengths, k_lengths, (Segments.of(q_lengths), Segments.of(k_lengths)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize(("reach", "causal"), MASKS)
+def test_every_mask_is_that_of_brute_force(reach, causal, backend, dtype):
+    where = layout()
+    mask = Mask(where, reach, causal)
+    check(backend, dtype, where.segments.lengths, where.segments.lengths, (where.segments,) * 2, mask, heads=4, kv_heads=2, width=4)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("backend", [per_segment, chunked])
+def test_fewer_heads_of_keys_serve_as_many_queries_each(backend, kv_heads):
+    q_lengths, k_lengths = RAGGED[2]
+    check(backend, torch.float32, q_lengths, k_lengths, (Segments.of(q_lengths), Segments.of(k_lengths)), heads=4, kv_heads=kv_heads)
+
+
+def test_chunks_of_queries_add_up(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("sora.dit.attention.chunked"), "SCORES", 1)
+    lengths = (100, 37)
+    check(chunked, torch.float32, lengths, lengths, (Segments.of(lengths),) * 2, heads=4, kv_heads=2)
+    where = layout((Grid(2, 9, 5), Grid(1, 7, 7)))
+    check(chunked, torch.float32, where.segments.lengths, where.segments.lengths, (where.segments,) * 2, Mask(where, (1, 2, 1), True))
+
+
+@pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
+def test_flex_attention_has_the_same_mask(reach, causal):
+    """Its kernels need a GPU; what it is told to compute can be read, and computed forwards on a CPU."""
+    where = layout()
+    mask = None if reach is None else Mask(where, reach, causal)
+    lengths = where.segments.lengths
+    q, k, v = (tensor.detach() for tensor in inputs(lengths, lengths, heads=4, kv_heads=2))
+    expected = dense(q, k, v, where.segments, where.segments, mask)
+    torch.testing.assert_close(flex(q, k, v, where.segments, where.segments, mask), expected, atol=2e-6, rtol=0)
+    kept = blocks(where.segments, where.segments, mask, len(q), len(q))
+    assert kept is blocks(where.segments, where.segments, mask, len(q), len(q))  # found once for all blocks of a network
+
+
+def test_flex_attention_to_captions():
+    q_lengths, k_lengths = RAGGED[2]
     segments = Segments.of(q_lengths), Segments.of(k_lengths)
-    ours, truth = inputs(q_lengths, k_lengths), inputs(q_lengths, k_lengths, dtype=torch.float64)
-    out, expected = attend(*ours, *segments), dense(*truth, *segments)
-    torch.testing.assert_close(out.double(), expected, atol=2e-6, rtol=0)
-    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (out * weight.float()).sum().backward()
-    (expected * weight).sum().backward()
-    for mine, theirs in zip(ours, truth, strict=True):
-        torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=5e-6, rtol=0)
+    q, k, v = (tensor.detach() for tensor in inputs(q_lengths, k_lengths))
+    torch.testing.assert_close(flex(q, k, v, *segments), dense(q, k, v, *segments), atol=2e-6, rtol=0)
 
 
 def test_views_with_odd_strides_are_read_right():
@@ -45,19 +131,118 @@ def test_views_with_odd_strides_are_read_right():
     torch.testing.assert_close(attend(q, k, v, segments, segments), dense(q, k, v, segments, segments), atol=2e-6, rtol=0)
 
 
-def test_gradcheck_against_finite_differences():
+@pytest.mark.parametrize("backend", [per_segment, chunked])
+def test_gradcheck_against_finite_differences(backend):
     q, k, v = inputs((3, 3, 2), (2, 2, 4), heads=2, width=4, dtype=torch.float64)
     segments = Segments.of((3, 3, 2)), Segments.of((2, 2, 4))
-    assert torch.autograd.gradcheck(lambda *qkv: per_segment(*qkv, *segments), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *qkv: backend(*qkv, *segments), (q, k, v), fast_mode=True)
 
 
 @pytest.mark.slow
-def test_the_op_keeps_the_promises_of_a_custom_op():
+@pytest.mark.parametrize("name", ["per_segment", "chunked"])
+def test_the_op_keeps_the_promises_of_a_custom_op(name):
     q, k, v = inputs((3, 3, 2), (2, 2, 4))
-    torch.library.opcheck(torch.ops.sora.per_segment_attention.default, (q, k, v, [3, 3, 2], [2, 2, 4]))
+    segments = Segments.of((3, 3, 2)), Segments.of((2, 2, 4))
+    op = getattr(torch.ops.sora_attend, name).default
+    torch.library.opcheck(op, (q, k, v, *places(*segments, None)))
+    assert is_attention(op)
+    assert not is_attention(torch.ops.aten.mm.default)
 
 
-def test_a_backend_that_cannot_run_here_says_why():
+@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
+def test_flops_are_counted_by_the_pairs_that_see_one_another(reach, causal, backend):
+    where = layout()
+    mask = None if reach is None else Mask(where, reach, causal)
+    q, k, v = inputs(where.segments.lengths, where.segments.lengths, heads=4, kv_heads=2)
+    seen = int(allowed(where.segments, where.segments, mask).sum())
+    with FlopCounterMode(display=False) as counter:
+        out = backend(q, k, v, where.segments, where.segments, mask)
+        assert counter.get_total_flops() == 4 * seen * 4 * 8
+        out.sum().backward()
+    assert counter.get_total_flops() == (4 + 10) * seen * 4 * 8
+
+
+class Package:
+    """Functions of flash attention that check how they are called, in the place of kernels that need a GPU."""
+
+    @staticmethod
+    def called(q, k, offsets, longest):
+        lengths = [cu.diff().tolist() for cu in offsets]
+        assert all(cu.dtype == torch.int32 for cu in offsets)
+        assert list(longest) == [max(each) for each in lengths]
+        assert [len(q), len(k)] == [sum(each) for each in lengths]
+        return [Segments.of(each) for each in lengths]
+
+    @staticmethod
+    def _flash_attn_varlen_forward(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p, softmax_scale, causal):
+        assert (dropout_p, softmax_scale, causal) == (0.0, pytest.approx(q.shape[-1] ** -0.5), False)
+        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q)), None, None
+
+    @staticmethod
+    def _flash_attn_varlen_backward(grad, q, k, v, out, lse, dq, dk, dv, cu_q, cu_k, max_q, max_k, **settings):
+        assert (settings["dropout_p"], settings["causal"]) == (0.0, False)
+        assert settings["softmax_scale"] == pytest.approx(q.shape[-1] ** -0.5)
+        assert grad.is_contiguous() and grad.shape == out.shape == q.shape and lse.shape == (q.shape[1], len(q))
+        Package.called(q, k, (cu_q, cu_k), (max_q, max_k))
+        for given, number in ((dq, 1.0), (dk, 2.0), (dv, 3.0)):
+            given.fill_(number)
+
+
+def test_flash_attention_is_called_as_it_asks_to_be(monkeypatch):
+    """Offsets, their dtypes, the longest segments, the shape of the log-sum-exp and whose gradient is whose."""
+    segments = [Segments.of(lengths) for lengths in RAGGED[2]]
+    q, k, v = inputs(*RAGGED[2], heads=4, kv_heads=2)
+    monkeypatch.setattr(importlib.import_module("sora.dit.attention.flash"), "_package", lambda: Package)
+    out, _ = torch.ops.sora_attend.flash(q, k, v, *places(*segments, None))
+    torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
+    found = torch.autograd.grad(out.sum(), (q, k, v))
+    assert [grad.unique().tolist() for grad in found] == [[1.0], [2.0], [3.0]]
+    assert [grad.shape for grad in found] == [q.shape, k.shape, v.shape]
+
+
+def test_torchs_variable_length_attention_is_called_as_it_asks_to_be(monkeypatch):
+    segments = [Segments.of(lengths) for lengths in RAGGED[2]]
+    q, k, v = inputs(*RAGGED[2], heads=4, kv_heads=2)
+
+    def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, enable_gqa):
+        assert return_aux.lse and enable_gqa
+        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q))
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    out, _ = torch.ops.sora_attend.varlen(q, k, v, *places(*segments, None))
+    torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
+
+
+def test_the_flash_attn_package_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(importlib.import_module("sys").modules, "flash_attn", None)
+    with pytest.raises(ValueError, match=r"pip install flash-attn.*sora\.dit\.attention\.varlen"):
+        importlib.import_module("sora.dit.attention.flash")._package()
+
+
+@pytest.mark.parametrize("backend", [varlen, flash])
+def test_a_backend_that_cannot_run_here_says_why(backend):
     q, k, v = inputs((3,), (3,))
-    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention"):
-        varlen(q, k, v, Segments.of((3,)), Segments.of((3,)))
+    segments = (Segments.of((3,)),) * 2
+    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention=sora\.dit\.attention\.attend"):
+        backend(q, k, v, *segments)
+    with pytest.raises(ValueError, match=r"no masks.*dit\.attention=sora\.dit\.attention\.attend"):
+        backend(q, k, v, *segments, Mask(layout((Grid(1, 1, 3),), padding=0), (0, 0, 0), False))
+
+
+def test_flex_attention_refuses_to_train_on_a_cpu():
+    q, k, v = inputs((3,), (3,))
+    with pytest.raises(ValueError, match=r"trains on CUDA only.*sora\.dit\.attention\.attend"):
+        flex(q, k, v, *(Segments.of((3,)),) * 2)
+
+
+def test_the_fastest_backend_is_chosen_by_device_dtype_and_mask(monkeypatch):
+    monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", True)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert fastest(cuda, torch.bfloat16, masked=False) is varlen
+    assert fastest(cuda, torch.bfloat16, masked=True) is flex
+    assert fastest(cuda, torch.float32, masked=False) is flex
+    assert fastest(cpu, torch.float32, masked=True) is per_segment
+    assert fastest(cpu, torch.bfloat16, masked=True) is chunked
+    monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", False)
+    assert fastest(cpu, torch.bfloat16, masked=False) is per_segment

@@ -8,10 +8,13 @@ import torch
 
 from sora.diffusion.objective import pack_levels
 from sora.dit.attention import attend
-from sora.dit.dit import DiT, gelu, means, owners, swiglu
+from sora.dit.dit import DiT, cross, gelu, layer_norm, means, rms_per_head
+from sora.dit.mlps import swiglu
+from sora.dit.modulation import Single
+from sora.dit.patterns import full
 from sora.dit.rope import AxialRope, waves
 from sora.patches import pack, unpack
-from sora.tokens import Grid, NoiseLevels, Segments, TextTokens
+from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, owners
 
 P, TEXT = 6, 10
 # An image, a portrait, a landscape and a square of one token: as many clips as one of them has tokens, where broadcasting hides.
@@ -28,7 +31,8 @@ WITH_AND_WITHOUT = [
 def network(*, mlp=gelu, trained=True, **changes):
     torch.manual_seed(0)
     settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": attend}
-    settings |= {"position": POSITION, "pooled_text": True} | changes
+    settings |= {"position": POSITION, "pooled_text": True, "kv_heads": None, "modulation": Single(), "pattern": full, "block": cross}
+    settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6)} | changes
     dit = DiT(patch_channels=P, text_width=TEXT, mlp=mlp, rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), **settings)
     if trained:
         for parameter in dit.parameters():
@@ -200,7 +204,9 @@ def test_at_birth_blocks_are_identities_and_the_prediction_is_zero():
     assert dit(tokens, levels, text).abs().max() == 0
     seen = []
     for block in dit.blocks:
-        block.register_forward_hook(lambda _, inputs, output: seen.append(torch.equal(inputs[0], output)))
+        block.register_forward_hook(
+            lambda _, inputs, output: seen.append(torch.equal(inputs[0], output[0]) and torch.equal(inputs[1], output[1]))
+        )
     dit(tokens, levels, text)
     assert seen == [True, True]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.dit.rope import AxialRope, Waves, rotate
+from sora.dit.rope import AxialRope, Learned, Waves, rotate
 
 
 def scores(rope, q, k, positions):
@@ -37,8 +37,17 @@ def test_angles_stay_exact_under_autocast_and_far_away():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rotation = rope(positions)
     torch.testing.assert_close(rotation, rope(positions), atol=0, rtol=0)
-    exact = torch.polar(torch.ones(1, 8).double(), positions.double() @ rope.rates.double())
+    exact = torch.polar(torch.ones(1, 8).double(), positions.double()[:, rope.axis] * rope.rates.double())
     torch.testing.assert_close(rotation[:, 0].to(torch.complex128), exact, atol=2e-4, rtol=0)
+
+
+def test_a_module_cast_to_bf16_keeps_its_angles():
+    """Rates of eight bits would be wrong by a whole turn at position 1,000."""
+    rope, waves = AxialRope(axes=[4, 6, 6], time_scale=6.0, theta=10_000.0), Waves(48, waves=8, time_scale=6.0)
+    positions = torch.tensor([[100.3, 999.0, 1000.0]])
+    before, told = rope(positions), waves(positions)
+    assert torch.equal(rope.to(torch.bfloat16)(positions), before)
+    torch.testing.assert_close(waves.to(torch.bfloat16)(positions).float(), told, atol=0.02, rtol=0.02)
 
 
 def test_odd_axes_are_refused():
@@ -68,3 +77,20 @@ def test_waves_part_every_place_of_a_large_clip():
     told = module(positions[:128])  # along one axis; the other is told the same way
     assert torch.pdist(told).min() > 0.05
     assert torch.pdist(module(positions[::128])).min() > 0.05
+
+
+def test_learned_places_are_rows_of_their_tables_and_mix_in_between():
+    module = Learned(5, places=4, time_scale=2.0)
+    time, rows, columns = module.tables
+    found = module(torch.tensor([[1.0, 2.0, 0.0], [0.25, 0.0, 2.25], [9.0, 7.0, 3.0], [-1.0, 0.5, 3.5]]))
+    wanted = [
+        time[2] + rows[2] + columns[0],
+        (time[0] + time[1]) / 2 + rows[0] + 0.75 * columns[2] + 0.25 * columns[3],
+        time[3] + rows[3] + columns[3],  # beyond the last place
+        time[0] + (rows[0] + rows[1]) / 2 + columns[3],
+    ]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    found.sum().backward()
+    assert all(table.grad.abs().sum() > 0 for table in module.tables)
+    with pytest.raises(ValueError, match=r"position\.count is 0"):
+        Learned(5, places=0, time_scale=1.0)

@@ -40,6 +40,10 @@ class Pack:
     def tokens(self) -> int:
         return 3 * self.inputs.shape[0]
 
+    @property
+    def flops(self) -> float:
+        return 1e3 * self.inputs.shape[0]
+
 
 class Steps(Dataset):
     """`packs` packs a step, of unequal sizes; every value follows from (seed, step)."""
@@ -143,6 +147,7 @@ def fit(
     keep: int = 3,
     log_every: int = 1,
     stop_at: int | None = None,
+    peak=None,
     **settings,
 ) -> TrainingModule:
     """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
@@ -156,7 +161,7 @@ def fit(
         return bool(flag) or asked["step"] == stop_at
 
     module = module_of(steps=total, flag=wants, **settings)
-    journal = Journal(run, every=log_every, steps=total, unit="tokens", tracker=NoTracker(), resumed=resumed)
+    journal = Journal(run, every=log_every, steps=total, unit="tokens", tracker=NoTracker(), resumed=resumed, peak=peak)
     rest = {"keep": keep, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": Phases(), "resumed": resumed}
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)

@@ -1,0 +1,77 @@
+"""Run the study, or go on with it: every arm at equal compute with every seed, on the quickstart's data, then a table and a plot.
+
+    python -m experiments.dit_ablations                                 # all of it: hours on a CPU
+    python -m experiments.dit_ablations --steps 300 --seeds 0           # a first look
+    python -m experiments.dit_ablations --scale toy --steps 8 --seeds 0 1 --output outputs/try
+    python -m experiments.dit_ablations --only dual                     # arms whose name has the word, and the base
+
+Finished runs are not made again and interrupted ones go on. Stop it at any time: seeds are outermost.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from experiments.dit_ablations import study
+from experiments.dit_ablations.plot import plot
+from sora.configs.compose import compose
+from sora.quickstart import real_videos, value
+from sora.quickstart import stages as quickstart_stages
+from sora.stages import commit, run_stages
+from sora.storage import write_json, write_text
+
+DATA = ("world", "real", "vae", "latents")  # stages of the quickstart that the arms share
+
+
+def main() -> None:
+    given = asked()
+    folder, seeds = Path(given.output), list(given.seeds)
+    config = compose("quickstart", [f"scale={given.scale}", f"output={value(folder)}"]).config
+    made = [stage for stage in quickstart_stages(config, folder, folder / "prompts.jsonl", real_videos()) if stage.name in DATA]
+    run_stages(made, folder)
+    found = [arm for arm in study.arms() if arm.name == "base" or any(word in arm.name for word in given.only or [""])]
+    experiment = [str(item) for item in config.scale.dit]
+    words = {arm.place: [*experiment, *arm.words, *given.also] for arm in found}
+    places = [f"data.folders=[{value(folder / 'data/world')}]", f"vae={value(folder / 'vae')}"]
+    told: Any = compose("train", [*words["base"], *places]).config
+    steps = study.equal_steps(words, places, steps=given.steps or told.steps)
+    print("\n".join(f"{name}: {number} steps" for name, number in steps.items()))
+    score = [f"data={value(folder / 'data/world')}", "metrics=[adherence]", "keep=0", *(str(item) for item in config.scale.scores)]
+    try:
+        run_stages(study.stages(folder / "runs", words, places, steps=steps, seeds=seeds, score=score), folder)
+    finally:
+        report(folder, found, seeds=seeds, steps=steps)
+
+
+def report(folder: Path, found: list[study.Arm], *, seeds: list[int], steps: dict[str, int]) -> None:
+    """What there is so far: results.json, results.md and results.svg."""
+    rows = study.results(folder / "runs", found, seeds=seeds, steps=steps)
+    by_name = {arm.name: arm for arm in found}
+    questions = list(dict.fromkeys(question for arm in found for question in arm.questions if arm.words))
+
+    def name_of(row: dict[str, Any], question: str) -> str:
+        return study.title(by_name[row["arm"]], question)
+
+    write_json(folder / "results.json", {"rows": rows, "seeds": seeds, "commit": commit()})
+    write_text(folder / "results.md", study.table(rows, questions, name_of))
+    write_text(folder / "results.svg", plot(rows, questions, name_of))
+    print(f"{folder / 'results.md'}\n{folder / 'results.svg'}")
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.dit_ablations", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--output", default="outputs/dit_ablations", help="folder of the study; the quickstart's data are made in it")
+    parser.add_argument("--scale", default="full", help="of conf/scale: what data, VAE and experiment")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=None, help="of the base; the experiment's own unless given")
+    parser.add_argument("--only", nargs="*", default=None, help="arms whose name has one of these words, and the base")
+    parser.add_argument("--also", nargs="*", default=[], help="KEY=VALUE that every arm gets")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

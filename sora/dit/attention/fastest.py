@@ -1,0 +1,36 @@
+"""The choice of who computes attention."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora.dit.attention.chunked import chunked
+from sora.dit.attention.flex import flex
+from sora.dit.attention.per_segment import per_segment
+from sora.dit.attention.varlen import HALVES, varlen
+from sora.dit.layout import Attention, Mask
+from sora.tokens import Segments
+
+# Whether this CPU multiplies matrices of bfloat16 natively; for others torch emulates it, at a tenth of their speed in float32.
+MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def attend(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """The fastest backend that trains on the device and dtype of q, under that mask."""
+    return fastest(q.device, q.dtype, masked=mask is not None)(q, k, v, q_segments, k_segments, mask)
+
+
+def fastest(device: torch.device, dtype: torch.dtype, *, masked: bool) -> Attention:
+    """On a GPU flash attention, or FlexAttention for masks and float32; on a CPU what its units multiply best."""
+    if device.type == "cuda":
+        return varlen if dtype in HALVES and not masked else flex
+    return chunked if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment

@@ -1,0 +1,83 @@
+"""The flash-attn package (Dao 2023), for those who have built it; `varlen` needs nothing but torch."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora.dit.attention.op import Places, family_member, places
+from sora.dit.attention.varlen import HALVES, longest
+from sora.dit.layout import Mask
+from sora.tokens import Segments
+
+
+def flash(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """Segments of any lengths on CUDA in half precision; masks are FlexAttention's work."""
+    if mask is not None:
+        raise ValueError("flash attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
+    if not q.is_cuda or q.dtype not in HALVES:
+        raise ValueError(
+            f"flash attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
+            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
+        )
+    _package()
+    return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
+
+
+def _package() -> ModuleType:
+    """The part of the package that holds its kernels."""
+    try:
+        from flash_attn import flash_attn_interface  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            f"flash attention needs the package flash-attn ({error}): pip install flash-attn --no-build-isolation, with a torch for CUDA;"
+            " or choose dit.attention=sora.dit.attention.varlen, which is built into torch"
+        ) from None
+    return flash_attn_interface
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    out, logsumexp, *_ = _package()._flash_attn_varlen_forward(
+        *(q, k, v, places.q_cu, places.k_cu, longest(places.q_host), longest(places.k_host)),
+        dropout_p=0.0,
+        softmax_scale=q.shape[-1] ** -0.5,
+        causal=False,
+    )
+    return out, logsumexp
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, places: Places
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    _package()._flash_attn_varlen_backward(
+        *(grad.contiguous(), q, k, v, out, logsumexp, *grads),
+        *(places.q_cu, places.k_cu, longest(places.q_host), longest(places.k_host)),
+        dropout_p=0.0,
+        softmax_scale=q.shape[-1] ** -0.5,
+        causal=False,
+        window_size_left=-1,
+        window_size_right=-1,
+        softcap=0.0,
+        alibi_slopes=None,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+    return grads
+
+
+def _extra(q: Tensor) -> Tensor:
+    """The log-sum-exp of the scores, (H, N)."""
+    return torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
+
+
+_op = family_member("flash", forward=_forward, backward=_backward, extra=_extra)

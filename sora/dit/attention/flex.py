@@ -1,0 +1,85 @@
+"""FlexAttention (Dong et al. 2024): any mask, on a GPU at the speed of its kernels; on a CPU forwards only, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache, reduce
+from operator import and_
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sora.dit.layout import EVERYWHERE, Mask
+from sora.tokens import Segments
+
+
+def flex(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """The blocks that a mask leaves, found once for all blocks of the network that ask for the same."""
+    if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError(
+            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.attention.attend, which computes"
+            " every dit.pattern there"
+        )
+    kernel = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else _kernel()
+    block_mask = blocks(q_segments, k_segments, mask, len(q), len(k))
+    out = kernel(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=block_mask, enable_gqa=q.shape[1] != k.shape[1])
+    return out[0].transpose(0, 1)
+
+
+def _kernel() -> Callable:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
+
+
+@cache
+def _compiled() -> Callable:
+    """Outside a compiled network the kernel is compiled by itself: without, it would make the whole matrix of scores."""
+    return torch.compile(_kernel(), dynamic=False)
+
+
+def blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):
+    """FlexAttention's block mask."""
+    found = _blocks if torch.compiler.is_compiling() else _remembered
+    return found(q_segments, k_segments, mask, queries, keys)
+
+
+def _blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    device = q_segments.cu_seqlens.device
+    owners = (_owners(q_segments, queries), _owners(k_segments, keys))
+    return create_block_mask(mask_mod(*owners, mask), B=None, H=None, Q_LEN=queries, KV_LEN=keys, device=device)
+
+
+# The blocks of a network ask one after another for the same one or two masks. Segments and layouts are told apart by identity.
+_remembered = lru_cache(maxsize=4)(_blocks)
+
+
+def _owners(segments: Segments, count: int) -> Int[Tensor, "N"]:
+    places = torch.arange(count, device=segments.cu_seqlens.device, dtype=torch.int32)
+    return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
+
+
+def mask_mod(q_owners: Int[Tensor, "N"], k_owners: Int[Tensor, "M"], mask: Mask | None) -> Callable:
+    """`sora.dit.layout.sees` for one query and one key of a clip, given by their numbers."""
+    # Lambdas, because FlexAttention counts and traces functions, which those that check types under pytest (every `def`) do not stand.
+    same = lambda batch, head, query, key: q_owners[query] == k_owners[key]  # noqa: E731
+    if mask is None:
+        return same
+    frames, rows, columns = (axis.contiguous() for axis in mask.layout.coordinates.unbind(1))
+    limits = [(axis, far) for axis, far in zip((frames, rows, columns), mask.reach, strict=True) if far != EVERYWHERE]
+    near = lambda batch, head, query, key: reduce(  # noqa: E731
+        and_, [(axis[query] - axis[key]).abs() <= far for axis, far in limits], same(batch, head, query, key)
+    )
+    if not mask.causal:
+        return near
+    return lambda batch, head, query, key: near(batch, head, query, key) & (frames[key] <= frames[query])

@@ -1,0 +1,75 @@
+"""torch's flash attention for the CPU, tile by tile."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora.dit.attention.op import Places, family_member, places
+from sora.dit.attention.tiles import Tile, tiles
+from sora.dit.layout import Mask
+from sora.tokens import Segments
+
+
+def per_segment(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """The fastest in float32; in bfloat16 the one with the smaller rounding (see `chunked`)."""
+    if q.is_cuda:
+        raise ValueError("per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention=sora.dit.attention.attend")
+    return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    out, logsumexp = torch.zeros(q.shape, dtype=q.dtype), _extra(q)
+    for tile in tiles(places):
+        o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*_inputs(tile, q, k, v), attn_mask=_added(tile, places, q))
+        tile.queries.put(out, o)
+        tile.queries.put(logsumexp, lse)
+    return out, logsumexp
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, places: Places
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = torch.zeros(q.shape, dtype=q.dtype), torch.zeros(k.shape, dtype=k.dtype), torch.zeros(v.shape, dtype=v.dtype)
+    for tile in tiles(places):
+        inputs = [*_inputs(tile, q, k, v), tile.queries.read(out)]
+        # The kernel's backward multiplies in the dtype that it is given; torch emulates that of halves where the CPU has none.
+        outer, *inputs = (x.to(logsumexp.dtype) for x in (tile.queries.read(grad), *inputs))
+        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *(outer, *inputs, tile.queries.read(logsumexp), 0.0, False), attn_mask=_added(tile, places, outer)
+        )
+        tile.queries.put(grads[0], parts[0])
+        for whole, part in zip(grads[1:], parts[1:], strict=True):
+            tile.keys.add(whole, part.unflatten(1, (whole.shape[1], -1)).sum(2) if part.shape[1] != whole.shape[1] else part)
+    return grads
+
+
+def _inputs(tile: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, H, L, E) and twice (batch, H, S, E); the kernel wants a key head for every query head."""
+    repeats = q.shape[1] // k.shape[1]
+    keys, values = tile.keys.read(k), tile.keys.read(v)
+    if repeats > 1:
+        keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
+    return tile.queries.read(q), keys, values
+
+
+def _added(tile: Tile, places: Places, q: Tensor) -> Tensor | None:
+    """The mask as what is added to the scores."""
+    seen = tile.mask(places)
+    return None if seen is None else torch.zeros(seen.shape, dtype=q.dtype).masked_fill(~seen, -torch.inf)[None, None]
+
+
+def _extra(q: Tensor) -> Tensor:
+    """The log-sum-exp of the scores, (N, H)."""
+    return torch.zeros(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+
+
+_op = family_member("per_segment", forward=_forward, backward=_backward, extra=_extra)

@@ -1,0 +1,164 @@
+"""Attention under any mask as a list of tiles: so many queries that see the same keys, read from the packed axis through strides.
+
+A clip's full attention is one tile; so is a frame's; a place over time is a stride; what comes before a frame is a slice; and a window is
+the slices of its frames and rows, with a mask over the columns. No mask is ever wider than a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sora.dit.attention.op import Places
+from sora.dit.layout import EVERYWHERE, sees
+
+ROWS_OF_A_TILE = 64  # tokens: fewer rows in a tile waste matmuls, more of them waste a window
+
+
+class View(NamedTuple):
+    """The tokens start + b step + o stride + i for b < batch, o < outer, i < inner, as (batch, heads, outer * inner, E)."""
+
+    start: int
+    batch: int
+    step: int
+    outer: int
+    stride: int
+    inner: int
+
+    def of(self, packed: Tensor) -> Tensor:
+        """(N, H, ...) -> (batch, H, outer, inner, ...), a view."""
+        (tokens, heads, *rest), start = packed.stride(), packed.storage_offset() + self.start * packed.stride(0)
+        size = (self.batch, packed.shape[1], self.outer, self.inner, *packed.shape[2:])
+        # One as_strided instead of slices and transposes: a step makes thousands of these views.
+        return packed.as_strided(size, (self.step * tokens, heads, self.stride * tokens, tokens, *rest), start)
+
+    def read(self, packed: Tensor) -> Tensor:
+        return self.of(packed).flatten(2, 3)
+
+    def put(self, packed: Tensor, part: Tensor) -> None:
+        self.of(packed).copy_(part.unflatten(2, (self.outer, self.inner)))
+
+    def add(self, packed: Tensor, part: Tensor) -> None:
+        self.of(packed).add_(part.unflatten(2, (self.outer, self.inner)))
+
+
+class Corner(NamedTuple):
+    """Frames, rows and columns of a tile's tokens in their clip, each as (first, how many)."""
+
+    frames: tuple[int, int]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+class Tile(NamedTuple):
+    """Queries and the keys that they meet. places: of both, where a mask has still to choose among the keys."""
+
+    queries: View
+    keys: View
+    places: tuple[Corner, Corner] | None
+
+    def mask(self, places: Places) -> Bool[Tensor, "L S"] | None:
+        return None if self.places is None else _mask(*self.places, tuple(places.reach), places.causal)
+
+
+def tiles(places: Places) -> tuple[Tile, ...]:
+    """The tiles of a pack; every query is in one of them, or sees nothing."""
+    q_lengths, k_lengths = (tuple(host.diff().tolist()) for host in (places.q_host, places.k_host))
+    grids = None if places.grids is None else tuple(map(tuple, places.grids.tolist()))
+    return _tiles(q_lengths, k_lengths, grids, tuple(places.reach), places.causal)
+
+
+@lru_cache(maxsize=256)
+def _tiles(q_lengths, k_lengths, grids, reach, causal) -> tuple[Tile, ...]:
+    if grids is None:
+        return tuple(_runs(q_lengths, k_lengths))
+    found: list[Tile] = []
+    start = 0
+    for length, grid in zip(q_lengths, grids, strict=True):
+        if length:
+            found += _over_time(start, grid, reach, causal) if reach[1:] == (0, 0) else _over_frames(start, grid, reach, causal)
+        start += length
+    return tuple(found)
+
+
+def _runs(q_lengths, k_lengths) -> list[Tile]:
+    """Whole segments; neighbours of equal lengths are computed together."""
+    runs: list[Tile] = []
+    start_q = start_k = 0
+    previous = (0, 0)
+    for length_q, length_k in zip(q_lengths, k_lengths, strict=True):
+        if length_q and length_k:
+            first_q, first_k, batch = start_q, start_k, 1
+            if previous == (length_q, length_k):
+                before = runs.pop()
+                first_q, first_k, batch = before.queries.start, before.keys.start, before.queries.batch + 1
+            runs.append(Tile(View(first_q, batch, length_q, 1, 0, length_q), View(first_k, batch, length_k, 1, 0, length_k), places=None))
+        start_q, start_k, previous = start_q + length_q, start_k + length_k, (length_q, length_k)
+    return runs
+
+
+def _over_time(start: int, grid, reach, causal) -> list[Tile]:
+    """Every place of a clip by itself, over its frames."""
+    frames, area = grid[0], grid[1] * grid[2]
+    view = View(start, area, 1, frames, area, 1)
+    corner = Corner((0, frames), (0, 1), (0, 1))
+    return [Tile(view, view, (corner, corner) if causal or reach[0] != EVERYWHERE else None)]
+
+
+def _over_frames(start: int, grid, reach, causal) -> Iterator[Tile]:
+    """Groups of frames that see the same frames, and of each so many rows as make a tile."""
+    frames, rows, width = grid
+    limits_place = reach[1] != EVERYWHERE or reach[2] != EVERYWHERE
+    step = max(1, ROWS_OF_A_TILE // width) if reach[1] != EVERYWHERE else rows
+    for batch, (first, count), (first_seen, count_seen) in _frame_groups(frames, reach[0], causal):
+        for row in range(0, rows, step):
+            mine, seen = (row, min(step, rows - row)), _around(row, min(step, rows - row), reach[1], rows)
+            ours = Corner((first, count), mine, (0, width)), Corner((first_seen, count_seen), seen, (0, width))
+            queries, keys = (_view(start, grid, corner, batch) for corner in ours)
+            yield Tile(queries, keys, ours if limits_place else None)
+
+
+def _frame_groups(frames: int, reach: int, causal: bool) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """(clips of frames that are alike, query frames, key frames), the frames as (first, how many)."""
+    if reach == 0:
+        yield frames, (0, 1), (0, 1)
+    elif reach == EVERYWHERE and not causal:
+        yield 1, (0, frames), (0, frames)
+    else:
+        for frame in range(frames):
+            first, count = _around(frame, 1, reach, frames)
+            yield 1, (frame, 1), (first, frame + 1 - first if causal else count)
+
+
+def _around(first: int, count: int, reach: int, size: int) -> tuple[int, int]:
+    """first and how many of `size` lie at most `reach` away from a range."""
+    if reach == EVERYWHERE:
+        return 0, size
+    low, high = max(0, first - reach), min(size, first + count + reach)
+    return low, high - low
+
+
+def _view(start: int, grid, corner: Corner, batch: int) -> View:
+    area, width = grid[1] * grid[2], grid[2]
+    (frame, frames), (row, rows), _ = corner
+    first = start + frame * area + row * width
+    if rows == grid[1]:
+        return View(first, batch, area, 1, 0, frames * area)
+    return View(first, batch, area, frames, area, rows * width)
+
+
+@lru_cache(maxsize=512)
+def _mask(queries: Corner, keys: Corner, reach: tuple[int, int, int], causal: bool) -> Bool[Tensor, "L S"] | None:
+    """Which keys of a tile its queries see; None for all."""
+    seen = sees(_points(queries), _points(keys), reach=reach, causal=causal)
+    return None if seen.all() else seen
+
+
+def _points(corner: Corner) -> Tensor:
+    axes = [torch.arange(first, first + count) for first, count in corner]
+    return torch.cartesian_prod(*axes).reshape(-1, 3)

@@ -1,0 +1,66 @@
+"""Variable-length flash attention as built into torch, for CUDA in half precision."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora.dit.attention.op import Places, family_member, places
+from sora.dit.layout import Mask
+from sora.tokens import Segments
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def varlen(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """Segments of any lengths; masks are FlexAttention's work."""
+    if mask is not None:
+        raise ValueError("varlen attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
+    if not q.is_cuda or q.dtype not in HALVES:
+        raise ValueError(
+            f"varlen attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
+            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
+        )
+    return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    out, logsumexp = varlen_attn(
+        *(q, k, v, places.q_cu, places.k_cu, longest(places.q_host), longest(places.k_host)),
+        return_aux=AuxRequest(lse=True),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out, logsumexp
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, places: Places
+) -> tuple[Tensor, Tensor, Tensor]:
+    unused = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout, which we never ask for
+    lengths = longest(places.q_host), longest(places.k_host)
+    return torch.ops.torch_attn._varlen_attn_backward(
+        grad.contiguous(), q, k, v, out, logsumexp, places.q_cu, places.k_cu, *lengths, False, unused, None, [-1, -1]
+    )
+
+
+def longest(host: Tensor) -> int:
+    """The tokens of the longest segment, which the host knows."""
+    return int(host.diff().max())
+
+
+def _extra(q: Tensor) -> Tensor:
+    """The log-sum-exp of the scores, (H, N)."""
+    return torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
+
+
+_op = family_member("varlen", forward=_forward, backward=_backward, extra=_extra)

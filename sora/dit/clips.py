@@ -1,0 +1,49 @@
+"""What a clip is as a whole, told to every block with the noise level: how many rows and columns of patches, how long, at which rate."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sora.tokens import Segments, owners
+
+
+class ClipShape(nn.Module):
+    """Rows, columns, seconds and latent frames per second of each clip, as waves of their logarithms, projected by two layers.
+
+    As Stable Diffusion XL tells its network of sizes (Podell et al. 2023, 2.2). All is read off the tokens' positions, on the device. An
+    image has no rate: 0. waves: of each number, of 1/2 to 16 doublings.
+    """
+
+    bits: Int[Tensor, "W"]
+
+    def __init__(self, width: int, *, waves: int) -> None:
+        super().__init__()
+        rates = 2 * torch.pi / torch.logspace(-1, 4, waves, base=2.0)
+        self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in sora.dit.rope.AxialRope
+        self.project = nn.Sequential(nn.Linear(8 * waves, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G D"]:
+        numbers = torch.log2(1 + measured(positions, segments))  # G 4
+        angles = (numbers[..., None] * self.bits.view(torch.float32)).flatten(1)
+        first = self.project[0]
+        assert isinstance(first, nn.Linear)
+        return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1).to(first.weight.dtype))
+
+
+def measured(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G 4"]:
+    """Rows, columns, seconds from the first latent frame to the last and latent frames per second of each segment; 0 for none."""
+    owner = owners(segments)[:, None].expand(-1, 3).to(torch.int64)
+    empty = positions.new_zeros(segments.count, 3)
+    largest, smallest = (empty.scatter_reduce(0, owner, positions, kind, include_self=False) for kind in ("amax", "amin"))
+    seconds, rows, columns = (largest - smallest).unbind(1)
+    rows, columns, tokens = rows + 1, columns + 1, segments.cu_seqlens.diff()
+    steps = tokens / (rows * columns) - 1
+    rate = torch.where(seconds > 0, steps / seconds.clamp_min(1e-6), 0.0)
+    return torch.stack((rows, columns, seconds, rate.clamp_min(0)), dim=1) * (tokens > 0)[:, None]
+
+
+def shape(width: int, *, count: int) -> ClipShape:
+    """dit.clip_shape: see `ClipShape`. count: waves of each number."""
+    return ClipShape(width, waves=count)

@@ -1,0 +1,152 @@
+"""How many floating-point operations a network makes: of every matrix product, learned from one forward pass on no data.
+
+A multiplication and its addition are two operations. Attention costs what its pattern lets tokens see, 4 E for each pair of a query and
+a key in each head of width E; a clip never pays for its neighbours or for padding. Norms, activations and what else is done token by
+token is not counted, nor is anything done twice to save memory: these are the model's operations as in Chowdhery et al. 2022 (PaLM,
+appendix B), where a step of training makes three times those of its forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sora.dit.layout import Attention, Mask
+from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
+
+TRAINING = 3  # the backward pass makes two products for each one of the forward pass
+_BASE = 16  # the probe has so many words for a token, levels for a word, segments for a level
+_LEFT_FACTOR = {torch.ops.aten.mm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.bmm: 0, torch.ops.aten.baddbmm: 1}
+
+
+class Rows(NamedTuple):
+    """How many of its rows a product has for each token, word, noise level and clip of a pack."""
+
+    tokens: int
+    words: int
+    levels: int
+    clips: int
+
+    @classmethod
+    def decoded(cls, rows: int) -> Rows:
+        """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members: they are the digits of the number.
+
+        Only clips may have as many rows as they like: a network may fill captions up to one length.
+        """
+        tokens, words, levels = (rows // _BASE**place % _BASE for place in range(3))
+        return cls(tokens, words, levels, rows // _BASE**3)
+
+    def of(self, tokens: int, words: int, levels: int, clips: int) -> int:
+        return self.tokens * tokens + self.words * words + self.levels * levels + self.clips * clips
+
+
+class Meeting(NamedTuple):
+    """One kind of attention: what meets what, and how far tokens see (`sora.dit.layout.Mask`); None: everything of the clip."""
+
+    queries: Rows
+    keys: Rows
+    reach: tuple[int, int, int] | None
+    causal: bool
+
+    def pairs(self, grid: Grid, words: int) -> int:
+        """Of a query and a key, in one clip."""
+        if self.reach is not None:
+            time, rows, columns = (_pairs(size, far) for size, far in zip(grid, self.reach, strict=True))
+            return (_earlier(grid.t, self.reach[0]) if self.causal else time) * rows * columns
+        return self.queries.of(grid.tokens, words, grid.t, 1) * self.keys.of(grid.tokens, words, grid.t, 1)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one forward pass. products: for each row of a product; meetings: for each pair of a query and a key."""
+
+    products: Mapping[Rows, int]
+    meetings: Mapping[Meeting, int]
+
+    @classmethod
+    def of(cls, make: Callable[[Attention], nn.Module], *, pooled_width: int | None = None) -> Flops:
+        """make: attention -> the network. It is made without memory for its weights, run once on shapes alone, and forgotten.
+
+        pooled_width: of the vector for a whole caption, for networks that want one.
+        """
+        seen = _Seen()
+        with torch.device("meta"):
+            network = make(seen.attention)
+        with torch.no_grad(), seen:
+            network(*nothing(network, (Grid(1, 1, 1),), (_BASE,), levels=_BASE**2, segments=_BASE**3, pooled_width=pooled_width))
+        return cls(products=dict(seen.products), meetings=dict(seen.meetings))
+
+    def clip(self, grid: Grid, words: int) -> int:
+        """Of one clip and its caption of `words` tokens, alone and without padding."""
+        products = sum(count * rows.of(grid.tokens, words, grid.t, 1) for rows, count in self.products.items())
+        return products + sum(count * meeting.pairs(grid, words) for meeting, count in self.meetings.items())
+
+    def pack(self, grids: Sequence[Grid], words: Sequence[int]) -> int:
+        """Of several clips and their captions, which is the sum over them: whatever else a pack holds is padding."""
+        return sum(self.clip(grid, number) for grid, number in zip(grids, words, strict=True))
+
+
+class _Seen(TorchDispatchMode):
+    """Writes down every matrix product, and is an attention backend that computes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: Counter[Rows] = Counter()
+        self.meetings: Counter[Meeting] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = _LEFT_FACTOR.get(func.overloadpacket)
+        if place is not None:
+            left, right = args[place], args[place + 1]
+            rows = left.numel() // max(1, left.shape[-1])
+            self.products[Rows.decoded(rows)] += 2 * left.shape[-1] * right.shape[-1]
+        return func(*args, **(kwargs or {}))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
+        reach, causal = (None, False) if mask is None else (mask.reach, mask.causal)
+        self.meetings[Meeting(Rows.decoded(len(q)), Rows.decoded(len(k)), reach, causal)] += 2 * q.shape[1] * (q.shape[2] + v.shape[2])
+        return v.new_empty(*q.shape[:2], v.shape[2])
+
+
+def nothing(
+    network: nn.Module, grids: tuple[Grid, ...], words: Sequence[int], *, levels: int, segments: int, pooled_width: int | None
+) -> tuple[PackedTokens, NoiseLevels, TextTokens]:
+    """A pack of these clips and captions as shapes alone, on the meta device, with as many noise levels and segments as asked for.
+
+    The network says its own `patch_channels` and `text_width`.
+    """
+    tokens, fillers = sum(grid.tokens for grid in grids), [0] * (segments - len(grids))
+
+    def empty(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    return (
+        PackedTokens(
+            patches=empty(tokens, int(network.patch_channels)),  # pyright: ignore[reportArgumentType]
+            positions=empty(tokens, 3),
+            segments=Segments.of([*(grid.tokens for grid in grids), *fillers]).to("meta"),
+            grids=grids,
+        ),
+        NoiseLevels(levels=empty(levels), index=empty(tokens, dtype=torch.int64), owners=empty(levels, dtype=torch.int64)),
+        TextTokens(
+            states=empty(sum(words), int(network.text_width)),  # pyright: ignore[reportArgumentType]
+            segments=Segments.of([*words, *fillers]).to("meta"),
+            pooled=None if pooled_width is None else empty(segments, pooled_width),
+        ),
+    )
+
+
+def _pairs(size: int, far: int) -> int:
+    """Pairs of places on a line of `size` that are at most `far` apart; -1 for any distance."""
+    return size * size if far < 0 else sum(min(size - 1, place + far) - max(0, place - far) + 1 for place in range(size))
+
+
+def _earlier(size: int, far: int) -> int:
+    """Pairs of a place on a line and one that is not after it, at most `far` before; -1 for any distance."""
+    return sum(min(place, far if far >= 0 else place) + 1 for place in range(size))

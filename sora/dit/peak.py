@@ -1,0 +1,53 @@
+"""How many floating-point operations a device could make in a second: what model FLOPs are a share of (MFU)."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import torch
+
+# Dense bf16 with accumulation in fp32, as makers state them (NVIDIA states most with sparsity, which is twice as much).
+# From the data sheets of A10, A100, L4, L40S, H100, H200 and MI300X, the GH200's, and the B200's in the DGX B200's.
+BF16 = (
+    (r"\bB200\b", 2250e12),
+    (r"\bH100 PCIe\b", 756e12),
+    (r"\bH100 NVL\b", 835e12),
+    (r"\b(H100|H200|H800|GH200)\b", 989e12),
+    (r"\bA[18]00\b", 312e12),
+    (r"\bL40S\b", 362e12),
+    (r"\bL4\b", 121e12),
+    (r"\bA10\b", 125e12),
+    (r"\bMI300X\b", 1307e12),
+)
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second: known by the GPU's name for bf16, else the best of some matrix products, measured now."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        found = stated(torch.cuda.get_device_name(device))
+        if found is not None:
+            return found
+    seconds, size = (0.25, 8192) if device.type == "cuda" else (0.05, 1024)
+    return measured(device, dtype, seconds=seconds, size=size)
+
+
+def stated(name: str) -> float | None:
+    """What the maker of a GPU states; None for a GPU that is not in the table."""
+    return next((value for pattern, value in BF16 if re.search(pattern, name)), None)
+
+
+def measured(device: torch.device, dtype: torch.dtype, *, seconds: float, size: int) -> float:
+    """Operations per second of the quickest of the products of two size x size matrices that fit in the time; at least three are made.
+
+    Beware: on a machine that does other work too it is what that work leaves.
+    """
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    quickest, end, made = float("inf"), time.monotonic() + seconds, 0
+    while made < 3 or time.monotonic() < end:
+        start = time.perf_counter()
+        torch.mm(left, left)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        quickest, made = min(quickest, time.perf_counter() - start), made + 1
+    return 2 * size**3 / quickest

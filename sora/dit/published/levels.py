@@ -1,0 +1,96 @@
+"""What modulates the blocks of published networks: noise levels, and what they add for a whole clip. (width, text_width) -> module."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.dit.dit import means
+from sora.tokens import TextTokens
+
+
+class Waves(nn.Module):
+    """Numbers as cosines and sines of rates from 1 down to 1 / 10,000 (Ho et al. 2020), through two layers.
+
+    late: the slowest rate is reached at the last wave, and not one after it.
+    """
+
+    def __init__(self, waves: int, width: int, *, late: bool) -> None:
+        super().__init__()
+        self.count, self.late = waves // 2, late
+        self.mlp = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, numbers: Float[Tensor, "U"]) -> Float[Tensor, "U C"]:
+        # As these networks compute it, in this order and in float32: a last bit of a rate is 1e-5 of an angle of 1000. No buffer, which a
+        # cast of the network to bf16 would cast too.
+        rates = torch.exp(-log(10_000) * torch.arange(self.count, dtype=torch.float32, device=numbers.device) / (self.count - self.late))
+        angles = numbers.float()[:, None] * rates
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
+
+
+class LevelVector(nn.Module):
+    """Of noise levels in [0, 1] alone; they are told to the network as 0 to 1000."""
+
+    def __init__(self, width: int, waves: int) -> None:
+        super().__init__()
+        self.width, self.time = width, Waves(waves, width, late=False)
+
+    def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
+        return self.time(1000 * levels)
+
+
+def level(width: int, text_width: int, *, waves: int) -> LevelVector:
+    """dit.level: see `LevelVector`, as wide as the network."""
+    return LevelVector(width, waves)
+
+
+def narrow_level(width: int, text_width: int, *, level_width: int) -> LevelVector:
+    """dit.level: see `LevelVector`; `level_width` channels of as many waves as the network is wide."""
+    return LevelVector(level_width, width)
+
+
+class LevelAndPooled(nn.Module):
+    """Of noise levels, the caption's pooled vector, and, if not None, the guidance scale that a distilled network is to imitate."""
+
+    def __init__(self, width: int, waves: int, pooled_width: int, guidance: float | None) -> None:
+        super().__init__()
+        self.width, self.time, self.scale = width, Waves(waves, width, late=False), guidance
+        self.pooled = nn.Sequential(nn.Linear(pooled_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.guidance = Waves(waves, width, late=False) if guidance is not None else None
+
+    def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
+        if text.pooled is None:
+            raise ValueError(
+                f"this network wants a vector of {self.pooled[0].in_features} numbers for each whole caption (TextTokens.pooled), and the"
+                " text encoder gives none; choose another text or another dit"
+            )
+        level = self.time(1000 * levels) + F.embedding(owners, self.pooled(text.pooled))
+        if self.guidance is not None and self.scale is not None:
+            level = level + self.guidance(torch.full_like(levels[:1], 1000 * self.scale))
+        return level
+
+
+def level_and_pooled(width: int, text_width: int, *, waves: int, pooled_width: int, guidance: float | None) -> LevelAndPooled:
+    """dit.level: see `LevelAndPooled`."""
+    return LevelAndPooled(width, waves, pooled_width, guidance)
+
+
+class LevelAndLabel(nn.Module):
+    """Of noise levels and a class: the caption is one word, a 1 among as many zeros as there are classes and one more for "none"."""
+
+    def __init__(self, width: int, waves: int, classes: int) -> None:
+        super().__init__()
+        self.width, self.time = width, Waves(waves, width, late=True)
+        self.label = nn.Linear(classes, width, bias=False)
+
+    def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
+        return self.time(1000 * levels) + F.embedding(owners, self.label(means(text.states, text.segments)))
+
+
+def level_and_label(width: int, text_width: int, *, waves: int) -> LevelAndLabel:
+    """dit.level: see `LevelAndLabel`; the width of the text is the number of classes with "none"."""
+    return LevelAndLabel(width, waves, text_width)

@@ -1,0 +1,179 @@
+"""A network put together as a published one is: the blocks of `sora.dit`, with the embeddings and the last layer that it has.
+
+It is called as `sora.dit.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
+
+    level   (width, text_width) -> module(levels, owners, text) -> what modulates, (U, C), before its activation
+    text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words of width D
+    final   (width, level width) -> module(x, what modulates, index) -> x, before the projection to patches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.dit.dit import Context, Modulation, Parts, Stream, highest, one_on_scales
+from sora.dit.layout import Attention, Layout, Pattern
+from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
+
+if TYPE_CHECKING:
+    from sora.dit.published.keys import KeyMap
+
+
+class PublishedDiT(nn.Module):
+    """Predicts, for each patch of noised latents, the P numbers that the published network was trained to predict.
+
+    patch: frames, rows and columns of a patch, as patches.size. by_frame: positions in time are numbers of latent frames, as networks
+    trained at one rate of frames have them; otherwise seconds. rope, position: None where it has none; `position` is given the tokens'
+    coordinates and the extents of their clips. keys: network -> the key map of its published checkpoints. The rest: as in `DiT`, and above.
+    """
+
+    embed_position: Any
+    embed_level: Any
+    embed_text: Any
+
+    def __init__(
+        self,
+        *,
+        patch_channels: int,
+        text_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: Sequence[int],
+        mlp: Callable[[int, float], nn.Module],
+        mlp_ratio: float,
+        level: Callable[[int, int], nn.Module],
+        text: Callable[[int, int, int, Attention], nn.Module],
+        rope: Any,
+        by_frame: bool,
+        position: Callable[[int], nn.Module] | None,
+        norm: Callable[[int], nn.Module],
+        qk_norm: Callable[[int, int], nn.Module],
+        modulation: Modulation,
+        attention: Attention,
+        pattern: Pattern,
+        block: Callable[[int, Parts], nn.Module],
+        final: Callable[[int, int], nn.Module],
+        keys: Callable[[PublishedDiT], KeyMap],
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"dit.width={width} does not divide into dit.heads={heads}")
+        if rope is not None and rope.width != width // heads:
+            raise ValueError(
+                f"dit.rope is for heads {rope.width} wide, but they are {width // heads} (dit.width={width} / dit.heads={heads})"
+            )
+        area = patch[0] * patch[1] * patch[2]
+        if patch_channels % area:
+            raise ValueError(f"patches of {patch_channels} numbers are not dit.patch={list(patch)}; choose patches of that size")
+        self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
+        self.patch, self.latent_channels, self.mlp_ratio = tuple(patch), patch_channels // area, mlp_ratio
+        self.by_frame, self.keys = by_frame, keys
+        self.rope = rope
+        self.embed = nn.Linear(patch_channels, width)
+        self.embed_position = position(width) if position is not None else None
+        self.embed_level = level(width, text_width)
+        self.embed_text = text(text_width, width, heads, attention)
+        level_width = self.embed_level.width
+        assert isinstance(level_width, int)
+        self.modulation = nn.Linear(level_width, 6 * width) if modulation.shared else None
+        parts = Parts(depth, width, level_width, heads, heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
+        self.joint = any(block.joint for block in self.blocks)
+        self.final = final(width, level_width)
+        self.out = nn.Linear(width, patch_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As `DiT` begins: Xavier weights, zero biases, blocks that are identities and a prediction of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            block.begin()  # pyright: ignore[reportCallIssue]
+        for last in (self.modulation, self.out):
+            if last is not None:
+                nn.init.zeros_(last.weight)
+
+    def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
+        """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
+        layout, peaks = Layout.of(tokens), highest(levels, text.segments)
+        places = layout.coordinates.to(tokens.positions.dtype)
+        segments = torch.arange(len(peaks), device=peaks.device)
+        words = self.embed_text(text, peaks)  # TextTokens, of M D
+        level = self.embed_level(levels.levels, levels.owners, text)  # U C
+        context = Context(
+            layout=layout,
+            rotation=self.rope(places if self.by_frame else tokens.positions) if self.rope is not None else None,
+            levels=self.stream(level, levels.index),
+            text_segments=words.segments,
+            text_levels=self.stream(self.embed_level(peaks, segments, text), owners(words.segments)) if self.joint else None,
+            joined=join(tokens.segments, words.segments) if self.joint else None,
+        )
+        x = self.embed(tokens.patches)  # N D
+        if self.embed_position is not None:
+            x = x + self.embed_position(places, extents(layout)).to(x.dtype)
+        states = words.states
+        for block in self.blocks:
+            x, states = block(x, states, context)
+        return self.out(self.final(x, level, levels.index))
+
+    def stream(self, level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Stream:
+        """What modulates tokens of these embedded levels."""
+        active = F.silu(level)
+        ones = one_on_scales(6, self.width, level)
+        return Stream(active, self.modulation(active) + ones if self.modulation is not None else ones.expand(len(level), -1), index)
+
+
+def extents(layout: Layout) -> Int[Tensor, "N 3"]:
+    """How many frames, rows and columns the clip of each token has; computed on the device."""
+    owner = owners(layout.segments)[:, None].expand(-1, 3)
+    largest = layout.coordinates.new_zeros(layout.segments.count, 3).scatter_reduce(0, owner, layout.coordinates, "amax")
+    return largest.gather(0, owner) + 1
+
+
+class TableFinal(nn.Module):
+    """The normalised x, scaled and shifted by what modulates and one table (adaLN-single)."""
+
+    def __init__(self, width: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Parameter(torch.zeros(2 * width)), norm
+
+    def forward(self, x: Float[Tensor, "N D"], level: Float[Tensor, "U D"], index: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        scale, shift = ((part + level) for part in self.table.chunk(2))
+        return self.norm(x, F.embedding(index, scale + 1), F.embedding(index, shift))
+
+
+def table(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> TableFinal:
+    """dit.final: see `TableFinal`."""
+    return TableFinal(width, norm(width))
+
+
+class ProjectedFinal(nn.Module):
+    """The normalised x, scaled and shifted by a projection of what modulates (adaLN-zero). before: a layer norm in front of that."""
+
+    def __init__(self, width: int, level_width: int, norm: nn.Module, before: nn.Module) -> None:
+        super().__init__()
+        self.project, self.before, self.norm = nn.Linear(level_width, 2 * width), before, norm
+
+    def forward(self, x: Float[Tensor, "N D"], level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        scale, shift = self.project(F.silu(level)).chunk(2, dim=-1)
+        return self.norm(self.before(x), F.embedding(index, scale + 1), F.embedding(index, shift))
+
+
+def projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> ProjectedFinal:
+    """dit.final: see `ProjectedFinal`."""
+    return ProjectedFinal(width, level_width, norm(width), nn.Identity())
+
+
+def normed_projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
+    """dit.final: see `ProjectedFinal`; with a layer norm of `eps` in front."""
+    return ProjectedFinal(width, level_width, norm(width), nn.LayerNorm(width, eps=eps))

@@ -1,0 +1,111 @@
+"""How published networks take captions in: (text_width, width, heads, attention) -> module(text, levels of the segments) -> words.
+
+The words come as `TextTokens` again, since there may be others than there were states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.dit.dit import means
+from sora.dit.layout import Attention
+from sora.dit.published.levels import Waves
+from sora.tokens import Segments, TextTokens, owners
+
+
+class ProjectedText(nn.Module):
+    """Each word's state through a linear layer, or through two with a GELU between. fill: see `filled`; 0: captions end where they end."""
+
+    def __init__(self, text_width: int, width: int, *, layers: int, fill: int) -> None:
+        super().__init__()
+        self.fill = fill
+        last = [nn.GELU(approximate="tanh"), nn.Linear(width, width)] if layers == 2 else []
+        self.project = nn.Sequential(nn.Linear(text_width, width), *last)
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> TextTokens:
+        text = filled(text, self.fill) if self.fill else text
+        return replace(text, states=self.project(text.states))
+
+
+def linear(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
+    """dit.text: see `ProjectedText`; one layer."""
+    return ProjectedText(text_width, width, layers=1, fill=0)
+
+
+def two_layers(text_width: int, width: int, heads: int, attention: Attention, *, fill: int) -> ProjectedText:
+    """dit.text: see `ProjectedText`; two layers."""
+    return ProjectedText(text_width, width, layers=2, fill=fill)
+
+
+def filled(text: TextTokens, length: int) -> TextTokens:
+    """Captions of `length` words each: zeros behind those that are shorter, as networks have them that read captions without a mask.
+
+    What a segment holds beyond `length` is left out; no caption may (text.max_tokens), the padding does. No shape depends on the captions.
+    """
+    count, width = text.segments.count, text.states.shape[1]
+    owner = owners(text.segments)
+    inside = torch.arange(len(owner), device=owner.device) - text.segments.cu_seqlens[owner]
+    place = torch.where(inside < length, owner * length + inside, count * length)
+    states = text.states.new_zeros(count * length + 1, width).index_copy(0, place, text.states)[:-1]
+    ends = length * torch.arange(count + 1)
+    places = ends.to(device=text.segments.cu_seqlens.device, dtype=torch.int32, non_blocking=True)
+    return replace(text, states=states, segments=Segments(ends, places))
+
+
+class Unread(nn.Module):
+    """The states as they are, for blocks that do not look at them."""
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> TextTokens:
+        return text
+
+
+def unread(text_width: int, width: int, heads: int, attention: Attention) -> Unread:
+    """dit.text: see `Unread`."""
+    return Unread()
+
+
+class RefinerBlock(nn.Module):
+    """x + gate * f(norm(x)), for f = attention among a caption's words, then an MLP; gates from the noise level and the whole caption."""
+
+    def __init__(self, width: int, heads: int, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.gates = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Float[Tensor, "M D"], level: Float[Tensor, "M D"], text: TextTokens) -> Float[Tensor, "M D"]:
+        gate1, gate2 = self.gates(F.silu(level)).chunk(2, dim=-1)
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        x = torch.addcmul(x, gate1, self.out(self.attention(q, k, v, text.segments, text.segments).flatten(1)))
+        return torch.addcmul(x, gate2, self.mlp(self.norm2(x)))
+
+
+class RefinedText(nn.Module):
+    """The words of a caption attend to one another first (HunyuanVideo's token refiner, Kong et al. 2024, 4.2)."""
+
+    def __init__(self, text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> None:
+        super().__init__()
+        self.time = Waves(256, width, late=False)
+        self.pooled = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.project = nn.Linear(text_width, width)
+        self.blocks = nn.ModuleList(RefinerBlock(width, heads, attention) for _ in range(depth))
+
+    def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> TextTokens:
+        level = self.time(1000 * peaks) + self.pooled(means(text.states, text.segments))
+        level = F.embedding(owners(text.segments), level)
+        x = self.project(text.states)
+        for block in self.blocks:
+            x = block(x, level, text)
+        return replace(text, states=x)
+
+
+def refined(text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> RefinedText:
+    """dit.text: see `RefinedText`; `depth` blocks."""
+    return RefinedText(text_width, width, heads, attention, depth=depth)

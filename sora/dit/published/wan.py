@@ -1,0 +1,99 @@
+"""Wan 2.1 (Wan team 2025): attention to captions behind a norm of its own, queries and keys normed across heads."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sora.dit.dit import Context, CrossAttention, Parts, SelfAttention, modulations
+from sora.dit.published.keys import Key, KeyMap, keys
+from sora.dit.published.network import PublishedDiT
+
+ATTENTION = {
+    "to_q.*": "qkv.*[0/3]",
+    "to_k.*": "qkv.*[1/3]",
+    "to_v.*": "qkv.*[2/3]",
+    "to_out.0.*": "out.*",
+}
+CROSS = {"to_q.*": "q.*", "to_k.*": "kv.*[0/2]", "to_v.*": "kv.*[1/2]", "to_out.0.*": "out.*"}
+QK_NORMS = {"norm_q.weight": "q_norm.gain", "norm_k.weight": "k_norm.gain"}
+MLP = {"net.0.proj.*": "up.*", "net.2.*": "down.*"}
+# Published: shift, scale, gate, of attention and of the MLP; ours: scale, shift, gate.
+SIX = "{0}[1/6] {0}[0/6] {0}[2/6] {0}[4/6] {0}[3/6] {0}[5/6]"
+TWO = "{0}[1/2] {0}[0/2]"
+TIME = {"linear_1.*": "mlp.0.*", "linear_2.*": "mlp.2.*"}
+TEXT = {"linear_1.*": "0.*", "linear_2.*": "2.*"}
+
+
+class NormedCrossBlock(nn.Module):
+    """As `sora.dit.dit.Block`, with a layer norm, of gains and biases, in front of attention to the caption."""
+
+    joint: ClassVar[bool] = False
+
+    def __init__(self, number: int, parts: Parts, *, eps: float) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6 * parts.width))
+        self.own = parts.modulation.own(parts.level_width, 6 * parts.width)
+        self.norm1, self.norm2 = parts.norm(parts.width), parts.norm(parts.width)
+        self.attention = SelfAttention(number, parts)
+        self.cross_norm = nn.LayerNorm(parts.width, eps=eps)
+        self.cross = CrossAttention(parts)
+        self.mlp = parts.mlp()
+
+    def forward(
+        self, x: Float[Tensor, "N D"], text: Float[Tensor, "M D"], context: Context
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
+        x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
+        x = x + self.cross(self.cross_norm(x), text, context)
+        return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
+
+    def begin(self) -> None:
+        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        if self.own is not None:
+            self.own.begin()
+        self.attention.begin()
+        nn.init.zeros_(self.cross.out.weight)
+
+
+def normed_cross(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
+    """dit.block: see `NormedCrossBlock`."""
+    return NormedCrossBlock(number, parts, eps=eps)
+
+
+def text_to_video(dit: PublishedDiT) -> KeyMap:
+    """dit.keys: WanTransformer3DModel without images as conditions."""
+    table = {
+        "patch_embedding.weight": Key("embed.weight", "d (t h w c) -> d c t h w"),
+        "patch_embedding.bias": "embed.bias",
+        "condition_embedder.time_proj.*": SIX.format("modulation.*"),
+        "scale_shift_table": Key(TWO.format("final.table"), "(two d) -> 1 two d"),
+        "proj_out.*": "out.*",
+    }
+    found = keys(table)
+    found |= keys(TIME, theirs="condition_embedder.time_embedder.", ours="embed_level.time.")
+    found |= keys(TEXT, theirs="condition_embedder.text_embedder.", ours="embed_text.project.")
+    for number in range(len(dit.blocks)):
+        block = f"blocks.{number}."
+        found |= keys(ATTENTION | QK_NORMS, theirs=f"{block}attn1.", ours=f"{block}attention.")
+        found |= keys(CROSS | QK_NORMS, theirs=f"{block}attn2.", ours=f"{block}cross.")
+        found |= keys(MLP, theirs=f"{block}ffn.", ours=f"{block}mlp.")
+        found |= keys({"norm2.*": "cross_norm.*"}, theirs=block, ours=block)
+        found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> 1 six d")}, theirs=block, ours=block)
+    config = {
+        "patch_size": list(dit.patch),
+        "num_attention_heads": dit.heads,
+        "attention_head_dim": dit.width // dit.heads,
+        "in_channels": dit.latent_channels,
+        "out_channels": dit.latent_channels,
+        "text_dim": dit.text_width,
+        "freq_dim": 2 * dit.embed_level.time.count,
+        "ffn_dim": round(dit.mlp_ratio * dit.width),
+        "num_layers": len(dit.blocks),
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+    }
+    return KeyMap("WanTransformer3DModel", config, found, dit.patch)

@@ -1,0 +1,56 @@
+"""How much memory a forward pass keeps for its backward, and a step needs at most: counted, so that it is the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Made(TorchDispatchMode):
+    """The storages that operators return, by where they lie, without keeping them alive. largest: of them all together, at any time."""
+
+    def __init__(self, besides: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {StorageWeakRef(value.untyped_storage()).cdata for value in besides}
+        self.made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference.cdata not in self.known:
+                    self.made[reference.cdata] = (reference, storage.nbytes())
+        self.largest = max(self.largest, self.alive())
+        return out
+
+    def alive(self) -> int:
+        self.made = {place: pair for place, pair in self.made.items() if not pair[0].expired()}
+        return sum(size for _, size in self.made.values())
+
+
+def kept_bytes(forward: Callable[[], Tensor], *, besides: Iterable[Tensor]) -> int:
+    """Bytes that still lie in memory after `forward`, as long as what it returned lives: its result and what the backward will want.
+
+    besides: weights and inputs, which are there anyway. Whoever keeps them counts: autograd, or checkpointing in its own cache.
+    """
+    with torch.enable_grad(), _Made(besides) as mode:
+        out = forward()
+    kept = mode.alive()
+    del out
+    return kept
+
+
+def peak_bytes(step: Callable[[], object], *, besides: Iterable[Tensor]) -> int:
+    """The most bytes that lie in memory at any time of `step`, between its operators (what one needs inside is not seen)."""
+    with torch.enable_grad(), _Made(besides) as mode:
+        step()
+    return mode.largest

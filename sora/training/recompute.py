@@ -1,0 +1,75 @@
+"""What a network's blocks keep for the backward, and what they compute again there (activation checkpointing): `recompute=` of sora train.
+
+Each takes the network and changes how its `blocks` run, nothing else: names and values of weights, and results beyond rounding, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from sora.dit.attention.op import is_attention
+
+
+def none(network: nn.Module) -> None:
+    """Keep everything: the fastest, and the most memory."""
+
+
+def full(network: nn.Module) -> None:
+    """Keep what stands between blocks only, and compute each block again (Chen et al. 2016): a third more time."""
+    _run(_blocks(network), _all_again)
+
+
+def every_n(network: nn.Module, *, n: int) -> None:
+    """As `full`, in every n-th block.
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"recompute.n={n} must be at least 1: every n-th block is computed again")
+    _run(_blocks(network)[::n], _all_again)
+
+
+def save_attention(network: nn.Module) -> None:
+    """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block."""
+    _run(_blocks(network), _all_but_attention_again)
+
+
+def by_size(network: nn.Module, *, above: int) -> None:
+    """`save_attention` for networks of more than `above` parameters, `none` for smaller ones."""
+    if sum(value.numel() for value in network.parameters()) > above:
+        save_attention(network)
+
+
+def _all_again(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _all_but_attention_again(block: nn.Module, *inputs: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
+    # What costs much is attention among a clip's tokens; to a caption, whose keys are few, it is cheaper to compute than to keep.
+    dear = is_attention(op) and args[0].shape == args[1].shape
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _blocks(network: nn.Module) -> Sequence[nn.Module]:
+    blocks = network.get_submodule("blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    return list(blocks)
+
+
+def _run(blocks: Sequence[nn.Module], how: Callable) -> None:
+    for block in blocks:
+        # In place rather than by a wrapping module, which would rename the weights; a method rather than a closure, which every block
+        # would be compiled anew for.
+        block.forward = MethodType(how, block)

@@ -1,0 +1,74 @@
+"""`sora export` and `sora train init=`: published networks out of runs and into them."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from sora.configs.build import build
+from sora.configs.load import load_diffusion
+from tests.trained import diffusion_run, option, vae_artefact
+
+pytestmark = pytest.mark.slow
+cli, train = importlib.import_module("sora.cli"), importlib.import_module("sora.train")
+SMALL = {"width": 48, "depth": 2, "heads": 2, "rope": {"width": 48, "heads": 2}, "patch": [1, 2, 2]}
+
+
+def small() -> dict:
+    return OmegaConf.to_container(OmegaConf.merge(option("dit", "ltx_video"), SMALL))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("export")
+    vae = vae_artefact(root / "vae")
+    published = diffusion_run(root / "run", vae=vae, data=root, dit=small())
+    assert cli.run("export", [f"checkpoint={published}", f"output={root / 'out'}"]) == 0
+    diffusion_run(root / "own", vae=vae, data=root)
+    return root, published
+
+
+def test_a_run_is_exported_as_diffusers_loads_it_with_averaged_weights_or_the_last(places, capsys):
+    root, run = places
+    ours = load_diffusion(run).dit
+    theirs = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "out")
+    assert torch.equal(theirs.proj_in.weight, ours.embed.weight)
+    words = ["ema=false", "step=5", "precision=bfloat16", "shard_gb=0.0001", f"output={root / 'last'}"]
+    assert cli.run("export", [f"checkpoint={run}", *words]) == 0
+    assert "step 5 as LTXVideoTransformer3DModel" in capsys.readouterr().out
+    last = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "last")
+    assert torch.equal(last.proj_in.weight, load_diffusion(run, 5, ema=False).dit.embed.weight.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["checkpoint={own}"], "a network of ours alone"),
+        (["checkpoint={run}", "precision=float8"], "precision=float8 is none of float32, bfloat16, float16"),
+        (["checkpoint={run}", "shard_gb=0"], "shard_gb=0 must be above 0"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(places, words, said, capsys):
+    root, run = places
+    given = [word.format(own=root / "own", run=run) for word in words]
+    assert cli.run("export", [*given, f"output={root / 'never'}"]) != 0
+    assert said in capsys.readouterr().err and not (root / "never").exists()
+
+
+def test_training_begins_with_published_weights_of_the_same_patches_only(places):
+    root, run = places
+    config = OmegaConf.create({"kind": "diffusion", "init": str(root / "out"), "patches": {"size": [1, 2, 2]}})
+    expected = load_diffusion(run).dit
+    dit = build(small(), patch_channels=expected.patch_channels, text_width=expected.text_width)
+    job = train.Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")
+    train.begin(config, job)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in dit.state_dict().items())
+    with pytest.raises(ValueError, match=r"has patches of \[1, 2, 2\], and patches\.size=\[2, 2, 2\]"):
+        train.begin(OmegaConf.merge(config, {"patches": {"size": [2, 2, 2]}}), job)
+    with pytest.raises(ValueError, match="init=.* is for published networks"):
+        train.begin(config, replace(job, task=SimpleNamespace(dit=load_diffusion(root / "own").dit)))

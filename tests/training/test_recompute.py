@@ -1,0 +1,91 @@
+"""Recomputing changes memory, never numbers."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from sora.dit import patterns
+from sora.dit.lean import lean
+from sora.training import recompute
+from sora.training.kept import kept_bytes
+from tests.dit.test_dit import Clip, network, packed
+
+POLICIES = {
+    "none": recompute.none,
+    "full": recompute.full,
+    "every_n": partial(recompute.every_n, n=2),
+    "save_attention": recompute.save_attention,
+}
+
+
+def inputs():
+    return packed([Clip(1)] * 6, budget=60, max_clips=6, max_levels=30)
+
+
+def trained(policy, **changes):
+    net = network(depth=4, **changes)
+    names = [name for name, _ in net.named_parameters()]
+    policy(net)
+    assert [name for name, _ in net.named_parameters()] == names
+    return net
+
+
+@pytest.mark.parametrize("changes", [{}, {"block": lean}, {"pattern": patterns.factorised}], ids=["cross", "lean", "factorised"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
+def test_recomputing_changes_no_number(name, changes):
+    results = []
+    for policy in (recompute.none, POLICIES[name]):
+        net = trained(policy, **changes)
+        out = net(*inputs())
+        out.square().sum().backward()
+        results.append((out, [parameter.grad for parameter in net.parameters()]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+@pytest.mark.parametrize("block", [{}, {"block": lean}], ids=["cross", "lean"])
+def test_what_is_kept_falls_as_each_policy_says(block):
+    kept = {}
+    for name, policy in POLICIES.items():
+        net = trained(policy, position=None, pooled_text=False, **block)
+        kept[name] = kept_bytes(partial(net, *inputs()), besides=net.parameters())
+    assert kept["full"] < kept["save_attention"] < kept["every_n"] < kept["none"]
+    # of 4 blocks, every second one is computed again
+    assert kept["every_n"] == pytest.approx((kept["none"] + kept["full"]) / 2, rel=0.05)
+    # an output (N, D) and its log-sum-exps a block, beside what `full` keeps
+    assert kept["save_attention"] - kept["full"] == pytest.approx(4 * 60 * (32 + 2) * 4, rel=0.05)
+
+
+def test_attention_is_not_computed_again_when_it_is_saved(monkeypatch):
+    calls = []
+    op = torch.ops.sora_attend.per_segment
+
+    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func) if func is op.default else None
+            return func(*args, **(kwargs or {}))
+
+    counts = {}
+    for name, policy in POLICIES.items():
+        net = trained(policy)
+        calls.clear()
+        with Count():
+            net(*inputs()).square().sum().backward()
+        counts[name] = len(calls)
+    assert counts == {"none": 8, "full": 16, "every_n": 12, "save_attention": 12}  # to captions it is
+
+
+def test_large_networks_recompute_and_small_ones_do_not():
+    size = sum(parameter.numel() for parameter in network(depth=4).parameters())
+    for above, expected in ((size, "none"), (size - 1, "save_attention")):
+        kept = []
+        for policy in (partial(recompute.by_size, above=above), POLICIES[expected]):
+            net = trained(policy)
+            kept.append(kept_bytes(partial(net, *inputs()), besides=net.parameters()))
+        assert kept[0] == kept[1]
+
+
+def test_every_zeroth_block_is_refused():
+    with pytest.raises(ValueError, match=r"recompute\.n=0 must be at least 1"):
+        recompute.every_n(network(), n=0)

@@ -1,0 +1,33 @@
+"""The log's share of what the devices could do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sora.training import checkpoint
+from sora.training.metrics import read
+from tests.training.stand_ins import Steps, fit
+
+PEAK = 1e6
+
+
+def test_mfu_is_the_models_operations_over_what_the_devices_could_make(tmp_path):
+    fit(tmp_path / "run", until=6, total=6, log_every=3, peak=lambda: PEAK)
+    for row, steps in zip(read(tmp_path / "run/metrics.jsonl"), (range(3), range(3, 6)), strict=True):
+        flops = sum(pack.flops for step in steps for pack in Steps()[step])
+        assert row["mfu"] * PEAK * 3 * row["step_seconds"] == pytest.approx(flops, rel=1e-2)
+
+
+def test_without_a_peak_none_is_told(tmp_path):
+    fit(tmp_path / "run", until=2, total=2)
+    assert "mfu" not in read(tmp_path / "run/metrics.jsonl")[-1]
+
+
+def test_a_run_begun_before_operations_were_counted_goes_on(tmp_path):
+    fit(tmp_path / "run", until=3, total=6, every=3, log_every=2)
+    state = checkpoint.load(checkpoint.newest(tmp_path / "run/checkpoints"))
+    facts = {**state.facts, "window": {key: value for key, value in state.facts["window"].items() if key != "flops"}}
+    fit(tmp_path / "run", until=6, total=6, log_every=2, resumed=replace(state, facts=facts), peak=lambda: PEAK)
+    assert [row["step"] for row in read(tmp_path / "run/metrics.jsonl")] == [2, 4, 6]
