@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from sora.configs.build import build
 from sora.configs.load import load_diffusion
+from sora.jobs import Job
 from tests.trained import diffusion_run, option, vae_artefact
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def test_training_begins_with_published_weights_of_the_same_patches_only(places)
     config = OmegaConf.create({"kind": "diffusion", "init": str(root / "out"), "patches": {"size": [1, 2, 2]}})
     expected = load_diffusion(run).dit
     dit = build(small(), patch_channels=expected.patch_channels, text_width=expected.text_width)
-    job = train.Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")
+    job = Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")
     train.begin(config, job)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in dit.state_dict().items())
     with pytest.raises(ValueError, match=r"has patches of \[1, 2, 2\], and patches\.size=\[2, 2, 2\]"):

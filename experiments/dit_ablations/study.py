@@ -18,7 +18,7 @@ from sora.quickstart import value
 from sora.stages import Stage
 from sora.storage import read_json
 from sora.tokens import Grid
-from sora.train import diffusion_plan
+from sora.jobs import diffusion_plan
 from sora.training.metrics import read
 
 HERE = Path(__file__).resolve().parent
