@@ -1,5 +1,8 @@
 """The laws of every kind of block, under every kind of modulation: what the default network's tests say holds for all of them."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -201,3 +204,11 @@ def test_joined_axes_are_those_of_a_loop(first, second):
     assert joined.order[joined.places].tolist() == list(range(len(both)))
     whole = Segments.of([a + b for a, b in zip(first, second, strict=True)])
     assert joined.segments.lengths == whole.lengths and torch.equal(joined.segments.cu_seqlens, whole.cu_seqlens)
+
+
+@pytest.mark.slow
+def test_blocks_of_one_kind_are_compiled_once_whatever_is_packed():
+    """In a process of its own: the checks of shapes that pytest switches on are nothing that can be compiled."""
+    done = subprocess.run([sys.executable, "-m", "tests.dit.compiled_blocks"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"parallel": 1, "dual then single": 2, "expert": 1}
