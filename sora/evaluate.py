@@ -187,16 +187,14 @@ def score_distribution(
     rows = []
     for shape in shapes:
         if real[shape]:
-            whole.update(torch.cat(real[shape]), real=True)
-            whole.update(torch.cat(fake[shape]), real=False)
+            alone = shape if len(shapes) == 1 else None
+            whole.update(torch.cat(real[shape]), real=True, shape=alone)
+            whole.update(torch.cat(fake[shape]), real=False, shape=alone)
         if len(shapes) > 1 and len(real[shape]) >= 8 and len(fake[shape]) >= 8:
             one = VideoDistribution(extractor=extractor, seed=config.seed)
-            one.shape = shape
-            one.update(torch.cat(real[shape]), real=True)
-            one.update(torch.cat(fake[shape]), real=False)
+            one.update(torch.cat(real[shape]), real=True, shape=shape)
+            one.update(torch.cat(fake[shape]), real=False, shape=shape)
             rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
-    if len(shapes) == 1:
-        whole.shape = shapes[0]
     found = whole.compute()
     short = {name.replace(f"/{key_of(found)}", "").replace("/", "_"): value for name, value in found.items()}
     return {**found, **short}, rows

@@ -39,16 +39,17 @@ def overlap(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"], *, neighbour
     real, fake = real.double(), fake.double()
     real_reach, fake_reach = _reach(real, neighbours), _reach(fake, neighbours)
     inside = []
-    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for part in fake.split(SLICE):
-        within = _distances(part, real) <= real_reach
+    covered, recalled = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
+    for part, reach in zip(fake.split(SLICE), fake_reach.split(SLICE), strict=True):
+        distances = _distances(part, real)
+        within = distances <= real_reach
         inside.append(within.sum(dim=1))
         covered |= within.any(dim=0)
-    recalled = [(_distances(part, fake) <= fake_reach).any(dim=1) for part in real.split(SLICE)]
+        recalled |= (distances <= reach[:, None]).any(dim=0)
     balls = torch.cat(inside)
     return Overlap(
         precision=float((balls > 0).double().mean()),
-        recall=float(torch.cat(recalled).double().mean()),
+        recall=float(recalled.double().mean()),
         density=float(balls.double().mean() / neighbours),
         coverage=float(covered.double().mean()),
     )
