@@ -54,6 +54,7 @@ def main(composed: Composed) -> None:
 
 def evaluate_diffusion(config: DictConfig) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence and distribution distances."""
+    from sora.configs.build import build
     from sora.configs.load import load_diffusion
     from sora.data.index import Index
     from sora.sample import make_generator, progress_bar
@@ -66,6 +67,8 @@ def evaluate_diffusion(config: DictConfig) -> dict[str, Any]:
     targets = plan_targets(index, n=config.n, split=config.split, caption=config.caption, seed=config.seed)
     if "adherence" in wanted and all(target.facts is None for target in targets):
         raise ValueError("adherence is measured on prompts of the built-in world; leave it out: metrics=[frechet,kvd]")
+    if "frechet" in wanted or "kvd" in wanted:
+        build(config.extractor).fingerprint  # noqa: B018  a missing weights file is told before hours of generating
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]

@@ -93,7 +93,8 @@ class VideoDistribution(Metric):
             self._check_features(features, real, done)
         else:
             prepared = self._checked(videos, real, done)
-            shape = tuple(prepared.shape[1:4])
+            frames, height, width = prepared.shape[1:4]
+            shape = (frames, height, width)
             with torch.inference_mode():
                 features = self.extractor(prepared)
             self._check_features(features, real, done)

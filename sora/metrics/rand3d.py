@@ -8,6 +8,7 @@ called FVD.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class Random3D(nn.Module):
     dimension = 2 * (16 + 32 + 64)
     logits = False
     canonical = False
+    settings: dict[str, Any] = {}
     preparation = Preparation(size=None, kernel="none", low=-1.0, high=1.0)
 
     def __init__(self, *, seed: int = 0) -> None:

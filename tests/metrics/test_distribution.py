@@ -95,7 +95,7 @@ def test_all_figures_come_from_one_pass_and_are_those_of_the_functions():
 
     class Counting:
         name, fingerprint, dimension, minimum_frames = "counting-1", "0" * 64, NET.dimension, 1
-        logits, canonical, preparation = False, True, NET.preparation
+        logits, canonical, preparation, settings = False, True, NET.preparation, {}
 
         def __call__(self, videos):
             passed.append(len(videos))
@@ -191,7 +191,7 @@ def test_wrong_videos_are_refused_by_number(videos, told):
 def test_too_short_videos_too_few_clips_and_mixed_rates_are_refused():
     class Patient:
         name, fingerprint, dimension, minimum_frames = "patient", "0" * 64, NET.dimension, 10
-        logits, canonical, preparation = False, False, NET.preparation
+        logits, canonical, preparation, settings = False, False, NET.preparation, {}
         __call__ = NET.forward
 
     with pytest.raises(ValueError, match="videos of 9 frames; patient needs at least 10, and repeats none"):

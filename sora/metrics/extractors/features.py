@@ -16,8 +16,10 @@ class VideoFeatures(Protocol):
     """name: for keys of figures, different for different weights; fingerprint: SHA-256 of the weights.
 
     logits: the features are class logits, so that an inception score can be had of them. canonical: the weights by which the published
-    Fréchet video distance is defined; only with them may a figure be called FVD. Called with uint8 or float [0, 1] videos, B T H W 3, of
-    at least `minimum_frames`; the features of one video do not depend on the others, beyond rounding.
+    Fréchet video distance is defined; only with them may a figure be called FVD. settings: what else features depend on.
+
+    Called with uint8 or float [0, 1] videos, B T H W 3, of at least `minimum_frames`; the features of one video do not depend on the
+    others, beyond rounding.
     """
 
     @property
@@ -33,6 +35,8 @@ class VideoFeatures(Protocol):
     @property
     def canonical(self) -> bool: ...
     @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
     def preparation(self) -> Preparation: ...
     def __call__(self, videos: Tensor) -> Float[Tensor, "B D"]: ...
 
@@ -46,4 +50,5 @@ def describe(extractor: VideoFeatures) -> dict[str, Any]:
         "dimension": extractor.dimension,
         "minimum_frames": extractor.minimum_frames,
         "input": preparation,
+        "settings": extractor.settings,
     }
