@@ -82,6 +82,26 @@ def test_parity_with_published_arithmetic_where_that_is_right(n, m):
     assert frechet_distance(*ours, ddof=0) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.5])
+def test_the_shorter_way_agrees_or_is_not_taken(power, monkeypatch):
+    """Many clips of few dimensions: by eigenvalues where none is tiny, else by factors; the same number either way."""
+    from sora.metrics import frechet
+
+    scale = torch.arange(1, 41, dtype=torch.float64) ** -power
+    draw = torch.Generator().manual_seed(5)
+    one, two = (
+        torch.randn(100, 40, generator=draw, dtype=torch.float64) * scale,
+        torch.randn(90, 40, generator=draw, dtype=torch.float64) * scale,
+    )
+    found = frechet_distance(one, two)
+    trace = float(one.var(0).sum())
+    assert frechet_distance(one, one) <= 1e-12 * trace
+    monkeypatch.setattr(frechet, "SMALLEST", 2.0)
+    assert found == pytest.approx(frechet_distance(one, two), rel=1e-11)
+    singular = torch.cat([one, one[:, :5]], dim=1)
+    assert frechet_distance(singular, singular) <= 1e-9 * trace
+
+
 def test_a_large_offset_costs_no_digits():
     draw = torch.Generator().manual_seed(1)
     one, two = torch.randn(200, 8, generator=draw, dtype=torch.float64), 1.5 * torch.randn(200, 8, generator=draw, dtype=torch.float64)
