@@ -82,8 +82,9 @@ def _centred(features: Tensor, ddof: int) -> tuple[Tensor, Tensor]:
     mean = features.mean(dim=0)
     # Twice: the first mean of large offsets is itself rounded.
     centred = features - mean
-    centred = centred - centred.mean(dim=0)
-    return centred / (len(features) - ddof) ** 0.5, mean
+    centred -= centred.mean(dim=0)
+    centred *= (len(features) - ddof) ** -0.5
+    return centred, mean
 
 
 def _centred_counts(features: Tensor, counts: Tensor, ddof: int) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,24 @@ def consistency(states: Float[Tensor, "B T D"]) -> Float[Tensor, "B"]:
     return ((before + first) / 2).mean(dim=1)
 
 
+def text_similarity(states: Float[Tensor, "B T D"], captions: Float[Tensor, "_ _"]) -> Float[Tensor, "B"]:
+    """Mean over frames of the cosine between a frame's embedding and its caption's, in [-1, 1], both of one image-text model (CLIPSIM)."""
+    if states.ndim != 3 or captions.shape != (states.shape[0], states.shape[2]):
+        raise ValueError(
+            f"frames' embeddings of shape {tuple(states.shape)} and captions' of {tuple(captions.shape)}; "
+            "give (videos, frames, dimensions) and (videos, dimensions) of one model"
+        )
+    return functional.cosine_similarity(states.double(), captions.double()[:, None], dim=2).mean(dim=1)
+
+
+def vbench_name(prompt: str, number: int) -> str:
+    """The file name by which VBench finds a video's prompt and its place among the prompt's videos (from 0)."""
+    name = f"{prompt}-{number}.mp4"
+    if not prompt or number < 0 or "/" in prompt or "\0" in prompt or len(name.encode()) > 255:
+        raise ValueError(f"prompt {prompt[:60]!r} of {len(prompt)} letters cannot be part of a file name, which is how VBench knows it")
+    return name
+
+
 def dynamic_degree_lite(videos: UInt8[Tensor, "B T H W 3"], *, fps: float) -> Float[Tensor, "B"]:
     """1 for videos that move, 0 for others.
 

@@ -12,6 +12,8 @@ from sora.metrics.quality import (
     dynamic_degree_lite,
     motion_smoothness_lite,
     temporal_flickering,
+    text_similarity,
+    vbench_name,
     warping_error,
 )
 from tests.metrics.ranks import on_two_ranks
@@ -48,6 +50,22 @@ def test_consistency_is_vbench_s_formula():
     assert float(consistency(torch.ones(1, 3, 2))) == pytest.approx(1)
     assert float(consistency(torch.tensor([[[1.0, 0], [-1, 0], [1, 0]]]))) == pytest.approx(0.25)  # opposite counts 0, not -1
     assert torch.allclose(consistency(states), consistency(7 * states))
+
+
+def test_text_similarity_is_a_mean_of_cosines_with_its_own_caption():
+    states, captions = torch.randn(3, 3, 3, generator=DRAW), torch.randn(3, 3, generator=DRAW)  # videos == frames == dimensions
+    for video, caption, found in zip(states, captions, text_similarity(states, captions).tolist(), strict=True):
+        assert found == pytest.approx(sum(float(cosine_similarity(frame, caption, 0)) for frame in video) / 3, abs=1e-6)
+    assert text_similarity(captions[:, None].expand(3, 2, 3), -captions).tolist() == pytest.approx([-1] * 3)
+    with pytest.raises(ValueError, match="of one model"):
+        text_similarity(states, captions[:2])
+
+
+def test_files_are_named_as_vbench_reads_them():
+    assert vbench_name("a person swimming in ocean", 3) == "a person swimming in ocean-3.mp4"
+    for prompt in ("and/or", "", "x" * 252):
+        with pytest.raises(ValueError, match="cannot be part of a file name"):
+            vbench_name(prompt, 0)
 
 
 def test_smoothness_measures_what_lies_between_neighbours():
