@@ -221,6 +221,7 @@ def diffusion_protocol(config: DictConfig, loaded: LoadedDiffusion, index: Index
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
+    from sora.metrics.extractors.features import describe
     from sora.training.run import code_version
 
     extractor = build(config.extractor)
@@ -228,11 +229,7 @@ def diffusion_protocol(config: DictConfig, loaded: LoadedDiffusion, index: Index
     return {
         "dataset": {"fingerprint": index.dataset_fingerprint, "split": config.split, "clips": len(index)},
         "prompts": {"caption": config.caption, "n": len(targets), "shapes": dict(sorted(shapes.items()))},
-        "extractor": {
-            "name": extractor.name,
-            "sha256": extractor.fingerprint,
-            "input": "uint8, decoded from the shards; generated clips as decoded",
-        },
+        "extractor": {**describe(extractor), "pixels": "uint8, decoded from the shards; generated clips as decoded"},
         "covariance": {"ddof": 1},
         "sampling": {
             "sampler": OmegaConf.to_container(config.sampler),
