@@ -25,15 +25,15 @@ def test_counts_stand_for_repeated_rows():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("level", "least", "most"), [(0.95, 0.88, 1.0), (0.5, 0.38, 0.66)])
-def test_the_interval_covers_at_its_level(level, least, most):
+@pytest.mark.parametrize(("level", "times", "least", "most"), [(0.95, 80, 0.88, 1.0), (0.5, 50, 0.34, 0.7)])
+def test_the_interval_covers_at_its_level(level, times, least, most):
     draw = torch.Generator().manual_seed(1)
-    wanted = sum(frechet_distance(sample(60, draw), sample(50, draw, 0.5)) for _ in range(300)) / 300
+    wanted = sum(frechet_distance(sample(60, draw), sample(50, draw, 0.5)) for _ in range(200)) / 200
     held = 0
-    for seed in range(100):
+    for seed in range(times):
         low, high = frechet_interval(sample(60, draw), sample(50, draw, 0.5), repeats=60, seed=seed, level=level)
         held += low <= wanted <= high
-    assert least <= held / 100 <= most
+    assert least <= held / times <= most
 
 
 def test_the_interval_holds_the_distance_and_never_goes_below_zero():
