@@ -54,6 +54,7 @@ def main(composed: Composed) -> None:
 
 def evaluate_diffusion(config: DictConfig) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence and distribution distances."""
+    from sora.configs.build import build
     from sora.configs.load import load_diffusion
     from sora.data.index import Index
     from sora.sample import make_generator, progress_bar
@@ -66,6 +67,8 @@ def evaluate_diffusion(config: DictConfig) -> dict[str, Any]:
     targets = plan_targets(index, n=config.n, split=config.split, caption=config.caption, seed=config.seed)
     if "adherence" in wanted and all(target.facts is None for target in targets):
         raise ValueError("adherence is measured on prompts of the built-in world; leave it out: metrics=[frechet,kvd]")
+    if "frechet" in wanted or "kvd" in wanted:
+        build(config.extractor).fingerprint  # noqa: B018  a missing weights file is told before hours of generating
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
@@ -187,16 +190,14 @@ def score_distribution(
     rows = []
     for shape in shapes:
         if real[shape]:
-            whole.update(torch.cat(real[shape]), real=True)
-            whole.update(torch.cat(fake[shape]), real=False)
+            alone = shape if len(shapes) == 1 else None
+            whole.update(torch.cat(real[shape]), real=True, shape=alone)
+            whole.update(torch.cat(fake[shape]), real=False, shape=alone)
         if len(shapes) > 1 and len(real[shape]) >= 8 and len(fake[shape]) >= 8:
             one = VideoDistribution(extractor=extractor, seed=config.seed)
-            one.shape = shape
-            one.update(torch.cat(real[shape]), real=True)
-            one.update(torch.cat(fake[shape]), real=False)
+            one.update(torch.cat(real[shape]), real=True, shape=shape)
+            one.update(torch.cat(fake[shape]), real=False, shape=shape)
             rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
-    if len(shapes) == 1:
-        whole.shape = shapes[0]
     found = whole.compute()
     short = {name.replace(f"/{key_of(found)}", "").replace("/", "_"): value for name, value in found.items()}
     return {**found, **short}, rows
@@ -220,6 +221,7 @@ def diffusion_protocol(config: DictConfig, loaded: LoadedDiffusion, index: Index
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
+    from sora.metrics.extractors.features import describe
     from sora.training.run import code_version
 
     extractor = build(config.extractor)
@@ -227,11 +229,7 @@ def diffusion_protocol(config: DictConfig, loaded: LoadedDiffusion, index: Index
     return {
         "dataset": {"fingerprint": index.dataset_fingerprint, "split": config.split, "clips": len(index)},
         "prompts": {"caption": config.caption, "n": len(targets), "shapes": dict(sorted(shapes.items()))},
-        "extractor": {
-            "name": extractor.name,
-            "sha256": extractor.fingerprint,
-            "input": "uint8, decoded from the shards; generated clips as decoded",
-        },
+        "extractor": {**describe(extractor), "pixels": "uint8, decoded from the shards; generated clips as decoded"},
         "covariance": {"ddof": 1},
         "sampling": {
             "sampler": OmegaConf.to_container(config.sampler),

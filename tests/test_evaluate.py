@@ -64,6 +64,7 @@ def test_mistakes_end_with_code_two_and_name_the_key(home, capsys):
     for words, told in (
         ([dit, world, "metrics=[fvd]"], "choose from adherence, frechet, kvd"),
         ([dit, real], "adherence is measured on prompts of the built-in world"),
+        ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
         ([dit, world, "split=validation"], "no clips of split 'validation'"),
         ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),

@@ -150,8 +150,10 @@ def test_every_module_and_public_class_says_what_it_is():
 
 
 def test_nothing_loads_pickles_or_asks_what_a_thing_has():
-    """`torch.load` runs what a file says; `hasattr` hides which interface is meant; eval and exec need no reason."""
+    """`torch.load` runs what a file says, unless it is held to weights; `hasattr` hides which interface is meant; eval and exec need no
+    reason."""
     wrong = []
+    weights = "weights_only=True"  # written out: tensors of others' files, nothing else of them
     for path in FILES:
         wrong += [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in ("pickle", "dill", "joblib")]
         for node in ast.walk(ast.parse(path.read_text())):
@@ -163,6 +165,8 @@ def test_nothing_loads_pickles_or_asks_what_a_thing_has():
                 "numpy.load",
                 "os.system",
             ):
+                if ast.unparse(node.func) == "torch.load" and weights in map(ast.unparse, node.keywords):
+                    continue
                 wrong.append(f"{path}:{node.lineno} calls {ast.unparse(node.func)}")
     assert not wrong, "\n".join(wrong)
 

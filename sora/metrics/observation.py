@@ -36,6 +36,7 @@ class Thing:
     """One thing seen. step: (x, y) its way from first to last frames in short sides. range: the farthest it was from its median place.
 
     turn: degrees clockwise on the screen. centres: (T, 2) x and y in pixels of the clip, NaN where it isn't seen. area: its usual pixels.
+    shown: (T,) the part of that area that is seen in each frame; where it is well below 1 the centre is that of a part.
     """
 
     colour: str
@@ -48,6 +49,7 @@ class Thing:
     hides: bool
     area: float
     centres: Float[ndarray, "T 2"]
+    shown: Float[ndarray, "T"]
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
         hides=_hides(track, usual, short),
         area=usual * scale**2,
         centres=(track.centres[:, ::-1] + 0.5) * scale,
+        shown=track.areas / usual,
     )
 
 

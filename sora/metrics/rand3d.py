@@ -8,37 +8,29 @@ called FVD.
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sora.metrics.extractors.pixels import Preparation
 
-@runtime_checkable
-class VideoFeatures(Protocol):
-    """What a distribution metric needs of an extractor: a name and hash for its protocol, and features of uint8 videos."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def dimension(self) -> int: ...
-    @property
-    def minimum_frames(self) -> int: ...
-    def __call__(self, videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B D"]: ...
+VERSION_1 = "71f497f15edc53a0"  # begins the fingerprint of seed 0; other weights have other names
 
 
 class Random3D(nn.Module):
     """Three convolutions 3x3x3 of stride 2 with zero-mean kernels; mean and deviation of each layer's channels, 224 numbers."""
 
-    name = "rand3d-v1"
     minimum_frames = 1
     widths = (3, 16, 32, 64)
     dimension = 2 * (16 + 32 + 64)
+    logits = False
+    canonical = False
+    settings: dict[str, Any] = {}
+    preparation = Preparation(size=None, kernel="none", low=-1.0, high=1.0)
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__()
@@ -52,18 +44,21 @@ class Random3D(nn.Module):
             kernel *= (2 / (1 + 0.1**2) / (inputs * 27)) ** 0.5
             kernel = kernel.astype(np.float32)
             digest.update(kernel.tobytes())
+            # numpy's array in torch's keeping, on the processor whatever the default device is
             kernels.append(nn.Parameter(torch.from_numpy(kernel), requires_grad=False))
         self.kernels = nn.ParameterList(kernels)
         self.fingerprint = digest.hexdigest()
+        self.name = "rand3d-v1" if self.fingerprint.startswith(VERSION_1) else f"rand3d-{self.fingerprint[:8]}"
 
     @torch.no_grad()
-    def forward(self, videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B D"]:
-        """Each video by itself: the result does not depend on its batch."""
+    def forward(self, videos: Tensor) -> Float[Tensor, "B D"]:
+        """uint8 or float [0, 1], B T H W 3. Each video by itself: the result does not depend on its batch."""
+        self.to(videos.device)
         with torch.autocast(videos.device.type, enabled=False):
             return torch.cat([self._one(video) for video in videos])
 
     def _one(self, video: Tensor) -> Tensor:
-        x = video.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        x = self.preparation(video[None])
         pooled = []
         for kernel in self.kernels:
             x = functional.leaky_relu(functional.conv3d(x, kernel, stride=2, padding=1), 0.1)

@@ -26,6 +26,14 @@ def test_the_unbiased_estimate_leaves_out_the_diagonal():
     assert kernel_distance(A, B) == pytest.approx(within_a + within_b - 2 * across)
 
 
+def test_parity_with_torchmetrics():
+    from torchmetrics.image.kid import poly_mmd
+
+    draw = torch.Generator().manual_seed(2)
+    one, two = torch.randn(30, 5, generator=draw, dtype=torch.float64), torch.randn(30, 5, generator=draw, dtype=torch.float64) + 0.4
+    assert kernel_distance(one, two) == pytest.approx(float(poly_mmd(one, two)), rel=1e-9)
+
+
 @pytest.mark.slow
 def test_it_has_mean_zero_for_equal_distributions_and_sees_a_difference():
     draw = torch.Generator().manual_seed(0)

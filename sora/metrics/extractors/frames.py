@@ -1,0 +1,40 @@
+"""Networks of single frames over videos: which frames are seen, and each one's features."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sora.metrics.extractors.pixels import Preparation
+
+
+@runtime_checkable
+class FrameFeatures(Protocol):
+    """An encoder that sees one frame at a time: features of every frame of uint8 or float [0, 1] videos, B T H W 3."""
+
+    @property
+    def name(self) -> str: ...
+    def encode_frames(self, videos: Tensor) -> Float[Tensor, "B T D"]: ...
+
+
+def evenly(videos: Tensor, frames: int | None) -> Tensor:
+    """`frames` of each video (B, T, ...), the first and the last among them; all of them for None. Raises ValueError with fewer."""
+    given = videos.shape[1]
+    if frames is None or frames == given:
+        return videos
+    if frames < 1 or given < frames:
+        raise ValueError(f"videos of {given} frames; extractor.frames={frames} wants at least as many, and none is repeated")
+    places = torch.linspace(0, given - 1, frames).round().long() if frames > 1 else torch.tensor([(given - 1) // 2])
+    return videos[:, places.to(videos.device)]
+
+
+@torch.no_grad()
+def over_frames(network: nn.Module, preparation: Preparation, videos: Tensor, batch: int) -> Float[Tensor, "B T D"]:
+    """The network on every frame by itself, `batch` at once, in fp32."""
+    network = network.to(videos.device)
+    with torch.autocast(videos.device.type, enabled=False):
+        found = torch.cat([network(preparation(part[:, None]).squeeze(2)) for part in videos.flatten(0, 1).split(batch)])
+    return found.unflatten(0, videos.shape[:2])

@@ -1,0 +1,100 @@
+"""From frames as they are decoded to what a network was trained on: size, kernel, crop and range. These move scores, so they are recorded.
+
+Four kernels, since published scores were measured with each of the first three:
+  half_pixel   bilinear, centres of pixels aligned, no prefilter: PyTorch's, and that of the TorchScript I3D
+  legacy       bilinear on the grid of TensorFlow 1, whose first pixels' corners are aligned: that of the first FVD code
+  antialiased  bilinear with a prefilter where frames shrink, as image libraries do it
+  none         frames must come in the network's size, or, where it takes any, stay as they are
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+def half_pixel(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+    """Output pixel i reads input place (i + 1/2) · scale - 1/2, clamped to the frame."""
+    return functional.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+
+
+def antialiased(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+    """Like `half_pixel`, with the triangle kernel widened by the scale where frames shrink."""
+    return functional.interpolate(frames, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def legacy(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+    """Output pixel i reads input place i · scale, the last row and column held beyond: an image that shifts as it grows."""
+    for axis, wanted in ((2, size[0]), (3, size[1])):
+        given = frames.shape[axis]
+        places = torch.arange(wanted, device=frames.device, dtype=torch.float64) * (given / wanted)
+        low = places.floor().long()
+        high = (low + 1).clamp(max=given - 1)
+        share = (places - low).to(frames.dtype)
+        share = share[:, None] if axis == 2 else share
+        frames = frames.index_select(axis, low) * (1 - share) + frames.index_select(axis, high) * share
+    return frames
+
+
+def unresized(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+    """Nothing; raises ValueError where the size is another."""
+    if tuple(frames.shape[2:]) != size:
+        height, width = frames.shape[2:]
+        raise ValueError(
+            f"frames are {height}x{width} and the extractor takes {size[0]}x{size[1]}; extractor.kernel=none resizes nothing, "
+            "choose half_pixel, legacy or antialiased"
+        )
+    return frames
+
+
+KERNELS = {"half_pixel": half_pixel, "legacy": legacy, "antialiased": antialiased, "none": unresized}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """size: (height, width) that the network takes, or None for any. crop: the shorter side is resized and the middle cut out, else both
+    sides are stretched. low, high: what black and white become, before `mean` is taken off and `deviation` divided by, a channel each.
+    """
+
+    size: tuple[int, int] | None
+    kernel: str
+    crop: bool = False
+    low: float = 0.0
+    high: float = 1.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(f"extractor.kernel={self.kernel}: choose from {', '.join(KERNELS)}")
+        if len(self.mean) != 3 or len(self.deviation) != 3 or not all(self.deviation):
+            raise ValueError(f"extractor mean {self.mean} and deviation {self.deviation} need three numbers each, deviations not 0")
+
+    def __call__(self, videos: Tensor) -> Float[Tensor, "B 3 T h w"]:
+        """videos: uint8 or float [0, 1], B T H W 3."""
+        if videos.ndim != 5 or videos.shape[-1] != 3:
+            raise ValueError(f"videos of shape {tuple(videos.shape)}; an extractor takes (batch, frames, height, width, 3)")
+        scale = 255 if videos.dtype == torch.uint8 else 1
+        batch, count = videos.shape[:2]
+        frames = videos.permute(0, 1, 4, 2, 3).flatten(0, 1).float() * ((self.high - self.low) / scale) + self.low
+        frames = self._sized(frames)
+        mean, deviation = (torch.tensor(values, device=frames.device)[:, None, None] for values in (self.mean, self.deviation))
+        frames = (frames - mean) / deviation
+        return frames.unflatten(0, (batch, count)).transpose(1, 2)
+
+    def _sized(self, frames: Tensor) -> Tensor:
+        if self.size is None:
+            return frames
+        kernel = KERNELS[self.kernel]
+        if not self.crop:
+            return kernel(frames, self.size) if tuple(frames.shape[2:]) != self.size else frames
+        height, width = frames.shape[2:]
+        scale = max(self.size[0] / height, self.size[1] / width)
+        resized = (max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale)))
+        frames = kernel(frames, resized) if tuple(frames.shape[2:]) != resized else frames
+        top, left = (resized[0] - self.size[0]) // 2, (resized[1] - self.size[1]) // 2
+        return frames[:, :, top : top + self.size[0], left : left + self.size[1]]

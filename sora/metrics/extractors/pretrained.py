@@ -1,0 +1,202 @@
+"""Frozen networks through transformers: VideoMAE and V-JEPA 2 over whole clips, CLIP, DINO or an Inception frame by frame.
+
+Weights come from a local folder, or from the Hugging Face hub where there is a network; safetensors only, and no code of theirs runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sora import storage
+from sora.metrics.extractors.frames import evenly, over_frames
+from sora.metrics.extractors.pixels import Preparation
+from sora.metrics.extractors.weights import hashes
+
+# Image-text models bring halves that frames do not need.
+FRAME_CLASSES = {"clip": "CLIPVisionModelWithProjection", "clip_vision_model": "CLIPVisionModelWithProjection"}
+
+
+class PretrainedVideo:
+    """The mean over all tokens of the last layer, of a network that sees clips.
+
+    label: begins the name in keys. source: a local folder, or a model of the Hugging Face hub, then pinned by `revision`. frames: how
+    many the network sees, evenly spaced over a clip; shorter clips are refused. size: of its input, square; kernel, crop, mean,
+    deviation: see `Preparation`. batch: clips at once.
+    """
+
+    logits, canonical = False, False
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        source: str,
+        revision: str | None,
+        frames: int,
+        size: int,
+        kernel: str,
+        crop: bool,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        batch: int,
+    ) -> None:
+        self.label, self.source, self.revision = label, source, revision
+        self.minimum_frames, self.batch = frames, batch
+        self.preparation = Preparation(size=(size, size), kernel=kernel, crop=crop, mean=mean, deviation=deviation)
+        self.settings: dict[str, Any] = {"frames": frames, "pooled": "mean over tokens of the last layer"}
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-{self.fingerprint[:8]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._folder)
+
+    @cached_property
+    def dimension(self) -> int:
+        return width_of(self._folder)
+
+    @torch.no_grad()
+    def __call__(self, videos: Tensor) -> Float[Tensor, "B D"]:
+        model = self._model.to(videos.device)
+        with torch.autocast(videos.device.type, enabled=False):
+            return torch.cat([self._states(model, part).mean(dim=1) for part in videos.split(self.batch)])
+
+    def _states(self, model: Any, videos: Tensor) -> Tensor:
+        pixels = self.preparation(evenly(videos, self.minimum_frames)).transpose(1, 2)  # B T 3 h w
+        if model.config.model_type == "vjepa2":  # its forward would run the predictor of masked parts too
+            return model.get_vision_features(pixel_values_videos=pixels)
+        return model(pixel_values=pixels).last_hidden_state
+
+    @cached_property
+    def _folder(self) -> Path:
+        return folder_of(self.source, self.revision)
+
+    @cached_property
+    def _model(self) -> Any:
+        return load(self._folder, "AutoModel")
+
+
+class PretrainedFrames:
+    """The mean over frames of each frame's pooled embedding. frames: how many of a clip, evenly spaced; null is all. batch: frames at
+    once. The other keys are those of `PretrainedVideo`."""
+
+    minimum_frames, logits, canonical = 1, False, False
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        source: str,
+        revision: str | None,
+        frames: int | None,
+        size: int,
+        kernel: str,
+        crop: bool,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        batch: int,
+    ) -> None:
+        self.label, self.source, self.revision = label, source, revision
+        self.frames, self.batch = frames, batch
+        self.preparation = Preparation(size=(size, size), kernel=kernel, crop=crop, mean=mean, deviation=deviation)
+        self.settings: dict[str, Any] = {"frames": frames, "pooled": "mean over frames of the pooled embedding"}
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-{self.fingerprint[:8]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._folder)
+
+    @cached_property
+    def dimension(self) -> int:
+        described = storage.read_json(self._folder / "config.json")
+        return described.get("projection_dim") or width_of(self._folder)
+
+    def encode_frames(self, videos: Tensor) -> Float[Tensor, "B T D"]:
+        """Embeddings of every frame, for consistency over time."""
+        return over_frames(self._network, self.preparation, videos, self.batch)
+
+    @torch.no_grad()
+    def __call__(self, videos: Tensor) -> Float[Tensor, "B D"]:
+        return self.encode_frames(evenly(videos, self.frames)).mean(dim=1)
+
+    @cached_property
+    def _folder(self) -> Path:
+        return folder_of(self.source, self.revision)
+
+    @cached_property
+    def _network(self) -> Pooled:
+        kind = storage.read_json(self._folder / "config.json").get("model_type")
+        return Pooled(load(self._folder, FRAME_CLASSES.get(kind, "AutoModel")))
+
+
+class Pooled(nn.Module):
+    """A model of transformers as pixels (n, 3, h, w) to one embedding each."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n D"]:
+        found = self.model(pixel_values=pixels)
+        key = "image_embeds" if "image_embeds" in found else "pooler_output"
+        return found[key].flatten(1)
+
+
+def folder_of(source: str, revision: str | None) -> Path:
+    """The local folder, or the hub's snapshot. Raises ValueError that says what to download."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(
+            f"extractor.source={source} (revision {revision}) is no local folder and cannot be had from the Hugging Face hub: {error}."
+            f" Download it where there is a network (hf download {source}) and set extractor.source=FOLDER,"
+            " or choose extractor=rand3d, transnetv2 or efficientnet_lite0, which need none"
+        ) from error
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Of every byte of config and weights."""
+    files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix == ".safetensors")
+    if len(files) < 2:
+        raise ValueError(f"extractor.source: {folder} holds no config.json with *.safetensors beside it; give a model's folder")
+    return hashlib.sha256(json.dumps({path.name: hashes(path).sha256 for path in files}, sort_keys=True).encode()).hexdigest()
+
+
+def width_of(folder: Path) -> int:
+    """Of the last layer, by the model's config."""
+    described = storage.read_json(folder / "config.json")
+    described = described.get("vision_config") or described
+    width = described.get("hidden_size") or described.get("num_features")
+    if not isinstance(width, int):
+        raise ValueError(f"{folder / 'config.json'} names neither hidden_size nor num_features; extractor.source is no vision model")
+    return width
+
+
+def load(folder: Path, name: str) -> Any:
+    """The model as a class of transformers, frozen, fp32. Raises ValueError for weights that do not fit or need another package."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # the commands have their own
+    try:
+        model = getattr(transformers, name).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"extractor.source: the weights in {folder} cannot be loaded: {error}") from error
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,76 @@
+"""Features of a set of clips in a file, with the protocol that they were made by; refused where another is asked for. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora import storage
+
+FORMAT = "sora features 1"
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """features (n, d) float32, and what they depend on."""
+
+    features: Tensor
+    protocol: dict[str, Any]
+
+
+def differing(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[str]:
+    """The fields in which two protocols differ, each as `place.key: value here, value there`; none if they agree."""
+    found = []
+    for key in [*one, *(key for key in two if key not in one)]:
+        here, there = one.get(key), two.get(key)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            found += differing(here, there, f"{place}{key}.")
+        elif (key in one) != (key in two) or here != there:
+            told = ["nothing" if key not in side else json.dumps(side[key]) for side in (one, two)]
+            found.append(f"{place}{key}: {told[0]} here, {told[1]} there")
+    return found
+
+
+def save_features(path: Path, features: Float[Tensor, "n d"], protocol: Mapping[str, Any]) -> None:
+    """A safetensors file; the protocol, which must be JSON, stands in its header with a hash of the values."""
+    from safetensors.torch import save_file
+
+    kept = features.detach().to("cpu", torch.float32).contiguous()
+    about = {"format": FORMAT, "protocol": json.dumps(protocol, sort_keys=True), "sha256": _hash(kept)}
+    with storage.whole_file(path) as staging:
+        save_file({"features": kept}, staging, metadata=about)
+
+
+def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
+    """Raises ValueError, naming every field, if the file's protocol is not the expected one; also for a damaged or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; save features of the real set there first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise ValueError(f"{path} holds no features of this version ({about.get('format', 'no format')!r}, not {FORMAT!r})")
+            features = file.get_tensor("features")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}; delete it and extract again") from None
+    if _hash(features) != about["sha256"]:
+        raise ValueError(f"{path} is damaged: its values do not have the hash they were written with; delete it and extract again")
+    protocol = json.loads(about["protocol"])
+    wrong = differing(json.loads(json.dumps(expected)), protocol)
+    if wrong:
+        raise ValueError(f"features in {path} were made by another protocol: {'; '.join(wrong)}; extract them anew")
+    return FeatureSet(features, protocol)
+
+
+def _hash(features: Tensor) -> str:
+    return hashlib.sha256(json.dumps(list(features.shape)).encode() + features.numpy().tobytes()).hexdigest()
