@@ -130,7 +130,7 @@ class _NormRotate(Function):
         ctx.eps = eps
         ctx.save_for_backward(x, gain, rotation)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return _turned(wide * _rate(wide, eps) * gain, rotation).to(x.dtype)
+        return _turned(wide * _rate(wide, eps) * gain, rotation, back=False).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -138,21 +138,26 @@ class _NormRotate(Function):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         rate = _rate(wide, ctx.eps)
         normed = wide * rate
-        back = _turned(grad.to(wide.dtype), None if rotation is None else rotation.conj())
+        back = _turned(grad.to(wide.dtype), rotation, back=True)
         inner = back * gain
         grad_x = torch.addcmul(inner, normed, (inner * normed).mean(-1, keepdim=True), value=-1).mul_(rate)
         return grad_x.to(x.dtype), (back * normed).sum((0, 1)).to(gain.dtype), None, None
 
 
 def _rate(x: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)  # a square is a power, and slow
 
 
-def _turned(x: Tensor, rotation: Tensor | None) -> Tensor:
+def _turned(x: Tensor, rotation: Tensor | None, *, back: bool) -> Tensor:
+    """Each pair times its complex number, or its conjugate."""
     if rotation is None:
         return x
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2)
+    pairs = x.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # which makes no code of complex numbers
+        (first, second), (cosine, sine) = pairs.unbind(-1), torch.view_as_real(rotation).unbind(-1)
+        sine = -sine if back else sine
+        return torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * (rotation.conj() if back else rotation)).flatten(-2)
 
 
 def _gathered(grads: Tensor, index: Tensor, table: Tensor) -> Tensor:
