@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 from sora.configs.compose import Composed, compose
 from sora.data.planning.clips import Limits
+from sora.jobs import diffusion_plan
 from sora.network import flops_of
 from sora.quickstart import value
 from sora.stages import Stage
 from sora.storage import read_json
 from sora.tokens import Grid
-from sora.jobs import diffusion_plan
 from sora.training.metrics import read
 
 HERE = Path(__file__).resolve().parent
