@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.data.decoding.reader import VideoReader
     from sora.data.index import Index
+    from sora.data.quarantine import Quarantine
     from sora.vae.vae import VideoVAE
 
 EXAMPLES = (
@@ -57,15 +58,19 @@ def main(composed: Composed) -> None:
             multiple=tuple(config.multiple),
             reader=reader,
             report=lambda n: progress.advance(clips, n),
+            max_bad_share=config.max_bad_share,
         )
         texts = progress.add_task("encoding captions", total=len(captions))
         new = cache.extend(
             index.folder, encoder, sorted(captions), shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n)
         )
         progress.update(texts, completed=len(captions))
-    _warn_of_scale(index, artefact.artefact_hash(source))
+    lost = _warn_of_scale(index, artefact.artefact_hash(source))
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
-    print(f"{len(index)} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    if lost:
+        listed = f"latents-{artefact.artefact_hash(source)[:8]}-refused.jsonl"
+        print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
 
 
 def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
@@ -91,26 +96,32 @@ def encode_clips(
     multiple: Sequence[int],
     reader: VideoReader | None = None,
     report: Callable[[int], None] = lambda _: None,
+    max_bad_share: float = 0.0,
 ) -> int:
     """Write the latents of every clip that has none yet, shard by shard; how many clips had to be trimmed.
 
     multiple: latent frames, rows and columns are multiples of it; more is cut off at the end and at the right and bottom edges.
-    reader: decodes the clips (None: PyAV in this process).
+    reader: decodes the clips (None: PyAV in this process). max_bad_share: of the clips may be damaged, or smaller than a patch; they
+    get no latents, but a line of `latents-<vae>-refused.jsonl`. A ValueError names the one that is too many.
     """
     from functools import partial
 
     from sora.data import latents
+    from sora.data.quarantine import Quarantine
     from sora.data.video import PYAV
 
     decode = reader or PYAV
     settings = {"multiple": [int(size) for size in multiple], "reader": decode.identity()}
-    trimmed = sum(_box(index, row, vae.stride, multiple) != _shape(index, row) for row in range(len(index)))
+    bad = Quarantine(None, clips=len(index), max_share=max_bad_share, setting="max_bad_share")
+    trimmed = sum(_box(index, row, vae.stride, multiple) not in (None, _shape(index, row)) for row in range(len(index)))
     shards = latents.shard_rows(index)
     named = {"vae_hash": vae_hash, "settings": settings}
     there = [latents.finished(index, rows, number=number, **named) for number, rows in enumerate(shards)]
-    encode = partial(_encoded, index, multiple=multiple, vae=vae, batch=batch, reader=decode, report=report)
+    encode = partial(_encoded, index, multiple=multiple, vae=vae, batch=batch, reader=decode, bad=bad, report=report)
     for number, rows in enumerate(shards):
         if there[number]:
+            for key, reason in latents.refused(index, number=number, vae_hash=vae_hash).items():
+                bad.add(key, shard="", reason=reason)
             report(len(rows))
         else:
             latents.write_shard(index, rows, encode, number=number, **named)
@@ -123,19 +134,15 @@ def _shape(index: Index, row: int) -> tuple[int, int, int]:
     return int(index.frames[row]), int(index.heights[row]), int(index.widths[row])
 
 
-def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, int]:
-    """Frames, height and width of the largest part of a clip that the VAE and the patches take."""
+def _box(index: Index, row: int, stride: Sequence[int], multiple: Sequence[int]) -> tuple[int, int, int] | None:
+    """Frames, height and width of the largest part of a clip that the VAE and the patches take; None if it is smaller than a patch."""
     time = ((int(index.frames[row]) - 1) // stride[0] + 1) // multiple[0] * multiple[0]
     height, width = (
         int(size) // (stride[axis] * multiple[axis]) * stride[axis] * multiple[axis]
         for axis, size in ((1, index.heights[row]), (2, index.widths[row]))
     )
     if min(time, height, width) < 1:
-        had = f"{index.frames[row]}x{index.heights[row]}x{index.widths[row]}"
-        raise ValueError(
-            f"clip {index.keys[row]} of {had} (frames, height, width) is smaller than one patch of {list(multiple)} latents"
-            f" of stride {list(stride)}; prepare larger clips or lower encode.multiple"
-        )
+        return None
     return 1 + (time - 1) * stride[0], height, width
 
 
@@ -147,42 +154,71 @@ def _encoded(
     vae: VideoVAE,
     batch: int,
     reader: VideoReader,
+    bad: Quarantine,
     report: Callable[[int], None],
-) -> list[Tensor]:
-    """Latents of a shard's rows in their order; clips of one shape are encoded together."""
+) -> list[Tensor | str]:
+    """Latents of a shard's rows in their order, or why there are none; clips of one shape are encoded together."""
     from collections import defaultdict
 
     import torch
 
-    from sora.data.loading import read_clip
-
     shapes: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    found: dict[int, Tensor | str] = {}
     for row in rows:
-        shapes[_box(index, row, vae.stride, multiple)].append(row)
-    found: dict[int, Tensor] = {}
-    for (frames, height, width), same in shapes.items():
+        if box := _box(index, row, vae.stride, multiple):
+            shapes[box].append(row)
+            continue
+        had = "x".join(map(str, _shape(index, row)))
+        why = f"clip {index.key(row)} of {had} (frames, height, width) is smaller than one patch of {list(multiple)} latents"
+        why += f" of stride {list(vae.stride)}; prepare larger clips or lower encode.multiple"
+        found[row] = _refused(index, row, why, bad)
+    for box, same in shapes.items():
         for start in range(0, len(same), batch):
             some = same[start : start + batch]
-            clips = [torch.from_numpy(read_clip(index, row, reader=reader)[:frames, :height, :width]) for row in some]
-            with torch.inference_mode():
-                encoded = vae.encode(torch.stack(clips).to(vae.shift.device)).float().cpu()
-            found.update(zip(some, encoded, strict=True))
+            clips = {row: _read(index, row, box, reader) for row in some}
+            found.update({row: _refused(index, row, clip, bad) for row, clip in clips.items() if isinstance(clip, str)})
+            whole = {row: clip for row, clip in clips.items() if not isinstance(clip, str)}
+            if whole:
+                with torch.inference_mode():
+                    encoded = vae.encode(torch.stack(list(whole.values())).to(vae.shift.device)).float().cpu()
+                found.update(zip(whole, encoded, strict=True))
             report(len(some))
     return [found[row] for row in rows]
 
 
-def _warn_of_scale(index: Index, vae_hash: str, *, sample: int = 64) -> None:
-    """Say so if the latents of some clips, spread over the dataset, are not of the scale that the VAE was whitened to."""
+def _read(index: Index, row: int, box: tuple[int, int, int], reader: VideoReader) -> Tensor | str:
+    """The part of a clip that is encoded, or why it cannot be read."""
+    import torch
+
+    from sora.data.loading import read_clip
+
+    frames, height, width = box
+    try:
+        return torch.from_numpy(read_clip(index, row, reader=reader)[:frames, :height, :width])
+    except ValueError as error:
+        return str(error)
+
+
+def _refused(index: Index, row: int, reason: str, bad: Quarantine) -> str:
+    """The reason, noted; a ValueError if that is one too many."""
+    bad.add(index.key(row), shard=index.member(row).shard, reason=reason)
+    return reason
+
+
+def _warn_of_scale(index: Index, vae_hash: str, *, sample: int = 64) -> int:
+    """Say so if the latents of some clips, spread over the dataset, are not of the scale of whitening; how many clips have none."""
     import numpy as np
 
     from sora.data.latents import LatentIndex
     from sora.vae.whitening import unlike
 
     latents = LatentIndex(index, vae_hash)
-    rows = np.unique(np.linspace(0, len(latents) - 1, sample).round().astype(int)).tolist()
+    there = np.flatnonzero(latents.shapes.any(axis=1))
+    rows = there[np.unique(np.linspace(0, len(there) - 1, sample).round().astype(int))].tolist()
     if odd := unlike(latents.latents(row) for row in rows):
         print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
+    return len(latents) - len(there)
 
 
 def _device(name: str) -> Any:

@@ -84,11 +84,22 @@ def main(composed: Composed) -> int:
             if goodput is not None:
                 goodput.write()
                 print(goodput.told())
+            tell_of_bad(run)
             if stopped:
                 ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
     ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
     return 0
+
+
+def tell_of_bad(run: Run) -> None:
+    """Say how many clips could not be read so far, if any: others stood in for them, and the run went on."""
+    from sora.training import ranks
+
+    listed = run.folder / "quarantine.jsonl"
+    if listed.exists():
+        count = len(listed.read_text(encoding="utf-8").splitlines())
+        ranks.say(f"{count} clips could not be read, others stood in for them; {listed} says which and why")
 
 
 # ---- which run, and with what configuration

@@ -154,13 +154,15 @@ class LatentBatches(Dataset):
         """The planned clip's patches, or those of the one that stands in for it; None where no other fits in its place."""
         item, attempt = planned, 0
         while True:
+            dataset, row = self.data.locate(item.row)
+            latents = self.data.latents[dataset]
+            named = latents.index.folder.name
             try:
+                self.quarantine.refuse(latents.index.key(row), dataset=named)
                 return item, *self._patches(item)
             except ValueError as error:
-                dataset, row = self.data.locate(item.row)
-                latents = self.data.latents[dataset]
                 member = latents.member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=latents.index.folder.name)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

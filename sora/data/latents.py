@@ -1,6 +1,7 @@
 """Encoded clips on disk, beside the shards they come from: one tar of latents and one parquet file for each shard of the dataset.
 
 latents-<vae hash, 8 digits>.json               of which VAE and dataset, and the shards; written last
+latents-<vae hash, 8 digits>-refused.jsonl      the clips that could not be encoded, and why; their latents are of shape (0, 0, 0)
 latent-<vae hash, 8 digits>-000000.tar          {key}.safetensors: "latents" (C, t, h, w), whitened, float16
 latent-<vae hash, 8 digits>-000000.parquet      key, where it lies, its shape, the SHA-256 of the clip it was made from; how it was made
 latents-<vae hash, 8 digits>/                   the same places and shapes as numbers, mapped into memory (60 bytes a clip)
@@ -27,18 +28,21 @@ from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
-from sora.storage import file_hash, read_json, whole_file, write_json
+from sora.storage import file_hash, read_json, whole_file, write_json, write_text
 
 VERSION = 1
 SCHEMA = pa.schema(
     [("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string()), ("source_sha256", pa.string())]
     + [(name, pa.int32()) for name in ("frames", "rows", "columns")]
+    + [("refused", pa.string())]
 )
 LAYOUT = {"offset": Column("<i8"), "size": Column("<i8"), "sha256": Column("u1", 32), "shape": Column("<i4", 3)}
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 _FORM = {"stride": [some], "shards": [{"meta": text, "meta_sha256": text, "shard": text, "bytes": count}]}
+_EMPTY_TAR = bytes(1024)  # the mark of a tar's end
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
-Encode = Callable[[Sequence[int]], Sequence[Tensor]]
+_NOTHING = {"offset": 0, "size": 0, "sha256": "00" * 32, "frames": 0, "rows": 0, "columns": 0}  # of a clip without latents
+Encode = Callable[[Sequence[int]], Sequence[Tensor | str]]
 
 
 def manifest_path(folder: Path | str, vae_hash: str) -> Path:
@@ -78,7 +82,7 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
 
 
 def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: int, vae_hash: str, settings: dict[str, Any]) -> None:
-    """Encode the clips of one shard and write their latents; `encode` gives one whitened latent per row, in order."""
+    """Encode the clips of one shard and write their latents; `encode` gives one whitened latent per row, in order, or why there is none."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     prefix = f"latent-{vae_hash[:8]}"
@@ -87,16 +91,32 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
     with ShardWriter(index.folder, prefix=prefix, suffixes=("safetensors",), max_bytes=_UNBOUNDED, first=number) as writer:
         for row, latents in zip(rows, encode(rows), strict=True):
             source = index.member(row)
+            if isinstance(latents, str):
+                for name, value in {**_NOTHING, "key": source.key, "source_sha256": source.sha256, "refused": latents}.items():
+                    columns[name].append(value)
+                continue
             if not latents.isfinite().all() or latents.abs().max() > 6e4:
                 raise ValueError(f"clip {source.key}: its latents are not finite or too large for float16; train the VAE again")
             (member,) = writer.write(source.key, {"safetensors": save({"latents": latents.half().contiguous()})})
             shape = dict(zip(("frames", "rows", "columns"), latents.shape[1:], strict=True))
             place = {"key": source.key, "offset": member.offset, "size": member.size, "sha256": member.sha256}
-            for name, value in {**place, "source_sha256": source.sha256, **shape}.items():
+            for name, value in {**place, "source_sha256": source.sha256, **shape, "refused": None}.items():
                 columns[name].append(value)
+    if not meta.with_suffix(".tar").exists():  # not one could be encoded
+        meta.with_suffix(".tar").write_bytes(_EMPTY_TAR)
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vae": vae_hash, "settings": json.dumps(settings)})
     with whole_file(meta) as staging:
         pq.write_table(table, staging, compression="zstd")
+
+
+def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
+    """The clips of shard `number` that could not be encoded, by key, and why."""
+    meta = _shard_path(index.folder, vae_hash, number, "parquet")
+    if "refused" not in pq.read_schema(meta).names:  # made before there were such
+        return {}
+    table = pq.read_table(meta, columns=["key", "refused"])
+    found = table.filter(table["refused"].is_valid())
+    return dict(zip(found["key"].to_pylist(), found["refused"].to_pylist(), strict=True))
 
 
 def finish(index: Index, *, shards: int, vae_hash: str, about: dict[str, Any]) -> Path:
@@ -111,10 +131,23 @@ def finish(index: Index, *, shards: int, vae_hash: str, about: dict[str, Any]) -
             columns.write(_arrays(index, number, entry))
             listed.append(entry)
         hashes = columns.finish()
+    _list_refused(index, shards, vae_hash)
     path = manifest_path(index.folder, vae_hash)
     known = {"version": VERSION, "vae": vae_hash, "dataset": index.dataset_fingerprint, "shards": listed, "columns": hashes}
     write_json(path, {**known, **about})
     return path
+
+
+def _list_refused(index: Index, shards: int, vae_hash: str) -> None:
+    path = index.folder / f"latents-{vae_hash[:8]}-refused.jsonl"
+    path.unlink(missing_ok=True)
+    entries = (
+        {"shard": index.described["shards"][number]["shard"], "key": key, "reason": reason}
+        for number in range(shards)
+        for key, reason in refused(index, number=number, vae_hash=vae_hash).items()
+    )
+    if lines := [json.dumps(entry) for entry in entries]:
+        write_text(path, "\n".join([*lines, ""]))
 
 
 def _columns_path(folder: Path, vae_hash: str) -> Path:
@@ -126,7 +159,7 @@ def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
 
 
 class LatentIndex:
-    """The latents of an index's clips under one VAE, in the index's order.
+    """The latents of an index's clips under one VAE, in the index's order; shape (0, 0, 0): the clip could not be encoded.
 
     stride: of the VAE in frames, rows and columns. shapes: (clips, 3), latent frames, rows and columns of each clip. Places and
     shapes are mapped from files; of a split that is not the whole dataset the shapes are copied (12 bytes a clip).
@@ -175,6 +208,8 @@ class LatentIndex:
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
         """Whitened float32 latents of a clip; ValueError naming the shard and key if they are missing or changed."""
         member = self.member(number)
+        if not member.size:
+            raise ValueError(f"clip {member.key} has no latents: it could not be encoded")
         try:
             return load(self._reader.read(member))["latents"].float()
         except (SafetensorError, KeyError) as error:

@@ -12,11 +12,13 @@ class Quarantine:
     """The list `quarantine.jsonl` of a run, one line (key, dataset, shard, reason) per bad clip, shared by all loader processes.
 
     clips: how many the dataset has. max_share: of them may be bad before the run stops. path: None keeps the list in memory.
+    setting: the key of the configuration that sets max_share.
     """
 
-    def __init__(self, path: Path | str | None, *, clips: int, max_share: float):
+    def __init__(self, path: Path | str | None, *, clips: int, max_share: float, setting: str = "data.max_bad_share"):
         if not 0 <= max_share <= 1:
-            raise ValueError(f"data.max_bad_share is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
+            raise ValueError(f"{setting} is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
+        self.setting = setting
         self.path, self.clips, self.max_share = Path(path) if path else None, clips, max_share
         self._reasons: dict[tuple[str, str], str] = {}  # by dataset and key
 
@@ -31,7 +33,7 @@ class Quarantine:
         bad = len(self._reasons)
         if bad > self.max_share * self.clips:
             raise ValueError(
-                f"{bad} of {self.clips} clips cannot be read, more than data.max_bad_share={self.max_share:g} allows; "
+                f"{bad} of {self.clips} clips cannot be read, more than {self.setting}={self.max_share:g} allows; "
                 f"the last: {key}: {reason}" + (f"; all are listed in {self.path}" if self.path else "")
             )
 

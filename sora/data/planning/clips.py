@@ -55,13 +55,15 @@ class Clips(Protocol):
 
 
 class LatentClips:
-    """Encoded clips. shapes: for each dataset (clips, 3) latent frames, rows and columns, which may be memory-mapped; patch: of the model.
+    """Encoded clips. shapes: for each dataset (clips, 3) latent frames, rows and columns (0 0 0: it has none), which may be memory-mapped.
+
+    patch: of the model.
 
     Sizes are fixed when clips are encoded, so a limit on the area leaves clips out; one on the frames keeps their beginning, which for a
     causal VAE is what it would have made of the shorter clip. key: the name of a row, for errors.
     """
 
-    reasons = ("", "larger than plan.area allows")
+    reasons = ("", "larger than plan.area allows", "could not be encoded")
 
     def __init__(self, shapes: Sequence[Int[np.ndarray, "_ 3"]], *, patch: Grid, fingerprint: str, key: Callable[[int], str] | None = None):
         self.shapes, self.patch, self.fingerprint = tuple(shapes), patch, fingerprint
@@ -72,10 +74,11 @@ class LatentClips:
         shapes = np.asarray(gathered(self.shapes, self.starts, rows), dtype=np.int64)
         time = shapes[:, 0] if limits.frames is None else np.minimum(shapes[:, 0], max(limits.frames, self.patch.t))
         grids = np.stack((time // self.patch.t, shapes[:, 1] // self.patch.h, shapes[:, 2] // self.patch.w), axis=1)
-        large = np.zeros(len(grids), np.uint8)
+        unusable = np.zeros(len(grids), np.uint8)
         if limits.area is not None:
-            large[shapes[:, 1] * shapes[:, 2] > limits.area] = 1
-        return Measured(grids, large)
+            unusable[shapes[:, 1] * shapes[:, 2] > limits.area] = 1
+        unusable[shapes[:, 0] == 0] = 2
+        return Measured(grids, unusable)
 
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.asarray(gathered(self.shapes, self.starts, rows)[:, 0], dtype=np.int64)

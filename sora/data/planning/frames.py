@@ -44,7 +44,7 @@ class FrameClips:
     this rate; `Limits.area` bounds the ladder.
     """
 
-    reasons = ("", "smaller than the smallest size of the ladder", "shorter than one patch")
+    reasons = ("", "smaller than the smallest of data.areas", "shorter than one patch", "plan.area allows none of data.areas")
 
     def __init__(
         self,
@@ -113,5 +113,5 @@ class FrameClips:
         cells = np.minimum(np.maximum(1, np.floor(sides * scale[:, None] / units + 0.5)), sides // units).astype(np.int64)
         small = (step < 0) | (cells.min(axis=1) < 1) | (len(areas) == 0)
         grids = np.concatenate(((latent // self.patch.t)[:, None], cells), axis=1)
-        reasons = np.where(small, 1, np.where(latent < 1, 2, 0)).astype(np.uint8)
+        reasons = np.where(small, 1 if len(areas) else 3, np.where(latent < 1, 2, 0)).astype(np.uint8)
         return _Sized(had, kept, cells * units, grids, reasons)

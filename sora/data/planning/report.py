@@ -18,7 +18,8 @@ _SHOWN = 6  # sizes of clips that are told
 class PlanFigures:
     """Of one stage. clips: that can be drawn; frames_kept: the share of their frames that is trained on.
 
-    steps: of an epoch (of the steps looked at, where there is none: whole is False). fill: clips' tokens over all tokens of packs.
+    steps: of an epoch (those looked at, where datasets or images are mixed by weights and there is none: whole is False).
+    fill: clips' tokens over all tokens of packs.
     balance[R]: the mean over the most that a rank of R has to do in a step. useful[R]: what clips cost over what is paid for
     by R ranks, padding and waiting included. tail: packs that the last step of an epoch takes from the next epoch.
     lengths: the least, median and most frames that are trained on of a clip. sizes: shares of the clips by rows x columns, the commonest
@@ -100,21 +101,22 @@ def _sizes(taken: Int[np.ndarray, "n 2"]) -> dict[str, float]:
 
 def _kept(plan: TokenPlan, rows: np.ndarray) -> float:
     had = plan.clips.frames(rows)
-    return float(np.minimum(had, plan.stages[0].frames or had.max()).sum() / had.sum())
+    return float(plan.clips.taken(rows, plan.stages[0].limits)[:, 0].sum() / had.sum())
 
 
 def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
     """The figures of a stage as one would read them."""
     low, mean, high = found.tokens_per_step
+    counted = "steps an epoch  " if plan.windows_of_epoch(stage) is not None else "steps looked at "
     told = [
         f"clips            {found.clips:,} of {plan.clips.starts[-1]:,}" + ("" if found.whole else "   (figures below are of a part)"),
         *(f"left out         {count:,}: {reason}" for reason, count in found.skipped.items()),
         f"cut              {found.cut:,} clips to {plan.stages[stage].frames} frames; {found.frames_kept:.1%} of all frames are kept"
         if found.cut
-        else f"frames kept      {found.frames_kept:.0%}",
+        else f"frames kept      {_share(found.frames_kept)}",
         f"a clip           {found.lengths[0]:,} to {found.lengths[2]:,} frames, half of them {found.lengths[1]:,.0f} or more",
         f"sizes            {_told(found.sizes)}",
-        f"steps an epoch   {found.steps:,.1f} of {plan.packs} packs of {plan.budget:,} tokens",
+        f"{counted} {found.steps:,.1f} of {plan.packs} packs of {plan.budget:,} tokens",
         f"a step           {found.samples_per_step:,.1f} clips, {mean:,.0f} tokens ({low:,} to {high:,})",
         f"fill             {found.fill:.2%} of the token budget; {1 - found.fill:.2%} is padding",
         f"packs of a step  the largest costs {found.largest_over_smallest:.3f} times the smallest (median)",
@@ -125,6 +127,11 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
         f"tail             the last step of an epoch takes {found.tail} of {plan.packs} packs from the next" if found.tail else "",
     ]
     return [line for line in told if line]
+
+
+def _share(kept: float) -> str:
+    """Of the frames, though no limit cuts them: what stands over a whole latent frame or patch at a clip's end is not trained on."""
+    return "100%" if kept == 1 else f"{kept:.2%}; the rest does not fill a latent frame of the VAE, or a patch"
 
 
 def _told(sizes: dict[str, float]) -> str:

@@ -187,7 +187,7 @@ class Mixture:
     def skipped(self) -> Counter[str]:
         found = sum((source.skipped for source in self.sources), Counter())
         unwanted = sum(source.count for source, share in zip(self.sources, self._shares, strict=True) if not share)
-        return found + Counter({"of weight 0": unwanted})
+        return found + Counter({"data.weights or plan.images leave them no share": unwanted})
 
     @property
     def count(self) -> int:
@@ -237,5 +237,6 @@ class Mixture:
 def _empty(mixture: Mixture) -> str:
     clips, stage = mixture.clips.starts[-1], mixture.stage
     reasons = "; ".join(f"{count} {reason}" for reason, count in mixture.skipped.items()) or "there are none"
+    advice = "raise plan.budget" if any(source.longest for source in mixture.sources) else "change the key that leaves them out"
     limits = ", ".join(f"plan.{name}={value}" for name, value in stage.limits._asdict().items() if value is not None)
-    return f"an epoch would be empty: of {clips} clips none can be used{f' with {limits}' if limits else ''} ({reasons}); raise plan.budget"
+    return f"an epoch would be empty: of {clips} clips none can be used{f' with {limits}' if limits else ''} ({reasons}); {advice}"

@@ -5,6 +5,7 @@ import pytest
 
 from sora.data.planning.clips import Limits
 from sora.data.planning.frames import FrameClips, VideoColumns
+from sora.data.planning.report import figures, lines
 from sora.tokens import Grid
 from tests.data.planning.making import plan
 
@@ -61,7 +62,7 @@ def test_windows_are_drawn_anew_each_epoch_and_nowhere_else():
 def test_small_and_short_clips_are_left_out_by_reason():
     columns = VideoColumns(np.array([20, 3, 20]), np.array([30, 300, 300]), np.array([30, 300, 300]), np.full(3, 8.0))
     made = plan(clips(columns, patch=(2, 2, 2)), budget=4000)
-    assert made.skipped == {"smaller than the smallest size of the ladder": 1, "shorter than one patch": 1}
+    assert made.skipped == {"smaller than the smallest of data.areas": 1, "shorter than one patch": 1}
     (item,) = made.at(0).packs[0].items
     assert (item.row, item.size, item.crop.frames) == (2, (256, 256), 13)
 
@@ -80,3 +81,24 @@ def test_what_does_not_fit_is_refused():
         clips(areas=[])
     with pytest.raises(ValueError, match="not above 0"):
         clips(rate=0.0)
+
+
+def test_frames_that_stand_over_are_told_and_not_called_kept():
+    """12 frames give a window of 9 under stride 4, and 24 one of 21."""
+    columns = VideoColumns(np.array([12, 24, 9]), np.full(3, 300), np.full(3, 300), np.full(3, 8.0))
+    for frames, kept in ((None, 9 + 21 + 9), (12, 9 + 9 + 9)):
+        made = plan(clips(columns), budget=20000, frames=frames)
+        found = figures(made, ranks=[1], windows=None)
+        assert found.frames_kept == pytest.approx(kept / 45)
+        (told,) = [line for line in lines(made, found) if "kept" in line]
+        assert f"{kept / 45:.1%} of all frames" in told if frames else "86.67%; the rest does not fill a latent frame" in told
+
+
+def test_an_empty_epoch_says_which_key_empties_it():
+    columns = VideoColumns(np.array([20]), np.array([300]), np.array([300]), np.full(1, 8.0))
+    with pytest.raises(ValueError, match=r"plan\.area=100 \(1 plan\.area allows none of data\.areas\); change the key"):
+        plan(clips(columns), area=100)
+    with pytest.raises(ValueError, match=r"1 smaller than the smallest of data\.areas\); change the key"):
+        plan(clips(columns._replace(heights=np.array([30]), widths=np.array([30]))))
+    with pytest.raises(ValueError, match="longer than the token budget of 5.*; raise plan.budget"):
+        plan(clips(columns), budget=5)

@@ -45,7 +45,7 @@ def test_images_have_their_share_whatever_there_are():
     mixed = plan(of(), images=0.5, weights=(0.5, 0.25, 0.25), budget=16, max_clips=1, packs=1, window=64)
     items = drawn(mixed, 1024)
     assert sum(SHAPES[item.row][0] == 1 for item in items) == 512
-    assert plan(of(), images=1.0).skipped == {"of weight 0": 50}
+    assert plan(of(), images=1.0).skipped == {"data.weights or plan.images leave them no share": 50}
     with pytest.raises(ValueError, match=r"plan\.images=0\.5.*there are no single frames"):
         plan(clips([(4, 2, 2)] * 4), images=0.5)
 
