@@ -27,11 +27,15 @@ $(STAMP): pyproject.toml constraints.txt requirements-nodeps.txt
 quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outputs/quickstart/report.html
 	$(BIN)/sora quickstart
 
+# a module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+
 test: setup  ## the whole test suite, fast ones first
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow and not slurm'
+	$(PYTEST) -m 'slow and not slurm'
 
 test-fast: setup  ## the tests that take no long runs
-	$(BIN)/python -m pytest -m 'not slow and not slurm'
+	$(PYTEST) -m 'not slow and not slurm'
 
 # Debian's packages, where they may be installed; the tests start daemons of their own
 test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemption, killed ranks, arrays

@@ -215,7 +215,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
         "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes},
         "sampler": OmegaConf.to_container(config.sampler),
         "guidance": OmegaConf.to_container(config.guidance),
-        "stretch": None if config.stretch is None else OmegaConf.to_container(config.stretch),
+        "stretch": OmegaConf.to_container(config.stretch) if config.get("stretch") else None,  # an evaluation has none
         "steps": config.steps,
         "shift": config.shift,
         "first": config.first,

@@ -169,5 +169,6 @@ def test_the_command_line_still_has_the_last_word_in_an_ablation():
 def test_no_experiment_may_be_said_and_other_groups_name_their_options():
     plain, said = compose("train", ["seed=3"]), compose("train", ["experiment=null", "seed=3"])
     assert plain.config == said.config
-    with pytest.raises(ValueError, match="logger cannot be nothing; its options: csv, none"):
+    assert compose("sample", ["stretch=null", "checkpoint=x"]).config == compose("sample", ["checkpoint=x"]).config
+    with pytest.raises(ValueError, match="logger=null: there has to be one; its options: csv, none"):
         compose("train", ["logger=null"])

@@ -207,6 +207,12 @@ class Loader:
         found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
         return {str(key).removeprefix("override ").lstrip("/") for item in found for key in item}
 
+    @cached_property
+    def optional_groups(self) -> set[str]:
+        """Those of them that have no option unless one is named."""
+        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        return {str(key).removeprefix("override ").lstrip("/") for item in found for key, value in item.items() if value is None}
+
     def _told(self, error: Exception) -> str:
         """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
         cause = error.__cause__ or error
@@ -248,6 +254,8 @@ def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str,
     grouped = [item for item in overrides if item.key_or_group in own]
     for override in grouped:
         _check_option(override, available)
+        if override.value() in (None, "null") and override.key_or_group not in loader.optional_groups:
+            raise ValueError(f"{override.input_line}: there has to be one; its options: {listed(available[override.key_or_group])}")
     # Hydra cannot be told to choose nothing; where nothing is the default, that is what it does when it is told nothing
     overrides = [item for item in overrides if not (item in grouped and item.value() in (None, "null"))]
     grouped = [item for item in grouped if item in overrides]
@@ -277,8 +285,6 @@ def _check_option(override: Any, available: dict[str, dict[str, Path]]) -> None:
     option = override.value()
     if not isinstance(option, str | int | float | None):
         raise ValueError(f"{line}: {key} is a group; its options: {listed(options)}")
-    if option in (None, "null") and key != EXPERIMENT:
-        raise ValueError(f"{line}: {key} cannot be nothing; its options: {listed(options)}")
     if option not in (None, "null") and str(option) not in options:
         raise ValueError(f"there is no {key}={option}{meant(str(option), options)}; its options: {listed(options)}")
 

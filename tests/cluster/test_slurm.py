@@ -96,10 +96,8 @@ def test_runs_of_a_sweep_have_folders_of_their_own_unless_they_are_given():
     assert sorted(word for run in runs for word in run if word.startswith("output=")) == [
         f"output=o/seed={seed},density={name}" for seed in (0, 1) for name in ("mode", "uniform")
     ]
-    runs = split("train", [*base, "seed=0,1"], [])
-    assert [run[-1] for run in runs] == ["output=outputs/train/seed=0", "output=outputs/train/seed=1"]
     given = [*base, "seed=3", "output=a,b"]
     assert [run[-1] for run in split("train", given, [])] == ["output=a", "output=b"]
-    odd = split("train", [*base, "plan.budget=512,1024", "data.split='a/b','..'"], [])
-    assert len({run[-1] for run in odd}) == 4
+    odd = split("train", [*base, "data.split='a/b','..'"], [])
+    assert len({run[-1] for run in odd}) == 2
     assert all("/" not in run[-1].removeprefix("output=outputs/train/") for run in odd)
