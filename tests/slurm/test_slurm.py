@@ -55,7 +55,9 @@ class Lab:
 
     def hashes(self, name: str) -> dict[str, str]:
         last = checkpoint.folder_of(self.folder / name / "checkpoints", STEPS)
-        return {kind: storage.file_hash(last / f"{kind}.safetensors") for kind in ("model", "ema", "optimizer")}
+        found = {path.name: storage.file_hash(path) for path in last.glob("*.safetensors")}
+        assert {name.split("-")[0].removesuffix(".safetensors") for name in found} == {"model", "ema", "optimizer", "rng"}
+        return found
 
     def assert_complete(self, name: str, job: Job, *, restarts: int) -> None:
         assert (job.state, job.restarts) == ("COMPLETED", restarts), self.log(name)[-2000:]

@@ -16,6 +16,7 @@ from sora.patches import pack, unpack
 from sora.tokens import Grid, Segments, TextTokens
 from tests.test_configs import node
 
+pytestmark = pytest.mark.slow  # one by one they are quick, together a third of the quick tests' time
 TEXT, POOLED, CLASSES = 10, 6, 5
 SMALL = {"width": 48, "depth": 2, "heads": 2}
 ROPE = {"rope": {"axes": [8, 8, 8]}}
