@@ -98,6 +98,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._cancel_all()
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:
@@ -106,6 +107,14 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+    def _cancel_all(self, *, seconds: float = 60) -> None:
+        """End what still runs: the processes of a job outlive the daemons."""
+        quiet = {"env": self.environment, "capture_output": True, "text": True, "check": False}
+        end = time.monotonic() + seconds
+        subprocess.run(["scancel", "--user=root"], **quiet)
+        while time.monotonic() < end and subprocess.run(["squeue", "-h"], **quiet).stdout.strip():
+            time.sleep(0.5)
 
     def call(self, *words: str, variables: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
         """The output of one of Slurm's programs; an error is raised with what it said."""
