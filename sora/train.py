@@ -197,6 +197,8 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)
+    if "exported" in run.info:
+        raise ValueError(f"{folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
     was = run.info["depends"]
     for name, value in job.depends.items():
         if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
@@ -255,9 +257,10 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.data.loading import step_loader
     from sora.network import peak_of
     from sora.training import module as modules
-    from sora.training.callbacks import Checkpoints, Journal
+    from sora.training.callbacks import Journal
     from sora.training.guards import Alike
     from sora.training.run import code_version
+    from sora.training.saving import Checkpoints
     from sora.training.state import restore_finished
 
     first = state.step if state else 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sora.training import ranks
-from sora.training.ema import Average
+from sora.training.ema import Averaging
 from sora.training.mesh import MeshStrategy
 
 
@@ -108,7 +108,7 @@ class TrainingModule(LightningModule):
         task: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], list[Optimizer]],
         schedule: Callable[[int], float],
-        average: Average,
+        average: Averaging,
         clip: float,
         patience: int,
         stop: Callable[[], bool] = lambda: False,

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from sora import draws
 from sora.training import ema, optimizers, schedules, trainers
-from sora.training.callbacks import Checkpoints, Journal
+from sora.training.callbacks import Journal
 from sora.training.checkpoint import TrainingState
-from sora.training.ema import Average
+from sora.training.ema import Average, Averaging
 from sora.training.module import Loss, TrainingModule
 from sora.training.phases import Phases
 from sora.training.run import Run, create
+from sora.training.saving import Checkpoints
 from sora.training.signals import StopFlag
 from sora.training.tracker import NoTracker
 
@@ -122,13 +123,23 @@ MUON = partial(
 )
 
 
-def module_of(*, steps: int, seed: int = 0, width: int = 8, optimizer=MUON, flag=lambda: False, patience: int = 5, averaged: bool = True):
+def module_of(
+    *,
+    steps: int,
+    seed: int = 0,
+    width: int = 8,
+    optimizer=MUON,
+    flag=lambda: False,
+    patience: int = 5,
+    averaged: bool = True,
+    average: Averaging | None = None,
+):
     torch.manual_seed(seed)
     return TrainingModule(
         task=ToyTask(width),
         optimizer=optimizer,
         schedule=partial(schedules.cosine, steps=steps, warmup=3, floor=0.1),
-        average=Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
+        average=average or Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
         clip=1.0,
         patience=patience,
         stop=flag,
@@ -145,6 +156,8 @@ def fit(
     workers: int = 0,
     every: int = 1000,
     keep: int = 3,
+    snapshots: int = 0,
+    saves: int = 3,
     log_every: int = 1,
     stop_at: int | None = None,
     peak=None,
@@ -162,7 +175,8 @@ def fit(
 
     module = module_of(steps=total, flag=wants, **settings)
     journal = Journal(run, every=log_every, steps=total, unit="tokens", tracker=NoTracker(), resumed=resumed, peak=peak)
-    rest = {"keep": keep, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": Phases(), "resumed": resumed}
+    kept = {"keep": keep, "keep_every": 0, "snapshots": snapshots, "patience": saves}
+    rest = {**kept, "seed": 7, "flag": flag, "journal": journal, "phases": Phases(), "resumed": resumed}
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:

@@ -1,0 +1,185 @@
+"""Saving while training goes on, and going on from what was saved. Lightning calls this; the memory is ours."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from sora.training import checkpoint, ranks, rng, state
+from sora.training.callbacks import Journal
+from sora.training.checkpoint import TrainingState
+from sora.training.module import TrainingModule
+from sora.training.phases import Phases
+from sora.training.run import Run
+from sora.training.signals import StopFlag
+
+
+class Checkpoints(Callback):
+    """Restores at the start; saves every `every` steps, at the last step, and when a signal asks, after which training stops.
+
+    Training goes on while a thread writes a copy; only one is on its way at a time. A save that the disk refuses is told and recorded,
+    and training goes on to the next one, unless it is the `patience`-th in a row; the last one must succeed.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        every: int,
+        keep: int,
+        keep_every: int,
+        snapshots: int,
+        patience: int,
+        steps: int,
+        seed: int,
+        flag: StopFlag,
+        journal: Journal,
+        phases: Phases,
+        resumed: TrainingState | None,
+    ) -> None:
+        if min(every, keep, patience) < 1:
+            raise ValueError(f"checkpoint.every={every}, checkpoint.keep={keep} and checkpoint.patience={patience} must be at least 1")
+        if snapshots < 0:
+            raise ValueError(f"checkpoint.snapshots={snapshots} must be at least 0; it is how many there are at most")
+        self._run, self._every, self._patience, self._refused = run, every, patience, 0
+        self._kept = {"keep": keep, "keep_every": keep_every, "snapshots": snapshots}
+        self._steps, self._seed, self._flag, self._journal, self._resumed = steps, seed, flag, journal, resumed
+        self._begun: int | None = resumed.step if resumed else None
+        self._saving: checkpoint.Saving | None = None
+        self._writer = Writer()
+        self._phases = phases
+        self._first = True
+        self.stopped = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._flag.install()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # Before anything trains: the averages begin at the weights, and are then filled like them.
+        pl_module.begin()
+        if self._resumed is not None:
+            state.restore(pl_module, self._resumed, source=checkpoint.folder_of(self._run.checkpoints, self._resumed.step))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not self._first:
+            return
+        self._first = False
+        # Only now: starting a loader draws from the global state, more or less of it depending on the number of workers.
+        if self._resumed is None or not state.restore_random(self._resumed, rank=trainer.global_rank):
+            rng.seed(self._seed, rank=trainer.global_rank)
+        self._resumed = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        report = pl_module.report
+        assert report is not None
+        last = report.step >= self._steps
+        if report.stop:
+            self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
+        with self._phases.during("checkpoint"):
+            if report.stop or last:
+                self._begin(pl_module)
+                self._end(pl_module, wait=True, must=True)
+            elif report.step % self._every == 0:
+                self._begin(pl_module)
+            else:
+                self._end(pl_module, wait=False)
+        if report.stop and not last:
+            self.stopped = trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._end(pl_module, wait=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not ranks.several():  # several cannot agree any more; what they have begun is swept away at the next start
+            self._end(pl_module, wait=True)
+
+    def _begin(self, module: TrainingModule) -> None:
+        """Copy the state of this step, and let a thread write it."""
+        step = module.counters.step
+        if self._begun == step:
+            return
+        self._end(module, wait=True)
+        captured = state.capture(module, self._journal.facts)
+        self._saving = checkpoint.Saving(
+            self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True
+        )
+        self._begun = step
+        self._writer.start(self._saving.write)
+
+    def _end(self, module: TrainingModule, *, wait: bool, must: bool = False) -> None:
+        """Commit what was begun, once every rank has written its part; `wait` for that."""
+        saving = self._saving
+        if saving is None:
+            return
+        if wait:
+            self._writer.join()
+        outcome = ranks.highest(self._writer.outcome, module.device)
+        if outcome == Writer.BUSY:
+            return
+        self._writer.join()
+        self._saving = None
+        if module.global_rank == 0 and outcome == Writer.DONE:
+            self._writer.run(lambda: saving.commit(**self._kept))
+        outcome = ranks.highest(self._writer.outcome, module.device)
+        if outcome == Writer.DONE:
+            self._refused = 0
+            return
+        self._refused += 1
+        if module.global_rank == 0:
+            saving.abandon()
+        self._failed(saving.path, self._writer.error, must=must)
+
+    def _failed(self, path: Path, error: Exception | None, *, must: bool) -> None:
+        if isinstance(error, ValueError):
+            raise error
+        step = checkpoint.step_of(path)
+        no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        reason = "the disk is full" if no_room else str(error or "another rank could not write")
+        if must or self._refused >= self._patience:
+            often = f" (saves refused in a row: {self._refused}, checkpoint.patience={self._patience})" if self._refused > 1 else ""
+            raise ValueError(
+                f"{path.parent} could not take the checkpoint of step {step}: {reason}{often}. Earlier ones are as they were; "
+                f"make room and continue with resume={self._run.folder}"
+            ) from error
+        self._run.event("save failed", step=step, reason=reason)
+        self._journal.say(
+            f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps"
+        )
+
+
+class Writer:
+    """One thread at a time, and what came of it."""
+
+    DONE, BUSY, REFUSED = 0, 1, 2
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self.error: Exception | None = None
+
+    def start(self, work: Callable[[], object]) -> None:
+        self.error = None
+        self._thread = Thread(target=self.run, args=(work,), name="checkpoint")
+        self._thread.start()
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do it here."""
+        try:
+            work()
+        except (OSError, ValueError) as error:
+            self.error = error
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def outcome(self) -> int:
+        if self._thread is not None and self._thread.is_alive():
+            return self.BUSY
+        return self.DONE if self.error is None else self.REFUSED
