@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sora.training.checkpoint import TrainingState
     from sora.training.guards import Clock
     from sora.training.module import TrainingModule
+    from sora.training.peers import Peers
     from sora.training.run import Run
 
 EXAMPLES = (
@@ -55,6 +56,7 @@ def main(composed: Composed) -> int:
     from sora.jobs import JOBS, finish_vae
     from sora.training import ranks, rng
     from sora.training.guards import Clock
+    from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
     from sora.training.signals import StopFlag
@@ -72,10 +74,11 @@ def main(composed: Composed) -> int:
             record(config, run, state, changed)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
-            with Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog):
+            watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
+            with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
-                module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput))
+                module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput), peers=peers)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
                 if config.kind == "vae" and not stopped and ranks.first():
@@ -197,6 +200,8 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)
+    if "exported" in run.info:
+        raise ValueError(f"{folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
     was = run.info["depends"]
     for name, value in job.depends.items():
         if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
@@ -247,7 +252,7 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
-def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock) -> TrainingModule:
+def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
     """Make the steps that the run still lacks."""
     from omegaconf import OmegaConf
 
@@ -255,8 +260,10 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.data.loading import step_loader
     from sora.network import peak_of
     from sora.training import module as modules
-    from sora.training.callbacks import Checkpoints, Journal
+    from sora.training.callbacks import Checkpoints
     from sora.training.guards import Alike
+    from sora.training.journal import Journal
+    from sora.training.peers import Meeting
     from sora.training.run import code_version
     from sora.training.state import restore_finished
 
@@ -272,11 +279,12 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker_of(config, run)}
-    journal = Journal(run, **shown, resumed=state, peak=peak)
+    goodput = clock.goodput.share if clock.goodput is not None else None
+    journal = Journal(run, **shown, resumed=state, phases=clock.phases, peak=peak, goodput=goodput)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
-    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), journal, saver, clock])
+    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
     loader = step_loader(

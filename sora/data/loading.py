@@ -286,7 +286,7 @@ def _as_is(step: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
-    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)
     os.nice(_NICENESS)
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ by the step's total count over packs and ranks, clips, checks, steps, averages, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sora.training import ranks
-from sora.training.ema import Average
+from sora.training.ema import Averaging
 from sora.training.mesh import MeshStrategy
 
 
@@ -108,7 +109,7 @@ class TrainingModule(LightningModule):
         task: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], list[Optimizer]],
         schedule: Callable[[int], float],
-        average: Average,
+        average: Averaging,
         clip: float,
         patience: int,
         stop: Callable[[], bool] = lambda: False,
@@ -123,6 +124,8 @@ class TrainingModule(LightningModule):
         self.average = average
         self.counters = Counters()
         self.report: Report | None = None
+        self.preparing = 0.0  # seconds that making packs of the latest step took
+        self.on_gradients: Callable[[Mapping[str, nn.Parameter]], None] | None = None  # called before gradients are clipped
         self._optimizer, self._schedule = optimizer, schedule
         self._clip, self._patience, self._stop = clip, patience, stop
         self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
@@ -162,7 +165,9 @@ class TrainingModule(LightningModule):
     # ---- one step
 
     def training_step(self, batch: Any, _: int) -> None:
+        began = time.perf_counter()
         packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
+        self.preparing = time.perf_counter() - began
         count = ranks.summed(torch.stack([pack.count for pack in packs]).sum()).clamp(min=1)
         losses = []
         for number, pack in enumerate(packs):
@@ -172,6 +177,8 @@ class TrainingModule(LightningModule):
                 self.manual_backward(loss.total * (self.trainer.world_size / count))
             losses.append(loss)
         norm = self._norm()
+        if self.on_gradients is not None:
+            self.on_gradients(self.trained())
         self._conclude(packs, losses, count, norm)
 
     def _quiet(self, *, last: bool):

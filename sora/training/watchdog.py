@@ -71,11 +71,11 @@ class Watchdog:
         sys.stderr.write(f"\n{told}; every thread's stack is in {path}\n")
         faulthandler.dump_traceback(STDERR, all_threads=True)
         sys.stderr.flush()
-        _kill_children()
+        kill_children()
         os._exit(STALLED)
 
 
-def _kill_children() -> None:
+def kill_children() -> None:
     """Loader workers notice within seconds that their parent is gone; a decoder in a loop would not."""
     import signal
 

@@ -154,7 +154,7 @@ def test_workers_outlive_the_signals_that_the_main_process_answers():
     loader = iter(step_loader(Slow(), first=0, last=3, workers=1))
     worker, threads = next(loader)
     assert (worker != os.getpid(), threads) == (True, 1)
-    for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         os.kill(worker, sent)
     assert [step[0] for step in loader] == [worker, worker]
 
