@@ -194,7 +194,9 @@ def spread_context(task: nn.Module, mesh: DeviceMesh) -> None:
         )
     for module in task.dit.modules():
         if isinstance(module, Registers):
-            raise ValueError(f"dit.registers belong to whole clips, which trainer.context={ranks} cuts; set dit.registers=null or context=1")
+            raise ValueError(
+                f"dit.registers belong to whole clips, which trainer.context={ranks} cuts; set dit.registers=null or context=1"
+            )
         if isinstance(module, SelfAttention) and (module.heads % ranks or module.kv_heads % ranks):
             raise ValueError(
                 f"{module.heads} heads with {module.kv_heads} of keys do not divide over trainer.context={ranks} ranks; change dit.heads,"

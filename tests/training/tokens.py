@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from sora import draws
 from sora.diffusion import prediction, shift, weighting
@@ -16,12 +15,8 @@ from sora.diffusion.path import Straight
 from sora.patches import pack
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid
-from sora.training import ema, optimizers, schedules
 from sora.training.diffusion_module import DiffusionTask
-from sora.training.ema import Average
-from sora.training.module import TrainingModule
 from tests.dit.test_dit import TEXT, P, network
-from tests.training.stand_ins import ADAMW, Pack
 
 PACKS, BUDGET, WORDS, CLIPS = 4, 32, 13, 4
 GRIDS = (Grid(1, 2, 2), Grid(3, 3, 1), Grid(2, 1, 4), Grid(1, 1, 1), Grid(5, 2, 2), Grid(1, 4, 4))
