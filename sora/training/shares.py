@@ -57,8 +57,8 @@ def _all(part: Tensor) -> Tensor:
 EVERYWHERE = Share(Replicate(), _all)
 
 
-def shares(block: nn.Module, number: int, axis: Axis) -> dict[str, Share]:
-    """The share of each parameter of a block, by its name there.
+def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[str, Share]:
+    """The share of each parameter of a block, by its name there. context: ranks that share the heads of each of these once more.
 
     Raises:
         ValueError: nothing here says how to split the block or a part of it, or heads or channels do not divide.
@@ -69,7 +69,7 @@ def shares(block: nn.Module, number: int, axis: Axis) -> dict[str, Share]:
         _refuse(f"block {number} is a {type(block).__name__}{why} which has no plan for it", axis)
     found: dict[str, Share] = {}
     for name, module in block.named_modules():
-        found |= {f"{name}.{key}": share for key, share in _within(module, axis).items()}
+        found |= {f"{name}.{key}": share for key, share in _within(module, axis, context).items()}
         for key, _ in module.named_parameters(recurse=False):
             full = f"{name}.{key}" if name else key
             if module is block or isinstance(module, WHOLE):
@@ -79,15 +79,15 @@ def shares(block: nn.Module, number: int, axis: Axis) -> dict[str, Share]:
     return found
 
 
-def _within(module: nn.Module, axis: Axis) -> dict[str, Share]:
+def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, Share]:
     """The shares of what one module is made of, if the ranks split it."""
     match module:
         case SelfAttention():
-            _divide(module.heads, "dit.heads", axis)
-            _divide(module.kv_heads, "dit.kv_heads", axis)
+            _divide(module.heads, "dit.heads", axis, context)
+            _divide(module.kv_heads, "dit.kv_heads", axis, context)
             return _cut(module, {"qkv": 3, "q": 1, "kv": 2}, "out", axis)
         case CrossAttention():
-            _divide(module.heads, "dit.heads", axis)
+            _divide(module.heads, "dit.heads", axis, context)
             return _cut(module, {"q": 1, "kv": 2}, "out", axis)
         case GeluMlp() | TanhGeluMlp() | SwiGluMlp():
             _divide(module.down.in_features, "the width inside an MLP (dit.width times dit.mlp_ratio)", axis)
@@ -140,9 +140,9 @@ def _once(axis: Axis, vector: Tensor) -> Tensor:
     return vector if axis.rank == 0 else vector * 0
 
 
-def _divide(count: int, what: str, axis: Axis) -> None:
-    if count % axis.size:
-        _refuse(f"{what} is {count}, which does not divide over so many ranks", axis)
+def _divide(count: int, what: str, axis: Axis, context: int = 1) -> None:
+    if count % (axis.size * context):
+        _refuse(f"{what} is {count}, which does not divide over {axis.size * context} ranks (tensor x context)", axis)
 
 
 def _refuse(why: str, axis: Axis) -> None:

@@ -24,21 +24,22 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.dit.dit import Context, CrossAttention, DiT, GeluMlp, SelfAttention, Stream
-from sora.dit.layout import Layout
+from sora.dit.layout import Attention, Mask
 from sora.dit.lean import LeanBlock
 from sora.dit.mlps import SwiGluMlp, TanhGeluMlp
 from sora.dit.modulation import Projection
 from sora.dit.norms import AcrossHeads
 from sora.dit.published.network import PublishedDiT
-from sora.tokens import Segments, join
+from sora.tokens import Joined, Segments
 from sora.training.collectives import copied, gathered, joined, scattered, split, total
+from sora.training.context import Ulysses
 from sora.training.shares import EVERYWHERE, Axis, Share, placed, shares
 
 
 def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
     """Spread the blocks of every network of a task over the ranks of a mesh of one axis; each rank comes with the same whole weights.
 
-    Before `fully_shard`, which is then told by `beside` where to cut. These ranks must be given the same packs.
+    After `spread_context`, and before `fully_shard`, which is then told by `beside` where to cut. These ranks must be given the same packs.
 
     Raises:
         ValueError: there is no network, or the ranks cannot share it; nothing has been changed then.
@@ -49,7 +50,7 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
     networks = [module for module in task.modules() if isinstance(module, DiT | PublishedDiT)]
     if not networks:
         raise ValueError(f"trainer.tensor={axis.size} splits the blocks of a denoising network, and this task has none; choose 1")
-    planned = [(block, shares(block, number, axis)) for network in networks for number, block in enumerate(network.blocks)]
+    planned = [found for network in networks for found in _planned(network, axis)]
     for block, found in planned:
         for module in block.modules():
             _change(module, axis)
@@ -57,9 +58,19 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
             block.__class__ = _LeanBranches
         _spread(block, _Spread, found, axis)
     for network in networks:
+        network.route.attention = Fitted(network.route.attention)
         _spread(network, _SpreadNetwork, {}, axis)
     for other in (*task.children(), task):
         _spread(other, _Spread, {}, axis)
+
+
+def _planned(network: DiT | PublishedDiT, axis: Axis) -> list[tuple[nn.Module, dict[str, Share]]]:
+    """The blocks, each with a rank's shares of it."""
+    inside = network.route.attention
+    context = inside.ranks if isinstance(inside, Ulysses) else 1  # which shares the heads that a tensor rank has once more
+    if any(block.joint != network.joint for block in network.blocks):
+        raise ValueError(f"trainer.tensor={axis.size}: words are tokens in some blocks and only read in others; use trainer=fsdp")
+    return [(block, shares(block, number, axis, context=context)) for number, block in enumerate(network.blocks)]
 
 
 def beside(parameter: nn.Parameter, *, shards: int) -> Shard:
@@ -153,7 +164,7 @@ class _SpreadNetwork(_Spread):
 
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
         axis, tokens = self._shared.axis, len(x)
-        out = super().run(*_entered(*filled(x, states, context, size=axis.size), axis))  # pyright: ignore[reportAttributeAccessIssue]
+        out = super().run(*_entered(x, states, context, axis))  # pyright: ignore[reportAttributeAccessIssue]
         return joined(out, axis.group)[:tokens]
 
 
@@ -248,53 +259,48 @@ def _become(module: nn.Module, kind: type, axis: Axis) -> None:
 # ---- tokens
 
 
+class Fitted:
+    """An attention of axes that have been filled up: what stands behind the last segment is neither asked nor seen, and gets 0."""
+
+    def __init__(self, attention: Attention) -> None:
+        self.attention = attention
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
+        asked, seen, rows = q_segments.total, k_segments.total, len(q)
+        return _filled(self.attention(q[:asked], k[:seen], v[:seen], q_segments, k_segments, mask), rows - asked)
+
+
 def _entered(x: Tensor, states: Tensor, context: Context, axis: Axis) -> tuple[Tensor, Tensor, Context]:
-    """Tokens, words and what modulates them as a rank has them: its own rows of what is a token, the rest whole."""
-    group, levels, words, rotation = axis.group, context.levels, context.text_levels, context.rotation
-    if words is None:  # words are read, by some heads on each rank
+    """Tokens, words and what modulates them as a rank has them: its own rows of what is a token, the rest whole.
+
+    Axes that do not divide over the ranks are filled up with rows of zeros, which lie in no segment.
+    """
+    group, levels, words, rotation, joint = axis.group, context.levels, context.text_levels, context.rotation, context.joined
+    more, more_words = -len(x) % axis.size, -len(states) % axis.size
+    if words is None or joint is None:  # words are read, by some heads on each rank
         level, modulation, states = copied([levels.level, levels.modulation, states], group)
     else:
         level, modulation, *of_words = copied([levels.level, levels.modulation, words.level, words.modulation], group)
-        words, states = Stream(of_words[0], of_words[1], _own_rows(words.index, axis)), split(states, group)
-    if rotation is not None and rotation.shape[1] > 1:
-        rotation = rotation.chunk(axis.size, dim=1)[axis.rank]
+        words, states = Stream(of_words[0], of_words[1], _own_rows(words.index, axis)), split(_filled(states, more_words), group)
+        joint = _apart(joint, len(x), more, more_words)
+    if rotation is not None:
+        rotation = rotation if rotation.shape[1] == 1 else rotation.chunk(axis.size, dim=1)[axis.rank]
+        rotation = _filled(rotation, more)
     levels = Stream(level, modulation, _own_rows(levels.index, axis))
-    return split(x, group), states, context._replace(rotation=rotation, levels=levels, text_levels=words)
+    context = context._replace(rotation=rotation, levels=levels, text_levels=words, joined=joint)
+    return split(_filled(x, more), group), states, context
+
+
+def _apart(joint: Joined, tokens: int, more: int, more_words: int) -> Joined:
+    """The same joint axis, of tokens and words that have been filled up by so many rows each; these get anything."""
+    order = torch.where(joint.order < tokens, joint.order, joint.order + more)
+    return joint._replace(order=order, places=torch.cat((_filled(joint.places[:tokens], more), _filled(joint.places[tokens:], more_words))))
 
 
 def _own_rows(index: Tensor, axis: Axis) -> Tensor:
-    return index.unflatten(0, (axis.size, -1))[axis.rank]
+    return _filled(index, -len(index) % axis.size).unflatten(0, (axis.size, -1))[axis.rank]
 
 
-def filled(x: Tensor, states: Tensor, context: Context, *, size: int) -> tuple[Tensor, Tensor, Context]:
-    """The same with as much more padding behind the tokens, and the words if they are tokens too, as makes both multiples of `size`."""
-    more, words = -len(x) % size, -len(states) % size if context.joined is not None else 0
-    if not more and not words:
-        return x, states, context
-    layout, rotation, segments, text_levels = context.layout, context.rotation, context.text_segments, context.text_levels
-    if more:
-        grids = torch.cat((layout.grids[:-1], layout.grids[-1:] + torch.tensor([[0, 0, more]])))
-        last = torch.arange(more, device=x.device, dtype=layout.coordinates.dtype)[:, None] + layout.segments.cu_seqlens.diff()[-1]
-        places = torch.cat((layout.coordinates, torch.cat((last.new_zeros(more, 2), last), dim=1)))
-        layout = Layout(_longer(layout.segments, more), grids, places)
-        rotation = torch.cat((rotation, rotation.new_ones(more, *rotation.shape[1:]))) if rotation is not None else None
-    if words and text_levels is not None:
-        segments, text_levels = _longer(segments, words), text_levels._replace(index=_padded(text_levels.index, words))
-    context = Context(
-        layout=layout,
-        rotation=rotation,
-        levels=context.levels._replace(index=_padded(context.levels.index, more)),
-        text_segments=segments,
-        text_levels=text_levels,
-        joined=join(layout.segments, segments) if context.joined is not None else None,
-    )
-    return _padded(x, more), _padded(states, words), context
-
-
-def _padded(x: Tensor, rows: int) -> Tensor:
+def _filled(x: Tensor, rows: int) -> Tensor:
+    """With so many rows of zeros behind it."""
     return torch.cat((x, x.new_zeros(rows, *x.shape[1:]))) if rows else x
-
-
-def _longer(segments: Segments, more: int) -> Segments:
-    """With so many more tokens in the last segment, which is the padding."""
-    return Segments(*(torch.cat((ends[:-1], ends[-1:] + more)) for ends in (segments.host, segments.cu_seqlens)))
