@@ -20,7 +20,8 @@ from sora.configs.build import refuse_resolvers
 from sora.configs.check import check_targets, check_values, flatten
 from sora.configs.words import listed, meant
 
-EXPERIMENT = "experiment"
+# Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
+CHOOSERS = ("experiment", "preset")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     named = _named_over_experiment(grouped, with_experiment, reference)
     shared = _shared(named, grouped, loader, reference)
     _take_own_values(with_experiment, reference, named, but=shared)
-    source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
+    source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
     for override in [*valued, *direct]:
@@ -107,9 +108,14 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))
 
 
+def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
+    """The options of CHOOSERS that are in force."""
+    return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
+
+
 def _named_over_experiment(grouped: Sequence[Any], with_experiment: Composed, reference: Composed) -> list[str]:
     """The groups of which the command line names the option, though an experiment may set values of it."""
-    if with_experiment.choices.get(EXPERIMENT) is None:
+    if not _chosen(with_experiment.choices):
         return []
     return [item.key_or_group for item in grouped if item.key_or_group in reference.config]
 
@@ -211,11 +217,11 @@ class Loader:
 
     def without_experiment(self, composed: Composed) -> Composed:
         """The same choices of every group, without what the experiment's file itself sets."""
-        if composed.choices.get(EXPERIMENT) is None:
+        if not _chosen(composed.choices):
             return composed
         own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups]
-        bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
-        choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
+        bare = self.load([item for item in own if item.partition("=")[0] not in CHOOSERS])
+        choices = {group: option or "null" for group, option in composed.choices.items() if group not in CHOOSERS}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
     @cached_property
