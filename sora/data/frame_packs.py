@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
-from sora.data.planning import Item, TokenPlan
+from sora.data.planning import Item, PackPlan
 from sora.data.planning.frames import FrameClips, VideoColumns
 from sora.data.quarantine import Quarantine
 from sora.draws import sample_id
@@ -33,7 +33,7 @@ class ClipFrames:
 
 
 def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float | None, stride: Sequence[int], patch: Grid) -> FrameClips:
-    """The clips of some indexes for a `TokenPlan`; see `FrameClips`."""
+    """The clips of some indexes for a `PackPlan`; see `FrameClips`."""
     columns = [VideoColumns(index.frames, index.heights, index.widths, index.fps) for index in indexes]
     starts = np.cumsum([0, *(len(index) for index in indexes)])
 
@@ -54,7 +54,7 @@ class FramePacks(Dataset):
     def __init__(
         self,
         indexes: Sequence[Index],
-        plan: TokenPlan,
+        plan: PackPlan,
         *,
         quarantine: Quarantine,
         reader: VideoReader,

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
-from sora.data.planning import Item, LatentClips, Pack, TokenPlan
+from sora.data.planning import Item, LatentClips, Pack, PackPlan
 from sora.data.quarantine import Quarantine
 from sora.draws import generator, sample_id
 from sora.patches import Patchifier, frame_times, pack, patch_times
@@ -113,7 +113,7 @@ class LatentData:
         dataset = int(np.searchsorted(self._starts, row, side="right")) - 1
         return dataset, row - int(self._starts[dataset])
 
-    def batches(self, plan: TokenPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
+    def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
         """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
         return LatentBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
 
@@ -121,7 +121,7 @@ class LatentData:
 class LatentBatches(Dataset):
     """`[step] -> list[Batch]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
 
-    def __init__(self, data: LatentData, plan: TokenPlan, *, quarantine: Quarantine) -> None:
+    def __init__(self, data: LatentData, plan: PackPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
         self._kept: dict[int, Tensor] = {}
         self._room = round(data.cache_mb * 2**20)

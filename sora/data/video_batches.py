@@ -18,7 +18,7 @@ from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.decoding.reader import VideoReader
 from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
 from sora.data.index import Index
-from sora.data.planning import TokenPlan
+from sora.data.planning import PackPlan
 from sora.data.planning.frames import FrameClips
 from sora.data.quarantine import Quarantine
 from sora.draws import generator
@@ -114,7 +114,7 @@ class VideoData:
         parts += [f"{index.fingerprint}\t{index.captions_fingerprint}" for index in self.indexes]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def batches(self, plan: TokenPlan, *, quarantine: Path | str | None = None) -> VideoBatches:
+    def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> VideoBatches:
         """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
         return VideoBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
 
@@ -122,7 +122,7 @@ class VideoData:
 class VideoBatches(Dataset):
     """`[step] -> list[VideoPack]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
 
-    def __init__(self, data: VideoData, plan: TokenPlan, *, quarantine: Quarantine) -> None:
+    def __init__(self, data: VideoData, plan: PackPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
         self._packs = FramePacks(data.indexes, plan, quarantine=quarantine, reader=data.reader, require=self._require)
 

@@ -8,6 +8,7 @@ from sora.data.planning.clips import Clips, LatentClips, Limits
 from sora.data.planning.cost import Cost
 from sora.data.planning.crops import CropPlan
 from sora.data.planning.filling import Bucketed, Filling, Packed, Padded
+from sora.data.planning.listing import Listing, PackPlan
 from sora.data.planning.plan import TokenPlan
 from sora.data.planning.steps import Crop, Item, Pack, Plan, StepPlan
 
@@ -21,7 +22,9 @@ __all__ = [
     "Item",
     "LatentClips",
     "Limits",
+    "Listing",
     "Pack",
+    "PackPlan",
     "Packed",
     "Padded",
     "Plan",
