@@ -44,7 +44,11 @@ class MeshStrategy(ModelParallelStrategy):
             raise ValueError(
                 f"the mesh of {said} has {prod(self._sizes)} ranks, but {self.world_size} were started; change trainer.… or the job"
             )
-        self._device_mesh = init_device_mesh(self.root_device.type, self._sizes, mesh_dim_names=AXES)
+        self.lay(self.root_device.type)
+
+    def lay(self, device: str) -> None:
+        """Arrange the ranks of the process group in the mesh."""
+        self._device_mesh = init_device_mesh(device, self._sizes, mesh_dim_names=AXES)
 
     def spread(self, task: nn.Module) -> None:
         """Shard a task from outside: each block of each list of blocks is a unit, and the rest is one more."""

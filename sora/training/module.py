@@ -162,7 +162,10 @@ class TrainingModule(LightningModule):
     # ---- one step
 
     def training_step(self, batch: Any, _: int) -> None:
-        packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
+        self.step(self.task.prepare(batch, self.device))  # pyright: ignore[reportCallIssue]
+
+    def step(self, packs: Sequence[Prepared]) -> None:
+        """One optimiser step over this rank's packs."""
         count = ranks.summed(torch.stack([pack.count for pack in packs]).sum()).clamp(min=1)
         losses = []
         for number, pack in enumerate(packs):
