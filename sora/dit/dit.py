@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Attention, Layout, Pattern
+from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
 
@@ -293,7 +293,8 @@ class DiT(nn.Module):
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
-        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        self.route = Route(attention)
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, self.route, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
@@ -365,8 +366,8 @@ def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G 
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
-    return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
+    sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
+    return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:
