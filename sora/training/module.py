@@ -167,6 +167,8 @@ class TrainingModule(LightningModule):
     def step(self, packs: Sequence[Prepared]) -> None:
         """One optimiser step over this rank's packs."""
         place = seat(self.trainer)
+        mine = torch.stack([pack.count for pack in packs]).sum()
+        count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
         losses = []
         for number, pack in enumerate(packs):
             with self._quiet(last=number == len(packs) - 1):
