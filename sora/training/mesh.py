@@ -119,7 +119,11 @@ class MeshStrategy(ModelParallelStrategy):
         self.sizes.refuse_idle(self.world_size)
         ParallelStrategy.setup_environment(self)
         self._setup_distributed()
-        self._device_mesh = init_device_mesh(self.root_device.type, astuple(self.sizes), mesh_dim_names=AXES)
+        self.lay(self.root_device.type)
+
+    def lay(self, device: str) -> None:
+        """Arrange the ranks of the process group in the mesh."""
+        self._device_mesh = init_device_mesh(device, astuple(self.sizes), mesh_dim_names=AXES)
 
     def spread(self, task: nn.Module) -> None:
         """Lay a task out over the mesh, from outside."""

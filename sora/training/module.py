@@ -168,6 +168,10 @@ class TrainingModule(LightningModule):
         began = time.perf_counter()
         packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
         self.preparing = time.perf_counter() - began
+        self.step(packs)
+
+    def step(self, packs: Sequence[Prepared]) -> None:
+        """One optimiser step over this rank's packs."""
         place = seat(self.trainer)
         mine = torch.stack([pack.count for pack in packs]).sum()
         count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
