@@ -3,12 +3,14 @@
 text-<fingerprint, 8 digits>.json                 of which encoder, and the files with their hashes; written last
 text-<fingerprint, 8 digits>-000000.safetensors   states of many captions end to end, float16; each caption's hash and where it ends
 text-<fingerprint, 8 digits>-places.npy           where each caption lies, sorted by hash: mapped, 48 bytes a caption
+text-<fingerprint, 8 digits>-part-3.json, ...     the same of one of several processes that encode at once, until they are joined
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +35,34 @@ def manifest_path(folder: Path | str, fingerprint: str) -> Path:
 
 
 def extend(
-    folder: Path | str, encoder: TextEncoder, captions: Iterable[str], *, shard: int, progress: Callable[[int], None] | None = None
+    folder: Path | str,
+    encoder: TextEncoder,
+    captions: Iterable[str],
+    *,
+    shard: int,
+    part: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Encode the captions that the cache does not hold yet, `shard` to a file; how many they were. A cut leaves a whole, shorter cache.
 
+    part: of several processes that encode at once, each its own; what they wrote joins the cache at the next call without a part.
     progress: called with the number of captions after each file. The empty caption, which guidance needs, is always among them.
     """
     path = manifest_path(folder, encoder.fingerprint)
+    if part is None:
+        _join(path, encoder)
     manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
-    places = _places(path, manifest)
-    missing = {key: text for text in ("", *captions) if _found(places, key := text_hash(text)) is None}
+    known, listed = [_places(path, manifest)], {shard["file"] for shard in manifest["shards"]}
+    if part is not None:
+        path = path.with_name(f"{path.stem}-part-{part}.json")
+        manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
+        known.append(_places(path, manifest))
+    missing = {key: text for text in ("", *captions) if all(_found(places, key := text_hash(text)) is None for places in known)}
+    names = (name for number in count(len(manifest["shards"])) if (name := f"{path.stem}-{number:06d}.safetensors") not in listed)
     for first in range(0, len(missing), shard):
         texts = list(missing.items())[first : first + shard]
         states = encoder.encode([text for _, text in texts])
-        name = f"{path.stem}-{len(manifest['shards']):06d}.safetensors"
+        name = next(names)
         whole = torch.cat(states).half()
         if not whole.isfinite().all():
             raise ValueError(f"{encoder.name} gives states that float16 cannot hold or that are not finite; the cache would be useless")
@@ -62,6 +78,20 @@ def extend(
     if missing or "places" not in manifest:
         _keep_places(path, manifest)
     return len(missing)
+
+
+def _join(path: Path, encoder: TextEncoder) -> None:
+    """List the files of all parts as the cache's own."""
+    parts = sorted(path.parent.glob(f"{path.stem}-part-*.json"))
+    manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
+    listed = {shard["file"] for shard in manifest["shards"]}
+    found = [shard for part in parts for shard in _read(part, encoder.fingerprint)["shards"] if shard["file"] not in listed]
+    if found:
+        manifest["shards"] += found
+        _keep_places(path, manifest)
+    for part in parts:
+        part.unlink()
+        part.with_name(f"{part.stem}-places.npy").unlink(missing_ok=True)
 
 
 def _new(encoder: TextEncoder) -> dict[str, Any]:

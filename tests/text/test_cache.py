@@ -113,3 +113,20 @@ def test_hashes_that_begin_alike_are_told_apart():
     assert [cache._found(places, key[number])[1] for number in range(4)] == [0, 10, 20, 30]
     assert cache._found(places, f"{7:016x}" + bytes([3] * 24).hex()) is None
     assert cache._found(places, "ff" * 32) is None and cache._found(places[:0], key[0]) is None
+
+
+def test_parts_that_were_encoded_at_once_join_into_one_cache(tmp_path):
+    """Captions that several parts have are one; a part that is repeated after the joining overwrites nothing."""
+    for part, texts in enumerate((["x", "y"], ["y", "z"], [])):
+        cache.extend(tmp_path, encoder(), texts, shard=1, part=part)
+    with pytest.raises(ValueError, match="no cached captions"):
+        cache.TextCache(tmp_path, encoder().fingerprint)
+    assert cache.extend(tmp_path, encoder(), ["x", "y", "z"], shard=1) == 0
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    assert cache.extend(tmp_path, encoder(), ["x", "w"], shard=1, part=1) == 1
+    assert cache.extend(tmp_path, encoder(), ["x", "v"], shard=1) == 1
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+    found = cache.TextCache(tmp_path, encoder().fingerprint)
+    for caption in ("", "v", "w", "x", "y", "z"):
+        torch.testing.assert_close(found.states(caption), encoder().encode([caption])[0], atol=0, rtol=0)
+    assert not list(tmp_path.glob("*-part-*.json"))
