@@ -28,7 +28,9 @@ FREE = (
     "resume",
     "resume_allow",
     "workers",
-    "patience",
+    "guard.patience",
+    "guard.most",
+    "guard.returns",
     "log_every",
     "checkpoint",
     "tracker",
@@ -81,7 +83,7 @@ def main(composed: Composed) -> int:
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
-                module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput), peers=peers)
+                module = train_whole(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput), peers=peers)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
                 if config.kind == "vae" and not stopped and ranks.first():
@@ -104,8 +106,14 @@ def tell_of_bad(run: Run) -> None:
 
     listed = run.folder / "quarantine.jsonl"
     if listed.exists():
-        count = len(listed.read_text(encoding="utf-8").splitlines())
-        ranks.say(f"{count} clips could not be read, others stood in for them; {listed} says which and why")
+        lines = listed.read_text(encoding="utf-8").splitlines()
+        held = sum('"sample_id"' in line for line in lines)
+        told = [
+            f"{count} clips {why}"
+            for count, why in ((len(lines) - held, "could not be read"), (held, "had losses that are not finite"))
+            if count
+        ]
+        ranks.say(f"{' and '.join(told)}, others stood in for them; {listed} says which and why")
 
 
 # ---- which run, and with what configuration
@@ -195,7 +203,6 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 
     from sora.training import checkpoint, ranks
     from sora.training.run import create, open_run
-    from sora.training.state import refuse_other
 
     if not going_on:
         if ranks.first():
@@ -212,12 +219,20 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
-    newest = run.newest()
-    if newest is None:
-        return run, None
-    state = checkpoint.load(newest)
-    refuse_other(job.task, state, source=newest)
-    return run, state
+    newest = checkpoint.newest(run.checkpoints, look=checkpoint.outline)  # every byte is read when the ranks can share that out
+    return run, None if newest is None else opened(newest, job)
+
+
+def opened(path: Path, job: Job) -> TrainingState:
+    """A checkpoint, not read yet, if it is one of this job's network."""
+    from sora.training import checkpoint
+    from sora.training.state import refuse_other
+
+    if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
+        raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
+    state = checkpoint.load(path, verified=True)
+    refuse_other(job.task, state, source=path)
+    return state
 
 
 def begin(config: DictConfig, job: Job) -> None:
@@ -255,13 +270,28 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
+def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, **around: Any) -> TrainingModule:
+    """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
+    from sora.training.checkpoint import folder_of
+    from sora.training.choosing import Elsewhere
+
+    while True:
+        try:
+            return train(config, run, state, job=job, **around)
+        except Elsewhere as other:
+            state = opened(folder_of(run.checkpoints, other.step), job)
+
+
 def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
     """Make the steps that the run still lacks."""
+    from functools import partial
+
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
     from sora.data.loading import step_loader
     from sora.network import peak_of
+    from sora.training import checkpoint
     from sora.training import module as modules
     from sora.training.callbacks import Checkpoints
     from sora.training.guards import Alike
@@ -269,6 +299,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.training.mesh import seat
     from sora.training.peers import Meeting
     from sora.training.run import code_version
+    from sora.training.soundness import Suspects
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
@@ -278,13 +309,14 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
         clip=config.clip,
-        patience=config.patience,
+        guard=build(config.guard),
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker_of(config, run)}
     goodput = clock.goodput.share if clock.goodput is not None else None
-    journal = Journal(run, **shown, resumed=state, phases=clock.phases, peak=peak, goodput=goodput)
+    suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
+    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
@@ -294,6 +326,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     job.steps.plan.at(first).share(**readers)
     loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
     if state is not None and first >= config.steps:
+        checkpoint.verify(checkpoint.folder_of(run.checkpoints, first))
         restore_finished(module, state, source=run.checkpoints)
         journal.close()
         return module
@@ -302,6 +335,12 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     finally:
         journal.close()
     return module
+
+
+def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:
+    """Keep samples from being trained on again."""
+    keys = job.steps.keys(step)
+    job.steps.quarantine.hold({sample: keys.get(sample, "") for sample in samples}, step=step, reason=reason)
 
 
 def tracker_of(config: DictConfig, run: Run) -> Any:

@@ -17,7 +17,7 @@ from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, PackPlan
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import generator, sample_id
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.text.cache import TextCache
@@ -131,7 +131,12 @@ class LatentBatches(Dataset):
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[Batch]:
         """What one rank trains on at a step."""
+        self.quarantine.enter(step)
         return [self._batch(planned) for planned in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def keys(self, step: int) -> dict[int, str]:
+        """The keys of the clips that are planned for a step, by sample id."""
+        return planned_keys(self.plan, self.data.key, step)
 
     def _batch(self, planned: Pack) -> Batch:
         data = self.data
@@ -160,14 +165,14 @@ class LatentBatches(Dataset):
         while True:
             dataset, row = self.data.locate(item.row)
             latents = self.data.latents[dataset]
-            named = latents.index.folder.name
+            named, sample = latents.index.folder.name, sample_id(latents.index.key(row), item.window)
             try:
-                self.quarantine.refuse(latents.index.key(row), dataset=named)
+                self.quarantine.refuse(latents.index.key(row), dataset=named, sample=sample)
                 require_caption(latents.index, row, self.data.captions)
                 return item, *self._patches(item)
             except ValueError as error:
                 member = latents.member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

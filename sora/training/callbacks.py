@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
+from sora.training.choosing import Elsewhere, agreed
 from sora.training.journal import Journal
 from sora.training.module import TrainingModule
 from sora.training.phases import Phases
@@ -20,7 +22,8 @@ from sora.training.signals import StopFlag
 
 
 class Checkpoints(Callback):
-    """Restores at the start; saves every `every` steps, at the last step, and when a signal asks, after which training stops.
+    """Restores at the start; saves every `every` steps, at the last step, and when a signal asks, after which training stops. When too
+    many steps in a row were left out it goes back to an earlier checkpoint, as often as the guard allows.
 
     Training goes on while a thread writes a copy; only one is on its way at a time. A save that the disk refuses is told and recorded,
     and training goes on to the next one, unless it is the `patience`-th in a row; the last one must succeed.
@@ -47,7 +50,7 @@ class Checkpoints(Callback):
         if snapshots < 0:
             raise ValueError(f"checkpoint.snapshots={snapshots} must be at least 0; it is how many there are at most")
         self._run, self._every, self._patience, self._refused = run, every, patience, 0
-        self._kept = {"keep": keep, "keep_every": keep_every, "snapshots": snapshots}
+        self._kept = {"keep": keep, "keep_every": keep_every, "snapshots": snapshots, "every": every}
         self._steps, self._seed, self._flag, self._journal, self._resumed = steps, seed, flag, journal, resumed
         self._begun: int | None = resumed.step if resumed else None
         self._saving: checkpoint.Saving | None = None
@@ -55,6 +58,16 @@ class Checkpoints(Callback):
         self._phases = phases
         self._first = True
         self.stopped = False
+
+    def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Before the model is spread: the ranks agree on a whole checkpoint to begin with. Raises `Elsewhere` if it is another one."""
+        found = agreed(self._run.checkpoints, device=trainer.strategy.root_device)
+        if found is None and ranks.highest(len(checkpoint.listed(self._run.checkpoints)), trainer.strategy.root_device):
+            raise ValueError(f"no checkpoint in {self._run.checkpoints} is whole. To start again, choose another output folder")
+        prepared = self._resumed.step if self._resumed is not None else None
+        if ranks.highest(int(found != prepared), trainer.strategy.root_device):
+            assert found is not None
+            raise Elsewhere(found)
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._flag.install()
@@ -77,6 +90,9 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         report = pl_module.report
         assert report is not None
+        if pl_module.at_its_end:
+            self._go_back(pl_module)
+        pl_module.refuse_to_go_on()
         last = report.step >= self._steps
         if report.stop:
             self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
@@ -84,7 +100,7 @@ class Checkpoints(Callback):
             if report.stop or last:
                 self._begin(pl_module)
                 self._end(pl_module, wait=True, must=True)
-            elif report.step % self._every == 0:
+            elif report.step % self._every == 0 or report.step == pl_module.counters.returned_at:
                 self._begin(pl_module)
             else:
                 self._end(pl_module, wait=False)
@@ -97,6 +113,41 @@ class Checkpoints(Callback):
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not ranks.several():  # several cannot agree any more; what they have begun is swept away at the next start
             self._end(pl_module, wait=True)
+
+    def _go_back(self, module: TrainingModule) -> None:
+        """Put the weights of an earlier checkpoint in place, if the guard allows it and there is one. The plan does not go back: the packs
+        since then are left out. One that was gone back to before is too young, unless there has been a newer one since."""
+        now = module.counters
+        if now.returns >= module.guard.returns:
+            return
+        with self._phases.during("checkpoint"):
+            self._end(module, wait=True)  # so that which checkpoints there are does not depend on how fast one is written
+            begun = now.step - now.skipped_in_a_row
+            tried = range(now.returned_to, now.returned_at + 1) if now.returns else range(0)
+            # a regular one: those that a signal left are there or not, depending on what else happened to the run
+            fitting = lambda step: step % self._every == 0 and step <= begun and step not in tried  # noqa: E731
+            found = agreed(self._run.checkpoints, device=module.device, only=fitting)
+            if found is None:
+                return
+            path = checkpoint.folder_of(self._run.checkpoints, found)
+            state.restore(module, checkpoint.load(path, verified=True), source=path)
+        then = module.counters
+        lost = now.step - found
+        module.counters = replace(
+            then,
+            step=now.step,
+            skipped=then.skipped + lost,
+            skipped_in_a_row=0,
+            returns=now.returns + 1,
+            returned_to=found,
+            returned_at=now.step,
+        )
+        self._journal.suspects.forget()
+        if module.global_rank == 0:
+            undone = checkpoint.undo(self._run.checkpoints, after=found)
+            self._run.event("went back", step=now.step, to=found, left_out=lost, removed=undone)
+            self._journal.say(f"step {now.step}: went back to the weights of step {found}; the packs of {lost} steps are left out")
+        self._begun = None
 
     def _begin(self, module: TrainingModule) -> None:
         """Copy the state of this step, and let a thread write it."""

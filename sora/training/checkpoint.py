@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -124,11 +124,12 @@ class Saving:
         else:
             self._files, self._boxes = files, boxes
 
-    def commit(self, *, keep: int, keep_every: int, snapshots: int = 0) -> Path:
+    def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1) -> Path:
         """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
 
         keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none. snapshots: of how
-        many others the averages under profiles stay.
+        many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
+        makes another go.
         """
         files, boxes = self._merged()
         text = _render(self._state)
@@ -141,7 +142,7 @@ class Saving:
         self._staging.rename(self.path)
         storage.sync(self.path.parent)
         with suppress(OSError):  # the save is done; older ones go after the next
-            _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots)
+            _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots, every=every)
         return self.path
 
     def abandon(self) -> None:
@@ -252,17 +253,17 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
-def newest(checkpoints: Path, *, report=print) -> Path | None:
+def newest(checkpoints: Path, *, report=print, look: Callable[[Path], None] | None = None) -> Path | None:
     """The newest whole checkpoint; None if there are none at all.
 
     Damaged ones are passed over, and named through `report`. When there are checkpoints but none is whole this is a ValueError: a run
-    never starts again from step 0 by itself.
+    never starts again from step 0 by itself. look: what raises for a damaged one (None: `verify`, which reads every byte).
     """
     found = listed(checkpoints)
     problems = []
     for path in reversed(found):
         try:
-            verify(path)
+            (look or verify)(path)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
@@ -318,11 +319,12 @@ def _render(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int) -> None:
-    older = listed(checkpoints)[: -max(1, keep)]
-    for path in older:
-        step = step_of(path) or 0
-        if keep_every and step % keep_every == 0:
+def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, every: int) -> None:
+    steps = {step_of(path) or 0: path for path in listed(checkpoints)}
+    regular = [step for step in steps if step % every == 0]
+    staying = {*regular[-max(1, keep) :], max(steps)} | {step for step in steps if keep_every and step % keep_every == 0}
+    for step, path in steps.items():
+        if step in staying:
             continue
         if snapshots:
             with suppress(ValueError):  # a damaged one leaves none
@@ -331,6 +333,16 @@ def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int) ->
     found = {step_of(path) or 0: path for path in listed(checkpoints.parent / SNAPSHOTS)} if snapshots else {}
     for step in sorted(set(found) - set(thinned(list(found), snapshots))):
         _remove(found[step])
+
+
+def undo(checkpoints: Path, *, after: int) -> list[int]:
+    """Remove the checkpoints and snapshots of steps above `after`, which a run that went back has undone; returns their steps."""
+    undone = []
+    for path in (*listed(checkpoints), *listed(checkpoints.parent / SNAPSHOTS)):
+        if (step := step_of(path) or 0) > after:
+            _remove(path)
+            undone.append(step)
+    return sorted(set(undone))
 
 
 def _remove(path: Path) -> None:

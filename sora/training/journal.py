@@ -19,6 +19,7 @@ from sora.training.module import Report, TrainingModule
 from sora.training.phases import Phases
 from sora.training.progress import Progress
 from sora.training.run import Run
+from sora.training.soundness import Suspects
 from sora.training.tracker import NoTracker, Tracker
 
 
@@ -29,6 +30,7 @@ class Journal(Callback):
     checkpoint, so that a resumed run writes the lines the uninterrupted run would have written (its timings aside).
     phases: of this process; what they say of saving and evaluating is no waiting for data. peak: what all devices together could make of
     floating-point operations in a second, asked once; None: MFU is not told. goodput: the run's so far, shown with every line.
+    suspects: learns of samples whose loss was not finite.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Journal(Callback):
         tracker: Tracker | NoTracker,
         resumed: TrainingState | None,
         phases: Phases,
+        suspects: Suspects,
         peak: Callable[[], float] | None = None,
         goodput: Callable[[], float] | None = None,
     ) -> None:
@@ -53,13 +56,14 @@ class Journal(Callback):
         self._window: dict[str, Any] = _empty_window() | (resumed.facts["window"] if resumed else {})
         self._ask_peak, self._peak, self._goodput, self._also = peak, 0.0, goodput, ""
         self._phases, self._gauges, self._gradients = phases, Gauges(run.folder), {}
+        self.suspects = suspects
         self._seconds: float = resumed.facts["seconds"] if resumed else 0.0
         self._ended = self._began = self._free = self._aside = self._waited = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps of this."""
-        return {"window": self._window, "seconds": round(self._seconds, 3)}
+        return {"window": self._window, "seconds": round(self._seconds, 3), "suspects": self.suspects.facts}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._gauges.attach(pl_module.task, pl_module.device)
@@ -100,8 +104,12 @@ class Journal(Callback):
         self._seconds += now - self._ended
         self._ended = now
         self._count(report)
-        if not report.taken:
-            self._skipped(trainer, report)
+        if not trainer.is_global_zero:
+            pass
+        elif not report.taken:
+            self._skipped(report)
+        else:
+            self.suspects.learned()
         if self._progress is not None:
             amount = window["tokens"] if self._unit == "tokens" else window["samples"]
             spent = max(1e-9, window["step_seconds"] + window["data_seconds"])
@@ -110,7 +118,6 @@ class Journal(Callback):
         if self._writes(report.step):
             self._write(trainer, pl_module, report)
         self._free, self._aside = time.monotonic(), self._besides()  # not before: ranks wait for one another while they write
-        pl_module.refuse_to_go_on()
 
     def _mfu(self, flops_per_second: float) -> float | None:
         return flops_per_second / self._peak if self._peak and flops_per_second else None
@@ -132,16 +139,14 @@ class Journal(Callback):
             sums = [total.tolist(), count.tolist()]
             window["parts"][name] = sums if before is None else [_plus(before[0], sums[0]), _plus(before[1], sums[1])]
 
-    def _skipped(self, trainer: Trainer, report: Report) -> None:
-        ids = list(report.suspects)
-        rank = trainer.global_rank
+    def _skipped(self, report: Report) -> None:
+        """Told by the first rank for all, in one line."""
         loss, norm = str(report.loss), str(report.grad_norm)
-        if ids:
-            self._run.event("skipped", step=report.step, rank=rank, loss=loss, grad_norm=norm, sample_ids=ids)
-        if self._progress is not None:
-            self._progress.say(
-                f"step {report.step} was skipped: loss {loss}, gradient norm {norm}; its samples are in {self._run.events_file}"
-            )
+        self._run.event("skipped", step=report.step, reason=report.reason, loss=loss, grad_norm=norm, sample_ids=list(report.suspects))
+        if report.traced:
+            self.suspects.left_out(report.step, report.suspects)
+        why = f"{report.reason}: loss {loss}, gradient norm {norm}"
+        self.say(f"step {report.step} was skipped, {why}; its samples are in {self._run.events_file}")
 
     def _write(self, trainer: Trainer, module: TrainingModule, report: Report) -> None:
         window, self._window = self._window, _empty_window()

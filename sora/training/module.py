@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from sora.training import clipping, ranks
 from sora.training.ema import Averaging
 from sora.training.mesh import MeshStrategy, Seat, seat
+from sora.training.soundness import NOT_FINITE, Guard
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class Task(Protocol):
 
 @dataclass
 class Counters:
-    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from."""
+    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from.
+
+    returns: how often the run went back to an earlier checkpoint; the last time at step `returned_at` to that of `returned_to`.
+    """
 
     step: int = 0
     samples: int = 0
@@ -73,13 +77,17 @@ class Counters:
     updates: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    returns: int = 0
+    returned_to: int = 0
+    returned_at: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one step. grad_norm: before clipping. suspects: ids of samples whose loss was not finite, when the step was skipped.
+    """What came of one step. grad_norm: before clipping. samples, tokens, flops: over all ranks.
 
-    samples, tokens, flops: over all ranks.
+    reason: why the step was left out, if it was. suspects: then the ids of all ranks' samples whose own loss was not finite, or if there
+    are none (`traced` says so) of all the step's.
     """
 
     step: int
@@ -92,14 +100,16 @@ class Report:
     tokens: int
     flops: float
     parts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    reason: str = ""
     suspects: Sequence[int] = ()
+    traced: bool = False
 
 
 class TrainingModule(LightningModule):
     """Drives a task.
 
     optimizer: named parameters -> the optimisers that step together. schedule: step -> share of the peak learning rate.
-    clip: largest norm of all gradients together. patience: how many steps in a row may be skipped for numbers that are not finite.
+    clip: largest norm of all gradients together. guard: judges which steps are learned from.
     stop: asked once a step, whether this rank wants to stop; what any rank wants, all do.
     """
 
@@ -111,23 +121,22 @@ class TrainingModule(LightningModule):
         schedule: Callable[[int], float],
         average: Averaging,
         clip: float,
-        patience: int,
+        guard: Guard,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         if clip <= 0:
             raise ValueError(f"clip={clip} must be above 0; it is the largest norm of the gradients")
-        if patience < 1:
-            raise ValueError(f"patience={patience} must be at least 1; it is how many skipped steps in a row end the run")
         self.automatic_optimization = False
         self.task = task
         self.average = average
+        self.guard = guard
         self.counters = Counters()
         self.report: Report | None = None
         self.preparing = 0.0  # seconds that making packs of the latest step took
         self.on_gradients: Callable[[Mapping[str, nn.Parameter]], None] | None = None  # called before gradients are clipped
         self._optimizer, self._schedule = optimizer, schedule
-        self._clip, self._patience, self._stop = clip, patience, stop
+        self._clip, self._stop = clip, stop
         self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
@@ -213,7 +222,8 @@ class TrainingModule(LightningModule):
         loss, unsound, total_norm, stop, samples, tokens, flops = (
             ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
         )
-        taken = unsound == 0
+        reason = self.guard.judge(loss, finite=unsound == 0)
+        taken = not reason
         rate = self._schedule(self.counters.step)
         if taken:
             self._update(rate, total_norm)
@@ -228,6 +238,7 @@ class TrainingModule(LightningModule):
         else:
             counters.skipped += 1
             counters.skipped_in_a_row += 1
+        found, traced = ((), False) if taken else everyones_suspects(packs, losses, self.device)
         self.report = Report(
             step=counters.step,
             loss=loss,
@@ -239,7 +250,9 @@ class TrainingModule(LightningModule):
             tokens=int(tokens),
             flops=flops,
             parts=_added([loss.parts for loss in losses]),
-            suspects=() if taken else suspects(packs, losses),
+            reason=reason,
+            suspects=found,
+            traced=traced and reason == NOT_FINITE,
         )
 
     def _update(self, rate: float, norm: float) -> None:
@@ -253,23 +266,46 @@ class TrainingModule(LightningModule):
         self.counters.updates += 1
         self.average.update(trained, self.counters.updates)
 
+    @property
+    def at_its_end(self) -> bool:
+        """Whether too many steps in a row were left out to go on with these weights."""
+        return self.counters.skipped_in_a_row >= self.guard.patience
+
     def refuse_to_go_on(self) -> None:
-        """Raise ValueError once `patience` steps in a row were skipped."""
-        if self.counters.skipped_in_a_row >= self._patience:
+        """Raise ValueError once more steps were left out than the guard allows, in a row or altogether."""
+        counters, guard = self.counters, self.guard
+        told = "The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+        if self.at_its_end:
             raise ValueError(
-                f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; "
-                "the weights are those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the "
-                "samples, and resume"
+                f"{guard.patience} steps in a row up to step {counters.step} had a loss or gradients that are not finite, or stand out;"
+                f" the weights are those from before. {told}"
+            )
+        if counters.skipped > guard.most:
+            raise ValueError(
+                f"{counters.skipped} steps up to step {counters.step} were left out, more than guard.most={guard.most} allows. {told}"
             )
 
 
+def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device: torch.device) -> tuple[list[int], bool]:
+    """The ids of all ranks' samples whose own loss is not finite, and True; all of the step's and False if there are none."""
+    traced = _unique(ranks.joined(suspects(packs, losses), device))
+    if traced:
+        return traced, True
+    return _unique(ranks.joined([sample for pack in packs for sample in pack.sample_ids], device)), False
+
+
+def _unique(everyone: Sequence[Sequence[int]]) -> list[int]:
+    """Without those of ranks that share a pack."""
+    return list(dict.fromkeys(sample for each in everyone for sample in each))
+
+
 def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
-    """The samples whose own loss is not finite; all of the step if only the gradients are."""
+    """The samples whose own loss is not finite."""
     found = []
     for pack, loss in zip(packs, losses, strict=True):
         bad = ~torch.isfinite(loss.by_sample().detach().float())
         found += [sample for sample, is_bad in zip(pack.sample_ids, bad.tolist(), strict=True) if is_bad]
-    return found or [sample for pack in packs for sample in pack.sample_ids]
+    return found
 
 
 def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:

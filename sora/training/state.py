@@ -25,7 +25,9 @@ def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
     counters = module.counters
     tensors = {"model": module.task.state_dict(), "optimizer": _optimizer_tensors(module), "rng": _all_random_states()}
     tensors |= {kind: dict(found) for kind, found in module.average.kinds().items()}
-    told = {"counters": asdict(counters), **({"profiles": widths} if (widths := module.average.widths()) else {}), **facts}
+    told = {"counters": asdict(counters), "losses": list(module.guard.losses), **facts}
+    if widths := module.average.widths():
+        told["profiles"] = widths
     return TrainingState(step=counters.step, samples=counters.samples, tokens=counters.tokens, tensors=tensors, facts=told)
 
 
@@ -39,6 +41,7 @@ def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> No
     _fill_averages(module, state, source=source)
     _fill_optimizers(module, state.tensors["optimizer"], source=source / "optimizer.safetensors")
     module.counters = Counters(**state.facts["counters"])
+    module.guard.losses = list(state.facts.get("losses", []))
 
 
 def restore_finished(module: TrainingModule, state: TrainingState, *, source: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from sora.training.module import Loss, TrainingModule
 from sora.training.phases import Phases
 from sora.training.run import Run, create
 from sora.training.signals import StopFlag
+from sora.training.soundness import Guard, Suspects
 from sora.training.tracker import NoTracker, Tracker
 
 
@@ -133,6 +134,7 @@ def module_of(
     patience: int = 5,
     averaged: bool = True,
     average: Averaging | None = None,
+    **judged,
 ):
     torch.manual_seed(seed)
     return TrainingModule(
@@ -141,7 +143,7 @@ def module_of(
         schedule=partial(schedules.cosine, steps=steps, warmup=3, floor=0.1),
         average=average or Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
         clip=1.0,
-        patience=patience,
+        guard=Guard(**{"patience": patience, "most": 1000, "spike": None, "history": 128, "returns": 0, **judged}),
         stop=flag,
     )
 
@@ -162,6 +164,7 @@ def fit(
     stop_at: int | None = None,
     peak=None,
     tracker: Tracker | None = None,
+    hold: Callable[[int, Sequence[int], str], object] | None = None,
     **settings,
 ) -> TrainingModule:
     """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
@@ -177,7 +180,8 @@ def fit(
     module = module_of(steps=total, flag=wants, **settings)
     phases = Phases()
     told = {"every": log_every, "steps": total, "unit": "tokens", "tracker": tracker or NoTracker()}
-    journal = Journal(run, **told, resumed=resumed, phases=phases, peak=peak)
+    suspects = Suspects(hold or (lambda step, ids, reason: None), resumed.facts["suspects"] if resumed else ())
+    journal = Journal(run, **told, resumed=resumed, phases=phases, suspects=suspects, peak=peak)
     kept = {"keep": keep, "keep_every": 0, "snapshots": snapshots, "patience": saves}
     rest = {**kept, "seed": 7, "flag": flag, "journal": journal, "phases": phases, "resumed": resumed}
     saver = Checkpoints(run, every=every, steps=total, **rest)
