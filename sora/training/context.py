@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -32,7 +33,7 @@ Group = Any  # dist.ProcessGroup, which builds of torch without collectives lack
 
 @dataclass(frozen=True, eq=False)
 class Part(Segments):
-    """What of each segment lies in one rank's part of an axis. The parts follow one another; none is more than one token longer than another.
+    """What of each segment lies in one rank's part of an axis; parts follow one another, as equal as can be.
 
     axis: the whole. sizes: tokens of each rank's part. rank: in the group. order, places: of an axis made of two that were cut each for
     itself: which of the tokens, as they come rank by rank, stands where on the whole axis, and the inverse; None: they come in order.
@@ -50,7 +51,7 @@ class Part(Segments):
         """This rank's part of an axis."""
         ranks, rank, total = dist.get_world_size(group), dist.get_rank(group), whole.total
         bounds = [total * number // ranks for number in range(ranks + 1)]
-        sizes = tuple(after - before for before, after in zip(bounds, bounds[1:], strict=False))
+        sizes = tuple(after - before for before, after in pairwise(bounds))
         ends = [(held - bounds[rank]).clamp(0, sizes[rank]) for held in (whole.host, whole.cu_seqlens)]
         return cls(host=ends[0], cu_seqlens=ends[1], axis=whole, sizes=sizes, rank=rank, group=group)
 
@@ -195,7 +196,7 @@ def spread_context(task: nn.Module, mesh: DeviceMesh) -> None:
     for module in task.dit.modules():
         if isinstance(module, Registers):
             raise ValueError(
-                f"dit.registers belong to whole clips, which trainer.context={ranks} cuts; set dit.registers=null or context=1"
+                f"dit.registers belong to whole clips, which trainer.context={ranks} ranks cut; set registers=null or context=1"
             )
         if isinstance(module, SelfAttention) and (module.heads % ranks or module.kv_heads % ranks):
             raise ValueError(

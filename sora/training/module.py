@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sora.training import gradients, ranks
+from sora.training import clipping, ranks
 from sora.training.ema import Average
 from sora.training.mesh import MeshStrategy, Seat, seat
 
@@ -188,7 +188,7 @@ class TrainingModule(LightningModule):
         return strategy.block_backward_sync()
 
     def _norm(self) -> Tensor:
-        return gradients.total_norm([value.grad for value in self.trained().values() if value.grad is not None])
+        return clipping.total_norm([value.grad for value in self.trained().values() if value.grad is not None])
 
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
@@ -234,7 +234,7 @@ class TrainingModule(LightningModule):
     def _update(self, rate: float, norm: float) -> None:
         trained = self.trained()
         if norm > self._clip:
-            gradients.scale([value.grad for value in trained.values() if value.grad is not None], self._clip / norm)
+            clipping.scale([value.grad for value in trained.values() if value.grad is not None], self._clip / norm)
         for stepper, peaks in zip(self._steppers, self._peaks, strict=True):
             for group, peak in zip(stepper.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate

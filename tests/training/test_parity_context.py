@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -55,7 +56,8 @@ def published(name: str) -> nn.Module:
 
     torch.manual_seed(0)
     channels = P * torch.tensor(list(node("dit", name).patch)).prod().item()
-    dit = build(OmegaConf.merge(node("dit", name), CASES[name][2]), patch_channels=channels, text_width=TEXT)
+    config: Any = OmegaConf.merge(node("dit", name), CASES[name][2])
+    dit = build(config, patch_channels=channels, text_width=TEXT)
     for parameter in dit.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape)
     dit.embed, dit.out = nn.Linear(P, dit.width), nn.Linear(dit.width, P)
@@ -165,7 +167,7 @@ def test_parts_of_any_axis_make_the_whole(tmp_path, ranks):
             assert torch.equal(part.everyones(part.mine(rows)), rows) and part.total == len(part.mine(rows))
             assert torch.equal(part.added(torch.tensor(part.lengths)), torch.tensor(lengths))
             assert max(part.sizes) - min(part.sizes) <= 1
-        for first, second in zip(axes, axes[1:], strict=False):
+        for first, second in pairwise(axes):
             both = [Segments.of(lengths) for lengths in (first, second)]
             joint, alone = Part.cut(both[0], group).beside(Part.cut(both[1], group)), join(*both)
             words = torch.cat((torch.arange(both[0].total), 100 + torch.arange(both[1].total)))
@@ -183,7 +185,7 @@ def test_what_cannot_be_cut_is_refused_by_name(tmp_path):
         for changes, told in (
             ({"heads": 1, "width": 16}, "1 heads with 1 of keys do not divide over trainer.context=2.*dit.heads"),
             ({"kv_heads": 1}, "4 heads with 1 of keys do not divide over trainer.context=2.*dit.kv_heads"),
-            ({"registers": partial(registers, count=2)}, "dit.registers=null"),
+            ({"registers": partial(registers, count=2)}, "dit.registers belong to whole clips"),
         ):
             with pytest.raises(ValueError, match=told):
                 cut(task(**changes), 2)

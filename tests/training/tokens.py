@@ -1,4 +1,4 @@
-"""A small denoising network and packs that are hard to cut over ranks: odd lengths, images among videos, conditions, clips without words."""
+"""A small denoising network and packs that are hard to cut over ranks: odd lengths, images among videos, conditions, no words."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def task(**changes: Any) -> DiffusionTask:
         per_frame=0.5,
         max_levels=24,
     )
-    dit = network(**{"width": 64, "heads": 4} | changes)
+    dit = network(**({"width": 64, "heads": 4} | changes))  # pyright: ignore[reportArgumentType]
     return DiffusionTask(dit=dit, text=torch.nn.Identity(), objective=objective, seed=1, bins=4, encode=None)

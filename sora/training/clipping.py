@@ -17,7 +17,7 @@ def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
     """The 2-norm of all of them, the same on every rank; every rank must call it. Not finite if any number is not."""
     if not any(isinstance(value, DTensor) for value in gradients):
         return torch.nn.utils.get_total_norm(gradients, foreach=True)
-    # A number that several ranks hold counts as many times, each as a part of one: then one sum over all ranks does for any mixture of meshes.
+    # What several ranks hold counts once for each, as a part of one: so a single sum over all ranks does for any mixture of meshes.
     norms = torch.stack(torch._foreach_norm(local(gradients))).double()
     parts = torch.tensor([_distinct(value) for value in gradients], dtype=torch.float64, device=norms.device)
     world = torch.distributed.get_world_size()
