@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "
 EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
 
 
-def evaluate_files(config: DictConfig, share: Share) -> dict[str, Any]:
+def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Take clips of both sides by their policies, and score the ones against the others."""
     from sora.data.video_sets import open_videos, refuse_mixed, take
     from sora.data.world import parse
@@ -53,7 +54,7 @@ def evaluate_files(config: DictConfig, share: Share) -> dict[str, Any]:
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, rows=rows, clips=[])
+    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=[])
 
 
 def policy_of(node: DictConfig) -> ClipPolicy:
