@@ -48,6 +48,8 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     theirs = None
     if bench.compares:
         theirs = scoring.real_set(bench, real)
+        if real is None:
+            check_statistics(config, bench, theirs, clips)
         found, distances = scoring.compared(bench, theirs, clips)
     if not share.first:
         return {}
@@ -84,6 +86,18 @@ def real_clips(config: DictConfig) -> Clips | None:
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")
     return real
+
+
+def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.RealSet, clips: Clips) -> None:
+    """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
+    from sora.evaluation.extraction import shapes_of
+
+    ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
+    if ours != set(real.shapes) or (same_rates(config) and rates != real.clips["rates"]):
+        raise ValueError(
+            f"statistics={config.statistics} holds (frames, height, width) {sorted(set(real.shapes))} at {real.clips['rates']} fps, "
+            f"what is scored is of {sorted(ours)} at {rates}; set generated.frames, generated.stride, size= or rates=any"
+        )
 
 
 def same_rates(config: DictConfig) -> bool:
