@@ -8,7 +8,7 @@ torchrun or srun, several processes share the work. `sora compare` sets scores s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -18,6 +18,8 @@ EXAMPLES = (
     "sora evaluate checkpoint=generated data=real preset=stylegan_v_fvd2048_16f extractor.path=i3d_torchscript.pt",
     "sora evaluate checkpoint=outputs/vae data=[data/world,data/real]",
 )
+# What a preset says of, or may.
+PROTOCOL = ("n", "real", "generated", "size", "kernel", "crop", "trajectories", "rates", "quantise", "ddof", "extractor")
 
 
 def main(composed: Composed) -> None:
@@ -30,12 +32,19 @@ def main(composed: Composed) -> None:
     config = composed.config
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     with joined(config.device) as share:
-        scores = kinds[kind_of(Path(config.checkpoint))](config, share)
+        scores = kinds[kind_of(Path(config.checkpoint))](config, share, preset_of(composed))
         if not share.first:
             return
         width = max(len(name) for name in scores["figures"])
         for name, value in scores["figures"].items():
             print(f"  {name:<{width}}  {value:.5g}")
+
+
+def preset_of(composed: Composed) -> dict[str, Any] | None:
+    """The preset in force, and which of a protocol's keys the command line set besides: its published values are not those then."""
+    name = composed.choices.get("preset")
+    ours = [key for key in composed.said if key.partition(".")[0] in PROTOCOL and key not in ("extractor.path", "extractor.batch")]
+    return None if name is None else {"name": name, "changed": sorted(ours)}
 
 
 def kind_of(folder: Path) -> str:

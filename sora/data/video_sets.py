@@ -271,7 +271,8 @@ class Clips:
 
     def about(self) -> dict[str, Any]:
         """For a protocol."""
-        return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes}
+        rates = sorted({round(self.shape(number).fps, 2) for number in range(len(self))})
+        return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes, "rates": rates}
 
     def codecs(self) -> list[str]:
         """Of all videos that clips are taken of, where they are looked up."""

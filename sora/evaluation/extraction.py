@@ -31,6 +31,7 @@ class Setting:
     ddof: int
     bootstrap: int
     neighbours: int
+    trajectories: int
     seed: int
 
     def pixels(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Setting:
 
     def distances(self) -> dict[str, Any]:
         """Of a protocol."""
-        return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours}
+        return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours, "trajectories": self.trajectories}
 
     def metric(self, extractor: VideoFeatures) -> VideoDistribution:
         from sora.metrics.distribution import VideoDistribution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "
 EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
 
 
-def evaluate_files(config: DictConfig, share: Share) -> dict[str, Any]:
+def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Take clips of both sides by their policies, and score the ones against the others."""
     from sora.data.video_sets import open_videos, refuse_mixed, take
     from sora.data.world import parse
@@ -47,13 +48,15 @@ def evaluate_files(config: DictConfig, share: Share) -> dict[str, Any]:
     theirs = None
     if bench.compares:
         theirs = scoring.real_set(bench, real)
+        if real is None:
+            check_statistics(config, bench, theirs, clips)
         found, distances = scoring.compared(bench, theirs, clips)
     if not share.first:
         return {}
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, rows=rows, clips=[])
+    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=[])
 
 
 def policy_of(node: DictConfig) -> ClipPolicy:
@@ -83,6 +86,18 @@ def real_clips(config: DictConfig) -> Clips | None:
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")
     return real
+
+
+def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.RealSet, clips: Clips) -> None:
+    """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
+    from sora.evaluation.extraction import shapes_of
+
+    ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
+    if ours != set(real.shapes) or (same_rates(config) and rates != real.clips["rates"]):
+        raise ValueError(
+            f"statistics={config.statistics} holds (frames, height, width) {sorted(set(real.shapes))} at {real.clips['rates']} fps, "
+            f"what is scored is of {sorted(ours)} at {rates}; set generated.frames, generated.stride, size= or rates=any"
+        )
 
 
 def same_rates(config: DictConfig) -> bool:

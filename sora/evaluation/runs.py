@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ KNOWN = (*MEASURES, *DISTANCES)
 USUAL_N = 128
 
 
-def evaluate_diffusion(config: DictConfig, share: Share) -> dict[str, Any]:
+def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
     from sora.data.index import Index
@@ -66,7 +66,7 @@ def evaluate_diffusion(config: DictConfig, share: Share) -> dict[str, Any]:
 
         export(videos, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
-    return scoring.finish(output, scores, protocol, subject=subject, rows=rows, clips=kept)
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
 
 
 def generated(

@@ -55,6 +55,8 @@ def setting_of(config: DictConfig) -> Setting:
     size = None if config.size is None else tuple(config.size) if not isinstance(config.size, int) else (config.size, config.size)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size={list(size)}: give one side of a square, or [height,width]")
+    if config.trajectories < 1:
+        raise ValueError(f"trajectories={config.trajectories}: what is scored falls into at least one set")
     return Setting(
         size=size,
         kernel=config.kernel,
@@ -63,6 +65,7 @@ def setting_of(config: DictConfig) -> Setting:
         ddof=config.ddof,
         bootstrap=config.bootstrap,
         neighbours=config.neighbours,
+        trajectories=config.trajectories,
         seed=config.seed,
     )
 
@@ -120,10 +123,19 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
         features = bench.extractor.features(fake, real=False, progress=progress)
     if not bench.share.first:
         return {}, []
-    setting, network = bench.extractor.setting, bench.extractor.network
+    setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
+    if len(fake) % sets:
+        raise ValueError(f"{len(fake)} clips do not fall into trajectories={sets} sets of one size; set n= to a multiple")
     shapes = shapes_of(fake, setting)
-    found, rows = distances(real.features, real.shapes, features, shapes, network=network, setting=setting)
-    return of_words(found, bench.words), rows
+    found, rows = zip(
+        *(
+            distances(real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting)
+            for place in range(sets)
+        ),
+        strict=True,
+    )
+    figures = {name: sum(each[name] for each in found) / sets for name in found[0]}
+    return of_words(figures, bench.words), [row for each in rows for row in each]
 
 
 # ---- single clips
@@ -169,7 +181,14 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: s
 
 
 def finish(
-    output: Path, scores: Mapping[str, Any], protocol: Protocol, *, subject: Mapping[str, Any], rows: Any, clips: Any
+    output: Path,
+    scores: Mapping[str, Any],
+    protocol: Protocol,
+    *,
+    subject: Mapping[str, Any],
+    preset: Mapping[str, Any] | None,
+    rows: Any,
+    clips: Any,
 ) -> dict[str, Any]:
     """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
     from sora.training.run import code_version
@@ -179,11 +198,15 @@ def finish(
         "protocol_sha256": protocol.sha256,
         "protocol": protocol.to_json(),
         "subject": dict(subject),
+        "preset": preset,
         "code": code_version(),
         "rows": rows,
         "clips": clips,
     }
     storage.write_json(output / "scores.json", written)
+    if preset is not None:
+        changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset["changed"] else ""
+        print(f"measured by the protocol of {preset['name']}{changed}")
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return written
 

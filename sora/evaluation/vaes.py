@@ -40,7 +40,7 @@ class Copy:
     fps: float
 
 
-def evaluate_vae(config: DictConfig, share: Share) -> dict[str, Any]:
+def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Reconstruct up to n held-out clips of each dataset; PSNR and SSIM, and distances where `metrics=` asks for them."""
     from sora.configs.load import load_vae
     from sora.sample import choose_device
@@ -64,7 +64,9 @@ def evaluate_vae(config: DictConfig, share: Share) -> dict[str, Any]:
         return {}
     protocol = protocol_of(config, bench, about, reals, fakes)
     scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures)}
-    return scoring.finish(output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, rows=rows, clips=paths)
+    return scoring.finish(
+        output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, preset=preset, rows=rows, clips=paths
+    )
 
 
 def dataset_folders(data: Any) -> dict[str, Path]:
