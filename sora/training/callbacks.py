@@ -148,6 +148,10 @@ class Journal(Callback):
             self._progress.say(f"{self._log.path} cannot be written ({self._log.problem}); training goes on without it")
         self._tracker.log(report.step, _scalars(values))
 
+    def stood_still(self) -> None:
+        """The time until now belongs neither to a step nor to waiting for data: an evaluation took it."""
+        self._ended = time.monotonic()
+
     def say(self, text: str) -> None:
         if self._progress is not None:
             self._progress.say(text)
