@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def loss_figures(losses: Losses, *, before: Mapping[str, float], now: Mapping[st
         change = paired_change(one, two)
         found |= {"loss_change": change.change, "loss_change_low": change.low, "loss_change_high": change.high}
         found |= {"loss_power": change.power, "loss_detectable": change.detectable}
+    found = {name: value for name, value in found.items() if math.isfinite(value)}  # one clip has no interval
     return {**found, "by_level": {f"{level:.4g}": value for level, value in losses.by_level().items()}}
 
 
