@@ -53,7 +53,7 @@ FREE = (
     "recompute",
     "compile",
 )
-FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae")}  # the VAE's path: that it is the same VAE is seen from its hash
+FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}  # the VAE's path: that it is the same VAE is seen from its hash
 
 
 def main(composed: Composed) -> int:
@@ -290,6 +290,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
 
     from sora.configs.build import build
     from sora.data.loading import step_loader
+    from sora.during import evaluations
     from sora.network import peak_of
     from sora.training import checkpoint
     from sora.training import module as modules
@@ -313,14 +314,16 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
-    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker_of(config, run)}
+    tracker = tracker_of(config, run)
+    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
     goodput = clock.goodput.share if clock.goodput is not None else None
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
     journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
-    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, clock])
+    measured = evaluations(config, job, run, journal=journal, phases=clock.phases, tracker=tracker)
+    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
     job.steps.plan.at(first).share(**readers)

@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torchmetrics import Metric
@@ -162,15 +162,29 @@ class PromptAdherence(Metric):
 
     def update(self, agreed: Sequence[Mapping[str, bool | None]]) -> None:
         """Count the verdicts on some clips, each as `judge` gives it."""
-        for clip in agreed:
-            verdicts = [clip[name] for name in ASPECTS]
-            asked = [clip[name] for name in ALL if clip[name] is not None]
-            verdicts.append(all(asked) if asked else None)
-            self.asked += torch.tensor([verdict is not None for verdict in verdicts], device=self.asked.device)
-            self.hits += torch.tensor([verdict is True for verdict in verdicts], device=self.hits.device)
+        hits, asked = counted(agreed)
+        self.hits += hits.to(self.hits.device)
+        self.asked += asked.to(self.asked.device)
 
     def compute(self) -> dict[str, float]:
-        """The share for each aspect that any prompt asked for, "all", and "n", the number of clips that "all" was asked of."""
-        names = (*ASPECTS, "all")
-        shares = {name: hit / asked for name, hit, asked in zip(names, self.hits.tolist(), self.asked.tolist(), strict=True) if asked}
-        return {**shares, "n": float(self.asked[-1].item())}
+        """See `shares`; over all ranks."""
+        return shares(self.hits, self.asked)
+
+
+def counted(agreed: Sequence[Mapping[str, bool | None]]) -> tuple[Int[Tensor, "A"], Int[Tensor, "A"]]:
+    """How many clips show each of ASPECTS and "all", and of how many that was asked."""
+    hits, asked = torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), torch.zeros(len(ASPECTS) + 1, dtype=torch.int64)
+    for clip in agreed:
+        verdicts = [clip[name] for name in ASPECTS]
+        told = [clip[name] for name in ALL if clip[name] is not None]
+        verdicts.append(all(told) if told else None)
+        asked += torch.tensor([verdict is not None for verdict in verdicts])
+        hits += torch.tensor([verdict is True for verdict in verdicts])
+    return hits, asked
+
+
+def shares(hits: Int[Tensor, "A"], asked: Int[Tensor, "A"]) -> dict[str, float]:
+    """The share for each aspect that any prompt asked for, "all", and "n", the number of clips that "all" was asked of."""
+    names = (*ASPECTS, "all")
+    found = {name: hit / out_of for name, hit, out_of in zip(names, hits.tolist(), asked.tolist(), strict=True) if out_of}
+    return {**found, "n": float(asked[-1].item())}

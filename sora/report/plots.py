@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -45,6 +47,67 @@ def bars(values: Mapping[str, float], *, across: str) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(_plain(across))
     axes.margins(x=0.12)
+    return _finished(figure)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several plots side by side. lines: (x, y) by name. bands: (x, low, high) around that line. level: a dashed line."""
+
+    title: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
+    level: float | None = None
+
+
+def panels(items: Sequence[Panel], *, across: str, columns: int = 2) -> str:
+    """Small plots over one axis, as one `<svg>` element: points joined by lines, with their intervals shaded."""
+    pyplot = _pyplot()
+    rows = -(-len(items) // columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(7.2, 2.1 * rows), squeeze=False, sharex=True, layout="constrained")
+    for axes, item in zip(grid.flat, items, strict=False):
+        for (name, (xs, ys)), colour in zip(item.lines.items(), _repeated(len(item.lines)), strict=True):
+            axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6, marker="o", markersize=3)
+            if name in item.bands:
+                at, low, high = item.bands[name]
+                axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
+        if item.level is not None:
+            axes.axhline(item.level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
+        axes.set_title(_plain(item.title), color=INK, fontsize=9, loc="left")
+        if len(item.lines) > 1:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    for axes in grid.flat[len(items) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel(_plain(across))
+    return _finished(figure)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value with its interval, and what it would be of two sets that are one (NaN: not known)."""
+
+    value: float
+    low: float
+    high: float
+    floor: float = math.nan
+
+
+def intervals(spans: Mapping[str, Span], *, across: str) -> str:
+    """A point with its interval for each name, and a hollow mark at its floor, as one `<svg>` element."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.34 * max(1, len(spans))))
+    for place, span in enumerate(spans.values()):
+        axes.plot([span.low, span.high], [place, place], color=COLOURS[0], linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot([span.value], [place], color=COLOURS[0], marker="o", markersize=5)
+        if not math.isnan(span.floor):
+            axes.plot([span.floor], [place], color=INK, marker="|", markersize=11, markeredgewidth=1.4)
+        axes.annotate(
+            f"{span.value:.3g}", (span.value, place), textcoords="offset points", xytext=(0, 6), ha="center", color=INK, fontsize=8
+        )
+    axes.set_yticks(range(len(spans)), [_plain(name) for name in spans])
+    axes.set_ylim(len(spans) - 0.4, -0.7)
+    axes.set_xlabel(_plain(across))
     return _finished(figure)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sora.diffusion.objective import Noised, Objective, by_level
 from sora.dit.flops import TRAINING, Flops
-from sora.tokens import Batch
+from sora.tokens import Batch, NoiseLevels, PackedTokens, TextTokens
 from sora.training.context import Slicer
 from sora.training.module import Loss
 
@@ -94,6 +94,14 @@ class DiffusionTask(nn.Module):
 
     def _noised(self, packs: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
         return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in packs]
+
+    def predict(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
+        """The network alone, for what measures it between steps."""
+        return self.dit(tokens, levels, text)
+
+    def read(self, text: TextTokens) -> TextTokens:
+        """The part of the text encoder that learns along, alone."""
+        return self.text(text)
 
     def forward(self, prepared: PreparedPack) -> Loss:
         batch, noised = prepared.batch, prepared.noised

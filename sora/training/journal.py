@@ -190,6 +190,10 @@ class Journal(Callback):
             raise ValueError(f"{path} is no file in {self._run.folder}; write it there first, the tracker gets a copy")
         self._tracker.media(step, name, path, caption)
 
+    def stood_still(self) -> None:
+        """The time until now belongs neither to a step nor to waiting for data: an evaluation took it."""
+        self._ended = time.monotonic()
+
     def say(self, text: str) -> None:
         if self._progress is not None:
             self._progress.say(text)

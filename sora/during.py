@@ -1,0 +1,310 @@
+"""What is measured while a run trains, from its configuration: held-out clips, videos of their captions, and the figures of both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from sora.data.index import Index
+    from sora.data.planning import Listing
+    from sora.generation.generator import Generator, Request
+    from sora.jobs import Job
+    from sora.tokens import Grid
+    from sora.training.callbacks import Journal
+    from sora.training.evaluation import Evaluations
+    from sora.training.module import TrainingModule
+    from sora.training.phases import Phases
+    from sora.training.run import Run
+
+METRICS = ("adherence", "frechet", "kvd")
+WORLD = "sora.data.sources.WorldSource"
+
+
+@dataclass(frozen=True)
+class HeldOutClips:
+    """Clips of a split of the datasets that a run trains on, prepared as those are, and the packs that they are measured in.
+
+    read: the packs of a step of the listing. shape: a grid in frames and pixels.
+    """
+
+    data: Any
+    listing: Listing
+    read: Callable[[int], Sequence[Any]]
+    shape: Callable[[Grid], dict[str, int]]
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        from sora.data.latent_batches import LatentData
+
+        return tuple(item.index for item in self.data.latents) if isinstance(self.data, LatentData) else self.data.indexes
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(dataset, its row) of a row of the listing."""
+        import numpy as np
+
+        dataset = int(np.searchsorted(self.listing.clips.starts, row, side="right")) - 1
+        return dataset, row - self.listing.clips.starts[dataset]
+
+
+def evaluations(config: DictConfig, job: Job, run: Run, *, journal: Journal, phases: Phases, tracker: Any) -> list[Evaluations]:
+    """The callback that measures, or none, as `evaluation` says."""
+    from omegaconf import OmegaConf
+
+    from sora.training.evaluation import Evaluations
+    from sora.training.measures import HeldOut, Samples
+
+    settings = OmegaConf.select(config, "evaluation")
+    if settings is None or settings.every is None:
+        return []
+    job_plan, objective = job.steps.plan, job.task.objective
+    clips = held_out_clips(
+        config,
+        split=settings.split,
+        count=settings.clips,
+        budget=job_plan.budget,
+        max_clips=job_plan.max_clips,
+        seed=settings.seed,
+        vae=run.vae,
+        identity=job.depends["vae"],
+    )
+    measures: list[Any] = [HeldOut(held_out_loss(objective, settings), clips.listing, read=clips.read, shape=clips.shape)]
+    if settings.videos is not None:
+        requests = requests_of(clips, settings.videos.count, seed=settings.seed)
+        measures.append(
+            Samples(
+                [request for _, request in requests],
+                make=functools.partial(maker, config, clips, vae=run.vae),
+                keep=functools.partial(keep, config),
+                score=scorer(settings.videos, clips, requests),
+                folder=run.folder,
+                shown=settings.videos.shown,
+            )
+        )
+    return [
+        Evaluations(
+            run,
+            every=settings.every,
+            share=settings.share,
+            weights=chosen_weights(settings.weights),
+            measures=measures,
+            steps=config.steps,
+            phases=phases,
+            journal=journal,
+            tracker=tracker,
+        )
+    ]
+
+
+def averaged(module: TrainingModule) -> Any:
+    """The averaged weights in place; the trained ones, where a run keeps no others."""
+    return module.average.applied(module.trained())
+
+
+def raw(module: TrainingModule) -> Any:
+    """The trained weights, as they are."""
+    return nullcontext()
+
+
+WEIGHTS = {"ema": averaged, "raw": raw}
+
+
+def chosen_weights(names: Sequence[str]) -> dict[str, Callable[[TrainingModule], Any]]:
+    unknown = [name for name in names if name not in WEIGHTS]
+    if unknown or not names:
+        raise ValueError(f"evaluation.weights={list(names)}: choose from {', '.join(WEIGHTS)}")
+    return {name: WEIGHTS[name] for name in names}
+
+
+def held_out_loss(objective: Any, settings: Any) -> Any:
+    """The loss that an objective's network is measured by. settings: levels, draws and seed."""
+    from sora.diffusion.heldout import HeldOutLoss
+
+    return HeldOutLoss(
+        path=objective.path,
+        prediction=objective.prediction,
+        levels=settings.levels,
+        draws=settings.draws,
+        seed=settings.seed,
+        max_levels=objective.max_levels,
+    )
+
+
+def held_out_clips(
+    config: DictConfig, *, split: str, count: int | None, budget: int, max_clips: int, seed: int, vae: Path, identity: str
+) -> HeldOutClips:
+    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: a pack's. vae: the artefact, of hash `identity`.
+
+    Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
+    """
+    from sora.configs.build import build, plain, resolve
+    from sora.data.planning import Listing
+    from sora.data.video_batches import VideoData
+    from sora.vae import artefact
+
+    if split == config.data.split:
+        raise ValueError(f"evaluation.split={split} is what the run trains on; choose another split, or evaluation=none")
+    stride, patchifier = artefact.read_card(vae)["stride"], build(config.patches)
+    settings = {**plain(config.data), "split": split, "drop": 0.0, "first_frame": 0.0, "weights": None}
+    shared = {"text": build(config.text), "patchifier": patchifier, "seed": seed}
+    try:
+        if resolve(config.data._target_) is VideoData:
+            data = build(settings, **shared, stride=stride, reader=build(config.reader))
+        else:
+            data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
+        listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"evaluation.split={split}: {error}; without held-out clips, say evaluation=none") from None
+    size = patchifier.size
+
+    def shape(grid: Grid) -> dict[str, int]:
+        frames = 1 + (grid.t * size.t - 1) * stride[0]
+        return {"frames": frames, "height": grid.h * size.h * stride[1], "width": grid.w * size.w * stride[2]}
+
+    return HeldOutClips(data, listing, data.batches(listing).__getitem__, shape)
+
+
+def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int, Request]]:
+    """What to make: `count` of the clips, spread over them, each with its row; prompts are their captions, as training chooses them."""
+    import numpy as np
+
+    from sora.data.planning.frames import FrameClips
+    from sora.generation.generator import Request
+    from sora.text.dropping import choose_caption
+
+    listing, found = clips.listing, []
+    if not 1 <= count <= len(listing.rows):
+        raise ValueError(f"evaluation.videos.count={count}: from 1 to the {len(listing.rows)} held-out clips; raise evaluation.clips")
+    for place in np.linspace(0, len(listing.rows) - 1, count).round().astype(int).tolist():
+        row, sample, shape = int(listing.rows[place]), listing.samples[place], clips.shape(listing.grids[place])
+        dataset, number = clips.place(row)
+        index = clips.indexes[dataset]
+        kinds = [(caption.kind, caption.text) for caption in index.captions(number)]
+        prompt = choose_caption(kinds, clips.data.captions, seed=seed, epoch=0, sample=sample)
+        fps = listing.clips.rates(np.array([row]))[0] if isinstance(listing.clips, FrameClips) else index.fps[number]
+        size = (shape["frames"], shape["height"], shape["width"])
+        found.append((row, Request(prompt, *size, fps=float(fps), seed=seed, sample=sample)))
+    return found
+
+
+def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, vae: Path) -> Generator:
+    """A generator with the networks that train, and the run's VAE."""
+    from sora.configs.build import build
+    from sora.diffusion.shift import constant
+    from sora.generation.generator import Generator, Recipe
+    from sora.training.measures import opened
+    from sora.vae import artefact
+
+    said, task = config.evaluation.videos, opened(module)
+    objective = task.objective
+    shift = objective.shift if said.shift is None else functools.partial(constant, value=float(said.shift))
+    recipe = Recipe(sampler=build(said.sampler), guidance=build(said.guidance), steps=said.steps, shift=shift, first=said.first)
+    return Generator(
+        dit=task.predict,
+        encode=functools.partial(states_of, clips.data.texts, build(config.text)),
+        text=task.read,
+        vae=artefact.load(vae).eval().to(module.device),
+        patchifier=clips.data.patchifier,
+        path=objective.path,
+        prediction=objective.prediction,
+        recipe=recipe,
+        token_budget=said.budget,
+        device=module.device,
+    )
+
+
+def states_of(caches: Sequence[Any] | None, encoder: Any, prompts: list[str]) -> list[Tensor]:
+    """Token states of prompts: stored ones where there are stores, so that no text encoder is loaded beside the network."""
+    if caches is None:
+        return encoder.encode(prompts)
+    return [next((cache for cache in caches if prompt in cache), caches[0]).states(prompt) for prompt in prompts]
+
+
+def keep(config: DictConfig, folder: Path, requests: Sequence[Request], clips: Sequence[Tensor]) -> list[Path]:
+    """Write clips as `sora sample` does; the videos' paths."""
+    from omegaconf import OmegaConf
+
+    from sora.sample import write_samples
+
+    return write_samples(folder, requests, clips, about={"evaluation": OmegaConf.to_container(config.evaluation)}) if clips else []
+
+
+# ---- scores
+
+
+def scorer(
+    said: Any, clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
+) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
+    """What measures the videos, by said.metrics; None for nothing."""
+    from sora.configs.build import build
+
+    names = tuple(said.metrics)
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ValueError(f"evaluation.videos.metrics={list(names)} has {', '.join(unknown)}; choose from {', '.join(METRICS)}")
+    if "adherence" in names and not all(is_world(index) for index in clips.indexes):
+        raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
+    if not names:
+        return None
+    return Scorer(names, clips, requests, extractor=build(said.extractor) if {"frechet", "kvd"} & set(names) else None)
+
+
+def is_world(index: Index) -> bool:
+    """Whether a dataset was drawn from the built-in world."""
+    return index.described["about"].get("config", {}).get("source", {}).get("_target_") == WORLD
+
+
+class Scorer:
+    """Figures of videos made from captions of held-out clips. extractor: of features; None where no distance is asked for.
+
+    Of pure functions, not metrics: it is asked on one rank, and a metric waits for all of them.
+    """
+
+    def __init__(self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractor: Any) -> None:
+        self._names, self._clips, self._requests, self._extractor = names, clips, requests, extractor
+        self._real: Tensor | None = None
+
+    def __call__(self, videos: Sequence[Tensor]) -> dict[str, float]:
+        found = self._adherence(videos) if "adherence" in self._names else {}
+        return found | (self._distances(videos) if self._extractor is not None else {})
+
+    def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
+        from sora.data.world import PALETTE, parse
+        from sora.metrics.adherence import counted, judge, shares
+
+        wanted = [request for _, request in self._requests]
+        frames = [video.numpy() for video in videos]
+        agreed = judge(frames, [item.fps for item in wanted], [parse(item.prompt) for item in wanted], palette=PALETTE)
+        return {f"adherence_{name}": value for name, value in shares(*counted(agreed)).items()}
+
+    def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
+        """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths."""
+        import torch
+
+        from sora.metrics.comparison import compare_features
+
+        if self._real is None:
+            self._real = torch.cat([self._extractor(self._stored(row, request)[None]) for row, request in self._requests])
+        fake = torch.cat([self._extractor(video[None]) for video in videos])
+        found = compare_features(self._real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
+        named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in found.items()}
+        wanted = ("frechet", "frechet_floor", "frechet_over_floor", "kvd")
+        return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names}
+
+    def _stored(self, row: int, request: Request) -> Tensor:
+        """The part of a stored clip that its patches cover."""
+        import torch
+
+        from sora.data.video import read
+
+        dataset, number = self._clips.place(row)
+        index = self._clips.indexes[dataset]
+        member = index.member(number)
+        frames = read(index.read_member(member), name=f"{member.key} of {member.shard}").frames
+        return torch.from_numpy(frames[: request.frames, : request.height, : request.width].copy())

@@ -1,0 +1,132 @@
+"""The page of an evaluation: worst clips first, only checkpoints of one protocol on one curve, every interval drawn, words as words."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from sora.data.video import encode, write
+from sora.report import plots
+from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, write_page
+from sora.report.page import Plot, Videos
+from sora.report.plots import Panel, Span
+from sora.storage import write_json
+from tests.report.test_page import HOSTILE, read
+
+pytestmark = pytest.mark.slow
+PROMPTS = ["a red circle moving left", "a blue square moving up", HOSTILE[0], "a green triangle going right"]
+VERDICTS = [(True, True, True), (False, False, False), (True, False, True), (True, False, False)]
+
+
+def scores(step, *, protocol="p" * 64, adherence=0.5, ema=True, **more):
+    figures = {"adherence_all": adherence, "adherence_all_low": adherence - 0.2, "adherence_all_high": adherence + 0.2}
+    figures |= {"frechet": 30.0 - step / 100, "frechet_low": 20.0, "frechet_high": 35.0, "frechet_floor": 12.0, "kvd": 0.1, "n_fake": 4.0}
+    rows = [
+        {
+            "prompt": prompt,
+            "frames": 5,
+            "height": 16,
+            "width": 24,
+            "adherence": dict(zip(("colour", "shape", "direction"), right, strict=True)),
+        }
+        for prompt, right in zip(PROMPTS, VERDICTS, strict=True)
+    ]
+    subject = {"run": "RUN", "step": step, "ema": ema}
+    base = {"kind": "diffusion", "figures": figures, "n": 4, "floor": {}, "rows": rows, "clips": [], "subject": subject}
+    return {**base, "protocol_sha256": protocol, "protocol": {"dataset": {"split": "heldout"}, "seed": 0}, **more}
+
+
+@pytest.fixture
+def home(tmp_path):
+    for step, settings in ((100, {"adherence": 0.25}), (200, {"protocol": "q" * 64}), (300, {"adherence": 0.5}), (400, {"ema": False})):
+        write_json(tmp_path / f"RUN/evaluation/step-{step:08d}/scores.json", scores(step, **settings))
+    folder = tmp_path / "RUN/evaluation/step-00000500"
+    clips = []
+    for number in range(4):
+        frames = np.full((5, 16, 24, 3), 60 * number, np.uint8)
+        write(folder / f"clips/{number}.mp4", frames, 8.0, lossless=False)
+        clips.append(f"clips/{number}.mp4")
+    pairs = [{"clip": clips[2], "key": "train-7", "prompt": PROMPTS[2], "caption": "a real one", "distance": 1.25}]
+    found = {"remembered": 0.25, "z": -1.5, "usual": 3.0, "training": 40, "extractor": "rand3d-v1", "pairs": pairs}
+    shapes = [{"width": 24, "height": 16, "frames": 5, "clips": 3, "loss": 0.5, "levels": [0.75, 0.25]}]
+    more = {"neighbours": found, "by_level": {"0.25": 0.75, "0.75": 0.25}, "by_shape": shapes}
+    write_json(folder / "scores.json", scores(500, adherence=0.75, clips=clips, **more))
+    lines = []
+    for place, step in enumerate((50, 100, 150)):
+        line = {"step": step, "weights": "ema", "loss": 1.0 - 0.1 * place, "loss_low": 0.5, "loss_high": 1.2}
+        change = {"loss_change": -0.1, "loss_change_low": -0.12, "loss_change_high": -0.08, "loss_power": 0.3, "loss_detectable": 0.02}
+        lines += [line | (change if place else {}), {**line, "weights": "raw", "loss": 9.0}]
+    (tmp_path / "RUN/evaluation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 15')
+    return folder
+
+
+def test_the_page_is_whole_and_shows_the_worst_clip_first(home):
+    real = encode(np.full((5, 16, 24, 3), 9, np.uint8), 8.0, lossless=False)
+    text = write_page(home, real={"train-7": real}).read_text()
+    page = read(text)
+    words = "".join(page.words)
+    ranked = [
+        words.index(PROMPTS[number], words.index("Clips from worst to best", words.index("Held-out loss"))) for number in (1, 3, 2, 0)
+    ]
+    assert ranked == sorted(ranked)
+    videos = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert len(videos) == 4 + 2 and "a real one" in words and "at 1.25" in words and "25.0%" in words
+    assert "script" not in [tag for tag, _ in page.tags] and not re.search(r'(?:src|href)="http', text)
+    assert "floor 12" in words and "95 % interval 0.55 to 0.95" in words and "dataset.split" in words
+    assert text.count("<svg") == 5  # shares, the Fréchet interval, checkpoints, while training, loss by level
+
+
+def test_only_checkpoints_of_one_protocol_and_one_kind_of_weights_are_on_a_curve(home):
+    found = history(home, scores(500))
+    assert [step for step, _ in found] == [100, 300, 500]
+    assert [figures["adherence_all"] for _, figures in found] == [0.25, 0.5, 0.75]
+
+
+def test_a_page_without_the_rest_still_is_one(tmp_path):
+    write_json(tmp_path / "deep/run/out/scores.json", {**scores(1), "rows": [], "figures": {"kvd": 0.5}})
+    words = "".join(read(write_page(tmp_path / "deep/run/out").read_text()).words)
+    assert "Kernel distance" in words and "Over checkpoints" not in words and "Clips from worst" not in words
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ({"adherence": {"colour": True, "shape": None, "direction": False, "all": False}}, 0.5),
+        ({"adherence": {"colour": None}, "text_similarity/clip": 0.3}, 0.3),
+        ({"psnr": 31.0}, 31.0),
+        ({"key": "x"}, None),
+    ],
+)
+def test_how_well_a_clip_did(row, value):
+    assert standing(row) == value
+
+
+def test_panels_hold_what_two_points_have_and_leave_out_what_is_not_a_number():
+    points = [(1, {"loss": 2.0, "kvd": 1.0}), (2, {"loss": float("nan"), "kvd": 0.5, "kvd_low": 0.4, "kvd_high": 0.6}), (3, {"loss": 1.0})]
+    drawn = {panel.title: panel for panel in panels_of(points, TOLD)}
+    assert set(drawn) == {"Held-out loss", "Kernel distance"}
+    assert drawn["Held-out loss"].lines["loss"] == ([1, 3], [2.0, 1.0]) and drawn["Kernel distance"].bands == {}
+    assert curve_parts([(1, {"loss": 1.0})], []) == []
+
+
+def test_plots_of_intervals_and_panels_follow_the_page_and_are_the_same_each_time():
+    spans = {"colour": Span(0.5, 0.4, 0.6), "$x$": Span(1.0, 0.9, 1.2, floor=0.8)}
+    items = [Panel("a", {"a": ([1, 2], [3.0, 4.0])}, {"a": ([1, 2], [2.0, 3.0], [4.0, 5.0])}, 1.0), Panel("b", {"b": ([1], [1.0])}, {})]
+    for make in (lambda: plots.intervals(spans, across="share"), lambda: plots.panels([*items, items[0]], across="step")):
+        first = make()
+        assert first == make() and "currentColor" in first and plots.INK not in first
+    assert "colour" in plots.intervals(spans, across="share") and "$x$" in plots.intervals(spans, across="share")
+
+
+def test_of_many_clips_both_ends_are_shown(home):
+    whole = json.loads((home / "scores.json").read_text())
+    count = 30
+    rows = [{**whole["rows"][0], "prompt": f"prompt {number}", "adherence": {"colour": number >= 15}} for number in range(count)]
+    write_json(home / "scores.json", {**whole, "rows": rows, "clips": [whole["clips"][0]] * count})
+    from sora.report.evaluation import clip_parts
+
+    parts = [part for part in clip_parts(home, {**whole, "rows": rows, "clips": [whole["clips"][0]] * count}) if isinstance(part, Videos)]
+    assert [len(part.clips) for part in parts] == [12, 12]
+    assert not any(isinstance(part, Plot) for part in parts)
+    assert [clip.marks["colour"] for part in parts for clip in part.clips] == [False] * 12 + [True] * 12

@@ -1,0 +1,297 @@
+"""An evaluation leaves no trace in what is trained, waits until it fits into its share of the time, and measures the averaged weights."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+from sora import cli, storage
+from sora.during import averaged, chosen_weights, raw
+from sora.training import checkpoint, evaluation, phases, trainers
+from sora.training.callbacks import Checkpoints, Journal
+from sora.training.evaluation import Evaluations, allowance
+from sora.training.metrics import read
+from sora.training.run import Run, create
+from sora.training.signals import StopFlag
+from sora.training.tracker import NoTracker
+from tests.trained import vae_artefact, world_dataset
+from tests.training.groups import in_ranks
+from tests.training.stand_ins import Integers, Steps, module_of
+from tests.training.test_parity import launched
+from tests.training.test_resume import lines
+
+TOTAL = 12
+
+
+class Meddling:
+    """A measure that does all it may: draws from every global state, and looks at the weights."""
+
+    def __init__(self, pieces: int = 3, takes=lambda: None) -> None:
+        self.pieces, self.takes, self.seen, self.earlier = pieces, takes, [], None
+
+    def begin(self, module, earlier):
+        self.earlier = list(earlier)
+
+    def work(self, module, weights):
+        assert not any(each.training for each in module.task.modules()) and not torch.is_grad_enabled()
+        for piece in range(self.pieces):
+            torch.randn(3)
+            np.random.default_rng()
+            np.random.rand()
+            self.takes()
+            yield (piece + 1) / self.pieces
+        value = float(module.task.network.enter.weight.detach().double().sum())
+        self.seen.append((module.counters.step, weights, value))
+        return {"value": value}
+
+
+def fit(folder: Path, measures, *, until: int = TOTAL, resumed=None, every: int = 15, share=None, weights=("ema",), clock=None, more=()):
+    run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
+    flag, first, watched = StopFlag(), resumed.step if resumed else 0, clock or phases.Phases()
+    module = module_of(steps=TOTAL, flag=lambda: bool(flag))
+    journal = Journal(run, every=1, steps=TOTAL, unit="tokens", tracker=NoTracker(), resumed=resumed)
+    rest = {"keep": 3, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": watched, "resumed": resumed}
+    saver = Checkpoints(run, every=5, steps=TOTAL, **rest)
+    told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker()}
+    measured = [Evaluations(run, every=every, share=share, weights=chosen_weights(weights), measures=measures, **told)] if measures else []
+    callbacks = [journal, saver, *more, *measured]
+    trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=callbacks)
+    with flag:
+        try:
+            trainer.fit(module, DataLoader(Steps(), batch_size=None, sampler=Integers(first, until), num_workers=0))
+        finally:
+            journal.close()
+    return module
+
+
+def final(folder: Path) -> dict[str, str]:
+    path = checkpoint.folder_of(folder / "checkpoints", TOTAL)
+    hashes = {file.name: storage.file_hash(file) for file in path.iterdir() if file.suffix == ".safetensors"}
+    hashes.pop("rng.safetensors")  # the annotations' checker draws from python's state
+    kept = checkpoint.load(path).tensors["rng"]
+    return hashes | {name: storage.text_hash(str(value.tolist())) for name, value in kept.items() if "python" not in name}
+
+
+@pytest.mark.slow
+def test_a_run_with_evaluations_is_bit_for_bit_the_run_without(tmp_path):
+    fit(tmp_path / "without", [])
+    meddling = Meddling()
+    fit(tmp_path / "with", [meddling], weights=("ema", "raw"))
+    assert len(meddling.seen) >= 6
+    assert final(tmp_path / "with") == final(tmp_path / "without")
+    assert lines(tmp_path / "with") == lines(tmp_path / "without")
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_the_averaged_weights_and_each_line_says_when(tmp_path):
+    meddling = Meddling()
+    module = fit(tmp_path / "run", [meddling], weights=("ema", "raw"))
+    rows = read(tmp_path / "run" / "evaluation.jsonl")
+    assert [row["weights"] for row in rows] == ["ema", "raw"] * (len(rows) // 2)
+    samples = {row["step"]: row["samples"] for row in read(tmp_path / "run" / "metrics.jsonl")}
+    marks = [step for step in samples if samples[step] // 15 > samples.get(step - 1, 0) // 15]
+    assert [row["step"] for row in rows[::2]] == [*marks, *([TOTAL] if marks[-1] != TOTAL else [])]
+    assert all(row["samples"] == samples[row["step"]] for row in rows)
+    ends = {name: float(value.double().sum()) for name, value in module.average.shadow.items()}
+    assert meddling.seen[-2] == (TOTAL, "ema", ends["network.enter.weight"])
+    assert meddling.seen[-1] == (TOTAL, "raw", float(module.task.network.enter.weight.detach().double().sum()))
+    assert meddling.seen[-1][2] != meddling.seen[-2][2]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_makes_the_lines_that_the_whole_one_has(tmp_path):
+    fit(tmp_path / "whole", [Meddling()])
+    fit(tmp_path / "cut", [Meddling()], until=8)  # its last checkpoint is of step 5
+    assert max(row["step"] for row in read(tmp_path / "cut" / "evaluation.jsonl")) > 5
+    again = Meddling()
+    fit(tmp_path / "cut", [again], resumed=checkpoint.load(checkpoint.newest(tmp_path / "cut" / "checkpoints")))
+    assert again.earlier and max(row["step"] for row in again.earlier) <= 5
+    plain = [[{**row, "seconds": 0} for row in read(tmp_path / name / "evaluation.jsonl")] for name in ("whole", "cut")]
+    assert plain[0] == plain[1] and len(plain[0]) >= 3
+
+
+def test_the_allowance_is_a_share_of_all_time():
+    spent = {"start": 10.0, "step": 80.0, "evaluation": 4.0, "end": 6.0}
+    assert allowance(spent, 0.1) == pytest.approx(6.0) and allowance(spent, 0.04) == pytest.approx(0.0)
+    assert allowance(spent, None) == float("inf")
+
+
+class Clocked(Callback):
+    """A clock that only steps and pieces move."""
+
+    def __init__(self, monkeypatch, *, step: float) -> None:
+        self.now, self.step = 0.0, step
+        stand_in = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
+        monkeypatch.setattr(phases, "time", stand_in)
+        monkeypatch.setattr(evaluation, "time", stand_in)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.now += self.step
+
+    def takes(self, seconds: float):
+        def wait() -> None:
+            self.now += seconds
+
+        return wait
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
+def test_training_never_waits_longer_than_the_share_and_a_piece(tmp_path, monkeypatch, share):
+    clock = Clocked(monkeypatch, step=10.0)
+    watched = phases.Phases()
+    monkeypatch.setattr(evaluation, "PAUSE", 1)
+    meddling = Meddling(pieces=4, takes=clock.takes(2.0))
+    fit(tmp_path / "run", [meddling], every=1, share=share, clock=watched, more=[clock])
+    seconds = watched.seconds()
+    assert seconds["evaluation"] <= share * sum(seconds.values()) + 2.0
+    assert {0.05: 0 <= len(meddling.seen) <= 1, 0.2: 2 <= len(meddling.seen) <= 4, 1.0: len(meddling.seen) == TOTAL}[share]
+    assert len(read(tmp_path / "run" / "evaluation.jsonl")) == len(meddling.seen)
+
+
+@pytest.mark.slow
+def test_one_that_takes_longer_than_expected_is_cut_short_and_told(tmp_path, monkeypatch, capsys):
+    clock = Clocked(monkeypatch, step=10.0)
+    watched = phases.Phases()
+    slow = Meddling(pieces=50, takes=clock.takes(5.0))
+    fit(tmp_path / "run", [slow], every=1, share=0.3, clock=watched, more=[clock])
+    assert slow.seen == [] and read(tmp_path / "run" / "evaluation.jsonl") == []
+    assert watched.seconds()["evaluation"] < 0.3 * clock.now + 5.0
+    said = capsys.readouterr()
+    assert "more than evaluation.share=0.3 of the time so far" in said.out + said.err
+
+
+def test_settings_that_mean_nothing_are_refused(tmp_path):
+    run = create(tmp_path / "run", config="", info={"kind": "vae"})
+    rest = {"weights": {"ema": averaged}, "measures": [], "steps": 1, "phases": phases.Phases(), "tracker": NoTracker()}
+    rest["journal"] = Journal(run, every=1, steps=1, unit="tokens", tracker=NoTracker(), resumed=None)
+    for settings, told in (({"every": 0, "share": 0.1}, "evaluation.every=0"), ({"every": 1, "share": 0.0}, "evaluation.share=0.0")):
+        with pytest.raises(ValueError, match=told):
+            Evaluations(run, **settings, **rest)
+    with pytest.raises(ValueError, match="choose from ema, raw"):
+        chosen_weights(["best"])
+    assert isinstance(raw(module_of(steps=1)), nullcontext)
+
+
+# ---- the real thing
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    world, vae = world_dataset(folder / "world", clips=16), vae_artefact(folder / "vae")
+    assert cli.run("encode", [f"vae={vae}", f"data={world}", "text=byte", "threads=1"]) == 0
+    return folder
+
+
+MEASURED = ("evaluation=videos", "evaluation.every=6", "evaluation.share=null", "evaluation.clips=7", "evaluation.levels=3")
+VIDEOS = ("count=5", "shown=2", "steps=2", "metrics=[adherence,frechet,kvd]")
+
+
+def trained(made: Path, folder: Path, *more: str, count: int = 1, sharded: bool = False) -> Path:
+    settings = ["steps=4", "log_every=1", "checkpoint.every=100", "trainer.threads=1", "plan.packs=2", "plan.budget=120", "dit.depth=2"]
+    words = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", *settings, f"output={folder}", *more]
+    if count == 1:
+        assert cli.run("train", words) == 0
+        return folder
+    kind = ["trainer=fsdp", f"trainer.shard={count}"] if sharded else ["trainer=ddp"]
+    many = [*kind, "trainer.accelerator=cpu", f"trainer.devices={count}", "trainer.precision=32-true", "trainer.threads=1"]
+
+    def work(rank: int) -> None:
+        launched(rank, count)
+        rank_zero_only.rank = rank
+        assert cli.run("train", [*words, *many]) == 0
+
+    notes = folder.parent / f"{folder.name}-ranks"
+    notes.mkdir()
+    in_ranks(count, notes, work)
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Of what is trained; random states aside, which a fork takes along from the tests before."""
+    path = checkpoint.newest(folder / "checkpoints")
+    return {file.name: storage.file_hash(file) for file in path.iterdir() if file.suffix == ".safetensors" and "rng" not in file.name}
+
+
+@pytest.fixture(scope="module")
+def alone(made) -> Path:
+    return trained(made, made / "alone", *MEASURED, *(f"evaluation.videos.{word}" for word in VIDEOS))
+
+
+@pytest.mark.slow
+def test_a_real_run_measures_loss_and_videos_and_trains_the_same(made, alone):
+    plain = trained(made, made / "plain")
+    assert hashes(alone) == hashes(plain) and lines(alone) == lines(plain)
+    rows = read(alone / "evaluation.jsonl")
+    assert len(rows) >= 2 and rows[-1]["step"] == 4
+    for row in rows:
+        assert row["loss_low"] <= row["loss"] <= row["loss_high"] and row["loss_clips"] == 7 == len(row["clips"])
+        assert row["loss"] == pytest.approx(np.mean(list(row["clips"].values())))
+        assert row["loss"] == pytest.approx(np.mean(list(row["by_level"].values())))
+        assert sum(shape["clips"] for shape in row["by_shape"]) == 7
+        assert {(shape["height"], shape["width"]) for shape in row["by_shape"]} <= {(24, 24), (24, 32)}
+        assert {"adherence_all", "adherence_n", "frechet", "frechet_over_floor", "kvd"} <= set(row)
+        assert row["frechet_over_floor"] == pytest.approx(row["frechet"] / row["frechet_floor"])
+        assert len(row["videos"]) == 2 and all((alone / path).is_file() for path in row["videos"])
+    change = rows[-1]["loss"] / rows[-2]["loss"] - 1
+    assert rows[-1]["loss_change"] == pytest.approx(change, rel=1e-6)
+    assert rows[-1]["loss_change_low"] <= change <= rows[-1]["loss_change_high"] and 0 <= rows[-1]["loss_power"] <= 1
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_the_checkpoint_s_averaged_weights(made, alone):
+    from omegaconf import OmegaConf
+
+    from sora.configs.load import load_diffusion
+    from sora.diffusion.heldout import Tally
+    from sora.during import held_out_clips, held_out_loss
+
+    loaded = load_diffusion(alone)
+    config = OmegaConf.create(loaded.config)
+    rest = {"budget": 5000, "max_clips": 8, "vae": alone / "vae", "identity": loaded.hashes["vae"]}
+    clips = held_out_clips(config, split="heldout", count=7, seed=0, **rest)
+    loss = held_out_loss(loaded.objective, SimpleNamespace(levels=3, draws=1, seed=0))
+    tally = Tally(clips.listing.samples, clips.listing.grids, loss.levels)
+    batches = [batch for step in range(len(clips.listing)) for batch in clips.read(step)]
+    for piece in loss.pieces(loaded.dit, loaded.text, batches):
+        tally.add(piece, batches[piece.batch].sample_ids)
+    assert float(tally.losses().clips.mean()) == pytest.approx(read(alone / "evaluation.jsonl")[-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
+def test_two_ranks_measure_what_one_does_and_train_the_same(made, alone, sharded):
+    name = "fsdp" if sharded else "ddp"
+    videos = [f"evaluation.videos.{word}" for word in VIDEOS]
+    folder = trained(made, made / name, *MEASURED, *videos, "evaluation.weights=[ema,raw]", count=2, sharded=sharded)
+    plain = trained(made, made / f"{name}-plain", count=2, sharded=sharded)
+    assert hashes(folder) == hashes(plain)
+    rows, wanted = [row for row in read(folder / "evaluation.jsonl") if row["weights"] == "ema"], read(alone / "evaluation.jsonl")
+    assert [row["step"] for row in rows] == [row["step"] for row in wanted]
+    for row, one in zip(rows, wanted, strict=True):
+        assert row["loss"] == pytest.approx(one["loss"], rel=1e-5) and row["clips"].keys() == one["clips"].keys()
+        assert row["frechet"] == pytest.approx(one["frechet"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys):
+    base = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "steps=1", f"output={tmp_path / 'run'}"]
+    for number, (words, told) in enumerate(
+        (
+            (["evaluation=loss", "evaluation.split=train"], "evaluation.split=train is what the run trains on"),
+            (["evaluation=videos", "evaluation.videos.count=99"], "evaluation.videos.count=99: from 1 to the 8 held-out clips"),
+            (["evaluation=videos", "evaluation.videos.count=2", "evaluation.videos.metrics=[fvd]"], "choose from adherence, frechet, kvd"),
+        )
+    ):
+        assert cli.run("train", [*base[:-1], f"output={tmp_path / str(number)}", *words]) == 2
+        assert told in capsys.readouterr().err
