@@ -95,12 +95,20 @@ class TextCache:
     def __contains__(self, caption: str) -> bool:
         return text_hash(caption) in self._places
 
-    def states(self, caption: str) -> Float[Tensor, "_ D"]:
-        """float32, one row per token."""
+    def count(self, caption: str) -> int:
+        """Its tokens."""
+        return self._place(caption)[2]
+
+    def _place(self, caption: str) -> list[int]:
+        """Its shard, first row there, and rows."""
         place = self._places.get(text_hash(caption))
         if place is None:
             raise ValueError(f"the caption {caption[:80]!r} is not among the cached ones of {self.folder}; run sora encode again")
-        shard, start, length = place
+        return place
+
+    def states(self, caption: str) -> Float[Tensor, "_ D"]:
+        """float32, one row per token."""
+        shard, start, length = self._place(caption)
         if shard not in self._open:
             try:
                 self._open[shard] = safe_open(self._shards[shard], framework="pt").__enter__().get_slice(_STATES)
