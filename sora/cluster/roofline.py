@@ -1,7 +1,7 @@
 """How long a step takes, from what it computes and sends and from what the machines can do (Williams et al. 2009, "Roofline").
 
-    step = max(executed operations / (utilisation x peak), messages that computing hides) + messages that it cannot hide
-         + bytes that the optimiser and the average touch / memory bandwidth
+step = max(executed operations / (utilisation x peak), messages that computing hides) + messages that it cannot hide
+     + bytes that the optimiser and the average touch / memory bandwidth
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sora.cluster.hardware import Cluster
 
 # Weights are gathered ahead and gradients reduced behind what is computed; within a layer there is nothing to compute meanwhile.
-HIDDEN = ("replicate", "shard")
+EXPOSED = {"context", "tensor", "context x tensor"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class StepTime:
 
     @property
     def hidden(self) -> float:
-        return sum(seconds for axis, seconds in self.sending.items() if axis in HIDDEN)
+        return sum(seconds for axis, seconds in self.sending.items() if axis not in EXPOSED)
 
     @property
     def whole(self) -> float:
@@ -53,6 +53,4 @@ def step_time(
     """
     computing = flops / (cluster.utilisation * cluster.peak(bf16=bf16))
     sending = {axis: size / cluster.rate(size=layout[axis][0], stride=layout[axis][1]) for axis, size in sent.items()}
-    return StepTime(
-        computing=computing, sending=sending, updating=touched / (cluster.bandwidth * 1e9), waiting=computing * (slowest - 1)
-    )
+    return StepTime(computing=computing, sending=sending, updating=touched / (cluster.bandwidth * 1e9), waiting=computing * (slowest - 1))

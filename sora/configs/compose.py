@@ -83,7 +83,8 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    grouped, valued, direct = _sorted([parse(argument) for argument in arguments], loader, available)
+    words = [word for argument in arguments for word in counted(argument, available)]
+    grouped, valued, direct = _sorted([parse(word) for word in words], loader, available)
     chosen = [override.input_line for override in grouped]
     with_experiment = loader.load(chosen, check_hydra=True)
     reference = loader.without_experiment(with_experiment)
@@ -149,6 +150,17 @@ def require_all(composed: Composed, verb: str) -> None:
     missing = [key for key, value in flatten(composed.config).items() if value == "???"]
     if missing:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+
+
+def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
+    """`cluster=h100x512` as `cluster=h100 cluster.devices=512`, for options that say how many devices they are; others as they stand."""
+    group, _, option = argument.partition("=")
+    name, _, count = option.rpartition("x")
+    options = available.get(group, {})
+    if option in options or name not in options or not count.isdecimal():
+        return [argument]
+    node = OmegaConf.load(options[name])
+    return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
 
 
 def parse(argument: str) -> Any:

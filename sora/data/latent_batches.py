@@ -198,12 +198,21 @@ class LatentBatches(Dataset):
         latents, size = self.data.latents[dataset], self.data.patchifier.size
         return patch_times(frame_times(grid.t * size.t, float(latents.index.fps[row]), latents.stride[0]), size.t)
 
+    def words(self, item: Item) -> int:
+        """Text tokens of what is said of a clip when the plan shows it."""
+        cache, said = self._said(item, sample_id(self.data.key(item.row), item.window))
+        return cache.count(said)
+
     def _states(self, item: Item, sample: int) -> Float[Tensor, "_ D"]:
+        cache, said = self._said(item, sample)
+        return cache.states(said)
+
+    def _said(self, item: Item, sample: int) -> tuple[TextCache, str]:
         dataset, row = self.data.locate(item.row)
         kinds = [(caption.kind, caption.text) for caption in self.data.latents[dataset].index.captions(row)]
         draw = {"seed": self.data.seed, "epoch": item.epoch, "sample": sample}
         kept = keep_caption(**draw, rate=self.data.drop)
-        return self.data.texts[dataset].states(choose_caption(kinds, self.data.captions, **draw) if kept else "")
+        return self.data.texts[dataset], choose_caption(kinds, self.data.captions, **draw) if kept else ""
 
     def _given(self, item: Item, grid: Grid, sample: int) -> Bool[Tensor, "n"]:
         """The tokens of a clip that are conditions: its first latent frame, in a share of the clips that go on after it."""

@@ -192,7 +192,8 @@ class Journal(Callback):
 
     def stood_still(self) -> None:
         """The time until now belongs neither to a step nor to waiting for data: an evaluation took it."""
-        self._ended = time.monotonic()
+        self._ended = self._free = time.monotonic()
+        self._aside = self._besides()
 
     def say(self, text: str) -> None:
         if self._progress is not None:

@@ -111,7 +111,7 @@ class MeshStrategy(ModelParallelStrategy):
         if sizes.shard > 1 and not sharded:
             raise ValueError(f"trainer.shard={sizes.shard} ranks hold one copy of the weights only with trainer.sharded=true")
         super().__init__(data_parallel_size=sizes.ranks // sizes.tensor, tensor_parallel_size=sizes.tensor, timeout=timeout)
-        self.sizes, self._sharded = sizes, sharded
+        self.sizes, self.sharded = sizes, sharded
         self._policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
         self._replicas: DistributedDataParallel | None = None
 
@@ -132,7 +132,7 @@ class MeshStrategy(ModelParallelStrategy):
             spread_context(task, self.device_mesh["context"])
         if sizes.tensor > 1:
             spread_tensor(task, self.device_mesh["tensor"])
-        if self._sharded or sizes.tensor > 1:
+        if self.sharded or sizes.tensor > 1:
             self._shard(task)
         else:
             self._replicas = self._replicated(task)
@@ -160,9 +160,9 @@ class MeshStrategy(ModelParallelStrategy):
         """Copies x shards of weights."""
         mesh, copies, shards = self.device_mesh, "replicate", "shard"
         if self.sizes.context > 1:
-            joined = shards if self._sharded else copies
+            joined = shards if self.sharded else copies
             mesh[joined, "context"]._flatten(f"{joined}_context")
-            copies, shards = (copies, "shard_context") if self._sharded else ("replicate_context", shards)
+            copies, shards = (copies, "shard_context") if self.sharded else ("replicate_context", shards)
         return mesh[copies, shards] if mesh[copies].size() > 1 else mesh[shards]
 
     @contextmanager

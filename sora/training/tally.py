@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.distributed import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -28,16 +28,13 @@ class Tally(TorchDispatchMode):
     """Counts while it is entered.
 
     alive, largest: bytes of what was made since and still lives, now and at most. flops: of matrix products, convolutions and attention, of
-    which `attention` are attention's. sent: bytes that this rank sends, by axis of the mesh; calls: in how many collectives.
-    axes: the axis of the mesh that a process group's ranks lie on, by the group's name; a group that it does not name is not counted.
+    which `attention` are attention's. sent: bytes that this rank sends, by the process groups' (ranks, how far apart they are numbered).
     """
 
-    def __init__(self, axes: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.alive = self.largest = self.flops = self.attention = 0
-        self.sent: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
-        self._axes = dict(axes)
+        self.sent: Counter[tuple[int, int]] = Counter()
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
         self._resize: Callable[..., Any] = _HELD.resize_
@@ -65,7 +62,6 @@ class Tally(TorchDispatchMode):
         """Count operations, messages and the most bytes from here on; what lies in memory stays counted."""
         self.largest, self.flops, self.attention = self.alive, 0, 0
         self.sent.clear()
-        self.calls.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
@@ -112,26 +108,19 @@ class Tally(TorchDispatchMode):
     def _send(self, name: str, args: Any, out: Any) -> None:
         """As a ring does it, each rank passing on what it has: the least that any algorithm sends for gathers and reductions."""
         group = next((found for value in args if (found := _group(value)) is not None), None)
-        axis = self._axes.get(group[0]) if group is not None else None
-        if group is None or axis is None or group[1] < 2:
+        if group is None or group.size() < 2:
             return
+        numbers = dist.get_process_group_ranks(group)
         size = max(value.numel() * value.element_size() for value in tree_leaves((args, out)) if isinstance(value, Tensor))
         passes = 2 if "reduce" in name and "scatter" not in name else 1
-        self.sent[axis] += passes * size * (group[1] - 1) // group[1]
-        self.calls[axis] += 1
+        self.sent[len(numbers), numbers[1] - numbers[0]] += passes * size * (len(numbers) - 1) // len(numbers)
 
 
-def _group(value: Any) -> tuple[str, int] | None:
-    """The name and size of a process group among an operator's arguments: as a script object, or by name."""
-    if isinstance(value, torch.ScriptObject):
-        try:
-            found = ProcessGroup.unbox(value)
-        except RuntimeError:  # an operation or an option, not a group
-            return None
-        return found.group_name, found.size()
-    if isinstance(value, str):
-        try:
-            return value, torch.distributed.distributed_c10d._resolve_process_group(value).size()
-        except RuntimeError:
-            return None
-    return None
+def _group(value: Any) -> Any:
+    """The process group among an operator's arguments: as a script object, or by name; None for other arguments."""
+    try:
+        if isinstance(value, torch.ScriptObject):
+            return dist.ProcessGroup.unbox(value)
+        return dist.distributed_c10d._resolve_process_group(value) if isinstance(value, str) else None  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, TypeError):  # an operation or an option
+        return None

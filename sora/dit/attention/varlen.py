@@ -26,6 +26,21 @@ def varlen(
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
+def shapes(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """As `varlen` on tensors without numbers (torch's FakeTensor), wherever they pretend to be: what a step costs on a GPU is found so.
+
+    FlexAttention, which works under masks there, keeps as much.
+    """
+    return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
+
+
 def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
