@@ -266,7 +266,7 @@ def module_of(wanted: Wanted) -> Any:
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
         clip=config.clip,
-        patience=config.patience,
+        guard=build(config.guard),
     )
 
 
