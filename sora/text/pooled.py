@@ -6,7 +6,7 @@ those of any other encoder. `PooledText` parts the two again when a pack reaches
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sora.storage import text_hash
-from sora.text.encoder import TextEncoder
 from sora.tokens import Segments, TextTokens, owners
 
+if TYPE_CHECKING:
+    from sora.text.encoder import TextEncoder  # asking whether an encoder is one would load it: its width is a property
 
-@runtime_checkable
+
 class WholeEncoder(Protocol):
     """Captions to one vector each, such as `sora.text.pretrained.PretrainedPooled`."""
 

@@ -113,12 +113,16 @@ CASES = {
 }
 
 
+STEPS = ("latte_xl_2", "dit_xl_2", "cogvideox_2b", "cogvideox_5b")  # whose levels are the numbers of steps, counted from 0
+
+
 class Clip:
     """Latents, words and a vector of a clip, the level of all its frames, and the weights of a sum of what is predicted."""
 
-    def __init__(self, number, shape, dit):
+    def __init__(self, number, shape, dit, before):
         draw = torch.Generator().manual_seed(number)
-        self.grid, self.time = Grid(*shape), (250.0, 875.0, 500.0, 0.0)[number]
+        self.grid, self.level = Grid(*shape), (0.25, 0.875, 0.5, 0.0)[number]
+        self.time = max(0.0, 1000 * self.level - before)
         size = [extent * step for extent, step in zip(shape, dit.patch, strict=True)]
         self.latents = torch.randn(dit.latent_channels, *size, generator=draw).requires_grad_()
         self.weight = torch.randn(self.latents.shape, generator=draw)
@@ -146,7 +150,7 @@ def ours_of(dit, clips):
     tokens = pack([patchify(clip.latents, dit) for clip in clips], grids, seconds=seconds, budget=count + 5, max_clips=len(clips) + 1)
     conditions = torch.zeros(count + 5, dtype=torch.bool)
     levels = pack_levels(
-        [torch.full((grid.t,), clip.time / 1000) for clip, grid in zip(clips, grids, strict=True)],
+        [torch.full((grid.t,), clip.level) for clip, grid in zip(clips, grids, strict=True)],
         grids,
         conditions,
         segments=len(clips) + 2,
@@ -177,7 +181,7 @@ def pair(name):
         if ".norm1.emb." in key:
             value.copy_(state[key.replace(key.split(".")[1], "0", 1)])
     dit.load_state_dict(to_ours(keys, state, dit.state_dict()))
-    return dit, model, keys, call, [Clip(number, shape, dit) for number, shape in enumerate(shapes)]
+    return dit, model, keys, call, [Clip(number, shape, dit, int(name in STEPS)) for number, shape in enumerate(shapes)]
 
 
 def apart(a, b):
