@@ -14,14 +14,13 @@ from sora.diffusion.path import Straight
 from sora.dit import published
 from sora.dit.published.levels import level_and_pooled
 from sora.text.packing import pack_text
-from sora.text.pooled import PooledText
+from sora.text.pooled import PooledCaptions, PooledText
 from sora.tokens import Segments, TextTokens
 from tests.dit.published.test_parity import POOLED, STEPS, TEXT, apart, ours_of, pair
 
 README = Path(published.__file__).with_name("README.md")
 ROWS = re.findall(r"^\| `(\w+)` \| `(text=[^|]*)` \| `([^|]*)` \|$", README.read_text(), flags=re.MULTILINE)
 LATENTS = {"ltx_video": 128, "latte_xl_2": 4, "dit_xl_2": 4}  # channels; 16 of the others
-INSTRUCTION = "'text.states.template=<user> {} <end>'"
 
 
 def test_every_published_network_has_its_row():
@@ -46,7 +45,8 @@ def test_the_words_of_a_fine_tune_compose_and_fit(name, text, rest):
     with torch.device("meta"):
         dit = build(config.dit, patch_channels=patch_channels, text_width=1001 if name == "dit_xl_2" else 4096)
     wanted = config.dit.level.get("pooled_width")
-    assert (wanted is not None) == isinstance(encoder.text_module(), PooledText) if name != "dit_xl_2" else encoder.width == 1001
+    assert (wanted is not None) == isinstance(encoder, PooledCaptions)
+    assert name != "dit_xl_2" or encoder.width == 1001
     if "fill" in config.dit.text and config.dit.text.fill:
         assert config.text.max_tokens == config.dit.text.fill
     assert sum(value.numel() for value in dit.parameters()) > 6e8
