@@ -276,11 +276,7 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
-        if width % heads or rope.width != width // heads:
-            raise ValueError(
-                f"dit.rope.axes add up to {rope.width}, but a head is {width / heads:g} wide (dit.width={width} / dit.heads={heads});"
-                " the two must be equal"
-            )
+        refuse_widths(width, heads, rope)
         if heads % kv_heads:
             raise ValueError(f"dit.kv_heads={kv_heads} does not divide dit.heads={heads}; each serves as many heads as the next")
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
@@ -302,17 +298,8 @@ class DiT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier weights and zero biases; zeros where a residual branch or the prediction ends, so that the network begins as nothing."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            block.begin()  # pyright: ignore[reportCallIssue]
-        for last in (self.modulation, self.final_modulation, self.out):
-            if last is not None:
-                nn.init.zeros_(last.weight)
+        """See `begin`."""
+        begin(self, self.blocks, self.modulation, self.final_modulation, self.out)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
@@ -354,6 +341,29 @@ class DiT(nn.Module):
         ones = one_on_scales(6, self.width, level)
         shared = self.modulation(level) + ones if self.modulation is not None else ones.expand(len(level), -1)
         return Stream(level, shared, index)
+
+
+def refuse_widths(width: int, heads: int, rope: Any) -> None:
+    """Raise ValueError unless heads divide the width, and rotary positions, if there are any, are for heads as wide as these."""
+    if width % heads or (rope is not None and rope.width != width // heads):
+        told = "" if rope is None else f", and dit.rope turns heads of {rope.width} channels, which its axes add up to"
+        raise ValueError(
+            f"a head is {width / heads:g} wide (dit.width={width} / dit.heads={heads}){told}; it must be a whole number, the same"
+        )
+
+
+def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) -> None:
+    """Xavier weights and zero biases; zeros where a residual branch or the prediction ends, so that the network begins as nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in blocks:
+        block.begin()  # pyright: ignore[reportCallIssue]
+    for layer in last:
+        if layer is not None:
+            nn.init.zeros_(layer.weight)
 
 
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Context, Modulation, Parts, Stream, highest, one_on_scales
+from sora.dit.dit import Context, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_widths
 from sora.dit.layout import Attention, Layout, Pattern
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
 
@@ -63,12 +63,7 @@ class PublishedDiT(nn.Module):
         keys: Callable[[PublishedDiT], KeyMap],
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"dit.width={width} does not divide into dit.heads={heads}")
-        if rope is not None and rope.width != width // heads:
-            raise ValueError(
-                f"dit.rope is for heads {rope.width} wide, but they are {width // heads} (dit.width={width} / dit.heads={heads})"
-            )
+        refuse_widths(width, heads, rope)
         area = patch[0] * patch[1] * patch[2]
         if patch_channels % area:
             raise ValueError(f"patches of {patch_channels} numbers are not dit.patch={list(patch)}; choose patches of that size")
@@ -92,16 +87,7 @@ class PublishedDiT(nn.Module):
 
     def reset_parameters(self) -> None:
         """As `DiT` begins: Xavier weights, zero biases, blocks that are identities and a prediction of zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            block.begin()  # pyright: ignore[reportCallIssue]
-        for last in (self.modulation, self.out):
-            if last is not None:
-                nn.init.zeros_(last.weight)
+        begin(self, self.blocks, self.modulation, self.out)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
