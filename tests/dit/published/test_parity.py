@@ -3,6 +3,8 @@
 Ours has all clips of a test in one pack, with padding, and theirs has them one by one: packing changes nothing either.
 """
 
+from contextlib import nullcontext
+
 import diffusers
 import pytest
 import torch
@@ -142,8 +144,8 @@ def patchify(latents, dit):
     return rearrange(latents, "c (t pt) (h ph) (w pw) -> (t h w) (pt ph pw c)", pt=t, ph=h, pw=w)
 
 
-def ours_of(dit, clips):
-    """What our network predicts for all clips in one pack, with room to spare on every axis."""
+def inputs_of(dit, clips):
+    """All clips in one pack, with room to spare on every axis."""
     grids = [clip.grid for clip in clips]
     count = sum(grid.tokens for grid in grids)
     seconds = [torch.arange(grid.t) * torch.tensor(8 / 25) for grid in grids]
@@ -157,8 +159,13 @@ def ours_of(dit, clips):
     )
     words = torch.cat([*(clip.words for clip in clips), clips[0].words.new_ones(3, dit.text_width)])
     pooled = torch.stack([*(clip.pooled for clip in clips), *[clips[0].pooled.new_ones(POOLED)] * 2])
-    text = TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
-    t, h, w = dit.patch
+    return tokens, levels, TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
+
+
+def ours_of(dit, clips):
+    """What our network predicts for each clip of that pack."""
+    (tokens, levels, text), (t, h, w) = inputs_of(dit, clips), dit.patch
+    grids = [clip.grid for clip in clips]
     return [
         rearrange(out, "(t h w) (pt ph pw c) -> c (t pt) (h ph) (w pw)", t=grid.t, h=grid.h, pt=t, ph=h, pw=w)
         for out, grid in zip(unpack(dit(tokens, levels, text), tokens.grids), grids, strict=True)
@@ -262,3 +269,14 @@ def cast(clip):
     for name in ("latents", "words", "pooled"):
         setattr(clip, name, getattr(clip, name).detach().to(torch.bfloat16))
     return clip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_reads_nothing_back(name, monkeypatch):
+    """On the device "meta", whose numbers nobody can read (see tests/training/test_no_sync.py)."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    dit, _, _, _, clips = pair(name)
+    tokens, levels, text = (part.to("meta") for part in inputs_of(dit, clips))
+    out = dit.to("meta")(tokens, levels, text)
+    assert out.is_meta and out.shape == tokens.patches.shape
+    out.square().sum().backward()
