@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,9 @@ def module_of(
     )
 
 
+ALONE = partial(trainers.single, accelerator="cpu", precision="32-true", threads=1, deterministic=True)
+
+
 def fit(
     folder: Path,
     *,
@@ -165,9 +169,13 @@ def fit(
     peak=None,
     tracker: Tracker | None = None,
     hold: Callable[[int, Sequence[int], str], object] | None = None,
+    trainer: Callable[..., Any] = ALONE,
     **settings,
 ) -> TrainingModule:
-    """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
+    """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`.
+
+    trainer: for several ranks, whose run has been made and whose `dataset` gives each its share.
+    """
     run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
     first = resumed.step if resumed else 0
     flag = StopFlag()
@@ -187,9 +195,8 @@ def fit(
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:
-        trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=[journal, saver])
         try:
-            trainer.fit(module, loader)
+            trainer(callbacks=[journal, saver]).fit(module, loader)
         finally:
             journal.close()
     return module
