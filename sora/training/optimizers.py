@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import AdamW, Optimizer
 
 from sora.dit.scaling import Scale, scale_of
+from sora.training.pieces import boxes
 
 
 def adamw(
@@ -99,8 +99,7 @@ class Muon(Optimizer):
     """Momentum whose update is orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
     Unlike `torch.optim.Muon` it iterates in fp32 on a CPU, where bf16 may be emulated; takes matrices of one shape in one batch; and
-    knows that fused projections are several matrices. Of matrices in shards, the ranks that share them deal out whole ones to one another,
-    so that each is made once and no rank waits for a matrix that it does not need.
+    knows that fused projections are several matrices.
     """
 
     def __init__(self, params, *, lr: float, momentum: float, weight_decay: float, iterations: int) -> None:
@@ -119,9 +118,9 @@ class Muon(Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(value.grad)
                 buffer = state["momentum_buffer"].lerp_(value.grad, 1 - group["momentum"])
                 update = torch.lerp(value.grad, buffer, group["momentum"])  # Nesterov's
-                kind = (tuple(value.shape), group["parts"], group["iterations"], value.device, *_layout(value))
-                alike.setdefault(kind, []).append((value, update, group))
-        for (shape, parts, iterations, *_), members in alike.items():
+                where = (value.device_mesh, value.placements) if isinstance(value, DTensor) else value.device
+                alike.setdefault((tuple(value.shape), group["parts"], group["iterations"], where), []).append((value, update, group))
+        for (shape, parts, iterations, _), members in alike.items():
             turned = _turned([update for _, update, _ in members], parts=parts, iterations=iterations)
             scale = math.sqrt(max(1.0, shape[0] / parts / shape[1]))
             for (value, _, group), update in zip(members, turned, strict=True):
@@ -129,43 +128,22 @@ class Muon(Optimizer):
                 value.add_(update, alpha=-group["lr"] * scale)
 
 
-def _layout(value: Tensor) -> tuple[Any, ...]:
-    return (value.device_mesh, tuple(value.placements)) if isinstance(value, DTensor) else ()
-
-
 def _turned(updates: Sequence[Tensor], *, parts: int, iterations: int) -> Sequence[Tensor]:
-    """Matrices of one shape and one layout, each orthogonalised in `parts` stacked parts, in the layout they came in."""
-    stacked = torch.stack([update.to_local() if isinstance(update, DTensor) else update for update in updates])  # K R C
+    """Matrices of one shape, each of so many stacked ones, orthogonalised; ranks that hold them in shards do some each, whole."""
     first = updates[0]
     if not isinstance(first, DTensor):
-        return _by_parts(stacked, parts=parts, iterations=iterations).unbind()
-    shape = (len(updates), *first.shape)
-    mesh, mine = first.device_mesh, [_behind(placement) for placement in first.placements]
-    # One axis of the mesh deals the matrices out; along another on which they are in shards, all ranks have them whole for a while.
-    dealing = next((axis for axis, placement in enumerate(mine) if type(placement) is Shard), None)
-    gathered = [placement if axis == dealing else Replicate() for axis, placement in enumerate(mine)]
-    dealt = [Shard(0) if axis == dealing else Replicate() for axis in range(len(mine))]
-    whole = _laid(stacked, mesh, mine, shape).redistribute(placements=gathered).redistribute(placements=dealt).to_local()
-    turned = _laid(_by_parts(whole, parts=parts, iterations=iterations), mesh, dealt, shape)
-    local = turned.redistribute(placements=gathered).redistribute(placements=mine).to_local()
-    return [_laid(each, mesh, first.placements, shape[1:]) for each in local.unbind()]
+        return _whole_turned(torch.stack(list(updates)), parts=parts, iterations=iterations).unbind()
+    assert all(isinstance(update, DTensor) for update in updates)
+    stack = torch.stack([update.redistribute(placements=boxes(update)) for update in updates])  # pyright: ignore
+    mesh, dealt = first.device_mesh, [Shard(0)] * first.device_mesh.ndim
+    mine = _whole_turned(stack.redistribute(placements=dealt).to_local(), parts=parts, iterations=iterations)
+    turned = DTensor.from_local(mine, mesh, dealt, run_check=False, shape=stack.shape, stride=stack.stride())
+    each = turned.redistribute(placements=stack.placements).unbind()
+    return [update.redistribute(placements=first.placements) for update in each]
 
 
-def _behind(placement: Placement) -> Placement:
-    """Of a matrix among several, stacked."""
-    if isinstance(placement, _StridedShard):
-        return _StridedShard(placement.dim + 1, split_factor=placement.split_factor)
-    return Shard(placement.dim + 1) if isinstance(placement, Shard) else placement
-
-
-def _laid(local: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], shape: Sequence[int]) -> DTensor:
-    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=torch.Size(shape), stride=strides)
-
-
-def _by_parts(matrices: Tensor, *, parts: int, iterations: int) -> Tensor:
-    count, rows, columns = matrices.shape
-    return orthogonalise(matrices.reshape(count * parts, rows // parts, columns), iterations=iterations).reshape(count, rows, columns)
+def _whole_turned(stack: Float[Tensor, "K R C"], *, parts: int, iterations: int) -> Float[Tensor, "K R C"]:
+    return orthogonalise(stack.unflatten(1, (parts, -1)).flatten(0, 1), iterations=iterations).unflatten(0, (-1, parts)).flatten(1, 2)
 
 
 def orthogonalise(matrices: Tensor, *, iterations: int) -> Tensor:
