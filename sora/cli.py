@@ -42,7 +42,8 @@ class Verb:
     """What a command module says of itself, read from its source.
 
     actions: keys that may stand as a word before their value, `sora data check FOLDER` for `sora data check=FOLDER`. module: of
-    `sora.`; a verb that is also a room's name has its module called `ROOM_command`.
+    `sora.`; a verb that is also a room's name has its module called `ROOM_command`. bare: the key that leading words without KEY= are
+    values of, `sora compare A B` for `sora compare scores=[A,B]`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Verb:
     examples: tuple[str, ...]
     actions: tuple[str, ...] = ()
     module: str = ""
+    bare: tuple[str, ...] = ()
 
 
 @dataclass
@@ -71,10 +73,10 @@ def verbs() -> dict[str, Verb]:
     found = {}
     for path in sorted(Path(sora.__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        said = {name: _said(tree, name) for name in ("EXAMPLES", "ACTIONS")}
+        said = {name: _said(tree, name) for name in ("EXAMPLES", "ACTIONS", "BARE")}
         if said["EXAMPLES"]:
             about, name = ast.get_docstring(tree) or "", path.stem.removesuffix("_command")
-            found[name] = Verb(name, about.partition("\n")[0], about, said["EXAMPLES"], said["ACTIONS"], path.stem)
+            found[name] = Verb(name, about.partition("\n")[0], about, said["EXAMPLES"], said["ACTIONS"], path.stem, said["BARE"])
     return dict(sorted(found.items()))
 
 
@@ -87,7 +89,13 @@ def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
 
 
 def worded(verb: Verb, words: Sequence[str]) -> list[str]:
-    """`check FOLDER` as `check=FOLDER`, for a verb's actions. Raises ValueError where the value is missing."""
+    """`check FOLDER` as `check=FOLDER`, for a verb's actions; `A B` as one list, for a verb that takes any. Raises ValueError where the
+    value is missing."""
+    count = next((place for place, word in enumerate(words) if "=" in word or word.startswith("-")), len(words)) if verb.bare else 0
+    if count:
+        from sora.configs.compose import quoted
+
+        return [f"{verb.bare[0]}=[{','.join(map(quoted, words[:count]))}]", *words[count:]]
     if not words or words[0] not in verb.actions:
         return list(words)
     if len(words) == 1 or words[1].startswith("-"):

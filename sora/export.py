@@ -1,22 +1,24 @@
-"""Write a trained network in the format of the published one that it is, as diffusers loads it."""
+"""Write a trained network alone: as diffusers loads it if it is a published one, else as a run to sample from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from sora.configs.compose import Composed
+    from sora.configs.load import LoadedDiffusion
 
 EXAMPLES = (
     "sora export checkpoint=outputs/dit output=outputs/transformer",
-    "sora export checkpoint=outputs/dit step=20000 ema=false output=outputs/transformer",
+    "sora export checkpoint=outputs/dit step=20000 ema=0.07 output=outputs/transformer",
     "sora export checkpoint=outputs/dit precision=bfloat16 shard_gb=10 output=outputs/transformer",
 )
 
 
 def main(composed: Composed) -> None:
-    from pathlib import Path
-
     import torch
 
     from sora.configs.load import load_diffusion
@@ -30,14 +32,38 @@ def main(composed: Composed) -> None:
     if not config.shard_gb > 0:
         raise ValueError(f"shard_gb={config.shard_gb} must be above 0")
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    if not isinstance(loaded.dit, PublishedDiT):
-        raise ValueError(
-            f"{config.checkpoint} trained a network of ours alone, which nothing else loads; networks that can be exported are those"
-            " of conf/dit whose _target_ is sora.dit.published.network.PublishedDiT, such as dit=wan_2_1_1_3b"
-        )
     output = Path(config.output)
-    checkpoints.save(loaded.dit, output, dtype=types[config.precision], shard_bytes=int(config.shard_gb * 1e9))
-    print(f"step {loaded.step} as {loaded.dit.keys(loaded.dit).kind}: {output}")
+    if isinstance(loaded.dit, PublishedDiT):
+        checkpoints.save(loaded.dit, output, dtype=types[config.precision], shard_bytes=int(config.shard_gb * 1e9))
+        print(f"step {loaded.step} as {loaded.dit.keys(loaded.dit).kind}: {output}")
+    else:
+        write_run(loaded, output, dtype=types[config.precision], ema=config.ema)
+        print(f"step {loaded.step} as a run to sample from: sora sample checkpoint={output}")
+
+
+def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema: bool | float | str) -> None:
+    """A folder with what sampling needs of a run: its configuration, its VAE, and one checkpoint of the network's weights in `dtype`.
+
+    Raises:
+        ValueError: the folder exists.
+    """
+    import shutil
+
+    from sora import storage
+    from sora.training import checkpoint
+    from sora.training.checkpoint import TrainingState
+    from sora.training.run import Run, open_run
+
+    parts = {"dit": loaded.dit, "text": loaded.text}
+    named = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+    model = {name: value.to(dtype) if value.is_floating_point() else value for name, value in named.items()}
+    source, origin = open_run(loaded.run), {"step": loaded.step, "ema": ema, "hashes": loaded.hashes}
+    with storage.whole_folder(output) as staging:
+        shutil.copyfile(source.config_file, staging / "config.yaml")
+        shutil.copytree(source.vae, staging / "vae")
+        storage.write_json(staging / "run.json", {**source.info, "exported": origin})
+        state = TrainingState(step=loaded.step, samples=0, tokens=0, tensors={"model": model}, facts={"exported": origin})
+        checkpoint.save(Run(staging).checkpoints, state, keep=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Show what a training run will hold before it starts: clips, steps, padding, balance over ranks."""
+"""Show what a training run will hold and cost before it starts: clips, steps, padding, balance, memory, hours, money."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from sora.data.planning import TokenPlan
 
 EXAMPLES = (
-    "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae",
+    "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae calibrate=true",
     "sora plan dit=xl_2 data.folders=[data/mine] vae=outputs/vae plan=bucketed plan.packs=64 ranks=[8,64]",
-    "sora plan dit=xl_2 vae=outputs/vae data.folders=[data/mine] calibrate=true device=cuda",
+    "sora plan dit=14b trainer=fsdp cluster=h100x512 vae=outputs/vae data.folders=[data/mine] plan.packs=512 plan.budget=32768",
 )
 
 
@@ -38,9 +38,15 @@ def main(composed: Composed) -> None:
     if config.calibrate:
         calibrate(config, planned)
         return
-    found = told(config, planned.plan)
+    found: dict[str, Any] = {"figures": told(config, planned.plan)}
+    if config.cluster is not None:
+        from sora.price import priced
+
+        bill = priced(config, planned, epoch=found["figures"][0]["steps"])
+        print("\n" + "\n".join(bill.lines()))
+        found["price"] = bill.figures
     if config.figures:
-        storage.write_json(Path(config.figures), {"figures": found})
+        storage.write_json(Path(config.figures), found)
 
 
 def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sora.training.checkpoint import TrainingState
     from sora.training.guards import Clock
     from sora.training.module import TrainingModule
+    from sora.training.peers import Peers
     from sora.training.run import Run
 
 EXAMPLES = (
@@ -27,7 +28,9 @@ FREE = (
     "resume",
     "resume_allow",
     "workers",
-    "patience",
+    "guard.patience",
+    "guard.most",
+    "guard.returns",
     "log_every",
     "checkpoint",
     "tracker",
@@ -40,6 +43,9 @@ FREE = (
     "trainer.nodes",
     "trainer.replicate",
     "trainer.shard",
+    "trainer.context",
+    "trainer.tensor",
+    "trainer.sharded",
     "trainer.threads",
     "data.cache_mb",
     "data.hash_every_read",
@@ -55,6 +61,7 @@ def main(composed: Composed) -> int:
     from sora.jobs import JOBS, finish_vae
     from sora.training import ranks, rng
     from sora.training.guards import Clock
+    from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
     from sora.training.signals import StopFlag
@@ -72,10 +79,11 @@ def main(composed: Composed) -> int:
             record(config, run, state, changed)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
-            with Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog):
+            watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
+            with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
-                module = train(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput))
+                module = train_whole(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput), peers=peers)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
                 if config.kind == "vae" and not stopped and ranks.first():
@@ -98,8 +106,14 @@ def tell_of_bad(run: Run) -> None:
 
     listed = run.folder / "quarantine.jsonl"
     if listed.exists():
-        count = len(listed.read_text(encoding="utf-8").splitlines())
-        ranks.say(f"{count} clips could not be read, others stood in for them; {listed} says which and why")
+        lines = listed.read_text(encoding="utf-8").splitlines()
+        held = sum('"sample_id"' in line for line in lines)
+        told = [
+            f"{count} clips {why}"
+            for count, why in ((len(lines) - held, "could not be read"), (held, "had losses that are not finite"))
+            if count
+        ]
+        ranks.say(f"{' and '.join(told)}, others stood in for them; {listed} says which and why")
 
 
 # ---- which run, and with what configuration
@@ -189,7 +203,6 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 
     from sora.training import checkpoint, ranks
     from sora.training.run import create, open_run
-    from sora.training.state import refuse_other
 
     if not going_on:
         if ranks.first():
@@ -197,6 +210,8 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)
+    if "exported" in run.info:
+        raise ValueError(f"{folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
     was = run.info["depends"]
     for name, value in job.depends.items():
         if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
@@ -204,12 +219,20 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
-    newest = run.newest()
-    if newest is None:
-        return run, None
-    state = checkpoint.load(newest)
-    refuse_other(job.task, state, source=newest)
-    return run, state
+    newest = checkpoint.newest(run.checkpoints, look=checkpoint.outline)  # every byte is read when the ranks can share that out
+    return run, None if newest is None else opened(newest, job)
+
+
+def opened(path: Path, job: Job) -> TrainingState:
+    """A checkpoint, not read yet, if it is one of this job's network."""
+    from sora.training import checkpoint
+    from sora.training.state import refuse_other
+
+    if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
+        raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
+    state = checkpoint.load(path, verified=True)
+    refuse_other(job.task, state, source=path)
+    return state
 
 
 def begin(config: DictConfig, job: Job) -> None:
@@ -247,18 +270,37 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
-def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock) -> TrainingModule:
+def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, **around: Any) -> TrainingModule:
+    """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
+    from sora.training.checkpoint import folder_of
+    from sora.training.choosing import Elsewhere
+
+    while True:
+        try:
+            return train(config, run, state, job=job, **around)
+        except Elsewhere as other:
+            state = opened(folder_of(run.checkpoints, other.step), job)
+
+
+def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
     """Make the steps that the run still lacks."""
+    from functools import partial
+
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
     from sora.data.loading import step_loader
     from sora.during import evaluations
     from sora.network import peak_of
+    from sora.training import checkpoint
     from sora.training import module as modules
-    from sora.training.callbacks import Checkpoints, Journal
+    from sora.training.callbacks import Checkpoints
     from sora.training.guards import Alike
+    from sora.training.journal import Journal
+    from sora.training.mesh import seat
+    from sora.training.peers import Meeting
     from sora.training.run import code_version
+    from sora.training.soundness import Suspects
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
@@ -268,24 +310,26 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
         clip=config.clip,
-        patience=config.patience,
+        guard=build(config.guard),
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     tracker = tracker_of(config, run)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
-    journal = Journal(run, **shown, resumed=state, peak=peak)
+    goodput = clock.goodput.share if clock.goodput is not None else None
+    suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
+    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
     measured = evaluations(config, job, run, journal=journal, phases=clock.phases, tracker=tracker)
-    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
-    job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
-    loader = step_loader(
-        job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank
-    )
+    readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
+    job.steps.plan.at(first).share(**readers)
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
     if state is not None and first >= config.steps:
+        checkpoint.verify(checkpoint.folder_of(run.checkpoints, first))
         restore_finished(module, state, source=run.checkpoints)
         journal.close()
         return module
@@ -294,6 +338,12 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     finally:
         journal.close()
     return module
+
+
+def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:
+    """Keep samples from being trained on again."""
+    keys = job.steps.keys(step)
+    job.steps.quarantine.hold({sample: keys.get(sample, "") for sample in samples}, step=step, reason=reason)
 
 
 def tracker_of(config: DictConfig, run: Run) -> Any:

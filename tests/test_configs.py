@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sora.cli import verbs
+from sora.cli import verbs, worded
 from sora.configs.build import build, resolve
 from sora.configs.compose import compose, config_dir, groups, parse
 from sora.configs.targets import TARGET
@@ -74,6 +74,7 @@ def test_the_examples_of_every_verb_compose(verb):
 
     for example in verbs()[verb].examples:
         words = [word for word in shlex.split(example.replace("…", "x").replace("...", ""))[2:] if not word.startswith("-")]
+        words = worded(verbs()[verb], words)
         runs = split(verb, words, []) if " -m " in example else [words]
         assert len(runs) == prod(1 + word.count(",") for word in words if " -m " in example)
         for run in runs:

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sora.cli import run
-from sora.evaluate import fit, wilson
+from sora.evaluation.made import fit
+from sora.evaluation.measures import wilson
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
 
 pytestmark = pytest.mark.slow
@@ -62,14 +63,15 @@ def test_a_vae_is_scored_on_each_dataset_by_name(home, tmp_path):
 def test_mistakes_end_with_code_two_and_name_the_key(home, capsys):
     dit, world, real = (f"{key}={home / name}" for key, name in (("checkpoint", "dit"), ("data", "world"), ("data", "real")))
     for words, told in (
-        ([dit, world, "metrics=[fvd]"], "choose from adherence, frechet, kvd"),
-        ([dit, real], "adherence is measured on prompts of the built-in world"),
+        ([dit, world, "metrics=[fwd]"], "choose from adherence, physics, quality, text, frechet, fvd, kvd"),
+        ([dit, world, "metrics=[fvd]"], "only the I3D weights by which FVD is defined give it, rand3d-v1 gives frechet"),
+        ([dit, real, "metrics=[adherence]"], "adherence is measured on prompts of the built-in world"),
         ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
         ([dit, world, "split=validation"], "no clips of split 'validation'"),
         ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),
         ([dit, f"data={home / 'nowhere'}"], "nowhere"),
-        ([f"checkpoint={home / 'world'}", world], "no run.json"),
+        ([f"checkpoint={home / 'nowhere'}", world], "no folder"),
     ):
         assert run("evaluate", words) == 2
         assert told in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_a_run_is_exported_as_diffusers_loads_it_with_averaged_weights_or_the_la
     ours = load_diffusion(run).dit
     theirs = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "out")
     assert torch.equal(theirs.proj_in.weight, ours.embed.weight)
-    words = ["ema=false", "step=5", "precision=bfloat16", "shard_gb=0.0001", f"output={root / 'last'}"]
+    words = ["ema=last", "step=5", "precision=bfloat16", "shard_gb=0.0001", f"output={root / 'last'}"]
     assert cli.run("export", [f"checkpoint={run}", *words]) == 0
     assert "step 5 as LTXVideoTransformer3DModel" in capsys.readouterr().out
     last = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "last")
@@ -49,7 +49,8 @@ def test_a_run_is_exported_as_diffusers_loads_it_with_averaged_weights_or_the_la
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["checkpoint={own}"], "a network of ours alone"),
+        (["checkpoint={own}", "ema=raw"], "ema='raw' names no weights: choose own, last"),
+        (["checkpoint={own}", "ema=0.07"], "holds no profiles to make an average of relative width 0.07 of"),
         (["checkpoint={run}", "precision=float8"], "precision=float8 is none of float32, bfloat16, float16"),
         (["checkpoint={run}", "shard_gb=0"], "shard_gb=0 must be above 0"),
     ],
@@ -59,6 +60,24 @@ def test_what_cannot_be_exported_is_refused(places, words, said, capsys):
     given = [word.format(own=root / "own", run=run) for word in words]
     assert cli.run("export", [*given, f"output={root / 'never'}"]) != 0
     assert said in capsys.readouterr().err and not (root / "never").exists()
+
+
+def test_a_network_of_ours_is_exported_as_a_run_to_sample_from(places, capsys):
+    root, _ = places
+    for word, precision in (("own", "float32"), ("last", "bfloat16")):
+        output = root / f"alone-{word}"
+        words = [f"checkpoint={root / 'own'}", f"ema={word}", f"precision={precision}", f"output={output}"]
+        assert cli.run("export", words) == 0
+        assert f"sora sample checkpoint={output}" in capsys.readouterr().out
+        found, wanted = load_diffusion(output), load_diffusion(root / "own", ema=word)
+        assert found.step == wanted.step == 10
+        for name, value in wanted.dit.state_dict().items():
+            rounded = value.bfloat16().float() if precision == "bfloat16" and value.is_floating_point() else value
+            assert torch.equal(found.dit.state_dict()[name], rounded), name
+        assert {path.name for path in (output / "checkpoints/step-00000010").glob("*.safetensors")} == {"model.safetensors"}
+        with pytest.raises(ValueError, match="was exported to sample from: it holds no optimiser"):
+            train.enter(OmegaConf.create({"resume_allow": []}), output, going_on=True, job=Job(None, None, {}, "tokens"))
+        assert cli.run("export", words) == 2 and "exists already" in capsys.readouterr().err
 
 
 def test_training_begins_with_published_weights_of_the_same_patches_only(places):

@@ -99,75 +99,54 @@ def packed(grids: list[Grid], dtype: torch.dtype, *, words: int, seed: int = 0) 
 
 def peers(depth: int, frames: int, dtype: torch.dtype) -> dict[str, Callable[[], tuple[torch.nn.Module, Callable[[], Tensor]]]]:
     """diffusers' networks of our width, depth and heads on a clip of `frames` x 16 x 16 patches and 64 words."""
+    inputs, makers = peer_inputs(frames, dtype), peer_makers(depth, frames)
+
+    def made(name: str) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+        network, (given, named) = makers[name]().to(dtype), inputs[name]
+        return network, lambda: network(*given, **named, return_dict=False)[0]
+
+    return {name: partial(made, name) for name in makers}
+
+
+def peer_makers(depth: int, frames: int) -> dict[str, Callable[[], torch.nn.Module]]:
     heads = {"num_attention_heads": HEADS, "attention_head_dim": HEAD}
+    deep, read = {**heads, "num_layers": depth}, {"text_embed_dim": WIDTH}
+    shape = {"sample_width": 32, "sample_height": 32, "sample_frames": 4 * frames - 3, "max_text_seq_length": WORDS}
+    halves = {"num_layers": depth // 2, "num_single_layers": depth - depth // 2, "num_refiner_layers": 1}
+    plain = {"concat_padding_mask": False, "extra_pos_embed_type": None}
+    return {
+        "wan": partial(WanTransformer3DModel, **deep, text_dim=WIDTH, ffn_dim=4 * WIDTH),
+        "ltx": partial(
+            LTXVideoTransformer3DModel, **deep, in_channels=PATCH, out_channels=PATCH, cross_attention_dim=WIDTH, caption_channels=WIDTH
+        ),
+        "cogvideox": partial(CogVideoXTransformer3DModel, **deep, **read, **shape, use_rotary_positional_embeddings=True),
+        "hunyuan_video": partial(
+            HunyuanVideoTransformer3DModel,
+            **{**heads, **halves, **read},
+            pooled_projection_dim=WIDTH,
+            rope_axes_dim=(16, 24, 24),
+            guidance_embeds=False,
+        ),
+        "mochi": partial(
+            MochiTransformer3DModel, **deep, **read, pooled_projection_dim=WIDTH, in_channels=CHANNELS, max_sequence_length=WORDS
+        ),
+        "cosmos": partial(CosmosTransformer3DModel, **deep, **read, **plain, adaln_lora_dim=WIDTH // 4),
+    }
+
+
+def peer_inputs(frames: int, dtype: torch.dtype) -> dict[str, tuple[tuple, dict]]:
+    """What each is called with, by place and by name."""
     video, text = torch.randn(1, CHANNELS, frames, 32, 32).to(dtype), torch.randn(1, WORDS, WIDTH).to(dtype)
     time_, seen = torch.tensor([500]), torch.ones(1, WORDS, dtype=torch.bool)
     tokens = torch.randn(1, frames * 256, PATCH).to(dtype)
-
-    def made(network: torch.nn.Module, *inputs, **named):
-        network = network.to(dtype)
-        return network, lambda: network(*inputs, **named, return_dict=False)[0]
-
+    rotations = torch.ones(frames * 256, HEAD), torch.zeros(frames * 256, HEAD)
     return {
-        "wan": lambda: made(
-            WanTransformer3DModel(**heads, text_dim=WIDTH, ffn_dim=4 * WIDTH, num_layers=depth),
-            *(video, time_, text),
-        ),
-        "ltx": lambda: made(
-            LTXVideoTransformer3DModel(
-                **heads, in_channels=PATCH, out_channels=PATCH, cross_attention_dim=WIDTH, caption_channels=WIDTH, num_layers=depth
-            ),
-            *(tokens, text, time_, seen, frames, 16, 16),
-        ),
-        "cogvideox": lambda: made(
-            CogVideoXTransformer3DModel(
-                **heads,
-                text_embed_dim=WIDTH,
-                num_layers=depth,
-                sample_width=32,
-                sample_height=32,
-                sample_frames=4 * frames - 3,
-                max_text_seq_length=WORDS,
-                use_rotary_positional_embeddings=True,
-            ),
-            *(video.transpose(1, 2).contiguous(), text, time_),
-            image_rotary_emb=(torch.ones(frames * 256, HEAD), torch.zeros(frames * 256, HEAD)),
-        ),
-        "hunyuan_video": lambda: made(
-            HunyuanVideoTransformer3DModel(
-                **heads,
-                num_layers=depth // 2,
-                num_single_layers=depth - depth // 2,
-                num_refiner_layers=1,
-                text_embed_dim=WIDTH,
-                pooled_projection_dim=WIDTH,
-                rope_axes_dim=(16, 24, 24),
-                guidance_embeds=False,
-            ),
-            *(video, time_, text, seen, text.mean(1)),
-        ),
-        "mochi": lambda: made(
-            MochiTransformer3DModel(
-                **heads,
-                num_layers=depth,
-                pooled_projection_dim=WIDTH,
-                in_channels=CHANNELS,
-                text_embed_dim=WIDTH,
-                max_sequence_length=WORDS,
-            ),
-            *(video, text, time_, seen),
-        ),
-        "cosmos": lambda: made(
-            CosmosTransformer3DModel(
-                **heads,
-                num_layers=depth,
-                text_embed_dim=WIDTH,
-                adaln_lora_dim=WIDTH // 4,
-                concat_padding_mask=False,
-                extra_pos_embed_type=None,
-            ),
-            *(video, time_.to(dtype), text),
-        ),
+        "wan": ((video, time_, text), {}),
+        "ltx": ((tokens, text, time_, seen, frames, 16, 16), {}),
+        "cogvideox": ((video.transpose(1, 2).contiguous(), text, time_), {"image_rotary_emb": rotations}),
+        "hunyuan_video": ((video, time_, text, seen, text.mean(1)), {}),
+        "mochi": ((video, text, time_, seen), {}),
+        "cosmos": ((video, time_.to(dtype), text), {}),
     }
 
 
@@ -324,9 +303,9 @@ def recomputed_step() -> list[dict]:
     """B5: depth 4, 2,048 tokens: time, and the most memory beside weights and gradients."""
     policies = {"none": recompute.none, "full": recompute.full, "every_2": partial(recompute.every_n, n=2)}
     policies["save_attention"] = recompute.save_attention
-    inputs, steps, rows = packed([Grid(8, 16, 16)], torch.bfloat16, words=WORDS), {}, []
+    inputs, steps, rows = packed([Grid(8, 16, 16)], MIX_DTYPE, words=WORDS), {}, []
     for name, policy in policies.items():
-        network = ours(4, torch.bfloat16)
+        network = ours(4, MIX_DTYPE)
         policy(network)
         for value in network.parameters():
             value.grad = torch.zeros_like(value)
@@ -338,7 +317,7 @@ def recomputed_step() -> list[dict]:
     return [row | {"seconds": seconds[row["policy"]]} for row in rows]
 
 
-def figures(rows: list[dict], bound: float) -> dict[str, float]:
+def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, float]:
     def fixed(tokens: int, dtype: torch.dtype) -> tuple[dict, list[dict]]:
         found = [row for row in rows if row["bench"] == "fixed" and row["tokens"] == tokens and row["dtype"] == str(dtype)]
         return found[0], found[1:]
@@ -355,7 +334,8 @@ def figures(rows: list[dict], bound: float) -> dict[str, float]:
         "time_vs_fastest_peer_4096": against(4096, torch.bfloat16, "seconds"),
         "time_vs_fastest_peer_1024_float32": against(1024, torch.float32, "seconds"),
         "time_vs_fastest_peer_4096_float32": against(4096, torch.float32, "seconds"),
-        "roofline_share_1024": bound / fixed(1024, torch.bfloat16)[0]["seconds"],
+        "roofline_share_1024": bounds[torch.bfloat16] / fixed(1024, torch.bfloat16)[0]["seconds"],
+        "roofline_share_1024_float32": bounds[torch.float32] / fixed(1024, torch.float32)[0]["seconds"],
         "saved_bytes_vs_leanest_peer": against(1024, torch.bfloat16, "kept_mb"),
         "packed_vs_buckets": speed["packed"] / speed["buckets"],
         "packed_vs_padding": speed["packed"] / speed["padding"],
@@ -370,12 +350,14 @@ def main() -> None:
     torch.manual_seed(0)
     rows = fixed_step(4, 2, torch.bfloat16)
     fastest = sorted(rows[1:], key=lambda row: row["seconds"])[:2]
-    bound = roofline(4, 2, torch.bfloat16)
+    bounds = {torch.bfloat16: roofline(4, 2, torch.bfloat16)}
     rows += fixed_step(16, 1, torch.bfloat16, [row["network"] for row in fastest])
     for frames, depth in ((4, 2), (16, 1)):
         rows += fixed_step(frames, depth, torch.float32)
+        if frames == 4:
+            bounds[torch.float32] = roofline(4, 2, torch.float32)
     rows += [*mixed_step(), packed_losses(), *recomputed_step()]
-    found = figures(rows, bound)
+    found = figures(rows, bounds)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     write_json(
@@ -383,7 +365,7 @@ def main() -> None:
         {
             "figures": found,
             "native_bfloat16": MULTIPLIES_BFLOAT16,
-            "roofline_seconds_1024": bound,
+            "roofline_seconds_1024": {str(dtype): seconds for dtype, seconds in bounds.items()},
             "rows": rows,
             "settings": {"width": WIDTH, "heads": HEADS, "words": WORDS, "threads": 1, "rounds": ROUNDS, "mix_dtype": str(MIX_DTYPE)},
             "machine": machine,

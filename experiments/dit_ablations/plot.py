@@ -7,7 +7,7 @@ from io import StringIO
 from statistics import mean
 from typing import Any
 
-PANELS = {"loss": "loss of the last tenth (less is better)", "adherence_all": "adherence (more is better)"}
+PANELS = {"loss": "held-out loss (less is better)", "adherence_all": "adherence (more is better)"}
 
 
 def plot(rows: Sequence[Mapping[str, Any]], questions: Sequence[str], name_of: Callable[[Any, str], str]) -> str:
@@ -19,8 +19,11 @@ def plot(rows: Sequence[Mapping[str, Any]], questions: Sequence[str], name_of: C
 
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sora", "font.size": 9})
     lines = [(question, row) for question in questions for row in rows if question in row["questions"]]
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(11, 1 + 0.3 * len(lines)), sharey=True, layout="constrained")
-    for panel, (key, words) in zip(axes, PANELS.items(), strict=True):
+    panels = {key: words for key, words in PANELS.items() if key == "loss" or any(row.get(key) for row in rows)}
+    size = (5 + 3 * len(panels), 1 + 0.3 * len(lines))
+    figure, grid = pyplot.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained", squeeze=False)
+    axes = grid[0]
+    for panel, (key, words) in zip(axes, panels.items(), strict=True):
         for place, (question, row) in enumerate(lines):
             values = row.get(key, [])
             colour = f"C{list(questions).index(question)}"

@@ -1,4 +1,4 @@
-"""The study's arms, the stages of its runs, and what came of them."""
+"""The study's arms, how long each is trained, and what came of their runs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ from sora.configs.compose import Composed, compose
 from sora.data.planning.clips import Limits
 from sora.jobs import diffusion_plan
 from sora.network import flops_of
-from sora.quickstart import value
-from sora.stages import Stage
 from sora.storage import read_json
 from sora.tokens import Grid
-from sora.training.metrics import read
 
 HERE = Path(__file__).resolve().parent
 WORDS = 8  # tokens of a caption; the world's short ones have 5 to 12
-LAST = 0.1  # share of a run over which its last loss is the mean
 
 
 @dataclass(frozen=True)
@@ -80,58 +76,36 @@ def latent_channels(vae: Path) -> int:
     return artefact.load(vae).latent_channels
 
 
-def stages(
-    runs: Path, words: Mapping[str, Sequence[str]], places: Sequence[str], *, steps: Mapping[str, int], seeds: Sequence[int], score: Any
-) -> list[Stage]:
-    """Train and score every arm with every seed, seeds outermost: a study that is stopped has compared all arms with some seeds."""
-    found = []
-    for seed in seeds:
-        for name, each in words.items():
-            folder = runs / name / str(seed)
-            told = (*each, *places, f"seed={seed}", f"steps={steps[name]}", f"output={value(folder)}", "resume=auto")
-            label = f"{name} {seed}".replace(" ", "-")
-            found.append(Stage(f"train-{label}", f"Train {name}, seed {seed}", "train", told, folder, (), goes_on=True))
-            scored = (f"checkpoint={value(folder)}", f"output={value(folder / 'scores')}", *score)
-            found.append(Stage(f"score-{label}", f"Score {name}, seed {seed}", "evaluate", scored, folder / "scores", (f"train-{label}",)))
-    return found
-
-
-def last_loss(run: Path) -> float:
-    """The mean over the last tenth of a run."""
-    rows = [row for row in read(run / "metrics.jsonl") if row["loss"] is not None]
-    final = [row["loss"] for row in rows if row["step"] > (1 - LAST) * rows[-1]["step"]]
-    return mean(final)
-
-
 def results(runs: Path, found: Sequence[Arm], *, seeds: Sequence[int], steps: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A row for each arm: its losses and figures by seed, those that are there."""
+    """A row for each arm: its figures by seed, those that are there."""
     rows = []
     for arm in found:
-        done = [runs / arm.place / str(seed) for seed in seeds if (runs / arm.place / str(seed) / "scores/scores.json").exists()]
-        figures = [read_json(folder / "scores/scores.json")["figures"] for folder in done]
-        names = sorted(set.intersection(*(set(each) for each in figures))) if figures else []
-        rows.append(
-            {
-                "arm": arm.name,
-                "words": list(arm.words),
-                "questions": list(arm.questions),
-                "steps": steps[arm.place],
-                "loss": [last_loss(folder) for folder in done],
-                **{name: [each[name] for each in figures] for name in names if name.startswith("adherence")},
-            }
-        )
+        files = {seed: runs / arm.place / str(seed) / "figures.json" for seed in seeds}
+        figures = {seed: read_json(file)["figures"] for seed, file in files.items() if file.exists()}
+        names = sorted(set.intersection(*(set(each) for each in figures.values()))) if figures else []
+        row = {"arm": arm.name, "words": list(arm.words), "questions": list(arm.questions), "steps": steps[arm.place]}
+        rows.append(row | {"seeds": list(figures), **{name: [each[name] for each in figures.values()] for name in names}})
     return rows
 
 
+def against_base(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """By arm, its held-out loss less the base's of the same seed: what both share by the seed cancels."""
+    base = dict(zip(rows[0]["seeds"], rows[0].get("loss", []), strict=False))
+    return {
+        row["arm"]: [loss - base[seed] for seed, loss in zip(row["seeds"], row.get("loss", []), strict=False) if seed in base]
+        for row in rows[1:]
+    }
+
+
 def table(rows: Sequence[Mapping[str, Any]], questions: Sequence[str], name_of: Any) -> str:
-    """Markdown: a table for each question, mean ± standard deviation over the seeds."""
-    parts = []
+    """Markdown: a table for each question, mean ± standard deviation over the seeds. rows: of all arms, the base first."""
+    parts, less = [], against_base(rows)
     for question in questions:
-        lines = [f"## {question}\n", "| arm | steps | loss of the last tenth | adherence | seeds |", "|---|---|---|---|---|"]
+        lines = [f"## {question}\n", "| arm | steps | held-out loss | less the base's | adherence | seeds |", "|---|---|---|---|---|---|"]
         for row in rows:
             if question in row["questions"]:
-                told = " | ".join((spread(row["loss"]), spread(row.get("adherence_all", []))))
-                lines.append(f"| {name_of(row, question)} | {row['steps']} | {told} | {len(row['loss'])} |")
+                told = (spread(row.get("loss", [])), spread(less.get(row["arm"], [])), spread(row.get("adherence_all", [])))
+                lines.append(f"| {name_of(row, question)} | {row['steps']} | {' | '.join(told)} | {len(row['seeds'])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -20,7 +20,8 @@ from sora.configs.build import refuse_resolvers
 from sora.configs.check import check_targets, check_values, flatten
 from sora.configs.words import listed, meant
 
-EXPERIMENT = "experiment"
+# Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
+CHOOSERS = ("experiment", "preset")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    grouped, valued, direct = _sorted([parse(argument) for argument in arguments], loader, available)
+    words = [word for argument in arguments for word in counted(argument, available)]
+    grouped, valued, direct = _sorted([parse(word) for word in words], loader, available)
     chosen = [override.input_line for override in grouped]
     with_experiment = loader.load(chosen, check_hydra=True)
     reference = loader.without_experiment(with_experiment)
@@ -90,7 +92,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     named = _named_over_experiment(grouped, with_experiment, reference)
     shared = _shared(named, grouped, loader, reference)
     _take_own_values(with_experiment, reference, named, but=shared)
-    source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
+    source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
     for override in [*valued, *direct]:
@@ -107,9 +109,14 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))
 
 
+def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
+    """The options of CHOOSERS that are in force."""
+    return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
+
+
 def _named_over_experiment(grouped: Sequence[Any], with_experiment: Composed, reference: Composed) -> list[str]:
     """The groups of which the command line names the option, though an experiment may set values of it."""
-    if with_experiment.choices.get(EXPERIMENT) is None:
+    if not _chosen(with_experiment.choices):
         return []
     return [item.key_or_group for item in grouped if item.key_or_group in reference.config]
 
@@ -143,6 +150,17 @@ def require_all(composed: Composed, verb: str) -> None:
     missing = [key for key, value in flatten(composed.config).items() if value == "???"]
     if missing:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+
+
+def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
+    """`cluster=h100x512` as `cluster=h100 cluster.devices=512`, for options that say how many devices they are; others as they stand."""
+    group, _, option = argument.partition("=")
+    name, _, count = option.rpartition("x")
+    options = available.get(group, {})
+    if option in options or name not in options or not count.isdecimal():
+        return [argument]
+    node = OmegaConf.load(options[name])
+    return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
 
 
 def parse(argument: str) -> Any:
@@ -211,11 +229,11 @@ class Loader:
 
     def without_experiment(self, composed: Composed) -> Composed:
         """The same choices of every group, without what the experiment's file itself sets."""
-        if composed.choices.get(EXPERIMENT) is None:
+        if not _chosen(composed.choices):
             return composed
         own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups]
-        bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
-        choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
+        bare = self.load([item for item in own if item.partition("=")[0] not in CHOOSERS])
+        choices = {group: option or "null" for group, option in composed.choices.items() if group not in CHOOSERS}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
     @cached_property

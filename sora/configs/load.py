@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sora.vae.vae import VideoVAE
 
 
+OWN, LAST = "own", "last"  # weights, beside a number that is the relative width of an average
+
+
 @dataclass(frozen=True)
 class LoadedVae:
     """A VAE and what identifies it. step: of the checkpoint; None for a finished artefact."""
@@ -53,10 +56,12 @@ def run_kind(folder: Path) -> str:
     return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
 
 
-def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True, stretch: Mapping[str, Any] | None = None) -> LoadedDiffusion:
+def load_diffusion(
+    folder: Path, step: int | None = None, *, ema: bool | float | str = OWN, stretch: Mapping[str, Any] | None = None
+) -> LoadedDiffusion:
     """The networks of a diffusion run, in eval mode on the CPU.
 
-    step: of the checkpoint; None for the newest whole one. ema: averaged weights, where the run keeps them. stretch: of rotary positions,
+    step: of the checkpoint; None for the newest whole one. ema: which weights, see `weights_of`. stretch: of rotary positions,
     a node that names a function of `sora.dit.stretch`; None for the run's own.
 
     Raises:
@@ -70,7 +75,7 @@ def load_diffusion(folder: Path, step: int | None = None, *, ema: bool = True, s
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
     found = _checkpoint(run.folder, step)
-    tensors, reached = _tensors(found, ema=ema)
+    tensors, reached = weights_of(found, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])
     encoder = build(config["text"])
@@ -116,7 +121,7 @@ def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, A
     return {**dit, "rope": {**dit["rope"], "stretch": dict(stretch)}}
 
 
-def load_vae(folder: Path, step: int | None = None, *, ema: bool = True) -> LoadedVae:
+def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str = OWN) -> LoadedVae:
     """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
     from sora.training.run import open_run
     from sora.vae import artefact
@@ -130,7 +135,7 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool = True) -> Load
     if run.info["kind"] != "vae":
         raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
     found = _checkpoint(run.folder, step)
-    tensors, reached = _tensors(found, ema=ema)
+    tensors, reached = weights_of(found, ema=ema)
     vae = build(run.config["vae"])
     _fill(vae, tensors, part="vae", source=found)
     return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": storage.file_hash(found / "manifest.json")})
@@ -152,13 +157,23 @@ def _checkpoint(folder: Path, step: int | None) -> Path:
     return found
 
 
-def _tensors(found: Path, *, ema: bool) -> tuple[dict[str, Tensor], int]:
-    """The weights of a checkpoint, averaged ones where there are any and they are wanted, and its step."""
-    from sora.training import checkpoint
+def weights_of(found: Path, *, ema: bool | float | str) -> tuple[dict[str, Tensor], int]:
+    """The weights of a checkpoint by their names in the task, and its step.
 
-    wanted = ("model", "ema") if ema and (found / "ema.safetensors").is_file() else ("model",)
-    state = checkpoint.load(found, only=wanted)
-    return {**state.tensors["model"], **state.tensors.get("ema", {})}, state.step
+    ema: "own" (or true), the run's averages where it keeps them; "last" (or false), the weights of the last step; or a number, the
+    average whose profile has this relative width, made of what a run with ema=post_hoc kept.
+
+    Raises:
+        ValueError: `ema` is none of these or cannot be had from this run, or a file is damaged.
+    """
+    from sora.training import checkpoint, profiles
+
+    own = ema is True or ema == OWN
+    if not own and not isinstance(ema, float) and ema not in (False, LAST):
+        raise ValueError(f"ema={ema!r} names no weights: choose {OWN}, {LAST}, or a relative width such as 0.08")
+    state = checkpoint.load(found, only={"model", "ema"} & checkpoint.kinds(found) if own else {"model"})
+    averages = state.tensors.get("ema", {}) if own else profiles.averaged(found, width=ema) if isinstance(ema, float) else {}
+    return {**state.tensors["model"], **averages}, state.step
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], *, part: str, source: Path) -> None:

@@ -69,6 +69,7 @@ class FramePacks(Dataset):
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[list[ClipFrames]]:
         """What one rank trains on at a step."""
+        self.quarantine.enter(step)
         return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
 
     def _pack(self, items: Sequence[Item]) -> list[ClipFrames]:
@@ -82,12 +83,13 @@ class FramePacks(Dataset):
         while True:
             number, row = self.locate(item.row)
             member, dataset = self.indexes[number].member(row), self.indexes[number].folder.name
+            sample = sample_id(member.key, item.window)
             try:
-                self.quarantine.refuse(member.key, dataset=dataset)
+                self.quarantine.refuse(member.key, dataset=dataset, sample=sample)
                 self._require(number, row)
                 return self._read(item)
             except ValueError as error:
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

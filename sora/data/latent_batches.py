@@ -17,7 +17,7 @@ from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, PackPlan
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import generator, sample_id
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.text.cache import TextCache
@@ -131,7 +131,12 @@ class LatentBatches(Dataset):
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[Batch]:
         """What one rank trains on at a step."""
+        self.quarantine.enter(step)
         return [self._batch(planned) for planned in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def keys(self, step: int) -> dict[int, str]:
+        """The keys of the clips that are planned for a step, by sample id."""
+        return planned_keys(self.plan, self.data.key, step)
 
     def _batch(self, planned: Pack) -> Batch:
         data = self.data
@@ -160,14 +165,14 @@ class LatentBatches(Dataset):
         while True:
             dataset, row = self.data.locate(item.row)
             latents = self.data.latents[dataset]
-            named = latents.index.folder.name
+            named, sample = latents.index.folder.name, sample_id(latents.index.key(row), item.window)
             try:
-                self.quarantine.refuse(latents.index.key(row), dataset=named)
+                self.quarantine.refuse(latents.index.key(row), dataset=named, sample=sample)
                 require_caption(latents.index, row, self.data.captions)
                 return item, *self._patches(item)
             except ValueError as error:
                 member = latents.member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None
@@ -193,12 +198,21 @@ class LatentBatches(Dataset):
         latents, size = self.data.latents[dataset], self.data.patchifier.size
         return patch_times(frame_times(grid.t * size.t, float(latents.index.fps[row]), latents.stride[0]), size.t)
 
+    def words(self, item: Item) -> int:
+        """Text tokens of what is said of a clip when the plan shows it."""
+        cache, said = self._said(item, sample_id(self.data.key(item.row), item.window))
+        return cache.count(said)
+
     def _states(self, item: Item, sample: int) -> Float[Tensor, "_ D"]:
+        cache, said = self._said(item, sample)
+        return cache.states(said)
+
+    def _said(self, item: Item, sample: int) -> tuple[TextCache, str]:
         dataset, row = self.data.locate(item.row)
         kinds = [(caption.kind, caption.text) for caption in self.data.latents[dataset].index.captions(row)]
         draw = {"seed": self.data.seed, "epoch": item.epoch, "sample": sample}
         kept = keep_caption(**draw, rate=self.data.drop)
-        return self.data.texts[dataset].states(choose_caption(kinds, self.data.captions, **draw) if kept else "")
+        return self.data.texts[dataset], choose_caption(kinds, self.data.captions, **draw) if kept else ""
 
     def _given(self, item: Item, grid: Grid, sample: int) -> Bool[Tensor, "n"]:
         """The tokens of a clip that are conditions: its first latent frame, in a share of the clips that go on after it."""

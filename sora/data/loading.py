@@ -23,7 +23,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import CropPlan, Item
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import sample_id
 from sora.tokens import Movable
 
@@ -107,6 +107,7 @@ class FrameBatches(Dataset):
 
     def share(self, step: int, *, ranks: int, rank: int) -> FrameBatch:
         """What one rank trains on at a step: its packs' crops in one batch."""
+        self.quarantine.enter(step)
         items = [item for pack in self.plan.at(step).share(ranks=ranks, rank=rank) for item in pack.items]
         crops = [self._readable(item) for item in items]
         keys = tuple(self._key(item) for item, _ in crops)
@@ -123,19 +124,27 @@ class FrameBatches(Dataset):
         item, attempt = planned, 0
         while True:
             index, row = self.plan.locate(item.row)
-            found = self.indexes[index]
+            found, sample = self.indexes[index], sample_id(self._key(item), item.window)
             try:
-                self.quarantine.refuse(self._key(item), dataset=found.folder.name)
+                self.quarantine.refuse(self._key(item), dataset=found.folder.name, sample=sample)
                 return item, self._clips.crop(index, row, item)
             except ValueError as error:
-                self.quarantine.add(self._key(item), shard=found.member(row).shard, reason=str(error), dataset=found.folder.name)
+                told = {"shard": found.member(row).shard, "reason": str(error), "dataset": found.folder.name}
+                self.quarantine.add(self._key(item), **told, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {error}") from None
                 item, attempt = substitute, attempt + 1
 
+    def keys(self, step: int) -> dict[int, str]:
+        """The keys of the clips that are planned for a step, by sample id."""
+        return planned_keys(self.plan, self._key_of, step)
+
     def _key(self, item: Item) -> str:
-        index, row = self.plan.locate(item.row)
+        return self._key_of(item.row)
+
+    def _key_of(self, place: int) -> str:
+        index, row = self.plan.locate(place)
         return self.indexes[index].keys[row]
 
     def _fps(self, item: Item) -> float:
@@ -286,7 +295,7 @@ def _as_is(step: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
-    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)
     os.nice(_NICENESS)
     torch.set_num_threads(1)

@@ -1,15 +1,26 @@
-"""Clips that could not be read while training: named once with their reason, and too many of them stop the run."""
+"""Clips that could not be read while training, or not be learned from: named once with their reason; too many of them stop the run."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from sora.data.planning import Plan
+from sora.draws import sample_id
+
+LEAD = 1024  # steps from which on a held sample is left out: more than any loader prepares ahead, so that all know it by then
 
 
 class Quarantine:
     """The list `quarantine.jsonl` of a run, one line (key, dataset, shard, reason) per bad clip, shared by all loader processes.
+
+    A clip that cannot be read is bad at once, whoever finds it. A sample that training could not learn from is held: it has a "sample_id"
+    and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So what a step holds follows from the
+    run so far, and never from how far ahead a worker was.
 
     clips: how many the dataset has. max_share: of them may be bad before the run stops. path: None keeps the list in memory.
     setting: the key of the configuration that sets max_share.
@@ -21,26 +32,55 @@ class Quarantine:
         self.setting = setting
         self.path, self.clips, self.max_share = Path(path) if path else None, clips, max_share
         self._reasons: dict[tuple[str, str], str] = {}  # by dataset and key
+        self._held: dict[int, tuple[int, str]] = {}  # by sample: from which step, and why
+        self._step, self._read = 0, 0
 
-    def add(self, key: str, *, shard: str, reason: str, dataset: str = "") -> None:
-        """Record a bad clip; a `ValueError` when more than `max_share` of the clips are bad."""
-        if (dataset, key) in self._reasons:
+    def enter(self, step: int) -> None:
+        """What is asked from now on is for this step of the plan."""
+        self._step = step
+        if self.path is not None and self.path.exists() and self.path.stat().st_size != self._read:
+            self._load(self.path.read_bytes())
+
+    def add(self, key: str, *, shard: str, reason: str, dataset: str = "", sample: int | None = None) -> None:
+        """Record a clip that cannot be read; a `ValueError` when more than `max_share` of the clips are bad."""
+        if (dataset, key) in self._reasons or self._is_held(sample):
             return
         if self.path is None:
             self._reasons[dataset, key] = reason
         else:
-            self._append(dataset, key, shard, reason)
-        bad = len(self._reasons)
+            self._append([{"key": key, "dataset": dataset, "shard": shard, "reason": reason}])
+        self._limit(f"{key}: {reason}")
+
+    def hold(self, keys: Mapping[int, str], *, step: int, reason: str) -> None:
+        """Record samples (ids, each with its clip's key, "" where it is not known) that step `step` of the plan could not learn from.
+
+        A `ValueError` when more than `max_share` of the clips are bad.
+        """
+        new = {sample: key for sample, key in keys.items() if sample not in self._held}
+        if self.path is None:
+            self._held |= dict.fromkeys(new, (step + LEAD, reason))
+        else:
+            self._append([{"key": key, "reason": reason, "sample_id": sample, "from": step + LEAD} for sample, key in new.items()])
+        self._limit(f"{', '.join(key or str(sample) for sample, key in keys.items())}: {reason}")
+
+    def _is_held(self, sample: int | None) -> bool:
+        return sample in self._held and self._held[sample][0] <= self._step
+
+    def _limit(self, last: str) -> None:
+        bad = len(self._reasons) + len(self._held)
         if bad > self.max_share * self.clips:
             raise ValueError(
-                f"{bad} of {self.clips} clips cannot be read, more than {self.setting}={self.max_share:g} allows; "
-                f"the last: {key}: {reason}" + (f"; all are listed in {self.path}" if self.path else "")
+                f"{bad} of {self.clips} clips cannot be read{' or learned from' if self._held else ''}, more than"
+                f" {self.setting}={self.max_share:g} allows; "
+                f"the last: {last}" + (f"; all are listed in {self.path}" if self.path else "")
             )
 
-    def refuse(self, key: str, *, dataset: str = "") -> None:
+    def refuse(self, key: str, *, dataset: str = "", sample: int | None = None) -> None:
         """Raise ValueError for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
         if (dataset, key) in self._reasons:
             raise ValueError(self._reasons[dataset, key])
+        if sample is not None and self._is_held(sample):
+            raise ValueError(self._held[sample][1])
 
     def keys(self) -> set[str]:
         """The bad clips known so far."""
@@ -48,8 +88,8 @@ class Quarantine:
             self._load(self.path.read_bytes())
         return {key for _, key in self._reasons}
 
-    def _append(self, dataset: str, key: str, shard: str, reason: str) -> None:
-        """Under a lock: another process may have recorded the same clip."""
+    def _append(self, entries: list[dict[str, Any]]) -> None:
+        """Under a lock: another process may have recorded the same clips."""
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
@@ -57,19 +97,35 @@ class Quarantine:
             file.seek(0)
             content = file.read()
             self._load(content)
-            if (dataset, key) in self._reasons:
+            new = [entry for entry in entries if not self._knows(entry)]
+            if not new:
                 return
             torn = b"\n" if content and not content.endswith(b"\n") else b""  # a process was killed while it wrote a line
-            line = json.dumps({"key": key, "dataset": dataset, "shard": shard, "reason": reason}).encode()
-            file.write(torn + line + b"\n")
+            lines = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
-            self._reasons[dataset, key] = reason
+            self._load(lines)
+            self._read = len(content) + len(lines)
+
+    def _knows(self, entry: Mapping[str, Any]) -> bool:
+        if "sample_id" in entry:
+            return entry["sample_id"] in self._held
+        return (entry.get("dataset", ""), entry["key"]) in self._reasons
 
     def _load(self, content: bytes) -> None:
+        self._read = len(content)
         for line in content.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:  # a torn line
                 continue
-            self._reasons[entry.get("dataset", ""), entry["key"]] = entry["reason"]
+            if "sample_id" in entry:
+                self._held.setdefault(entry["sample_id"], (entry["from"], entry["reason"]))
+            else:
+                self._reasons[entry.get("dataset", ""), entry["key"]] = entry["reason"]
+
+
+def planned_keys(plan: Plan, key: Callable[[int], str], step: int) -> dict[int, str]:
+    """The key of each clip that a plan has at a step, by the id of the sample cut from it. key: of a row."""
+    return {sample_id(key(item.row), item.window): key(item.row) for item in plan.at(step).items}

@@ -20,7 +20,7 @@ from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
 from sora.data.index import Index
 from sora.data.planning import PackPlan
 from sora.data.planning.frames import FrameClips
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import generator
 from sora.patches import Patchifier
 from sora.text.cache import TextCache
@@ -132,6 +132,10 @@ class VideoBatches(Dataset):
     def share(self, step: int, *, ranks: int, rank: int) -> list[VideoPack]:
         """What one rank trains on at a step."""
         return [self._pack(clips) for clips in self._packs.share(step, ranks=ranks, rank=rank)]
+
+    def keys(self, step: int) -> dict[int, str]:
+        """The keys of the clips that are planned for a step, by sample id."""
+        return planned_keys(self.plan, self._packs.clips.key, step)
 
     def _require(self, number: int, row: int) -> None:
         require_caption(self.data.indexes[number], row, self.data.captions)

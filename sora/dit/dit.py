@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Attention, Layout, Pattern
+from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
 
@@ -276,11 +276,7 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
-        if width % heads or rope.width != width // heads:
-            raise ValueError(
-                f"dit.rope.axes add up to {rope.width}, but a head is {width / heads:g} wide (dit.width={width} / dit.heads={heads});"
-                " the two must be equal"
-            )
+        refuse_widths(width, heads, rope)
         if heads % kv_heads:
             raise ValueError(f"dit.kv_heads={kv_heads} does not divide dit.heads={heads}; each serves as many heads as the next")
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
@@ -293,7 +289,8 @@ class DiT(nn.Module):
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
-        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        self.route = Route(attention)
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, self.route, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
@@ -302,17 +299,8 @@ class DiT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier weights and zero biases; zeros where a residual branch or the prediction ends, so that the network begins as nothing."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            block.begin()  # pyright: ignore[reportCallIssue]
-        for last in (self.modulation, self.final_modulation, self.out):
-            if last is not None:
-                nn.init.zeros_(last.weight)
+        """See `begin`."""
+        begin(self, self.blocks, self.modulation, self.final_modulation, self.out)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
@@ -339,12 +327,17 @@ class DiT(nn.Module):
             text_levels=self.stream(peaks, owners(text.segments), whole) if self.joint and peaks is not None else None,
             joined=join(layout.segments, text.segments) if self.joint else None,
         )
-        for block in self.blocks:
-            x, states = block(x, states, context)
+        x = self.run(x, states, context)
         final = self.final_modulation(stream.level) + one_on_scales(2, self.width, stream.level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
         x = self.out(self.final_norm(x, scale, shift))
         return x if wide is None else x.index_select(0, wide.places)
+
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.training.tensor`)."""
+        for block in self.blocks:
+            x, states = block(x, states, context)
+        return x
 
     def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
         """What modulates tokens of these levels, and of clips with these pooled captions."""
@@ -356,6 +349,29 @@ class DiT(nn.Module):
         return Stream(level, shared, index)
 
 
+def refuse_widths(width: int, heads: int, rope: Any) -> None:
+    """Raise ValueError unless heads divide the width, and rotary positions, if there are any, are for heads as wide as these."""
+    if width % heads or (rope is not None and rope.width != width // heads):
+        told = "" if rope is None else f", and dit.rope turns heads of {rope.width} channels, which its axes add up to"
+        raise ValueError(
+            f"a head is {width / heads:g} wide (dit.width={width} / dit.heads={heads}){told}; it must be a whole number, the same"
+        )
+
+
+def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) -> None:
+    """Xavier weights and zero biases; zeros where a residual branch or the prediction ends, so that the network begins as nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in blocks:
+        block.begin()  # pyright: ignore[reportCallIssue]
+    for layer in last:
+        if layer is not None:
+            nn.init.zeros_(layer.weight)
+
+
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
     """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
     return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
@@ -365,8 +381,8 @@ def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G 
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
-    return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
+    sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
+    return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

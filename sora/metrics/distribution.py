@@ -87,21 +87,24 @@ class VideoDistribution(Metric):
         shape: with features, (frames, height, width) of their clips; left out for clips of several shapes, the same mixture in both
         sets, and keys then say `@mixed`. fps: of the clips, refused where it changes. Raises ValueError naming the clip that is wrong.
         """
-        done = self._count(real)
         if videos.ndim == 2:
             features = videos
-            self._check_features(features, real, done)
+            self._check_features(features, real, self._count(real))
         else:
-            prepared = self._checked(videos, real, done)
-            frames, height, width = prepared.shape[1:4]
-            shape = (frames, height, width)
-            with torch.inference_mode():
-                features = self.extractor(prepared)
-            self._check_features(features, real, done)
-            features = features.clone()  # an inference tensor may not be changed later
+            features, shape = self.extract(videos, real)
         if shape is not None:
             self._note(shape, fps)
         (self.real_features if real else self.fake_features).append(features.detach().float().to(self.device))
+
+    def extract(self, videos: Tensor, real: bool) -> tuple[Float[Tensor, "B d"], tuple[int, int, int]]:
+        """The features of videos and their (frames, height, width), with every check of `update`, without counting them."""
+        done = self._count(real)
+        prepared = self._checked(videos, real, done)
+        with torch.inference_mode():
+            features = self.extractor(prepared)
+        self._check_features(features, real, done)
+        frames, height, width = prepared.shape[1:4]
+        return features.clone(), (frames, height, width)  # an inference tensor may not be changed later
 
     def features(self, real: bool) -> Float[Tensor, "n d"]:
         """All features of one set so far."""

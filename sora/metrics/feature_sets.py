@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora import storage
+from sora.metrics.protocol import differences
 
 FORMAT = "sora features 1"
 
@@ -26,17 +27,9 @@ class FeatureSet:
     protocol: dict[str, Any]
 
 
-def differing(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[str]:
+def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """The fields in which two protocols differ, each as `place.key: value here, value there`; none if they agree."""
-    found = []
-    for key in [*one, *(key for key in two if key not in one)]:
-        here, there = one.get(key), two.get(key)
-        if isinstance(here, Mapping) and isinstance(there, Mapping):
-            found += differing(here, there, f"{place}{key}.")
-        elif (key in one) != (key in two) or here != there:
-            told = ["nothing" if key not in side else json.dumps(side[key]) for side in (one, two)]
-            found.append(f"{place}{key}: {told[0]} here, {told[1]} there")
-    return found
+    return [str(difference) for difference in differences(one, two)]
 
 
 def save_features(path: Path, features: Float[Tensor, "n d"], protocol: Mapping[str, Any]) -> None:
@@ -51,6 +44,15 @@ def save_features(path: Path, features: Float[Tensor, "n d"], protocol: Mapping[
 
 def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
     """Raises ValueError, naming every field, if the file's protocol is not the expected one; also for a damaged or foreign file."""
+    found = read_features(path)
+    wrong = differing(json.loads(json.dumps(expected)), found.protocol)
+    if wrong:
+        raise ValueError(f"features in {path} were made by another protocol: {'; '.join(wrong)}; extract them anew")
+    return found
+
+
+def read_features(path: Path) -> FeatureSet:
+    """Whatever their protocol is: the caller compares what it knows of it. Raises ValueError for a damaged or foreign file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -65,11 +67,7 @@ def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
         raise ValueError(f"{path} is damaged: {error}; delete it and extract again") from None
     if _hash(features) != about["sha256"]:
         raise ValueError(f"{path} is damaged: its values do not have the hash they were written with; delete it and extract again")
-    protocol = json.loads(about["protocol"])
-    wrong = differing(json.loads(json.dumps(expected)), protocol)
-    if wrong:
-        raise ValueError(f"features in {path} were made by another protocol: {'; '.join(wrong)}; extract them anew")
-    return FeatureSet(features, protocol)
+    return FeatureSet(features, json.loads(about["protocol"]))
 
 
 def _hash(features: Tensor) -> str:

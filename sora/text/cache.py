@@ -199,12 +199,20 @@ class TextCache:
     def __contains__(self, caption: str) -> bool:
         return _found(self._places, text_hash(caption)) is not None
 
-    def states(self, caption: str) -> Float[Tensor, "_ D"]:
-        """float32, one row per token."""
+    def count(self, caption: str) -> int:
+        """Its tokens."""
+        return self._place(caption)[2]
+
+    def _place(self, caption: str) -> tuple[int, int, int]:
+        """Its file, first row there, and rows."""
         place = _found(self._places, text_hash(caption))
         if place is None:
             raise ValueError(f"the caption {caption[:80]!r} is not among the cached ones of {self.folder}; run sora encode again")
-        shard, start, length = place
+        return place
+
+    def states(self, caption: str) -> Float[Tensor, "_ D"]:
+        """float32, one row per token."""
+        shard, start, length = self._place(caption)
         if shard not in self._open:
             if shard in self._unread:
                 self._check(self._shards[shard], hashed=True)

@@ -1,4 +1,4 @@
-"""Frozen pre-trained encoders through transformers: MiniLM and other BERTs, T5, umT5, CLIP."""
+"""Frozen pre-trained encoders through transformers: MiniLM and other BERTs, T5, umT5, CLIP, LLaMA."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ CLASSES = {
 }
 
 
-class PretrainedEncoder:
-    """Token states of the last layer of a frozen model.
+class Pretrained:
+    """A frozen model and its tokenizer, neither of them loaded before it is needed; weights come from safetensors, no code of theirs runs.
 
     source: `package:NAME` for a model that ships inside an installed Python package, a local folder, or a model id of the Hugging Face
-    hub, then pinned by `revision`. model_folder, tokenizer_folder: inside the source, "" for the source itself. max_tokens: longer
-    captions are cut. Nothing is loaded before it is needed; weights come from safetensors only, and no code of the source runs.
+    hub, then pinned by `revision`. model_folder, tokenizer_folder: inside the source, "" for the source itself.
     """
 
-    def __init__(
-        self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, max_tokens: int, batch: int, precision: str
-    ) -> None:
+    def __init__(self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, precision: str) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"text.precision={precision}; it is float32 or bfloat16")
         self.name = source.removeprefix(PACKAGE)
-        self.source, self.revision = source, revision
+        self.source, self.revision, self.precision = source, revision, precision
         self.model_folder, self.tokenizer_folder = model_folder, tokenizer_folder
-        self.max_tokens, self.batch, self.precision = max_tokens, batch, precision
 
     @property
     def width(self) -> int:
@@ -55,33 +51,13 @@ class PretrainedEncoder:
             raise ValueError(f"{self._model_path / 'config.json'} names neither hidden_size nor d_model; text.source is no text encoder")
         return width
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of every byte of weights, config and tokenizer, and of what cuts or rounds the states."""
+    def fingerprint(self, *settings: Any) -> str:
+        """Of every byte of weights, config and tokenizer, and of what else changes the states."""
         found = {}
         for folder, pattern in ((self._model_path, r"(config\.json|model.*\.safetensors)$"), (self._tokenizer_path, _TOKENIZER)):
             names = sorted(path for path in folder.iterdir() if re.match(pattern, path.name))
             found |= {f"{folder == self._model_path}/{path.name}": file_hash(path) for path in names}
-        settings = json.dumps([found, self.max_tokens, self.precision], sort_keys=True)
-        return hashlib.sha256(settings.encode()).hexdigest()
-
-    @torch.inference_mode()
-    def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
-        """States of each caption's own tokens, the tokenizer's marks included, padding left out; float32 on the CPU."""
-        order = sorted(range(len(captions)), key=lambda number: len(captions[number]))  # alike lengths together: less padding
-        states: dict[int, Tensor] = {}
-        for start in range(0, len(order), self.batch):
-            numbers = order[start : start + self.batch]
-            given = self._tokenizer(
-                [captions[number] for number in numbers], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-            )
-            mask = given["attention_mask"]
-            hidden = self._model(input_ids=given["input_ids"], attention_mask=mask).last_hidden_state.float()
-            states |= {number: row[own.bool()].clone() for number, row, own in zip(numbers, hidden, mask, strict=True)}
-        return [states[number] for number in range(len(captions))]
-
-    def text_module(self) -> IdentityText:
-        return IdentityText()
+        return hashlib.sha256(json.dumps([found, *settings], sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def _root(self) -> Path:
@@ -100,14 +76,14 @@ class PretrainedEncoder:
         return self._root / self.tokenizer_folder
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
         try:
             return _transformers().AutoTokenizer.from_pretrained(self._tokenizer_path, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ValueError(f"text.source={self.source}: no tokenizer in {self._tokenizer_path}: {error}") from error
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
         transformers = _transformers()
         kind = read_json(self._model_path / "config.json").get("model_type")
         loader = getattr(transformers, CLASSES.get(kind, "AutoModel"))
@@ -117,6 +93,105 @@ class PretrainedEncoder:
         except (OSError, ValueError) as error:
             raise ValueError(f"text.source={self.source}: the weights in {self._model_path} cannot be loaded: {error}") from error
         return model.eval().requires_grad_(False)
+
+
+class PretrainedEncoder:
+    """Token states of a frozen model, see `Pretrained` for where it comes from.
+
+    max_tokens: longer captions are cut. template: what a caption is put into, at "{}", and crop: how many tokens of it come before the
+    caption, which are left out of the states. skip: layers at the end that are not run. reads_padding: the model is given captions filled
+    up to max_tokens and no mask, as some networks' makers did; keeps_padding: those fillings are words of the caption, too.
+    """
+
+    def __init__(
+        self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, max_tokens: int, batch: int, precision: str,
+        template: str = "{}", crop: int = 0, skip: int = 0, reads_padding: bool = False, keeps_padding: bool = False,
+    ) -> None:  # fmt: skip
+        if template.count("{}") != 1 or min(crop, skip) < 0:
+            raise ValueError(f"text.template={template!r} needs one {{}} for the caption, text.crop={crop} and text.skip={skip} 0 or more")
+        folders = {"model_folder": model_folder, "tokenizer_folder": tokenizer_folder}
+        self.pretrained = Pretrained(source=source, revision=revision, precision=precision, **folders)
+        self.name = self.pretrained.name
+        self.max_tokens, self.batch = max_tokens, batch
+        self.template, self.crop, self.skip = template, crop, skip
+        self.reads_padding, self.keeps_padding = reads_padding, keeps_padding
+
+    @property
+    def width(self) -> int:
+        return self.pretrained.width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model, and of what cuts or rounds the states."""
+        more = [self.template, self.crop, self.skip, self.reads_padding, self.keeps_padding]
+        usual = ["{}", 0, 0, False, False]
+        return self.pretrained.fingerprint(self.max_tokens, self.pretrained.precision, *([] if more == usual else [more]))
+
+    @torch.inference_mode()
+    def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
+        """States of each caption's own tokens, the tokenizer's marks included, and of padding if it is kept; float32 on the CPU."""
+        fills, states = self.reads_padding or self.keeps_padding, {}
+        for numbers in alike(captions, self.batch):
+            given = self.pretrained.tokenizer(
+                [self.template.replace("{}", captions[number]) for number in numbers],
+                padding="max_length" if fills else True,
+                truncation=True,
+                max_length=self.max_tokens + self.crop,
+                return_tensors="pt",
+            )
+            own = given["attention_mask"]
+            mask = torch.ones_like(own) if self.reads_padding else own
+            found = self.pretrained.model(input_ids=given["input_ids"], attention_mask=mask, output_hidden_states=self.skip > 0)
+            hidden = found.hidden_states[-1 - self.skip] if self.skip else found.last_hidden_state
+            kept = torch.ones_like(own) if self.keeps_padding else own
+            rows = zip(numbers, hidden.float(), kept, strict=True)
+            states |= {number: row[here.bool()][self.crop :].clone() for number, row, here in rows}
+        return [states[number] for number in range(len(captions))]
+
+    def text_module(self) -> IdentityText:
+        return IdentityText()
+
+
+class PretrainedPooled:
+    """One vector for a whole caption, as a frozen model makes it of its last layer (CLIP: the end mark's state); for `sora.text.pooled`.
+
+    max_tokens: longer captions are cut. The rest: see `Pretrained`.
+    """
+
+    def __init__(
+        self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, max_tokens: int, batch: int, precision: str
+    ) -> None:
+        folders = {"model_folder": model_folder, "tokenizer_folder": tokenizer_folder}
+        self.pretrained = Pretrained(source=source, revision=revision, precision=precision, **folders)
+        self.name, self.max_tokens, self.batch = self.pretrained.name, max_tokens, batch
+
+    @property
+    def width(self) -> int:
+        return self.pretrained.width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.pretrained.fingerprint(self.max_tokens, self.pretrained.precision, "pooled")
+
+    @torch.inference_mode()
+    def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]:
+        """A vector for each caption, float32 on the CPU. Raises ValueError for a model that has none."""
+        vectors: dict[int, Tensor] = {}
+        for numbers in alike(captions, self.batch):
+            given = self.pretrained.tokenizer(
+                [captions[number] for number in numbers], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            )
+            found = self.pretrained.model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).get("pooler_output")
+            if found is None:
+                raise ValueError(f"text.whole.source={self.pretrained.source} makes no vector for a whole caption; CLIP's text half does")
+            vectors |= dict(zip(numbers, found.float(), strict=True))
+        return [vectors[number].clone() for number in range(len(captions))]
+
+
+def alike(captions: list[str], batch: int) -> list[list[int]]:
+    """Numbers of captions in batches of like lengths, so that there is less padding."""
+    order = sorted(range(len(captions)), key=lambda number: len(captions[number]))
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
 
 
 _TOKENIZER = r"(tokenizer.*\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|spiece\.model|.*\.model)$"

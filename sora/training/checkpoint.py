@@ -10,16 +10,18 @@ One folder per saved step:
 Several ranks write a file each (model-00003-of-00008.safetensors, …) of what they hold; the manifest then says which box of which tensor
 lies where, so that any number of ranks reads it. It is staged beside its place, every file is synced, the manifest is written last, and the
 folder is renamed: a kill or a full disk at any moment leaves the older ones as they were. A folder is never overwritten. There is no pickle
-anywhere.
+anywhere. Of checkpoints that are let go, RUN/snapshots/ may keep the averages: the same files in smaller folders of the same form.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,7 @@ FORMAT = 1  # of a checkpoint without tensors in pieces, which older versions re
 IN_PIECES = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
+SNAPSHOTS = "snapshots"
 NAME = re.compile(r"step-(\d{8,})")
 FILE = re.compile(r"(\w+)(?:-\d{5,}-of-\d{5,})?\.safetensors")
 
@@ -121,10 +124,12 @@ class Saving:
         else:
             self._files, self._boxes = files, boxes
 
-    def commit(self, *, keep: int, keep_every: int) -> Path:
+    def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1) -> Path:
         """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
 
-        keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none.
+        keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none. snapshots: of how
+        many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
+        makes another go.
         """
         files, boxes = self._merged()
         text = _render(self._state)
@@ -137,7 +142,7 @@ class Saving:
         self._staging.rename(self.path)
         storage.sync(self.path.parent)
         with suppress(OSError):  # the save is done; older ones go after the next
-            _let_go(self.path.parent, keep=keep, keep_every=keep_every)
+            _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots, every=every)
         return self.path
 
     def abandon(self) -> None:
@@ -168,8 +173,14 @@ def _copy(piece: Piece) -> Piece:
     return replace(piece, values=values.to("cpu", copy=True))
 
 
-def verify(path: Path) -> None:
-    """Raise ValueError, naming the file, unless every byte of the checkpoint is what was written."""
+def verify(path: Path, *, only: Collection[str] | None = None) -> None:
+    """Raise ValueError, naming the file, unless every byte of the checkpoint, or of `only` some kinds of its tensors, is as written."""
+    outline(path)
+    check(path, [name for name in _contents(path)[0] if only is None or name == STATE or _kind(name) in only])
+
+
+def outline(path: Path) -> None:
+    """Raise ValueError, naming the file, unless the files of a checkpoint are there, in their sizes, and no others; none is read."""
     path = Path(path)
     files, _ = _contents(path)
     present = {entry.name for entry in path.iterdir()} - {MANIFEST}
@@ -180,44 +191,79 @@ def verify(path: Path) -> None:
             raise ValueError(f"{path / name} is missing; use another checkpoint")
         if (size := (path / name).stat().st_size) != facts["bytes"]:
             raise ValueError(f"{path / name} is damaged: {size} bytes instead of {facts['bytes']}; use another checkpoint")
-    with ThreadPoolExecutor(max_workers=min(8, len(files))) as pool:
-        hashes = pool.map(storage.file_hash, [path / name for name in files])
-    for (name, facts), found in zip(files.items(), hashes, strict=True):
-        if found != facts["sha256"]:
+
+
+def check(path: Path, names: Sequence[str]) -> None:
+    """Raise ValueError, naming the file, unless these files of a checkpoint hash to what its manifest says."""
+    files, _ = _contents(path)
+    with ThreadPoolExecutor(max_workers=min(8, max(1, len(names)))) as pool:
+        hashes = pool.map(storage.file_hash, [path / name for name in names])
+    for name, found in zip(names, hashes, strict=True):
+        if found != files[name]["sha256"]:
             raise ValueError(f"{path / name} is damaged: its SHA-256 is not the one in {MANIFEST}; use another checkpoint")
 
 
-def load(path: Path, *, only: tuple[str, ...] | None = None) -> TrainingState:
-    """A whole checkpoint (or `only` some kinds of its tensors), every file verified first; tensors are read when they are asked for.
+def part_to_check(path: Path, *, rank: int, ranks: int) -> list[str]:
+    """The files of a checkpoint whose hashes are for `rank` to check: all ranks' are all files, dealt out by size."""
+    sizes = {name: facts["bytes"] for name, facts in _contents(path)[0].items()}
+    loads, mine = [0] * ranks, []
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        least = loads.index(min(loads))
+        loads[least] += sizes[name] + 1
+        if least == rank:
+            mine.append(name)
+    return mine
+
+
+def kinds(path: Path) -> set[str]:
+    """The kinds of tensors that a checkpoint holds: "model", "ema", …"""
+    return {kind for name in _contents(Path(path))[0] if (kind := _kind(name))}
+
+
+def profiles(path: Path) -> dict[str, float]:
+    """The relative widths of the averages in a checkpoint from which others can be made, by kind."""
+    return storage.read_json(Path(path) / STATE)["facts"].get("profiles", {})
+
+
+def _kind(name: str) -> str:
+    match = FILE.fullmatch(name)
+    return match[1] if match else ""
+
+
+def load(path: Path, *, only: Collection[str] | None = None, verified: bool = False) -> TrainingState:
+    """A whole checkpoint, or `only` some kinds of its tensors; tensors are read when they are asked for.
+
+    The files are verified first, unless that was done: `verified`.
 
     Raises:
         ValueError: it is no checkpoint, or a file of it is missing, torn or changed; the message names the file.
     """
     path = Path(path)
-    verify(path)
+    if not verified:
+        verify(path, only=only)
     state = storage.read_json(path / STATE)
     files, boxes = _contents(path)
-    kinds: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name in sorted(files):
-        if match := FILE.fullmatch(name):
-            kinds.setdefault(match[1], []).append(name)
-    if missing := sorted(set(only or ()) - set(kinds)):
-        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(kinds)}")
-    tensors = {kind: Stored(path, names, boxes.get(kind, {})) for kind, names in kinds.items() if only is None or kind in only}
+        if kind := _kind(name):
+            found.setdefault(kind, []).append(name)
+    if missing := sorted(set(only or ()) - set(found)):
+        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(found)}")
+    tensors = {kind: Stored(path, names, boxes.get(kind, {})) for kind, names in found.items() if only is None or kind in only}
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
-def newest(checkpoints: Path, *, report=print) -> Path | None:
+def newest(checkpoints: Path, *, report=print, look: Callable[[Path], None] | None = None) -> Path | None:
     """The newest whole checkpoint; None if there are none at all.
 
     Damaged ones are passed over, and named through `report`. When there are checkpoints but none is whole this is a ValueError: a run
-    never starts again from step 0 by itself.
+    never starts again from step 0 by itself. look: what raises for a damaged one (None: `verify`, which reads every byte).
     """
     found = listed(checkpoints)
     problems = []
     for path in reversed(found):
         try:
-            verify(path)
+            (look or verify)(path)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
@@ -273,13 +319,68 @@ def _render(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def _let_go(checkpoints: Path, *, keep: int, keep_every: int) -> None:
-    older = listed(checkpoints)[: -max(1, keep)]
-    for path in older:
-        step = step_of(path) or 0
-        if keep_every and step % keep_every == 0:
+def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, every: int) -> None:
+    steps = {step_of(path) or 0: path for path in listed(checkpoints)}
+    regular = [step for step in steps if step % every == 0]
+    staying = {*regular[-max(1, keep) :], max(steps)} | {step for step in steps if keep_every and step % keep_every == 0}
+    for step, path in steps.items():
+        if step in staying:
             continue
-        aside = path.with_name(f"{storage.STAGING}old-{path.name}")  # so that a kill in the middle leaves rubbish, not half a checkpoint
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        if snapshots:
+            with suppress(ValueError):  # a damaged one leaves none
+                keep_part(path, checkpoints.parent / SNAPSHOTS, kinds=profiles(path))
+        _remove(path)
+    found = {step_of(path) or 0: path for path in listed(checkpoints.parent / SNAPSHOTS)} if snapshots else {}
+    for step in sorted(set(found) - set(thinned(list(found), snapshots))):
+        _remove(found[step])
+
+
+def undo(checkpoints: Path, *, after: int) -> list[int]:
+    """Remove the checkpoints and snapshots of steps above `after`, which a run that went back has undone; returns their steps."""
+    undone = []
+    for path in (*listed(checkpoints), *listed(checkpoints.parent / SNAPSHOTS)):
+        if (step := step_of(path) or 0) > after:
+            _remove(path)
+            undone.append(step)
+    return sorted(set(undone))
+
+
+def _remove(path: Path) -> None:
+    """A kill in the middle leaves rubbish, not half a checkpoint."""
+    aside = path.with_name(f"{storage.STAGING}old-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """At most `most` of some steps, as evenly spread as they come: whichever leaves the smallest gap goes; never the first or the last."""
+    left = sorted(steps)
+    while len(left) > max(2, most):
+        gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
+        del left[1 + gaps.index(min(gaps))]
+    return left
+
+
+def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
+    """Keep some kinds of a checkpoint's tensors as a checkpoint of that name in `folder`: the same files, linked where that can be."""
+    if not kinds or (folder / path.name).exists():
+        return
+    files, boxes = _contents(path)
+    taken = {name: facts for name, facts in files.items() if name == STATE or _kind(name) in kinds}
+    staging = folder / f"{storage.STAGING}{path.name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    for name in taken:
+        try:
+            os.link(path / name, staging / name)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            shutil.copy2(path / name, staging / name)  # a file system without links
+            storage.sync(staging / name)
+    (staging / MANIFEST).write_text(_manifest(taken, {kind: found for kind, found in boxes.items() if kind in kinds}), encoding="utf-8")
+    storage.sync(staging / MANIFEST)
+    storage.sync(staging)
+    staging.rename(folder / path.name)
+    storage.sync(folder)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from sora.training.profiles import gamma_of
 
 
 def constant(step: int, *, decay: float, warmup: float) -> float:
@@ -18,6 +22,18 @@ def constant(step: int, *, decay: float, warmup: float) -> float:
 def power(step: int, *, gamma: float) -> float:
     """(1 - 1/step)^(gamma + 1): a profile whose width grows with training (Karras et al. 2024, eq. 127)."""
     return (1 - 1 / step) ** (gamma + 1)
+
+
+class Averaging(Protocol):
+    """What follows the weights while they train. shadow: the averages that are sampled from, by parameter; empty where none are kept."""
+
+    @property
+    def shadow(self) -> dict[str, Tensor]: ...
+    def follow(self, parameters: Mapping[str, Tensor]) -> None: ...
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None: ...
+    def applied(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]: ...
+    def kinds(self) -> dict[str, dict[str, Tensor]]: ...
+    def widths(self) -> dict[str, float]: ...
 
 
 @dataclass
@@ -44,6 +60,14 @@ class Average:
         now = [value if value.dtype == torch.float32 else value.float() for value in now]
         torch._foreach_lerp_(list(self.shadow.values()), now, 1 - self.rate(step))
 
+    def kinds(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds of it, by kind."""
+        return {"ema": self.shadow} if self.shadow else {}
+
+    def widths(self) -> dict[str, float]:
+        """The relative widths of the kinds from which other profiles can be made: none."""
+        return {}
+
     @contextmanager
     def applied(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
         """The averaged weights in place of the trained ones, which are put back bit for bit."""
@@ -53,6 +77,44 @@ class Average:
             yield
         finally:
             _copy(trained, parameters)
+
+
+class PostHoc:
+    """Averages under several power-function profiles, of which any other is made afterwards (Karras et al. 2024, section 3.2).
+
+    widths: their relative widths, at least two; the first is what is sampled from while nothing else is asked for.
+
+    Raises:
+        ValueError: fewer than two widths, the same one twice, or one that no such profile has.
+    """
+
+    def __init__(self, *, widths: Sequence[float]) -> None:
+        if len(set(widths)) < max(2, len(widths)):
+            raise ValueError(f"ema.widths={list(widths)}: other profiles are made of two different ones or more, such as [0.1, 0.05]")
+        kinds = ["ema", *(f"ema_{number}" for number in range(2, len(widths) + 1))]
+        self._widths = dict(zip(kinds, widths, strict=True))
+        self._averages = {kind: Average(partial(power, gamma=gamma_of(width))) for kind, width in self._widths.items()}
+
+    @property
+    def shadow(self) -> dict[str, Tensor]:
+        return self._averages["ema"].shadow
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        for average in self._averages.values():
+            average.follow(parameters)
+
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        for average in self._averages.values():
+            average.update(parameters, step)
+
+    def applied(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return self._averages["ema"].applied(parameters)
+
+    def kinds(self) -> dict[str, dict[str, Tensor]]:
+        return {kind: average.shadow for kind, average in self._averages.items() if average.shadow}
+
+    def widths(self) -> dict[str, float]:
+        return dict(self._widths)
 
 
 @torch.no_grad()

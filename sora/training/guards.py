@@ -20,7 +20,7 @@ class Clock(Callback):
     """
 
     def __init__(self, phases: Phases, goodput: Goodput | None, *, every: float = 30.0) -> None:
-        self.phases, self._goodput, self._every = phases, goodput, every
+        self.phases, self.goodput, self._every = phases, goodput, every
         self._written = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -28,9 +28,9 @@ class Clock(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.phases.enter("data", pl_module.counters.step)
-        if self._goodput is not None and time.monotonic() - self._written >= self._every:
+        if self.goodput is not None and time.monotonic() - self._written >= self._every:
             self._written = time.monotonic()
-            self._goodput.write()
+            self.goodput.write()
 
 
 class Alike(Callback):

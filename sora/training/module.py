@@ -6,6 +6,7 @@ by the step's total count over packs and ranks, clips, checks, steps, averages, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sora.training import ranks
-from sora.training.ema import Average
-from sora.training.mesh import MeshStrategy
+from sora.training import clipping, ranks
+from sora.training.ema import Averaging
+from sora.training.mesh import MeshStrategy, Seat, seat
+from sora.training.soundness import NOT_FINITE, Guard
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Task(Protocol):
 
 @dataclass
 class Counters:
-    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from."""
+    """Where a run stands. step: steps of the plan that are behind us, skipped ones too. samples, tokens: how much was learnt from.
+
+    returns: how often the run went back to an earlier checkpoint; the last time at step `returned_at` to that of `returned_to`.
+    """
 
     step: int = 0
     samples: int = 0
@@ -72,13 +77,17 @@ class Counters:
     updates: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    returns: int = 0
+    returned_to: int = 0
+    returned_at: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one step. grad_norm: before clipping. suspects: ids of samples whose loss was not finite, when the step was skipped.
+    """What came of one step. grad_norm: before clipping. samples, tokens, flops: over all ranks.
 
-    samples, tokens, flops: over all ranks.
+    reason: why the step was left out, if it was. suspects: then the ids of all ranks' samples whose own loss was not finite, or if there
+    are none (`traced` says so) of all the step's.
     """
 
     step: int
@@ -91,14 +100,16 @@ class Report:
     tokens: int
     flops: float
     parts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    reason: str = ""
     suspects: Sequence[int] = ()
+    traced: bool = False
 
 
 class TrainingModule(LightningModule):
     """Drives a task.
 
     optimizer: named parameters -> the optimisers that step together. schedule: step -> share of the peak learning rate.
-    clip: largest norm of all gradients together. patience: how many steps in a row may be skipped for numbers that are not finite.
+    clip: largest norm of all gradients together. guard: judges which steps are learned from.
     stop: asked once a step, whether this rank wants to stop; what any rank wants, all do.
     """
 
@@ -108,23 +119,24 @@ class TrainingModule(LightningModule):
         task: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], list[Optimizer]],
         schedule: Callable[[int], float],
-        average: Average,
+        average: Averaging,
         clip: float,
-        patience: int,
+        guard: Guard,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         if clip <= 0:
             raise ValueError(f"clip={clip} must be above 0; it is the largest norm of the gradients")
-        if patience < 1:
-            raise ValueError(f"patience={patience} must be at least 1; it is how many skipped steps in a row end the run")
         self.automatic_optimization = False
         self.task = task
         self.average = average
+        self.guard = guard
         self.counters = Counters()
         self.report: Report | None = None
+        self.preparing = 0.0  # seconds that making packs of the latest step took
+        self.on_gradients: Callable[[Mapping[str, nn.Parameter]], None] | None = None  # called before gradients are clipped
         self._optimizer, self._schedule = optimizer, schedule
-        self._clip, self._patience, self._stop = clip, patience, stop
+        self._clip, self._stop = clip, stop
         self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
@@ -162,17 +174,31 @@ class TrainingModule(LightningModule):
     # ---- one step
 
     def training_step(self, batch: Any, _: int) -> None:
+        began = time.perf_counter()
         packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
-        count = ranks.summed(torch.stack([pack.count for pack in packs]).sum()).clamp(min=1)
+        self.preparing = time.perf_counter() - began
+        self.step(packs)
+
+    def step(self, packs: Sequence[Prepared]) -> None:
+        """One optimiser step over this rank's packs."""
+        place = seat(self.trainer)
+        mine = torch.stack([pack.count for pack in packs]).sum()
+        count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
         losses = []
         for number, pack in enumerate(packs):
             with self._quiet(last=number == len(packs) - 1):
-                loss: Loss = self.task(pack)
+                loss = self._run(pack)
                 # the strategy averages gradients over ranks; the count is already everyone's
-                self.manual_backward(loss.total * (self.trainer.world_size / count))
+                self.manual_backward(loss.total * (place.averaged / count))
             losses.append(loss)
         norm = self._norm()
-        self._conclude(packs, losses, count, norm)
+        if self.on_gradients is not None:
+            self.on_gradients(self.trained())
+        self._conclude(packs, losses, count, norm, place)
+
+    def _run(self, pack: Prepared) -> Loss:
+        strategy = self.trainer.strategy
+        return strategy.run(self.task, pack) if isinstance(strategy, MeshStrategy) else self.task(pack)
 
     def _quiet(self, *, last: bool):
         """No gradient exchange before the last pack of a step."""
@@ -182,20 +208,22 @@ class TrainingModule(LightningModule):
         return strategy.block_backward_sync()
 
     def _norm(self) -> Tensor:
-        gradients = [value.grad for value in self.trained().values() if value.grad is not None]
-        return ranks.whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+        return clipping.total_norm([value.grad for value in self.trained().values() if value.grad is not None])
 
-    def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor) -> None:
+    def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
         mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
         sound = torch.isfinite(mine) & torch.isfinite(norm)
+        mine = mine if place.first_of_tokens else torch.zeros_like(mine)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
+        size = size if place.first_of_packs else [0, 0, 0]
         facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
         facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
         loss, unsound, total_norm, stop, samples, tokens, flops = (
             ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
         )
-        taken = unsound == 0
+        reason = self.guard.judge(loss, finite=unsound == 0)
+        taken = not reason
         rate = self._schedule(self.counters.step)
         if taken:
             self._update(rate, total_norm)
@@ -210,6 +238,7 @@ class TrainingModule(LightningModule):
         else:
             counters.skipped += 1
             counters.skipped_in_a_row += 1
+        found, traced = ((), False) if taken else everyones_suspects(packs, losses, self.device)
         self.report = Report(
             step=counters.step,
             loss=loss,
@@ -221,14 +250,15 @@ class TrainingModule(LightningModule):
             tokens=int(tokens),
             flops=flops,
             parts=_added([loss.parts for loss in losses]),
-            suspects=() if taken else suspects(packs, losses),
+            reason=reason,
+            suspects=found,
+            traced=traced and reason == NOT_FINITE,
         )
 
     def _update(self, rate: float, norm: float) -> None:
         trained = self.trained()
         if norm > self._clip:
-            gradients = [value.grad for value in trained.values() if value.grad is not None]
-            torch._foreach_mul_(gradients, self._clip / norm)
+            clipping.scale([value.grad for value in trained.values() if value.grad is not None], self._clip / norm)
         for stepper, peaks in zip(self._steppers, self._peaks, strict=True):
             for group, peak in zip(stepper.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate
@@ -236,23 +266,46 @@ class TrainingModule(LightningModule):
         self.counters.updates += 1
         self.average.update(trained, self.counters.updates)
 
+    @property
+    def at_its_end(self) -> bool:
+        """Whether too many steps in a row were left out to go on with these weights."""
+        return self.counters.skipped_in_a_row >= self.guard.patience
+
     def refuse_to_go_on(self) -> None:
-        """Raise ValueError once `patience` steps in a row were skipped."""
-        if self.counters.skipped_in_a_row >= self._patience:
+        """Raise ValueError once more steps were left out than the guard allows, in a row or altogether."""
+        counters, guard = self.counters, self.guard
+        told = "The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+        if self.at_its_end:
             raise ValueError(
-                f"{self._patience} steps in a row up to step {self.counters.step} had a loss or gradients that are not finite; "
-                "the weights are those from before. The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the "
-                "samples, and resume"
+                f"{guard.patience} steps in a row up to step {counters.step} had a loss or gradients that are not finite, or stand out;"
+                f" the weights are those from before. {told}"
+            )
+        if counters.skipped > guard.most:
+            raise ValueError(
+                f"{counters.skipped} steps up to step {counters.step} were left out, more than guard.most={guard.most} allows. {told}"
             )
 
 
+def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device: torch.device) -> tuple[list[int], bool]:
+    """The ids of all ranks' samples whose own loss is not finite, and True; all of the step's and False if there are none."""
+    traced = _unique(ranks.joined(suspects(packs, losses), device))
+    if traced:
+        return traced, True
+    return _unique(ranks.joined([sample for pack in packs for sample in pack.sample_ids], device)), False
+
+
+def _unique(everyone: Sequence[Sequence[int]]) -> list[int]:
+    """Without those of ranks that share a pack."""
+    return list(dict.fromkeys(sample for each in everyone for sample in each))
+
+
 def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
-    """The samples whose own loss is not finite; all of the step if only the gradients are."""
+    """The samples whose own loss is not finite."""
     found = []
     for pack, loss in zip(packs, losses, strict=True):
         bad = ~torch.isfinite(loss.by_sample().detach().float())
         found += [sample for sample, is_bad in zip(pack.sample_ids, bad.tolist(), strict=True) if is_bad]
-    return found or [sample for pack in packs for sample in pack.sample_ids]
+    return found
 
 
 def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -89,6 +89,10 @@ class Goodput:
         except OSError as error:
             print(f"could not write {self._path}: {error}; training goes on without the account of its time")
 
+    def share(self) -> float:
+        """The goodput of the run up to now."""
+        return totals([*self._earlier, {**self._line, **self._phases.seconds()}])["goodput"]
+
     def told(self) -> str:
         """One line for the end of a run."""
         total = totals([*self._earlier, self._line])

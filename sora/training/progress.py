@@ -23,9 +23,9 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=done)
             self._bar.start()
 
-    def update(self, step: int, *, loss: float, rate: float, mfu: float | None = None) -> None:
-        """rate: units a second. mfu: the model's operations as a share of what the devices could make; None: not known."""
-        told = f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s" + ("" if mfu is None else f"  MFU {mfu:.1%}")
+    def update(self, step: int, *, loss: float, rate: float, mfu: float | None = None, also: str = "") -> None:
+        """rate: units a second. mfu: the model's operations as a share of what the devices could make; None: not known. also: as it is."""
+        told = f"loss {loss:.4f}  {rate:,.0f} {self._unit}/s" + ("" if mfu is None else f"  MFU {mfu:.1%}") + (f"  {also}" if also else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=told)
             return

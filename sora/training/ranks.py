@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -56,6 +56,15 @@ def together() -> None:
 def highest(value: int, device: torch.device) -> int:
     """The highest of all ranks' numbers; every rank must call it."""
     return int(torch.stack(gathered(torch.tensor(value, device=device))).max())
+
+
+def joined(values: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Every rank's whole numbers (int64), by rank, however many each has; every rank must call it."""
+    if not several():
+        return [list(values)]
+    room = highest(len(values), device)
+    everyone = gathered(torch.tensor([len(values), *values, *[0] * (room - len(values))], dtype=torch.int64, device=device))
+    return [each[1 : 1 + int(each[0])].tolist() for each in everyone]
 
 
 def require_same(facts: Mapping[str, str], device: torch.device) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # scancel and preemption; Ctrl-C; time limits; submitit
+PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 
 class StopFlag:
@@ -20,6 +23,7 @@ class StopFlag:
 
     def __enter__(self) -> StopFlag:
         self._owner = os.getpid()
+        follow_launcher()
         for number in ASKING:
             self._before[number] = signal.getsignal(number)
         self.install()
@@ -54,3 +58,9 @@ class StopFlag:
             # os.write, not print: a handler may interrupt a print that holds the stream's lock.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: finishing this step and saving; then the run stops (Ctrl-C three times to stop unsaved)\n".encode())
+
+
+def follow_launcher() -> None:
+    """Ask to be told, by SIGTERM, when torchrun is gone: its ranks would train on with nobody to start them again or to end them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)

@@ -1,15 +1,19 @@
 """Where metrics may go besides the run folder: CSV, TensorBoard, wandb. Each runs in a process of its own, started by `tracker.py`.
 
 That process is this file, alone: it reads one JSON object per line and imports nothing of the framework, so whatever a tracker does
-(hang, crash, wait ninety seconds for a server) happens elsewhere than in training.
+(hang, crash, wait ninety seconds for a server) happens elsewhere than in training. It does not outlive the trainer by more than its
+patience.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,11 +147,28 @@ def serve(first: str, lines) -> None:
     sink.close()
 
 
-def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any]) -> dict[str, Any]:
-    return {"sink": type(sink).__name__, "settings": asdict(sink), "folder": str(folder), "identity": identity, "config": config}
+def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any], patience: float) -> dict[str, Any]:
+    """The first line: which sink, of which run, and whose: of the process that calls this."""
+    owner = {"owner": os.getpid(), "patience": patience}
+    return {"sink": type(sink).__name__, "settings": asdict(sink), "folder": str(folder), "identity": identity, "config": config, **owner}
+
+
+def follow(owner: int, patience: float) -> None:
+    """End this process and all that it has started `patience` seconds after its owner's death, whatever it is waiting for."""
+    while os.getppid() == owner:
+        time.sleep(0.5)
+    time.sleep(patience)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    first = sys.stdin.readline()
+    start = json.loads(first)
+    threading.Thread(target=follow, args=(start["owner"], start["patience"]), daemon=True).start()
+    serve(first, sys.stdin)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    serve(sys.stdin.readline(), sys.stdin)
+    main()

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from sora.training import checkpoint, ranks, rng
 from sora.training.checkpoint import TrainingState
 from sora.training.module import Counters, TrainingModule
-from sora.training.pieces import Stored, place
+from sora.training.pieces import Stored, boxes, place
 
 
 def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
@@ -24,11 +24,11 @@ def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
     """
     counters = module.counters
     tensors = {"model": module.task.state_dict(), "optimizer": _optimizer_tensors(module), "rng": _all_random_states()}
-    if module.average.shadow:
-        tensors["ema"] = dict(module.average.shadow)
-    return TrainingState(
-        step=counters.step, samples=counters.samples, tokens=counters.tokens, tensors=tensors, facts={"counters": asdict(counters), **facts}
-    )
+    tensors |= {kind: dict(found) for kind, found in module.average.kinds().items()}
+    told = {"counters": asdict(counters), "losses": list(module.guard.losses), **facts}
+    if widths := module.average.widths():
+        told["profiles"] = widths
+    return TrainingState(step=counters.step, samples=counters.samples, tokens=counters.tokens, tensors=tensors, facts=told)
 
 
 def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
@@ -38,20 +38,17 @@ def restore(module: TrainingModule, state: TrainingState, *, source: Path) -> No
         ValueError: the checkpoint is of another model or optimiser; the message names `source` and the first tensor that does not fit.
     """
     _fill(module.task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
-    averaged = state.tensors.get("ema", {})
-    if bool(averaged) != bool(module.average.shadow):
-        there, here = ("has", "keeps none") if averaged else ("has no", "keeps one")
-        raise ValueError(f"{source} {there} averaged weights but this run {here}; choose the ema= that it was trained with")
-    _fill(module.average.shadow, averaged, source=source / "ema.safetensors")
+    _fill_averages(module, state, source=source)
     _fill_optimizers(module, state.tensors["optimizer"], source=source / "optimizer.safetensors")
     module.counters = Counters(**state.facts["counters"])
+    module.guard.losses = list(state.facts.get("losses", []))
 
 
 def restore_finished(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
     """Put back the weights and averages of a run that has no steps left, without optimisers or a Trainer."""
     module.begin()
     _fill(module.task.state_dict(), state.tensors["model"], source=source / "model.safetensors")
-    _fill(module.average.shadow, state.tensors.get("ema", {}), source=source / "ema.safetensors")
+    _fill_averages(module, state, source=source)
     module.counters = Counters(**state.facts["counters"])
 
 
@@ -78,8 +75,8 @@ def weights(source: Path, *, part: str, averaged: bool = True) -> dict[str, Tens
         if found is None:
             raise ValueError(f"{source} has no checkpoint yet")
         source = found
-    kept = ("model", "ema") if averaged and (source / "ema.safetensors").is_file() else ("model",)
-    state = checkpoint.load(source, only=kept)
+    kept = {"model", "ema"} if averaged else {"model"}
+    state = checkpoint.load(source, only=kept & checkpoint.kinds(source))
     merged = {**state.tensors["model"], **state.tensors.get("ema", {})}
     prefix = f"{part}."
     found = {name.removeprefix(prefix): value for name, value in merged.items() if name.startswith(prefix)}
@@ -87,6 +84,17 @@ def weights(source: Path, *, part: str, averaged: bool = True) -> dict[str, Tens
         parts = sorted({name.split(".")[0] for name in merged})
         raise ValueError(f"{source} holds no weights of {part}; it holds {', '.join(parts)}")
     return found
+
+
+def _fill_averages(module: TrainingModule, state: TrainingState, *, source: Path) -> None:
+    here, there = module.average.kinds(), {kind for kind in state.tensors if kind.startswith("ema")}
+    if there != set(here):
+        raise ValueError(
+            f"{source} holds {len(there)} averaged weights of each parameter, and this run keeps {len(here)}; choose the ema= that it was"
+            " trained with"
+        )
+    for kind, shadow in here.items():
+        _fill(shadow, state.tensors[kind], source=source / f"{kind}.safetensors")
 
 
 def _optimizer_tensors(module: TrainingModule) -> dict[str, Tensor]:
@@ -150,7 +158,8 @@ def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     shape, offset = place(like)
     box = saved.part(name, offset, shape) if isinstance(saved, Stored) else saved[name][tuple(map(_span, offset, shape))]
     local = box.to(like.device)
-    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+    found = DTensor.from_local(local, like.device_mesh, boxes(like), run_check=False, shape=like.shape, stride=like.stride())
+    return found.redistribute(placements=like.placements)
 
 
 def _span(begin: int, length: int) -> slice:

@@ -28,6 +28,8 @@ class Watchdog:
             raise ValueError(f"watchdog.limit={limit} and watchdog.start={start} are seconds, or 0 for no limit")
         self._phases, self._folder, self._rank = phases, Path(folder), rank
         self._limits, self._over = (limit, start), threading.Event()
+        # how often it looks: a phase of the shorter limit may begin while it waits for one of the longer
+        self._pause = max(0.05, min([value for value in self._limits if value], default=600.0) / 10)
         self._first = phases.step
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -47,7 +49,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.is_set():
             limit, since, name = self._limit(), self._phases.since, self._phases.name
-            left = since + limit - time.monotonic() if limit else 60.0
+            left = since + limit - time.monotonic()
             if limit and left <= 0:
                 if (since, name) == (self._phases.since, self._phases.name):
                     self._end(limit)
@@ -55,7 +57,7 @@ class Watchdog:
             if limit:
                 # This thread runs only while others let go of the interpreter; the timer below is the operating system's.
                 faulthandler.dump_traceback_later(left + BACKSTOP, exit=True, file=STDERR)
-            self._over.wait(min(left + 0.01, max(0.05, limit / 10)) if limit else left)
+            self._over.wait(min(left + 0.01, self._pause) if limit else self._pause)
 
     def _end(self, limit: float) -> None:
         phase, waited = self._phases.name, time.monotonic() - self._phases.since
@@ -71,11 +73,11 @@ class Watchdog:
         sys.stderr.write(f"\n{told}; every thread's stack is in {path}\n")
         faulthandler.dump_traceback(STDERR, all_threads=True)
         sys.stderr.flush()
-        _kill_children()
+        kill_children()
         os._exit(STALLED)
 
 
-def _kill_children() -> None:
+def kill_children() -> None:
     """Loader workers notice within seconds that their parent is gone; a decoder in a loop would not."""
     import signal
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora.data import loading
+from sora.data import loading, quarantine
 from sora.data.index import Index
 from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
 from sora.data.planning import CropPlan
@@ -154,7 +154,7 @@ def test_workers_outlive_the_signals_that_the_main_process_answers():
     loader = iter(step_loader(Slow(), first=0, last=3, workers=1))
     worker, threads = next(loader)
     assert (worker != os.getpid(), threads) == (True, 1)
-    for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         os.kill(worker, sent)
     assert [step[0] for step in loader] == [worker, worker]
 
@@ -185,3 +185,34 @@ def test_a_clip_that_is_known_to_be_bad_is_not_tried_again(tmp_path, clips, monk
     whole = [told(data[step]) for step in range(16)]
     assert tried.count(2) == 1 < sum(item.row == 2 for step in range(16) for item in data.plan.at(step).items)
     assert whole == [told(data[step]) for step in range(16)]
+
+
+def test_a_held_sample_is_left_out_from_its_step_on_by_every_process_and_never_before(tmp_path, clips, monkeypatch):
+    """What a step holds does not depend on when a process learned of it: only on the step."""
+    monkeypatch.setattr(quarantine, "LEAD", 20)
+    listed = tmp_path / "q.jsonl"
+    plain = batches(tmp_path, share=0.5, cache_mb=64)
+    worker, trainer = (batches(tmp_path, share=0.5, cache_mb=64, quarantine=listed) for _ in range(2))
+    planned = [plain[step].sample_ids for step in range(45)]
+    victim, key = planned[3][0], plain[3].keys[0]
+    assert worker[3].sample_ids == planned[3] and plain.keys(3)[victim] == key
+    trainer.quarantine.hold({victim: key, 77: ""}, step=3, reason="its loss was not finite at step 4")
+    trainer.quarantine.hold({victim: key}, step=9, reason="again")  # the first time counts
+    assert [json.loads(line)["from"] for line in listed.read_text().splitlines()] == [23, 23]
+    held = {step for step, ids in enumerate(planned) if victim in ids and step >= 23}
+    assert held
+    for order in (range(45), reversed(range(45))):
+        for step in order:
+            found = worker[step].sample_ids
+            assert [a != b for a, b in zip(found, planned[step], strict=True)] == [step in held and b == victim for b in planned[step]]
+    assert worker.quarantine.keys() == set()  # it can be read
+
+
+def test_held_samples_count_as_bad_ones(tmp_path):
+    one = Quarantine(tmp_path / "q.jsonl", clips=10, max_share=0.2)
+    one.add("a", shard="s", reason="torn")
+    one.hold({5: "b"}, step=1, reason="its loss was not finite")
+    with pytest.raises(
+        ValueError, match=r"3 of 10 clips cannot be read or learned from, more than data\.max_bad_share=0\.2 allows; the last: c"
+    ):
+        one.hold({6: "c"}, step=2, reason="its loss was not finite")

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from sora.diffusion import prediction as kinds
+from sora.diffusion.discrete import Discrete
 from sora.diffusion.path import EDM, Straight, VariancePreserving, like, mix, velocity
 
 PATHS = [Straight(), VariancePreserving(), EDM(sigma_max=80.0, rho=7.0)]
+DDPM = Discrete(steps=1000, first=1e-4, last=0.02, root=1.0, snr=1.0, zero_end=False)
+COGVIDEOX = Discrete(steps=1000, first=8.5e-4, last=0.012, root=2.0, snr=3.0, zero_end=True)
+PATHS += [DDPM, COGVIDEOX]
 KINDS = [kinds.velocity, kinds.noise, kinds.clean, kinds.v]
 
 
@@ -25,7 +29,7 @@ def test_level_one_is_noise_exactly():
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_velocity_is_the_derivative_of_the_mixture(path):
     x0, eps = torch.randn(2, 4, 4, 4, dtype=torch.float64)
-    t = torch.tensor([0.2, 0.45, 0.6, 0.9], dtype=torch.float64)
+    t = torch.tensor([0.2003, 0.4504, 0.6006, 0.9007], dtype=torch.float64)  # between the steps of discrete paths
     h = 1e-6
     slope = (mix(path, x0, eps, t + h) - mix(path, x0, eps, t - h)) / (2 * h)
     assert torch.allclose(slope, velocity(path, x0, eps, t), atol=1e-6, rtol=1e-6)
@@ -96,3 +100,33 @@ def test_singular_levels_are_refused_with_what_to_do():
     kinds.check_levels(levels[:-1], kinds.clean, path=Straight())
     kinds.check_levels(levels, kinds.velocity, path=Straight())
     kinds.check_levels(levels, kinds.v, path=VariancePreserving())
+
+
+@pytest.mark.parametrize("snr", [1.0, 3.0])
+def test_discrete_paths_pass_through_the_products_of_published_schedules(snr):
+    """Level n / 1000 is step n - 1 of diffusers' schedulers; the last step of a schedule rescaled to zero is noise exactly."""
+    diffusers = pytest.importorskip("diffusers")
+    levels = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    linear = diffusers.DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", num_train_timesteps=1000)
+    torch.testing.assert_close(DDPM.alpha(levels) ** 2, linear.alphas_cumprod.double(), atol=1e-6, rtol=0)
+    kept = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}
+    theirs = diffusers.CogVideoXDDIMScheduler(**kept, snr_shift_scale=snr, num_train_timesteps=1000)
+    ours = Discrete(steps=1000, first=8.5e-4, last=0.012, root=2.0, snr=snr, zero_end=True)
+    torch.testing.assert_close(ours.alpha(levels) ** 2, theirs.alphas_cumprod.double(), atol=1e-6, rtol=0)
+    assert float(ours.alpha(torch.ones(1))) < 1e-6
+
+
+def test_discrete_paths_never_turn_back_and_are_straight_between_steps():
+    for path in (DDPM, COGVIDEOX):
+        fine = torch.linspace(0, 1, 4001, dtype=torch.float64)
+        angles = torch.atan2(path.sigma(fine), path.alpha(fine))
+        assert (angles.diff() > 0).all()
+        assert (angles[:-2:4] + angles[2::4] - 2 * angles[1::4]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 1}, {"first": 0.0}, {"first": 0.1, "last": 0.01}, {"last": 1.0}, {"root": 0.0}, {"snr": -1.0}]
+)
+def test_schedules_that_are_none_are_refused(change):
+    with pytest.raises(ValueError, match=r"path: steps=.*rise between 0 and 1"):
+        Discrete(**{"steps": 1000, "first": 1e-4, "last": 0.02, "root": 1.0, "snr": 1.0, "zero_end": False} | change)

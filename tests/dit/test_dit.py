@@ -224,5 +224,7 @@ def test_at_birth_the_first_step_can_learn():
 
 
 def test_rope_must_fit_the_heads():
-    with pytest.raises(ValueError, match=r"dit\.rope\.axes add up to 16.*dit\.width=32 / dit\.heads=4"):
+    with pytest.raises(ValueError, match=r"8 wide \(dit\.width=32 / dit\.heads=4\), and dit\.rope turns heads of 16 channels"):
         network(heads=4)
+    with pytest.raises(ValueError, match=r"10\.6667 wide \(dit\.width=32 / dit\.heads=3\)"):
+        network(heads=3)

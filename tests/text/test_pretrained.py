@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sora.text.pretrained import PretrainedEncoder
+from sora.text.pretrained import PretrainedEncoder, PretrainedPooled
 
 transformers = importlib.import_module("transformers")
 
@@ -32,6 +32,10 @@ def tiny(kind):
             hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
         )
         return transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
+    if kind == "llama":
+        return transformers.LlamaModel(
+            transformers.LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **rest | {"num_hidden_layers": 4})
+        )
     return transformers.BertModel(transformers.BertConfig(max_position_embeddings=16, **rest))
 
 
@@ -62,6 +66,78 @@ def test_states_are_those_of_the_models_text_encoder_alone(kind, tmp_path):
     expected = part(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
     torch.testing.assert_close(found[0], expected, atol=2e-6, rtol=0)  # though it was padded beside others
     torch.testing.assert_close(ours.encode(["blue"])[0], found[2], atol=2e-6, rtol=0)
+
+
+IDS = {"a red ball rolls left": [3, 4, 6, 7, 8, 1], "blue": [5, 1], "": [1]}
+
+
+def saved(kind, folder):
+    torch.manual_seed(0)
+    model = tiny(kind).eval()
+    model.save_pretrained(folder / "text_encoder")
+    save_tokenizer(folder / "tokenizer")
+    return model, {"model_folder": "text_encoder", "tokenizer_folder": "tokenizer"}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_padding_is_read_and_kept_as_the_networks_makers_did(keeps, tmp_path):
+    """As their pipelines have it: every caption filled up to one length, no mask, and the states of fillings kept or left out."""
+    model, folders = saved("t5", tmp_path)
+    found = encoder(tmp_path, **folders, max_tokens=9, reads_padding=True, keeps_padding=keeps).encode(list(IDS))
+    plain = encoder(tmp_path, **folders, max_tokens=9).encode(list(IDS))
+    for own, state, unpadded in zip(IDS.values(), found, plain, strict=True):
+        ids = torch.tensor([own + [0] * (9 - len(own))])
+        expected = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        torch.testing.assert_close(state, expected if keeps else expected[: len(own)], atol=2e-6, rtol=0)
+        assert (state[: len(own)] - unpadded).abs().max() > 1e-2  # the padding was seen
+
+
+def test_a_template_is_read_and_cut_off_and_layers_are_left_out(tmp_path):
+    """What comes behind the caption stays, as in HunyuanVideo's; longer captions are cut without the template counting."""
+    model, folders = saved("llama", tmp_path)
+    told = {"template": "right right {} ball", "crop": 2, "skip": 2, "max_tokens": 5}
+    found = encoder(tmp_path, **folders, **told).encode(["red", "a red ball rolls left"])
+    for ids, state, kept in (([9, 9, 4, 6, 1], found[0], 3), ([9, 9, 3, 4, 6, 7, 1], found[1], 5)):
+        ids = torch.tensor([ids])
+        every = model(input_ids=ids, output_hidden_states=True).hidden_states
+        assert len(every) == 5
+        torch.testing.assert_close(state, every[2][0, 2:], atol=2e-6, rtol=0)
+        assert len(state) == kept
+    last = encoder(tmp_path, **folders).encode(["blue"])[0]
+    torch.testing.assert_close(last, model(input_ids=torch.tensor([[5, 1]])).last_hidden_state[0], atol=2e-6, rtol=0)
+    for wrong in ({"template": "no place"}, {"template": "{} {}"}, {"crop": -1}, {"skip": -1}):
+        with pytest.raises(ValueError, match=r"text\.template=.*text\.crop"):
+            encoder(tmp_path, **folders, **wrong)
+
+
+def whole(source, **changes):
+    settings = {"revision": None, "model_folder": "", "tokenizer_folder": "", "max_tokens": 16, "batch": 2, "precision": "float32"}
+    return PretrainedPooled(source=str(source), **settings | changes)
+
+
+def test_a_caption_as_a_whole_is_the_models_own_vector(tmp_path):
+    """CLIP's is the state at the end mark, which sees no padding; their pipelines fill captions up, ours do not."""
+    model, folders = saved("clip", tmp_path)
+    found = whole(tmp_path, **folders).encode(list(IDS))
+    for own, vector in zip(IDS.values(), found, strict=True):
+        ids = torch.tensor([own + [1] * (16 - len(own))])  # filled up with end marks, as CLIP's tokenizer does
+        torch.testing.assert_close(vector, model.text_model(input_ids=ids).pooler_output[0], atol=2e-6, rtol=0)
+    assert len({tuple(vector.tolist()) for vector in found}) == 3 and whole(tmp_path, **folders).width == 16
+
+
+def test_a_model_without_such_a_vector_is_refused(tmp_path):
+    _, folders = saved("t5", tmp_path)
+    with pytest.raises(ValueError, match=r"text\.whole\.source=.*no vector for a whole caption"):
+        whole(tmp_path, **folders).encode(["a"])
+
+
+def test_every_setting_that_changes_states_changes_the_fingerprint_and_the_usual_ones_do_not(tmp_path):
+    _, folders = saved("bert", tmp_path)
+    usual = encoder(tmp_path, **folders).fingerprint
+    changes = [{"template": "a {}"}, {"crop": 1}, {"skip": 1}, {"reads_padding": True}, {"keeps_padding": True}, {"precision": "bfloat16"}]
+    found = [encoder(tmp_path, **folders, **change).fingerprint for change in changes]
+    assert len({usual, whole(tmp_path, **folders).fingerprint, *found}) == len(changes) + 2
+    assert encoder(tmp_path, **folders, batch=7, template="{}", crop=0).fingerprint == usual
 
 
 def test_the_fingerprint_changes_with_weights_tokenizer_and_length(tmp_path):

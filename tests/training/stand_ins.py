@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from sora import draws
 from sora.training import ema, optimizers, schedules, trainers
-from sora.training.callbacks import Checkpoints, Journal
+from sora.training.callbacks import Checkpoints
 from sora.training.checkpoint import TrainingState
-from sora.training.ema import Average
+from sora.training.ema import Average, Averaging
+from sora.training.journal import Journal
 from sora.training.module import Loss, TrainingModule
 from sora.training.phases import Phases
 from sora.training.run import Run, create
 from sora.training.signals import StopFlag
-from sora.training.tracker import NoTracker
+from sora.training.soundness import Guard, Suspects
+from sora.training.tracker import NoTracker, Tracker
 
 
 @dataclass(frozen=True)
@@ -122,15 +124,26 @@ MUON = partial(
 )
 
 
-def module_of(*, steps: int, seed: int = 0, width: int = 8, optimizer=MUON, flag=lambda: False, patience: int = 5, averaged: bool = True):
+def module_of(
+    *,
+    steps: int,
+    seed: int = 0,
+    width: int = 8,
+    optimizer=MUON,
+    flag=lambda: False,
+    patience: int = 5,
+    averaged: bool = True,
+    average: Averaging | None = None,
+    **judged,
+):
     torch.manual_seed(seed)
     return TrainingModule(
         task=ToyTask(width),
         optimizer=optimizer,
         schedule=partial(schedules.cosine, steps=steps, warmup=3, floor=0.1),
-        average=Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
+        average=average or Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
         clip=1.0,
-        patience=patience,
+        guard=Guard(**{"patience": patience, "most": 1000, "spike": None, "history": 128, "returns": 0, **judged}),
         stop=flag,
     )
 
@@ -145,9 +158,13 @@ def fit(
     workers: int = 0,
     every: int = 1000,
     keep: int = 3,
+    snapshots: int = 0,
+    saves: int = 3,
     log_every: int = 1,
     stop_at: int | None = None,
     peak=None,
+    tracker: Tracker | None = None,
+    hold: Callable[[int, Sequence[int], str], object] | None = None,
     **settings,
 ) -> TrainingModule:
     """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
@@ -161,8 +178,12 @@ def fit(
         return bool(flag) or asked["step"] == stop_at
 
     module = module_of(steps=total, flag=wants, **settings)
-    journal = Journal(run, every=log_every, steps=total, unit="tokens", tracker=NoTracker(), resumed=resumed, peak=peak)
-    rest = {"keep": keep, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": Phases(), "resumed": resumed}
+    phases = Phases()
+    told = {"every": log_every, "steps": total, "unit": "tokens", "tracker": tracker or NoTracker()}
+    suspects = Suspects(hold or (lambda step, ids, reason: None), resumed.facts["suspects"] if resumed else ())
+    journal = Journal(run, **told, resumed=resumed, phases=phases, suspects=suspects, peak=peak)
+    kept = {"keep": keep, "keep_every": 0, "snapshots": snapshots, "patience": saves}
+    rest = {**kept, "seed": 7, "flag": flag, "journal": journal, "phases": phases, "resumed": resumed}
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:

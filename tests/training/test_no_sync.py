@@ -13,8 +13,15 @@ import pytest
 import torch
 
 from sora.dit import patterns
+from sora.dit.clips import shape
 from sora.dit.dit import cross
+from sora.dit.expert import expert
 from sora.dit.lean import lean
+from sora.dit.modulation import LoRA, Zero
+from sora.dit.parallel import parallel
+from sora.dit.registers import registers
+from sora.dit.rope import learned
+from sora.dit.single import dual_then_single
 from sora.training import recompute
 from sora.training.optimizers import adamw
 from tests.dit.test_dit import Clip, network, packed
@@ -42,12 +49,23 @@ def test_the_guard_catches_what_would_wait(name):
         READS[name](torch.ones(2, 3, device="meta"))
 
 
-@pytest.mark.parametrize("block", [cross, lean])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_a_step_reads_nothing_back(name, block, monkeypatch):
+CHANGES = {
+    **{
+        f"{name}-{called}": {"pattern": PATTERNS[name], "block": block}
+        for name in PATTERNS
+        for called, block in (("cross", cross), ("lean", lean))
+    },
+    "joint": {"block": partial(dual_then_single, dual=1), "modulation": Zero(), "kv_heads": 1},
+    "expert": {"block": expert, "modulation": LoRA(rank=2), "registers": partial(registers, count=2)},
+    "parallel": {"block": parallel, "position": partial(learned, count=3, time_scale=4.0), "clip_shape": partial(shape, count=3)},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_a_step_reads_nothing_back(changes, monkeypatch):
     real = torch.autocast  # which knows no device "meta"
     monkeypatch.setattr(torch, "autocast", lambda device_type, **how: nullcontext() if device_type == "meta" else real(device_type, **how))
-    net = network(pattern=PATTERNS[name], block=block)
+    net = network(**changes)
     recompute.save_attention(net)
     net = net.to("meta")
     inputs = [part.to("meta") for part in packed([Clip(number) for number in range(4)], budget=25, max_clips=5)]

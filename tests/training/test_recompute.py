@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from sora.dit import patterns
+from sora.dit.expert import expert
 from sora.dit.lean import lean
+from sora.dit.modulation import Zero
+from sora.dit.parallel import parallel
+from sora.dit.registers import registers
+from sora.dit.single import dual_then_single
 from sora.training import recompute
 from sora.training.kept import kept_bytes
 from tests.dit.test_dit import Clip, network, packed
@@ -31,7 +36,18 @@ def trained(policy, **changes):
     return net
 
 
-@pytest.mark.parametrize("changes", [{}, {"block": lean}, {"pattern": patterns.factorised}], ids=["cross", "lean", "factorised"])
+CHANGES = {
+    "cross": {},
+    "lean": {"block": lean},
+    "factorised": {"pattern": patterns.factorised},
+    "windowed": {"block": lean, "pattern": partial(patterns.windowed, frames=1, rows=1, columns=0), "kv_heads": 1},
+    "causal": {"block": parallel, "pattern": partial(patterns.causal, frames=-1)},
+    "joint": {"block": partial(dual_then_single, dual=2), "modulation": Zero()},
+    "expert": {"block": expert, "registers": partial(registers, count=2)},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 def test_recomputing_changes_no_number(name, changes):
     results = []

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
+import socket
+import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from sora.training.journal import Journal
+from sora.training.metrics import read
+from sora.training.phases import Phases
+from sora.training.run import create
 from sora.training.sinks import Csv, TensorBoard, Wandb
-from sora.training.tracker import Tracker
+from sora.training.tracker import NoTracker, Tracker
+from tests.training.stand_ins import fit
+from tests.training.test_watchdog import ROOT, runs
 
 
 def tracker(folder, sink=None, *, command=None, patience=20.0, room=1000) -> Tracker:
@@ -71,3 +82,161 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
     one.close()
     assert one.problem is None
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_a_tracker_that_cannot_be_started_or_fed_costs_its_copy_alone(tmp_path, capsys):
+    one = tracker(tmp_path, command=[str(tmp_path / "nothing")], patience=0.5)
+    one.log(1, {"loss": 1.0})
+    one.close()
+    assert "could not be started" in (one.problem or "")
+    other = tracker(tmp_path)
+    other.log(1, {"loss": 1.0})
+    other.log(2, {"loss": {1, 2}})
+    other.log(3, {"loss": float("nan")})
+    other.close()
+    assert (other.dropped, "cannot take" in (other.problem or "")) == (1, True)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "3"]
+    assert capsys.readouterr().out.count("metrics.jsonl in the run folder has them all") == 2
+
+
+HANGS = "import os, time\nif os.fork() == 0: time.sleep(60)\nopen({mark!r}, 'w').write('begun')\ntime.sleep(60)"
+
+
+def members(group: int) -> list[int]:
+    """The live processes of a session."""
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [process for process in found if runs(process) and session(process) == group]
+
+
+def session(process: int) -> int | None:
+    try:
+        return os.getsid(process)
+    except ProcessLookupError:
+        return None
+
+
+def gone(group: int, *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while members(group) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not members(group)
+
+
+def awaited(path: Path, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def test_what_a_tracker_has_started_ends_with_it(tmp_path):
+    mark = tmp_path / "mark"
+    one = tracker(tmp_path, command=[sys.executable, "-c", HANGS.format(mark=str(mark))], patience=0.3)
+    awaited(mark)
+    assert one._process is not None and len(members(one._process.pid)) == 2
+    one.close()
+    assert gone(one._process.pid, seconds=2)
+
+
+FAKE = """
+import os, time, pathlib
+class Settings:
+    def __init__(self, **_): ...
+def init(**_):
+    pathlib.Path({mark!r}).write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+TRAINER = """
+import sys, time
+from sora.training.sinks import Wandb
+from sora.training.tracker import NoTracker, Tracker
+if __name__ == "__main__":
+    sink = Wandb(project="p", entity=None, mode="online", tags=[], timeout=5.0)
+    Tracker(sink, folder=sys.argv[1], identity="a", config={}, patience=1.0, room=10)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_tracker_that_hangs_does_not_outlive_a_trainer_that_was_killed(tmp_path):
+    mark = tmp_path / "mark"
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "wandb.py").write_text(FAKE.format(mark=str(mark)))
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    path = os.pathsep.join([str(tmp_path / "fake"), str(ROOT)])
+    trainer = subprocess.Popen([sys.executable, str(tmp_path / "trainer.py"), str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
+    awaited(mark, 60)
+    sink = int(mark.read_text())
+    assert runs(sink)
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    assert gone(sink, seconds=8)
+
+
+@pytest.mark.parametrize("code", ["import time; time.sleep(60)", "import sys; sys.stdin.readline(); 1/0"], ids=["hangs", "crashes"])
+def test_training_beside_a_dead_tracker_keeps_its_whole_record(tmp_path, code):
+    fit(tmp_path / "plain", until=12, total=12)
+    create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
+    began = time.monotonic()
+    one = tracker(tmp_path / "run", command=[sys.executable, "-c", code], patience=0.3, room=3)
+    fit(tmp_path / "run", until=12, total=12, tracker=one)
+    assert time.monotonic() - began < 20  # 12 steps of milliseconds, not 60 s
+    kept = [[(row["step"], row["loss"], row["grad_norm"]) for row in read(tmp_path / name / "metrics.jsonl")] for name in ("run", "plain")]
+    assert kept[0] == kept[1] and len(kept[0]) == 12
+    assert one.problem is not None
+
+
+def test_a_picture_lies_in_the_run_folder_before_a_tracker_hears_of_it(tmp_path):
+    class Heard(NoTracker):
+        def media(self, step, name, path, caption):
+            self.told = (step, name, path.read_text(), caption)
+
+    run = create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
+    heard = Heard()
+    journal = Journal(run, every=1, steps=1, unit="clips", tracker=heard, resumed=None, phases=Phases())
+    (run.samples / "a.mp4").write_text("frames")
+    journal.media(3, "strip", run.samples / "a.mp4", "a ball")
+    assert heard.told == (3, "strip", "frames", "a ball")
+    (tmp_path / "b.mp4").write_text("frames")
+    for elsewhere in (tmp_path / "b.mp4", run.samples / "c.mp4", run.samples):
+        with pytest.raises(ValueError, match="write it there first"):
+            journal.media(3, "strip", elsewhere, "a ball")
+
+
+class Server:
+    """On loopback, instead of wandb's: takes connections and never answers, answers every request with an error, or is not there."""
+
+    def __init__(self, how: str) -> None:
+        self._listening, self._how, self._open = socket.create_server(("127.0.0.1", 0)), how, []
+        self.port = self._listening.getsockname()[1]
+        if how == "refuses":
+            self._listening.close()
+        else:
+            threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            self._open.append(connection)
+            if self._how == "errors":
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["is silent", "refuses", "errors"])
+def test_wandb_without_its_server_neither_delays_a_run_nor_fails_it(tmp_path, monkeypatch, how):
+    server = Server(how)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    began = time.monotonic()
+    one = tracker(tmp_path, Wandb(project="test", entity=None, mode="online", tags=[], timeout=1.0), patience=12.0, room=5)
+    for step in range(1000):
+        one.log(step, {"loss": 1.0})
+    assert time.monotonic() - began < 2
+    one.close()
+    assert time.monotonic() - began < 20
+    assert one._process is not None and gone(one._process.pid, seconds=5)
+    assert list((tmp_path / "wandb").glob("offline-run-*")), one.problem  # to be sent later

@@ -21,10 +21,10 @@ watchdog.BACKSTOP = 1.0
 phases = Phases()
 def somewhere_deep():
     {hang}
-with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=5.0):
+with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=500.0):
     phases.enter("step", 0)
     time.sleep(0.5)
-    phases.enter("data", 7)
+    phases.enter("data", 7)  # from here on the shorter limit holds
     {before}
     phases.enter("step", 8)
     somewhere_deep()

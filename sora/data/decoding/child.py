@@ -44,7 +44,7 @@ def rebuilt(description: Any) -> Any:
 
 def serve(said: int, clip: int, frames: int) -> None:
     """Answer calls until nobody holds the other end."""
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)  # the main process's to answer; this one ends with it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.dit.attention.op import Places, family_member, places
-from sora.dit.attention.varlen import HALVES, longest
+from sora.dit.attention.varlen import longest, refuse_elsewhere
 from sora.dit.layout import Mask
 from sora.tokens import Segments
 
@@ -23,13 +23,7 @@ def flash(
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
     """Segments of any lengths on CUDA in half precision; masks are FlexAttention's work."""
-    if mask is not None:
-        raise ValueError("flash attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
-    if not q.is_cuda or q.dtype not in HALVES:
-        raise ValueError(
-            f"flash attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
-            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
-        )
+    refuse_elsewhere("flash", q, mask)
     _package()
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 

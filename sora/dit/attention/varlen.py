@@ -22,13 +22,22 @@ def varlen(
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
     """Segments of any lengths; masks are FlexAttention's work."""
-    if mask is not None:
-        raise ValueError("varlen attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
-    if not q.is_cuda or q.dtype not in HALVES:
-        raise ValueError(
-            f"varlen attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
-            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
-        )
+    refuse_elsewhere("varlen", q, mask)
+    return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
+
+
+def shapes(
+    q: Float[Tensor, "N H E"],
+    k: Float[Tensor, "M K E"],
+    v: Float[Tensor, "M K E"],
+    q_segments: Segments,
+    k_segments: Segments,
+    mask: Mask | None = None,
+) -> Float[Tensor, "N H E"]:
+    """As `varlen` on tensors without numbers (torch's FakeTensor), wherever they pretend to be: what a step costs on a GPU is found so.
+
+    FlexAttention, which works under masks there, keeps as much.
+    """
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
@@ -51,6 +60,17 @@ def _backward(
     return torch.ops.torch_attn._varlen_attn_backward(
         grad.contiguous(), q, k, v, out, logsumexp, places.q_cu, places.k_cu, *lengths, False, unused, None, [-1, -1]
     )
+
+
+def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
+    """Raise ValueError where kernels of flash attention cannot run: under a mask, off CUDA, in another precision than a half."""
+    if mask is not None:
+        raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
+    if not q.is_cuda or q.dtype not in HALVES:
+        raise ValueError(
+            f"{kind} attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
+            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
+        )
 
 
 def longest(host: Tensor) -> int:

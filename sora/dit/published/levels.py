@@ -32,25 +32,30 @@ class Waves(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
-class LevelVector(nn.Module):
-    """Of noise levels in [0, 1] alone; they are told to the network as 0 to 1000."""
+def told(levels: Float[Tensor, "U"], before: int) -> Float[Tensor, "U"]:
+    """Noise levels in [0, 1] as 0 to 1000; or, with `before` 1, as numbers of the 1,000 steps of `sora.diffusion.discrete`, 0 to 999."""
+    return (1000 * levels - before).clamp_min(0) if before else 1000 * levels
 
-    def __init__(self, width: int, waves: int) -> None:
+
+class LevelVector(nn.Module):
+    """Of noise levels in [0, 1] alone, see `told`."""
+
+    def __init__(self, width: int, waves: int, before: int) -> None:
         super().__init__()
-        self.width, self.time = width, Waves(waves, width, late=False)
+        self.width, self.before, self.time = width, before, Waves(waves, width, late=False)
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
-        return self.time(1000 * levels)
+        return self.time(told(levels, self.before))
 
 
-def level(width: int, text_width: int, *, waves: int) -> LevelVector:
+def level(width: int, text_width: int, *, waves: int, before: int) -> LevelVector:
     """dit.level: see `LevelVector`, as wide as the network."""
-    return LevelVector(width, waves)
+    return LevelVector(width, waves, before)
 
 
-def narrow_level(width: int, text_width: int, *, level_width: int) -> LevelVector:
+def narrow_level(width: int, text_width: int, *, level_width: int, before: int) -> LevelVector:
     """dit.level: see `LevelVector`; `level_width` channels of as many waves as the network is wide."""
-    return LevelVector(level_width, width)
+    return LevelVector(level_width, width, before)
 
 
 class LevelAndPooled(nn.Module):
@@ -63,10 +68,11 @@ class LevelAndPooled(nn.Module):
         self.guidance = Waves(waves, width, late=False) if guidance is not None else None
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
-        if text.pooled is None:
+        wanted, given = self.pooled[0].in_features, 0 if text.pooled is None else text.pooled.shape[1]
+        if text.pooled is None or given != wanted:
             raise ValueError(
-                f"this network wants a vector of {self.pooled[0].in_features} numbers for each whole caption (TextTokens.pooled), and the"
-                " text encoder gives none; choose another text or another dit"
+                f"this network wants a vector of {wanted} numbers for each whole caption (dit.level.pooled_width), and the text encoder"
+                f" gives {given or 'none'}; choose text=flux or text=hunyuan_video, or another encoder of sora.text.pooled, or another dit"
             )
         level = self.time(1000 * levels) + F.embedding(owners, self.pooled(text.pooled))
         if self.guidance is not None and self.scale is not None:
@@ -80,7 +86,7 @@ def level_and_pooled(width: int, text_width: int, *, waves: int, pooled_width: i
 
 
 class LevelAndLabel(nn.Module):
-    """Of noise levels and a class: the caption is one word, a 1 among as many zeros as there are classes and one more for "none"."""
+    """Of noise levels, told as numbers of 1,000 steps, and a class: a caption of one word, a 1 among zeros."""
 
     def __init__(self, width: int, waves: int, classes: int) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ class LevelAndLabel(nn.Module):
         self.label = nn.Linear(classes, width, bias=False)
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
-        return self.time(1000 * levels) + F.embedding(owners, self.label(means(text.states, text.segments)))
+        return self.time(told(levels, 1)) + F.embedding(owners, self.label(means(text.states, text.segments)))
 
 
 def level_and_label(width: int, text_width: int, *, waves: int) -> LevelAndLabel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,6 +19,13 @@ class FrameFeatures(Protocol):
     @property
     def name(self) -> str: ...
     def encode_frames(self, videos: Tensor) -> Float[Tensor, "B T D"]: ...
+
+
+@runtime_checkable
+class TextFeatures(FrameFeatures, Protocol):
+    """An image-text model: captions' embeddings lie in the space of its frames'."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]: ...
 
 
 def evenly(videos: Tensor, frames: int | None) -> Tensor:

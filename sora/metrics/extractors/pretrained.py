@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sora.metrics.extractors.frames import evenly, over_frames
 from sora.metrics.extractors.pixels import Preparation
 from sora.metrics.extractors.weights import hashes
 
+PATTERNS = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 # Image-text models bring halves that frames do not need.
 FRAME_CLASSES = {"clip": "CLIPVisionModelWithProjection", "clip_vision_model": "CLIPVisionModelWithProjection"}
 
@@ -129,6 +131,15 @@ class PretrainedFrames:
         return over_frames(self._network, self.preparation, videos, self.batch)
 
     @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """Embeddings of captions, cut to what the model reads. Raises ValueError for a model that has no half for text."""
+        if self._kind != "clip":
+            raise ValueError(f"extractor.source={self.source} is a model of kind {self._kind}, which reads no text; choose extractor=clip")
+        tokenizer, model = self._text
+        found = tokenizer(list(texts), padding=True, truncation=True, max_length=model.config.max_position_embeddings, return_tensors="pt")
+        return model(input_ids=found["input_ids"], attention_mask=found["attention_mask"]).text_embeds
+
+    @torch.no_grad()
     def __call__(self, videos: Tensor) -> Float[Tensor, "B D"]:
         return self.encode_frames(evenly(videos, self.frames)).mean(dim=1)
 
@@ -136,10 +147,24 @@ class PretrainedFrames:
     def _folder(self) -> Path:
         return folder_of(self.source, self.revision)
 
+    @property
+    def _kind(self) -> str:
+        return storage.read_json(self._folder / "config.json").get("model_type", "unknown")
+
     @cached_property
     def _network(self) -> Pooled:
-        kind = storage.read_json(self._folder / "config.json").get("model_type")
-        return Pooled(load(self._folder, FRAME_CLASSES.get(kind, "AutoModel")))
+        return Pooled(load(self._folder, FRAME_CLASSES.get(self._kind, "AutoModel")))
+
+    @cached_property
+    def _text(self) -> tuple[Any, Any]:
+        """The tokenizer and the half for text, of the same folder."""
+        import transformers
+
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"extractor.source: {self._folder} holds no tokenizer beside its weights: {error}") from error
+        return tokenizer, load(self._folder, "CLIPTextModelWithProjection")
 
 
 class Pooled(nn.Module):
@@ -163,7 +188,7 @@ def folder_of(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["config.json", "*.safetensors"]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=PATTERNS))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"extractor.source={source} (revision {revision}) is no local folder and cannot be had from the Hugging Face hub: {error}."

@@ -3,6 +3,8 @@
 Ours has all clips of a test in one pack, with padding, and theirs has them one by one: packing changes nothing either.
 """
 
+from contextlib import nullcontext
+
 import diffusers
 import pytest
 import torch
@@ -113,12 +115,16 @@ CASES = {
 }
 
 
+STEPS = ("latte_xl_2", "dit_xl_2", "cogvideox_2b", "cogvideox_5b")  # whose levels are the numbers of steps, counted from 0
+
+
 class Clip:
     """Latents, words and a vector of a clip, the level of all its frames, and the weights of a sum of what is predicted."""
 
-    def __init__(self, number, shape, dit):
+    def __init__(self, number, shape, dit, before):
         draw = torch.Generator().manual_seed(number)
-        self.grid, self.time = Grid(*shape), (250.0, 875.0, 500.0, 0.0)[number]
+        self.grid, self.level = Grid(*shape), (0.25, 0.875, 0.5, 0.0)[number]
+        self.time = max(0.0, 1000 * self.level - before)
         size = [extent * step for extent, step in zip(shape, dit.patch, strict=True)]
         self.latents = torch.randn(dit.latent_channels, *size, generator=draw).requires_grad_()
         self.weight = torch.randn(self.latents.shape, generator=draw)
@@ -138,23 +144,28 @@ def patchify(latents, dit):
     return rearrange(latents, "c (t pt) (h ph) (w pw) -> (t h w) (pt ph pw c)", pt=t, ph=h, pw=w)
 
 
-def ours_of(dit, clips):
-    """What our network predicts for all clips in one pack, with room to spare on every axis."""
+def inputs_of(dit, clips):
+    """All clips in one pack, with room to spare on every axis."""
     grids = [clip.grid for clip in clips]
     count = sum(grid.tokens for grid in grids)
     seconds = [torch.arange(grid.t) * torch.tensor(8 / 25) for grid in grids]
     tokens = pack([patchify(clip.latents, dit) for clip in clips], grids, seconds=seconds, budget=count + 5, max_clips=len(clips) + 1)
     conditions = torch.zeros(count + 5, dtype=torch.bool)
     levels = pack_levels(
-        [torch.full((grid.t,), clip.time / 1000) for clip, grid in zip(clips, grids, strict=True)],
+        [torch.full((grid.t,), clip.level) for clip, grid in zip(clips, grids, strict=True)],
         grids,
         conditions,
         segments=len(clips) + 2,
     )
     words = torch.cat([*(clip.words for clip in clips), clips[0].words.new_ones(3, dit.text_width)])
     pooled = torch.stack([*(clip.pooled for clip in clips), *[clips[0].pooled.new_ones(POOLED)] * 2])
-    text = TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
-    t, h, w = dit.patch
+    return tokens, levels, TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
+
+
+def ours_of(dit, clips):
+    """What our network predicts for each clip of that pack."""
+    (tokens, levels, text), (t, h, w) = inputs_of(dit, clips), dit.patch
+    grids = [clip.grid for clip in clips]
     return [
         rearrange(out, "(t h w) (pt ph pw c) -> c (t pt) (h ph) (w pw)", t=grid.t, h=grid.h, pt=t, ph=h, pw=w)
         for out, grid in zip(unpack(dit(tokens, levels, text), tokens.grids), grids, strict=True)
@@ -177,7 +188,7 @@ def pair(name):
         if ".norm1.emb." in key:
             value.copy_(state[key.replace(key.split(".")[1], "0", 1)])
     dit.load_state_dict(to_ours(keys, state, dit.state_dict()))
-    return dit, model, keys, call, [Clip(number, shape, dit) for number, shape in enumerate(shapes)]
+    return dit, model, keys, call, [Clip(number, shape, dit, int(name in STEPS)) for number, shape in enumerate(shapes)]
 
 
 def apart(a, b):
@@ -258,3 +269,14 @@ def cast(clip):
     for name in ("latents", "words", "pooled"):
         setattr(clip, name, getattr(clip, name).detach().to(torch.bfloat16))
     return clip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_reads_nothing_back(name, monkeypatch):
+    """On the device "meta", whose numbers nobody can read (see tests/training/test_no_sync.py)."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    dit, _, _, _, clips = pair(name)
+    tokens, levels, text = (part.to("meta") for part in inputs_of(dit, clips))
+    out = dit.to("meta")(tokens, levels, text)
+    assert out.is_meta and out.shape == tokens.patches.shape
+    out.square().sum().backward()

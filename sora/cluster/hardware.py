@@ -1,0 +1,70 @@
+"""Machines to train on: what one device computes, holds and sends, as makers state it, and what is assumed of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """`devices` alike, `per_node` of them to a machine.
+
+    device: as torch names it. memory: GB of one. spare: the share of it for what is not traced (the driver's context, NCCL's buffers,
+    gaps between blocks). bf16, fp32: TFLOP/s of dense matrix products in that precision. bandwidth: of its memory, GB/s. link, network:
+    GB/s that it sends to another device of its node, and to other nodes, in one direction. utilisation: share of the peak that a step
+    reaches while it computes. price: USD for a device and an hour. GB are 10^9 bytes.
+
+    Raises:
+        ValueError: a number that none of this can have.
+    """
+
+    device: str
+    devices: int
+    per_node: int
+    memory: float
+    spare: float
+    bf16: float
+    fp32: float
+    bandwidth: float
+    link: float
+    network: float
+    utilisation: float
+    price: float
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "per_node", "memory", "bf16", "fp32", "bandwidth", "link", "network"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"cluster.{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.utilisation <= 1 or not 0 <= self.spare < 1 or self.price < 0:
+            raise ValueError(
+                f"cluster.utilisation={self.utilisation} and cluster.spare={self.spare} are shares, in (0, 1] and [0, 1), "
+                f"and cluster.price={self.price} is at least 0"
+            )
+        if self.devices > self.per_node and self.devices % self.per_node:
+            raise ValueError(
+                f"cluster.devices={self.devices} are no whole nodes of cluster.per_node={self.per_node}; "
+                f"take {self.devices // self.per_node * self.per_node} or {-(-self.devices // self.per_node) * self.per_node}"
+            )
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.devices // self.per_node)
+
+    @property
+    def room(self) -> float:
+        """Bytes of a device that training may fill."""
+        return self.memory * 1e9 * (1 - self.spare)
+
+    def peak(self, *, bf16: bool) -> float:
+        """Operations a second of one device."""
+        return (self.bf16 if bf16 else self.fp32) * 1e12
+
+    def rate(self, *, size: int, stride: int) -> float:
+        """Bytes a second that each rank of a group can send, all groups of its axis at once. The ranks of a group are `stride` apart.
+
+        A ring enters and leaves a node once: the members that it has there share what they send to other nodes.
+        """
+        inside = min(size, max(1, self.per_node // stride))
+        if inside == size:
+            return self.link * 1e9
+        return min(self.link, inside * self.network) * 1e9

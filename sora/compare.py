@@ -1,0 +1,271 @@
+"""Set scores side by side, where they were measured by one protocol; refuses others and says which field differs.
+
+sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table
+format=                   text, markdown, latex or csv
+differ=[sampling.steps]   fields that may differ on purpose: they become columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora.configs.compose import Composed
+
+EXAMPLES = (
+    "sora compare outputs/one outputs/two",
+    "sora compare outputs/one outputs/two outputs/three figures=[frechet,kvd] format=latex",
+    "sora compare outputs/one/evaluation/step-00001000 outputs/one/evaluation/step-00002000 output=table.csv format=csv",
+)
+BARE = ("scores",)  # the key that words without KEY= are values of
+# Of all figures, those that say how a model does; the rest of a distance's figures say how sure it is.
+HEADLINES = ("fvd", "frechet", "kvd", "jedi_formula", "precision", "recall", "density", "coverage", "inception_score", "adherence_all")
+ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One `scores.json`. label: what its row is called."""
+
+    label: str
+    path: Path
+    figures: Mapping[str, float]
+    protocol: Mapping[str, Any]
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with its 95 % interval, where it has one; None where it was not measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def main(composed: Composed) -> None:
+    """Read the scores, refuse those of different protocols, and print the table or write it."""
+    from sora import storage
+
+    config = composed.config
+    if config.format not in FORMATS:
+        raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
+    found = read([Path(place) for place in config.scores])
+    check_alike(found, tuple(config.differ))
+    head, rows = table(found, None if config.figures is None else tuple(config.figures), tuple(config.differ))
+    text = FORMATS[config.format](head, rows)
+    if config.output is None:
+        print(text, end="")
+        return
+    storage.write_text(Path(config.output), text)
+    print(f"the table of {len(found)} scores is in {config.output}")
+
+
+# ---- reading
+
+
+def read(places: Sequence[Path]) -> list[Score]:
+    """The scores of each place; labels are the parts of the paths in which they differ. Raises ValueError for fewer than two."""
+    if len(places) < 2:
+        raise ValueError(f"{len(places)} scores are nothing to compare: sora compare A B …, with folders or files of scores")
+    paths = [find(place) for place in places]
+    if len(set(paths)) != len(paths):
+        raise ValueError(f"the same scores twice: {', '.join(map(str, paths))}")
+    return [_score(label, path) for label, path in zip(labels(places), paths, strict=True)]
+
+
+def find(place: Path) -> Path:
+    """The scores.json that a place means: itself, one within it, or that of a run's newest evaluation."""
+    if place.is_file():
+        return place
+    if (place / "scores.json").is_file():
+        return place / "scores.json"
+    newest = sorted(place.glob("evaluation/**/scores.json"))
+    if not newest:
+        raise ValueError(f"{place} holds no scores.json; make one with sora evaluate")
+    return newest[-1]
+
+
+def _score(label: str, path: Path) -> Score:
+    from sora import storage
+    from sora.metrics.protocol import Protocol
+
+    held = storage.read_json(path)
+    if not isinstance(held, dict) or not isinstance(held.get("figures"), dict) or "protocol" not in held:
+        raise ValueError(f"{path} holds no scores of sora evaluate")
+    try:
+        protocol = Protocol.from_json(held["protocol"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds {error}; evaluate again with this one") from None
+    if protocol.sha256 != held.get("protocol_sha256"):
+        raise ValueError(
+            f"{path} was changed by hand: its protocol does not have the hash {str(held.get('protocol_sha256'))[:12]} that it names"
+        )
+    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]))
+
+
+def labels(places: Sequence[Path]) -> list[str]:
+    """Short names of places: their paths without the parts that all begin and all end with."""
+    parts = [[part for part in place.parts if part != "scores.json"] for place in places]
+    while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
+        parts = [each[1:] for each in parts]
+    while all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    return ["/".join(each) for each in parts]
+
+
+def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
+    """Raise ValueError, naming every field in which protocols differ, unless `differ` names it."""
+    from sora.metrics.protocol import allowed, differences
+
+    first = scores[0]
+    for other in scores[1:]:
+        wrong = [found for found in differences(first.protocol, other.protocol) if not allowed(found.place, differ)]
+        if wrong:
+            places = ",".join(found.place for found in wrong)
+            raise ValueError(
+                f"{first.label} and {other.label} were measured by different protocols: {'; '.join(map(str, wrong))}. Evaluate them alike, "
+                f"or, if the difference is what you compare, say so: differ=[{places}]"
+            )
+
+
+# ---- the table
+
+
+def table(scores: Sequence[Score], figures: Sequence[str] | None, differ: Sequence[str]) -> tuple[list[str], list[list[str | Cell]]]:
+    """The heads of the columns and a row for each score: its name, the fields that differ, n, and the figures."""
+    from sora.metrics.protocol import differences
+
+    names = columns(scores, figures)
+    places = dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol))
+    rows: list[list[str | Cell]] = []
+    for score in scores:
+        told: list[str | Cell] = [score.label, *(_text(_at(score.protocol, place)) for place in places), str(score.n)]
+        rows.append([*told, *(cell(score.figures, name) for name in names)])
+    return ["", *places, "n", *names], rows
+
+
+def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:
+    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones.
+
+    Raises ValueError for one that no score has.
+    """
+    every = list(dict.fromkeys(name for score in scores for name in score.figures))
+    long = {bare(name.partition("/")[0]) for name in every if "/" in name}
+    once = [
+        name for name in every if "/" in name or not {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long
+    ]
+    main = [name for name in once if not name.endswith(ROUGH) and name.count("/") < 2]
+    if figures is None:
+        return [name for name in main if headline(name)] or main
+    found = []
+    for word in figures:
+        near = [name for name in main if name.partition("/")[0] == word] or [name for name in every if name == word]
+        if not near:
+            from sora.configs.words import listed, meant
+
+            raise ValueError(f"figures=[{word}]: no score has it{meant(word, every)}; they have {listed(every)}")
+        found += near
+    return list(dict.fromkeys(found))
+
+
+def bare(name: str) -> str:
+    """A figure's name without the dataset that a VAE's begin with."""
+    return name.rpartition("_vae_")[2]
+
+
+def headline(name: str) -> bool:
+    """Whether a figure says how a model does."""
+    word = bare(name.partition("/")[0])
+    return word in HEADLINES or word in ("psnr", "ssim")
+
+
+def cell(figures: Mapping[str, float], name: str) -> Cell:
+    between = "/" if "/" in name else "_"
+    return Cell(figures.get(name), figures.get(f"{name}{between}low"), figures.get(f"{name}{between}high"))
+
+
+def _at(tree: Any, place: str) -> Any:
+    for part in place.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _text(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def number(value: float | None) -> str:
+    """Four figures, and no more than are known."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def told(found: str | Cell) -> str:
+    if isinstance(found, str):
+        return found
+    interval = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
+    return f"{number(found.value)}{interval}"
+
+
+def as_text(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
+    """Columns side by side."""
+    lines = [list(head), *([told(found) for found in row] for row in rows)]
+    wide = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    return "".join("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip() + "\n" for line in lines)
+
+
+def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
+    lines = [list(head), ["---"] * len(head), *([told(found) for found in row] for row in rows)]
+    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
+
+
+def as_latex(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
+    """A tabular of the package booktabs."""
+    marks = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"})
+
+    def line(texts: Sequence[str]) -> str:
+        return " & ".join(text.translate(marks).replace("–", "--") for text in texts) + r" \\" + "\n"
+
+    body = "".join(line([told(found) for found in row]) for row in rows)
+    shape = "l" + "r" * (len(head) - 1)
+    return f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{line(head)}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def as_csv(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
+    """Every digit; intervals as columns of their own."""
+    import csv
+    import io
+
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    cells = [place for place in range(len(head)) if any(isinstance(row[place], Cell) and row[place].low is not None for row in rows)]
+    writer.writerow(
+        [text for place, name in enumerate(head) for text in ([name, f"{name} low", f"{name} high"] if place in cells else [name])]
+    )
+    for row in rows:
+        values: list[Any] = []
+        for place, found in enumerate(row):
+            if isinstance(found, Cell):
+                values += [found.value, found.low, found.high] if place in cells else [found.value]
+            else:
+                values.append(found)
+        writer.writerow(values)
+    return file.getvalue()
+
+
+FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str | Cell]]], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "latex": as_latex,
+    "csv": as_csv,
+}
+
+if __name__ == "__main__":
+    from sora.cli import run
+
+    raise SystemExit(run("compare"))

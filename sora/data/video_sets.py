@@ -1,0 +1,345 @@
+"""Sets of videos to score or to score against: a split of a dataset, or a folder of files from anywhere; and the clips taken of them.
+
+Nothing is made to fit: a video that is damaged, shorter than a clip, or of another size or rate than the rest is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sora import storage
+from sora.data.index import Index
+from sora.data.sources import SUFFIXES
+from sora.data.video import PYAV, probe, read
+from sora.draws import generator, sample_id
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What all videos of one distance have in common: sides in pixels, and frames a second."""
+
+    height: int
+    width: int
+    fps: float
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width} at {self.fps:g} fps"
+
+
+class Videos(Protocol):
+    """identity(n): SHA-256 of a video's bytes. frames(n): how many it has. read(n, first, frames): frames from number `first` on.
+
+    prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
+    """
+
+    @property
+    def place(self) -> str: ...
+    def about(self) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+    def name(self, number: int) -> str: ...
+    def identity(self, number: int) -> str: ...
+    def frames(self, number: int) -> int: ...
+    def shape(self, number: int) -> Shape: ...
+    def prompt(self, number: int) -> str | None: ...
+    def codec(self, number: int) -> str | None: ...
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+class DatasetVideos:
+    """A split of a dataset of shards. caption: the kind that prompts are."""
+
+    def __init__(self, index: Index, *, caption: str) -> None:
+        self.index, self.caption = index, caption
+        self.place = f"{index.folder} ({index.split})"
+
+    def about(self) -> dict[str, Any]:
+        return {"fingerprint": self.index.dataset_fingerprint, "split": self.index.split, "clips": len(self.index)}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, number: int) -> str:
+        return self.index.key(number)
+
+    def identity(self, number: int) -> str:
+        return self.index.member(number).sha256
+
+    def frames(self, number: int) -> int:
+        return int(self.index.frames[number])
+
+    def shape(self, number: int) -> Shape:
+        return Shape(int(self.index.heights[number]), int(self.index.widths[number]), round(float(self.index.fps[number]), 3))
+
+    def prompt(self, number: int) -> str | None:
+        captions = self.index.captions(number)
+        texts = [item.text for item in captions if item.kind == self.caption] or [item.text for item in captions]
+        return texts[0] if texts else None
+
+    def codec(self, number: int) -> str | None:
+        return None
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        member = self.index.member(number)
+        return _read(self.index.read_member(member), f"{member.key} of {member.shard}", first, frames, self.shape(number).fps)
+
+
+class FolderVideos:
+    """The videos in a folder and below it, in the order of their names; hidden ones are left out. Files are taken as they are.
+
+    A prompt is what stands beside a video: NAME.json with "prompt" (as `sora sample` writes it), or NAME.txt.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"{folder} is no folder")
+        found = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        names = sorted(path.relative_to(self.folder).as_posix() for path in found)
+        self.names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        if not self.names:
+            raise ValueError(f"{folder} holds neither a run, a VAE or a dataset, nor videos ({', '.join(SUFFIXES)})")
+        self._hashes: dict[int, str] = {}
+        self._probed: dict[int, Any] = {}
+
+    @property
+    def place(self) -> str:
+        return str(self.folder)
+
+    def about(self) -> dict[str, Any]:
+        """Known by what the files hold, whatever they are called."""
+        hashes = sorted(self.identity(number) for number in range(len(self)))
+        return {"fingerprint": storage.text_hash("\n".join(hashes)), "split": None, "clips": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, number: int) -> str:
+        return self.names[number]
+
+    def path(self, number: int) -> Path:
+        return self.folder / self.names[number]
+
+    def identity(self, number: int) -> str:
+        if number not in self._hashes:
+            self._hashes[number] = storage.file_hash(self.path(number))
+        return self._hashes[number]
+
+    def frames(self, number: int) -> int:
+        return self._info(number).frames
+
+    def shape(self, number: int) -> Shape:
+        info = self._info(number)
+        return Shape(info.height, info.width, round(float(info.fps), 3))
+
+    def prompt(self, number: int) -> str | None:
+        beside, text = self.path(number).with_suffix(".json"), self.path(number).with_suffix(".txt")
+        if beside.is_file():
+            told = storage.read_json(beside)
+            return str(told["prompt"]) if isinstance(told, Mapping) and "prompt" in told else None
+        return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+
+    def codec(self, number: int) -> str | None:
+        info = self._info(number)
+        return f"{info.codec}/{info.pixel_format}"
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        return _read(self.path(number), str(self.path(number)), first, frames, self._info(number).fps)
+
+    def _info(self, number: int) -> Any:
+        if number not in self._probed:
+            # Walked through, not only its header: many writers' headers count wrong, and a clip must not end early.
+            self._probed[number] = probe(self.path(number), timeline=True)
+        return self._probed[number]
+
+
+def _read(source: Path | bytes, name: str, first: int, frames: int, fps: float) -> UInt8[np.ndarray, "T H W 3"]:
+    found = read(source, start=first / fps, frames=frames, name=name)
+    if found.report.errors or found.report.corrupt or len(found.frames) != frames:
+        raise ValueError(
+            f"{name} is damaged ({found.report}; {len(found.frames)} of {frames} frames); scores take it whole: replace it or remove it"
+        )
+    return found.frames
+
+
+def open_videos(folder: Path, *, split: str | None, caption: str) -> DatasetVideos | FolderVideos:
+    """The split of a dataset, or all videos of a folder."""
+    folder = Path(folder)
+    if (folder / "dataset.json").is_file():
+        return DatasetVideos(Index.open(folder, split), caption=caption)
+    return FolderVideos(folder)
+
+
+# ---- clips of videos
+
+STARTS = {
+    "first": lambda room, key, seed: 0,
+    "middle": lambda room, key, seed: room // 2,
+    "random": lambda room, key, seed: int(generator("clip", seed=seed, epoch=0, sample=sample_id(key)).integers(room + 1)),
+}
+CHOICES = ("first", "random")
+SHORT = ("refuse", "leave_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPolicy:
+    """How clips are taken of videos, one of each.
+
+    frames: of a clip; None: all that a video has. stride: every how-manyth frame of the video. start: where in it, first, middle or
+    random. short: what happens to a video that is too short for a clip: refuse, or leave_out. choose: which videos where fewer are wanted
+    than there are: the first by name, or random. Random draws follow from the seed and a video's bytes: neither its name nor the order
+    of the others moves them.
+    """
+
+    frames: int | None
+    stride: int
+    start: str
+    short: str
+    choose: str
+
+    def __post_init__(self) -> None:
+        for key, known in (("start", tuple(STARTS)), ("short", SHORT), ("choose", CHOICES)):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key}={getattr(self, key)}: choose from {', '.join(known)}")
+        if self.stride < 1 or (self.frames is not None and self.frames < 1):
+            raise ValueError(f"frames={self.frames} and stride={self.stride}: both are at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One clip: `frames` of them from number `first` of a video on, every `stride`th."""
+
+    video: int
+    first: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of a set of videos, in a fixed order."""
+
+    videos: Videos
+    policy: ClipPolicy
+    taken: tuple[Taken, ...]
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+    def name(self, number: int) -> str:
+        return self.videos.name(self.taken[number].video)
+
+    def prompt(self, number: int) -> str | None:
+        return self.videos.prompt(self.taken[number].video)
+
+    def frames(self, number: int) -> int:
+        return self.taken[number].frames
+
+    def shape(self, number: int) -> Shape:
+        """Its sides, and the rate at which its frames follow one another: the video's over the stride."""
+        shape = self.videos.shape(self.taken[number].video)
+        return Shape(shape.height, shape.width, shape.fps / self.policy.stride)
+
+    def key(self, number: int) -> str:
+        """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
+        clip = self.taken[number]
+        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{PYAV.identity()}"
+
+    def read(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+        clip = self.taken[number]
+        found = self.videos.read(clip.video, clip.first, (clip.frames - 1) * self.policy.stride + 1)
+        return np.ascontiguousarray(found[:: self.policy.stride])
+
+    @cached_property
+    def shapes(self) -> dict[str, int]:
+        """How many clips are of each length, size and rate."""
+        found: dict[str, int] = {}
+        for number in range(len(self)):
+            told = f"{self.frames(number)}x{self.shape(number)}"
+            found[told] = found.get(told, 0) + 1
+        return dict(sorted(found.items()))
+
+    def about(self) -> dict[str, Any]:
+        """For a protocol."""
+        rates = sorted({round(self.shape(number).fps, 2) for number in range(len(self))})
+        return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes, "rates": rates}
+
+    def codecs(self) -> list[str]:
+        """Of all videos that clips are taken of, where they are looked up."""
+        return sorted({codec for clip in self.taken if (codec := self.videos.codec(clip.video)) is not None})
+
+
+def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named: str) -> Clips:
+    """n clips, or one of every video. named: the side in errors, as the command line calls it.
+
+    Raises ValueError for a video that is too short, unless those are left out, and for fewer videos than n: none is taken twice.
+    """
+    order = range(len(videos))
+    if n is not None and policy.choose == "random":
+        order = sorted(order, key=lambda number: (_drawn(videos.identity(number), seed), videos.name(number)))
+    taken, left_out = [], 0
+    for number in order:
+        if len(taken) == n:
+            break
+        there = videos.frames(number)
+        frames = policy.frames or 1 + (there - 1) // policy.stride
+        room = there - ((frames - 1) * policy.stride + 1)
+        if room < 0 and policy.short == "refuse":
+            raise ValueError(
+                f"{named}: {videos.name(number)} of {videos.place} has {there} frames, a clip of {frames} at stride {policy.stride} needs "
+                f"{(frames - 1) * policy.stride + 1}; set {named}.frames lower, or {named}.short=leave_out"
+            )
+        if room < 0:
+            left_out += 1
+            continue
+        taken.append(Taken(number, STARTS[policy.start](room, videos.identity(number), seed), frames))
+    if n is not None and len(taken) < n:
+        short = f" ({left_out} more are too short for a clip)" if left_out else ""
+        raise ValueError(
+            f"{named}: {n} clips are wanted and {videos.place} has {len(taken)} videos{short}; none is taken twice: lower the number"
+        )
+    return Clips(videos, policy, tuple(sorted(taken, key=lambda clip: clip.video)))
+
+
+def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:
+    """Those of certain (frames, height, width), or of certain (frames,)."""
+    kept = set(wanted)
+    found = []
+    for number, clip in enumerate(clips.taken):
+        kind = (clip.frames, clips.shape(number).height, clips.shape(number).width)
+        if kind in kept or kind[:1] in kept:
+            found.append(clip)
+    return Clips(clips.videos, clips.policy, tuple(found))
+
+
+def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> None:
+    """Raise ValueError, naming a video of each kind, unless all clips of all sides are of one length, size and rate.
+
+    sized: all are brought to one size afterwards, so sizes may differ. rates: whether rates must agree.
+    """
+    seen: dict[tuple[Any, ...], str] = {}
+    for side, clips in sides.items():
+        for number in range(len(clips)):
+            frames, shape = clips.frames(number), clips.shape(number)
+            kind = (frames, None if sized else (shape.height, shape.width), round(shape.fps, 2) if rates else None)
+            seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {frames} frames of {shape})")
+    if len(seen) > 1:
+        raise ValueError(
+            f"clips of several lengths, sizes or rates: {' and '.join(list(seen.values())[:2])}. One distance compares one kind, and "
+            "nothing is resampled unasked: set real.frames and generated.frames for the length, size=[height,width] for the size, "
+            "and the strides, or rates=any, for the rate"
+        )
+
+
+def _drawn(identity: str, seed: int) -> str:
+    return hashlib.sha256(json.dumps([identity, seed]).encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""Features of clips and the distances between two sets of them: extracted by whichever process has time, kept by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sora.data.video_sets import Clips
+    from sora.evaluation.sharing import Share
+    from sora.metrics.distribution import VideoDistribution
+    from sora.metrics.extractors.features import VideoFeatures
+
+KEPT_EVERY = 32  # clips between writes of the cache
+FEW = 8  # clips of one shape below which they have no distance of their own
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How clips become features and features distances. size: (height, width) that clips are brought to by `kernel`, the middle cut out
+    with `crop`; None leaves them as they are. The rest are `VideoDistribution`'s."""
+
+    size: tuple[int, int] | None
+    kernel: str
+    crop: bool
+    quantise: bool
+    ddof: int
+    bootstrap: int
+    neighbours: int
+    trajectories: int
+    seed: int
+
+    def pixels(self) -> dict[str, Any]:
+        """Of a protocol."""
+        brought = None if self.size is None else {"size": list(self.size), "kernel": self.kernel, "crop": self.crop}
+        return {"brought_to": brought, "quantised": "rounded to 256 values" if self.quantise else "as given"}
+
+    def distances(self) -> dict[str, Any]:
+        """Of a protocol."""
+        return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours, "trajectories": self.trajectories}
+
+    def metric(self, extractor: VideoFeatures) -> VideoDistribution:
+        from sora.metrics.distribution import VideoDistribution
+
+        return VideoDistribution(
+            extractor=extractor,
+            seed=self.seed,
+            layout="b t h w c",
+            quantise=self.quantise,
+            ddof=self.ddof,
+            bootstrap=self.bootstrap,
+            neighbours=self.neighbours,
+        )
+
+    def prepared(self, frames: Any, device: str) -> Tensor:
+        """Frames (T, H, W, 3) as they are scored: one video, uint8, or float [0, 1] if resized values are not rounded."""
+        import torch
+
+        from sora.metrics.extractors.pixels import Preparation
+
+        video = torch.from_numpy(frames)[None].to(device)
+        if self.size is None or tuple(video.shape[2:4]) == self.size:
+            return video
+        sized = Preparation(size=self.size, kernel=self.kernel, crop=self.crop)(video).permute(0, 2, 3, 4, 1).clamp(0, 1)
+        return (sized * 255).round().to(torch.uint8) if self.quantise else sized
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """An extractor at work: its setting, the folder of its cache, and the processes that share it."""
+
+    network: VideoFeatures
+    setting: Setting
+    cache: Path
+    share: Share
+    device: str
+
+    def features(self, clips: Clips, *, real: bool, progress: Progress) -> Tensor:
+        """(n, d), in the order of the clips; every process gets all. Each clip by itself, so that nothing hangs on its neighbours."""
+        from sora.metrics.extractors.features import describe
+        from sora.metrics.feature_cache import FeatureCache
+
+        about = {"extractor": describe(self.network), **self.setting.pixels()}
+        cache = FeatureCache(self.cache, about=about, dimension=self.network.dimension)
+        cache.refresh()
+        keys = [clips.key(number) for number in range(len(clips))]
+        missing = [number for number, key in enumerate(keys) if key not in cache]
+        metric, mine = self.setting.metric(self.network), self.share.mine(len(missing))
+        self.share.together()  # all have seen the same cache before any adds to it
+        for done, place in enumerate(mine, 1):
+            number = missing[place]
+            try:
+                found, _ = metric.extract(self.setting.prepared(clips.read(number), self.device), real)
+            except ValueError as error:
+                raise ValueError(f"{clips.name(number)} of {clips.videos.place}: {error}") from error
+            cache.put(keys[number], found[0])
+            if cache.waiting >= KEPT_EVERY:
+                cache.flush()
+            progress(done, len(mine))
+        cache.flush()
+        self.share.together()
+        cache.refresh()
+        return cache.get(keys)
+
+
+Shapes = Sequence[tuple[int, int, int]]
+
+
+def shapes_of(clips: Clips, setting: Setting) -> Shapes:
+    """(frames, height, width) of each clip, as it is scored."""
+    found = []
+    for number in range(len(clips)):
+        shape = clips.shape(number)
+        found.append((clips.frames(number), *(setting.size or (shape.height, shape.width))))
+    return found
+
+
+def distances(
+    real: Tensor, real_shapes: Shapes, fake: Tensor, fake_shapes: Shapes, *, network: VideoFeatures, setting: Setting
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Every figure over whole sets of features (n, d), under full keys and under short ones; and a row for each shape with enough clips
+    on both sides.
+
+    Clips of several shapes share one distance, which says `@mixed`; both sets should draw from the same mixture then.
+    """
+    whole, kinds = setting.metric(network), sorted({*real_shapes, *fake_shapes})
+    alone = kinds[0] if len(kinds) == 1 else None
+    whole.update(real, real=True, shape=alone)
+    whole.update(fake, real=False, shape=alone)
+    rows = []
+    for shape in kinds if alone is None else ():
+        ours, theirs = _of_shape(real, real_shapes, shape), _of_shape(fake, fake_shapes, shape)
+        if min(len(ours), len(theirs)) >= FEW:
+            one = setting.metric(network)
+            one.update(ours, real=True, shape=shape)
+            one.update(theirs, real=False, shape=shape)
+            rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
+    found = whole.compute()
+    return {**found, **shortened(found, whole.key)}, rows
+
+
+def _of_shape(features: Tensor, shapes: Shapes, wanted: tuple[int, int, int]) -> Tensor:
+    import torch
+
+    return features[torch.tensor([shape == wanted for shape in shapes], dtype=torch.bool)]
+
+
+def shortened(found: Mapping[str, float], key: str) -> dict[str, float]:
+    """`frechet/rand3d-v1@17f/floor` as `frechet_floor`: for tables of one extractor."""
+    return {name.replace(f"/{key}", "").replace("/", "_"): value for name, value in found.items()}

@@ -1,0 +1,132 @@
+"""Scoring videos from anywhere against real ones: two folders, or a folder and a dataset; no network of ours is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.evaluation import scoring
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.data.video_sets import ClipPolicy, Clips
+    from sora.evaluation.sharing import Share
+
+LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
+EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
+
+
+def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Take clips of both sides by their policies, and score the ones against the others."""
+    from sora.data.video_sets import open_videos, refuse_mixed, take
+    from sora.data.world import parse
+
+    words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
+    scored = Path(config.checkpoint)
+    output = Path(config.output) if config.output else scored / "evaluation"
+    bench = scoring.bench_of(config, words, share, output=output, home=output)
+    videos = open_videos(scored, split=config.split, caption=config.caption)
+    clips = take(videos, policy_of(config.generated), n=config.n, seed=config.seed, named="generated")
+    if len(clips) < 2:
+        raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
+    prompts = [clips.prompt(number) for number in range(len(clips))]
+    facts = [None if prompt is None else parse(prompt) for prompt in prompts]
+    scoring.check_needs(words, facts, next((clips.name(number) for number, prompt in enumerate(prompts) if prompt is None), None))
+    sides, real = {"generated": clips}, None
+    if bench.compares:
+        real = real_clips(config)
+        sides |= {} if real is None else {"real": real}
+        refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
+    if codecs := lossy(clips.codecs()):
+        share.say(f"beware: what is scored is compressed with loss ({', '.join(codecs)}), which moves distances; lossless files do not")
+    figures, rows = scoring.measured(bench, clips, facts)
+    found: dict[str, float] = {}
+    distances: list[dict[str, Any]] = []
+    theirs = None
+    if bench.compares:
+        theirs = scoring.real_set(bench, real)
+        if real is None:
+            check_statistics(config, bench, theirs, clips)
+        found, distances = scoring.compared(bench, theirs, clips)
+    if not share.first:
+        return {}
+    figures |= found
+    protocol = protocol_of(config, bench, theirs, clips)
+    scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
+    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=[])
+
+
+def policy_of(node: DictConfig) -> ClipPolicy:
+    """Of `real` or `generated`."""
+    from sora.data.video_sets import ClipPolicy
+
+    return ClipPolicy(**{key: node[key] for key in ("frames", "stride", "start", "short", "choose")})
+
+
+def real_folder(config: DictConfig) -> Path:
+    """The one place that `data=` names. Raises ValueError for none or several."""
+    given = [] if config.data is None else [config.data] if isinstance(config.data, str | Path) else list(config.data)
+    if len(given) != 1:
+        told = f"data={given}: one dataset at a time is scored against" if given else "needs data=…, the real videos to score against"
+        raise ValueError(f"{told}; several are for the reconstructions of a VAE")
+    return Path(given[0])
+
+
+def real_clips(config: DictConfig) -> Clips | None:
+    """Of `data=`; None where only their statistics are given."""
+    from sora.data.video_sets import open_videos, take
+
+    if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
+        return None
+    videos = open_videos(real_folder(config), split=config.split, caption=config.caption)
+    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    if len(real) < 2:
+        raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")
+    return real
+
+
+def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.RealSet, clips: Clips) -> None:
+    """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
+    from sora.evaluation.extraction import shapes_of
+
+    ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
+    if ours != set(real.shapes) or (same_rates(config) and rates != real.clips["rates"]):
+        raise ValueError(
+            f"statistics={config.statistics} holds (frames, height, width) {sorted(set(real.shapes))} at {real.clips['rates']} fps, "
+            f"what is scored is of {sorted(ours)} at {rates}; set generated.frames, generated.stride, size= or rates=any"
+        )
+
+
+def same_rates(config: DictConfig) -> bool:
+    """Whether rates must agree. Raises ValueError for a word that says neither."""
+    if config.rates not in ("same", "any"):
+        raise ValueError(f"rates={config.rates}: same (clips of other rates are refused) or any (they are scored together, as files are)")
+    return config.rates == "same"
+
+
+def lossy(codecs: list[str]) -> list[str]:
+    """Those that do not give back what was put in."""
+    return [codec for codec in codecs if not codec.startswith(LOSSLESS) and codec.partition("/")[2] not in EXACT_PIXELS]
+
+
+def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
+    """All that the scores depend on beside the videos that are scored: not on their fingerprint, which is the subject."""
+    from sora.metrics.extractors.features import describe
+    from sora.metrics.protocol import Protocol
+
+    setting = bench.extractor.setting
+    return Protocol(
+        dataset=real.dataset if real else {},
+        real=real.clips if real else None,
+        generated=clips.about(),
+        prompts=None,
+        pixels={**setting.pixels(), "codec": clips.codecs()},
+        extractor=describe(bench.extractor.network) if bench.compares else None,
+        distances=setting.distances() if bench.compares else None,
+        sampling=None,
+        measures=None,
+        seed=config.seed,
+    )

@@ -1,0 +1,99 @@
+"""Clips for prompts as lossless files, one each: what is there is not made again, on however many processes.
+
+    OUTPUT/generated/IDENTITY.mp4
+
+A clip's bits follow from its pack, since rounding depends on what is multiplied together; so packs are filled in the order of the
+requests, one pack at a time, and a file's identity covers its pack: a run that is killed, asked for more clips or moved to other ranks
+goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora import storage
+from sora.evaluation.made import MadeVideos
+
+if TYPE_CHECKING:
+    from sora.evaluation.sharing import Share
+    from sora.generation.generator import Generator, Request
+
+
+def packs_of(tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of the requests of each pack, in their order: a pack is full when the next clip does not fit. One over the budget is alone.
+
+    More requests at the end change no pack but the last.
+    """
+    packs: list[list[int]] = []
+    room = 0
+    for number, count in enumerate(tokens):
+        if not packs or count > room:
+            packs.append([])
+            room = budget
+        packs[-1].append(number)
+        room -= count
+    return packs
+
+
+def identities(requests: Sequence[Request], packs: Sequence[Sequence[int]], about: Mapping[str, Any]) -> list[str]:
+    """Of each request's clip: of everything that its bits follow from. about: networks, sampler, guidance, levels, device, code."""
+    found: dict[int, str] = {}
+    for pack in packs:
+        asked = [_asked(requests[number]) for number in pack]
+        for place, number in enumerate(pack):
+            found[number] = storage.text_hash(json.dumps([about, asked, place], sort_keys=True))
+    return [found[number] for number in range(len(requests))]
+
+
+def _asked(request: Request) -> list[Any]:
+    return [request.prompt, request.frames, request.height, request.width, request.fps, request.seed, request.sample]
+
+
+def generate(
+    generator: Generator,
+    requests: Sequence[Request],
+    *,
+    folder: Path,
+    about: Mapping[str, Any],
+    share: Share,
+    progress: Callable[[int, int], None],
+) -> MadeVideos:
+    """Make the clips that are not there yet; each process takes packs in turn, and all return when every clip is there."""
+    from sora.data.video import write
+
+    tokens = [generator.patchifier.grid(*generator.vae.latent_shape(item.frames, item.height, item.width)).tokens for item in requests]
+    packs = packs_of(tokens, generator.token_budget)
+    names = identities(requests, packs, about)
+    paths = [folder / f"{name[:32]}.mp4" for name in names]
+    missing = [pack for pack in packs if not all(paths[number].is_file() for number in pack)]
+    share.together()  # all have seen the same files before any adds to them
+    mine = share.mine(len(missing))
+    for done, place in enumerate(mine):
+        pack, total = missing[place], len(mine)
+
+        def report(step: int, steps: int, before: int = done, of: int = total) -> None:
+            progress(before * steps + step, of * steps)
+
+        clips = generator.generate([requests[number] for number in pack], progress=report)
+        for number, clip in zip(pack, clips, strict=True):
+            write(paths[number], clip.numpy(), requests[number].fps, lossless=True)
+    share.together()
+    return MadeVideos(requests, paths)
+
+
+def export(videos: MadeVideos, folder: Path) -> list[Path]:
+    """The clips under the names by which VBench finds prompts, PROMPT-0.mp4, PROMPT-1.mp4, …, bit by bit; their paths."""
+    from sora.metrics.quality import vbench_name
+
+    seen: dict[str, int] = {}
+    paths = []
+    for number, path in enumerate(videos.paths):
+        prompt = str(videos.prompt(number))
+        paths.append(folder / vbench_name(prompt, seen.get(prompt, 0)))
+        seen[prompt] = seen.get(prompt, 0) + 1
+        with storage.whole_file(paths[-1]) as staging:
+            staging.write_bytes(path.read_bytes())
+    return paths

@@ -1,0 +1,176 @@
+"""Scores of single clips: what each says of one clip, and the figures of all. A word of `metrics=` is an entry of MEASURES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One clip with what was asked for. frames: uint8 (T, H, W, 3). facts: of the built-in world's prompts, else None."""
+
+    frames: ndarray
+    fps: float
+    prompt: str | None
+    facts: Any
+    extractor: Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips. needs: "facts", "prompt", or what the extractor must
+    be able to do, "frames" or "text"; a command that lacks it says so before any work."""
+
+    of_clip: Callable[[Seen], Row]
+    of_all: Callable[[Sequence[Row]], dict[str, float]]
+    needs: tuple[str, ...] = ()
+
+
+# ---- the built-in world
+
+
+def adherence(seen: Seen) -> Row:
+    """Verdicts of colour, shape, direction, count and event; None where the prompt does not say."""
+    from sora.data.world import PALETTE
+    from sora.metrics.adherence import judge
+
+    return judge([seen.frames], [seen.fps], [seen.facts], palette=PALETTE)[0]
+
+
+def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
+    """Shares of clips that show what their prompt says, each with its 95 % interval."""
+    from sora.metrics.adherence import PromptAdherence
+
+    metric = PromptAdherence()
+    metric.update(rows)
+    shares = metric.compute()
+    asked = {name: sum(row[name] is not None for row in rows) for name in shares if name not in ("all", "n")}
+    asked["all"] = int(shares.pop("n"))
+    figures = {f"adherence_{name}": share for name, share in shares.items()}
+    for name, share in shares.items():
+        low, high = wilson(share, asked[name])
+        figures |= {f"adherence_{name}_low": low, f"adherence_{name}_high": high}
+    return {**figures, "adherence_n": float(asked["all"])}
+
+
+def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share of n (Wilson 1927); within [0, 1] for any share."""
+    if n == 0:
+        return 0.0, 1.0
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def physics(seen: Seen) -> Row:
+    """gravity_deviation of a clip that was asked to bounce, permanence of one whose thing was asked to hide."""
+    from sora.data.world import PALETTE
+    from sora.metrics.observation import observe
+    from sora.metrics.physics import Physics
+
+    if seen.facts.event not in ("bounces", "hides"):
+        return {}
+    metric = Physics()
+    metric.update([observe(seen.frames, seen.fps, PALETTE)], [seen.facts.event], [seen.fps], [float(min(seen.frames.shape[1:3]))])
+    return {name: value for name, value in metric.compute().items() if not name.endswith("_clips")}
+
+
+def physics_figures(rows: Sequence[Row]) -> dict[str, float]:
+    """Means over the clips that were asked for it, and how many those are."""
+    means = _means(rows)
+    counts = {f"{name.partition('_')[0]}_clips": float(sum(name in row for row in rows)) for name in ("gravity_deviation", "permanence")}
+    return {**means, **counts}
+
+
+# ---- any videos
+
+
+def quality(seen: Seen) -> Row:
+    """VBench's figures that need no network of motion; the consistency of frames too, where the extractor sees them one by one."""
+    import torch
+
+    from sora.metrics.extractors.frames import FrameFeatures
+    from sora.metrics.quality import VideoQuality
+
+    encoders: dict[str, FrameFeatures] = {"frame": seen.extractor} if isinstance(seen.extractor, FrameFeatures) else {}
+    metric = VideoQuality(encoders=encoders)
+    metric.update(torch.from_numpy(seen.frames)[None], fps=seen.fps)
+    return {name: value for name, value in metric.compute().items() if name != "n"}
+
+
+def text(seen: Seen) -> Row:
+    """The cosine between frames and caption in an image-text model's space, a mean over frames (CLIPSIM)."""
+    import torch
+
+    from sora.metrics.quality import text_similarity
+
+    states = seen.extractor.encode_frames(torch.from_numpy(seen.frames)[None])
+    captions = seen.extractor.encode_texts([seen.prompt])
+    return {f"text_similarity/{seen.extractor.name}": float(text_similarity(states, captions))}
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    """Of each score, over the clips that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: sum(values) / len(values) for name in names if (values := [row[name] for row in rows if name in row])}
+
+
+MEASURES = {
+    "adherence": Measure(adherence, adherence_figures, ("facts",)),
+    "physics": Measure(physics, physics_figures, ("facts",)),
+    "quality": Measure(quality, _means),
+    "text": Measure(text, _means, ("prompt", "text")),
+}
+# What distances between sets are called: the beginnings of their figures.
+DISTANCES = {
+    "frechet": ("frechet",),
+    "fvd": ("fvd", "frechet"),
+    "kvd": ("kvd",),
+    "jedi": ("jedi_formula",),
+    "precision": ("precision", "recall", "density", "coverage"),
+    "vendi": ("vendi_real", "vendi_fake"),
+    "inception_score": ("inception_score",),
+}
+
+
+def of_words(found: Mapping[str, float], words: Sequence[str]) -> dict[str, float]:
+    """Of all figures of distances, those that the words of `metrics=` ask for, and how many clips they are over."""
+    wanted = [start for word in words for start in DISTANCES.get(word, ())] + ["n_real", "n_fake"]
+    starts = tuple(f"{start}{after}" for start in wanted for after in "/_")
+    return {name: value for name, value in found.items() if name in wanted or name.startswith(starts)}
+
+
+def chosen(words: Sequence[str] | None, *, usual: Sequence[str], known: Sequence[str], scored: str) -> tuple[str, ...]:
+    """The words of `metrics=`, or the usual ones for None. Raises ValueError for one that does not fit what is scored."""
+    names = tuple(usual if words is None else words)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}")
+    return names
+
+
+def check_extractor(words: Sequence[str], extractor: Any) -> None:
+    """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
+    from sora.metrics.extractors.frames import TextFeatures
+
+    if not any(word in DISTANCES or "text" in MEASURES[word].needs for word in words):
+        return
+    name = extractor.name  # reads the weights: a missing file says what to download
+    if "fvd" in words and not extractor.canonical:
+        raise ValueError(
+            f"metrics=[fvd]: only the I3D weights by which FVD is defined give it, {name} gives frechet; "
+            "choose extractor=i3d extractor.path=FILE, or metrics=[frechet]"
+        )
+    if "inception_score" in words and not extractor.logits:
+        raise ValueError(f"metrics=[inception_score]: {name} gives no class logits; choose extractor=i3d or i3d_state")
+    if "text" in words:
+        if not isinstance(extractor, TextFeatures):
+            raise ValueError(f"metrics=[text]: {name} reads no text; choose an image-text model: extractor=clip")
+        extractor.encode_texts(["a"])

@@ -1,0 +1,225 @@
+"""Two sides and what is measured between them: the distances of their distributions, the scores of single clips, and the file of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora import storage
+from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from sora.data.video_sets import Clips
+    from sora.evaluation.extraction import Extractor, Setting, Shapes
+    from sora.evaluation.sharing import Share
+    from sora.metrics.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it."""
+
+    features: Tensor
+    shapes: Shapes
+    dataset: Mapping[str, Any]
+    clips: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every evaluation works with."""
+
+    extractor: Extractor
+    words: Sequence[str]
+    output: Path
+    statistics: Path | None
+
+    @property
+    def share(self) -> Share:
+        return self.extractor.share
+
+    @property
+    def compares(self) -> bool:
+        return any(word in DISTANCES for word in self.words)
+
+
+def setting_of(config: DictConfig) -> Setting:
+    """How clips are scored, of a command's configuration. Raises ValueError for a size that is none."""
+    from sora.evaluation.extraction import Setting
+
+    size = None if config.size is None else tuple(config.size) if not isinstance(config.size, int) else (config.size, config.size)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size={list(size)}: give one side of a square, or [height,width]")
+    if config.trajectories < 1:
+        raise ValueError(f"trajectories={config.trajectories}: what is scored falls into at least one set")
+    return Setting(
+        size=size,
+        kernel=config.kernel,
+        crop=config.crop,
+        quantise=config.quantise,
+        ddof=config.ddof,
+        bootstrap=config.bootstrap,
+        neighbours=config.neighbours,
+        trajectories=config.trajectories,
+        seed=config.seed,
+    )
+
+
+def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path) -> Bench:
+    """home: where features are kept, unless the configuration names a folder."""
+    from sora.configs.build import build
+    from sora.evaluation.extraction import Extractor
+    from sora.evaluation.measures import check_extractor
+    from sora.sample import choose_device
+
+    network = build(config.extractor)
+    check_extractor(words, network)
+    cache = Path(config.cache) if config.cache else home / "features"
+    extractor = Extractor(network=network, setting=setting_of(config), cache=cache, share=share, device=choose_device(config.device))
+    return Bench(extractor, words, output, Path(config.statistics) if config.statistics else None)
+
+
+# ---- distances
+
+
+def real_set(bench: Bench, real: Clips | None) -> RealSet:
+    """Features of the real clips; or of `statistics=FILE`, which must agree with the clips where they are given. Written there if it is not
+    there yet."""
+    from sora.evaluation.extraction import shapes_of
+    from sora.metrics.extractors.features import describe
+    from sora.metrics.feature_sets import load_features, read_features, save_features
+
+    about: dict[str, Any] = {"extractor": describe(bench.extractor.network), "pixels": bench.extractor.setting.pixels()}
+    if real is None:
+        assert bench.statistics is not None
+        found = read_features(bench.statistics)
+        load_features(bench.statistics, {**found.protocol, **about})  # names what differs of the extractor or the pixels
+        shape = found.protocol["scored"]
+        return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
+    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), real.about()
+    about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
+    if bench.statistics is not None and len(set(shapes)) > 1:
+        raise ValueError(f"statistics={bench.statistics} holds clips of one shape, and these are {', '.join(clips['shapes'])}; set size=")
+    if bench.statistics is not None and bench.statistics.is_file():
+        return RealSet(load_features(bench.statistics, about).features, shapes, dataset, clips)
+    with bar(bench.share, "features of the real clips") as progress:
+        features = bench.extractor.features(real, real=True, progress=progress)
+    if bench.statistics is not None and bench.share.first:
+        save_features(bench.statistics, features, about)
+        print(f"features of the {len(features)} real clips are in {bench.statistics}")
+    return RealSet(features, shapes, dataset, clips)
+
+
+def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The figures that the words ask for, and the rows of single shapes. Every process extracts; the first one computes."""
+    from sora.evaluation.extraction import distances, shapes_of
+
+    with bar(bench.share, "features of what is scored") as progress:
+        features = bench.extractor.features(fake, real=False, progress=progress)
+    if not bench.share.first:
+        return {}, []
+    setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
+    if len(fake) % sets:
+        raise ValueError(f"{len(fake)} clips do not fall into trajectories={sets} sets of one size; set n= to a multiple")
+    shapes = shapes_of(fake, setting)
+    found, rows = zip(
+        *(
+            distances(real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting)
+            for place in range(sets)
+        ),
+        strict=True,
+    )
+    figures = {name: sum(each[name] for each in found) / sets for name in found[0]}
+    return of_words(figures, bench.words), [row for each in rows for row in each]
+
+
+# ---- single clips
+
+
+def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The figures of the words that measure single clips, and a row for each clip: its prompt, its shape, its scores by word."""
+    words = [word for word in bench.words if word in MEASURES]
+
+    def of_clip(number: int) -> dict[str, Any]:
+        shape = clips.shape(number)
+        row = {"name": clips.name(number), "prompt": clips.prompt(number), "frames": clips.frames(number)}
+        row |= {"height": shape.height, "width": shape.width, "fps": shape.fps}
+        if not words:
+            return row
+        asked = None if facts is None else facts[number]
+        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network)
+        return {**row, **{word: MEASURES[word].of_clip(seen) for word in words}}
+
+    rows = bench.share.rows(len(clips), of_clip, folder=bench.output, name="clips")
+    figures: dict[str, float] = {}
+    for word in words:
+        figures |= MEASURES[word].of_all([row[word] for row in rows])
+    return figures, rows
+
+
+def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: str | None = None) -> None:
+    """Refuse, before any work, a word that these clips have not what it takes for. unprompted: the name of a clip without a prompt."""
+    for word in words:
+        needs = MEASURES[word].needs if word in MEASURES else ()
+        if "prompt" in needs and unprompted is not None:
+            raise ValueError(
+                f'metrics=[{word}]: {unprompted} has no prompt; put it beside the video as NAME.txt, or as {{"prompt": …}} in NAME.json'
+            )
+        if "facts" in needs and (facts is None or any(asked is None or not asked.count for asked in facts)):
+            raise ValueError(
+                f"metrics=[{word}]: {word} is measured on prompts of the built-in world, and these are none; leave it out: "
+                "metrics=[frechet,kvd]"
+            )
+
+
+# ---- what is written
+
+
+def finish(
+    output: Path,
+    scores: Mapping[str, Any],
+    protocol: Protocol,
+    *,
+    subject: Mapping[str, Any],
+    preset: Mapping[str, Any] | None,
+    rows: Any,
+    clips: Any,
+) -> dict[str, Any]:
+    """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
+    from sora.training.run import code_version
+
+    written = {
+        **scores,
+        "protocol_sha256": protocol.sha256,
+        "protocol": protocol.to_json(),
+        "subject": dict(subject),
+        "preset": preset,
+        "code": code_version(),
+        "rows": rows,
+        "clips": clips,
+    }
+    storage.write_json(output / "scores.json", written)
+    if preset is not None:
+        changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset["changed"] else ""
+        print(f"measured by the protocol of {preset['name']}{changed}")
+    print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
+    return written
+
+
+def floors(figures: Mapping[str, float]) -> dict[str, float]:
+    """What the figures would be if both sides were one."""
+    return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}
+
+
+def bar(share: Share, what: str) -> Any:
+    """A progress bar on the first process, silence on the others."""
+    from contextlib import nullcontext
+
+    from sora.sample import progress_bar
+
+    return progress_bar(what) if share.first else nullcontext(lambda done, total: None)

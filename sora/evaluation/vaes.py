@@ -1,0 +1,178 @@
+"""Scoring a VAE: reconstructions of held-out clips of each dataset beside their originals, and the distance between the two sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora import storage
+from sora.evaluation import scoring
+from sora.evaluation.measures import DISTANCES, chosen
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.data.video_sets import Clips
+    from sora.evaluation.scoring import Bench
+    from sora.evaluation.sharing import Share
+
+USUAL_N = 128
+SUMS = ("videos", "exact_frames")  # of a clip's figures, those of which all have the sum; of the others it is the mean
+MEASURES = {
+    "psnr": "uint8 RGB, mean over frames of a clip, then over clips",
+    "ssim": "gaussian 11x11 sigma 1.5, valid windows, per channel, C1=0.01^2, C2=0.03^2",
+    "crop": "frames to 1 + a multiple of the time stride, sides to multiples of the strides, from the start",
+    "latents": "posterior means",
+}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a file of a reconstruction holds."""
+
+    prompt: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Reconstruct up to n held-out clips of each dataset; PSNR and SSIM, and distances where `metrics=` asks for them."""
+    from sora.configs.load import load_vae
+    from sora.sample import choose_device
+
+    words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES), scored="a VAE")
+    loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
+    vae = loaded.vae.to(choose_device(config.device))
+    home = Path(config.checkpoint) / "evaluation"
+    output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
+    bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
+    figures, rows, about, reals, fakes, paths = {}, [], {}, {}, {}, []
+    for name, folder in dataset_folders(config.data).items():
+        one = replace(bench, output=output / "reconstructions" / name)
+        found, clip_rows, real, fake = score_dataset(vae, loaded.hashes, folder, config, one)
+        figures |= {f"{name}_vae_{key}": value for key, value in found.items()}
+        rows += [{"dataset": name, **row} for row in clip_rows]
+        paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
+        about[name] = {**real.videos.about(), "clips": len(real)}
+        reals[name], fakes[name] = real.about(), fake.about()
+    if not share.first:
+        return {}
+    protocol = protocol_of(config, bench, about, reals, fakes)
+    scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures)}
+    return scoring.finish(
+        output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, preset=preset, rows=rows, clips=paths
+    )
+
+
+def dataset_folders(data: Any) -> dict[str, Path]:
+    """The datasets of `data=`, by the names of their folders."""
+    folders = [] if data is None else [Path(data)] if isinstance(data, str | Path) else [Path(folder) for folder in data]
+    named = {folder.name: folder for folder in folders}
+    if len(named) != len(folders) or not folders:
+        raise ValueError(
+            f"data={[str(folder) for folder in folders]}: scores are named by the datasets' folders, which must have names of their own"
+        )
+    return named
+
+
+def score_dataset(
+    vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
+) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips]:
+    """The figures of one dataset or folder, a row for each clip, and the clips of both sides."""
+    from sora.data.video_sets import open_videos, take
+    from sora.evaluation.files import policy_of
+    from sora.evaluation.made import FittedVideos, MadeVideos, whole
+
+    videos = open_videos(folder, split=config.split, caption=config.caption)
+    n = min(config.n or USUAL_N, len(videos))
+    originals = FittedVideos(take(videos, policy_of(config.real), n=n, seed=config.seed, named="real"), vae.stride)
+    real = whole(originals)
+    copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
+    keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]
+    made = MadeVideos(copies, [bench.output / "lossless" / f"{key[:32]}.mp4" for key in keys])
+    rows = reconstruct(vae, real, made, config, bench)
+    figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
+    fake = whole(made)
+    if bench.compares:
+        found, _ = scoring.compared(bench, scoring.real_set(bench, real), fake)
+        figures |= found
+    return figures, rows, real, fake
+
+
+def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Bench) -> list[dict[str, Any]]:
+    """A row for each clip; writes original beside reconstruction for the first ones, and every reconstruction whole where distances are
+    measured. What is there already is not made again."""
+    import torch
+
+    from sora.data.video import write
+    from sora.metrics.reconstruction import Reconstruction
+
+    device = next(vae.parameters()).device
+    mine = bench.share.mine(len(real))
+    with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
+
+        def of_clip(number: int) -> dict[str, Any]:
+            original = torch.from_numpy(real.read(number))[None]
+            if bench.compares and made.paths[number].is_file():
+                other = torch.from_numpy(made.read(number, 0, original.shape[1]))[None]
+            else:
+                other = vae.decode(vae.encode(original.to(device))).cpu()
+            metric = Reconstruction()
+            metric.update(original, other)
+            row = {"key": real.name(number), "frames": original.shape[1], **metric.compute()}
+            if bench.compares and not made.paths[number].is_file():
+                write(made.paths[number], other[0].numpy(), real.shape(number).fps, lossless=True)
+            if config.keep is None or number < config.keep:
+                row["file"] = write_pair(bench.output, number + 1, original[0].numpy(), other[0].numpy(), real.shape(number).fps)
+            progress(number // bench.share.ranks + 1, len(mine))
+            return row
+
+        return bench.share.rows(len(real), of_clip, folder=bench.output, name="reconstructions")
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures of the rows, in order."""
+    return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", "frames", "file")))
+
+
+def _summary(name: str, values: Sequence[float]) -> float:
+    return sum(values) if name in SUMS else sum(values) / len(values)
+
+
+def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float) -> str:
+    """Original left, reconstruction right, as a video; and as strips, one above the other. Returns the video's name."""
+    import numpy as np
+
+    from sora.data.video import write
+    from sora.sample import enlarged, strip, write_png
+
+    path = folder / f"{number:04d}.mp4"
+    pair = enlarged(np.concatenate([original, other], axis=2))
+    write(path, pair[:, : pair.shape[1] // 2 * 2], fps, lossless=False)
+    write_png(path.with_suffix(".png"), np.concatenate([strip(original), strip(other)]))
+    return path.name
+
+
+def protocol_of(config: DictConfig, bench: Bench, about: Any, reals: Any, fakes: Any) -> Any:
+    """All that the scores depend on beside the VAE."""
+    from sora.metrics.extractors.features import describe
+    from sora.metrics.protocol import Protocol
+
+    setting = bench.extractor.setting
+    return Protocol(
+        dataset=about,
+        real=reals,
+        generated={name: {"n": fake["n"], "shapes": fake["shapes"]} for name, fake in fakes.items()},
+        prompts=None,
+        pixels=setting.pixels(),
+        extractor=describe(bench.extractor.network) if bench.compares else None,
+        distances=setting.distances() if bench.compares else None,
+        sampling=None,
+        measures=MEASURES,
+        seed=config.seed,
+    )

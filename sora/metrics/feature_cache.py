@@ -1,0 +1,95 @@
+"""Features of clips, kept by what the clips are: made once for all checkpoints, presets and ranks, and what a killed run made is there.
+
+A folder of small safetensors files. A file's name follows from what it holds, so processes that write at once never meet in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sora import storage
+
+FORMAT = "sora feature cache 1"
+
+
+class FeatureCache:
+    """folder: of all caches. about: JSON of all that features depend on beside the clip: the extractor, size, kernel, quantisation.
+
+    Keys name clips by their content. `flush` every so many: a process that is killed loses what it `put` since.
+    """
+
+    def __init__(self, folder: Path, *, about: Mapping[str, Any], dimension: int) -> None:
+        identity = hashlib.sha256(json.dumps([FORMAT, about], sort_keys=True).encode()).hexdigest()
+        self.folder, self.dimension = Path(folder) / identity[:24], dimension
+        self.about = json.dumps(about, sort_keys=True)
+        self._found: dict[str, Tensor] = {}
+        self._new: dict[str, Tensor] = {}
+        self._read: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found or key in self._new
+
+    def put(self, key: str, features: Float[Tensor, "d"]) -> None:
+        if features.shape != (self.dimension,):
+            raise ValueError(f"features of shape {tuple(features.shape)}; the extractor gives {self.dimension} a clip")
+        self._new[key] = features.detach().to("cpu", torch.float32).clone()
+
+    @property
+    def waiting(self) -> int:
+        """How many are not on the disk yet."""
+        return len(self._new)
+
+    def flush(self) -> None:
+        """Write what was put, whole or not at all."""
+        if not self._new:
+            return
+        from safetensors.torch import save_file
+
+        keys = sorted(self._new)
+        values = torch.stack([self._new[key] for key in keys])
+        name = f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}.safetensors"
+        about = json.dumps({"format": FORMAT, "about": self.about, "keys": keys, "sha256": _hash(values)})
+        with storage.whole_file(self.folder / name) as staging:
+            save_file({"features": values}, staging, metadata={"sora": about})  # one entry: several would be written in any order
+        self._read.add(name)
+        self._found |= self._new
+        self._new = {}
+
+    def refresh(self) -> None:
+        """Read what other processes, or earlier ones, have written. Raises ValueError for a damaged file."""
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
+            if path.name in self._read or path.name.startswith(storage.STAGING):
+                continue
+            self._found |= _load(path, self.about)
+            self._read.add(path.name)
+
+    def get(self, keys: Sequence[str]) -> Float[Tensor, "n d"]:
+        """In the order of the keys. Raises KeyError for one that was never put."""
+        rows = [self._new[key] if key in self._new else self._found[key] for key in keys]
+        return torch.stack(rows) if rows else torch.zeros(0, self.dimension)
+
+
+def _load(path: Path, about: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told, values = json.loads((file.metadata() or {})["sora"]), file.get_tensor("features")
+        keys = told["keys"]
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, its features are made again") from None
+    if told.get("format") != FORMAT or told.get("about") != about or told.get("sha256") != _hash(values) or len(keys) != len(values):
+        raise ValueError(f"{path} is damaged or foreign: its values are not those it was written with; delete it, they are made again")
+    return dict(zip(keys, values, strict=True))
+
+
+def _hash(values: Tensor) -> str:
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()

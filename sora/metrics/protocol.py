@@ -1,0 +1,82 @@
+"""What a score depends on beside what is scored. Two scores may stand in one table only where all of it is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+NOTHING = object()  # of a field that one side does not have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Every field holds plain JSON; None where it does not apply.
+
+    dataset: the real videos: fingerprint, split, how many there are. real, generated: how clips are taken of the videos on either side
+    (`ClipPolicy`: frames, stride, start), how many, their sizes and rates. prompts: which ones. pixels: size that clips are brought to,
+    kernel, crop, quantisation, codec of what is scored. extractor: name, hash of its weights, its input. distances: ddof, repeats of the
+    bootstrap, neighbours. sampling: sampler, steps, guidance, shift; None for videos that came as files. measures: conventions of the
+    other figures. seed: of prompts, noise, and of all draws.
+    """
+
+    dataset: Mapping[str, Any]
+    real: Mapping[str, Any] | None
+    generated: Mapping[str, Any] | None
+    prompts: Mapping[str, Any] | None
+    pixels: Mapping[str, Any]
+    extractor: Mapping[str, Any] | None
+    distances: Mapping[str, Any] | None
+    sampling: Mapping[str, Any] | None
+    measures: Mapping[str, Any] | None
+    seed: int
+
+    @property
+    def sha256(self) -> str:
+        """Of all fields, whatever their order."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Protocol:
+        """What `to_json` gave. Raises ValueError that names the fields which are missing or unknown: of another version."""
+        known = {field.name for field in fields(cls)}
+        wrong = [f"it lacks {', '.join(sorted(known - set(values)))}"] if known - set(values) else []
+        wrong += [f"it has {', '.join(sorted(set(values) - known))}"] if set(values) - known else []
+        if wrong:
+            raise ValueError(f"a protocol of another version: {'; '.join(wrong)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field, by its dotted place, with its two values; NOTHING on the side that does not have it."""
+
+    place: str
+    here: Any
+    there: Any
+
+    def __str__(self) -> str:
+        told = ["nothing" if value is NOTHING else json.dumps(value) for value in (self.here, self.there)]
+        return f"{self.place}: {told[0]} here, {told[1]} there"
+
+
+def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[Difference]:
+    """The fields in which two protocols differ; none if they agree."""
+    found = []
+    for key in [*one, *(key for key in two if key not in one)]:
+        here, there = one.get(key, NOTHING), two.get(key, NOTHING)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            found += differences(here, there, f"{place}{key}.")
+        elif here is NOTHING or there is NOTHING or here != there:
+            found.append(Difference(f"{place}{key}", here, there))
+    return found
+
+
+def allowed(place: str, names: Sequence[str]) -> bool:
+    """Whether a field is one of `names`, or lies within one: `sampling.steps` within `sampling`."""
+    return any(place == name or place.startswith(f"{name}.") for name in names)

@@ -1,0 +1,309 @@
+"""The price of a run before it is launched: `sora plan cluster=…` puts plan, network, strategy and machines together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from omegaconf import DictConfig
+
+    from sora.cluster.bill import Bill
+    from sora.cluster.hardware import Cluster
+    from sora.dit.flops import Flops
+    from sora.jobs import Planned
+    from sora.tokens import Batch, Grid
+    from sora.training.tracing import Traced
+
+MANY_EPOCHS = 100
+PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the text tokens of its caption
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be priced. packs: of steps of the plan, in order, `plan.packs` of them each. given: the network's channels and text width.
+
+    text: makes the module that captions go through. longest: tokens of the longest clip. epoch: steps of one, None where there is none.
+    """
+
+    config: DictConfig
+    given: Mapping[str, int]
+    packs: Sequence[PackOf]
+    text: Callable[[], Any]
+    longest: int
+    epoch: float | None
+
+
+def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill:
+    """Of a run on a plan. epoch: its steps."""
+    from sora.vae import artefact
+
+    channels = planned.patchifier.channels(artefact.read_card(planned.vae)["settings"]["latent_channels"])
+    packs = packs_of(planned, steps=max(1, config.priced // planned.plan.packs), text_tokens=config.text.get("max_tokens", 1))
+    return bill(
+        Wanted(
+            config=config,
+            given={"patch_channels": channels, "text_width": planned.encoder.width},
+            packs=packs,
+            text=planned.encoder.text_module,
+            longest=max(grid.tokens for pack in packs for grid, _ in pack),
+            epoch=epoch,
+        )
+    )
+
+
+def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
+    """The packs of the first steps, clip by clip. text_tokens: of a caption that is encoded only while the network trains."""
+    import numpy as np
+
+    from sora.data.latent_batches import LatentData
+    from sora.tokens import Grid
+
+    plan, found = planned.plan, []
+    batches = planned.data.batches(plan) if isinstance(planned.data, LatentData) else None
+    for step in range(steps):
+        grids = np.concatenate([plan.clips.measured(part.rows, plan.stages[part.stage].limits).grids for part in plan.columns(step)])
+        rest = iter(grids.tolist())
+        for pack in plan.at(step).packs:
+            words = [batches.words(item) if batches is not None else text_tokens for item in pack.items]
+            found.append([(Grid(*next(rest)), count) for count in words])
+    return found
+
+
+def bill(wanted: Wanted) -> Bill:
+    """Of a run on packs as `wanted` has them."""
+    from sora.cluster.bill import Bill
+    from sora.cluster.roofline import step_time
+    from sora.configs.build import build
+
+    config, warnings = wanted.config, list[str]()
+    cluster: Cluster = build(config.cluster)
+    trainer, ranks, mesh = arranged(config, cluster, warnings)
+    packs, seen, of_step = stepped(wanted, trainer, warnings)
+    costs = Costs(config, wanted, packs)
+    traced, memory = measured(wanted, seen, trainer, ranks, cluster, warnings)
+    executed = costs.executed(traced, seen).reshape(-1, of_step // traced.readers, traced.readers).sum(axis=1)  # steps, readers
+    beside = ranks // traced.readers  # ranks that share a reader's packs, each with its part
+    cluster, assumed = utilised(config, cluster, ratio=float(executed.sum() * beside / costs.model.sum()))
+    repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, and copies made equal once a step
+    sent = {axis: size if axis.startswith("replicate") else size * repeated for axis, size in traced.sent.items()}
+    time = step_time(
+        cluster,
+        flops=float(executed.mean()),
+        slowest=float(executed.max(axis=1).mean() / executed.mean()),
+        bf16=config.trainer.precision.startswith("bf16"),
+        sent=sent,
+        layout=traced.layout,
+        touched=2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients,
+    )
+    steps_seen = len(packs) / of_step
+    return Bill(
+        cluster=cluster,
+        mesh=mesh,
+        precision=config.trainer.precision,
+        steps=config.steps,
+        numbers=traced.numbers,
+        tokens=costs.tokens / steps_seen,
+        clips=sum(map(len, packs)) / steps_seen,
+        flops=float(costs.model.sum() / steps_seen),
+        executed=float(executed.sum() * beside / steps_seen),
+        memory=memory,
+        sent=sent,
+        time=time,
+        saved=traced.saved,
+        checkpoints=config.checkpoint.keep,
+        host=traced.whole * min(cluster.per_node, ranks),
+        epochs=epochs_of(wanted, of_step, warnings),
+        assumed=assumed,
+        warnings=warnings,
+    )
+
+
+def utilised(config: DictConfig, cluster: Cluster, *, ratio: float) -> tuple[Cluster, str]:
+    """The cluster with the utilisation that holds, and where that is from. ratio: of executed operations to the model's."""
+    if config.fit is not None:
+        cluster = replace(cluster, utilisation=fitted(Path(config.fit), ratio))
+        source = f"fitted to {config.fit}"
+    else:
+        source = "not measured; cluster.utilisation=… or fit=RUN change it"
+    peak = cluster.peak(bf16=config.trainer.precision.startswith("bf16"))
+    return cluster, f"{cluster.utilisation:.1%} of {peak / 1e12:,.0f} TFLOP/s while computing, {source}"
+
+
+def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None:
+    """How often the run sees every clip. of_step: packs."""
+    if wanted.epoch is None:
+        return None
+    steps = wanted.epoch * wanted.config.plan.packs / of_step
+    if steps < 1:
+        warnings.append(f"an epoch is {steps:.2f} of a step; make plan.packs or plan.budget smaller, or add clips")
+    elif wanted.config.steps / steps > MANY_EPOCHS:
+        warnings.append(f"an epoch of {steps:,.1f} steps is short: every clip is shown {wanted.config.steps / steps:,.0f} times")
+    return wanted.config.steps / steps
+
+
+def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple[Any, int, str]:
+    """A trainer over all devices of the cluster, which is never run, how many processes it has, and the words that start the same."""
+    from sora.configs.build import build, plain
+    from sora.training.mesh import MeshStrategy
+
+    tree = {**plain(config.trainer), "accelerator": "cpu", "threads": 0, "deterministic": False}
+    ranks, said = 1, "one process"
+    if "devices" in tree:
+        devices = min(cluster.per_node, cluster.devices)
+        tree |= {"devices": devices, "nodes": cluster.nodes}
+        ranks, said = devices * cluster.nodes, f"trainer.devices={devices} trainer.nodes={cluster.nodes}"
+    elif cluster.devices > 1:
+        warnings.append(f"{cluster.devices - 1:,} of {cluster.devices:,} devices idle: this trainer has one process; choose trainer=fsdp")
+    trainer = build(tree)(callbacks=[])
+    if isinstance(trainer.strategy, MeshStrategy):
+        said += ": " + (" x ".join(f"{axis} {size}" for axis, size in trainer.strategy.sizes.named if size > 1) or "one rank")
+    return trainer, ranks, said
+
+
+def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[PackOf], list[PackOf], int]:
+    """Whole steps of packs, the packs of one reader that are traced, and how many packs a step has."""
+    from sora.training.mesh import MeshStrategy
+
+    readers = 1
+    if isinstance(trainer.strategy, MeshStrategy):
+        readers = trainer.strategy.sizes.replicate * trainer.strategy.sizes.shard
+    asked = wanted.config.plan.packs
+    packs = -(-asked // readers) * readers
+    if packs != asked:
+        idle = f"{readers - asked % readers:,} of {readers:,} ranks" if asked < readers else "some ranks"
+        warnings.append(
+            f"{idle} would idle, and training refuses it: plan.packs={asked} does not divide over {readers:,}; priced as plan.packs={packs}"
+        )
+    given = list(wanted.packs)
+    while len(given) < packs:
+        given += given
+    whole = given[: len(given) // packs * packs]
+    largest = max(whole, key=lambda pack: (sum(words for _, words in pack), sum(grid.t for grid, _ in pack)))
+    return whole, [largest] * min(2, packs // readers), packs
+
+
+class Costs:
+    """Operations of packs. model: of a training step on each pack; tokens: of all."""
+
+    def __init__(self, config: DictConfig, wanted: Wanted, packs: Sequence[PackOf]) -> None:
+        import numpy as np
+
+        from sora.dit.flops import TRAINING, Flops
+        from sora.network import flops_of
+
+        whole = flops_of(config.dit, **wanted.given)
+        self._attention = Flops(products={}, meetings=whole.meetings)
+        self._known: dict[tuple[int, Grid, int], int] = {}
+        self.model = np.array([TRAINING * self._sum(whole, pack) for pack in packs], dtype=np.float64)
+        self._pairs = np.array([self._sum(self._attention, pack) for pack in packs], dtype=np.float64)
+        self.tokens = sum(grid.tokens for pack in packs for grid, _ in pack)
+
+    def _sum(self, flops: Flops, pack: PackOf) -> int:
+        total = 0
+        for grid, words in pack:
+            key = (id(flops), grid, words)
+            if key not in self._known:
+                self._known[key] = flops.clip(grid, words)
+            total += self._known[key]
+        return total
+
+    def executed(self, traced: Traced, seen: Sequence[PackOf]) -> np.ndarray:
+        """Of a rank on each pack: products are of the budget, whatever fills it; attention is of the clips."""
+        attention = traced.attention / sum(self._sum(self._attention, pack) for pack in seen)
+        return (traced.flops - traced.attention) / len(seen) + attention * self._pairs
+
+
+def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]) -> tuple[Traced, Any]:
+    """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
+    from sora.cluster.bill import Memory
+    from sora.tokens import Grid
+    from sora.training.tracing import traced
+
+    budget = wanted.config.plan.budget
+    found = traced(lambda: module_of(wanted), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True)
+    half, words = budget // 2, sum(count for _, count in seen[0]) // 2
+    part = [(Grid(1, 1, half), max(1, words))]
+    smaller = traced(lambda: module_of(wanted), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True)
+    slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
+    fits = int(budget + (cluster.room - found.largest) / slope)
+    fits = max(0, fits // 64 * 64)
+    if found.largest > cluster.room:
+        warnings.append(
+            f"plan.budget={budget:,} does not fit: it needs {found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB; "
+            + (f"at most {fits:,} tokens do" if fits else "shard the weights over more devices (trainer=fsdp), or choose a smaller dit")
+        )
+    if fits < wanted.longest:
+        warnings.append(
+            f"the longest clip has {wanted.longest:,} tokens and {fits:,} fit: cut clips with plan.frames, leave them out with plan.area, "
+            "compute more again (recompute=full), or share packs (trainer=cp)"
+        )
+    names = ("weights", "average", "moments", "gradients", "kept", "largest")
+    return found, Memory(**{name: getattr(found, name) for name in names}, room=cluster.room, budget=fits)
+
+
+def module_of(wanted: Wanted) -> Any:
+    """What trains, as `sora train` has it, but for who computes attention: on a GPU that is flash attention, or keeps as much."""
+    from omegaconf import OmegaConf
+
+    from sora.configs.build import build
+    from sora.network import trainable
+    from sora.training.diffusion_module import DiffusionTask
+    from sora.training.module import TrainingModule
+
+    config = wanted.config.copy()
+    OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention.varlen.shapes"}, merge=False)
+    OmegaConf.update(config, "compile", False)
+    dit, scales = trainable(config, **wanted.given)
+    objective = build(config.objective, path=build(config.path), density=build(config.density))
+    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None)
+    return TrainingModule(
+        task=task,
+        optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),
+        schedule=build(config.schedule, steps=config.steps),
+        average=build(config.ema),
+        clip=config.clip,
+        guard=build(config.guard),
+    )
+
+
+def batch_of(wanted: Wanted, clips: PackOf, budget: int) -> Batch:
+    """A pack of zeros."""
+    import torch
+
+    from sora.patches import pack
+    from sora.text.packing import pack_text
+    from sora.tokens import Batch
+
+    config, grids = wanted.config, [grid for grid, _ in clips]
+    patches = [torch.zeros(grid.tokens, wanted.given["patch_channels"]) for grid in grids]
+    seconds = [torch.zeros(grid.t) for grid in grids]
+    tokens = pack(patches, grids, seconds=seconds, budget=budget, max_clips=config.plan.max_clips)
+    states = [torch.zeros(words, wanted.given["text_width"]) for _, words in clips]
+    text = pack_text(states, budget=config.data.text_budget, max_clips=config.plan.max_clips)
+    if pooled := (config.dit.get("level") or {}).get("pooled_width"):
+        text = replace(text, pooled=torch.zeros(text.segments.count, pooled))
+    numbers = tuple(range(len(clips)))
+    return Batch(tokens, text, torch.zeros(budget, dtype=torch.bool), sample_ids=numbers, epochs=(0,) * len(clips))
+
+
+def fitted(run: Path, ratio: float) -> float:
+    """The share of the peak that a run's steps reached while they did not wait for data: the median of its log, without its first line.
+
+    ratio: of executed operations to the model's, which the log counts.
+
+    Raises:
+        ValueError: the log says nothing of it.
+    """
+    import json
+    from statistics import median
+
+    path = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    reached = [row["mfu"] / (1 - row["data_share"]) for row in rows if row.get("mfu") and row["data_share"] < 1]
+    if len(reached) < 2:
+        raise ValueError(f"fit={run}: {path} has fewer than two lines with mfu; name a run of this network on such a device")
+    return min(1.0, median(reached[1:]) * ratio)

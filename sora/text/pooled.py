@@ -1,0 +1,96 @@
+"""Captions with a vector for the whole of each (`TextTokens.pooled`), which HunyuanVideo's and FLUX's networks are modulated by.
+
+What is stored of a caption is the vector as its first row and the states of its words behind it, so that caches, packing and budgets are
+those of any other encoder. `PooledText` parts the two again when a pack reaches the network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from sora.storage import text_hash
+from sora.tokens import Segments, TextTokens, owners
+
+if TYPE_CHECKING:
+    from sora.text.encoder import TextEncoder  # asking whether an encoder is one would load it: its width is a property
+
+
+class WholeEncoder(Protocol):
+    """Captions to one vector each, such as `sora.text.pretrained.PretrainedPooled`."""
+
+    name: str
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]: ...
+
+
+class PooledCaptions:
+    """Two encoders as one: `states` of the words, and `whole`, a vector at most as wide as those states."""
+
+    def __init__(self, *, states: TextEncoder, whole: WholeEncoder) -> None:
+        self.states, self.whole = states, whole
+        self.name = f"{states.name} and {whole.name}"
+
+    @property
+    def width(self) -> int:
+        return self.states.width
+
+    @property
+    def fingerprint(self) -> str:
+        return text_hash(f"pooled\t{self.states.fingerprint}\t{self.whole.fingerprint}")
+
+    def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
+        """For each caption the vector, zeros up to the states' width behind it, and under it the states."""
+        beside = self.states.width - self.whole.width
+        if beside < 0:
+            raise ValueError(
+                f"text.whole gives {self.whole.width} numbers for a caption and text.states {self.states.width} for a word; a vector is"
+                " stored in the room of a word, so choose one that is not wider"
+            )
+        both = zip(self.whole.encode(captions), self.states.encode(captions), strict=True)
+        return [torch.cat((pad(vector, (0, beside))[None], states)) for vector, states in both]
+
+    def text_module(self) -> PooledText:
+        return PooledText(self.whole.width)
+
+
+class PooledText(nn.Module):
+    """Takes the first row of every caption as `pooled`, `width` numbers of it; what was stored behind it are the caption's words.
+
+    As many rows as there were stay, so that shapes do not depend on the captions: the padding at the end grows by those taken out.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, text: TextTokens) -> TextTokens:
+        cu, states = text.segments.cu_seqlens, text.states
+        full = (cu.diff() > 0) & (torch.arange(text.segments.count, device=cu.device) < text.segments.count - 1)  # the last is padding
+        taken = full.cumsum(0)  # first rows up to and with this segment's
+        owner, rows = owners(text.segments), torch.arange(len(states), device=cu.device)
+        first = full[owner] & (rows == cu[owner])
+        places = torch.where(first, len(states) - taken[owner], rows - taken[owner])  # first rows go to the end, backwards
+        words = torch.zeros_like(states).index_copy(0, places, torch.where(first[:, None], 0, states))
+        pooled = states.index_select(0, cu[:-1].clamp(max=len(states) - 1))[:, : self.width] * full[:, None]
+        return TextTokens(words, _without_first(text.segments, full), pooled)
+
+
+def _without_first(segments: Segments, full: Tensor) -> Segments:
+    """One token less for every caption, and as many more for the padding; the device's numbers are computed there."""
+    lengths = segments.host.diff()
+    fewer = (lengths[:-1] > 0).to(lengths.dtype)
+    host = segments.host - torch.cat((fewer.new_zeros(1), fewer.cumsum(0), fewer.new_zeros(1)))
+    less = full[:-1].cumsum(0).to(segments.cu_seqlens.dtype)
+    cu_seqlens = segments.cu_seqlens - torch.cat((less.new_zeros(1), less, less.new_zeros(1)))
+    return Segments(host=host, cu_seqlens=cu_seqlens)

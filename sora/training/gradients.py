@@ -1,0 +1,58 @@
+"""How large the gradients of each part of a network are: for the log, before they are clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from sora.training import ranks
+
+
+def part_of(name: str) -> str:
+    """The part of a network that a parameter is of: dit.blocks.3 has `dit.blocks.3.mlp.up.weight`, and dit.embed `dit.embed.weight`."""
+    pieces = name.split(".")
+    number = next((place for place, piece in enumerate(pieces) if piece.isdigit()), None)
+    return ".".join(pieces[: number + 1] if number is not None else pieces[:2])
+
+
+def parts_of(names: Iterable[str]) -> list[str]:
+    """The parts of all names, in the order in which they first appear."""
+    return list(dict.fromkeys(part_of(name) for name in names))
+
+
+def norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    """The 2-norm of the gradients of each part, over all ranks; a part without gradients has 0. Every rank must call it.
+
+    One pass over what this rank holds and one sum of a number for each part. Shards add up; of copies, each rank counts its share, so
+    that it is right for any mesh: the squares of a tensor that is on n ranks alike are divided by n.
+    """
+    places = {part: place for place, part in enumerate(parts_of(parameters))}
+    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
+    device = next(iter(parameters.values())).device
+    squares = torch.zeros(len(places), dtype=torch.float64, device=device)
+    if gradients:
+        each = torch.stack([norm.double() for norm in torch._foreach_norm([_local(value) for value in gradients.values()])]).square()
+        share = torch.tensor([1 / _copies(value) for value in gradients.values()], dtype=torch.float64, device=device)
+        where = torch.tensor([places[part_of(name)] for name in gradients], device=device)
+        squares.index_add_(0, where, each * share)
+    return {part: math.sqrt(value) for part, value in zip(places, ranks.summed(squares).tolist(), strict=True)}
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def _copies(gradient: Tensor) -> int:
+    """How many ranks hold the same numbers as this one."""
+    world = dist.get_world_size() if ranks.several() else 1
+    if not isinstance(gradient, DTensor):
+        return world
+    kept = [place for place in gradient.placements if place.is_partial()]
+    assert not kept, f"a gradient that is still to be summed: {gradient.placements}"
+    cut = [size for size, place in zip(gradient.device_mesh.shape, gradient.placements, strict=True) if not isinstance(place, Replicate)]
+    return world // math.prod(cut)

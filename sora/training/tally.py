@@ -1,0 +1,126 @@
+"""What a piece of training does to one rank, operator by operator: bytes that lie in memory, products, and bytes sent to other ranks.
+
+It counts real tensors and fake ones (`torch._subclasses.FakeTensorMode`) alike, so that a prediction and a run can be compared.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from sora.dit.attention.op import is_attention
+
+_HELD = torch.UntypedStorage
+
+
+class Tally(TorchDispatchMode):
+    """Counts while it is entered.
+
+    alive, largest: bytes of what was made since and still lives, now and at most. flops: of matrix products, convolutions and attention, of
+    which `attention` are attention's. sent: bytes that this rank sends, by the process groups' (ranks, how far apart they are numbered).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.largest = self.flops = self.attention = 0
+        self.sent: Counter[tuple[int, int]] = Counter()
+        self._sizes: dict[int, tuple[weakref.ref, int]] = {}
+        self._fake: Any = None
+        self._resize: Callable[..., Any] = _HELD.resize_
+
+    def __enter__(self) -> Tally:
+        self._fake = active_fake_mode()
+        # FSDP frees what it gathered by making its storage empty, which is no operator.
+        tally = self
+
+        def resized(storage: torch.UntypedStorage, size: int) -> Any:
+            done = tally._resize(storage, size)
+            if id(storage) in tally._sizes:
+                tally._note(storage)
+            return done
+
+        _HELD.resize_ = resized  # pyright: ignore[reportAttributeAccessIssue]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _HELD.resize_ = self._resize  # pyright: ignore[reportAttributeAccessIssue]
+        super().__exit__(*error)
+
+    def restart(self) -> None:
+        """Count operations, messages and the most bytes from here on; what lies in memory stays counted."""
+        self.largest, self.flops, self.attention = self.alive, 0, 0
+        self.sent.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+            return NotImplemented  # a sharded tensor: what it does with its shards comes by here
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if self._fake is not None and given and not any(isinstance(value, FakeTensor) for value in given):
+            with unset_fake_temporarily():  # numbers that the host knows, such as where segments end, stay known
+                return func(*args, **(kwargs or {}))
+        if self._fake is not None and func is torch.ops.aten._local_scalar_dense.default:
+            return 0.0 if given[0].is_floating_point() else 0  # a step asks for its loss and norm; with these it is sound
+        out = func(*args, **(kwargs or {}))
+        if active_fake_mode() is not self._fake:
+            return out  # DTensor asks for shapes
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        self._count(func, args, kwargs or {}, out)
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        known = self._sizes.get(key)
+        if known is None:
+            self._sizes[key] = (weakref.ref(storage, lambda _: self._gone(key)), size)
+            self.alive += size
+        elif known[1] != size:
+            self._sizes[key] = (known[0], size)
+            self.alive += size - known[1]
+        self.largest = max(self.largest, self.alive)
+
+    def _gone(self, key: int) -> None:
+        self.alive -= self._sizes.pop(key)[1]
+
+    def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            with unset_fake_temporarily():
+                made = flop_registry[packet](*args, **kwargs, out_val=out)
+            self.flops += made
+            self.attention += made if is_attention(func) else 0
+        elif func.namespace in ("c10d", "_c10d_functional"):
+            self._send(packet.__name__, args, out)
+
+    def _send(self, name: str, args: Any, out: Any) -> None:
+        """As a ring does it, each rank passing on what it has: the least that any algorithm sends for gathers and reductions."""
+        group = next((found for value in args if (found := _group(value)) is not None), None)
+        if group is None or group.size() < 2:
+            return
+        numbers = dist.get_process_group_ranks(group)
+        size = max(value.numel() * value.element_size() for value in tree_leaves((args, out)) if isinstance(value, Tensor))
+        passes = 2 if "reduce" in name and "scatter" not in name else 1
+        self.sent[len(numbers), numbers[1] - numbers[0]] += passes * size * (len(numbers) - 1) // len(numbers)
+
+
+def _group(value: Any) -> Any:
+    """The process group among an operator's arguments: as a script object, or by name; None for other arguments."""
+    try:
+        if isinstance(value, torch.ScriptObject):
+            return dist.ProcessGroup.unbox(value)
+        return dist.distributed_c10d._resolve_process_group(value) if isinstance(value, str) else None  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, TypeError):  # an operation or an option
+        return None

@@ -1,0 +1,209 @@
+"""A training step of one rank of any mesh, without its memory, its devices or the other ranks: what it keeps, multiplies and sends.
+
+The task, the strategy, the optimiser and the average are those that train; only their numbers are missing (torch's FakeTensor), and the
+other ranks are a process group that answers at once (torch's "fake" backend). Every tensor lies on the CPU here, and is as large on a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._tools.fake_collectives  # what collectives give, without numbers
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from sora.tokens import Batch, Movable, Segments
+from sora.training.mesh import MeshStrategy, seat
+from sora.training.module import TrainingModule
+from sora.training.tally import Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """Of one rank and one optimiser step; bytes, unless said otherwise.
+
+    weights, average, moments: what lies there always. gradients: when all are there. kept: by a forward pass for its backward, the most of
+    the packs. largest: of everything, at any time. flops, attention: executed, what is computed again included. sent: by axis of the mesh.
+    layout: of each such axis, how many ranks it has, and how far apart they are numbered. saved: a checkpoint's, all ranks together.
+    whole: the weights, unsharded, as every process makes them. numbers: of the weights. readers: ranks, or groups of them, with packs of
+    their own.
+    """
+
+    weights: int
+    average: int
+    moments: int
+    gradients: int
+    kept: int
+    largest: int
+    flops: int
+    attention: int
+    sent: Mapping[str, int]
+    layout: Mapping[str, tuple[int, int]]
+    saved: int
+    whole: int
+    numbers: int
+    readers: int
+
+
+@contextmanager
+def pretended(ranks: int) -> Iterator[None]:
+    """Be the first of so many ranks, alone.
+
+    Raises:
+        ValueError: this process is one of several already.
+    """
+    if dist.is_initialized():
+        raise ValueError("this process trains with others already; trace a step in a process of its own")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def traced(make: Callable[[], TrainingModule], batches: Sequence[Batch], *, trainer: Any, ranks: int, gpu: bool) -> Traced:
+    """A step of the module that `make` builds, when its optimisers have their moments already, on one rank's batches of real tensors.
+
+    trainer: a Lightning Trainer for the CPU, never run: its strategy and its precision are used. gpu: mix precisions as a GPU does.
+    """
+    strategy = trainer.strategy
+    with pretended(ranks), warnings.catch_warnings(action="ignore"):
+        if isinstance(strategy, MeshStrategy):
+            strategy.lay("cpu")
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, Tally() as tally:
+            module = make()
+            whole = held(module.task.parameters())
+            attach(module, trainer)
+            packs = module.task.prepare([faked(batch, fake) for batch in batches], torch.device("cpu"))  # pyright: ignore[reportCallIssue]
+            kept = [0]
+            module.task.register_forward_hook(lambda *_: kept.append(tally.alive - before - held(gradients(module))))
+            before = tally.alive
+            tally.restart()
+            with strategy.precision_plugin.train_step_context(), _GpuCasts() if gpu else nullcontext():
+                module.step(packs)
+            layout, sent = named(strategy, tally, module)
+            return Traced(
+                weights=held(module.task.parameters()),
+                average=held(module.average.shadow.values()),
+                moments=held(moments(module)),
+                gradients=held(module.trained().values()),
+                kept=max(kept),
+                largest=tally.largest,
+                flops=tally.flops,
+                attention=tally.attention,
+                sent=sent,
+                layout=layout,
+                saved=size_of([*module.task.state_dict().values(), *module.average.shadow.values(), *moments(module)]),
+                whole=whole,
+                numbers=sum(value.numel() for value in module.task.parameters()),
+                readers=seat(trainer).readers,
+            )
+
+
+def attach(module: TrainingModule, trainer: Any) -> None:
+    """What Lightning does before the first step, and what the first step makes: the optimisers' moments."""
+    strategy = trainer.strategy
+    module.trainer = trainer
+    strategy.connect(module)
+    if isinstance(strategy, MeshStrategy):
+        # torch's DDP keeps its buckets where fake tensors do not reach; gradients are views of them, and are summed once a step
+        strategy._replicated = lambda task: None
+        with _FirstShard():
+            strategy.spread(module.task)
+    module.configure_optimizers()
+    module.begin()
+    for value in module.trained().values():
+        value.grad = torch.zeros_like(value)
+    for stepper in module.steppers:
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+
+
+def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """The axes of the mesh on which something is sent, with their ranks, and how much is sent there."""
+    if not isinstance(strategy, MeshStrategy):
+        return {}, {}
+    sizes = [(axis, size) for axis, size in strategy.sizes.named]
+    known, sent = {}, dict(tally.sent)
+    for first in range(len(sizes)):
+        for last in range(first + 1, len(sizes) + 1):
+            several = [axis for axis, size in sizes[first:last] if size > 1]
+            place = prod(size for _, size in sizes[first:last]), prod(size for _, size in sizes[last:])
+            if several:
+                known[place] = " x ".join(several)
+    if not strategy.sharded:
+        place = strategy.sizes.ranks // strategy.sizes.tensor, strategy.sizes.tensor
+        sent[place] = sent.get(place, 0) + 2 * held(module.trained().values()) * (place[0] - 1) // place[0]
+    found = {place: amount for place, amount in sent.items() if place[0] > 1}
+    return {known[place]: place for place in found}, {known[place]: amount for place, amount in found.items()}
+
+
+class _GpuCasts(TorchFunctionMode):
+    """What autocast computes in float32 on a GPU, and leaves in half precision on a CPU (torch's docs, "Automatic Mixed Precision")."""
+
+    WIDE = frozenset(
+        {
+            *(F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.rms_norm, torch.rms_norm, F.group_norm, torch.group_norm),
+            *(torch.rsqrt, torch.pow, torch.exp, torch.log, torch.reciprocal, F.softplus, F.mse_loss),
+            *(Tensor.rsqrt, Tensor.pow, Tensor.exp, Tensor.log, Tensor.reciprocal),
+        }
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.WIDE and torch.is_autocast_enabled("cpu"):
+            args = tuple(value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args)
+        return func(*args, **(kwargs or {}))
+
+
+class _FirstShard(TorchFunctionMode):
+    """Cuts a weight for the first rank only: FSDP cuts each into all ranks' shards, minutes of work for a thousand, and keeps its own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.chunk:
+            return func(*args, **(kwargs or {}))
+        tensor, pieces, axis = args[0], args[1], (kwargs or {}).get("dim", 0)
+        size = -(-tensor.shape[axis] // pieces)
+        full = -(-tensor.shape[axis] // size)
+        return (tensor.narrow(axis, 0, size),) * full + (tensor.narrow(axis, 0, 0),) * (pieces - full)
+
+
+def faked(value: Any, fake: FakeTensorMode) -> Any:
+    """Shapes alone; where segments end stays known to the host."""
+    if isinstance(value, Tensor):
+        return fake.from_tensor(value)
+    if isinstance(value, Segments):
+        return replace(value, cu_seqlens=fake.from_tensor(value.cu_seqlens))
+    if isinstance(value, Movable):
+        return replace(value, **{part.name: faked(getattr(value, part.name), fake) for part in fields(value)})  # pyright: ignore[reportArgumentType]
+    return value
+
+
+def held(tensors: Iterable[Tensor]) -> int:
+    """Bytes that this rank holds of tensors, sharded or not."""
+    local = [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
+    return sum(value.numel() * value.element_size() for value in local)
+
+
+def gradients(module: TrainingModule) -> list[Tensor]:
+    return [value.grad for value in module.task.parameters() if value.grad is not None]
+
+
+def moments(module: TrainingModule) -> list[Tensor]:
+    """What the optimisers remember of each parameter."""
+    return [item for stepper in module.steppers for slots in stepper.state.values() for item in slots.values() if isinstance(item, Tensor)]
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, all ranks' shards together."""
+    return sum(value.numel() * value.element_size() for value in tensors)

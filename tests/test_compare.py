@@ -1,0 +1,136 @@
+"""`sora compare` sets scores of one protocol side by side, and refuses others by the field that differs."""
+
+import csv
+import json
+
+import pytest
+
+from sora.cli import run
+from sora.compare import labels
+from sora.metrics.protocol import Protocol
+from sora.storage import write_json
+
+KEY = "rand3d-v1@17f"
+
+
+def protocol(*, n=20, steps=24, ddof=1):
+    return Protocol(
+        dataset={"fingerprint": "ab", "split": "heldout", "clips": 40},
+        real={"n": 20, "stride": 1},
+        generated={"n": n, "stride": 1},
+        prompts=None,
+        pixels={"quantised": "rounded to 256 values"},
+        extractor={"name": "rand3d-v1", "sha256": "ef"},
+        distances={"ddof": ddof},
+        sampling={"steps": steps, "seed": 0},
+        measures=None,
+        seed=0,
+    )
+
+
+def written(folder, found, **figures):
+    write_json(
+        folder / "scores.json",
+        {"kind": "videos", "figures": figures, "n": 20, "protocol_sha256": found.sha256, "protocol": found.to_json(), "rows": []},
+    )
+    return folder
+
+
+def figures(value):
+    long = {f"frechet/{KEY}": value, f"frechet/{KEY}/low": value - 1, f"frechet/{KEY}/high": value + 1, f"frechet/{KEY}/floor": 0.5}
+    short = {"frechet": value, "frechet_low": value - 1, "frechet_high": value + 1, "frechet_floor": 0.5, "kvd": value / 100}
+    return {
+        **long,
+        f"kvd/{KEY}": value / 100,
+        f"n_real/{KEY}": 20.0,
+        "n_real": 20.0,
+        **short,
+        "adherence_all": 0.25,
+        "adherence_all_low": 0.1,
+    }
+
+
+@pytest.fixture
+def two(tmp_path):
+    one = written(tmp_path / "one/evaluation/step-00000010", protocol(), **figures(12.5))
+    written(tmp_path / "one/evaluation/step-00000005", protocol(), **figures(99.0))
+    other = written(tmp_path / "other", protocol(), **figures(8.25))
+    return one.parent.parent, other
+
+
+def test_a_runs_newest_scores_stand_beside_a_folders(two, capsys):
+    assert run("compare", [str(place) for place in two]) == 0
+    head, *rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [part.strip() for part in head if part.strip()] == ["n", f"frechet/{KEY}", f"kvd/{KEY}", "adherence_all"]
+    told = [[part.strip() for part in row if part.strip()] for row in rows]
+    assert told == [["one", "20", "12.5 [11.5, 13.5]", "0.125", "0.25"], ["other", "20", "8.25 [7.25, 9.25]", "0.0825", "0.25"]]
+
+
+def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, tmp_path, capsys):
+    places = [str(two[1]), str(written(tmp_path / "steps", protocol(steps=50, ddof=0), **figures(7.0)))]
+    assert run("compare", places) == 2
+    error = capsys.readouterr().err
+    assert "distances.ddof: 1 here, 0 there" in error and "sampling.steps: 24 here, 50 there" in error and "dataset" not in error
+    assert "differ=[distances.ddof,sampling.steps]" in error
+    assert run("compare", [*places, "differ=[sampling]"]) == 2 and "sampling.steps:" not in capsys.readouterr().err
+    assert run("compare", [*places, "differ=[sampling.steps,distances.ddof]", "figures=[kvd]", "format=csv"]) == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert head == ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"]
+    assert rows == [
+        ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"],
+        ["other", "1", "24", "20", "0.0825"],
+        ["steps", "0", "50", "20", "0.07"],
+    ]
+
+
+def test_tables_of_every_form_hold_the_same(two, tmp_path, capsys):
+    words = [*map(str, two), "figures=[frechet,frechet_floor]"]
+    assert run("compare", [*words, "format=csv", f"output={tmp_path / 'out/table.csv'}"]) == 0
+    (_, *rows) = csv.reader((tmp_path / "out/table.csv").read_text().splitlines())
+    assert rows == [["one", "20", "12.5", "11.5", "13.5", "0.5"], ["other", "20", "8.25", "7.25", "9.25", "0.5"]]
+    capsys.readouterr()
+    assert run("compare", [*words, "format=markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == ["| --- | --- | --- | --- |", "| one | 20 | 12.5 [11.5, 13.5] | 0.5 |"]
+    assert run("compare", [*words, "format=latex"]) == 0
+    latex = capsys.readouterr().out
+    assert (
+        r"frechet\_floor \\" in latex and r"one & 20 & 12.5 [11.5, 13.5] & 0.5 \\" in latex and latex.startswith("\\begin{tabular}{lrrr}")
+    )
+
+
+def test_what_is_no_score_or_was_changed_is_told(two, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    foreign, changed, old = (tmp_path / name for name in ("foreign", "changed", "old"))
+    write_json(foreign / "scores.json", {"stages": []})
+    written(changed, protocol(), **figures(1.0))
+    text = (changed / "scores.json").read_text()
+    (changed / "scores.json").write_text(text.replace('"steps": 24', '"steps": 25'))
+    write_json(old / "scores.json", {"figures": {}, "n": 2, "protocol": {"covariance": {"ddof": 1}}, "protocol_sha256": "x"})
+    for words, told in (
+        ([str(two[0])], "sora compare A B"),
+        ([str(two[0]), str(two[0])], "the same scores twice"),
+        ([str(two[0]), str(tmp_path / "empty")], "holds no scores.json"),
+        ([str(two[0]), str(foreign)], "holds no scores of sora evaluate"),
+        ([str(two[0]), str(changed)], "was changed by hand"),
+        ([str(two[0]), str(old)], "a protocol of another version"),
+        ([*map(str, two), "figures=[fretchet]"], "did you mean 'frechet"),
+        ([*map(str, two), "format=tex"], "choose from text, markdown, latex, csv"),
+        ([], "needs scores=…"),
+    ):
+        assert run("compare", words) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_labels_are_what_differs():
+    from pathlib import Path
+
+    def of(*places):
+        return labels([Path(place) for place in places])
+
+    assert of("a/one/scores.json", "a/two/scores.json") == ["one", "two"]
+    assert of("runs/x/evaluation/s", "runs/y/evaluation/s") == ["x", "y"]
+    assert of("a/b", "c") == ["a/b", "c"]
+
+
+def test_the_figures_of_a_score_are_not_lost_in_the_file(two):
+    assert json.loads((two[1] / "scores.json").read_text())["figures"]["frechet"] == 8.25

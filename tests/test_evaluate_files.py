@@ -1,0 +1,242 @@
+"""Videos from anywhere are scored without a network of ours, by clips that are taken as the protocol says; what does not fit is told."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from sora.cli import run
+from sora.configs.compose import config_dir
+from sora.data.video import read, write
+from sora.metrics.distribution import VideoDistribution
+from sora.metrics.extractors.pixels import half_pixel
+from sora.metrics.rand3d import Random3D
+from tests.trained import plain_dataset
+
+pytestmark = pytest.mark.slow
+FRAMES, SIDE = 11, 16
+
+
+def folder(place, *, seed, count=6, frames=FRAMES, size=(SIDE, SIDE), fps=8.0, bright=0):
+    """Losslessly written clips of smooth noise that moves."""
+    draw = np.random.default_rng(seed)
+    for number in range(count):
+        still = draw.integers(0, 200 - bright, (size[0], size[1], 3))
+        video = np.stack([np.roll(still, number * step, axis=1) + bright for step in range(frames)]).astype(np.uint8)
+        write(place / f"clip-{number}.mp4", video, fps, lossless=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    home = tmp_path_factory.mktemp("files")
+    return folder(home / "one", seed=0), folder(home / "two", seed=1, bright=40)
+
+
+def scores(output, one, two, *words, code=0):
+    assert run("evaluate", [f"checkpoint={one}", f"data={two}", f"output={output}", "bootstrap=0", *words]) == code
+    return json.loads((output / "scores.json").read_text()) if code == 0 else None
+
+
+def videos(place):
+    return [read(path).frames for path in sorted(place.glob("*.mp4"))]
+
+
+def distance(fake, real, **settings):
+    metric = VideoDistribution(extractor=Random3D(seed=0), layout="b t h w c", bootstrap=0, **settings)
+    metric.update(torch.from_numpy(np.stack(real)), real=True)
+    metric.update(torch.from_numpy(np.stack(fake)), real=False)
+    return metric.compute()
+
+
+def test_two_folders_have_the_distance_of_their_pixels(sets, tmp_path):
+    one, two = sets
+    found = scores(tmp_path / "a", one, two)
+    expected = distance(videos(one), videos(two))
+    for name, value in expected.items():
+        if name.partition("/")[0] in ("frechet", "kvd", "n_real", "n_fake"):
+            assert found["figures"][name] == pytest.approx(value, rel=1e-9), name
+    assert found["kind"] == "videos" and found["n"] == 6 and [row["name"] for row in found["rows"]] == [f"clip-{n}.mp4" for n in range(6)]
+    assert found["protocol"]["real"]["shapes"] == {"11x16x16 at 8 fps": 6} and found["protocol"]["pixels"]["codec"] == ["h264/gbrp"]
+    same = scores(tmp_path / "b", one, one)
+    assert same["figures"]["frechet"] < 1e-9 and same["protocol_sha256"] != found["protocol_sha256"]
+
+
+def test_scores_of_another_folder_may_be_compared_and_names_do_not_matter(sets, tmp_path):
+    one, two = sets
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(one.glob("*.mp4"))):
+        (renamed / f"{9 - number}.mp4").write_bytes(path.read_bytes())
+    first, again = scores(tmp_path / "a", one, two), scores(tmp_path / "b", renamed, two)
+    assert first["protocol_sha256"] == again["protocol_sha256"] and first["subject"] == again["subject"]
+    assert first["figures"] == pytest.approx(again["figures"], rel=1e-9)
+
+
+def test_clips_are_taken_by_their_policies(sets, tmp_path):
+    one, two = sets
+    words = ["real.frames=4", "real.stride=3", "generated.frames=4", "generated.start=middle", "rates=any", "ddof=0", "metrics=[frechet]"]
+    found = scores(tmp_path / "a", one, two, *words)
+    expected = distance([video[3:7] for video in videos(one)], [video[:10:3] for video in videos(two)], ddof=0)
+    assert found["figures"]["frechet"] == pytest.approx(expected["frechet/rand3d-v1@4f"], rel=1e-9)
+    assert found["protocol"]["real"]["stride"] == 3 and found["protocol"]["distances"]["ddof"] == 0
+    assert not any(name.startswith("kvd") for name in found["figures"])
+    with_rates = scores(tmp_path / "b", one, two, *words[:3], code=2)
+    assert with_rates is None
+
+
+def test_random_starts_and_choices_follow_from_the_seed_and_the_videos(sets, tmp_path):
+    one, two = sets
+    words = ["real.n=3", "real.frames=4", "generated.frames=4", "real.start=random", "n=4", "generated.choose=random", "metrics=[kvd]"]
+    first, again = scores(tmp_path / "a", one, two, *words), scores(tmp_path / "b", one, two, *words)
+    other = scores(tmp_path / "c", one, two, *words, "seed=1")
+    assert first["figures"] == again["figures"] and first["figures"]["n_fake"] == 4 and first["figures"]["n_real"] == 3
+    assert other["figures"]["kvd"] != first["figures"]["kvd"]
+
+
+def test_features_are_not_extracted_twice_and_a_changed_video_is(sets, tmp_path, monkeypatch):
+    one, two = folder(tmp_path / "one", seed=0), sets[1]
+    asked = []
+    forward = Random3D.forward
+    monkeypatch.setattr(Random3D, "forward", lambda self, given: asked.append(len(given)) or forward(self, given))
+    cache = f"cache={tmp_path / 'features'}"
+    first = scores(tmp_path / "a", one, two, cache)
+    assert sum(asked) == 12
+    again = scores(tmp_path / "b", one, two, cache)
+    assert sum(asked) == 12 and again["figures"] == first["figures"]
+    folder(tmp_path / "other", seed=5, count=1)
+    (one / "clip-3.mp4").write_bytes((tmp_path / "other/clip-0.mp4").read_bytes())
+    changed = scores(tmp_path / "c", one, two, cache)
+    assert sum(asked) == 13 and changed["figures"]["frechet"] != first["figures"]["frechet"]
+    scores(tmp_path / "d", one, two, cache, "size=12")
+    assert sum(asked) == 25
+
+
+def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path, capsys):
+    one, two = sets
+    file = f"statistics={tmp_path / 'real.safetensors'}"
+    first = scores(tmp_path / "a", one, two, file)
+    alone = tmp_path / "b"
+    assert run("evaluate", [f"checkpoint={one}", f"output={alone}", "bootstrap=0", file]) == 0
+    again = json.loads((alone / "scores.json").read_text())
+    assert again["figures"] == first["figures"] and again["protocol_sha256"] == first["protocol_sha256"]
+    scores(tmp_path / "c", one, two, file)
+    capsys.readouterr()
+    for words, told in (
+        ([f"data={one}", file], "dataset.fingerprint"),
+        ([f"data={two}", file, "real.n=5"], "real.n: 5 here, 6 there"),
+        ([file, "size=12"], "pixels.brought_to"),
+        ([file, "extractor.seed=1"], "extractor.sha256"),
+        ([file, "generated.frames=4"], "holds (frames, height, width) [(11, 16, 16)] at [8.0] fps"),
+        ([file, "generated.stride=2", "generated.frames=6"], "at [4.0]"),
+        ([f"statistics={tmp_path / 'nowhere'}"], "needs data=…"),
+    ):
+        assert run("evaluate", [f"checkpoint={one}", f"output={tmp_path / 'x'}", "bootstrap=0", *words]) == 2, told
+        assert told in capsys.readouterr().err
+
+
+def test_sizes_are_brought_together_only_when_asked(sets, tmp_path, capsys):
+    other = folder(tmp_path / "large", seed=2, size=(24, 32))
+    assert scores(tmp_path / "a", sets[0], other, code=2) is None
+    assert "11 frames of 24x32 at 8 fps" in capsys.readouterr().err
+    found = scores(tmp_path / "b", sets[0], other, "size=16", "kernel=half_pixel", "crop=false")
+    planes = [torch.from_numpy(video).permute(0, 3, 1, 2).float() for video in videos(other)]
+    resized = [half_pixel(plane, (16, 16)).round().permute(0, 2, 3, 1).byte().numpy() for plane in planes]
+    expected = distance(videos(sets[0]), resized)
+    assert found["figures"]["frechet"] == pytest.approx(expected["frechet/rand3d-v1@11f"], rel=1e-6)
+
+
+def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
+    one, two = sets
+    mixed = folder(tmp_path / "mixed", seed=0, count=2)
+    folder(tmp_path / "fast", seed=3, count=1, fps=25.0)
+    (mixed / "fast.mp4").write_bytes((tmp_path / "fast/clip-0.mp4").read_bytes())
+    damaged = folder(tmp_path / "damaged", seed=0, count=3)
+    (damaged / "clip-1.mp4").write_bytes(b"no video at all")
+    cut = folder(tmp_path / "cut", seed=0, count=3)
+    content = (cut / "clip-2.mp4").read_bytes()
+    (cut / "clip-2.mp4").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "empty").mkdir()
+    for checkpoint, words, told in (
+        (folder(tmp_path / "single", seed=0, count=1), [], "has 1 videos; scores need at least 2"),
+        (one, ["n=7"], "generated: 7 clips are wanted and"),
+        (one, ["real.n=7"], "real: 7 clips are wanted and"),
+        (one, ["generated.frames=12"], "clip-0.mp4 of"),
+        (one, ["generated.frames=12", "generated.short=leave_out", "n=2"], "6 more are too short"),
+        (mixed, [], "11 frames of 16x16 at 25 fps"),
+        (damaged, [], "clip-1.mp4"),
+        (cut, [], "clip-2.mp4"),
+        (tmp_path / "empty", [], "holds neither a run"),
+        (one, ["metrics=[text]"], "reads no text; choose an image-text model"),
+        (one, ["metrics=[adherence]"], "clip-0.mp4 has no prompt"),
+        (one, ["metrics=[inception_score]"], "gives no class logits"),
+        (one, ["trajectories=4"], "do not fall into trajectories=4"),
+        (one, ["rates=some"], "rates=some"),
+        (one, ["real.start=last"], "start=last: choose from first, middle, random"),
+        (one, ["kernel=cubic", "size=8"], "extractor.kernel=cubic"),
+        (one, ["preset=stylegan_v_fvd2048_16f"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
+        (one, ["preset=videogpt_bair_256", "extractor.path=nowhere"], "a867b87ac3a9097d200598b1d48a1b890d8ec744). Download it"),
+    ):
+        assert run("evaluate", [f"checkpoint={checkpoint}", f"data={two}", f"output={tmp_path / 'x'}", *words]) == 2, told
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+
+
+def test_trajectories_are_scored_set_by_set(sets, tmp_path):
+    found = scores(tmp_path / "a", *sets, "trajectories=2", "metrics=[frechet]")
+    fake, real = videos(sets[0]), videos(sets[1])
+    each = [distance(fake[place::2], real)["frechet/rand3d-v1@11f"] for place in range(2)]
+    assert found["figures"]["frechet"] == pytest.approx(sum(each) / 2, rel=1e-9)
+
+
+def test_a_dataset_may_stand_on_either_side_and_clips_have_scores_of_their_own(sets, tmp_path):
+    plain = plain_dataset(tmp_path / "real")
+    words = ["size=16", "real.frames=5", "generated.frames=5", "rates=any", "metrics=[quality,kvd,precision]", "neighbours=2"]
+    found = scores(tmp_path / "a", plain, sets[1], *words)
+    assert found["figures"]["n_fake"] == 4 and {"precision", "recall", "density", "coverage"} <= set(found["figures"])
+    rows = [row["quality"] for row in found["rows"]]
+    for name in ("temporal_flickering", "motion_smoothness_lite", "warping_error_lite"):
+        assert found["figures"][name] == pytest.approx(np.mean([row[name] for row in rows]))
+    assert [row["prompt"] for row in found["rows"]] == [f"noise number {number}" for number in range(4)]
+    flicker = [1 - np.abs(np.diff(video[:5].astype(float), axis=0)).mean() / 255 for video in videos(sets[1])]
+    turned = scores(tmp_path / "b", sets[1], plain, "metrics=[quality]", "generated.frames=5")
+    assert [row["quality"]["temporal_flickering"] for row in turned["rows"]] == pytest.approx(flicker)
+    assert turned["protocol"]["extractor"] is None and turned["protocol"]["dataset"] == {}
+
+
+PRESETS = sorted(path.stem for path in (config_dir() / "preset").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_names_what_published_codes_did(name):
+    """By evidence that is independent of the files: clips, strides, sides, extractors and ddof of the codes that defined the protocols."""
+    config = OmegaConf.load(config_dir() / "preset" / f"{name}.yaml")
+    wanted = {
+        "stylegan_v_fvd2048_16f": ("i3d", 2048, 2048, 16, 1, 1, 0, "random"),
+        "stylegan_v_fvd2048_128f": ("i3d", 2048, 2048, 128, 1, 1, 0, "random"),
+        "stylegan_v_fvd2048_128f_s8": ("i3d", 2048, 2048, 16, 8, 8, 0, "random"),
+        "latte_ucf101": ("i3d", 2048, 2048, 16, 3, 1, 0, "random"),
+        "tf_fvd_2018": ("i3d", 16, 16, 15, 1, 1, 1, "first"),
+        "videogpt_bair_256": ("i3d_state", 256, 256, 16, 1, 1, 1, "first"),
+        "mcvd_256xn": ("i3d", 256, 2560, 16, 1, 1, 1, "first"),
+        "magvit_k600_5to11": ("i3d_state", 50000, 50000, 16, 1, 1, 1, "first"),
+        "cd_fvd_2048": ("videomae_ssv2", None, 2048, 16, 1, 1, 0, "random"),
+        "jedi_5000": ("vjepa2", 5000, 5000, 16, 1, 1, 1, "first"),
+        "rfvd": ("i3d", None, 10000, 17, 1, 1, 1, "first"),
+    }[name]
+    real, generated = config.real, config.get("generated", {})
+    found = (
+        config.defaults[0]["override /extractor"], real.get("n"), config.n, real.frames, real.stride, generated.get("stride", 1),
+        config.get("ddof", 1), real.start,
+    )  # fmt: skip
+    assert found == wanted and config.rates == "any"
+
+
+def test_a_preset_is_named_in_the_scores_with_what_was_changed_of_it(sets, tmp_path, capsys):
+    words = ["preset=videogpt_bair_256", "extractor=rand3d", "n=6", "real.n=6", "generated.frames=9", "real.frames=9", "metrics=[frechet]"]
+    found = scores(tmp_path / "a", *sets, *words)
+    assert found["preset"] == {"name": "videogpt_bair_256", "changed": ["extractor", "generated.frames", "n", "real.frames", "real.n"]}
+    assert "measured by the protocol of videogpt_bair_256, but extractor, generated.frames" in capsys.readouterr().out
+    assert found["protocol"]["distances"]["bootstrap"] == 0 and scores(tmp_path / "b", *sets)["preset"] is None

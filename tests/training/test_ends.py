@@ -1,0 +1,170 @@
+"""However a rank, its launcher or its disk ends, the job ends with it: soon, saved if it can be, and nobody stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from sora import cli
+from sora.training import checkpoint
+from sora.training.metrics import read
+from sora.training.module import TrainingModule
+from sora.training.watchdog import STALLED
+from tests.trained import world_dataset
+from tests.training.stand_ins import fit
+from tests.training.test_parity import launched
+from tests.training.test_tracker import gone, members
+
+pytestmark = pytest.mark.slow
+COUNT = 2
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return world_dataset(tmp_path_factory.mktemp("ends") / "world", clips=8)
+
+
+class Job:
+    """Two ranks of `sora train` with a loader worker each, started by a process that only waits for them, all in one session."""
+
+    def __init__(self, world: Path, folder: Path, *words: str, step: Callable[[int, int], None] = lambda rank, step: None) -> None:
+        self.folder, self.run = folder, folder / "run"
+        trainer = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={COUNT}", "trainer.precision=32-true", "trainer.threads=1"]
+        said = ["experiment=toy_vae", f"data.folders=[{world}]", f"output={self.run}", "steps=100000", "log_every=1", "workers=1"]
+        self._words = [*said, *trainer, "plan.packs=2", "plan.shapes=[[5,16,16]]", "checkpoint.every=100000", *words]
+        self.session = os.fork()
+        if self.session == 0:
+            os.setsid()
+            self._launch(step)
+
+    def _launch(self, step: Callable[[int, int], None]) -> None:
+        ranks = []
+        for rank in range(COUNT):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    code = self._train(rank, step)
+                finally:
+                    os._exit(code)
+            ranks.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks]
+        (self.folder / "codes").write_text(" ".join(map(str, codes)))
+        os._exit(0)
+
+    def _train(self, rank: int, step: Callable[[int, int], None]) -> int:
+        said = os.open(self.folder / f"said-{rank}", os.O_WRONLY | os.O_CREAT)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", init_method=f"file://{self.folder}/store", rank=rank, world_size=COUNT)
+        launched(rank, COUNT)
+        rank_zero_only.rank = rank
+        plain = TrainingModule.training_step
+
+        def noted(module: TrainingModule, batch, number: int) -> None:
+            step(rank, module.counters.step)
+            plain(module, batch, number)
+
+        TrainingModule.training_step = noted
+        (self.folder / f"pid-{rank}").write_text(str(os.getpid()))
+        return cli.run("train", self._words)
+
+    def rank(self, number: int) -> int:
+        return int((self.folder / f"pid-{number}").read_text())
+
+    def reach(self, step: int, *, seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.run.exists() and len(read(self.run / "metrics.jsonl")) >= step:
+                return
+            time.sleep(0.05)
+        raise AssertionError([self.said(rank) for rank in range(COUNT)])
+
+    def said(self, rank: int) -> str:
+        return (self.folder / f"said-{rank}").read_text()
+
+    def codes(self) -> list[int]:
+        return [int(code) for code in (self.folder / "codes").read_text().split()]
+
+
+@pytest.fixture
+def start(world, tmp_path) -> Iterator[Callable[..., Job]]:
+    begun = []
+
+    def launch(*words: str, **more) -> Job:
+        begun.append(Job(world, tmp_path, *words, **more))
+        return begun[-1]
+
+    yield launch
+    for job in begun:
+        for process in members(job.session):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(job.session, 0)
+
+
+def test_a_dead_rank_ends_one_that_is_busy_for_longer(start):
+    """It is in no collective, so that nothing but its peer's connection tells it."""
+
+    def step(rank: int, step: int) -> None:
+        if step == 3:
+            time.sleep(60 if rank == 0 else 0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    job = start(step=step)
+    job.reach(3)
+    assert gone(job.session, seconds=10), members(job.session)
+    assert job.codes() == [STALLED, -signal.SIGKILL]
+    assert "rank 1 has died, so rank 0 ends too" in job.said(0)
+
+
+def test_ranks_save_and_end_when_their_launcher_is_killed(start):
+    job = start()
+    job.reach(3)
+    os.kill(job.session, signal.SIGKILL)
+    assert gone(job.session, seconds=15), members(job.session)
+    newest = checkpoint.newest(job.run / "checkpoints")
+    assert checkpoint.step_of(newest) == read(job.run / "metrics.jsonl")[-1]["step"]
+    assert "stopped and saved" in job.said(0)
+
+
+def test_a_rank_that_stands_still_is_waited_for_in_vain_and_that_is_reported(start):
+    job = start("watchdog.limit=1.5")
+    job.reach(3)
+    os.kill(job.rank(1), signal.SIGSTOP)
+    end = time.monotonic() + 10
+    report = job.run / "stalled-0.txt"
+    while not report.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    told = report.read_text()
+    assert "rank 0 has not moved for" in told and "phase step" in told and "training_step" in told
+    os.kill(job.rank(1), signal.SIGKILL)  # as launchers do: srun after 10 s, torchrun after 30
+    assert gone(job.session, seconds=5)
+    assert job.codes() == [STALLED, -signal.SIGKILL]
+
+
+def test_signals_while_a_checkpoint_is_written_change_nothing(tmp_path, monkeypatch):
+    plain, sent = checkpoint.Saving.commit, []
+
+    def interrupted(self, **settings):
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            sent.append(number)
+        return plain(self, **settings)
+
+    monkeypatch.setattr(checkpoint.Saving, "commit", interrupted)
+    module = fit(tmp_path / "run", until=20, total=20, every=4)
+    assert sent
+    state = checkpoint.load(checkpoint.newest(tmp_path / "run" / "checkpoints"))
+    assert state.step == module.counters.step < 20
