@@ -44,16 +44,20 @@ class Setting:
         return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours, "trajectories": self.trajectories}
 
     def metric(self, extractor: VideoFeatures) -> VideoDistribution:
+        """Of this process alone: every one has all features."""
+        from sora.metrics.alone import alone
         from sora.metrics.distribution import VideoDistribution
 
-        return VideoDistribution(
-            extractor=extractor,
-            seed=self.seed,
-            layout="b t h w c",
-            quantise=self.quantise,
-            ddof=self.ddof,
-            bootstrap=self.bootstrap,
-            neighbours=self.neighbours,
+        return alone(
+            VideoDistribution(
+                extractor=extractor,
+                seed=self.seed,
+                layout="b t h w c",
+                quantise=self.quantise,
+                ddof=self.ddof,
+                bootstrap=self.bootstrap,
+                neighbours=self.neighbours,
+            )
         )
 
     def prepared(self, frames: Any, device: str) -> Tensor:
@@ -65,8 +69,10 @@ class Setting:
         video = torch.from_numpy(frames)[None].to(device)
         if self.size is None or tuple(video.shape[2:4]) == self.size:
             return video
-        sized = Preparation(size=self.size, kernel=self.kernel, crop=self.crop)(video).permute(0, 2, 3, 4, 1).clamp(0, 1)
-        return (sized * 255).round().to(torch.uint8) if self.quantise else sized
+        # In a file's own units, so that a value half way between two of them is rounded alike everywhere.
+        prepare = Preparation(size=self.size, kernel=self.kernel, crop=self.crop, low=0.0, high=255.0)
+        sized = prepare(video).permute(0, 2, 3, 4, 1).clamp(0, 255)
+        return sized.round().to(torch.uint8) if self.quantise else sized / 255
 
 
 Progress = Callable[[int, int], None]

@@ -47,8 +47,9 @@ def adherence(seen: Seen) -> Row:
 def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
     """Shares of clips that show what their prompt says, each with its 95 % interval."""
     from sora.metrics.adherence import PromptAdherence
+    from sora.metrics.alone import alone
 
-    metric = PromptAdherence()
+    metric = alone(PromptAdherence())
     metric.update(rows)
     shares = metric.compute()
     asked = {name: sum(row[name] is not None for row in rows) for name in shares if name not in ("all", "n")}
@@ -72,12 +73,13 @@ def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
 def physics(seen: Seen) -> Row:
     """gravity_deviation of a clip that was asked to bounce, permanence of one whose thing was asked to hide."""
     from sora.data.world import PALETTE
+    from sora.metrics.alone import alone
     from sora.metrics.observation import observe
     from sora.metrics.physics import Physics
 
     if seen.facts.event not in ("bounces", "hides"):
         return {}
-    metric = Physics()
+    metric = alone(Physics())
     metric.update([observe(seen.frames, seen.fps, PALETTE)], [seen.facts.event], [seen.fps], [float(min(seen.frames.shape[1:3]))])
     return {name: value for name, value in metric.compute().items() if not name.endswith("_clips")}
 
@@ -96,11 +98,12 @@ def quality(seen: Seen) -> Row:
     """VBench's figures that need no network of motion; the consistency of frames too, where the extractor sees them one by one."""
     import torch
 
+    from sora.metrics.alone import alone
     from sora.metrics.extractors.frames import FrameFeatures
     from sora.metrics.quality import VideoQuality
 
     encoders: dict[str, FrameFeatures] = {"frame": seen.extractor} if isinstance(seen.extractor, FrameFeatures) else {}
-    metric = VideoQuality(encoders=encoders)
+    metric = alone(VideoQuality(encoders=encoders))
     metric.update(torch.from_numpy(seen.frames)[None], fps=seen.fps)
     return {name: value for name, value in metric.compute().items() if name != "n"}
 
@@ -123,8 +126,8 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 MEASURES = {
-    "adherence": Measure(adherence, adherence_figures, ("facts",)),
-    "physics": Measure(physics, physics_figures, ("facts",)),
+    "adherence": Measure(adherence, adherence_figures, ("prompt", "facts")),
+    "physics": Measure(physics, physics_figures, ("prompt", "facts")),
     "quality": Measure(quality, _means),
     "text": Measure(text, _means, ("prompt", "text")),
 }

@@ -110,6 +110,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     import torch
 
     from sora.data.video import write
+    from sora.metrics.alone import alone
     from sora.metrics.reconstruction import Reconstruction
 
     device = next(vae.parameters()).device
@@ -122,7 +123,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
                 other = torch.from_numpy(made.read(number, 0, original.shape[1]))[None]
             else:
                 other = vae.decode(vae.encode(original.to(device))).cpu()
-            metric = Reconstruction()
+            metric = alone(Reconstruction())
             metric.update(original, other)
             row = {"key": real.name(number), "frames": original.shape[1], **metric.compute()}
             if bench.compares and not made.paths[number].is_file():
