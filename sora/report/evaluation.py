@@ -35,7 +35,7 @@ def write_page(folder: Path, *, real: Mapping[str, bytes] | None = None) -> Path
     is what was measured while training. real: clips by key as mp4 that browsers play, of the neighbours that the scores name.
     """
     scores = read_json(folder / "scores.json")
-    lines = _lines(folder.parent.parent / "evaluation.jsonl")
+    lines = read_lines(folder.parent.parent / "evaluation.jsonl")
     sections = [
         Section("Figures", figure_parts(scores)),
         Section("Over checkpoints", curve_parts(history(folder, scores), lines)),
@@ -83,10 +83,10 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
-    for wanted, across in (("adherence", "share of clips"), ("", "")):
-        for group in _spans(figures, shares=bool(wanted)):
-            words = "Shares with their 95 % intervals" if wanted else f"{next(iter(group))}, its 95 % interval, and | its floor"
-            parts.append(Plot(plots.intervals(group, across=across), words))
+    for shares in (True, False):
+        for group in _spans(figures, shares=shares):
+            words = "Shares with their 95 % intervals" if shares else f"{next(iter(group))}, its 95 % interval, and | its floor"
+            parts.append(Plot(plots.intervals(group, across="share of clips" if shares else "", shares=shares), words))
     return parts
 
 
@@ -239,7 +239,8 @@ def _change(line: Mapping[str, Any]) -> list[float]:
     return [float(line[name]) * (1 if name == "loss_power" else 100) for name in names]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of RUN/evaluation.jsonl, a torn last one left out; none where there is no such file."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]

@@ -76,10 +76,11 @@ def panels(items: Sequence[Panel], *, across: str, columns: int = 2) -> str:
         axes.set_title(_plain(item.title), color=INK, fontsize=9, loc="left")
         if len(item.lines) > 1:
             axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-    for axes in grid.flat[len(items) :]:
-        axes.set_visible(False)
-    for axes in grid[-1]:
-        axes.set_xlabel(_plain(across))
+    for place, axes in enumerate(grid.flat):
+        axes.set_visible(place < len(items))
+        if place + columns >= len(items):  # the last of its column
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel(_plain(across))
     return _finished(figure)
 
 
@@ -93,8 +94,8 @@ class Span:
     floor: float = math.nan
 
 
-def intervals(spans: Mapping[str, Span], *, across: str) -> str:
-    """A point with its interval for each name, and a hollow mark at its floor, as one `<svg>` element."""
+def intervals(spans: Mapping[str, Span], *, across: str, shares: bool = False) -> str:
+    """A point with its interval for each name, and a mark at its floor, as one `<svg>` element. shares: they lie between 0 and 1."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.34 * max(1, len(spans))))
     for place, span in enumerate(spans.values()):
@@ -107,6 +108,8 @@ def intervals(spans: Mapping[str, Span], *, across: str) -> str:
         )
     axes.set_yticks(range(len(spans)), [_plain(name) for name in spans])
     axes.set_ylim(len(spans) - 0.4, -0.7)
+    if shares:
+        axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(_plain(across))
     return _finished(figure)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sora.report import plots
+from sora.report.evaluation import TOLD, panels_of, read_lines
 from sora.report.page import Commands, Figure, Figures, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.storage import read_json, write_json, write_text
 
@@ -25,6 +26,7 @@ WANTED = {
     "adherence_direction": ("Direction", "share of generated clips"),
     "frechet_over_floor": ("Fréchet distance over its floor", "1 is what two halves of the real clips have"),
 }
+WATCHED = ("loss", "adherence_all", "frechet", "kvd")  # while training
 SHOWN = 24  # clips of a section; the rest are in the folder
 
 
@@ -68,6 +70,7 @@ def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str,
         Section("Samples", sample_parts(folder / "samples", notes)),
         Section("Held-out prompts", scored_parts(folder / "scores", dit)),
         Section("Reconstructions", reconstruction_parts(folder / "vae_scores", vae)),
+        Section("Over training", watched_parts(folder / "dit")),
         Section("Training", curve_parts(folder)),
         Section("Stages", stage_parts(done)),
         Section("Data", data_parts(folder)),
@@ -78,7 +81,7 @@ def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str,
         "A text-to-video model made from nothing on this machine: a video VAE trained on procedurally drawn and on real clips, a diffusion "
         "transformer trained on packed spacetime patches of its latents, and clips that it made from text."
     )
-    write_text(folder / "report.html", render(Page("sora quickstart", lead, sections)))
+    write_text(folder / "report.html", render(Page("sora quickstart", lead, [section for section in sections if section.parts])))
     return figures
 
 
@@ -149,6 +152,20 @@ def curve_parts(folder: Path) -> list[Part]:
         words = f"{title}, {number(last['step'])} steps, {number(last['samples'])} clips"
         parts.append(Plot(plots.curves({"loss": (steps, losses)}, across="step", up="loss", logarithmic=name == "vae", smooth=7), words))
     return parts
+
+
+def watched_parts(folder: Path) -> list[Part]:
+    """What was measured of the averaged weights while they trained: one plot."""
+    lines = [line for line in read_lines(folder / "evaluation.jsonl") if line["weights"] == "ema"]
+    drawn = panels_of([(line["step"], line) for line in lines], {name: TOLD[name] for name in WATCHED})
+    if not drawn:
+        return []
+    words = (
+        f"Held-out combinations, measured {len(lines)} times while training: loss of the velocity with its 95 % interval, share of clips "
+        "that show what their prompt says, Fréchet distance (dashed: its floor, what two sets of real clips have), kernel distance "
+        "(0 is the same)"
+    )
+    return [Plot(plots.panels(drawn, across="step"), words)]
 
 
 def stage_parts(done: Sequence[StageDone]) -> list[Part]:

@@ -110,6 +110,21 @@ def test_panels_hold_what_two_points_have_and_leave_out_what_is_not_a_number():
     assert curve_parts([(1, {"loss": 1.0})], []) == []
 
 
+def test_the_quickstart_draws_what_was_measured_while_it_trained_in_one_plot(tmp_path):
+    from sora.report.quickstart import watched_parts
+
+    assert watched_parts(tmp_path) == []
+    lines = []
+    for step in (10, 20, 30):
+        figures = {"loss": 1.0, "loss_low": 0.9, "loss_high": 1.1, "adherence_all": 0.1, "frechet": 3.0, "frechet_floor": 2.0, "kvd": 0.1}
+        lines += [{"step": step, "weights": name, **figures} for name in ("ema", "raw")]
+    (tmp_path / "evaluation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (part,) = watched_parts(tmp_path)
+    assert isinstance(part, Plot) and "measured 3 times" in part.caption and part.svg.count("stroke-dasharray") >= 1
+    for title in ("Held-out loss", "Prompt adherence", "Fréchet distance", "Kernel distance"):
+        assert title in part.svg
+
+
 def test_plots_of_intervals_and_panels_follow_the_page_and_are_the_same_each_time():
     spans = {"colour": Span(0.5, 0.4, 0.6), "$x$": Span(1.0, 0.9, 1.2, floor=0.8)}
     items = [Panel("a", {"a": ([1, 2], [3.0, 4.0])}, {"a": ([1, 2], [2.0, 3.0], [4.0, 5.0])}, 1.0), Panel("b", {"b": ([1], [1.0])}, {})]
