@@ -77,7 +77,7 @@ class Steps(Dataset):
 
 
 class Meter(Callback):
-    """What a training run keeps and multiplies, from outside: torch's allocator in the third step, its counter of operations in the fourth."""
+    """What a run keeps and multiplies, from outside: torch's allocator in the third step, its counter of operations in the fourth."""
 
     def __init__(self) -> None:
         self.found: dict[str, float] = {}

@@ -246,11 +246,11 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
 
 
 def module_of(wanted: Wanted, *, gpu: bool) -> Any:
-    """What trains, as `sora train` has it. gpu: but for who computes attention, where that is flash attention, or keeps as much."""
+    """What trains, as `sora train` has it. gpu: for tracing; attention is flash attention there, or keeps as much."""
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
-    from sora.network import trainable
+    from sora.network import flops_of, trainable
     from sora.training.diffusion_module import DiffusionTask
     from sora.training.module import TrainingModule
 
@@ -260,7 +260,8 @@ def module_of(wanted: Wanted, *, gpu: bool) -> Any:
     OmegaConf.update(config, "compile", False)
     dit, scales = trainable(config, **wanted.given)
     objective = build(config.objective, path=build(config.path), density=build(config.density))
-    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None)
+    flops = None if gpu else flops_of(config.dit, **wanted.given)
+    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None, flops=flops)
     return TrainingModule(
         task=task,
         optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),

@@ -161,6 +161,9 @@ class _GpuCasts(TorchFunctionMode):
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            with _GpuCasts():  # a mode is put aside while it answers, and what is computed again there must be as it was
+                return torch.autograd.backward(args[0])
         if func in self.WIDE and torch.is_autocast_enabled("cpu"):
             args = tuple(value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args)
         return func(*args, **(kwargs or {}))
