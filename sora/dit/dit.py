@@ -340,12 +340,17 @@ class DiT(nn.Module):
             text_levels=self.stream(peaks, owners(text.segments), whole) if self.joint and peaks is not None else None,
             joined=join(layout.segments, text.segments) if self.joint else None,
         )
-        for block in self.blocks:
-            x, states = block(x, states, context)
+        x = self.run(x, states, context)
         final = self.final_modulation(stream.level) + one_on_scales(2, self.width, stream.level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
         x = self.out(self.final_norm(x, scale, shift))
         return x if wide is None else x.index_select(0, wide.places)
+
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.training.tensor`)."""
+        for block in self.blocks:
+            x, states = block(x, states, context)
+        return x
 
     def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
         """What modulates tokens of these levels, and of clips with these pooled captions."""

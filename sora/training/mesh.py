@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sora.training.context import spread_context
+from sora.training.tensor import beside, spread_tensor
 
 AXES = ("replicate", "shard", "context", "tensor")
 AHEAD = 2  # blocks whose weights are gathered while one computes
@@ -126,10 +128,10 @@ class MeshStrategy(ModelParallelStrategy):
     def spread(self, task: nn.Module) -> None:
         """Lay a task out over the mesh, from outside."""
         sizes = self.sizes
-        if sizes.tensor > 1:
-            raise ValueError(f"trainer.tensor={sizes.tensor} is not there yet; set trainer.tensor=1")
         if sizes.context > 1:
             spread_context(task, self.device_mesh["context"])
+        if sizes.tensor > 1:
+            spread_tensor(task, self.device_mesh["tensor"])
         if self.sharded or sizes.tensor > 1:
             self._shard(task)
         else:
@@ -146,12 +148,13 @@ class MeshStrategy(ModelParallelStrategy):
     def _shard(self, task: nn.Module) -> None:
         """Each block of each list of blocks is a unit, and the rest is one more."""
         mesh = self._sharding_mesh()
+        cut = partial(beside, shards=mesh.size(mesh.ndim - 1))
         for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
-            units = [fully_shard(block, mesh=mesh, mp_policy=self._policy) for block in blocks]
+            units = [fully_shard(block, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut) for block in blocks]
             for number, unit in enumerate(units):
                 unit.set_modules_to_forward_prefetch(units[number + 1 : number + 1 + AHEAD])
                 unit.set_modules_to_backward_prefetch(units[max(0, number - AHEAD) : number][::-1])
-        fully_shard(task, mesh=mesh, mp_policy=self._policy)
+        fully_shard(task, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut)
 
     def _sharding_mesh(self) -> DeviceMesh:
         """Copies x shards of weights."""

@@ -124,10 +124,13 @@ class PublishedDiT(nn.Module):
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(places, extents(layout)).to(x.dtype)
-        states = words.states
+        return self.out(self.final(self.run(x, words.states, context), level, levels.index))
+
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+        """As `DiT.run`."""
         for block in self.blocks:
             x, states = block(x, states, context)
-        return self.out(self.final(x, level, levels.index))
+        return x
 
     def stream(self, level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Stream:
         """What modulates tokens of these embedded levels."""
