@@ -224,10 +224,14 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
     from sora.training.tracing import traced
 
     budget = wanted.config.plan.budget
-    found = traced(lambda: module_of(wanted, gpu=True), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True)
+    found = traced(
+        lambda: module_of(wanted, gpu=True), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True
+    )
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     part = [(Grid(1, 1, half), max(1, words))]
-    smaller = traced(lambda: module_of(wanted, gpu=True), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True)
+    smaller = traced(
+        lambda: module_of(wanted, gpu=True), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True
+    )
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
     fits = int(budget + (cluster.room - found.largest) / slope)
     fits = max(0, fits // 64 * 64)

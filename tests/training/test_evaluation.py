@@ -58,8 +58,18 @@ def fit(folder: Path, measures, *, until: int = TOTAL, resumed=None, every: int 
     run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
     flag, first, watched = StopFlag(), resumed.step if resumed else 0, clock or phases.Phases()
     module = module_of(steps=TOTAL, flag=lambda: bool(flag))
-    journal = Journal(run, every=1, steps=TOTAL, unit="tokens", tracker=NoTracker(), resumed=resumed)
-    rest = {"keep": 3, "keep_every": 0, "seed": 7, "flag": flag, "journal": journal, "phases": watched, "resumed": resumed}
+    journal = Journal(run, every=1, steps=TOTAL, unit="tokens", tracker=NoTracker(), resumed=resumed, phases=watched)
+    rest = {
+        "keep": 3,
+        "keep_every": 0,
+        "snapshots": 0,
+        "patience": 3,
+        "seed": 7,
+        "flag": flag,
+        "journal": journal,
+        "phases": watched,
+        "resumed": resumed,
+    }
     saver = Checkpoints(run, every=5, steps=TOTAL, **rest)
     told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker()}
     measured = [Evaluations(run, every=every, share=share, weights=chosen_weights(weights), measures=measures, **told)] if measures else []
@@ -173,7 +183,7 @@ def test_one_that_takes_longer_than_expected_is_cut_short_and_told(tmp_path, mon
 def test_settings_that_mean_nothing_are_refused(tmp_path):
     run = create(tmp_path / "run", config="", info={"kind": "vae"})
     rest = {"weights": {"ema": averaged}, "measures": [], "steps": 1, "phases": phases.Phases(), "tracker": NoTracker()}
-    rest["journal"] = Journal(run, every=1, steps=1, unit="tokens", tracker=NoTracker(), resumed=None)
+    rest["journal"] = Journal(run, every=1, steps=1, unit="tokens", tracker=NoTracker(), resumed=None, phases=phases.Phases())
     for settings, told in (({"every": 0, "share": 0.1}, "evaluation.every=0"), ({"every": 1, "share": 0.0}, "evaluation.share=0.0")):
         with pytest.raises(ValueError, match=told):
             Evaluations(run, **settings, **rest)
