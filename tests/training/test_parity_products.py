@@ -15,6 +15,7 @@ from sora.training import ema, ranks, schedules, trainers
 from sora.training.ema import Average
 from sora.training.mesh import seat
 from sora.training.module import TrainingModule
+from sora.training.soundness import Guard
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, MUON, Integers
 from tests.training.test_parity import CPU, Recorder, launched

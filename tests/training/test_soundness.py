@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sora.training import checkpoint
+from sora.training import callbacks, checkpoint
 from sora.training.metrics import read
 from sora.training.soundness import NOT_FINITE, SPIKE, Guard, Suspects, deviations
 from tests.training.stand_ins import Steps, fit
@@ -160,17 +159,16 @@ def test_the_second_time_it_goes_further_back_unless_there_was_a_newer_checkpoin
         fit(tmp_path / "early", dataset=Steps(poison=dict.fromkeys(range(1, 4), NAN)), returns=5, **settings)
 
 
-def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys):
-    class Damaging(Steps):
-        def __getitem__(self, step: int):
-            if step == 10:
-                whole = tmp_path / "run" / "checkpoints" / "step-00000008"
-                while not whole.exists():  # it is written while training goes on, and has its name only when it is whole
-                    time.sleep(0.01)
-                (whole / "model.safetensors").write_bytes(b"x")
-            return super().__getitem__(step)
+def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys, monkeypatch):
+    newest, plain = tmp_path / "run" / "checkpoints" / "step-00000008" / "model.safetensors", callbacks.agreed
 
-    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Damaging(poison=BAD), patience=3, returns=1)
+    def damaged(*given, **named):
+        if newest.exists():
+            newest.write_bytes(b"x")
+        return plain(*given, **named)
+
+    monkeypatch.setattr(callbacks, "agreed", damaged)
+    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, returns=1)
     (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "went back"]
     assert event["to"] == 4 and event["removed"] == [8]
     assert "passed over a damaged checkpoint" in capsys.readouterr().out
