@@ -42,6 +42,7 @@ def main(composed: Composed) -> None:
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
     index, encoder, reader = Index.open(config.data), build(config.text), build(config.reader)
+    encoder.to(vae.shift.device)
     part = Part.of(config.part)
     captions = captions_of(index, config.captions, part=part)
     columns = (

@@ -30,6 +30,9 @@ class ByteEncoder:
         """Of what is stored: the layers belong to the network's weights."""
         return text_hash(f"bytes\t{self.max_tokens}")
 
+    def to(self, device: torch.device | str) -> None:
+        """Nothing here is worth a device."""
+
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ 1"]]:
         """The bytes of each caption as numbers, after a start mark."""
         rows = [[START, *caption.encode("utf-8")[: self.max_tokens - 1]] for caption in captions]

@@ -26,6 +26,9 @@ class ClassEncoder:
     def fingerprint(self) -> str:
         return text_hash(f"classes\t{self.count}")
 
+    def to(self, device: torch.device | str) -> None:
+        """Nothing here is worth a device."""
+
     def encode(self, captions: list[str]) -> list[Float[Tensor, "1 W"]]:
         """One row per caption. Raises ValueError for a caption that is no class."""
         wrong = [caption for caption in captions if caption and not (caption.isdecimal() and int(caption) < self.count)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,6 +25,10 @@ class TextEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    def to(self, device: torch.device | str) -> None:
+        """Encode there from now on."""
+        ...
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """One (tokens, numbers) tensor per caption, float32 on the CPU; it can be stored. The empty caption has tokens too."""

@@ -31,6 +31,8 @@ class WholeEncoder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    def to(self, device: torch.device | str) -> None: ...
+
     def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]: ...
 
 
@@ -48,6 +50,10 @@ class PooledCaptions:
     @property
     def fingerprint(self) -> str:
         return text_hash(f"pooled\t{self.states.fingerprint}\t{self.whole.fingerprint}")
+
+    def to(self, device: torch.device | str) -> None:
+        self.states.to(device)
+        self.whole.to(device)
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """For each caption the vector, zeros up to the states' width behind it, and under it the states."""

@@ -41,6 +41,18 @@ class Pretrained:
         self.name = source.removeprefix(PACKAGE)
         self.source, self.revision, self.precision = source, revision, precision
         self.model_folder, self.tokenizer_folder = model_folder, tokenizer_folder
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> None:
+        """Where the model lies, once it is loaded."""
+        self.device = torch.device(device)
+        if "model" in self.__dict__:
+            self.model.to(self.device)
+
+    def read(self, captions: list[str], *, fills: bool, max_tokens: int) -> Any:
+        """Token numbers and masks of captions, on the model's device. fills: all up to max_tokens, else up to the longest."""
+        padding = "max_length" if fills else True
+        return self.tokenizer(captions, padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt").to(self.device)
 
     @property
     def width(self) -> int:
@@ -92,15 +104,16 @@ class Pretrained:
             model = loader.from_pretrained(self._model_path, local_files_only=True, use_safetensors=True, dtype=dtype)
         except (OSError, ValueError) as error:
             raise ValueError(f"text.source={self.source}: the weights in {self._model_path} cannot be loaded: {error}") from error
-        return model.eval().requires_grad_(False)
+        return model.eval().requires_grad_(False).to(self.device)
 
 
 class PretrainedEncoder:
     """Token states of a frozen model, see `Pretrained` for where it comes from.
 
     max_tokens: longer captions are cut. template: what a caption is put into, at "{}", and crop: how many tokens of it come before the
-    caption, which are left out of the states. skip: layers at the end that are not run. reads_padding: the model is given captions filled
-    up to max_tokens and no mask, as some networks' makers did; keeps_padding: those fillings are words of the caption, too.
+    caption, which are left out of the states. skip: layers at the end that the states do not go through. reads_padding: the model is
+    given captions filled up to max_tokens and no mask, as some networks' makers did; keeps_padding: those fillings are words of the
+    caption, too.
     """
 
     def __init__(
@@ -127,24 +140,22 @@ class PretrainedEncoder:
         usual = ["{}", 0, 0, False, False]
         return self.pretrained.fingerprint(self.max_tokens, self.pretrained.precision, *([] if more == usual else [more]))
 
+    def to(self, device: torch.device | str) -> None:
+        self.pretrained.to(device)
+
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """States of each caption's own tokens, the tokenizer's marks included, and of padding if it is kept; float32 on the CPU."""
         fills, states = self.reads_padding or self.keeps_padding, {}
         for numbers in alike(captions, self.batch):
-            given = self.pretrained.tokenizer(
-                [self.template.replace("{}", captions[number]) for number in numbers],
-                padding="max_length" if fills else True,
-                truncation=True,
-                max_length=self.max_tokens + self.crop,
-                return_tensors="pt",
-            )
+            told = [self.template.replace("{}", captions[number]) for number in numbers]
+            given = self.pretrained.read(told, fills=fills, max_tokens=self.max_tokens + self.crop)
             own = given["attention_mask"]
             mask = torch.ones_like(own) if self.reads_padding else own
             found = self.pretrained.model(input_ids=given["input_ids"], attention_mask=mask, output_hidden_states=self.skip > 0)
             hidden = found.hidden_states[-1 - self.skip] if self.skip else found.last_hidden_state
             kept = torch.ones_like(own) if self.keeps_padding else own
-            rows = zip(numbers, hidden.float(), kept, strict=True)
+            rows = zip(numbers, hidden.float().cpu(), kept.cpu(), strict=True)
             states |= {number: row[here.bool()][self.crop :].clone() for number, row, here in rows}
         return [states[number] for number in range(len(captions))]
 
@@ -173,18 +184,19 @@ class PretrainedPooled:
     def fingerprint(self) -> str:
         return self.pretrained.fingerprint(self.max_tokens, self.pretrained.precision, "pooled")
 
+    def to(self, device: torch.device | str) -> None:
+        self.pretrained.to(device)
+
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]:
         """A vector for each caption, float32 on the CPU. Raises ValueError for a model that has none."""
         vectors: dict[int, Tensor] = {}
         for numbers in alike(captions, self.batch):
-            given = self.pretrained.tokenizer(
-                [captions[number] for number in numbers], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-            )
+            given = self.pretrained.read([captions[number] for number in numbers], fills=False, max_tokens=self.max_tokens)
             found = self.pretrained.model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).get("pooler_output")
             if found is None:
                 raise ValueError(f"text.whole.source={self.pretrained.source} makes no vector for a whole caption; CLIP's text half does")
-            vectors |= dict(zip(numbers, found.float(), strict=True))
+            vectors |= dict(zip(numbers, found.float().cpu(), strict=True))
         return [vectors[number].clone() for number in range(len(captions))]
 
 

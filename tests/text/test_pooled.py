@@ -16,7 +16,10 @@ class Lengths:
     name = "lengths"
 
     def __init__(self, width=3, fingerprint="a"):
-        self.width, self.fingerprint = width, fingerprint
+        self.width, self.fingerprint, self.place = width, fingerprint, "cpu"
+
+    def to(self, device):
+        self.place = device
 
     def encode(self, captions):
         return [torch.full((self.width,), float(len(caption))) for caption in captions]
@@ -28,7 +31,10 @@ class Letters:
     name, width = "letters", 5
 
     def __init__(self, fingerprint="a"):
-        self.fingerprint = fingerprint
+        self.fingerprint, self.place = fingerprint, "cpu"
+
+    def to(self, device):
+        self.place = device
 
     def encode(self, captions):
         return [torch.tensor([*map(ord, caption), 0.0])[:, None].repeat(1, 5) for caption in captions]
@@ -74,6 +80,12 @@ def test_what_was_stored_is_what_both_encoders_said():
     for words, caption in zip(found.states[:12].split([4, 1, 7]), captions, strict=True):
         assert torch.equal(words, Letters().encode([caption])[0])
     assert not found.states[12:].any()
+
+
+def test_both_encoders_go_to_a_device():
+    both = PooledCaptions(states=Letters(), whole=Lengths())
+    both.to("meta")
+    assert both.states.place == both.whole.place == "meta"
 
 
 def test_a_change_of_either_encoder_is_another_cache():

@@ -125,6 +125,20 @@ def test_a_caption_as_a_whole_is_the_models_own_vector(tmp_path):
     assert len({tuple(vector.tolist()) for vector in found}) == 3 and whole(tmp_path, **folders).width == 16
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("make", [encoder, whole])
+def test_models_lie_where_they_were_sent_and_captions_follow(make, loaded, tmp_path):
+    """On "meta", in the place of a GPU, before it is loaded and after."""
+    _, folders = saved("clip", tmp_path)
+    made = make(tmp_path, **folders)
+    before = made.encode(["blue"])[0] if loaded else None
+    made.to("meta")
+    assert all(value.is_meta for value in made.pretrained.model.parameters())
+    assert made.pretrained.read(["blue"], fills=False, max_tokens=8)["input_ids"].is_meta
+    if before is not None:
+        assert before.device.type == "cpu" and before.dtype == torch.float32
+
+
 def test_a_model_without_such_a_vector_is_refused(tmp_path):
     _, folders = saved("t5", tmp_path)
     with pytest.raises(ValueError, match=r"text\.whole\.source=.*no vector for a whole caption"):

@@ -19,7 +19,7 @@ from sora.tokens import Segments, TextTokens
 from tests.dit.published.test_parity import POOLED, STEPS, TEXT, apart, ours_of, pair
 
 README = Path(published.__file__).with_name("README.md")
-ROWS = re.findall(r"^\| `(\w+)` \| `(text=[^|]*)` \| `([^|]*)` \|$", README.read_text(), flags=re.MULTILINE)
+ROWS = re.findall(r"^\| `(\w+)` \| `(text=[^|]*)` \| `([^|]*)` \| `([^|]*)` \|$", README.read_text(), flags=re.MULTILINE)
 LATENTS = {"ltx_video": 128, "latte_xl_2": 4, "dit_xl_2": 4}  # channels; 16 of the others
 
 
@@ -29,12 +29,13 @@ def test_every_published_network_has_its_row():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "text", "rest"), ROWS, ids=[name for name, *_ in ROWS])
-def test_the_words_of_a_fine_tune_compose_and_fit(name, text, rest):
+@pytest.mark.parametrize(("name", "text", "rest", "sampled"), ROWS, ids=[name for name, *_ in ROWS])
+def test_the_words_of_a_fine_tune_compose_and_fit(name, text, rest, sampled):
     words = [f"dit={name}", *text.split(), *rest.split()]
     words = [word for word in words if "…" not in word] + (["text.states.template=<user> {} <end>"] if "template" in text else [])
     composed = compose("train", ["experiment=finetune", *words, "data.folders=[x]", "vae=y", "init=z"])
     require_all(composed, "train")
+    assert compose("sample", [*sampled.split(), "checkpoint=x"]).config.checkpoint == "x"
     config = composed.config
     assert tuple(config.dit.patch) == tuple(config.patches.size)
     path = build(config.path)

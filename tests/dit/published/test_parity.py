@@ -3,6 +3,9 @@
 Ours has all clips of a test in one pack, with padding, and theirs has them one by one: packing changes nothing either.
 """
 
+import json
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import diffusers
@@ -281,3 +284,10 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     out = dit.to("meta")(tokens, levels, text)
     assert out.is_meta and out.shape == tokens.patches.shape
     out.square().sum().backward()
+
+
+def test_blocks_are_compiled_once_for_each_kind_and_recomputed_to_the_same_numbers():
+    """Latte has two kinds of blocks over time: the first of them tells which frame a token is of."""
+    done = subprocess.run([sys.executable, "-m", "tests.dit.published.compiled"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"wan_2_1_1_3b": 1, "latte_xl_2": 3, "hunyuan_video": 2}
