@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% ablate-dit clean
+.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% ablate-dit soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -44,6 +44,9 @@ test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemp
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; } || true
 	@if why=$$($(BIN)/python -m tests.slurm.cluster); then $(BIN)/python -m pytest -m slurm tests/slurm; \
 	else echo "############ the Slurm tests DID NOT RUN: $$why ############"; fi
+
+soak: setup  ## a run killed fifteen times at random moments, on one rank or two, compared with an undisturbed one bit by bit; minutes
+	$(BIN)/python -m tests.training.soak $(ARGS)
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .
