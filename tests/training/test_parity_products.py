@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ from sora.tokens import Batch
 from sora.training import ema, ranks, schedules, trainers
 from sora.training import module as modules
 from sora.training.ema import Average
-from sora.training.mesh import MeshStrategy, Sizes, seat
+from sora.training.mesh import MeshStrategy, Seat, Sizes, seat
 from sora.training.module import TrainingModule
 from sora.training.vae_module import VaeTask
 from sora.vae.losses import VaeObjective
@@ -96,7 +94,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def alone():
-    return {"adamw": trained(SINGLE, STEADY), "muon": trained(SINGLE, MUON)}
+    return trained(SINGLE, STEADY)
 
 
 def compare(found, wanted, name: str) -> None:
@@ -117,7 +115,7 @@ def test_every_mesh_trains_as_one_process_does(tmp_path, alone, count):
     def work(rank: int) -> None:
         launched(rank, count)
         for name, shape in MESHES[count].items():
-            compare(trained(mesh(shape), STEADY), alone["adamw"], name)
+            compare(trained(mesh(shape), STEADY), alone, name)
 
     in_ranks(count, tmp_path, work)
 
@@ -134,7 +132,8 @@ def everybody_tells(monkeypatch) -> None:
 
 def data_of_its_own(monkeypatch) -> None:
     """The ranks of a context group read different packs."""
-    monkeypatch.setitem(globals(), "seat", lambda trainer: replace(seat(trainer), readers=2, reader=trainer.global_rank))
+    plain = seat
+    monkeypatch.setitem(globals(), "seat", lambda trainer: replace(plain(trainer), readers=2, reader=trainer.global_rank))
 
 
 def gradients_of_one(monkeypatch) -> None:
@@ -149,7 +148,7 @@ def test_mutants_are_caught(tmp_path, alone, monkeypatch, mutant):
         mutant(monkeypatch)
         found = trained(mesh(MESHES[2]["cp"]), STEADY)
         with pytest.raises(AssertionError):
-            compare(found, alone["adamw"], "cp")
+            compare(found, alone, "cp")
 
     in_ranks(2, tmp_path, work)
 
@@ -203,8 +202,7 @@ def test_a_vae_trains_under_the_strategy_too_and_has_no_context(tmp_path):
 @pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 1), (2, 1, 2, 1), (2, 2, 3, 2), (1, 1, 4, 2)])
 def test_every_rank_has_a_seat_and_every_pack_one_group_of_ranks(shape):
     sizes = Sizes(*shape)
-    strategy = MeshStrategy(sizes=sizes, sharded=True, bf16=False, timeout=timedelta(1))
-    seats = [seat(cast(Any, SimpleNamespace(strategy=strategy, global_rank=rank))) for rank in range(sizes.ranks)]
+    seats = [Seat.of(sizes, rank) for rank in range(sizes.ranks)]
     places = list(itertools.product(*map(range, shape)))  # as init_device_mesh numbers them
     for here, (replicate, shard, context, tensor) in zip(seats, places, strict=True):
         assert (here.readers, here.averaged) == (sizes.replicate * sizes.shard, sizes.ranks // sizes.tensor)
@@ -213,10 +211,12 @@ def test_every_rank_has_a_seat_and_every_pack_one_group_of_ranks(shape):
 
 
 @pytest.mark.slow
-def test_muon_sees_whole_matrices_on_every_mesh(tmp_path, alone):
+def test_muon_sees_whole_matrices_on_every_mesh(tmp_path):
+    wanted = trained(SINGLE, MUON)
+
     def work(rank: int) -> None:
         launched(rank, 4)
         for name in ("hsdp", "cp x ddp", "cp x fsdp"):
-            compare(trained(mesh(MESHES[4][name]), MUON), alone["muon"], name)
+            compare(trained(mesh(MESHES[4][name]), MUON), wanted, name)
 
     in_ranks(4, tmp_path, work)
