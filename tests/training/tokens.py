@@ -61,5 +61,7 @@ def task(**changes: Any) -> DiffusionTask:
         per_frame=0.5,
         max_levels=24,
     )
-    dit = network(**({"width": 64, "heads": 4} | changes))  # pyright: ignore[reportArgumentType]
+    dit = network(**({"width": 64, "heads": 4, "trained": False} | changes))  # pyright: ignore[reportArgumentType]
+    for parameter in dit.parameters():  # so that everything matters, and nothing so much that rounding does
+        parameter.data += 0.05 * torch.randn(parameter.shape)
     return DiffusionTask(dit=dit, text=torch.nn.Identity(), objective=objective, seed=1, bins=4, encode=None)
