@@ -43,6 +43,7 @@ FREE = (
     "trainer.shard",
     "trainer.threads",
     "data.cache_mb",
+    "data.shard_vae",
     "data.hash_every_read",
     "data.max_bad_share",
     "recompute",
