@@ -3,8 +3,8 @@ writes cluster.json.
 
 loop_overhead: what a step of `sora train` takes beyond the same network's forward, backward, clipping, optimiser and average in a plain
 loop over batches that are in memory, over a step of 100 ms; means over whole logging windows, so that every callback, check and line of
-the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, and how much slower steps
-are meanwhile, over the default interval. ddp_scaling_2: processor seconds per sample of one process over those of two processes, a thread
+the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
+at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor seconds per sample of one process over those of two processes, a thread
 each. resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins.
 Parts take turns; figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
@@ -164,11 +164,10 @@ def checkpoints(words: list[str], folder: Path) -> tuple[float, list[dict[str, A
     calm = statistics.median(steps_alone[step] for step in range(2, steps - 1) if step not in written and step not in saves)
     blocked = sum(stood[: steps - 1]) / len(saves)
     slower = sum(steps_alone[step] - calm for step in written if step < steps - 1) / len(saves)
-    interval = _plain(config_dir() / "train.yaml")["checkpoint"]["every"] * calm
+    interval = _plain(config_dir() / "train.yaml")["checkpoint"]["every"] * STEP
     size = sum(path.stat().st_size for path in (folder / "saving" / "checkpoints").rglob("*") if path.is_file())
     row = {"bytes": size, "step_seconds": calm, "blocked_seconds": blocked, "slower_seconds": slower, "interval_seconds": interval}
-    row |= {"blocks_one_percent_every_seconds": (blocked + max(0.0, slower)) / 0.01}
-    return (blocked + max(0.0, slower)) / interval, [row]
+    return blocked / interval, [row | {"blocks_one_percent_every_seconds": blocked / 0.01}]
 
 
 def ours_all(words: list[str], folder: Path) -> list[float]:

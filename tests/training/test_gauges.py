@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sora.storage import read_json
-from sora.training import gauges, trainers
+from sora.training import gauges, state, trainers
 from sora.training.gauges import Gauges, Stopwatch, measured, memory
 from sora.training.journal import Journal
 from sora.training.metrics import read
@@ -132,3 +132,12 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
     told = found.told()
     assert (told["slowest"], told["slowest_host"], told["slowest_ratio"]) == (1, "b", 2.0)
     assert "training goes on without it" in capsys.readouterr().out
+
+
+def test_saving_between_steps_is_no_waiting_for_data(tmp_path, monkeypatch):
+    plain = state.capture
+    monkeypatch.setattr(state, "capture", lambda *given: (time.sleep(0.6), plain(*given))[1])
+    fit(tmp_path / "run", until=4, total=4, every=2, log_every=1)
+    rows = read(tmp_path / "run/metrics.jsonl")
+    assert rows[2]["seconds"] - rows[1]["seconds"] >= 0.6  # the save after the second step lies there
+    assert rows[2]["data_share"] * rows[2]["step_seconds"] < 0.6
