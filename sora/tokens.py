@@ -81,6 +81,33 @@ class Segments(Movable):
     def longest(self) -> int:
         return max(self.lengths, default=0)
 
+    # An axis may be cut over ranks (`sora.training.context.Part`). Here is what is computed along a whole one.
+
+    @property
+    def whole(self) -> Segments:
+        """Of the whole axis."""
+        return self
+
+    def part(self, whole: Segments) -> Segments:
+        """Of as much of another whole axis as of this one."""
+        return whole
+
+    def mine(self, x: Tensor) -> Tensor:
+        """The rows for these tokens, of rows for all of the axis."""
+        return x
+
+    def everyones(self, x: Tensor) -> Tensor:
+        """Rows for all of the axis, of rows for these tokens."""
+        return x
+
+    def added(self, sums: Tensor) -> Tensor:
+        """Sums over all of the axis, of sums over these tokens."""
+        return sums
+
+    def beside(self, other: Segments) -> Segments:
+        """Of the axis on which segment g of another axis stands behind segment g of this one."""
+        return Segments(host=self.host + other.host, cu_seqlens=self.cu_seqlens + other.cu_seqlens)
+
 
 def owners(segments: Segments) -> Int[Tensor, "N"]:
     """The segment of each token; computed on the device, with no shape that depends on the clips."""
@@ -106,7 +133,7 @@ def join(first: Segments, second: Segments) -> Joined:
     here = torch.arange(first.total + second.total, device=before.device)
     places = before + torch.cat((here[: first.total], here[: second.total]))
     order = torch.empty_like(places).scatter_(0, places, here)
-    return Joined(Segments(host=first.host + second.host, cu_seqlens=first.cu_seqlens + second.cu_seqlens), places, order)
+    return Joined(first.beside(second), places, order)
 
 
 @dataclass(frozen=True)

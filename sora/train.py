@@ -41,6 +41,9 @@ FREE = (
     "trainer.nodes",
     "trainer.replicate",
     "trainer.shard",
+    "trainer.context",
+    "trainer.tensor",
+    "trainer.sharded",
     "trainer.threads",
     "data.cache_mb",
     "data.shard_vae",
@@ -262,6 +265,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.training.callbacks import Checkpoints
     from sora.training.guards import Alike
     from sora.training.journal import Journal
+    from sora.training.mesh import seat
     from sora.training.peers import Meeting
     from sora.training.run import code_version
     from sora.training.state import restore_finished
@@ -285,10 +289,9 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
     trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
-    job.steps.plan.at(first).share(ranks=trainer.world_size, rank=trainer.global_rank)
-    loader = step_loader(
-        job.steps, first=first, last=config.steps, workers=config.workers, ranks=trainer.world_size, rank=trainer.global_rank
-    )
+    readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
+    job.steps.plan.at(first).share(**readers)
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
     if state is not None and first >= config.steps:
         restore_finished(module, state, source=run.checkpoints)
         journal.close()

@@ -34,6 +34,7 @@ class ClipShape(nn.Module):
 
 def measured(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G 4"]:
     """Rows, columns, seconds from the first latent frame to the last and latent frames per second of each segment; 0 for none."""
+    positions, segments = segments.everyones(positions), segments.whole
     owner = owners(segments)[:, None].expand(-1, 3).to(torch.int64)
     empty = positions.new_zeros(segments.count, 3)
     largest, smallest = (empty.scatter_reduce(0, owner, positions, kind, include_self=False) for kind in ("amax", "amin"))

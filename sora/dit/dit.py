@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Attention, Layout, Pattern
+from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
 
@@ -293,7 +293,8 @@ class DiT(nn.Module):
         self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
-        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        self.route = Route(attention)
+        parts = Parts(depth, width, width, heads, kv_heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, self.route, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final_modulation = nn.Linear(width, 2 * width)
@@ -339,12 +340,17 @@ class DiT(nn.Module):
             text_levels=self.stream(peaks, owners(text.segments), whole) if self.joint and peaks is not None else None,
             joined=join(layout.segments, text.segments) if self.joint else None,
         )
-        for block in self.blocks:
-            x, states = block(x, states, context)
+        x = self.run(x, states, context)
         final = self.final_modulation(stream.level) + one_on_scales(2, self.width, stream.level)
         scale, shift = F.embedding(levels.index, final).chunk(2, dim=-1)
         x = self.out(self.final_norm(x, scale, shift))
         return x if wide is None else x.index_select(0, wide.places)
+
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.training.tensor`)."""
+        for block in self.blocks:
+            x, states = block(x, states, context)
+        return x
 
     def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
         """What modulates tokens of these levels, and of clips with these pooled captions."""
@@ -365,8 +371,8 @@ def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G 
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole)
-    return (sums / segments.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
+    sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
+    return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

@@ -24,19 +24,22 @@ class Layout:
     """The places of a pack's tokens, made once per forward pass without asking the device for anything.
 
     segments: of the pack. grids: frames, rows and columns of each segment, on the host (see `Segments`): (0, 0, 0) for an empty one, and a
-    single row for the padding. coordinates: frame, row and column of each token in its own clip, counted from 0, on the device.
+    single row for the padding. coordinates: frame, row and column of each token in its own clip, counted from 0, on the device. Of an axis
+    that is cut over ranks, segments and coordinates are of the part, grids of the whole, and `uncut` is the layout of the whole.
     """
 
     segments: Segments
     grids: Int[Tensor, "G 3"]
     coordinates: Int[Tensor, "N 3"]
+    uncut: Layout | None = None
 
     @classmethod
     def of(cls, tokens: PackedTokens) -> Layout:
-        empty = tokens.segments.count - 1 - len(tokens.grids)
-        rest = len(tokens.patches) - tokens.real
-        grids = torch.tensor([*tokens.grids, *[(0, 0, 0)] * empty, (1, 1, rest)], dtype=torch.int64)
-        return cls(tokens.segments, grids, _coordinates(tokens.segments, grids, len(tokens.patches)))
+        segments = tokens.segments.whole
+        empty = segments.count - 1 - len(tokens.grids)
+        grids = torch.tensor([*tokens.grids, *[(0, 0, 0)] * empty, (1, 1, segments.total - tokens.real)], dtype=torch.int64)
+        whole = cls(segments, grids, _coordinates(segments, grids, segments.total))
+        return whole if segments is tokens.segments else cls(tokens.segments, grids, tokens.segments.mine(whole.coordinates), whole)
 
 
 def _coordinates(segments: Segments, grids: Int[Tensor, "G 3"], count: int) -> Int[Tensor, "N 3"]:
@@ -83,6 +86,16 @@ class Attention(Protocol):
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor: ...
+
+
+class Route:
+    """The way of a network to its attention: all its blocks ask here, so that a strategy may put something in between."""
+
+    def __init__(self, attention: Attention) -> None:
+        self.attention = attention
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
+        return self.attention(q, k, v, q_segments, k_segments, mask)
 
 
 SelfAttend = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]

@@ -44,7 +44,7 @@ class LeanBlock(nn.Module):
         x = gated_sum(x, self._self(y, context), gate1, levels.index)
         x = x + self._cross(x, text, context)
         y = modulate(x, scale2, shift2, levels.index, eps=self.norm2.eps)
-        return gated_sum(x, gelu_linear(_through(self.mlp.up, y), self.mlp.down.weight, self.mlp.down.bias), gate2, levels.index), text
+        return gated_sum(x, self._mlp(y), gate2, levels.index), text
 
     def _self(self, x: Float[Tensor, "N D"], context: Context) -> Float[Tensor, "N D"]:
         attention = self.attention
@@ -62,6 +62,9 @@ class LeanBlock(nn.Module):
         k, v = _through(cross.kv, text).unflatten(-1, (2, cross.heads, -1)).unbind(1)  # M H E
         q, k = _normed(cross.q_norm, q, None), _normed(cross.k_norm, k, None)
         return _through(cross.out, cross.attention(q, k, v, context.layout.segments, context.text_segments).flatten(1))
+
+    def _mlp(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        return gelu_linear(_through(self.mlp.up, x), self.mlp.down.weight, self.mlp.down.bias)
 
     def begin(self) -> None:
         """Make the block the identity: gates that are zero, and nothing from the caption."""

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from sora.diffusion.objective import Noised, Objective, by_level
 from sora.dit.flops import TRAINING, Flops
 from sora.tokens import Batch
+from sora.training.context import Slicer
 from sora.training.module import Loss
 
 
 @dataclass(frozen=True)
 class PreparedPack:
-    """A pack with its noise and levels, on the device. flops: of a training step on it."""
+    """A pack with its noise and levels, on the device. flops: of a training step on it.
+
+    Where ranks share a pack, patches and noise are of this rank's tokens, and so are `count` and the loss; all else is of the whole pack.
+    """
 
     batch: Batch
     noised: Noised
@@ -68,14 +72,20 @@ class DiffusionTask(nn.Module):
         self.bins = bins
         self.encode = encode
         self.flops = flops
+        self.slicer: Slicer | None = None  # a strategy's
 
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
         """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
         return [
-            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), self._flops(pack))
-            for pack, noised in self._noised(packs)
+            PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), flops)
+            for pack, noised, flops in map(self._share, self._noised(packs))
         ]
+
+    def _share(self, noised: tuple[Batch, Noised]) -> tuple[Batch, Noised, float]:
+        """What this rank trains on of a pack, and what the whole of it costs."""
+        flops = self._flops(noised[0])
+        return *(noised if self.slicer is None else self.slicer.pack(*noised)), flops
 
     def _flops(self, pack: Batch) -> float:
         if self.flops is None:
@@ -87,11 +97,12 @@ class DiffusionTask(nn.Module):
 
     def forward(self, prepared: PreparedPack) -> Loss:
         batch, noised = prepared.batch, prepared.noised
-        losses = self.objective.losses(self.dit, batch, noised, self.text(batch.text))
+        text = self.text(batch.text)
+        losses = self.objective.losses(self.dit, batch, noised, text if self.slicer is None else self.slicer.words(text))
         return Loss(
             total=losses.sum(),
             parts={"by_level": by_level(losses, noised, bins=self.bins)},
-            by_sample=lambda: by_clip(losses.detach(), [grid.tokens for grid in batch.tokens.grids]),
+            by_sample=lambda: by_clip(losses.detach(), batch.tokens.segments.lengths[: prepared.samples]),
         )
 
 

@@ -1,67 +1,176 @@
-"""Ranks in a named mesh: copies of the model times shards of it. Lightning's loop, our meaning of who holds what.
+"""Ranks in a named mesh: what each holds of the model, and which data it reads. One strategy for all ways of training on several ranks.
 
-replicate x shard = all ranks.      DDP: (n, 1)   FSDP: (1, n)   HSDP: (nodes, devices of a node)
+replicate x shard x context x tensor = all ranks
+
+    replicate   copies of the model, each with data of its own              DDP: (n, 1, 1, 1)
+    shard       ranks that hold one copy together, with data of their own   FSDP: (1, n, 1, 1)   HSDP: (nodes, devices of a node, 1, 1)
+    context     ranks that share every pack, each with a part of its tokens (`sora.training.context`)
+    tensor      ranks that share every product (`sora.training.tensor`)
+
+Ranks that differ in context or tensor alone read the same packs; the tensor axis runs fastest, so that what talks most lies nearest.
+Where weights are sharded, they are so over shard x context: what ranks of a context group do not share is tokens only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from datetime import timedelta
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-AXES = ("replicate", "shard")
+from sora.training.context import spread_context
+from sora.training.online import share_encoding
+from sora.training.tensor import beside, spread_tensor
+
+AXES = ("replicate", "shard", "context", "tensor")
 AHEAD = 2  # blocks whose weights are gathered while one computes
 
 
-class MeshStrategy(ModelParallelStrategy):
-    """FSDP2 over a mesh of `replicate` x `shard` ranks; all of them read data of their own.
-
-    bf16: gather and compute with weights in bf16, reduce gradients in fp32.
+@dataclass(frozen=True)
+class Sizes:
+    """Ranks along each axis of a mesh.
 
     Raises:
-        ValueError: when training starts, if the mesh is not all ranks that were started: the rest would train a duplicate, or idle.
+        ValueError: an axis has none.
     """
 
-    def __init__(self, *, replicate: int, shard: int, bf16: bool, timeout: timedelta) -> None:
-        if min(replicate, shard) < 1:
-            raise ValueError(f"trainer.replicate={replicate} and trainer.shard={shard} must be at least 1")
-        super().__init__(data_parallel_size=replicate * shard, tensor_parallel_size=1, timeout=timeout)
-        self._sizes = (replicate, shard)
+    replicate: int
+    shard: int
+    context: int
+    tensor: int
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 1:
+            raise ValueError(f"{', '.join(f'trainer.{axis}={size}' for axis, size in self.named)} must each be at least 1")
+
+    @property
+    def named(self) -> list[tuple[str, int]]:
+        return list(zip(AXES, astuple(self), strict=True))
+
+    @property
+    def ranks(self) -> int:
+        return prod(astuple(self))
+
+    def refuse_idle(self, started: int) -> None:
+        """Raise ValueError unless the mesh is all ranks that were started: the rest would train a duplicate, or idle."""
+        if self.ranks != started:
+            said = " x ".join(f"{axis} {size}" for axis, size in self.named)
+            raise ValueError(f"the mesh of {said} has {self.ranks} ranks, but {started} were started; change trainer.… or the job")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank sits. readers: how many ranks or groups of ranks read data of their own; reader: which of them this one is or is in.
+
+    averaged: over how many ranks gradients are averaged. first_of_tokens: the first of those that compute the loss of the same tokens.
+    first_of_packs: the first of those that have the same packs.
+    """
+
+    readers: int
+    reader: int
+    averaged: int
+    first_of_tokens: bool
+    first_of_packs: bool
+
+
+def seat(trainer: Trainer) -> Seat:
+    """This rank's; known before the ranks can talk."""
+    strategy = trainer.strategy
+    sizes = strategy.sizes if isinstance(strategy, MeshStrategy) else Sizes(trainer.world_size, 1, 1, 1)
+    reader, inside = divmod(trainer.global_rank, sizes.context * sizes.tensor)
+    return Seat(
+        readers=sizes.replicate * sizes.shard,
+        reader=reader,
+        averaged=sizes.ranks // sizes.tensor,
+        first_of_tokens=inside % sizes.tensor == 0,
+        first_of_packs=inside == 0,
+    )
+
+
+class MeshStrategy(ModelParallelStrategy):
+    """Whole copies that average gradients (DDP), or weights, gradients and optimiser state in shards (FSDP2).
+
+    sharded: which of the two. bf16: of shards, gather and compute with weights in bf16, and reduce gradients in fp32.
+
+    Raises:
+        ValueError: whole copies were asked for, and several ranks to hold one; or, when training starts, the mesh is not all ranks that
+            were started.
+    """
+
+    def __init__(self, *, sizes: Sizes, sharded: bool, bf16: bool, timeout: timedelta) -> None:
+        if sizes.shard > 1 and not sharded:
+            raise ValueError(f"trainer.shard={sizes.shard} ranks hold one copy of the weights only with trainer.sharded=true")
+        super().__init__(data_parallel_size=sizes.ranks // sizes.tensor, tensor_parallel_size=sizes.tensor, timeout=timeout)
+        self.sizes, self._sharded = sizes, sharded
         self._policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        self._replicas: DistributedDataParallel | None = None
 
     def setup_environment(self) -> None:
+        self.sizes.refuse_idle(self.world_size)
         ParallelStrategy.setup_environment(self)
         self._setup_distributed()
-        if prod(self._sizes) != self.world_size:
-            said = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self._sizes, strict=True))
-            raise ValueError(
-                f"the mesh of {said} has {prod(self._sizes)} ranks, but {self.world_size} were started; change trainer.… or the job"
-            )
-        self._device_mesh = init_device_mesh(self.root_device.type, self._sizes, mesh_dim_names=AXES)
+        self._device_mesh = init_device_mesh(self.root_device.type, astuple(self.sizes), mesh_dim_names=AXES)
 
     def spread(self, task: nn.Module) -> None:
-        """Shard a task from outside: each block of each list of blocks is a unit, and the rest is one more."""
+        """Lay a task out over the mesh, from outside."""
+        sizes = self.sizes
+        if sizes.context > 1:
+            spread_context(task, self.device_mesh["context"])
+        if sizes.tensor > 1:
+            spread_tensor(task, self.device_mesh["tensor"])
+        if sizes.context * sizes.tensor > 1:
+            share_encoding(task, self.device_mesh["context", "tensor"]._flatten("same_packs").get_group())
+        if self._sharded or sizes.tensor > 1:
+            self._shard(task)
+        else:
+            self._replicas = self._replicated(task)
+
+    def run(self, task: nn.Module, prepared: Any) -> Any:
+        """The task on one pack, so that the backward averages gradients."""
+        return (self._replicas or task)(prepared)
+
+    def _replicated(self, task: nn.Module) -> DistributedDataParallel:
+        task = self.precision_plugin.convert_module(task.to(self.root_device))  # before its gradients get their places in buckets
+        return DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _shard(self, task: nn.Module) -> None:
+        """Each block of each list of blocks is a unit, and the rest is one more."""
         mesh = self._sharding_mesh()
+        cut = partial(beside, shards=mesh.size(mesh.ndim - 1))
         for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
-            units = [fully_shard(block, mesh=mesh, mp_policy=self._policy) for block in blocks]
+            units = [fully_shard(block, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut) for block in blocks]
             for number, unit in enumerate(units):
                 unit.set_modules_to_forward_prefetch(units[number + 1 : number + 1 + AHEAD])
                 unit.set_modules_to_backward_prefetch(units[max(0, number - AHEAD) : number][::-1])
-        fully_shard(task, mesh=mesh, mp_policy=self._policy)
+        fully_shard(task, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut)
 
     def _sharding_mesh(self) -> DeviceMesh:
-        return self.device_mesh[AXES] if self._sizes[0] > 1 else self.device_mesh["shard"]
+        """Copies x shards of weights."""
+        mesh, copies, shards = self.device_mesh, "replicate", "shard"
+        if self.sizes.context > 1:
+            joined = shards if self._sharded else copies
+            mesh[joined, "context"]._flatten(f"{joined}_context")
+            copies, shards = (copies, "shard_context") if self._sharded else ("replicate_context", shards)
+        return mesh[copies, shards] if mesh[copies].size() > 1 else mesh[shards]
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         """Between the packs of a step, gradients are summed within a copy of the model only, and not over copies."""
+        if self._replicas is not None:
+            with self._replicas.no_sync():
+                yield
+            return
         units = [module for module in self.model.modules() if isinstance(module, FSDPModule)] if self.model is not None else []
         for unit in units:
             unit.set_requires_all_reduce(False, recurse=False)

@@ -18,9 +18,9 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sora.training import ranks
+from sora.training import clipping, ranks
 from sora.training.ema import Average
-from sora.training.mesh import MeshStrategy
+from sora.training.mesh import MeshStrategy, Seat, seat
 
 
 @dataclass(frozen=True)
@@ -168,18 +168,24 @@ class TrainingModule(LightningModule):
         began = time.perf_counter()
         packs = self.task.prepare(batch, self.device)  # pyright: ignore[reportCallIssue]
         self.preparing = time.perf_counter() - began
-        count = ranks.summed(torch.stack([pack.count for pack in packs]).sum()).clamp(min=1)
+        place = seat(self.trainer)
+        mine = torch.stack([pack.count for pack in packs]).sum()
+        count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
         losses = []
         for number, pack in enumerate(packs):
             with self._quiet(last=number == len(packs) - 1):
-                loss: Loss = self.task(pack)
+                loss = self._run(pack)
                 # the strategy averages gradients over ranks; the count is already everyone's
-                self.manual_backward(loss.total * (self.trainer.world_size / count))
+                self.manual_backward(loss.total * (place.averaged / count))
             losses.append(loss)
         norm = self._norm()
         if self.on_gradients is not None:
             self.on_gradients(self.trained())
-        self._conclude(packs, losses, count, norm)
+        self._conclude(packs, losses, count, norm, place)
+
+    def _run(self, pack: Prepared) -> Loss:
+        strategy = self.trainer.strategy
+        return strategy.run(self.task, pack) if isinstance(strategy, MeshStrategy) else self.task(pack)
 
     def _quiet(self, *, last: bool):
         """No gradient exchange before the last pack of a step."""
@@ -189,14 +195,15 @@ class TrainingModule(LightningModule):
         return strategy.block_backward_sync()
 
     def _norm(self) -> Tensor:
-        gradients = [value.grad for value in self.trained().values() if value.grad is not None]
-        return ranks.whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+        return clipping.total_norm([value.grad for value in self.trained().values() if value.grad is not None])
 
-    def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor) -> None:
+    def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
         mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
         sound = torch.isfinite(mine) & torch.isfinite(norm)
+        mine = mine if place.first_of_tokens else torch.zeros_like(mine)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
+        size = size if place.first_of_packs else [0, 0, 0]
         facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
         facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
         loss, unsound, total_norm, stop, samples, tokens, flops = (
@@ -234,8 +241,7 @@ class TrainingModule(LightningModule):
     def _update(self, rate: float, norm: float) -> None:
         trained = self.trained()
         if norm > self._clip:
-            gradients = [value.grad for value in trained.values() if value.grad is not None]
-            torch._foreach_mul_(gradients, self._clip / norm)
+            clipping.scale([value.grad for value in trained.values() if value.grad is not None], self._clip / norm)
         for stepper, peaks in zip(self._steppers, self._peaks, strict=True):
             for group, peak in zip(stepper.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -20,6 +21,14 @@ from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid, TextTokens
 from sora.training import ranks
 from sora.vae.vae import VideoVAE
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """What is asked of a task that may encode while it trains."""
+
+    @property
+    def encode(self) -> Callable[..., Any] | None: ...
 
 
 class OnlineEncoder:
@@ -127,3 +136,9 @@ class OnlineEncoder:
         # each caption alone and as float16: what a cache holds of it, so that both ways train on the same numbers
         known = {said: self.text.encode([said])[0].half().float() for said in dict.fromkeys(clips.captions)}
         return pack_text([known[said] for said in clips.captions], budget=self.text_budget, max_clips=self.max_clips)
+
+
+def share_encoding(task: nn.Module, group: ProcessGroup) -> None:
+    """Have the ranks of `group`, which read the same packs, share the work of encoding them, if the task encodes any."""
+    if isinstance(task, Encoding) and isinstance(task.encode, OnlineEncoder):
+        task.encode.among(group)

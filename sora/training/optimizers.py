@@ -7,14 +7,17 @@ Matrices decay; biases, norms and tables do not. scales: of single parameters, b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import AdamW, Optimizer
 
 from sora.dit.scaling import Scale, scale_of
+from sora.training.pieces import boxes
 
 
 def adamw(
@@ -115,15 +118,32 @@ class Muon(Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(value.grad)
                 buffer = state["momentum_buffer"].lerp_(value.grad, 1 - group["momentum"])
                 update = torch.lerp(value.grad, buffer, group["momentum"])  # Nesterov's
-                alike.setdefault((tuple(value.shape), group["parts"], group["iterations"], value.device), []).append((value, update, group))
+                where = (value.device_mesh, value.placements) if isinstance(value, DTensor) else value.device
+                alike.setdefault((tuple(value.shape), group["parts"], group["iterations"], where), []).append((value, update, group))
         for (shape, parts, iterations, _), members in alike.items():
-            updates = torch.stack([update for _, update, _ in members])
-            flat = updates.reshape(len(members) * parts, shape[0] // parts, shape[1])
-            turned = orthogonalise(flat, iterations=iterations).reshape(len(members), *shape)
+            turned = _turned([update for _, update, _ in members], parts=parts, iterations=iterations)
             scale = math.sqrt(max(1.0, shape[0] / parts / shape[1]))
             for (value, _, group), update in zip(members, turned, strict=True):
                 value.mul_(1 - group["lr"] * group["weight_decay"])
                 value.add_(update, alpha=-group["lr"] * scale)
+
+
+def _turned(updates: Sequence[Tensor], *, parts: int, iterations: int) -> Sequence[Tensor]:
+    """Matrices of one shape, each of so many stacked ones, orthogonalised; ranks that hold them in shards do some each, whole."""
+    first = updates[0]
+    if not isinstance(first, DTensor):
+        return _whole_turned(torch.stack(list(updates)), parts=parts, iterations=iterations).unbind()
+    assert all(isinstance(update, DTensor) for update in updates)
+    stack = torch.stack([update.redistribute(placements=boxes(update)) for update in updates])  # pyright: ignore
+    mesh, dealt = first.device_mesh, [Shard(0)] * first.device_mesh.ndim
+    mine = _whole_turned(stack.redistribute(placements=dealt).to_local(), parts=parts, iterations=iterations)
+    turned = DTensor.from_local(mine, mesh, dealt, run_check=False, shape=stack.shape, stride=stack.stride())
+    each = turned.redistribute(placements=stack.placements).unbind()
+    return [update.redistribute(placements=first.placements) for update in each]
+
+
+def _whole_turned(stack: Float[Tensor, "K R C"], *, parts: int, iterations: int) -> Float[Tensor, "K R C"]:
+    return orthogonalise(stack.unflatten(1, (parts, -1)).flatten(0, 1), iterations=iterations).unflatten(0, (-1, parts)).flatten(1, 2)
 
 
 def orthogonalise(matrices: Tensor, *, iterations: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.training.tensorfile import NAMES
 
@@ -32,16 +34,23 @@ class Piece:
         return tuple(self.values.shape) == self.shape
 
 
+def boxes(tensor: DTensor) -> tuple[Placement, ...]:
+    """Placements of a tensor in which a rank has one box of it: of stacked matrices that are each cut over an axis it has several."""
+    cuts = Counter(one.dim for one in tensor.placements if isinstance(one, Shard | _StridedShard))
+    # Where two axes cut one dimension, `fully_shard` marks by the same class which of them came first; a rank has one box then.
+    return tuple(Shard(one.dim) if isinstance(one, _StridedShard) and cuts[one.dim] == 1 else one for one in tensor.placements)
+
+
 def place(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape and offset of this rank's box of a sharded tensor."""
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    """The shape and offset of this rank's box of a sharded tensor, as `boxes` places it."""
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, boxes(tensor))
     return tuple(shape), tuple(offset)
 
 
 def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, Piece]:
     """What `rank` writes of tensors that every rank has, whole or sharded: every number is written by exactly one rank.
 
-    Tensors that all hold alike are dealt out by size; the copies of a shard take turns, tensor by tensor.
+    Tensors that all hold alike are dealt out by size; the copies of a shard take turns, tensor by tensor. Every rank must call it.
     """
     plain = {name: value for name, value in tensors.items() if not isinstance(value, DTensor)}
     mine: dict[str, Piece] = {}
@@ -53,10 +62,13 @@ def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, 
             shape = tuple(plain[name].shape)
             mine[name] = Piece(plain[name], (0,) * len(shape), shape)
     for number, (name, value) in enumerate(tensors.items()):
-        if isinstance(value, DTensor) and _writes(name, value, number):
+        if not isinstance(value, DTensor):
+            continue
+        local = value.redistribute(placements=boxes(value)).to_local()  # an exchange among tensor ranks, for stacked matrices alone
+        if _writes(name, value, number):
             shape, offset = place(value)
             if prod(shape) or not value.numel():
-                mine[name] = Piece(value.to_local(), offset, tuple(value.shape))
+                mine[name] = Piece(local, offset, tuple(value.shape))
     return mine
 
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from sora.training import checkpoint, ranks, rng
 from sora.training.checkpoint import TrainingState
 from sora.training.module import Counters, TrainingModule
-from sora.training.pieces import Stored, place
+from sora.training.pieces import Stored, boxes, place
 
 
 def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:
@@ -150,7 +150,8 @@ def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     shape, offset = place(like)
     box = saved.part(name, offset, shape) if isinstance(saved, Stored) else saved[name][tuple(map(_span, offset, shape))]
     local = box.to(like.device)
-    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+    found = DTensor.from_local(local, like.device_mesh, boxes(like), run_check=False, shape=like.shape, stride=like.stride())
+    return found.redistribute(placements=like.placements)
 
 
 def _span(begin: int, length: int) -> slice:

@@ -11,9 +11,9 @@ from datetime import timedelta
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 
-from sora.training.mesh import MeshStrategy
+from sora.training.mesh import MeshStrategy, Sizes
 
 PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
@@ -33,23 +33,6 @@ def single(*, accelerator: str, precision: str, threads: int, deterministic: boo
     )
 
 
-def ddp(
-    *, accelerator: str, devices: int, nodes: int, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]
-) -> Trainer:
-    """A whole copy of the model on every device; gradients are averaged."""
-    strategy = DDPStrategy(gradient_as_bucket_view=True, static_graph=False, find_unused_parameters=False, timeout=PATIENCE)
-    return _trainer(
-        strategy,
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-        precision=precision,
-        threads=threads,
-        deterministic=deterministic,
-        callbacks=callbacks,
-    )
-
-
 def mesh(
     *,
     accelerator: str,
@@ -57,17 +40,27 @@ def mesh(
     nodes: int,
     replicate: int | None,
     shard: int | None,
+    context: int,
+    tensor: int,
+    sharded: bool,
     precision: str,
     threads: int,
     deterministic: bool,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """Weights, gradients and optimiser state over `shard` devices, in `replicate` copies (FSDP2, HSDP); null: what is left."""
+    """Several processes, laid out as `sora.training.mesh` says; replicate or shard null: what the other axes leave.
+
+    Raises:
+        ValueError: the mesh does not use every device.
+    """
     ranks = devices * nodes
-    replicate = replicate or ranks // (shard or ranks)
-    strategy = MeshStrategy(replicate=replicate, shard=shard or ranks // replicate, bf16=precision == "bf16-mixed", timeout=PATIENCE)
+    rest = max(1, ranks // (max(1, context) * max(1, tensor)))
+    replicate = max(1, rest // (shard or rest)) if replicate is None else replicate
+    shard = max(1, rest // max(1, replicate)) if shard is None else shard
+    sizes = Sizes(replicate, shard, context, tensor)
+    sizes.refuse_idle(ranks)
     return _trainer(
-        strategy,
+        MeshStrategy(sizes=sizes, sharded=sharded, bf16=precision == "bf16-mixed", timeout=PATIENCE),
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,

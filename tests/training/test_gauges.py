@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sora.storage import read_json
-from sora.training import gauges, state, trainers
+from sora.training import gauges, state
 from sora.training.gauges import Gauges, Stopwatch, measured, memory
 from sora.training.journal import Journal
 from sora.training.metrics import read
@@ -18,7 +18,7 @@ from sora.training.run import Run, create
 from sora.training.tracker import NoTracker
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Network, ToyTask, fit, module_of
-from tests.training.test_parity import CPU, Shares, launched
+from tests.training.test_parity import Shares, launched, modes
 
 CPU_DEVICE = torch.device("cpu")
 STEPS, LAGGARD, LAG = 6, 1, 0.03
@@ -90,7 +90,6 @@ def journal_of(run: Run, **more) -> Journal:
 @pytest.mark.parametrize(("how", "mode"), [("compute", "ddp"), ("compute", "fsdp"), ("prepare", "fsdp"), ("data", "ddp")])
 def test_the_slow_rank_is_named_although_all_steps_take_as_long(tmp_path, monkeypatch, capfd, how, mode):
     run = create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
-    modes = {"ddp": partial(trainers.ddp, devices=2, **CPU), "fsdp": partial(trainers.mesh, devices=2, replicate=1, shard=None, **CPU)}
 
     def work(rank: int) -> None:
         launched(rank, 2)
@@ -100,7 +99,7 @@ def test_the_slow_rank_is_named_although_all_steps_take_as_long(tmp_path, monkey
         module = module_of(steps=STEPS, optimizer=partial(ADAMW), averaged=False)
         loader = torch.utils.data.DataLoader(Shares(rank=rank, ranks=2), batch_size=None, sampler=Integers(0, STEPS))
         journal = journal_of(run, goodput=lambda: 0.5)
-        modes[mode](callbacks=[journal]).fit(module, loader)
+        modes(2)[mode](callbacks=[journal]).fit(module, loader)
         journal.close()
 
     in_ranks(2, tmp_path, work)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from omegaconf import OmegaConf
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from sora import cli, storage
@@ -25,8 +25,9 @@ from sora.jobs import diffusion_job, diffusion_plan, online_encoder
 from sora.sample import trained_on
 from sora.tokens import Batch
 from sora.training import checkpoint
+from sora.training.mesh import AXES
 from sora.training.metrics import read
-from sora.training.online import OnlineEncoder
+from sora.training.online import OnlineEncoder, share_encoding
 from sora.vae import artefact
 from tests.data.making import flip
 from tests.trained import vae_artefact, world_dataset
@@ -110,6 +111,12 @@ def test_clips_encoded_together_are_as_alone(made):
     assert torch.allclose(together(pack, CPU).tokens.patches, alone(pack, CPU).tokens.patches, atol=1e-5)
 
 
+class Encodes(torch.nn.Module):
+    def __init__(self, encode: OnlineEncoder) -> None:
+        super().__init__()
+        self.encode = encode
+
+
 def fewer(pack: VideoPack, count: int) -> VideoPack:
     """The first clips of a pack."""
     size = sum(clip.numel() for clip in pack.frames[:count])
@@ -136,7 +143,8 @@ def test_ranks_that_share_the_vae_or_the_work_find_what_one_finds_alone(made, tm
         plain = type(encode.vae).posterior
         encode.vae.posterior = lambda frames: (encoded.append(frames.shape), plain(encode.vae, frames))[1]
         if shared:
-            encode.among(dist.group.WORLD)
+            mesh = init_device_mesh("cpu", (1, 1, 1, 2), mesh_dim_names=AXES)
+            share_encoding(Encodes(encode), mesh["context", "tensor"]._flatten("same_packs").get_group())
         for step, number in enumerate([0, 1] if shared else [rank]):
             batch = encode(packs[number], CPU)
             assert torch.equal(batch.tokens.patches, alone[number].tokens.patches), (rank, number, step)

@@ -10,6 +10,7 @@ It is called as `sora.dit.dit.DiT` is and packs clips as that does. What publish
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.dit.dit import Context, Modulation, Parts, Stream, highest, one_on_scales
-from sora.dit.layout import Attention, Layout, Pattern
+from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ class PublishedDiT(nn.Module):
         self.embed = nn.Linear(patch_channels, width)
         self.embed_position = position(width) if position is not None else None
         self.embed_level = level(width, text_width)
-        self.embed_text = text(text_width, width, heads, attention)
+        self.route = Route(attention)
+        self.embed_text = text(text_width, width, heads, self.route)
         level_width = self.embed_level.width
         assert isinstance(level_width, int)
         self.modulation = nn.Linear(level_width, 6 * width) if modulation.shared else None
-        parts = Parts(depth, width, level_width, heads, heads, lambda: mlp(width, mlp_ratio), norm, qk_norm, attention, pattern, modulation)
+        mlps = partial(mlp, width, mlp_ratio)
+        parts = Parts(depth, width, level_width, heads, heads, mlps, norm, qk_norm, self.route, pattern, modulation)
         self.blocks = nn.ModuleList(block(number, parts) for number in range(depth))
         self.joint = any(block.joint for block in self.blocks)
         self.final = final(width, level_width)
@@ -121,10 +124,13 @@ class PublishedDiT(nn.Module):
         x = self.embed(tokens.patches)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(places, extents(layout)).to(x.dtype)
-        states = words.states
+        return self.out(self.final(self.run(x, words.states, context), level, levels.index))
+
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+        """As `DiT.run`."""
         for block in self.blocks:
             x, states = block(x, states, context)
-        return self.out(self.final(x, level, levels.index))
+        return x
 
     def stream(self, level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Stream:
         """What modulates tokens of these embedded levels."""
@@ -135,9 +141,7 @@ class PublishedDiT(nn.Module):
 
 def extents(layout: Layout) -> Int[Tensor, "N 3"]:
     """How many frames, rows and columns the clip of each token has; computed on the device."""
-    owner = owners(layout.segments)[:, None].expand(-1, 3)
-    largest = layout.coordinates.new_zeros(layout.segments.count, 3).scatter_reduce(0, owner, layout.coordinates, "amax")
-    return largest.gather(0, owner) + 1
+    return layout.grids.to(layout.coordinates.device, non_blocking=True)[owners(layout.segments)]
 
 
 class TableFinal(nn.Module):

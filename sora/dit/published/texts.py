@@ -47,14 +47,16 @@ def filled(text: TextTokens, length: int) -> TextTokens:
 
     What a segment holds beyond `length` is left out; no caption may (text.max_tokens), the padding does. No shape depends on the captions.
     """
-    count, width = text.segments.count, text.states.shape[1]
-    owner = owners(text.segments)
-    inside = torch.arange(len(owner), device=owner.device) - text.segments.cu_seqlens[owner]
+    segments, states = text.segments.whole, text.segments.everyones(text.states)
+    count, width = segments.count, states.shape[1]
+    owner = owners(segments)
+    inside = torch.arange(len(owner), device=owner.device) - segments.cu_seqlens[owner]
     place = torch.where(inside < length, owner * length + inside, count * length)
-    states = text.states.new_zeros(count * length + 1, width).index_copy(0, place, text.states)[:-1]
+    states = states.new_zeros(count * length + 1, width).index_copy(0, place, states)[:-1]
     ends = length * torch.arange(count + 1)
-    places = ends.to(device=text.segments.cu_seqlens.device, dtype=torch.int32, non_blocking=True)
-    return replace(text, states=states, segments=Segments(ends, places))
+    places = ends.to(device=segments.cu_seqlens.device, dtype=torch.int32, non_blocking=True)
+    part = text.segments.part(Segments(ends, places))
+    return replace(text, states=part.mine(states), segments=part)
 
 
 class Unread(nn.Module):

@@ -1,0 +1,145 @@
+"""What ranks exchange within a forward pass, each with its derivative: sums, and rows of one tensor that ranks have parts of.
+
+Gradients are either whole, alike on every rank, or parts of a sum over ranks. Each function says which it takes and which it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.distributed import ProcessGroup
+
+
+def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
+    """The tensors, which all ranks hold alike and use for parts of a result: parts of gradients in, whole ones out, summed in one call."""
+    learning = [value for value in tensors if value.requires_grad]
+    if not (learning and torch.is_grad_enabled()):
+        return list(tensors)
+    made = iter(_Copied.apply(group, *learning))  # pyright: ignore[reportArgumentType]
+    return [next(made) if value.requires_grad else value for value in tensors]
+
+
+def gathered(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
+    """The rows of all ranks, under one another: parts of gradients in, whole ones of this rank's rows out."""
+    return _Gathered.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+def scattered(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
+    """This rank's rows of the sum over ranks: whole gradients of rows in, whole ones of all rows out."""
+    return _Scattered.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+def split(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
+    """This rank's rows of what all ranks hold alike: whole gradients of rows in, whole ones of all rows out."""
+    return _Split.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+def joined(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
+    """The rows of all ranks, for what all of them go on to compute alike: whole gradients in, whole ones of this rank's rows out."""
+    return _Joined.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+def total(x: Float[Tensor, "..."], group: ProcessGroup) -> Float[Tensor, "..."]:
+    """The sum over ranks, of which each goes on to use it for its own part: parts of gradients in, whole ones out."""
+    return _Total.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+class _Copied(Function):
+    @staticmethod
+    def forward(ctx: Any, group: ProcessGroup, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        ctx.set_materialize_grads(False)  # what no rank used has no gradient, as in one process
+        return tuple(value.view_as(value) for value in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        summed: list[Tensor | None] = list(grads)
+        for dtype in dict.fromkeys(grad.dtype for grad in grads if grad is not None):
+            places = [place for place, grad in enumerate(grads) if grad is not None and grad.dtype == dtype]
+            flat = torch.cat([grads[place].flatten() for place in places])  # pyright: ignore[reportOptionalMemberAccess]
+            sizes = [grads[place].numel() for place in places]  # pyright: ignore[reportOptionalMemberAccess]
+            for place, part in zip(places, _sum(flat, ctx.group).split(sizes), strict=True):
+                summed[place] = part.view_as(grads[place])  # pyright: ignore[reportArgumentType]
+        return None, *summed
+
+
+class _Gathered(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_rows(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _own_rows_of_sum(grads[0], ctx.group), None
+
+
+class _Scattered(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _own_rows_of_sum(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _all_rows(grads[0], ctx.group), None
+
+
+class _Split(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _own_rows(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _all_rows(grads[0], ctx.group), None
+
+
+class _Joined(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_rows(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _own_rows(grads[0], ctx.group), None
+
+
+class _Total(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _sum(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _sum(grads[0], ctx.group), None
+
+
+# The operators behind `torch.distributed`'s functions: they return new tensors, and fakes and compilers see through them.
+_ops = torch.ops._c10d_functional
+
+
+def _sum(x: Tensor, group: ProcessGroup) -> Tensor:
+    return _ops.wait_tensor(_ops.all_reduce(x.contiguous(), "sum", group.group_name))
+
+
+def _all_rows(x: Tensor, group: ProcessGroup) -> Tensor:
+    return _ops.wait_tensor(_ops.all_gather_into_tensor(x.contiguous(), group.size(), group.group_name))
+
+
+def _own_rows_of_sum(x: Tensor, group: ProcessGroup) -> Tensor:
+    assert x.shape[0] % group.size() == 0, f"{x.shape[0]} rows do not divide over {group.size()} ranks"
+    return _ops.wait_tensor(_ops.reduce_scatter_tensor(x.contiguous(), "sum", group.size(), group.group_name))
+
+
+def _own_rows(x: Tensor, group: ProcessGroup) -> Tensor:
+    assert x.shape[0] % group.size() == 0, f"{x.shape[0]} rows do not divide over {group.size()} ranks"
+    return x.chunk(group.size())[group.rank()].clone()  # a clone, so that the rest can be freed
