@@ -159,6 +159,7 @@ def online_encoder(planned: Planned, vae: Any) -> Any:
         max_clips=plan.max_clips,
         text_budget=data.text_budget,
         batch=data.vae_batch,
+        shard_vae=data.shard_vae,
     )
 
 

@@ -48,6 +48,7 @@ FREE = (
     "trainer.sharded",
     "trainer.threads",
     "data.cache_mb",
+    "data.shard_vae",
     "data.hash_every_read",
     "data.max_bad_share",
     "recompute",

@@ -56,7 +56,7 @@ class VideoData:
     """The stored videos that a network trains on, and how: what conf/data/videos.yaml sets.
 
     folders: datasets that `sora prepare` or `sora data index` has been through. weights: their shares of the clips (null: every clip once
-    an epoch). areas, rate: see `FrameClips`. vae_batch: clips that the VAE encodes at once. text_cache: whether the captions' states are
+    an epoch). areas, rate: see `FrameClips`. vae_batch, shard_vae: see `OnlineEncoder`. text_cache: whether the captions' states are
     read. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
     """
 
@@ -69,6 +69,7 @@ class VideoData:
         areas: Sequence[int],
         rate: float | None,
         vae_batch: int,
+        shard_vae: bool,
         text_cache: bool,
         captions: Mapping[str, float] | None,
         drop: float,
@@ -87,7 +88,8 @@ class VideoData:
             raise ValueError(f"data.vae_batch={vae_batch} must be 1 or more; it is how many clips of one shape are encoded at once")
         self.weights, self.captions, self.drop, self.first_frame, self.seed = weights, captions, drop, first_frame, seed
         self.areas, self.rate, self.stride, self.patchifier = areas, rate, tuple(stride), patchifier
-        self.vae_batch, self.text_budget, self.max_bad_share, self.reader = vae_batch, text_budget, max_bad_share, reader
+        self.vae_batch, self.shard_vae, self.text_budget = vae_batch, shard_vae, text_budget
+        self.max_bad_share, self.reader = max_bad_share, reader
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders) if text_cache else None
         require_kinds(self.indexes, captions)

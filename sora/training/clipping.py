@@ -19,7 +19,7 @@ def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
         return torch.nn.utils.get_total_norm(gradients, foreach=True)
     # What several ranks hold counts once for each, as a part of one: so a single sum over all ranks does for any mixture of meshes.
     norms = torch.stack(torch._foreach_norm(local(gradients))).double()
-    parts = torch.tensor([_distinct(value) for value in gradients], dtype=torch.float64, device=norms.device)
+    parts = torch.tensor([distinct(value) for value in gradients], dtype=torch.float64, device=norms.device)
     world = torch.distributed.get_world_size()
     return ranks.summed((norms.square() * parts).sum() / world).sqrt().float()
 
@@ -39,7 +39,7 @@ def _finished(value: DTensor) -> DTensor:
     return value
 
 
-def _distinct(value: Tensor) -> int:
+def distinct(value: Tensor) -> int:
     """How many ranks hold different parts of it."""
     if not isinstance(value, DTensor):
         return 1

@@ -3,7 +3,8 @@
 Ranks of a run wait for one another in every step, so their steps all take as long as the slowest one's. Own time is what a rank spends
 before anybody waits for it: for its data, preparing them (encoding, drawing noise, moving) and in the forward of its blocks. Where blocks
 are sharded, their weights have been gathered when their forward begins; the backward follows the forward, and is not measured. Blocks that
-are compiled are measured together, by the forward of the whole task, in which sharded weights are waited for.
+are compiled are measured together, by the forward of the whole task, in which sharded weights are waited for. Ranks that share packs
+(context, tensor) wait for one another inside blocks: among them the group is found, not the rank.
 """
 
 from __future__ import annotations

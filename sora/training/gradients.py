@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 
-from sora.training import ranks
+from sora.training import clipping, ranks
 
 
 def part_of(name: str) -> str:
@@ -36,23 +35,13 @@ def norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
     device = next(iter(parameters.values())).device
     squares = torch.zeros(len(places), dtype=torch.float64, device=device)
     if gradients:
-        each = torch.stack([norm.double() for norm in torch._foreach_norm([_local(value) for value in gradients.values()])]).square()
-        share = torch.tensor([1 / _copies(value) for value in gradients.values()], dtype=torch.float64, device=device)
+        each = torch.stack([norm.double() for norm in torch._foreach_norm(clipping.local(list(gradients.values())))]).square()
+        share = torch.tensor([_share(value) for value in gradients.values()], dtype=torch.float64, device=device)
         where = torch.tensor([places[part_of(name)] for name in gradients], device=device)
         squares.index_add_(0, where, each * share)
     return {part: math.sqrt(value) for part, value in zip(places, ranks.summed(squares).tolist(), strict=True)}
 
 
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
-
-
-def _copies(gradient: Tensor) -> int:
-    """How many ranks hold the same numbers as this one."""
-    world = dist.get_world_size() if ranks.several() else 1
-    if not isinstance(gradient, DTensor):
-        return world
-    kept = [place for place in gradient.placements if place.is_partial()]
-    assert not kept, f"a gradient that is still to be summed: {gradient.placements}"
-    cut = [size for size, place in zip(gradient.device_mesh.shape, gradient.placements, strict=True) if not isinstance(place, Replicate)]
-    return world // math.prod(cut)
+def _share(gradient: Tensor) -> float:
+    """One over how many ranks hold the same numbers as this one."""
+    return clipping.distinct(gradient) / (dist.get_world_size() if ranks.several() else 1)

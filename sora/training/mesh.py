@@ -30,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sora.training.context import spread_context
+from sora.training.online import share_encoding
 from sora.training.tensor import beside, spread_tensor
 
 AXES = ("replicate", "shard", "context", "tensor")
@@ -136,6 +137,8 @@ class MeshStrategy(ModelParallelStrategy):
             spread_context(task, self.device_mesh["context"])
         if sizes.tensor > 1:
             spread_tensor(task, self.device_mesh["tensor"])
+        if sizes.context * sizes.tensor > 1:
+            share_encoding(task, self.device_mesh["context", "tensor"]._flatten("same_packs").get_group())
         if self.sharded or sizes.tensor > 1:
             self._shard(task)
         else:

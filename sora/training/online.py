@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+import torch.distributed as dist
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from sora.data.video_batches import VideoPack
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.text.encoder import TextEncoder
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid, TextTokens
+from sora.training import ranks
 from sora.vae.vae import VideoVAE
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """What is asked of a task that may encode while it trains."""
+
+    @property
+    def encode(self) -> Callable[..., Any] | None: ...
 
 
 class OnlineEncoder:
     """`(VideoPack, device) -> Batch`. The VAE and the text encoder are frozen and no part of the task, so no checkpoint holds them.
 
     budget, max_clips: of the plan. text_budget: text tokens of a pack (None: as many as there are). batch: clips of one shape that the
-    VAE encodes at once; their number changes results by no more than rounding.
+    VAE encodes at once; their number changes results by no more than rounding. shard_vae: of several ranks each holds a part of the VAE
+    instead of all of it, and gathers the rest while it encodes; ranks then encode side by side, as often as the one with the most to do.
+
+    A rank encodes the packs that it reads and no others; ranks that read the same packs (`among`) share the work.
     """
 
     def __init__(
@@ -33,9 +51,15 @@ class OnlineEncoder:
         max_clips: int,
         text_budget: int | None,
         batch: int,
+        shard_vae: bool,
     ) -> None:
         self.vae, self.text, self.patchifier = vae.eval().requires_grad_(False), text, patchifier
         self.budget, self.max_clips, self.text_budget, self.batch = budget, max_clips, text_budget, batch
+        self._shard_vae, self._spread, self._group = shard_vae, False, None
+
+    def among(self, group: ProcessGroup) -> None:
+        """The ranks of `group` read the same packs: each encodes its part of the clips, and they exchange latents."""
+        self._group = group
 
     def __call__(self, clips: VideoPack, device: torch.device) -> Batch:
         found = self._latents(clips, device)
@@ -59,14 +83,48 @@ class OnlineEncoder:
         frames, shapes = clips.frames, defaultdict(list)
         for number, shape in enumerate(clips.shapes):
             shapes[shape].append(number)
-        vae, found = self.vae.to(device), {}
+        together = [same[start : start + self.batch] for same in shapes.values() for start in range(0, len(same), self.batch)]
+        turns, turn = (1, 0) if self._group is None else (self._group.size(), self._group.rank())
+        found: dict[int, Float[Tensor, "B C _ _ _"]] = {}
+        self._place(device)
+        missing = self._missing(len(range(turn, len(together), turns)), device)
         with torch.autocast(device.type, enabled=False):
-            for same in shapes.values():
-                for start in range(0, len(same), self.batch):
-                    some = same[start : start + self.batch]
-                    encoded = vae.encode(torch.stack([frames[number] for number in some]).to(device, non_blocking=True))
-                    found.update(zip(some, encoded.float(), strict=True))
-        return [found[number] for number in range(len(frames))]
+            for place in range(turn, len(together), turns):
+                found[place] = self._encoded([frames[number] for number in together[place]], device)
+            for _ in range(missing):
+                self._encoded([torch.zeros(1, *self.vae.stride[1:], 3, dtype=torch.uint8)], device)
+        if self._group is not None:
+            for place, some in enumerate(together):
+                found[place] = self._from(place % turns, found.get(place), clips.shapes[some[0]], len(some), device)
+        latents = {number: each for place, some in enumerate(together) for number, each in zip(some, found[place], strict=True)}
+        return [latents[number] for number in range(len(frames))]
+
+    def _encoded(self, some: Sequence[UInt8[Tensor, "T H W 3"]], device: torch.device) -> Float[Tensor, "B C _ _ _"]:
+        return self.vae.encode(torch.stack(list(some)).to(device, non_blocking=True)).float()
+
+    def _place(self, device: torch.device) -> None:
+        """The VAE on the device, once; in parts, if that was asked for and there are ranks to hold them."""
+        if self._spread:
+            return
+        self.vae.to(device)
+        if self._shard_vae and ranks.several():
+            everyone = init_device_mesh(device.type, (dist.get_world_size(),))
+            fully_shard(self.vae, mesh=everyone, reshard_after_forward=True)
+            register_fsdp_forward_method(self.vae, "encode")
+        self._spread = True
+
+    def _missing(self, calls: int, device: torch.device) -> int:
+        """How much more often another rank encodes: whoever holds a part of the VAE has to be there."""
+        return ranks.highest(calls, device) - calls if self._shard_vae and ranks.several() else 0
+
+    def _from(
+        self, owner: int, encoded: Tensor | None, shape: tuple[int, int, int], count: int, device: torch.device
+    ) -> Float[Tensor, "B C _ _ _"]:
+        """What one rank of the group has encoded, on all of it."""
+        size = (count, self.vae.latent_channels, *self.vae.latent_shape(*shape))
+        latents = torch.empty(size, device=device) if encoded is None else encoded.contiguous()
+        dist.broadcast(latents, group_src=owner, group=self._group)
+        return latents
 
     def _seconds(self, grid: Grid, fps: float) -> Float[Tensor, "t"]:
         size = self.patchifier.size.t
@@ -78,3 +136,9 @@ class OnlineEncoder:
         # each caption alone and as float16: what a cache holds of it, so that both ways train on the same numbers
         known = {said: self.text.encode([said])[0].half().float() for said in dict.fromkeys(clips.captions)}
         return pack_text([known[said] for said in clips.captions], budget=self.text_budget, max_clips=self.max_clips)
+
+
+def share_encoding(task: nn.Module, group: ProcessGroup) -> None:
+    """Have the ranks of `group`, which read the same packs, share the work of encoding them, if the task encodes any."""
+    if isinstance(task, Encoding) and isinstance(task.encode, OnlineEncoder):
+        task.encode.among(group)

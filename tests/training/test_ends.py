@@ -18,6 +18,7 @@ from sora import cli
 from sora.training import checkpoint
 from sora.training.metrics import read
 from sora.training.module import TrainingModule
+from sora.training.phases import totals
 from sora.training.watchdog import STALLED
 from tests.trained import world_dataset
 from tests.training.stand_ins import fit
@@ -168,3 +169,29 @@ def test_signals_while_a_checkpoint_is_written_change_nothing(tmp_path, monkeypa
     assert sent
     state = checkpoint.load(checkpoint.newest(tmp_path / "run" / "checkpoints"))
     assert state.step == module.counters.step < 20
+
+
+def test_the_account_of_a_run_that_was_stopped_covers_every_second_of_it(world, tmp_path, monkeypatch, capsys):
+    run, plain = tmp_path / "run", TrainingModule.training_step
+
+    def slow(module: TrainingModule, batch, number: int) -> None:
+        time.sleep(0.05)
+        if module.counters.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        plain(module, batch, number)
+
+    monkeypatch.setattr(TrainingModule, "training_step", slow)
+    words = ["experiment=toy_vae", f"data.folders=[{world}]", f"output={run}", "steps=8", "workers=0", "trainer.threads=1"]
+    began = time.time()
+    assert cli.run("train", [*words, "log_every=2", "plan.shapes=[[5,16,16]]"]) == 128 + signal.SIGTERM
+    time.sleep(0.5)
+    assert cli.run("train", [f"resume={run}"]) == 0
+    wall = time.time() - began
+    lines = read(run / "goodput.jsonl")
+    total = totals(lines)
+    assert [(line["first"], line["last"]) for line in lines] == [(0, 4), (4, 8)]
+    assert total["wall"] == pytest.approx(lines[-1]["ended"] - lines[0]["began"], rel=0.01)
+    assert total["wall"] <= wall  # which has the reading of configurations too
+    assert 0.5 <= total["seconds"]["down"] < wall - sum(line["step"] for line in lines)
+    assert 8 * 0.05 <= total["useful"] == sum(line["step"] for line in lines)
+    assert f"goodput {total['goodput']:.1%}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sora.storage import read_json
-from sora.training import gauges, trainers
+from sora.training import gauges, state
 from sora.training.gauges import Gauges, Stopwatch, measured, memory
 from sora.training.journal import Journal
 from sora.training.metrics import read
@@ -18,7 +18,7 @@ from sora.training.run import Run, create
 from sora.training.tracker import NoTracker
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Network, ToyTask, fit, module_of
-from tests.training.test_parity import CPU, Shares, launched
+from tests.training.test_parity import Shares, launched, modes
 
 CPU_DEVICE = torch.device("cpu")
 STEPS, LAGGARD, LAG = 6, 1, 0.03
@@ -90,11 +90,6 @@ def journal_of(run: Run, **more) -> Journal:
 @pytest.mark.parametrize(("how", "mode"), [("compute", "ddp"), ("compute", "fsdp"), ("prepare", "fsdp"), ("data", "ddp")])
 def test_the_slow_rank_is_named_although_all_steps_take_as_long(tmp_path, monkeypatch, capfd, how, mode):
     run = create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
-    shared = {"devices": 2, "context": 1, "tensor": 1, **CPU}
-    modes = {
-        "ddp": partial(trainers.mesh, replicate=None, shard=1, sharded=False, **shared),
-        "fsdp": partial(trainers.mesh, replicate=1, shard=None, sharded=True, **shared),
-    }
 
     def work(rank: int) -> None:
         launched(rank, 2)
@@ -104,7 +99,7 @@ def test_the_slow_rank_is_named_although_all_steps_take_as_long(tmp_path, monkey
         module = module_of(steps=STEPS, optimizer=partial(ADAMW), averaged=False)
         loader = torch.utils.data.DataLoader(Shares(rank=rank, ranks=2), batch_size=None, sampler=Integers(0, STEPS))
         journal = journal_of(run, goodput=lambda: 0.5)
-        modes[mode](callbacks=[journal]).fit(module, loader)
+        modes(2)[mode](callbacks=[journal]).fit(module, loader)
         journal.close()
 
     in_ranks(2, tmp_path, work)
@@ -136,3 +131,12 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
     told = found.told()
     assert (told["slowest"], told["slowest_host"], told["slowest_ratio"]) == (1, "b", 2.0)
     assert "training goes on without it" in capsys.readouterr().out
+
+
+def test_saving_between_steps_is_no_waiting_for_data(tmp_path, monkeypatch):
+    plain = state.capture
+    monkeypatch.setattr(state, "capture", lambda *given: (time.sleep(0.6), plain(*given))[1])
+    fit(tmp_path / "run", until=4, total=4, every=2, log_every=1)
+    rows = read(tmp_path / "run/metrics.jsonl")
+    assert rows[2]["seconds"] - rows[1]["seconds"] >= 0.6  # the save after the second step lies there
+    assert rows[2]["data_share"] * rows[2]["step_seconds"] < 0.6

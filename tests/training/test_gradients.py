@@ -80,7 +80,7 @@ def test_every_mesh_finds_what_one_process_finds(tmp_path):
                     found[name].grad = gradient
             told = gradients.norms(found)
             assert told == pytest.approx(wanted(), rel=1e-6), (mesh, places)
-        gradients._copies = lambda gradient: 1  # the mutant: everybody's copy is counted whole
+        gradients._share = lambda gradient: 1.0  # the mutant: everybody's copy is counted whole
         assert gradients.norms(filled()) != pytest.approx(wanted(), rel=1e-2)
 
     in_ranks(4, tmp_path, work)

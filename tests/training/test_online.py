@@ -5,27 +5,33 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from sora import cli, storage
 from sora.configs.compose import compose
 from sora.data.index import Index
 from sora.data.loading import step_loader
 from sora.data.video import PYAV
+from sora.data.video_batches import VideoPack
 from sora.jobs import diffusion_job, diffusion_plan, online_encoder
 from sora.sample import trained_on
 from sora.tokens import Batch
 from sora.training import checkpoint
+from sora.training.mesh import AXES
 from sora.training.metrics import read
-from sora.training.online import OnlineEncoder
+from sora.training.online import OnlineEncoder, share_encoding
 from sora.vae import artefact
 from tests.data.making import flip
 from tests.trained import vae_artefact, world_dataset
+from tests.training.groups import in_ranks
 from tests.training.test_resume import lines
 
 pytestmark = pytest.mark.slow
@@ -103,6 +109,52 @@ def test_clips_encoded_together_are_as_alone(made):
     alone.batch = 1
     assert max(Counter(pack.shapes).values()) > 1
     assert torch.allclose(together(pack, CPU).tokens.patches, alone(pack, CPU).tokens.patches, atol=1e-5)
+
+
+class Encodes(torch.nn.Module):
+    def __init__(self, encode: OnlineEncoder) -> None:
+        super().__init__()
+        self.encode = encode
+
+
+def fewer(pack: VideoPack, count: int) -> VideoPack:
+    """The first clips of a pack."""
+    size = sum(clip.numel() for clip in pack.frames[:count])
+    columns = ("shapes", "fps", "captions", "given", "sample_ids", "epochs")
+    return replace(pack, pixels=pack.pixels[:size], **{name: getattr(pack, name)[:count] for name in columns})
+
+
+def held(value: torch.Tensor) -> torch.Tensor:
+    """What this rank has of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+@pytest.mark.parametrize(("sharded", "shared"), [("true", False), ("false", True), ("true", True)])
+def test_ranks_that_share_the_vae_or_the_work_find_what_one_finds_alone(made, tmp_path, sharded, shared):
+    """Ranks have other packs, the second less to do than the first; or the same pack, and encode different clips of it."""
+    found = planned(made, f"data.shard_vae={sharded}", "data.vae_batch=1", "plan.packs=2")
+    first, second = found.data.batches(found.plan)[0]
+    packs = [first, fewer(second, len(first.shapes) - 3)]
+    alone = [encoder(planned(made, "data.vae_batch=1"))(pack, CPU) for pack in packs]
+
+    def work(rank: int) -> None:
+        encode, encoded = encoder(found), []
+        whole = sum(value.numel() for value in encode.vae.parameters())
+        plain = type(encode.vae).posterior
+        encode.vae.posterior = lambda frames: (encoded.append(frames.shape), plain(encode.vae, frames))[1]
+        if shared:
+            mesh = init_device_mesh("cpu", (1, 1, 1, 2), mesh_dim_names=AXES)
+            share_encoding(Encodes(encode), mesh["context", "tensor"]._flatten("same_packs").get_group())
+        for step, number in enumerate([0, 1] if shared else [rank]):
+            batch = encode(packs[number], CPU)
+            assert torch.equal(batch.tokens.patches, alone[number].tokens.patches), (rank, number, step)
+        clips = sum(len(pack.shapes) for pack in packs) if shared else len(packs[rank].shapes)
+        own = [shape for shape in encoded if tuple(shape[1:4]) != (1, *encode.vae.stride[1:])]
+        assert (len(own) == clips) if not shared else abs(2 * len(own) - clips) <= 2
+        kept = sum(held(value).numel() for value in encode.vae.parameters())
+        assert kept == whole if sharded == "false" else kept < 0.6 * whole
+
+    in_ranks(2, tmp_path, work)
 
 
 def test_the_vae_is_no_part_of_what_trains(made, tmp_path):
