@@ -111,13 +111,16 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
     assert sorted(path.stem.rpartition("-")[0] for path in (tmp_path / "vbench").iterdir()) == wanted
 
 
-def test_mistakes_end_with_code_two_and_name_the_key(home, capsys):
+def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(home, capsys, monkeypatch):
+    monkeypatch.setattr("sora.generation.generator.Generator.generate", None)
     dit, world, real = (f"{key}={home / name}" for key, name in (("checkpoint", "dit"), ("data", "world"), ("data", "real")))
     for words, told in (
         ([dit, world, "metrics=[fwd]"], "choose from adherence, physics, quality, text, frechet, fvd, kvd"),
         ([dit, world, "metrics=[fvd]"], "only the I3D weights by which FVD is defined give it, rand3d-v1 gives frechet"),
         ([dit, real, "metrics=[adherence]"], "adherence is measured on prompts of the built-in world"),
         ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
+        ([dit, world, "real.frames=3"], "no clips of the sizes that are generated"),
+        ([dit, world, "generated.start=middle"], "leave it at first"),
         ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
         ([dit, world, "split=validation"], "no clips of split 'validation'"),
         ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),

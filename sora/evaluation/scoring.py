@@ -154,7 +154,7 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         if not words:
             return row
         asked = None if facts is None else facts[number]
-        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network)
+        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in words}}
 
     rows = bench.share.rows(len(clips), of_clip, folder=bench.output, name="clips")

@@ -117,5 +117,6 @@ def test_what_an_extractor_cannot_give_is_told_before_any_work():
             raise ValueError("download it")
 
     check_extractor(["adherence"], Missing())  # needs no weights
-    with pytest.raises(ValueError, match="download it"):
-        check_extractor(["kvd"], Missing())
+    for word in ("kvd", "quality", "text"):
+        with pytest.raises(ValueError, match="download it"):
+            check_extractor([word], Missing())
