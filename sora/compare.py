@@ -1,4 +1,4 @@
-"""Set scores side by side, where they were measured by one protocol; refuses others and says which field differs.
+"""Set scores side by side that one protocol measured; others are refused, with the field that differs.
 
 sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table
 format=                   text, markdown, latex or csv

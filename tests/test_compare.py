@@ -10,6 +10,7 @@ from sora.compare import labels
 from sora.metrics.protocol import Protocol
 from sora.storage import write_json
 
+pytestmark = pytest.mark.slow
 KEY = "rand3d-v1@17f"
 
 
@@ -76,11 +77,7 @@ def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, 
     assert run("compare", [*places, "differ=[sampling.steps,distances.ddof]", "figures=[kvd]", "format=csv"]) == 0
     head, *rows = csv.reader(capsys.readouterr().out.splitlines())
     assert head == ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"]
-    assert rows == [
-        ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"],
-        ["other", "1", "24", "20", "0.0825"],
-        ["steps", "0", "50", "20", "0.07"],
-    ]
+    assert rows == [["other", "1", "24", "20", "0.0825"], ["steps", "0", "50", "20", "0.07"]]
 
 
 def test_tables_of_every_form_hold_the_same(two, tmp_path, capsys):

@@ -8,6 +8,8 @@ from sora.cli import run
 from sora.evaluation.made import fit
 from sora.evaluation.measures import wilson
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
+from tests.training.faults import Countdown, die, in_child, injected
+from tests.training.groups import in_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -60,13 +62,65 @@ def test_a_vae_is_scored_on_each_dataset_by_name(home, tmp_path):
     assert all((tmp_path / "a" / name).is_file() for name in found["clips"])
 
 
-def test_mistakes_end_with_code_two_and_name_the_key(home, capsys):
+def test_distances_of_reconstructions_are_over_the_same_clips(home, tmp_path):
+    """The FVD of reconstructions, by whichever extractor: originals are cut as the VAE takes them."""
+    words = [f"checkpoint={home / 'vae'}", f"data={home / 'world'}", "n=6", "metrics=[reconstruction,frechet]", "keep=0", "bootstrap=0"]
+    found = scores(home, tmp_path / "a", *words)
+    figures, protocol = found["figures"], found["protocol"]
+    assert figures["world_vae_n_real"] == figures["world_vae_n_fake"] == 6 and figures["world_vae_frechet"] > 0
+    assert protocol["real"]["world"]["shapes"] == protocol["generated"]["world"]["shapes"] and protocol["extractor"]["name"] == "rand3d-v1"
+    folder = tmp_path / "a/reconstructions/world/lossless"
+    made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(made) == 6 and scores(home, tmp_path / "a", *words)["figures"] == figures
+    assert made == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}  # nothing was reconstructed twice
+    psnr = [row["psnr"] for row in found["rows"]]
+    assert figures["world_vae_psnr"] == pytest.approx(sum(psnr) / 6) and figures["world_vae_videos"] == 6
+
+
+def test_the_same_scores_on_several_processes_and_after_a_kill(home, tmp_path):
+    words = [f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=6", "keep=1", "budget=100", "metrics=[adherence,frechet,quality]"]
+    whole = scores(home, tmp_path / "one", *words)
+
+    def work(rank):
+        assert run("evaluate", [f"output={tmp_path / 'two'}", "steps=2", *words]) == 0
+
+    in_ranks(2, tmp_path, work)
+    shared = json.loads((tmp_path / "two/scores.json").read_text())
+    for cut in (40, 120):
+
+        def killed(cut=cut):
+            with injected(Countdown(cut, die)):
+                run("evaluate", [f"output={tmp_path / 'three'}", "steps=2", *words])
+
+        assert in_child(killed) == -9
+    again = scores(home, tmp_path / "three", *words)
+    for other in (shared, again):
+        assert {key: other[key] for key in other if key != "code"} == {key: whole[key] for key in whole if key != "code"}
+    bits = [
+        sorted((path.name, path.read_bytes()) for path in (tmp_path / name / "generated").iterdir()) for name in ("one", "two", "three")
+    ]
+    assert bits[0] == bits[1] == bits[2] and len(bits[0]) == 6
+
+
+def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_path):
+    words = ["generated.frames=6", "real.frames=6", "metrics=[kvd]", "n=4", "keep=0", f"vbench={tmp_path / 'vbench'}", "caption=short"]
+    found = scores(home, tmp_path / "a", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", *words)
+    assert {int(shape.split("x")[0]) for shape in found["protocol"]["generated"]["shapes"]} == {6}
+    assert {row["frames"] for row in found["rows"]} == {6} and any(name.startswith("kvd/rand3d-v1@") for name in found["figures"])
+    wanted = sorted(row["prompt"] for row in found["rows"])
+    assert sorted(path.stem.rpartition("-")[0] for path in (tmp_path / "vbench").iterdir()) == wanted
+
+
+def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(home, capsys, monkeypatch):
+    monkeypatch.setattr("sora.generation.generator.Generator.generate", None)
     dit, world, real = (f"{key}={home / name}" for key, name in (("checkpoint", "dit"), ("data", "world"), ("data", "real")))
     for words, told in (
         ([dit, world, "metrics=[fwd]"], "choose from adherence, physics, quality, text, frechet, fvd, kvd"),
         ([dit, world, "metrics=[fvd]"], "only the I3D weights by which FVD is defined give it, rand3d-v1 gives frechet"),
         ([dit, real, "metrics=[adherence]"], "adherence is measured on prompts of the built-in world"),
         ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
+        ([dit, world, "real.frames=3"], "no clips of the sizes that are generated"),
+        ([dit, world, "generated.start=middle"], "leave it at first"),
         ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
         ([dit, world, "split=validation"], "no clips of split 'validation'"),
         ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),

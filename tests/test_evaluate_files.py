@@ -12,6 +12,7 @@ from sora.configs.compose import config_dir
 from sora.data.video import read, write
 from sora.metrics.distribution import VideoDistribution
 from sora.metrics.extractors.pixels import half_pixel
+from sora.metrics.feature_sets import save_features
 from sora.metrics.rand3d import Random3D
 from tests.trained import plain_dataset
 
@@ -123,6 +124,8 @@ def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path
     again = json.loads((alone / "scores.json").read_text())
     assert again["figures"] == first["figures"] and again["protocol_sha256"] == first["protocol_sha256"]
     scores(tmp_path / "c", one, two, file)
+    foreign = tmp_path / "foreign.safetensors"
+    save_features(foreign, torch.zeros(3, 224), {"extractor": {"name": "rand3d-v1"}})
     capsys.readouterr()
     for words, told in (
         ([f"data={one}", file], "dataset.fingerprint"),
@@ -132,6 +135,7 @@ def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path
         ([file, "generated.frames=4"], "holds (frames, height, width) [(11, 16, 16)] at [8.0] fps"),
         ([file, "generated.stride=2", "generated.frames=6"], "at [4.0]"),
         ([f"statistics={tmp_path / 'nowhere'}"], "needs data=…"),
+        ([f"statistics={foreign}"], "does not say of which clips it is"),
     ):
         assert run("evaluate", [f"checkpoint={one}", f"output={tmp_path / 'x'}", "bootstrap=0", *words]) == 2, told
         assert told in capsys.readouterr().err

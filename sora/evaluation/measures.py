@@ -14,19 +14,21 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """One clip with what was asked for. frames: uint8 (T, H, W, 3). facts: of the built-in world's prompts, else None."""
+    """One clip with what was asked for. frames: uint8 (T, H, W, 3). facts: of the built-in world's prompts, else None. device: where
+    networks see it."""
 
     frames: ndarray
     fps: float
     prompt: str | None
     facts: Any
     extractor: Any
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips. needs: "facts", "prompt", or what the extractor must
-    be able to do, "frames" or "text"; a command that lacks it says so before any work."""
+    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips. needs: what of "facts", "prompt" and "extractor" it
+    looks at; a command that lacks it says so before any work."""
 
     of_clip: Callable[[Seen], Row]
     of_all: Callable[[Sequence[Row]], dict[str, float]]
@@ -104,7 +106,7 @@ def quality(seen: Seen) -> Row:
 
     encoders: dict[str, FrameFeatures] = {"frame": seen.extractor} if isinstance(seen.extractor, FrameFeatures) else {}
     metric = alone(VideoQuality(encoders=encoders))
-    metric.update(torch.from_numpy(seen.frames)[None], fps=seen.fps)
+    metric.update(torch.from_numpy(seen.frames)[None].to(seen.device), fps=seen.fps)
     return {name: value for name, value in metric.compute().items() if name != "n"}
 
 
@@ -114,8 +116,8 @@ def text(seen: Seen) -> Row:
 
     from sora.metrics.quality import text_similarity
 
-    states = seen.extractor.encode_frames(torch.from_numpy(seen.frames)[None])
-    captions = seen.extractor.encode_texts([seen.prompt])
+    states = seen.extractor.encode_frames(torch.from_numpy(seen.frames)[None].to(seen.device)).cpu()
+    captions = seen.extractor.encode_texts([seen.prompt]).cpu()
     return {f"text_similarity/{seen.extractor.name}": float(text_similarity(states, captions))}
 
 
@@ -128,8 +130,8 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 MEASURES = {
     "adherence": Measure(adherence, adherence_figures, ("prompt", "facts")),
     "physics": Measure(physics, physics_figures, ("prompt", "facts")),
-    "quality": Measure(quality, _means),
-    "text": Measure(text, _means, ("prompt", "text")),
+    "quality": Measure(quality, _means, ("extractor",)),
+    "text": Measure(text, _means, ("prompt", "extractor")),
 }
 # What distances between sets are called: the beginnings of their figures.
 DISTANCES = {
@@ -163,7 +165,7 @@ def check_extractor(words: Sequence[str], extractor: Any) -> None:
     """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
     from sora.metrics.extractors.frames import TextFeatures
 
-    if not any(word in DISTANCES or "text" in MEASURES[word].needs for word in words):
+    if not any(word in DISTANCES or "extractor" in MEASURES[word].needs for word in words):
         return
     name = extractor.name  # reads the weights: a missing file says what to download
     if "fvd" in words and not extractor.canonical:

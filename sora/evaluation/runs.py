@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.load import LoadedDiffusion
+    from sora.data.index import Index
     from sora.data.video_sets import Clips
     from sora.evaluation.made import MadeVideos
     from sora.evaluation.sharing import Share
@@ -26,8 +27,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
     from sora.data.index import Index
-    from sora.data.video_sets import DatasetVideos
-    from sora.evaluation.files import policy_of, real_folder
+    from sora.evaluation.files import real_folder
     from sora.evaluation.made import whole
     from sora.evaluation.targets import lengthened, plan_targets, prompts_protocol, to_request
     from sora.sample import make_generator
@@ -43,17 +43,20 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     output = Path(config.output) if config.output else home / f"step-{loaded.step:08d}"
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
     clip = config.generated
+    if clip.start != "first":
+        raise ValueError(f"generated.start={clip.start}: of clips that are generated the first frames are taken; leave it at first")
     if clip.frames is not None:
         targets = lengthened(targets, clip.frames, stride=clip.stride, time=loaded.vae.stride[0])
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
+    # Before hours of generating: whether there is anything to compare with.
+    theirs = alike(index, [(frames_of(item.frames, clip), item.height, item.width) for item in targets], config) if bench.compares else None
     videos = generated(make_generator(loaded, config), requests, loaded, config, output=output, share=share)
     clips = whole(videos, frames=clip.frames, stride=clip.stride)
     figures, rows = scoring.measured(bench, clips, facts)
     rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, videos.paths, strict=True)]
     real, distances = None, []
-    if bench.compares:
-        candidates = DatasetVideos(index, caption=config.caption)
-        real = scoring.real_set(bench, alike(candidates, clips, config, policy_of(config.real)))
+    if theirs is not None:
+        real = scoring.real_set(bench, theirs)
         found, distances = scoring.compared(bench, real, clips)
         figures |= found
     if not share.first:
@@ -83,17 +86,22 @@ def generated(
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 
-def alike(videos: Any, clips: Clips, config: DictConfig, policy: Any) -> Clips:
-    """The real clips of the shapes that were generated: both sides draw from one mixture then."""
-    from sora.data.video_sets import only, take
+def frames_of(frames: int, clip: DictConfig) -> int:
+    """How many frames are scored of a clip that was generated with so many."""
+    return clip.frames or 1 + (frames - 1) // clip.stride
 
-    real = take(videos, policy, n=config.real.n, seed=config.seed, named="real")
-    sized = config.size is not None
-    wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
-    real = only(real, wanted)
+
+def alike(index: Index, generated: Sequence[tuple[int, int, int]], config: DictConfig) -> Clips:
+    """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then."""
+    from sora.data.video_sets import DatasetVideos, only, take
+    from sora.evaluation.files import policy_of
+
+    videos = DatasetVideos(index, caption=config.caption)
+    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
         raise ValueError(
-            f"split {config.split} of {videos.index.folder} has no clips of the sizes that were generated; choose another split=, or bring "
+            f"split {config.split} of {index.folder} has no clips of the sizes that are generated; choose another split=, or bring "
             "both sides to one kind: real.frames and generated.frames, size="
         )
     return real

@@ -98,6 +98,8 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     if real is None:
         assert bench.statistics is not None
         found = read_features(bench.statistics)
+        if not {"dataset", "real", "scored"} <= set(found.protocol):
+            raise ValueError(f"statistics={bench.statistics} does not say of which clips it is; let sora evaluate data=… write one")
         load_features(bench.statistics, {**found.protocol, **about})  # names what differs of the extractor or the pixels
         shape = found.protocol["scored"]
         return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
@@ -152,7 +154,7 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         if not words:
             return row
         asked = None if facts is None else facts[number]
-        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network)
+        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in words}}
 
     rows = bench.share.rows(len(clips), of_clip, folder=bench.output, name="clips")

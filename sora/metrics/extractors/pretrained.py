@@ -160,10 +160,10 @@ class PretrainedFrames:
         """The tokenizer and the half for text, of the same folder."""
         import transformers
 
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"extractor.source: {self._folder} holds no tokenizer beside its weights: {error}") from error
+        # Without its files transformers makes one that knows no word, and says nothing.
+        if not any((self._folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise ValueError(f"extractor.source: {self._folder} holds no tokenizer.json or vocab.json beside its weights; put them there")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
         return tokenizer, load(self._folder, "CLIPTextModelWithProjection")
 
 

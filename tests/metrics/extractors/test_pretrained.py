@@ -86,3 +86,36 @@ def test_what_cannot_be_had_says_what_to_download(tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             _ = PretrainedVideo(label="x", source=source, frames=4, **KEYS).fingerprint
+
+
+@pytest.mark.slow
+def test_captions_lie_in_the_space_of_frames_and_other_models_read_none(tmp_path):
+    import transformers
+
+    from tests.text.test_pretrained import WORDS, save_tokenizer
+
+    torch.manual_seed(0)
+    text = {"vocab_size": len(WORDS), "max_position_embeddings": 5, "bos_token_id": 3, "eos_token_id": 1, "pad_token_id": 0}
+    half = {key: value for key, value in SMALL.items() if key not in ("image_size", "patch_size")}
+    joint = {"projection_dim": 12}
+    config = transformers.CLIPConfig(text_config=half | text | joint, vision_config=SMALL | joint, **joint)
+    network = transformers.CLIPModel(config).eval()
+    network.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    extractor = PretrainedFrames(label="clip", source=str(tmp_path), frames=None, **KEYS)
+    captions = ["a red ball rolls left", "blue", ""]  # the first is too long by one and is cut
+    states = extractor.encode_texts(captions)
+    for caption, state in zip(captions, states, strict=True):
+        words = [*[WORDS.index(word) for word in caption.split()][:4], 1]
+        with torch.no_grad():
+            alone = network.get_text_features(torch.tensor([words]))
+            alone = alone if isinstance(alone, torch.Tensor) else alone.pooler_output
+        assert torch.allclose(state, alone[0], atol=1e-5), caption
+    assert extractor.encode_frames(VIDEOS).shape[2] == states.shape[1] == extractor.dimension
+    _, folder = made(tmp_path, "Dinov2")
+    with pytest.raises(ValueError, match="a model of kind dinov2, which reads no text; choose extractor=clip"):
+        PretrainedFrames(label="x", source=str(folder), frames=None, **KEYS).encode_texts(["a"])
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="tokenizer"):
+        PretrainedFrames(label="x", source=str(tmp_path), frames=None, **KEYS).encode_texts(["a"])
