@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -165,6 +166,8 @@ def fit(
     peak=None,
     tracker: Tracker | None = None,
     hold: Callable[[int, Sequence[int], str], object] | None = None,
+    phases: Phases | None = None,
+    also: Callable[[Run, Journal, Phases], Sequence[Callback]] = lambda run, journal, phases: (),
     **settings,
 ) -> TrainingModule:
     """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
@@ -178,7 +181,7 @@ def fit(
         return bool(flag) or asked["step"] == stop_at
 
     module = module_of(steps=total, flag=wants, **settings)
-    phases = Phases()
+    phases = phases or Phases()
     told = {"every": log_every, "steps": total, "unit": "tokens", "tracker": tracker or NoTracker()}
     suspects = Suspects(hold or (lambda step, ids, reason: None), resumed.facts["suspects"] if resumed else ())
     journal = Journal(run, **told, resumed=resumed, phases=phases, suspects=suspects, peak=peak)
@@ -187,7 +190,8 @@ def fit(
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:
-        trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=[journal, saver])
+        callbacks = [journal, saver, *also(run, journal, phases)]
+        trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=callbacks)
         try:
             trainer.fit(module, loader)
         finally:
