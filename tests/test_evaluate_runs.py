@@ -43,8 +43,6 @@ def test_the_loss_needs_no_videos_and_is_the_same_every_time_in_any_packs_and_on
     apart = scores(home, tmp_path / "b", *LOSS, "budget=70", "page=false")
     assert apart["figures"]["loss"] == pytest.approx(figures["loss"], rel=1e-5) and not (tmp_path / "b" / "report.html").exists()
     assert apart["protocol_sha256"] == found["protocol_sha256"]
-    other = scores(home, tmp_path / "c", *LOSS, "seed=1", "page=false")
-    assert other["figures"]["loss"] != pytest.approx(figures["loss"], rel=1e-4) and other["protocol_sha256"] != found["protocol_sha256"]
     raw = scores(home, tmp_path / "d", *LOSS, "ema=last", "page=false")
     assert raw["figures"]["loss"] != pytest.approx(figures["loss"], rel=1e-3) and raw["protocol_sha256"] == found["protocol_sha256"]
     (tmp_path / "ranks").mkdir()

@@ -59,9 +59,9 @@ def remembered(
     files = written(bench.output / "nearest", training, [int(found.places[number]) for number in nearest])
     for pair, file in zip(pairs, files, strict=True):
         pair["file"] = str(file.relative_to(bench.output))
-    about = {"extractor": bench.extractor.network.name, "training": len(training), "usual": found.usual, "pairs": pairs}
-    figures = {"remembered": found.remembered, "remembered_z": found.z}
-    return figures, {**figures, **about}
+    told = {"remembered": found.remembered, "z": found.z, "usual": found.usual}
+    about = {"extractor": bench.extractor.network.name, "training": len(training), **told, "pairs": pairs}
+    return {"remembered": found.remembered, "remembered_z": found.z}, about
 
 
 def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:

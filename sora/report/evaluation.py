@@ -157,13 +157,20 @@ def loss_parts(scores: Mapping[str, Any]) -> list[Part]:
 
 def standing(row: Mapping[str, Any]) -> float | None:
     """How well a clip did, higher is better: the share of what its prompt asks that it shows; else a similarity; else PSNR."""
-    verdicts = [right for name, right in row.get("adherence", {}).items() if right is not None and name != "all"]
+    verdicts = [right for right in marks_of(row).values() if right is not None]
     if verdicts:
         return sum(verdicts) / len(verdicts)
     for name, value in row.items():
         if name.startswith("text_similarity"):
             return float(value)
     return float(row["psnr"]) if "psnr" in row else None
+
+
+def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
+    """What was asked of a clip, and whether it shows it."""
+    found = {name: right for name, right in row.get("adherence", {}).items() if name != "all"}
+    kept = row.get("physics", {}).get("permanence")
+    return found if kept is None else {**found, "permanence": bool(kept)}
 
 
 def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
@@ -182,14 +189,16 @@ def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def _how(row: Mapping[str, Any]) -> str:
-    return f"{row['psnr']:.1f} dB" if "psnr" in row else ""
+    arc = row.get("physics", {}).get("gravity_deviation")
+    told = [f"{row['psnr']:.1f} dB"] if "psnr" in row else []
+    return "; ".join([*told, *([f"{number(float(arc))} short sides off the arc"] if arc is not None else [])])
 
 
 def _clip(folder: Path, name: str, row: Mapping[str, Any], note: str) -> Video:
     from sora.data.video import probe
 
     info = probe(folder / name)
-    marks = {key: verdict for key, verdict in row.get("adherence", {}).items() if key != "all"}
+    marks = marks_of(row)
     size = f"{row.get('width', info.width)}×{row.get('height', info.height)}, {row.get('frames', info.frames)} frames"
     caption = str(row.get("prompt") or row.get("key") or row.get("name") or Path(name).stem)
     return Video((folder / name).read_bytes(), info.width, info.height, caption, "; ".join(filter(None, [size, note])), marks)

@@ -94,6 +94,7 @@ def test_a_page_without_the_rest_still_is_one(tmp_path):
     ("row", "value"),
     [
         ({"adherence": {"colour": True, "shape": None, "direction": False, "all": False}}, 0.5),
+        ({"adherence": {"colour": True}, "physics": {"permanence": 0.0}}, 0.5),
         ({"adherence": {"colour": None}, "text_similarity/clip": 0.3}, 0.3),
         ({"psnr": 31.0}, 31.0),
         ({"key": "x"}, None),
