@@ -224,10 +224,14 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
     from sora.training.tracing import traced
 
     budget = wanted.config.plan.budget
-    found = traced(lambda: module_of(wanted), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True)
+    found = traced(
+        lambda: module_of(wanted, gpu=True), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True
+    )
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     part = [(Grid(1, 1, half), max(1, words))]
-    smaller = traced(lambda: module_of(wanted), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True)
+    smaller = traced(
+        lambda: module_of(wanted, gpu=True), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True
+    )
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
     fits = int(budget + (cluster.room - found.largest) / slope)
     fits = max(0, fits // 64 * 64)
@@ -245,21 +249,23 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
     return found, Memory(**{name: getattr(found, name) for name in names}, room=cluster.room, budget=fits)
 
 
-def module_of(wanted: Wanted) -> Any:
-    """What trains, as `sora train` has it, but for who computes attention: on a GPU that is flash attention, or keeps as much."""
+def module_of(wanted: Wanted, *, gpu: bool) -> Any:
+    """What trains, as `sora train` has it. gpu: for tracing; attention is flash attention there, or keeps as much."""
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
-    from sora.network import trainable
+    from sora.network import flops_of, trainable
     from sora.training.diffusion_module import DiffusionTask
     from sora.training.module import TrainingModule
 
     config = wanted.config.copy()
-    OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention.varlen.shapes"}, merge=False)
+    if gpu:
+        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention.varlen.shapes"}, merge=False)
     OmegaConf.update(config, "compile", False)
     dit, scales = trainable(config, **wanted.given)
     objective = build(config.objective, path=build(config.path), density=build(config.density))
-    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None)
+    flops = None if gpu else flops_of(config.dit, **wanted.given)
+    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None, flops=flops)
     return TrainingModule(
         task=task,
         optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),

@@ -16,6 +16,14 @@ import tests.typecheck  # noqa: F401  the hook finds it by name
 install_import_hook("sora", "tests.typecheck.check")
 
 
+@pytest.fixture
+def faults():
+    """Kills, full disks and flipped bits at every place; see `tests.training.faults`."""
+    from tests.training.faults import Faults
+
+    return Faults()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow ones last, so that a mistake shows early; otherwise the order of the files."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -43,7 +43,7 @@ class Journal(Callback):
         tracker: Tracker | NoTracker,
         resumed: TrainingState | None,
         phases: Phases,
-        suspects: Suspects,
+        suspects: Suspects | None = None,
         peak: Callable[[], float] | None = None,
         goodput: Callable[[], float] | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class Journal(Callback):
         self._window: dict[str, Any] = _empty_window() | (resumed.facts["window"] if resumed else {})
         self._ask_peak, self._peak, self._goodput, self._also = peak, 0.0, goodput, ""
         self._phases, self._gauges, self._gradients = phases, Gauges(run.folder), {}
-        self.suspects = suspects
+        self.suspects = suspects or Suspects(lambda step, ids, reason: None)
         self._seconds: float = resumed.facts["seconds"] if resumed else 0.0
         self._ended = self._began = self._free = self._aside = self._waited = 0.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from sora.dit.attention.op import is_attention
@@ -64,9 +64,9 @@ class Tally(TorchDispatchMode):
         self.sent.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+        if any(map(_wraps, types)):
             return NotImplemented  # a sharded tensor: what it does with its shards comes by here
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        given = _tensors(args)
         if self._fake is not None and given and not any(isinstance(value, FakeTensor) for value in given):
             with unset_fake_temporarily():  # numbers that the host knows, such as where segments end, stay known
                 return func(*args, **(kwargs or {}))
@@ -75,9 +75,8 @@ class Tally(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if active_fake_mode() is not self._fake:
             return out  # DTensor asks for shapes
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor):
-                self._note(value.untyped_storage())
+        for value in _tensors(out):
+            self._note(value.untyped_storage())
         self._count(func, args, kwargs or {}, out)
         return out
 
@@ -111,9 +110,19 @@ class Tally(TorchDispatchMode):
         if group is None or group.size() < 2:
             return
         numbers = dist.get_process_group_ranks(group)
-        size = max(value.numel() * value.element_size() for value in tree_leaves((args, out)) if isinstance(value, Tensor))
+        size = max(value.numel() * value.element_size() for value in _tensors((args, out)))
         passes = 2 if "reduce" in name and "scatter" not in name else 1
         self.sent[len(numbers), numbers[1] - numbers[0]] += passes * size * (len(numbers) - 1) // len(numbers)
+
+
+_wraps = cache(is_traceable_wrapper_subclass_type)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in an operator's arguments or results: one, or lists of them at most."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [found for item in value for found in _tensors(item)] if isinstance(value, tuple | list) else []
 
 
 def _group(value: Any) -> Any:

@@ -142,8 +142,8 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
             place = prod(size for _, size in sizes[first:last]), prod(size for _, size in sizes[last:])
             if several:
                 known[place] = " x ".join(several)
-    if not strategy.sharded:
-        place = strategy.sizes.ranks // strategy.sizes.tensor, strategy.sizes.tensor
+    if not strategy.sharded and strategy.sizes.tensor == 1:
+        place = strategy.sizes.ranks, 1
         sent[place] = sent.get(place, 0) + 2 * held(module.trained().values()) * (place[0] - 1) // place[0]
     found = {place: amount for place, amount in sent.items() if place[0] > 1}
     return {known[place]: place for place in found}, {known[place]: amount for place, amount in found.items()}
@@ -161,6 +161,9 @@ class _GpuCasts(TorchFunctionMode):
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            with _GpuCasts():  # a mode is put aside while it answers, and what is computed again there must be as it was
+                return torch.autograd.backward(args[0])
         if func in self.WIDE and torch.is_autocast_enabled("cpu"):
             args = tuple(value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args)
         return func(*args, **(kwargs or {}))

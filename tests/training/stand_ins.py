@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -149,6 +150,9 @@ def module_of(
     )
 
 
+ALONE = partial(trainers.single, accelerator="cpu", precision="32-true", threads=1, deterministic=True)
+
+
 def fit(
     folder: Path,
     *,
@@ -168,9 +172,13 @@ def fit(
     hold: Callable[[int, Sequence[int], str], object] | None = None,
     phases: Phases | None = None,
     also: Callable[[Run, Journal, Phases], Sequence[Callback]] = lambda run, journal, phases: (),
+    trainer: Callable[..., Any] = ALONE,
     **settings,
 ) -> TrainingModule:
-    """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`."""
+    """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`.
+
+    trainer: for several ranks, whose run has been made and whose `dataset` gives each its share.
+    """
     run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
     first = resumed.step if resumed else 0
     flag = StopFlag()
@@ -190,10 +198,8 @@ def fit(
     saver = Checkpoints(run, every=every, steps=total, **rest)
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:
-        callbacks = [journal, saver, *also(run, journal, phases)]
-        trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=callbacks)
         try:
-            trainer.fit(module, loader)
+            trainer(callbacks=[journal, saver, *also(run, journal, phases)]).fit(module, loader)
         finally:
             journal.close()
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -148,6 +149,76 @@ def test_a_full_disk_at_any_boundary_changes_nothing_and_leaves_nothing(quick):
                 checkpoint.save(folder, state_of(step), keep=2)
         assert hashes(folder) == before
     assert refused > 30
+
+
+def commit_of(folder: Path, step: int):
+    """The work of saving in a folder that holds two older ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for older in (1, 2):
+        checkpoint.save(folder, state_of(older), keep=2)
+    return lambda: checkpoint.save(folder, state_of(step), keep=2)
+
+
+def test_a_disk_with_too_little_room_for_a_checkpoint_keeps_what_it_has(quick, faults):
+    tried = 0
+    commit_of(quick / "before", 3)
+    before = hashes(quick / "before")
+    for _ in faults.disks(lambda: commit_of(quick / "run", 3), sizes=12):
+        assert hashes(quick / "run") == before  # nothing half-written either
+        assert checkpoint.newest(quick / "run") == checkpoint.folder_of(quick / "run", 2)
+        tried += 1
+    assert tried == 12
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_kernels_own_on_files_is_a_full_disk_too(quick, faults):
+    """RLIMIT_FSIZE: the write that goes beyond it fails, with nobody's wrapper around it."""
+    commit_of(quick / "before", 3)()
+    largest = max(path.stat().st_size for path in (quick / "before").rglob("*.*") if path.is_file())
+    sizes = [largest * number // 10 for number in range(11)]
+    codes = []
+    for code in faults.files(lambda: commit_of(quick / "run", 3), sizes):
+        codes.append(code)
+        kept = checkpoint.newest(quick / "run")
+        assert checkpoint.step_of(kept) == (3 if code == 0 else 2)
+        assert same(checkpoint.load(kept), state_of(checkpoint.step_of(kept)))
+        assert not list((quick / "run").glob(".*"))
+    assert codes == [errno.EFBIG] * 10 + [0]
+
+
+@pytest.mark.slow
+def test_a_kill_while_averages_outlive_their_checkpoint_leaves_only_whole_ones(quick, faults):
+    def begin():
+        shutil.rmtree(quick / "run", ignore_errors=True)
+        checkpoint.save(quick / "run" / "checkpoints", profiled(1), keep=2)
+        saving = checkpoint.Saving(quick / "run" / "checkpoints", profiled(3), rank=0, ranks=1)
+        saving.write()
+        return lambda: saving.commit(keep=1, keep_every=0, snapshots=1)
+
+    found = set()
+    for _ in faults.kills(begin):
+        for folder in (quick / "run" / "checkpoints", quick / "run" / checkpoint.SNAPSHOTS):
+            for path in checkpoint.listed(folder):
+                checkpoint.verify(path)
+        kept = {checkpoint.step_of(path) for path in (quick / "run").rglob("step-*") if not path.parent.name.startswith(".")}
+        assert 1 in kept  # the averages of a checkpoint are never gone
+        found.add(3 in kept)
+        checkpoint.sweep(quick / "run")
+        assert not list((quick / "run").rglob(".staging*"))
+    assert found == {True, False}
+
+
+def profiled(step: int) -> TrainingState:
+    tensors = {"model": {"a": torch.full((2,), float(step))}, "ema": {"a": torch.zeros(2)}, "ema_2": {"a": torch.ones(2)}}
+    return TrainingState(step=step, samples=0, tokens=0, tensors=tensors, facts={"profiles": {"ema": 0.1, "ema_2": 0.05}})
+
+
+def test_checkpoints_that_a_signal_left_make_no_regular_one_go(tmp_path):
+    for step in (4, 8, 9, 10, 11, 12, 13):
+        saving = checkpoint.Saving(tmp_path, state_of(step), rank=0, ranks=1)
+        saving.write()
+        saving.commit(keep=2, keep_every=0, every=4)
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path)] == [8, 12, 13]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"])

@@ -90,7 +90,11 @@ def journal_of(run: Run, **more) -> Journal:
 @pytest.mark.parametrize(("how", "mode"), [("compute", "ddp"), ("compute", "fsdp"), ("prepare", "fsdp"), ("data", "ddp")])
 def test_the_slow_rank_is_named_although_all_steps_take_as_long(tmp_path, monkeypatch, capfd, how, mode):
     run = create(tmp_path / "run", config="seed: 0\n", info={"kind": "vae"})
-    modes = {"ddp": partial(trainers.ddp, devices=2, **CPU), "fsdp": partial(trainers.mesh, devices=2, replicate=1, shard=None, **CPU)}
+    shared = {"devices": 2, "context": 1, "tensor": 1, **CPU}
+    modes = {
+        "ddp": partial(trainers.mesh, replicate=None, shard=1, sharded=False, **shared),
+        "fsdp": partial(trainers.mesh, replicate=1, shard=None, sharded=True, **shared),
+    }
 
     def work(rank: int) -> None:
         launched(rank, 2)

@@ -131,3 +131,21 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_that_says_what_to_do(tmp_pat
     monkeypatch.setattr(checkpoint, "write_tensors", lambda path, tensors: full())
     with pytest.raises(ValueError, match="the disk is full.*make room and continue with resume="):
         fit(tmp_path / "run", until=2, total=2)
+
+
+def test_saves_that_the_disk_refuses_in_a_row_stop_the_run_where_that_is_wanted(tmp_path, monkeypatch):
+    from tests.training.faults import full
+
+    real, calls = checkpoint.write_tensors, []
+
+    def flaky(path, tensors):
+        calls.append(path.parent.name)
+        return full() if len(set(calls)) in (1, 3, 4) else real(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", flaky)
+    with pytest.raises(
+        ValueError, match=r"the checkpoint of step 12: the disk is full \(saves refused in a row: 2, checkpoint.patience=2\)"
+    ):
+        fit(tmp_path / "run", until=20, total=20, every=3, saves=2)
+    refused = [row["step"] for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "save failed"]
+    assert refused == [3, 9]  # that of step 6 came through: not two in a row

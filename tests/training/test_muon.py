@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from sora.training.optimizers import _by_parts, _turned
+from sora.training.optimizers import _turned, _whole_turned
 from tests.training.groups import in_ranks
 
 LAYOUTS = (
@@ -24,7 +24,7 @@ def matrices(columns: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Three of them (fewer than ranks), each of three stacked, and what they become in one process."""
     draw = torch.Generator().manual_seed(0)
     made = [torch.randn(12, columns, generator=draw) for _ in range(3)]
-    return made, _by_parts(torch.stack(made), parts=3, iterations=5)
+    return made, _whole_turned(torch.stack(made), parts=3, iterations=5)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def trained(trainer: Callable[..., Any], optimizer: Callable) -> tuple[list, dic
         schedule=partial(schedules.cosine, steps=STEPS, warmup=1, floor=0.1),
         average=Average(partial(ema.constant, decay=0.9, warmup=10)),
         clip=0.05,  # less than any norm
-        patience=2,
+        guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
     )
     first: dict[str, torch.Tensor] = {}
     plain = module._update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,10 @@ def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys):
     class Damaging(Steps):
         def __getitem__(self, step: int):
             if step == 10:
-                (tmp_path / "run" / "checkpoints" / "step-00000008" / "model.safetensors").write_bytes(b"x")
+                whole = tmp_path / "run" / "checkpoints" / "step-00000008"
+                while not whole.exists():  # it is written while training goes on, and has its name only when it is whole
+                    time.sleep(0.01)
+                (whole / "model.safetensors").write_bytes(b"x")
             return super().__getitem__(step)
 
     fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Damaging(poison=BAD), patience=3, returns=1)

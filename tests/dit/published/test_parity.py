@@ -276,7 +276,8 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     """On the device "meta", whose numbers nobody can read (see tests/training/test_no_sync.py)."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
     dit, _, _, _, clips = pair(name)
-    tokens, levels, text = (part.to("meta") for part in inputs_of(dit, clips))
+    with torch.no_grad():
+        tokens, levels, text = (part.to("meta") for part in inputs_of(dit, clips))
     out = dit.to("meta")(tokens, levels, text)
     assert out.is_meta and out.shape == tokens.patches.shape
     out.square().sum().backward()

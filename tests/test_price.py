@@ -1,0 +1,122 @@
+"""The price of a run: sums that must be, and what is told of runs that would not go."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sora.configs.compose import compose
+from sora.price import Costs, Wanted, bill, fitted, module_of
+from sora.text.encoder import IdentityText
+from sora.tokens import Grid
+
+pytestmark = pytest.mark.slow
+
+CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 tokens
+TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]
+
+
+def wanted(*words, packs=(CLIPS,), epoch=10.0):
+    given = {"patch_channels": 16, "text_width": 24}
+    return Wanted(config=compose("plan", [*TOY, *words]).config, given=given, packs=packs, text=IdentityText, longest=192, epoch=epoch)
+
+
+@pytest.fixture(scope="module")
+def bills():
+    trainers = {
+        "one": ["cluster=h100x1", "trainer=gpu"],
+        "ddp": ["cluster=h100x16", "trainer=ddp"],
+        "fsdp": ["cluster=h100x16", "trainer=fsdp"],
+        "hsdp": ["cluster=h100x16", "trainer=hsdp"],
+    }
+    packs = {"one": 1}
+    return {name: bill(wanted(*words, f"plan.packs={packs.get(name, 16)}")) for name, words in trainers.items()}
+
+
+def test_every_rank_holds_its_share(bills):
+    one, ddp, fsdp, hsdp = (bills[name].memory for name in ("one", "ddp", "fsdp", "hsdp"))
+    numbers = bills["one"].numbers
+    assert one.weights == one.average == one.gradients == 4 * numbers == ddp.weights
+    assert one.moments == pytest.approx(8 * numbers, rel=0.01)  # and a count for each tensor
+    for shards, part in ((16, fsdp), (8, hsdp)):
+        assert part.weights == part.average == part.gradients
+        assert 4 * numbers / shards <= part.weights <= 4 * numbers / shards * 1.05  # what does not divide is filled up
+    assert fsdp.largest < hsdp.largest < ddp.largest
+    for part in (one, ddp, fsdp, hsdp):
+        assert part.largest > part.weights + part.average + part.moments + part.kept > 0
+
+
+def test_messages_are_those_of_rings(bills):
+    """FSDP gathers each block's weights forwards and backwards and the rest once, all in bf16, and reduces every gradient in fp32."""
+    dit = module_of(wanted("cluster=h100x1"), gpu=False).task.dit
+    numbers, blocks = bills["one"].numbers, sum(value.numel() for value in dit.blocks.parameters())
+    gathered, reduced = 2 * (numbers + blocks), 4 * numbers
+    assert bills["fsdp"].sent["shard"] == pytest.approx((gathered + reduced) * 15 / 16, rel=0.05)
+    assert bills["hsdp"].sent["shard"] == pytest.approx((gathered + reduced) * 7 / 8, rel=0.05)
+    assert bills["hsdp"].sent["replicate"] == pytest.approx(2 * reduced / 8 / 2, rel=0.05)
+    assert bills["ddp"].sent["replicate"] == pytest.approx(2 * reduced * 15 / 16, rel=0.01)
+    assert not bills["one"].sent
+
+
+def test_operations_are_those_of_the_plan(bills):
+    item = wanted("cluster=h100x16", "trainer=fsdp", "plan.packs=16")
+    one = float(Costs(item.config, item, [CLIPS]).model[0])
+    assert bills["one"].flops == one and bills["fsdp"].flops == 16 * one
+    assert bills["fsdp"].executed == pytest.approx(16 * bills["one"].executed)
+    assert bills["fsdp"].tokens == 16 * 256 and bills["fsdp"].clips == 48
+    assert 1.0 < bills["one"].executed / one < 1.4  # flash attention computes its scores twice backwards; nothing else is done again
+
+
+def test_time_and_money_follow(bills):
+    found = bills["fsdp"]
+    half = replace(found, cluster=replace(found.cluster, price=2 * found.cluster.price))
+    assert half.money == 2 * found.money == pytest.approx(2 * 1000 * found.time.whole / 3600 * 16 * 3.0)
+    assert found.time.computing == pytest.approx(found.executed / 16 / (0.45 * 989e12))
+    assert found.epochs == 100.0
+    assert found.saved == pytest.approx(4 * found.numbers * 4, rel=0.02)  # weights, average and two moments
+    said = "\n".join(found.lines())
+    assert "16 x NVIDIA H100" in said and "45.0% of 989 TFLOP/s" in said and "trainer.devices=8 trainer.nodes=2: shard 16" in said
+    assert "WARNING" not in said and json.dumps(found.figures)
+
+
+def test_the_budget_that_fits_is_where_memory_ends(bills):
+    fits = bills["one"].memory.budget
+    room = bills["one"].memory.largest / (80e9 * 0.92)
+    assert fits > 256 / room / 2
+    item = wanted("cluster=h100x1", "trainer=gpu", "plan.budget=1024", packs=[CLIPS * 4], epoch=None)
+    item.config.plan.max_clips = 16
+    more = bill(item).memory
+    slope = (more.largest - bills["one"].memory.largest) / 768
+    assert fits == pytest.approx(256 + (bills["one"].memory.room - bills["one"].memory.largest) / slope, rel=0.1)
+
+
+def test_what_would_not_go_is_told():
+    item = wanted("cluster=h100x16", "trainer=fsdp", "plan.packs=3", "cluster.memory=0.001", epoch=0.5)
+    found = "\n".join(bill(item).warnings)
+    assert "13 of 16 ranks would idle" in found and "plan.packs=3 does not divide over 16; priced as plan.packs=16" in found
+    assert "plan.budget=256 does not fit" in found and "the longest clip has 192 tokens and 0 fit" in found
+    assert "an epoch is 0.09 of a step" in found
+    idle = wanted("cluster=h100x8", "trainer=gpu")
+    assert "7 of 8 devices idle" in "\n".join(bill(idle).warnings)
+
+
+def test_a_cluster_is_a_device_and_a_number():
+    config = compose("plan", ["task=diffusion", "cluster=h100x512", "cluster.utilisation=0.3"]).config
+    assert (config.cluster.devices, config.cluster.utilisation, config.cluster.bf16) == (512, 0.3, 989.0)
+    assert compose("plan", ["task=diffusion", "patches=2x2x2"]).config.patches.size == [2, 2, 2]
+    for word in ("cluster=h900x8", "cluster=h100x", "cluster=h100x2x", "cluster=h100x-4"):
+        with pytest.raises(ValueError, match="there is no cluster=h"):
+            compose("plan", ["task=diffusion", word])
+
+
+def test_the_share_of_the_peak_comes_from_a_log(tmp_path):
+    rows = [
+        {"mfu": 0.1, "data_share": 0.5},
+        {"mfu": 0.3, "data_share": 0.25},
+        {"mfu": 0.3, "data_share": 0.25},
+        {"mfu": None, "data_share": 0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert fitted(tmp_path, 1.25) == pytest.approx(0.3 / 0.75 * 1.25)
+    with pytest.raises(ValueError, match="fewer than two lines with mfu"):
+        fitted(tmp_path / "none", 1.0)
