@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sora.generation.generator import Generator, Request
     from sora.jobs import Job
     from sora.tokens import Grid
-    from sora.training.callbacks import Journal
     from sora.training.evaluation import Evaluations
+    from sora.training.journal import Journal
     from sora.training.module import TrainingModule
     from sora.training.phases import Phases
     from sora.training.run import Run
@@ -32,13 +32,18 @@ WORLD = "sora.data.sources.WorldSource"
 class HeldOutClips:
     """Clips of a split of the datasets that a run trains on, prepared as those are, and the packs that they are measured in.
 
-    read: the packs of a step of the listing. shape: a grid in frames and pixels.
+    read: the packs of a step of the listing. encode: makes a batch of one (None: it is one already). shape: a grid in frames and pixels.
     """
 
     data: Any
     listing: Listing
     read: Callable[[int], Sequence[Any]]
+    encode: Callable[[Any, Any], Any] | None
     shape: Callable[[Grid], dict[str, int]]
+
+    def batches(self, step: int, device: Any) -> list[Any]:
+        """The packs of a step, ready for the network."""
+        return [pack.to(device) if self.encode is None else self.encode(pack, device) for pack in self.read(step)]
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -54,8 +59,10 @@ class HeldOutClips:
         return dataset, row - self.listing.clips.starts[dataset]
 
 
-def evaluations(config: DictConfig, job: Job, run: Run, *, journal: Journal, phases: Phases, tracker: Any) -> list[Evaluations]:
-    """The callback that measures, or none, as `evaluation` says."""
+def evaluations(
+    config: DictConfig, job: Job, run: Run, *, widths: Mapping[str, float], journal: Journal, phases: Phases, tracker: Any
+) -> list[Evaluations]:
+    """The callback that measures, or none, as `evaluation` says. widths: of the averages that the run keeps besides its own."""
     from omegaconf import OmegaConf
 
     from sora.training.evaluation import Evaluations
@@ -93,7 +100,7 @@ def evaluations(config: DictConfig, job: Job, run: Run, *, journal: Journal, pha
             run,
             every=settings.every,
             share=settings.share,
-            weights=chosen_weights(settings.weights),
+            weights=chosen_weights(settings.weights, widths),
             measures=measures,
             steps=config.steps,
             phases=phases,
@@ -113,14 +120,23 @@ def raw(module: TrainingModule) -> Any:
     return nullcontext()
 
 
+def profile(module: TrainingModule, *, kind: str) -> Any:
+    """One of the averages that ema=post_hoc keeps in place of the trained weights."""
+    from sora.training.ema import Average
+
+    return Average(None, module.average.kinds()[kind]).applied(module.trained())
+
+
 WEIGHTS = {"ema": averaged, "raw": raw}
 
 
-def chosen_weights(names: Sequence[str]) -> dict[str, Callable[[TrainingModule], Any]]:
-    unknown = [name for name in names if name not in WEIGHTS]
-    if unknown or not names:
-        raise ValueError(f"evaluation.weights={list(names)}: choose from {', '.join(WEIGHTS)}")
-    return {name: WEIGHTS[name] for name in names}
+def chosen_weights(names: Sequence[str | float], widths: Mapping[str, float]) -> dict[str, Callable[[TrainingModule], Any]]:
+    """What puts weights in place, by name. names: of WEIGHTS, or relative widths of averages. widths: of those that the run keeps."""
+    profiles = {f"{width:g}": functools.partial(profile, kind=kind) for kind, width in widths.items()}
+    known, wanted = {**WEIGHTS, **profiles}, [name if isinstance(name, str) else f"{name:g}" for name in names]
+    if not wanted or not set(wanted) <= set(known):
+        raise ValueError(f"evaluation.weights={list(names)}: choose from {', '.join(known)}; other averages are kept with ema=post_hoc")
+    return {name: known[name] for name in wanted}
 
 
 def held_out_loss(objective: Any, settings: Any) -> Any:
@@ -147,28 +163,28 @@ def held_out_clips(
     from sora.configs.build import build, plain, resolve
     from sora.data.planning import Listing
     from sora.data.video_batches import VideoData
+    from sora.jobs import Planned, online_encoder
     from sora.vae import artefact
 
     if split == config.data.split:
-        raise ValueError(f"evaluation.split={split} is what the run trains on; choose another split, or evaluation=none")
+        raise ValueError(f"split={split} is what the run trains on, so its clips are not held out; choose another")
     stride, patchifier = artefact.read_card(vae)["stride"], build(config.patches)
     settings = {**plain(config.data), "split": split, "drop": 0.0, "first_frame": 0.0, "weights": None}
-    shared = {"text": build(config.text), "patchifier": patchifier, "seed": seed}
-    try:
-        if resolve(config.data._target_) is VideoData:
-            data = build(settings, **shared, stride=stride, reader=build(config.reader))
-        else:
-            data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
-        listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"evaluation.split={split}: {error}; without held-out clips, say evaluation=none") from None
+    encoder, online = build(config.text), resolve(config.data._target_) is VideoData
+    shared = {"text": encoder, "patchifier": patchifier, "seed": seed}
+    if online:
+        data = build(settings, **shared, stride=stride, reader=build(config.reader))
+    else:
+        data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
+    listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
+    encode = online_encoder(Planned(data, listing, encoder, patchifier, vae, identity, True), artefact.load(vae)) if online else None
     size = patchifier.size
 
     def shape(grid: Grid) -> dict[str, int]:
         frames = 1 + (grid.t * size.t - 1) * stride[0]
         return {"frames": frames, "height": grid.h * size.h * stride[1], "width": grid.w * size.w * stride[2]}
 
-    return HeldOutClips(data, listing, data.batches(listing).__getitem__, shape)
+    return HeldOutClips(data, listing, data.batches(listing).__getitem__, encode, shape)
 
 
 def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int, Request]]:

@@ -28,6 +28,7 @@ def main(composed: Composed) -> None:
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
+    from sora.report.evaluation import write_page
 
     config = composed.config
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
@@ -35,6 +36,8 @@ def main(composed: Composed) -> None:
         scores = kinds[kind_of(Path(config.checkpoint))](config, share, preset_of(composed))
         if not share.first:
             return
+        if config.page:
+            print(f"  {write_page(scores['output']).resolve()}")
         width = max(len(name) for name in scores["figures"])
         for name, value in scores["figures"].items():
             print(f"  {name:<{width}}  {value:.5g}")

@@ -323,7 +323,8 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
-    measured = evaluations(config, job, run, journal=journal, phases=clock.phases, tracker=tracker)
+    beside = {"journal": journal, "phases": clock.phases, "tracker": tracker}
+    measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
     trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}

@@ -83,6 +83,7 @@ def test_the_quickstart_runs_from_a_wheel_and_a_second_run_makes_nothing_again(i
     assert report == tmp_path / "made here/report.html"
     text = report.read_text()
     assert text.count("<video") >= 6 and "<script" not in text and "a red circle moving left" in text
+    assert "Over training" in text and "Kernel distance" in text
     scores = json.loads((tmp_path / "made here/scores.json").read_text())
     assert set(scores["figures"]) >= FIGURES
     assert all(isinstance(number, int | float) for number in scores["figures"].values())

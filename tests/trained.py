@@ -32,7 +32,11 @@ def diffusion_run(folder: Path, *, vae: Path, data: Path, steps: tuple[int, ...]
     """A run with a checkpoint at each of `steps`; averaged weights differ from the last ones. dit: its configuration, if not dit=toy."""
     torch.manual_seed(1)
     names = {"patches": "1x2x2", "text": "byte", "dit": "toy", "objective": "velocity", "path": "straight", "density": "logit_normal"}
-    config = {"kind": "diffusion", **{group: option(group, name) for group, name in names.items()}, "data": {"folders": [str(data)]}}
+    config = {
+        "kind": "diffusion",
+        **{group: option(group, name) for group, name in names.items()},
+        "data": {**option("data", "latents"), "folders": [str(data)]},
+    }
     config["dit"] = dit or config["dit"]
     encoder, patches = build(config["text"]), build(config["patches"])
     network = build(config["dit"], patch_channels=patches.channels(artefact.load(vae).latent_channels), text_width=encoder.width)

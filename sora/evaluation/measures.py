@@ -89,6 +89,9 @@ def physics(seen: Seen) -> Row:
 def physics_figures(rows: Sequence[Row]) -> dict[str, float]:
     """Means over the clips that were asked for it, and how many those are."""
     means = _means(rows)
+    if "permanence" in means:
+        low, high = wilson(means["permanence"], sum("permanence" in row for row in rows))
+        means |= {"permanence_low": low, "permanence_high": high}
     counts = {f"{name.partition('_')[0]}_clips": float(sum(name in row for row in rows)) for name in ("gravity_deviation", "permanence")}
     return {**means, **counts}
 

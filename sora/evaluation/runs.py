@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.evaluation.heldout import convention, evaluate_loss
 from sora.evaluation.measures import DISTANCES, MEASURES, chosen
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from sora.evaluation.sharing import Share
     from sora.generation.generator import Request
 
-KNOWN = (*MEASURES, *DISTANCES)
+OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
+KNOWN = (*MEASURES, *DISTANCES, *OF_RUNS)
 USUAL_N = 128
 
 
@@ -36,7 +38,9 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     targets = plan_targets(index, n=config.n or USUAL_N, split=config.split, caption=config.caption, seed=config.seed)
     of_world = any(target.facts is not None for target in targets)
     words = chosen(config.metrics, usual=("adherence", "frechet", "kvd") if of_world else ("frechet", "kvd"), known=KNOWN, scored="a run")
-    facts = [target.facts for target in targets] if of_world else None
+    if words == ("loss",):
+        return evaluate_loss(config, share, preset)
+    facts, (words, of_run) = [target.facts for target in targets] if of_world else None, parted(words)
     scoring.check_needs(words, facts)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     home = loaded.run / "evaluation"
@@ -59,17 +63,45 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         real = scoring.real_set(bench, theirs)
         found, distances = scoring.compared(bench, real, clips)
         figures |= found
+    found, about = of_runs(of_run, bench, loaded, clips, real, config)
+    figures |= found
     if not share.first:
         return {}
     protocol = protocol_of(config, bench, real, clips, index, prompts_protocol(targets, caption=config.caption))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
+    scores |= about
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
         export(videos, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of what is measured of videos, and of the run. Raises ValueError for one that needs distances, where there are none."""
+    videos, run = (tuple(word for word in words if (word in OF_RUNS) is there) for there in (False, True))
+    if "remembered" in run and not any(word in DISTANCES for word in videos):
+        raise ValueError("metrics=[remembered]: features of real clips are compared, too; add a distance: metrics=[frechet,remembered]")
+    return videos, run
+
+
+def of_runs(
+    words: Sequence[str], bench: Any, loaded: LoadedDiffusion, clips: Clips, real: Any, config: DictConfig
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures that words of OF_RUNS ask for, and what else of them stands in the scores. On every process; the first has them."""
+    from sora.evaluation.heldout import measured_loss
+    from sora.evaluation.memory import remembered
+
+    figures, about = {}, {}
+    if "loss" in words:
+        found, about["heldout"] = measured_loss(loaded, config, bench.share, output=bench.output)
+        figures |= found
+    if "remembered" in words:
+        found, about["neighbours"] = remembered(bench, loaded, clips, real, config)
+        figures |= found
+    return figures, about
 
 
 def generated(
@@ -131,7 +163,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, index: 
             "first": config.first,
             "seed": config.seed,
         },
-        measures=None,
+        measures={"loss": convention(config)} if "loss" in (config.metrics or ()) else None,
         seed=config.seed,
     )
 

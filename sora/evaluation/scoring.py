@@ -210,7 +210,7 @@ def finish(
         changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset["changed"] else ""
         print(f"measured by the protocol of {preset['name']}{changed}")
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
-    return written
+    return {**written, "output": output}
 
 
 def floors(figures: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy import ndimage
 
-from sora.metrics.silhouettes import centroid, name_shape, normalise, plateau
+from sora.metrics.silhouettes import Fit, centroid, name_shape, normalise, plateau
 
 WORKING = 64  # short sides above twice this are averaged down to about it
 FAINT = 36.0  # chroma below which nothing is coloured
@@ -26,6 +26,8 @@ LEAST_AREA = 5.0  # pixels
 LOW = 0.22  # of a thing's usual area, below which it is hidden
 FULL = 0.8  # of a thing's usual area, from which its outline is judged
 DIP = 0.07  # short sides the lowest point of a bounce must lie below the way before and after it
+LEAST_SIDE = 2  # clear frames before and after a gap, from which shapes are told on both sides of it
+SURE = 0.3  # margin from which so few frames tell a shape
 STILL_GRID = 4.0  # mean squared grey levels below which a background hasn't changed
 
 _CHROMA = np.array([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtype=np.float32)
@@ -35,12 +37,14 @@ _CHROMA = np.array([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtyp
 class Thing:
     """One thing seen. step: (x, y) its way from first to last frames in short sides. range: the farthest it was from its median place.
 
-    turn: degrees clockwise on the screen. centres: (T, 2) x and y in pixels of the clip, NaN where it isn't seen. area: its usual pixels.
+    shapes: what it is before and after its longest time unseen, as far as either can be told. turn: degrees clockwise on the screen.
+    centres: (T, 2) x and y in pixels of the clip, NaN where it isn't seen. area: its usual pixels.
     shown: (T,) the part of that area that is seen in each frame; where it is well below 1 the centre is that of a part.
     """
 
     colour: str
     shape: str
+    shapes: tuple[str, str]
     margin: float
     step: tuple[float, float]
     range: float
@@ -244,7 +248,7 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
     seen = np.flatnonzero(track.areas > 0.5 * usual)
     clear = np.flatnonzero((track.areas >= FULL * usual) & np.logical_not(_cut(track.masks)))
     judged = clear if len(clear) else seen
-    fit = name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in judged]), judged)
+    fit = _fit(track, judged)
     places = track.centres[seen]
     ends = max(1, len(seen) // 5)
     step = (np.median(places[-ends:], axis=0) - np.median(places[:ends], axis=0)) / short
@@ -252,6 +256,7 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
     return Thing(
         colour=track.colour,
         shape=fit.shape,
+        shapes=_around_gap(track, clear, usual, fit.shape),
         margin=fit.margin,
         step=(float(step[1]), float(step[0])),
         range=float(spread),
@@ -262,6 +267,22 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
         centres=(track.centres[:, ::-1] + 0.5) * scale,
         shown=track.areas / usual,
     )
+
+
+def _fit(track: _Track, frames: ndarray) -> Fit:
+    return name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in frames]), frames)
+
+
+def _around_gap(track: _Track, clear: ndarray, usual: float, shape: str) -> tuple[str, str]:
+    """The shapes on both sides of the longest gap between clear frames, if the thing went unseen in it; the shape of all, if not."""
+    if len(clear) < 2 * LEAST_SIDE:
+        return shape, shape
+    cut = int(np.diff(clear).argmax()) + 1
+    if not (track.areas[clear[cut - 1] : clear[cut]] < LOW * usual).any():
+        return shape, shape
+    fits = [_fit(track, part) if len(part) >= LEAST_SIDE else None for part in (clear[:cut], clear[cut:])]
+    first, last = (fit.shape if fit is not None and fit.margin >= SURE else shape for fit in fits)
+    return first, last
 
 
 def _cut(masks: Float[ndarray, "T H W"]) -> ndarray:

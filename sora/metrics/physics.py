@@ -91,7 +91,8 @@ def returned(centres: Float[ndarray, "T 2"], shown: Float[ndarray, "T"], short: 
 
 
 class Physics(Metric):
-    """Over clips that were asked to bounce or to hide: `gravity_deviation` (mean, lower is better) and `permanence` (share that returned).
+    """Over clips that were asked to bounce or to hide: `gravity_deviation` (mean, lower is better) and `permanence` (share that
+    returned as what went: on their line, of their size and shape; in another colour they are other things).
 
     update(observations, events, rates, sides) takes what `observe` gave, the events that prompts asked for (others are passed over),
     frames a second and short sides in pixels. A clip whose thing was not seen well enough is left out of the deviation and is no
@@ -116,7 +117,7 @@ class Physics(Metric):
                     self.totals += torch.tensor([arc.deviation, 1, 0, 0], dtype=torch.float64, device=self.totals.device)
             if event == "hides":
                 back = None if thing is None else returned(thing.centres, thing.shown, short)
-                kept = float(back is not None and back.same)
+                kept = float(thing is not None and back is not None and back.same and thing.shapes[0] == thing.shapes[1])
                 self.totals += torch.tensor([0, 0, kept, 1], dtype=torch.float64, device=self.totals.device)
 
     def compute(self) -> dict[str, float]:

@@ -28,11 +28,11 @@ TOLD = {
 }
 
 
-def write_page(folder: Path, *, real: Mapping[str, bytes] | None = None) -> Path:
+def write_page(folder: Path) -> Path:
     """`report.html` beside the `scores.json` of a folder; its path.
 
     Other folders beside it are earlier or later checkpoints, told where their protocol is the same; RUN/evaluation.jsonl, two folders up,
-    is what was measured while training. real: clips by key as mp4 that browsers play, of the neighbours that the scores name.
+    is what was measured while training.
     """
     scores = read_json(folder / "scores.json")
     lines = read_lines(folder.parent.parent / "evaluation.jsonl")
@@ -41,7 +41,7 @@ def write_page(folder: Path, *, real: Mapping[str, bytes] | None = None) -> Path
         Section("Over checkpoints", curve_parts(history(folder, scores), lines)),
         Section("Held-out loss", loss_parts(scores)),
         Section("Clips from worst to best", clip_parts(folder, scores)),
-        Section("Nearest training clips", neighbour_parts(folder, scores, real or {})),
+        Section("Nearest training clips", neighbour_parts(folder, scores)),
         Section("Every figure", [Table(["Figure", "Value"], [[name, float(value)] for name, value in scores["figures"].items()])]),
         Section("Protocol", protocol_parts(scores)),
     ]
@@ -137,9 +137,9 @@ def panels_of(points: Sequence[tuple[int, Mapping[str, Any]]], wanted: Mapping[s
 
 def loss_parts(scores: Mapping[str, Any]) -> list[Part]:
     """By noise level, and for every size and length of clips."""
-    levels, rows = scores.get("by_level"), scores.get("by_shape", ())
-    if not levels:
+    if not (found := scores.get("heldout")):
         return []
+    levels, rows = found["by_level"], found["by_shape"]
     across = [float(level) for level in levels]
     parts: list[Part] = [
         Plot(
@@ -157,13 +157,20 @@ def loss_parts(scores: Mapping[str, Any]) -> list[Part]:
 
 def standing(row: Mapping[str, Any]) -> float | None:
     """How well a clip did, higher is better: the share of what its prompt asks that it shows; else a similarity; else PSNR."""
-    verdicts = [right for name, right in row.get("adherence", {}).items() if right is not None and name != "all"]
+    verdicts = [right for right in marks_of(row).values() if right is not None]
     if verdicts:
         return sum(verdicts) / len(verdicts)
     for name, value in row.items():
         if name.startswith("text_similarity"):
             return float(value)
     return float(row["psnr"]) if "psnr" in row else None
+
+
+def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
+    """What was asked of a clip, and whether it shows it."""
+    found = {name: right for name, right in row.get("adherence", {}).items() if name != "all"}
+    kept = row.get("physics", {}).get("permanence")
+    return found if kept is None else {**found, "permanence": bool(kept)}
 
 
 def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
@@ -175,24 +182,29 @@ def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         return []
     parts: list[Part] = []
     if len(judged) <= 2 * SHOWN:
-        return [Videos([_clip(folder, *item) for item in judged])]
+        return [Videos([_clip(folder, name, row, _how(row)) for name, row, _ in judged])]
     for words, some in ((f"The worst {SHOWN} of {len(judged)}.", judged[:SHOWN]), (f"The best {SHOWN}, up to the best.", judged[-SHOWN:])):
-        parts += [Prose(words), Videos([_clip(folder, *item) for item in some])]
+        parts += [Prose(words), Videos([_clip(folder, name, row, _how(row)) for name, row, _ in some])]
     return parts
 
 
-def _clip(folder: Path, name: str, row: Mapping[str, Any], value: float) -> Video:
+def _how(row: Mapping[str, Any]) -> str:
+    arc = row.get("physics", {}).get("gravity_deviation")
+    told = [f"{row['psnr']:.1f} dB"] if "psnr" in row else []
+    return "; ".join([*told, *([f"{number(float(arc))} short sides off the arc"] if arc is not None else [])])
+
+
+def _clip(folder: Path, name: str, row: Mapping[str, Any], note: str) -> Video:
     from sora.data.video import probe
 
     info = probe(folder / name)
-    marks = {key: verdict for key, verdict in row.get("adherence", {}).items() if key != "all"}
-    shown = {"psnr": f"{value:.1f} dB"}.get("psnr" if "psnr" in row else "", "")
+    marks = marks_of(row)
     size = f"{row.get('width', info.width)}×{row.get('height', info.height)}, {row.get('frames', info.frames)} frames"
     caption = str(row.get("prompt") or row.get("key") or row.get("name") or Path(name).stem)
-    return Video((folder / name).read_bytes(), info.width, info.height, caption, "; ".join(filter(None, [size, shown])), marks)
+    return Video((folder / name).read_bytes(), info.width, info.height, caption, "; ".join(filter(None, [size, note])), marks)
 
 
-def neighbour_parts(folder: Path, scores: Mapping[str, Any], real: Mapping[str, bytes]) -> list[Part]:
+def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     """Generated clips beside the training clips that they are nearest to, the nearest first."""
     found = scores.get("neighbours")
     if not found:
@@ -203,14 +215,12 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any], real: Mapping[str, 
         f"{found['extractor']}, over {found['training']} training clips; a held-out clip's is {number(found['usual'])} in the median."
     )
     clips: list[Video] = []
-    for pair in found["pairs"]:
-        if (name := pair.get("clip")) is None or pair["key"] not in real or len(clips) >= 2 * SHOWN:
+    for pair in found["pairs"][:SHOWN]:
+        if pair["number"] >= len(scores["clips"]):  # it was not kept
             continue
-        clips.append(_clip(folder, name, {"prompt": pair["prompt"]}, 0.0))
-        mp4, info = real[pair["key"]], clips[-1]
-        clips.append(
-            Video(mp4, info.width, info.height, pair.get("caption") or pair["key"], f"training clip, at {number(pair['distance'])}")
-        )
+        far = {"prompt": pair["caption"] or pair["key"]}
+        clips.append(_clip(folder, scores["clips"][pair["number"]], {"prompt": pair["prompt"]}, ""))
+        clips.append(_clip(folder, pair["file"], far, f"training clip, at {number(pair['distance'])}"))
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
 
 

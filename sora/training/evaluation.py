@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from sora.training import ranks, rng
-from sora.training.callbacks import Journal
+from sora.training.journal import Journal
 from sora.training.metrics import MetricsLog, read
 from sora.training.module import TrainingModule
 from sora.training.phases import Phases

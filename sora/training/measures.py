@@ -20,9 +20,20 @@ from sora.tokens import Batch, Grid
 from sora.training import ranks
 from sora.training.diffusion_module import DiffusionTask
 from sora.training.evaluation import Figures
+from sora.training.mesh import seat
 from sora.training.module import TrainingModule
 
 DOORS = ("predict", "read")  # of a diffusion task: sharded weights are gathered where they are entered
+
+
+def places(module: TrainingModule) -> tuple[int, int, int]:
+    """(which, of how many, of how many ranks each) groups of ranks measure clips of their own: ranks that share every product are one.
+
+    Ranks that share the tokens of packs while training do not here: a clip is measured whole.
+    """
+    groups = seat(module.trainer).averaged
+    each = module.trainer.world_size // groups
+    return module.global_rank // each, groups, each
 
 
 def opened(module: TrainingModule) -> DiffusionTask:
@@ -53,9 +64,10 @@ class HeldOut:
 
     def begin(self, module: TrainingModule, earlier: Sequence[Mapping[str, Any]]) -> None:
         task = opened(module)
-        mine = list(range(len(self._listing)))[module.global_rank :: module.trainer.world_size]
+        rank, count, _ = places(module)
+        mine = list(range(len(self._listing)))[rank::count]
         self._counted = len(mine)
-        most = -(-len(self._listing) // module.trainer.world_size)
+        most = -(-len(self._listing) // count)
         # ranks whose weights lie in shards go through the network equally often: what is measured twice counts once
         for step in [*mine, *([0] * (most - len(mine)))]:
             self._batches += [pack if task.encode is None else task.encode(pack, module.device).to("cpu") for pack in self._read(step)]
@@ -133,7 +145,7 @@ class Samples:
 
     def work(self, module: TrainingModule, weights: str) -> Generator[float, None, Figures]:
         self._maker = self._maker or self._make(module)
-        turns = in_turns(self._requests, self._maker, ranks=module.trainer.world_size)
+        turns = in_turns(self._requests, self._maker, ranks=places(module)[1])
         clips: dict[int, Tensor] = {}
         for done, turn in enumerate(turns, 1):
             clips |= self._made(self._maker, turn, module)
@@ -149,8 +161,9 @@ class Samples:
 
     def _made(self, maker: Maker, turn: Sequence[Sequence[int]], module: TrainingModule) -> dict[int, Tensor]:
         """The clips of one turn, from all ranks. turn: for each rank, as many numbers of requests of one shape as the others have."""
-        mine = maker.generate([self._requests[number] for number in turn[module.global_rank]])
-        everyone = ranks.gathered(torch.stack(mine).to(module.device))
+        rank, _, each = places(module)
+        mine = maker.generate([self._requests[number] for number in turn[rank]])
+        everyone = ranks.gathered(torch.stack(mine).to(module.device))[::each]
         return {
             number: clip.cpu() for numbers, found in zip(turn, everyone, strict=True) for number, clip in zip(numbers, found, strict=True)
         }

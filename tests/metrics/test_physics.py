@@ -1,9 +1,13 @@
 """Arcs of one gravity are recognised to the digit, other ways are not; what hides returns as itself, on its line, or is told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sora.data.world import PALETTE, World
+from sora.data.world.render import render
+from sora.data.world.world import _hidden
 from sora.metrics.adherence import observe
 from sora.metrics.physics import Physics, gravity_arc, returned
 
@@ -92,6 +96,38 @@ def test_the_world_keeps_its_own_physics_and_a_clip_that_breaks_them_is_seen():
     found, wrong = metric.compute(), broken.compute()
     assert found["permanence"] == 1 and found["permanence_clips"] == 5 and found["gravity_deviation"] < 0.015
     assert wrong["permanence"] <= 0.5 and wrong["gravity_deviation"] > 2 * found["gravity_deviation"]
+
+
+OTHER = {"circle": "star", "star": "circle", "square": "circle", "triangle": "square", "cross": "square"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["shape", "colour", None])
+def test_what_comes_out_as_another_thing_is_no_permanence(changed):
+    """Each scene is drawn twice, its thing another in the second; the film is cut from one to the other while it is hidden."""
+    metric = Physics()
+    world = World(motions=("occlude",), seed=3, sizes=((48, 48),), seconds=(2.0,), rates=(8.0,), objects=(1,), image_share=0.0)
+    told = 0
+    for index in range(40):
+        scene = world.scene(index)
+        (actor,), play = scene.play.actors, scene.play
+        hidden = np.flatnonzero(_hidden(actor, play.bar))
+        if not len(hidden) or told == 8:
+            continue
+        told += 1
+        other = {"shape": {"shape": OTHER[actor.shape]}, "colour": {"colour": "red" if actor.colour != "red" else "blue"}, None: {}}[
+            changed
+        ]
+        drawn = [
+            render(scene.stage, scene.background, actors, camera=play.camera, bar=play.bar, shade=scene.bar_shade)
+            for actors in ((actor,), (replace(actor, **other),))
+        ]
+        middle = int(hidden[len(hidden) // 2])
+        film = np.concatenate([drawn[0][:middle], drawn[1][middle:]])
+        metric.update([observe(film, scene.fps, PALETTE)], ["hides"], [scene.fps], [48])
+    found = metric.compute()
+    assert told == found["permanence_clips"] == 8
+    assert found["permanence"] == 1 if changed is None else found["permanence"] <= 0.25, found
 
 
 def test_only_what_was_asked_for_is_counted():

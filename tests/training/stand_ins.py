@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -169,6 +170,8 @@ def fit(
     peak=None,
     tracker: Tracker | None = None,
     hold: Callable[[int, Sequence[int], str], object] | None = None,
+    phases: Phases | None = None,
+    also: Callable[[Run, Journal, Phases], Sequence[Callback]] = lambda run, journal, phases: (),
     trainer: Callable[..., Any] = ALONE,
     **settings,
 ) -> TrainingModule:
@@ -186,7 +189,7 @@ def fit(
         return bool(flag) or asked["step"] == stop_at
 
     module = module_of(steps=total, flag=wants, **settings)
-    phases = Phases()
+    phases = phases or Phases()
     told = {"every": log_every, "steps": total, "unit": "tokens", "tracker": tracker or NoTracker()}
     suspects = Suspects(hold or (lambda step, ids, reason: None), resumed.facts["suspects"] if resumed else ())
     journal = Journal(run, **told, resumed=resumed, phases=phases, suspects=suspects, peak=peak)
@@ -196,7 +199,7 @@ def fit(
     loader = DataLoader(dataset or Steps(), batch_size=None, sampler=Integers(first, until), num_workers=workers)
     with flag:
         try:
-            trainer(callbacks=[journal, saver]).fit(module, loader)
+            trainer(callbacks=[journal, saver, *also(run, journal, phases)]).fit(module, loader)
         finally:
             journal.close()
     return module

@@ -12,20 +12,21 @@ import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader
 
 from sora import cli, storage
 from sora.during import averaged, chosen_weights, raw
-from sora.training import checkpoint, evaluation, phases, trainers
-from sora.training.callbacks import Checkpoints, Journal
+from sora.training import checkpoint, evaluation, phases
+from sora.training.ema import PostHoc
 from sora.training.evaluation import Evaluations, allowance
+from sora.training.journal import Journal
 from sora.training.metrics import read
-from sora.training.run import Run, create
-from sora.training.signals import StopFlag
+from sora.training.run import create
+from sora.training.soundness import Suspects
 from sora.training.tracker import NoTracker
 from tests.trained import vae_artefact, world_dataset
+from tests.training import stand_ins
 from tests.training.groups import in_ranks
-from tests.training.stand_ins import Integers, Steps, module_of
+from tests.training.stand_ins import module_of
 from tests.training.test_parity import launched
 from tests.training.test_resume import lines
 
@@ -54,33 +55,15 @@ class Meddling:
         return {"value": value}
 
 
-def fit(folder: Path, measures, *, until: int = TOTAL, resumed=None, every: int = 15, share=None, weights=("ema",), clock=None, more=()):
-    run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
-    flag, first, watched = StopFlag(), resumed.step if resumed else 0, clock or phases.Phases()
-    module = module_of(steps=TOTAL, flag=lambda: bool(flag))
-    journal = Journal(run, every=1, steps=TOTAL, unit="tokens", tracker=NoTracker(), resumed=resumed, phases=watched)
-    rest = {
-        "keep": 3,
-        "keep_every": 0,
-        "snapshots": 0,
-        "patience": 3,
-        "seed": 7,
-        "flag": flag,
-        "journal": journal,
-        "phases": watched,
-        "resumed": resumed,
-    }
-    saver = Checkpoints(run, every=5, steps=TOTAL, **rest)
-    told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker()}
-    measured = [Evaluations(run, every=every, share=share, weights=chosen_weights(weights), measures=measures, **told)] if measures else []
-    callbacks = [journal, saver, *more, *measured]
-    trainer = trainers.single(accelerator="cpu", precision="32-true", threads=1, deterministic=True, callbacks=callbacks)
-    with flag:
-        try:
-            trainer.fit(module, DataLoader(Steps(), batch_size=None, sampler=Integers(first, until), num_workers=0))
-        finally:
-            journal.close()
-    return module
+def fit(folder: Path, measures, *, until=TOTAL, every=15, share=None, weights=("ema",), clock=None, more=(), widths=None, **settings):
+    def also(run, journal, watched):
+        if not measures:
+            return list(more)
+        told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker()}
+        chosen = chosen_weights(weights, widths or {})
+        return [*more, Evaluations(run, every=every, share=share, weights=chosen, measures=measures, **told)]
+
+    return stand_ins.fit(folder, until=until, total=TOTAL, every=5, phases=clock, also=also, **settings)
 
 
 def final(folder: Path) -> dict[str, str]:
@@ -115,6 +98,16 @@ def test_what_is_measured_is_the_averaged_weights_and_each_line_says_when(tmp_pa
     assert meddling.seen[-2] == (TOTAL, "ema", ends["network.enter.weight"])
     assert meddling.seen[-1] == (TOTAL, "raw", float(module.task.network.enter.weight.detach().double().sum()))
     assert meddling.seen[-1][2] != meddling.seen[-2][2]
+
+
+@pytest.mark.slow
+def test_profiles_that_a_run_keeps_are_measured_by_their_widths(tmp_path):
+    meddling, widths = Meddling(), {"ema": 0.1, "ema_2": 0.05}
+    average = PostHoc(widths=[0.1, 0.05])
+    module = fit(tmp_path / "run", [meddling], weights=(0.05, "ema"), widths=widths, average=average)
+    kept = {kind: float(shadow["network.enter.weight"].double().sum()) for kind, shadow in average.kinds().items()}
+    assert meddling.seen[-2:] == [(TOTAL, "0.05", kept["ema_2"]), (TOTAL, "ema", kept["ema"])]
+    assert len({kept["ema"], kept["ema_2"], float(module.task.network.enter.weight.detach().double().sum())}) == 3
 
 
 @pytest.mark.slow
@@ -183,12 +176,15 @@ def test_one_that_takes_longer_than_expected_is_cut_short_and_told(tmp_path, mon
 def test_settings_that_mean_nothing_are_refused(tmp_path):
     run = create(tmp_path / "run", config="", info={"kind": "vae"})
     rest = {"weights": {"ema": averaged}, "measures": [], "steps": 1, "phases": phases.Phases(), "tracker": NoTracker()}
-    rest["journal"] = Journal(run, every=1, steps=1, unit="tokens", tracker=NoTracker(), resumed=None, phases=phases.Phases())
+    told = {"phases": phases.Phases(), "suspects": Suspects(lambda *_: None, ())}
+    rest["journal"] = Journal(run, every=1, steps=1, unit="tokens", tracker=NoTracker(), resumed=None, **told)
     for settings, told in (({"every": 0, "share": 0.1}, "evaluation.every=0"), ({"every": 1, "share": 0.0}, "evaluation.share=0.0")):
         with pytest.raises(ValueError, match=told):
             Evaluations(run, **settings, **rest)
     with pytest.raises(ValueError, match="choose from ema, raw"):
-        chosen_weights(["best"])
+        chosen_weights(["best"], {})
+    with pytest.raises(ValueError, match="choose from ema, raw, 0.1, 0.05; other averages"):
+        chosen_weights([0.07], {"ema": 0.1, "ema_2": 0.05})
     assert isinstance(raw(module_of(steps=1)), nullcontext)
 
 
@@ -298,7 +294,7 @@ def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys)
     base = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "steps=1", f"output={tmp_path / 'run'}"]
     for number, (words, told) in enumerate(
         (
-            (["evaluation=loss", "evaluation.split=train"], "evaluation.split=train is what the run trains on"),
+            (["evaluation=loss", "evaluation.split=train"], "split=train is what the run trains on"),
             (["evaluation=videos", "evaluation.videos.count=99"], "evaluation.videos.count=99: from 1 to the 8 held-out clips"),
             (["evaluation=videos", "evaluation.videos.count=2", "evaluation.videos.metrics=[fvd]"], "choose from adherence, frechet, kvd"),
         )

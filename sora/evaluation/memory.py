@@ -1,0 +1,76 @@
+"""metrics=[remembered]: whether a run makes what it was trained on, by the training clips that its videos come nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.configs.load import LoadedDiffusion
+    from sora.data.video_sets import Clips
+    from sora.evaluation.scoring import Bench, RealSet
+
+PAIRS = 12  # that are shown
+
+
+def remembered(
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, config: DictConfig
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
+    written to look at. Every process extracts; the first one computes."""
+    from sora.data.index import Index
+    from sora.data.video_sets import DatasetVideos, only, take
+    from sora.evaluation.files import policy_of, real_folder
+    from sora.evaluation.scoring import bar
+    from sora.metrics.neighbours import neighbours
+
+    split = loaded.config["data"]["split"]
+    if split == config.split:
+        raise ValueError(
+            f"metrics=[remembered]: split={split} is what the run trained on; name held-out clips, which are compared with those"
+        )
+    videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
+    policy, sized = policy_of(config.real), config.size is not None
+    wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
+    most = None if config.training is None else min(config.training, len(videos))
+    training = only(take(videos, policy, n=most, seed=config.seed, named="real"), wanted)
+    if len(training) < 2:
+        raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
+    with bar(bench.share, "features of training clips") as progress:
+        theirs = bench.extractor.features(training, real=True, progress=progress)
+    ours = bench.extractor.features(clips, real=False, progress=lambda done, total: None)
+    if not bench.share.first:
+        return {}, None
+    found = neighbours(ours, theirs, real.features)
+    nearest = found.distances.argsort()[:PAIRS].tolist()
+    pairs = [
+        {
+            "number": number,
+            "prompt": clips.prompt(number),
+            "key": training.name(int(found.places[number])),
+            "caption": training.prompt(int(found.places[number])),
+            "distance": float(found.distances[number]),
+        }
+        for number in nearest
+    ]
+    files = written(bench.output / "nearest", training, [int(found.places[number]) for number in nearest])
+    for pair, file in zip(pairs, files, strict=True):
+        pair["file"] = str(file.relative_to(bench.output))
+    told = {"remembered": found.remembered, "z": found.z, "usual": found.usual}
+    about = {"extractor": bench.extractor.network.name, "training": len(training), **told, "pairs": pairs}
+    return {"remembered": found.remembered, "remembered_z": found.z}, about
+
+
+def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
+    """Training clips as videos that players show, in the order of the pairs."""
+    from sora.data.video import write
+    from sora.sample import enlarged
+
+    paths = []
+    for place, number in enumerate(numbers):
+        paths.append(folder / f"{place:04d}.mp4")
+        write(paths[-1], enlarged(clips.read(number)), clips.shape(number).fps, lossless=False)
+    return paths
