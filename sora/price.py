@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from omegaconf import DictConfig
 
-    from sora.cluster.bill import Bill
+    from sora.cluster.bill import Bill, Memory
     from sora.cluster.hardware import Cluster
     from sora.dit.flops import Flops
     from sora.jobs import Planned
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sora.training.tracing import Traced
 
 MANY_EPOCHS = 100
+FEW = 6  # blocks of a network that is traced in place of a deeper one: FSDP works two ahead and two behind
 PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the text tokens of its caption
 
 
@@ -217,20 +219,20 @@ class Costs:
         return (traced.flops - traced.attention) / len(seen) + attention * self._pairs
 
 
-def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]) -> tuple[Traced, Any]:
+def measured(
+    wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
+) -> tuple[Traced, Memory]:
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
     from sora.cluster.bill import Memory
     from sora.tokens import Grid
-    from sora.training.tracing import traced
 
     budget = wanted.config.plan.budget
-    found = traced(lambda: module_of(wanted, gpu=True), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True)
+    found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     part = [(Grid(1, 1, half), max(1, words))]
-    smaller = traced(lambda: module_of(wanted, gpu=True), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True)
+    smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks)
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
-    fits = int(budget + (cluster.room - found.largest) / slope)
-    fits = max(0, fits // 64 * 64)
+    fits = max(0, int(budget + (cluster.room - found.largest) / slope) // 64 * 64)
     if found.largest > cluster.room:
         warnings.append(
             f"plan.budget={budget:,} does not fit: it needs {found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB; "
@@ -243,6 +245,39 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
         )
     names = ("weights", "average", "moments", "gradients", "kept", "largest")
     return found, Memory(**{name: getattr(found, name) for name in names}, room=cluster.room, budget=fits)
+
+
+def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:
+    """A traced step. Of many blocks, a few are: each one more adds what the one before it did, patterns of period two included."""
+    from sora.training.tracing import traced
+
+    def at(item: Wanted) -> Traced:
+        return traced(lambda: module_of(item, gpu=True), batches, trainer=trainer, ranks=ranks, gpu=True)
+
+    depth = wanted.config.dit.get("depth", 0)
+    period = math.lcm(2, wanted.config.recompute.get("n", 1))
+    first = FEW + (depth - FEW) % period
+    if depth <= first + period:
+        return at(wanted)
+    small, more = (at(of_depth(wanted, count)) for count in (first, first + period))
+    return small.deeper(more, (depth - first) // period)
+
+
+def of_depth(wanted: Wanted, depth: int) -> Wanted:
+    """With so many blocks, which compute again what they would among all."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from sora.configs.build import build
+
+    config = wanted.config.copy()
+    if above := config.recompute.get("above", 0):
+        with torch.device("meta"):
+            numbers = sum(value.numel() for value in build(config.dit, **wanted.given).parameters())
+        name = "save_attention" if numbers > above else "none"
+        OmegaConf.update(config, "recompute", {"_target_": f"sora.training.recompute.{name}"}, merge=False)
+    config.dit.depth = depth
+    return replace(wanted, config=config)
 
 
 def module_of(wanted: Wanted, *, gpu: bool) -> Any:
