@@ -45,7 +45,7 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
 
     channels = planned.patchifier.channels(artefact.read_card(planned.vae)["settings"]["latent_channels"])
     packs = packs_of(planned, steps=max(1, config.priced // planned.plan.packs), text_tokens=config.text.get("max_tokens", 1))
-    return bill(
+    found = bill(
         Wanted(
             config=config,
             given={"patch_channels": channels, "text_width": planned.encoder.width},
@@ -55,6 +55,8 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
             epoch=epoch,
         )
     )
+    online = "data=videos: the VAE and the text encoder work while the network trains; what they hold and take is not in this price"
+    return replace(found, warnings=[*found.warnings, online]) if planned.online else found
 
 
 def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
@@ -229,6 +231,7 @@ def measured(
     budget = wanted.config.plan.budget
     found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
+    half -= half % min(half, 64)  # over which context ranks divide
     part = [(Grid(1, 1, half), max(1, words))]
     smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks)
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
@@ -248,7 +251,10 @@ def measured(
 
 
 def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:
-    """A traced step. Of many blocks, a few are: each one more adds what the one before it did, patterns of period two included."""
+    """A traced step. Of many blocks that take turns by one or two, a few are, and each one more adds what the one before it did."""
+    import torch
+
+    from sora.configs.build import build
     from sora.training.tracing import traced
 
     def at(item: Wanted) -> Traced:
@@ -259,21 +265,22 @@ def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: 
     first = FEW + (depth - FEW) % period
     if depth <= first + period:
         return at(wanted)
-    small, more = (at(of_depth(wanted, count)) for count in (first, first + period))
+    with torch.device("meta"):
+        network = build(wanted.config.dit, **wanted.given)
+    kinds = [(type(block), *(value.shape for value in block.parameters())) for block in network.blocks]
+    if kinds[period:] != kinds[:-period]:
+        return at(wanted)
+    numbers = sum(value.numel() for value in network.parameters())
+    small, more = (at(of_depth(wanted, count, numbers=numbers)) for count in (first, first + period))
     return small.deeper(more, (depth - first) // period)
 
 
-def of_depth(wanted: Wanted, depth: int) -> Wanted:
-    """With so many blocks, which compute again what they would among all."""
-    import torch
+def of_depth(wanted: Wanted, depth: int, *, numbers: int) -> Wanted:
+    """With so many blocks, which compute again what they would in the whole network of so many `numbers`."""
     from omegaconf import OmegaConf
-
-    from sora.configs.build import build
 
     config = wanted.config.copy()
     if above := config.recompute.get("above", 0):
-        with torch.device("meta"):
-            numbers = sum(value.numel() for value in build(config.dit, **wanted.given).parameters())
         name = "save_attention" if numbers > above else "none"
         OmegaConf.update(config, "recompute", {"_target_": f"sora.training.recompute.{name}"}, merge=False)
     config.dit.depth = depth

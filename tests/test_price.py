@@ -18,7 +18,7 @@ CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 toke
 TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]
 
 
-def wanted(*words, packs=(CLIPS,), epoch=10.0):
+def wanted(*words, packs=(CLIPS,), epoch: float | None = 10.0):
     given = {"patch_channels": 16, "text_width": 24}
     return Wanted(config=compose("plan", [*TOY, *words]).config, given=given, packs=packs, text=IdentityText, longest=192, epoch=epoch)
 
