@@ -160,7 +160,7 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
     """The axes of the mesh on which something is sent, with their ranks, and how much is sent there."""
     if not isinstance(strategy, MeshStrategy):
         return {}, {}
-    sizes = [(axis, size) for axis, size in strategy.sizes.named]
+    sizes = strategy.sizes.named
     known, sent = {}, dict(tally.sent)
     for first in range(len(sizes)):
         for last in range(first + 1, len(sizes) + 1):
@@ -171,8 +171,8 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
     if not strategy.sharded and strategy.sizes.tensor == 1:
         place = strategy.sizes.ranks, 1
         sent[place] = sent.get(place, 0) + 2 * held(module.trained().values()) * (place[0] - 1) // place[0]
-    found = {place: amount for place, amount in sent.items() if place[0] > 1}
-    return {known[place]: place for place in found}, {known[place]: amount for place, amount in found.items()}
+    told = {place: known.get(place, f"{place[0]} ranks {place[1]} apart") for place, amount in sent.items() if amount}
+    return {name: place for place, name in told.items()}, {name: sent[place] for place, name in told.items()}
 
 
 @contextmanager
