@@ -25,6 +25,7 @@ from sora.dit.registers import registers
 from sora.dit.single import dual_then_single, single
 from sora.tokens import Segments, join
 from sora.training import context, recompute
+from sora.training.compiling import compile_blocks
 from sora.training.context import Part, Slicer, Ulysses, spread_context
 from tests.dit.published.test_parity import CASES
 from tests.dit.test_dit import TEXT, P
@@ -132,6 +133,24 @@ def test_published_networks_learn_so_too(tmp_path):
             made = task()
             made.dit = published(name)
             assert apart(summed(learnt(cut(made, 2), pooled=6)), wanted[name]) < 1e-5, name
+
+    in_ranks(2, tmp_path, work)
+
+
+@pytest.mark.slow
+def test_blocks_that_share_packs_compile_into_one_graph(tmp_path):
+    """Ragged packs, masks and all; nothing is compiled again for other lengths."""
+    wanted = {name: learnt(task(**KINDS[name])) for name in ("factorised", "dual")}
+
+    def work(rank: int) -> None:
+        from torch._dynamo.utils import counters
+
+        for name, graphs in (("factorised", 2), ("dual", 2)):  # even and odd blocks, and the last one
+            counters.clear()
+            made = cut(task(**KINDS[name]), 2)
+            compile_blocks(made.dit, backend="aot_eager")
+            assert apart(summed(learnt(made)), wanted[name]) < 1e-5, name
+            assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == graphs, name
 
     in_ranks(2, tmp_path, work)
 
