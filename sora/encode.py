@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sora encode vae=outputs/vae data=data/world",
     "sora encode vae=outputs/vae data=data/mine text=t5_xxl device=cuda",
-    "sora encode vae=outputs/vae data=data/mine text=byte batch=4",
+    "sora encode vae=outputs/vae data=data/mine part=[3,64]",
 )
 
 
@@ -30,6 +31,7 @@ def main(composed: Composed) -> None:
 
     from sora.configs.build import build
     from sora.data.index import Index
+    from sora.data.latents import shard_rows
     from sora.text import cache
     from sora.vae import artefact
 
@@ -40,7 +42,8 @@ def main(composed: Composed) -> None:
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
     index, encoder, reader = Index.open(config.data), build(config.text), build(config.reader)
-    captions = captions_of(index, config.captions)
+    part = Part.of(config.part)
+    captions = captions_of(index, config.captions, part=part)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,7 +52,7 @@ def main(composed: Composed) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        clips = progress.add_task("encoding clips", total=len(index))
+        clips = progress.add_task("encoding clips", total=sum(len(rows) for rows in part.some(shard_rows(index)).values()))
         trimmed = encode_clips(
             index,
             vae,
@@ -59,12 +62,21 @@ def main(composed: Composed) -> None:
             reader=reader,
             report=lambda n: progress.advance(clips, n),
             max_bad_share=config.max_bad_share,
+            part=part,
         )
         texts = progress.add_task("encoding captions", total=len(captions))
         new = cache.extend(
-            index.folder, encoder, sorted(captions), shard=config.captions_per_file, progress=lambda n: progress.advance(texts, n)
+            index.folder,
+            encoder,
+            sorted(captions),
+            shard=config.captions_per_file,
+            part=part.number if part.of_all > 1 else None,
+            progress=lambda n: progress.advance(texts, n),
         )
         progress.update(texts, completed=len(captions))
+    if part.of_all > 1:
+        print(f"part {part.number} of {part.of_all} of {index.folder} is encoded; when all are, end with the same line without part")
+        return
     lost = _warn_of_scale(index, artefact.artefact_hash(source))
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
@@ -73,16 +85,44 @@ def main(composed: Composed) -> None:
         print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
 
 
-def captions_of(index: Index, kinds: Sequence[str] | None) -> set[str]:
-    """The texts of all captions, or of those of some kinds, and the empty one that guidance needs.
+@dataclass(frozen=True)
+class Part:
+    """A share of a dataset's shards, for several jobs at once: each `of_all`-th from `number` on."""
+
+    number: int = 0
+    of_all: int = 1
+
+    @staticmethod
+    def of(said: Sequence[int] | None) -> Part:
+        """part=[number, of_all]; None: everything.
+
+        Raises:
+            ValueError: it is not two whole numbers, the first from 0 and below the second.
+        """
+        if said is None:
+            return Part()
+        if len(said) != 2 or not all(isinstance(value, int) for value in said) or not 0 <= said[0] < said[1]:
+            raise ValueError(f"part={list(said)} must be [K, N] with K from 0 to N - 1: the K-th of N jobs, such as part=[3,64]")
+        return Part(*said)
+
+    def some(self, shards: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
+        """The shards of this part, by number."""
+        return {number: rows for number, rows in enumerate(shards) if number % self.of_all == self.number}
+
+
+def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = Part()) -> set[str]:
+    """The texts of all captions of the part's clips, or of those of some kinds, and the empty one that guidance needs.
 
     Raises:
         ValueError: no clip has a caption of one of the kinds.
     """
-    found = {(caption.kind, caption.text) for row in range(len(index)) for caption in index.captions(row)}
+    from sora.data.latents import shard_rows
+
+    rows = (row for several in part.some(shard_rows(index)).values() for row in several)
+    found = {(caption.kind, caption.text) for row in rows for caption in index.captions(row)}
     there = sorted({kind for kind, _ in found})
     unknown = sorted(set(kinds or ()) - set(there))
-    if unknown:
+    if unknown and part.of_all == 1:  # a part may have no clip of some kind, or none at all
         raise ValueError(f"captions={list(kinds or ())}: no clip of {index.folder} has kind {', '.join(unknown)}, only {', '.join(there)}")
     return {"", *(text for kind, text in found if kinds is None or kind in kinds)}
 
@@ -97,8 +137,11 @@ def encode_clips(
     reader: VideoReader | None = None,
     report: Callable[[int], None] = lambda _: None,
     max_bad_share: float = 0.0,
+    part: Part = Part(),
 ) -> int:
-    """Write the latents of every clip that has none yet, shard by shard; how many clips had to be trimmed.
+    """Write the latents of every clip of the part that has none yet, shard by shard; how many clips had to be trimmed.
+
+    Without a part, also the list that makes them whole.
 
     multiple: latent frames, rows and columns are multiples of it; more is cut off at the end and at the right and bottom edges.
     reader: decodes the clips (None: PyAV in this process). max_bad_share: of the clips may be damaged, or smaller than a patch; they
@@ -115,16 +158,19 @@ def encode_clips(
     bad = Quarantine(None, clips=len(index), max_share=max_bad_share, setting="max_bad_share")
     trimmed = sum(_box(index, row, vae.stride, multiple) not in (None, _shape(index, row)) for row in range(len(index)))
     shards = latents.shard_rows(index)
+    mine = part.some(shards)
     named = {"vae_hash": vae_hash, "settings": settings}
-    there = [latents.finished(index, rows, number=number, **named) for number, rows in enumerate(shards)]
+    there = {number: latents.finished(index, rows, number=number, **named) for number, rows in mine.items()}
     encode = partial(_encoded, index, multiple=multiple, vae=vae, batch=batch, reader=decode, bad=bad, report=report)
-    for number, rows in enumerate(shards):
+    for number, rows in mine.items():
         if there[number]:
             for key, reason in latents.refused(index, number=number, vae_hash=vae_hash).items():
                 bad.add(key, shard="", reason=reason)
             report(len(rows))
         else:
             latents.write_shard(index, rows, encode, number=number, **named)
+    if part.of_all > 1:
+        return trimmed
     about = {"stride": list(vae.stride), "channels": vae.latent_channels, "clips": len(index), "trimmed": trimmed, **settings}
     latents.finish(index, shards=len(shards), vae_hash=vae_hash, about=about)
     return trimmed

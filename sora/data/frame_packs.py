@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +46,22 @@ def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float |
 
 
 class FramePacks(Dataset):
-    """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule."""
+    """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule.
 
-    def __init__(self, indexes: Sequence[Index], plan: TokenPlan, *, quarantine: Quarantine, reader: VideoReader):
+    require: raises ValueError for a clip, by (number of the index, row), that must not be shown for another reason.
+    """
+
+    def __init__(
+        self,
+        indexes: Sequence[Index],
+        plan: TokenPlan,
+        *,
+        quarantine: Quarantine,
+        reader: VideoReader,
+        require: Callable[[int, int], None] | None = None,
+    ):
         assert isinstance(plan.clips, FrameClips)
+        self._require = require or _nothing_else
         self.indexes, self.plan, self.clips, self.quarantine, self.reader = tuple(indexes), plan, plan.clips, quarantine, reader
 
     def __getitem__(self, step: int) -> list[list[ClipFrames]]:
@@ -72,6 +84,7 @@ class FramePacks(Dataset):
             member, dataset = self.indexes[number].member(row), self.indexes[number].folder.name
             try:
                 self.quarantine.refuse(member.key, dataset=dataset)
+                self._require(number, row)
                 return self._read(item)
             except ValueError as error:
                 self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset)
@@ -98,3 +111,7 @@ class FramePacks(Dataset):
         """(number of the index, row within it) of a row counted through all datasets."""
         number = int(np.searchsorted(self.clips.starts, row, side="right")) - 1
         return number, row - self.clips.starts[number]
+
+
+def _nothing_else(number: int, row: int) -> None:
+    """Of a clip that may be shown if it can be read."""

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, TokenPlan
@@ -65,6 +66,9 @@ class LatentData:
         self.latents = tuple(LatentIndex(Index.open(folder, split, hash_every_read=hash_every_read), vae_hash) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
+        require_kinds([latents.index for latents in self.latents], captions)
+        for latents, texts in zip(self.latents, self.texts, strict=True):
+            require_cached(latents.index, texts, captions)
 
     @cached_property
     def clips(self) -> LatentClips:
@@ -159,6 +163,7 @@ class LatentBatches(Dataset):
             named = latents.index.folder.name
             try:
                 self.quarantine.refuse(latents.index.key(row), dataset=named)
+                require_caption(latents.index, row, self.data.captions)
                 return item, *self._patches(item)
             except ValueError as error:
                 member = latents.member(row)

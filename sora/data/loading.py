@@ -28,6 +28,7 @@ from sora.draws import sample_id
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
+_NICENESS = 10  # of workers: what they still decode must not take the core from the thread that starts the next step
 _LOOK_UP = 1.0  # seconds after which the thread that receives steps looks whether it is still wanted
 
 
@@ -287,4 +288,5 @@ def _start_worker(_: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
     for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)
+    os.nice(_NICENESS)
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.decoding.reader import VideoReader
 from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
 from sora.data.index import Index
@@ -89,6 +90,9 @@ class VideoData:
         self.vae_batch, self.text_budget, self.max_bad_share, self.reader = vae_batch, text_budget, max_bad_share, reader
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders) if text_cache else None
+        require_kinds(self.indexes, captions)
+        for index, texts in zip(self.indexes, self.texts or (), strict=False):
+            require_cached(index, texts, captions)
 
     @cached_property
     def clips(self) -> FrameClips:
@@ -120,7 +124,7 @@ class VideoBatches(Dataset):
 
     def __init__(self, data: VideoData, plan: TokenPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
-        self._packs = FramePacks(data.indexes, plan, quarantine=quarantine, reader=data.reader)
+        self._packs = FramePacks(data.indexes, plan, quarantine=quarantine, reader=data.reader, require=self._require)
 
     def __getitem__(self, step: int) -> list[VideoPack]:
         return self.share(step, ranks=1, rank=0)
@@ -128,6 +132,9 @@ class VideoBatches(Dataset):
     def share(self, step: int, *, ranks: int, rank: int) -> list[VideoPack]:
         """What one rank trains on at a step."""
         return [self._pack(clips) for clips in self._packs.share(step, ranks=ranks, rank=rank)]
+
+    def _require(self, number: int, row: int) -> None:
+        require_caption(self.data.indexes[number], row, self.data.captions)
 
     def _pack(self, clips: Sequence[ClipFrames]) -> VideoPack:
         said = [self._said(clip) for clip in clips]

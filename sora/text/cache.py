@@ -1,15 +1,20 @@
 """Caption states on disk, keyed by the caption's SHA-256 and the encoder's fingerprint.
 
-text-<fingerprint, 8 digits>.json                 which caption lies where; written last
-text-<fingerprint, 8 digits>-000000.safetensors   states of many captions end to end, float16
+text-<fingerprint, 8 digits>.json                 of which encoder, and the files with their hashes; written last
+text-<fingerprint, 8 digits>-000000.safetensors   states of many captions end to end, float16; each caption's hash and where it ends
+text-<fingerprint, 8 digits>-places.npy           where each caption lies, sorted by hash: mapped, 48 bytes a caption
+text-<fingerprint, 8 digits>-part-3.json, ...     the same of one of several processes that encode at once, until they are joined
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -19,8 +24,10 @@ from torch import Tensor
 from sora.storage import file_hash, read_json, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
 
-VERSION = 1
-_STATES = "states"
+VERSION = 2
+_STATES, _HASHES, _ENDS = "states", "hashes", "ends"
+_PLACES = np.dtype([("first", "<u8"), ("rest", "V24"), ("shard", "<i4"), ("length", "<i4"), ("start", "<i8")])
+_HASHED_AT_ONCE = 1 << 30  # bytes of states up to which opening compares every file's hash; beyond, each when it is read first
 
 
 def manifest_path(folder: Path | str, fingerprint: str) -> Path:
@@ -28,38 +35,67 @@ def manifest_path(folder: Path | str, fingerprint: str) -> Path:
 
 
 def extend(
-    folder: Path | str, encoder: TextEncoder, captions: Iterable[str], *, shard: int, progress: Callable[[int], None] | None = None
+    folder: Path | str,
+    encoder: TextEncoder,
+    captions: Iterable[str],
+    *,
+    shard: int,
+    part: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Encode the captions that the cache does not hold yet, `shard` to a file; how many they were. A cut leaves a whole, shorter cache.
 
+    part: of several processes that encode at once, each its own; what they wrote joins the cache at the next call without a part.
     progress: called with the number of captions after each file. The empty caption, which guidance needs, is always among them.
     """
     path = manifest_path(folder, encoder.fingerprint)
+    if part is None:
+        _join(path, encoder)
     manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
-    known = manifest["captions"]
-    missing = {key: text for text in ("", *captions) if (key := text_hash(text)) not in known}
+    known, listed = [_places(path, manifest)], {shard["file"] for shard in manifest["shards"]}
+    if part is not None:
+        path = path.with_name(f"{path.stem}-part-{part}.json")
+        manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
+        known.append(_places(path, manifest))
+    missing = {key: text for text in ("", *captions) if all(_found(places, key := text_hash(text)) is None for places in known)}
+    names = (name for number in count(len(manifest["shards"])) if (name := f"{path.stem}-{number:06d}.safetensors") not in listed)
     for first in range(0, len(missing), shard):
         texts = list(missing.items())[first : first + shard]
         states = encoder.encode([text for _, text in texts])
-        name = f"{path.stem}-{len(manifest['shards']):06d}.safetensors"
-        lengths = [len(state) for state in states]
+        name = next(names)
         whole = torch.cat(states).half()
         if not whole.isfinite().all():
             raise ValueError(f"{encoder.name} gives states that float16 cannot hold or that are not finite; the cache would be useless")
+        hashes = torch.frombuffer(bytearray(b"".join(bytes.fromhex(key) for key, _ in texts)), dtype=torch.uint8).view(-1, 32)
+        ends = torch.tensor([len(state) for state in states]).cumsum(0)
         with whole_file(path.with_name(name)) as staging:
-            save_file({_STATES: whole}, staging)
-        manifest["shards"].append({"file": name, "sha256": file_hash(path.with_name(name))})
-        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        for (key, _), start, length in zip(texts, starts, lengths, strict=False):
-            known[key] = [len(manifest["shards"]) - 1, start, length]
+            save_file({_STATES: whole, _HASHES: hashes, _ENDS: ends}, staging)
+        size = path.with_name(name).stat().st_size
+        manifest["shards"].append({"file": name, "sha256": file_hash(path.with_name(name)), "bytes": size, "captions": len(texts)})
         write_json(path, manifest)
         if progress:
             progress(len(texts))
+    if missing or "places" not in manifest:
+        _keep_places(path, manifest)
     return len(missing)
 
 
+def _join(path: Path, encoder: TextEncoder) -> None:
+    """List the files of all parts as the cache's own."""
+    parts = sorted(path.parent.glob(f"{path.stem}-part-*.json"))
+    manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
+    listed = {shard["file"] for shard in manifest["shards"]}
+    found = [shard for part in parts for shard in _read(part, encoder.fingerprint)["shards"] if shard["file"] not in listed]
+    if found:
+        manifest["shards"] += found
+        _keep_places(path, manifest)
+    for part in parts:
+        part.unlink()
+        part.with_name(f"{part.stem}-places.npy").unlink(missing_ok=True)
+
+
 def _new(encoder: TextEncoder) -> dict[str, Any]:
-    return {"version": VERSION, "encoder": encoder.name, "fingerprint": encoder.fingerprint, "shards": [], "captions": {}}
+    return {"version": VERSION, "encoder": encoder.name, "fingerprint": encoder.fingerprint, "shards": []}
 
 
 def _read(path: Path, fingerprint: str) -> dict[str, Any]:
@@ -69,8 +105,75 @@ def _read(path: Path, fingerprint: str) -> dict[str, Any]:
     return manifest
 
 
+# ---- where each caption lies
+
+
+def _places(path: Path, manifest: dict[str, Any]) -> np.ndarray:
+    """The table, mapped; gathered from the files of states where the last `extend` was cut before it wrote one."""
+    kept = manifest.get("places")
+    if kept is None or kept["shards"] != len(manifest["shards"]):
+        return _gathered(path, manifest)
+    table = path.with_name(kept["file"])
+    damaged = ValueError(f"{table} is missing or damaged; delete {path} and run sora encode again")
+    if not table.is_file() or (table.stat().st_size <= _HASHED_AT_ONCE and file_hash(table) != kept["sha256"]):
+        raise damaged
+    try:
+        found = np.load(table, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):  # too large to be compared, and cut short
+        raise damaged from None
+    if found.dtype != _PLACES or len(found) != sum(shard["captions"] for shard in manifest["shards"]):
+        raise damaged
+    return found
+
+
+def _gathered(path: Path, manifest: dict[str, Any]) -> np.ndarray:
+    parts = [np.zeros(0, dtype=_PLACES)]
+    for number, shard in enumerate(manifest["shards"]):
+        with _opened(path.with_name(shard["file"])) as file:
+            hashes, ends = file.get_tensor(_HASHES).numpy(), file.get_tensor(_ENDS).numpy()
+        part = np.zeros(len(ends), dtype=_PLACES)
+        part["first"] = np.ascontiguousarray(hashes[:, :8]).view(">u8")[:, 0]
+        part["rest"] = np.ascontiguousarray(hashes[:, 8:]).view("V24")[:, 0]
+        part["shard"], part["start"] = number, np.concatenate([[0], ends[:-1]])
+        part["length"] = np.diff(ends, prepend=0)
+        parts.append(part)
+    whole = np.concatenate(parts)
+    return whole[np.argsort(whole["first"], kind="stable")]
+
+
+def _keep_places(path: Path, manifest: dict[str, Any]) -> None:
+    table = path.with_name(f"{path.stem}-places.npy")
+    whole = _gathered(path, manifest)
+    with whole_file(table) as staging, open(staging, "wb") as file:
+        np.save(file, whole, allow_pickle=False)
+    manifest["places"] = {"file": table.name, "sha256": file_hash(table), "shards": len(manifest["shards"])}
+    write_json(path, manifest)
+
+
+def _found(places: np.ndarray, key: str) -> tuple[int, int, int] | None:
+    """(file, first row, rows) of the caption with this hash."""
+    wanted, rest = int(key[:16], 16), bytes.fromhex(key[16:])
+    at = bisect_left(places["first"], wanted)  # numpy's own search would copy the column out of the table
+    while at < len(places) and int(places["first"][at]) == wanted:
+        if places["rest"][at].tobytes() == rest:
+            return int(places["shard"][at]), int(places["start"][at]), int(places["length"][at])
+        at += 1
+    return None
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is missing or damaged: {error}") from None
+
+
 class TextCache:
-    """States of captions by their text. A missing or changed file, and a caption that was never encoded, are ValueErrors."""
+    """States of captions by their text. A missing or changed file, and a caption that was never encoded, are ValueErrors.
+
+    Files of states are compared with their hashes when the cache is opened, if they are a gigabyte together or less; else each one when
+    a process reads it first.
+    """
 
     def __init__(self, folder: Path | str, fingerprint: str, *, verify: bool = True) -> None:
         self.folder, self.fingerprint = Path(folder), fingerprint
@@ -82,26 +185,27 @@ class TextCache:
                 f" run sora encode data={folder} with the same text=… and settings"
             )
         manifest = _read(path, fingerprint)
-        self._places: dict[str, list[int]] = manifest["captions"]
-        self._shards = [self.folder / shard["file"] for shard in manifest["shards"]]
-        for file, shard in zip(self._shards, manifest["shards"], strict=True):
-            if not file.is_file() or (verify and file_hash(file) != shard["sha256"]):
-                raise ValueError(f"{file} is missing or damaged; delete {path} and run sora encode again")
+        self._shards = manifest["shards"]
+        small = sum(shard["bytes"] for shard in self._shards) <= _HASHED_AT_ONCE
+        for shard in self._shards if verify else ():
+            self._check(shard, hashed=small)
+        self._unread = set() if small else set(range(len(self._shards)))
+        self._places = _places(path, manifest)
         self._open: dict[int, Any] = {}
 
     def __reduce__(self):
         return _reopen, (self.folder, self.fingerprint)
 
     def __contains__(self, caption: str) -> bool:
-        return text_hash(caption) in self._places
+        return _found(self._places, text_hash(caption)) is not None
 
     def count(self, caption: str) -> int:
         """Its tokens."""
         return self._place(caption)[2]
 
-    def _place(self, caption: str) -> list[int]:
-        """Its shard, first row there, and rows."""
-        place = self._places.get(text_hash(caption))
+    def _place(self, caption: str) -> tuple[int, int, int]:
+        """Its file, first row there, and rows."""
+        place = _found(self._places, text_hash(caption))
         if place is None:
             raise ValueError(f"the caption {caption[:80]!r} is not among the cached ones of {self.folder}; run sora encode again")
         return place
@@ -110,13 +214,18 @@ class TextCache:
         """float32, one row per token."""
         shard, start, length = self._place(caption)
         if shard not in self._open:
-            try:
-                self._open[shard] = safe_open(self._shards[shard], framework="pt").__enter__().get_slice(_STATES)
-            except SafetensorError as error:
-                raise ValueError(f"{self._shards[shard]} is damaged: {error}") from None
+            if shard in self._unread:
+                self._check(self._shards[shard], hashed=True)
+            self._open[shard] = _opened(self.folder / self._shards[shard]["file"]).__enter__().get_slice(_STATES)
         return self._open[shard][start : start + length].float()
+
+    def _check(self, shard: dict[str, Any], *, hashed: bool) -> None:
+        file = self.folder / shard["file"]
+        if not file.is_file() or file.stat().st_size != shard["bytes"] or (hashed and file_hash(file) != shard["sha256"]):
+            path = manifest_path(self.folder, self.fingerprint)
+            raise ValueError(f"{file} is missing or damaged; delete {path} and run sora encode again")
 
 
 def _reopen(folder: Path, fingerprint: str) -> TextCache:
-    """In a worker: the main process has compared the hashes."""
+    """In a worker: the main process has compared what it could."""
     return TextCache(folder, fingerprint, verify=False)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sora.data.loading import read_clip
 from sora.data.planning import Cost, Limits, Packed, TokenPlan
 from sora.data.video import PYAV, write
 from sora.draws import sample_id
-from sora.encode import captions_of, encode_clips
+from sora.encode import Part, captions_of, encode_clips
 from sora.patches import Patchifier, unpack
 from sora.text import cache
 from sora.text.byte import ByteEncoder
@@ -59,8 +60,6 @@ def encode(folder: Path, *, multiple=(1, 2, 2)) -> int:
 
 @pytest.fixture
 def encoded(dataset, tmp_path) -> Path:
-    import shutil
-
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder)
     encode(folder)
@@ -115,6 +114,27 @@ def test_finished_shards_are_kept_and_others_made_again(encoded, monkeypatch):
     assert tars[1].read_bytes() == content
     encode(encoded, multiple=(1, 1, 1))
     assert LatentIndex(Index.open(encoded), HASH).shapes[1].tolist() == [2, 4, 9]
+
+
+def test_parts_of_several_jobs_are_the_whole(encoded, dataset, tmp_path):
+    folder = tmp_path / "in parts"
+    shutil.copytree(dataset, folder)
+    index = Index.open(folder)
+    settings = {"batch": 2, "multiple": (1, 2, 2)}
+    for number in (2, 0, 1):
+        encode_clips(index, vae(), HASH, **settings, part=Part.of([number, 3]))
+        with pytest.raises(ValueError, match="sora encode"):
+            LatentIndex(index, HASH)
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("latent-*.tar")}
+    encode_clips(index, vae(), HASH, **settings)
+    assert made == {path.name: path.stat().st_mtime_ns for path in folder.glob("latent-*.tar")} and len(made) > 1
+    for path in folder.glob("latent*-*.tar"):
+        assert path.read_bytes() == (encoded / path.name).read_bytes()
+    texts = [captions_of(index, None, part=Part(number, 3)) for number in range(3)]
+    assert set().union(*texts) == captions_of(index, None) and max(map(len, texts)) < len(captions_of(index, None))
+    for wrong in ([3, 3], [-1, 2], [1], [0, 1, 2], ["a", 2]):
+        with pytest.raises(ValueError, match=r"part=.*must be \[K, N\]"):
+            Part.of(wrong)
 
 
 def test_a_step_holds_the_planned_clips_whatever_was_read_before(encoded):
@@ -323,8 +343,6 @@ def test_mapped_places_that_changed_are_refused_and_may_be_missing(encoded):
     flip(folder / "offset.bin", 9)
     with pytest.raises(ValueError, match=r"offset\.bin has changed.*delete the folder"):
         LatentIndex(Index.open(encoded), HASH)
-    import shutil
-
     shutil.rmtree(folder)
     assert LatentIndex(Index.open(encoded), HASH).latents(1).shape == (4, 2, 4, 8)
 

@@ -1,7 +1,9 @@
 """Cached caption states: found by text, refused when stale or damaged."""
 
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,3 +62,71 @@ def test_states_that_cannot_be_stored_are_refused(tmp_path):
     with pytest.raises(ValueError, match="float16 cannot hold"):
         cache.extend(tmp_path, Hot(width=8, depth=1, reach=1, max_tokens=20), ["x"], shard=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_was_cut_is_read_without_its_table_and_a_damaged_table_is_refused(tmp_path, monkeypatch):
+    cache.extend(tmp_path, encoder(), ["x"], shard=1)
+    older = cache.manifest_path(tmp_path, encoder().fingerprint).read_text()
+    cache.extend(tmp_path, encoder(), ["y", "z"], shard=1)
+    path = cache.manifest_path(tmp_path, encoder().fingerprint)
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"places": json.loads(older)["places"]}))  # as it was before the last line was written
+    found = cache.TextCache(tmp_path, encoder().fingerprint)
+    for caption in ("", "x", "y", "z"):
+        torch.testing.assert_close(found.states(caption), encoder().encode([caption])[0], atol=0, rtol=0)
+    path.write_text(json.dumps(manifest))
+    (table,) = tmp_path.glob("*.npy")
+    whole = table.read_bytes()
+    for spoilt in (whole[:-48], whole[:-1] + b"\xff", b""):
+        table.write_bytes(spoilt)
+        for at_once in (1 << 30, 0)[: 1 if len(spoilt) == len(whole) else 2]:
+            monkeypatch.setattr(cache, "_HASHED_AT_ONCE", at_once)
+            with pytest.raises(ValueError, match=f"{table.name}.*sora encode"):
+                cache.TextCache(tmp_path, encoder().fingerprint)
+    table.unlink()
+    with pytest.raises(ValueError, match=f"{table.name} is missing"):
+        cache.TextCache(tmp_path, encoder().fingerprint)
+
+
+def test_large_caches_are_compared_with_their_hashes_when_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_HASHED_AT_ONCE", 0)
+    cache.extend(tmp_path, encoder(), ["x", "y"], shard=1)
+    last = sorted(tmp_path.glob("*.safetensors"))[-1]
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+    found = pickle.loads(pickle.dumps(cache.TextCache(tmp_path, encoder().fingerprint)))
+    for caption in ("", "x"):
+        found.states(caption)
+    with pytest.raises(ValueError, match=f"{last.name} is missing or damaged"):
+        found.states("y")
+    last.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=f"{last.name} is missing or damaged"):
+        cache.TextCache(tmp_path, encoder().fingerprint)
+
+
+def test_hashes_that_begin_alike_are_told_apart():
+    places = np.zeros(4, dtype=cache._PLACES)
+    places["first"], places["start"] = [1, 7, 7, 9], [0, 10, 20, 30]
+    places["rest"] = np.array([bytes([number]) * 24 for number in range(4)], dtype="V24")
+    key = {number: f"{int(places['first'][number]):016x}" + bytes([number] * 24).hex() for number in range(4)}
+    assert [cache._found(places, key[number])[1] for number in range(4)] == [0, 10, 20, 30]
+    assert cache._found(places, f"{7:016x}" + bytes([3] * 24).hex()) is None
+    assert cache._found(places, "ff" * 32) is None and cache._found(places[:0], key[0]) is None
+
+
+def test_parts_that_were_encoded_at_once_join_into_one_cache(tmp_path):
+    """Captions that several parts have are one; a part that is repeated after the joining overwrites nothing."""
+    for part, texts in enumerate((["x", "y"], ["y", "z"], [])):
+        cache.extend(tmp_path, encoder(), texts, shard=1, part=part)
+    with pytest.raises(ValueError, match="no cached captions"):
+        cache.TextCache(tmp_path, encoder().fingerprint)
+    assert cache.extend(tmp_path, encoder(), ["x", "y", "z"], shard=1) == 0
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    assert cache.extend(tmp_path, encoder(), ["x", "w"], shard=1, part=1) == 1
+    assert cache.extend(tmp_path, encoder(), ["x", "v"], shard=1) == 1
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+    found = cache.TextCache(tmp_path, encoder().fingerprint)
+    for caption in ("", "v", "w", "x", "y", "z"):
+        torch.testing.assert_close(found.states(caption), encoder().encode([caption])[0], atol=0, rtol=0)
+    assert not list(tmp_path.glob("*-part-*.json"))

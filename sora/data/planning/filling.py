@@ -25,10 +25,14 @@ class Filled(NamedTuple):
 
 @runtime_checkable
 class Filling(Protocol):
-    """One way to fill packs. balanced: packs of equal cost are put into one step. waits: clips may wait for the next window."""
+    """One way to fill packs. balanced: packs of equal cost are put into one step. waits: clips may wait for the next window.
+
+    exact: the clips of a pack are of one shape.
+    """
 
     balanced: bool
     waits: bool
+    exact: bool
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
         """closing: nothing may wait, since the epoch ends here."""
@@ -47,7 +51,7 @@ class Packed:
     (best fit decreasing, Johnson 1973) packs would hold clips of one size each, and be less full with it where most are much alike.
     """
 
-    balanced, waits = True, False
+    balanced, waits, exact = True, False, False
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
         tokens = grids.prod(axis=1)
@@ -101,7 +105,7 @@ class Bucketed:
     What dense attention over (clips, tokens) wants: nothing is padded and every batch of a shape is alike.
     """
 
-    balanced, waits = True, True
+    balanced, waits, exact = True, True, True
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
         if not len(grids):
@@ -125,7 +129,7 @@ class Bucketed:
 class Padded:
     """Clips in the order they come, each padded to the longest of its batch: the baseline, nothing is sorted or balanced."""
 
-    balanced, waits = False, False
+    balanced, waits, exact = False, False, False
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
         ends: list[int] = []

@@ -149,17 +149,21 @@ class TokenPlan:
     def replacement(self, item: Item, attempt: int) -> Item | None:
         """The clip that stands in for one that cannot be read: of the same source, the next row of as many tokens; else of fewer.
 
-        As many are looked for among the next million rows. None when no other row is left that fits into its place.
+        As many are looked for among the next million rows; where packs are of one shape, only clips of that shape, among all rows. None
+        when no other row is left that fits into its place.
         """
         stage = max(number for number, mixture in enumerate(self.mixtures) if mixture.epoch <= item.epoch)
         source, limits = self.mixtures[stage].source_of(item.row), self.stages[stage].limits
         if source is None:
             return None
-        size = int(self.clips.measured(np.array([item.row]), limits).grids.prod())
-        for alike in (True, False):
-            for rows in islice(_chunks(item.row, source.first, source.last), _NEAR if alike else None):
-                sizes = self.clips.measured(rows, limits).grids.prod(axis=1)
-                fitting = rows[source.usable(rows) & ((sizes == size) if alike else (sizes < size))]
+        shape = self.clips.measured(np.array([item.row]), limits).grids
+        size, exact = int(shape.prod()), self.filling.exact
+        for alike in (True,) if exact else (True, False):
+            for rows in islice(_chunks(item.row, source.first, source.last), _NEAR if alike and not exact else None):
+                grids = self.clips.measured(rows, limits).grids
+                sizes = grids.prod(axis=1)
+                same = (grids == shape).all(axis=1) if exact else sizes == size
+                fitting = rows[source.usable(rows) & (same if alike else (sizes < size))]
                 if attempt < len(fitting):
                     return self._items(fitting[attempt : attempt + 1], np.array([item.epoch]), stage)[0]
                 attempt -= len(fitting)

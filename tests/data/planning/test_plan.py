@@ -158,6 +158,15 @@ def test_a_stand_in_has_as_many_tokens_or_fewer_and_is_never_the_clip_itself():
     assert made.replacement(items[5], 0) is None
 
 
+def test_a_stand_in_in_a_batch_of_one_shape_is_of_that_shape():
+    shapes = [(3, 4, 2), (4, 3, 2), (3, 4, 2), (2, 3, 4), (1, 1, 1)]
+    for filling, expected in ((Bucketed(), [2, None]), (Packed(), [1, 2, 3, 4, None])):
+        made = plan(clips(shapes), filling=filling)
+        first = next(item for step in range(3) for item in made.at(step).items if item.row == 0)
+        stand_ins = [made.replacement(first, attempt) for attempt in range(len(expected))]
+        assert [stand_in and stand_in.row for stand_in in stand_ins] == expected
+
+
 def test_values_that_do_not_fit_are_refused_by_key():
     of = lengths([5, 5])
     for key in ("budget", "max_clips", "packs", "window", "accumulate"):
