@@ -87,7 +87,7 @@ class Meter(Callback):
         pl_module.begin()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.task.register_forward_pre_hook(lambda *_: self._mark("forward begins"))
+        pl_module.task.register_forward_pre_hook(lambda *_: self._mark("forward begins"), prepend=True)
         pl_module.task.register_forward_hook(lambda *_: self._mark("forward ends"))
 
     def _mark(self, name: str) -> None:
@@ -183,6 +183,8 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
     real, said = ran_in_two(item, folder) if shared else ran(item), foretold(item)
     sums = [sum(each[part] for part in PARTS) for each in (said, real)]
     errors = {"memory_error": abs(sums[0] / sums[1] - 1), "kept_error": abs(said["kept"] / real["kept"] - 1)}
+    most = real["most"] + sum(real[part] for part in PARTS[:3])  # what the step adds, to what lay there
+    errors |= {"peak_error": abs(said["largest"] / most - 1)}
     errors |= {f"{part}_error": abs(said[part] / real[part] - 1) for part in ("flops", "model") if real[part]}
     return {"run": name, "said": said, "real": real, **errors}
 

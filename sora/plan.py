@@ -30,6 +30,8 @@ def main(composed: Composed) -> None:
     if config.kind == "vae":
         if config.calibrate:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
+        if config.cluster is not None:
+            raise ValueError("cluster=… prices the denoising network; with task=vae there is nothing to price yet, leave it out")
         data, plan = vae_plan(config)
         print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
         print(f"a step: {plan.batch} crops in {plan.packs} packs; every shape in turn")
@@ -42,7 +44,8 @@ def main(composed: Composed) -> None:
     if config.cluster is not None:
         from sora.price import priced
 
-        bill = priced(config, planned, epoch=found["figures"][0]["steps"])
+        ends = planned.plan.windows_of_epoch() is not None
+        bill = priced(config, planned, epoch=found["figures"][0]["steps"] if ends else None)
         print("\n" + "\n".join(bill.lines()))
         found["price"] = bill.figures
     if config.figures:

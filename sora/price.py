@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from omegaconf import DictConfig
 
-    from sora.cluster.bill import Bill
+    from sora.cluster.bill import Bill, Memory
     from sora.cluster.hardware import Cluster
     from sora.dit.flops import Flops
     from sora.jobs import Planned
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sora.training.tracing import Traced
 
 MANY_EPOCHS = 100
+FEW = 6  # blocks of a network that is traced in place of a deeper one: FSDP works two ahead and two behind
 PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the text tokens of its caption
 
 
@@ -43,7 +45,7 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
 
     channels = planned.patchifier.channels(artefact.read_card(planned.vae)["settings"]["latent_channels"])
     packs = packs_of(planned, steps=max(1, config.priced // planned.plan.packs), text_tokens=config.text.get("max_tokens", 1))
-    return bill(
+    found = bill(
         Wanted(
             config=config,
             given={"patch_channels": channels, "text_width": planned.encoder.width},
@@ -53,6 +55,8 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
             epoch=epoch,
         )
     )
+    online = "data=videos: the VAE and the text encoder work while the network trains; what they hold and take is not in this price"
+    return replace(found, warnings=[*found.warnings, online]) if planned.online else found
 
 
 def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
@@ -217,24 +221,21 @@ class Costs:
         return (traced.flops - traced.attention) / len(seen) + attention * self._pairs
 
 
-def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]) -> tuple[Traced, Any]:
+def measured(
+    wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
+) -> tuple[Traced, Memory]:
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
     from sora.cluster.bill import Memory
     from sora.tokens import Grid
-    from sora.training.tracing import traced
 
     budget = wanted.config.plan.budget
-    found = traced(
-        lambda: module_of(wanted, gpu=True), [batch_of(wanted, pack, budget) for pack in seen], trainer=trainer, ranks=ranks, gpu=True
-    )
+    found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
+    half -= half % min(half, 64)  # over which context ranks divide
     part = [(Grid(1, 1, half), max(1, words))]
-    smaller = traced(
-        lambda: module_of(wanted, gpu=True), [batch_of(wanted, part, half)] * len(seen), trainer=trainer, ranks=ranks, gpu=True
-    )
+    smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks)
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
-    fits = int(budget + (cluster.room - found.largest) / slope)
-    fits = max(0, fits // 64 * 64)
+    fits = max(0, int(budget + (cluster.room - found.largest) / slope) // 64 * 64)
     if found.largest > cluster.room:
         warnings.append(
             f"plan.budget={budget:,} does not fit: it needs {found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB; "
@@ -247,6 +248,43 @@ def measured(wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, c
         )
     names = ("weights", "average", "moments", "gradients", "kept", "largest")
     return found, Memory(**{name: getattr(found, name) for name in names}, room=cluster.room, budget=fits)
+
+
+def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:
+    """A traced step. Of many blocks that take turns by one or two, a few are, and each one more adds what the one before it did."""
+    import torch
+
+    from sora.configs.build import build
+    from sora.training.tracing import traced
+
+    def at(item: Wanted) -> Traced:
+        return traced(lambda: module_of(item, gpu=True), batches, trainer=trainer, ranks=ranks, gpu=True)
+
+    depth = wanted.config.dit.get("depth", 0)
+    period = math.lcm(2, wanted.config.recompute.get("n", 1))
+    first = FEW + (depth - FEW) % period
+    if depth <= first + period:
+        return at(wanted)
+    with torch.device("meta"):
+        network = build(wanted.config.dit, **wanted.given)
+    kinds = [(type(block), *(value.shape for value in block.parameters())) for block in network.blocks]
+    if kinds[period:] != kinds[:-period]:
+        return at(wanted)
+    numbers = sum(value.numel() for value in network.parameters())
+    small, more = (at(of_depth(wanted, count, numbers=numbers)) for count in (first, first + period))
+    return small.deeper(more, (depth - first) // period)
+
+
+def of_depth(wanted: Wanted, depth: int, *, numbers: int) -> Wanted:
+    """With so many blocks, which compute again what they would in the whole network of so many `numbers`."""
+    from omegaconf import OmegaConf
+
+    config = wanted.config.copy()
+    if above := config.recompute.get("above", 0):
+        name = "save_attention" if numbers > above else "none"
+        OmegaConf.update(config, "recompute", {"_target_": f"sora.training.recompute.{name}"}, merge=False)
+    config.dit.depth = depth
+    return replace(wanted, config=config)
 
 
 def module_of(wanted: Wanted, *, gpu: bool) -> Any:

@@ -8,6 +8,8 @@ import torch
 
 from sora import cli
 from sora.configs.build import build
+from sora.configs.compose import compose
+from sora.jobs import diffusion_job
 from sora.training.calibration import seconds_per_token
 from tests.trained import option, vae_artefact, world_dataset
 
@@ -65,6 +67,27 @@ def test_crops_are_told_too(made, capsys):
     words = ["experiment=toy_vae", f"data.folders=[{made}/world]", "plan.shapes=[[5,16,16]]"]
     assert cli.run("plan", words) == 0
     assert "crops of 5x16x16: 10 of 10 clips of world" in capsys.readouterr().out
+
+
+def test_a_price_is_of_the_plans_own_clips(made, capsys, tmp_path):
+    """The operations that are told are those of the very packs, with the captions that they will show."""
+    words = ["plan.budget=400", "plan.packs=2", "priced=4"]
+    text = told(made, capsys, *words, "cluster=h100x2", "trainer=fsdp", f"figures={tmp_path}/figures.json")
+    price = json.loads((tmp_path / "figures.json").read_text())["price"]
+    config = compose("plan", ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", *words]).config
+    (tmp_path / "run").mkdir()
+    job = diffusion_job(config, tmp_path / "run")
+    packs = [pack for step in range(2) for pack in job.steps[step]]
+    assert price["flops_per_step"] == sum(map(job.task._flops, packs)) / 2
+    assert price["tokens_per_step"] == sum(pack.tokens.real for pack in packs) / 2
+    assert price["parameters"] == sum(value.numel() for value in job.task.parameters())
+    assert "2 x NVIDIA H100" in text and "trainer.devices=2 trainer.nodes=1: shard 2" in text and "WARNING" not in text
+    assert "prices the denoising network" in told_of_a_vae(made, capsys)
+
+
+def told_of_a_vae(made, capsys) -> str:
+    assert cli.run("plan", ["experiment=toy_vae", f"data.folders=[{made}/world]", "cluster=h100"]) == 2
+    return capsys.readouterr().err
 
 
 def test_longer_clips_cost_more_a_token():

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from sora.configs.build import build
 from sora.configs.compose import compose
-from sora.price import Costs, Wanted, bill, fitted, module_of
+from sora.price import Costs, Wanted, arranged, batch_of, bill, fitted, module_of, of_any_depth
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid
+from sora.training.tracing import traced
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +18,7 @@ CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 toke
 TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]
 
 
-def wanted(*words, packs=(CLIPS,), epoch=10.0):
+def wanted(*words, packs=(CLIPS,), epoch: float | None = 10.0):
     given = {"patch_channels": 16, "text_width": 24}
     return Wanted(config=compose("plan", [*TOY, *words]).config, given=given, packs=packs, text=IdentityText, longest=192, epoch=epoch)
 
@@ -56,6 +58,21 @@ def test_messages_are_those_of_rings(bills):
     assert bills["hsdp"].sent["replicate"] == pytest.approx(2 * reduced / 8 / 2, rel=0.05)
     assert bills["ddp"].sent["replicate"] == pytest.approx(2 * reduced * 15 / 16, rel=0.01)
     assert not bills["one"].sent
+
+
+@pytest.mark.parametrize("words", [["trainer=fsdp"], ["trainer=ddp", "recompute=every_n", "recompute.n=3", "trainer.precision=32-true"]])
+def test_many_blocks_are_as_a_few_and_more_of_the_same(words):
+    item = wanted("cluster=h100x4", "plan.packs=4", "dit.depth=15", *words)
+    cluster = build(item.config.cluster)
+    trainer, ranks, _ = arranged(item.config, cluster, [])
+    batches = [batch_of(item, CLIPS, 256)]
+    few = of_any_depth(item, batches, trainer, ranks)
+    trainer, ranks, _ = arranged(item.config, cluster, [])
+    all_ = traced(lambda: module_of(item, gpu=True), batches, trainer=trainer, ranks=ranks, gpu=True)
+    for part in ("weights", "average", "moments", "gradients", "flops", "attention", "saved", "whole", "numbers"):
+        assert getattr(few, part) == getattr(all_, part), part
+    assert few.kept == pytest.approx(all_.kept, rel=1e-3) and few.largest == pytest.approx(all_.largest, rel=0.01)
+    assert all(few.sent[axis] == pytest.approx(size, rel=1e-3) for axis, size in all_.sent.items())
 
 
 def test_operations_are_those_of_the_plan(bills):

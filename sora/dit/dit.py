@@ -100,7 +100,8 @@ class HeadNorm(nn.Module):
         self.gain, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), eps=self.eps)
+        # On a GPU autocast makes it float32, which flash attention does not take.
+        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), eps=self.eps).to(x.dtype)
 
 
 def rms_per_head(heads: int, head_width: int, *, eps: float) -> HeadNorm:

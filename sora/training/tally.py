@@ -63,6 +63,11 @@ class Tally(TorchDispatchMode):
         self.largest, self.flops, self.attention = self.alive, 0, 0
         self.sent.clear()
 
+    def since(self) -> int:
+        """The most bytes since the last time, and from here on anew."""
+        found, self.largest = self.largest, self.alive
+        return found
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(map(_wraps, types)):
             return NotImplemented  # a sharded tensor: what it does with its shards comes by here

@@ -34,10 +34,10 @@ class Traced:
     """Of one rank and one optimiser step; bytes, unless said otherwise.
 
     weights, average, moments: what lies there always. gradients: when all are there. kept: by a forward pass for its backward, the most of
-    the packs. largest: of everything, at any time. flops, attention: executed, what is computed again included. sent: by axis of the mesh.
-    layout: of each such axis, how many ranks it has, and how far apart they are numbered. saved: a checkpoint's, all ranks together.
-    whole: the weights, unsharded, as every process makes them. numbers: of the weights. readers: ranks, or groups of them, with packs of
-    their own.
+    the packs. peaks: of everything, the most in any forward, in any backward, and in the update. flops, attention: executed, what is
+    computed again included. sent: by axis of the mesh. layout: of each such axis, how many ranks it has, and how far apart they are
+    numbered. saved: a checkpoint's, all ranks together. whole: the weights, unsharded, as every process makes them. numbers: of the
+    weights. readers: ranks, or groups of them, with packs of their own.
     """
 
     weights: int
@@ -45,7 +45,7 @@ class Traced:
     moments: int
     gradients: int
     kept: int
-    largest: int
+    peaks: tuple[int, int, int]
     flops: int
     attention: int
     sent: Mapping[str, int]
@@ -54,6 +54,25 @@ class Traced:
     whole: int
     numbers: int
     readers: int
+
+    @property
+    def largest(self) -> int:
+        """Bytes of everything, at any time."""
+        return max(self.peaks)
+
+    def deeper(self, other: Traced, times: int) -> Traced:
+        """Of a network that has so many times more blocks than this one has, as `other` has them once."""
+
+        def more(here: Any, there: Any) -> Any:
+            if isinstance(here, Mapping):
+                return {axis: more(here[axis], there[axis]) for axis in here}
+            if isinstance(here, tuple):
+                return tuple(map(more, here, there))
+            return here + times * (there - here)
+
+        alike = {"layout", "readers"}
+        named = [part.name for part in fields(self) if part.name not in alike]
+        return replace(self, **{name: more(getattr(self, name), getattr(other, name)) for name in named})
 
 
 @contextmanager
@@ -86,11 +105,18 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Batch], *, trai
             whole = held(module.task.parameters())
             attach(module, trainer)
             packs = module.task.prepare([faked(batch, fake) for batch in batches], torch.device("cpu"))  # pyright: ignore[reportCallIssue]
-            kept = [0]
-            module.task.register_forward_hook(lambda *_: kept.append(tally.alive - before - held(gradients(module))))
+            kept, peaks = [0], ([0], [0], [0])
+
+            def forwarded(*_: Any) -> None:
+                peaks[0].append(tally.since())
+                kept.append(tally.alive - before - held(gradients(module)))
+
+            module.task.register_forward_pre_hook(lambda *_: peaks[1].append(tally.since()))
+            module.task.register_forward_hook(forwarded)
+            module.steppers[0].register_step_pre_hook(lambda *_: peaks[1].append(tally.since()))
             before = tally.alive
             tally.restart()
-            with strategy.precision_plugin.train_step_context(), _GpuCasts() if gpu else nullcontext():
+            with strategy.precision_plugin.train_step_context(), gpu_casts() if gpu else nullcontext():
                 module.step(packs)
             layout, sent = named(strategy, tally, module)
             return Traced(
@@ -99,7 +125,7 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Batch], *, trai
                 moments=held(moments(module)),
                 gradients=held(module.trained().values()),
                 kept=max(kept),
-                largest=tally.largest,
+                peaks=(max(peaks[0]), max(peaks[1]), tally.largest),
                 flops=tally.flops,
                 attention=tally.attention,
                 sent=sent,
@@ -134,7 +160,7 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
     """The axes of the mesh on which something is sent, with their ranks, and how much is sent there."""
     if not isinstance(strategy, MeshStrategy):
         return {}, {}
-    sizes = [(axis, size) for axis, size in strategy.sizes.named]
+    sizes = strategy.sizes.named
     known, sent = {}, dict(tally.sent)
     for first in range(len(sizes)):
         for last in range(first + 1, len(sizes) + 1):
@@ -145,28 +171,39 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
     if not strategy.sharded and strategy.sizes.tensor == 1:
         place = strategy.sizes.ranks, 1
         sent[place] = sent.get(place, 0) + 2 * held(module.trained().values()) * (place[0] - 1) // place[0]
-    found = {place: amount for place, amount in sent.items() if place[0] > 1}
-    return {known[place]: place for place in found}, {known[place]: amount for place, amount in found.items()}
+    told = {place: known.get(place, f"{place[0]} ranks {place[1]} apart") for place, amount in sent.items() if amount}
+    return {name: place for place, name in told.items()}, {name: sent[place] for place, name in told.items()}
 
 
-class _GpuCasts(TorchFunctionMode):
-    """What autocast computes in float32 on a GPU, and leaves in half precision on a CPU (torch's docs, "Automatic Mixed Precision")."""
+@contextmanager
+def gpu_casts() -> Iterator[None]:
+    """What autocast computes in float32 on a GPU, and leaves in half precision on a CPU (torch's docs, "Automatic Mixed Precision").
 
-    WIDE = frozenset(
-        {
-            *(F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.rms_norm, torch.rms_norm, F.group_norm, torch.group_norm),
-            *(torch.rsqrt, torch.pow, torch.exp, torch.log, torch.reciprocal, F.softplus, F.mse_loss),
-            *(Tensor.rsqrt, Tensor.pow, Tensor.exp, Tensor.log, Tensor.reciprocal),
-        }
-    )
+    The functions themselves are changed: a mode of torch's would not be there in a backward, where blocks are computed again.
+    """
+    plain = {(home, name): getattr(home, name) for home, names in _WIDE for name in names}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.backward:
-            with _GpuCasts():  # a mode is put aside while it answers, and what is computed again there must be as it was
-                return torch.autograd.backward(args[0])
-        if func in self.WIDE and torch.is_autocast_enabled("cpu"):
-            args = tuple(value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args)
-        return func(*args, **(kwargs or {}))
+    def widened(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wide(*args: Any, **settings: Any) -> Any:
+            if torch.is_autocast_enabled("cpu"):
+                args = tuple(value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in args)
+            return function(*args, **settings)
+
+        return wide
+
+    try:
+        for (home, name), function in plain.items():
+            setattr(home, name, widened(function))
+        yield
+    finally:
+        for (home, name), function in plain.items():
+            setattr(home, name, function)
+
+
+_WIDE = (
+    (F, ("layer_norm", "rms_norm", "group_norm", "softplus", "mse_loss")),
+    (torch, ("layer_norm", "rms_norm", "group_norm", "native_layer_norm", "rsqrt", "pow", "exp", "log", "reciprocal")),
+)
 
 
 class _FirstShard(TorchFunctionMode):

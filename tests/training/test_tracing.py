@@ -1,0 +1,39 @@
+"""A step is traced without numbers, devices or other ranks; what mixes precisions on a GPU does so there."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+from sora.dit.dit import HeadNorm
+from sora.training.tracing import gpu_casts, held, pretended
+
+
+def test_ranks_are_pretended_and_then_gone():
+    with pretended(1024):
+        assert dist.get_world_size() == 1024
+        with pytest.raises(ValueError, match="trains with others already"), pretended(2):
+            pass
+    assert not dist.is_initialized()
+
+
+def test_norms_are_wide_under_a_gpus_autocast_and_nowhere_else():
+    x = torch.ones(2, 4, dtype=torch.bfloat16)
+    layer, rms = F.layer_norm, torch.rms_norm
+    with gpu_casts():
+        assert F.layer_norm(x, (4,)).dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.layer_norm(x, (4,)).dtype == F.rms_norm(x, (4,)).dtype == torch.rsqrt(x).dtype == torch.float32
+            assert nn.Linear(4, 4)(F.layer_norm(x, (4,))).dtype == torch.bfloat16
+    assert F.layer_norm is layer and torch.rms_norm is rms
+
+
+def test_queries_go_to_attention_in_the_precision_of_the_values():
+    x = torch.ones(3, 2, 4, dtype=torch.bfloat16)
+    with gpu_casts(), torch.autocast("cpu", torch.bfloat16):
+        assert HeadNorm(4, 1e-6)(x).dtype == torch.bfloat16
+
+
+def test_what_is_held_is_counted_in_bytes():
+    assert held([torch.ones(3, 5), torch.ones(2, dtype=torch.bfloat16)]) == 64
