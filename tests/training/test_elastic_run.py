@@ -74,6 +74,26 @@ def trained(made: Path, folder: Path, arguments: list[str], *, count: int, cut: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("differing", ["the code", "the configuration"])
+def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differing, monkeypatch, capfd):
+    from sora.training import run
+
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        rank_zero_only.rank = rank
+        many = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.threads=1"]
+        other = rank == 1 and differing == "the configuration"
+        if rank == 1 and differing == "the code":
+            monkeypatch.setattr(run, "code_version", lambda: {"commit": "another"})
+        assert cli.run("train", [*words(made), *many, f"output={tmp_path / 'run'}", *(["clip=2.0"] if other else [])]) == 2
+
+    in_ranks(2, tmp_path, work)
+    told = capfd.readouterr().err
+    assert told.count(f"other than on rank 0 are {differing} on rank 1. Start all of them alike") == 2  # every rank says so
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
 def test_the_same_clips_at_the_same_steps_on_any_ranks(made, tmp_path):
     runs, held = {}, {}
     for count in (1, 2, 4):
