@@ -272,16 +272,19 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
-def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, **around: Any) -> TrainingModule:
+def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: Clock, **around: Any) -> TrainingModule:
     """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
     from sora.training.checkpoint import folder_of
     from sora.training.choosing import Elsewhere
 
     while True:
         try:
-            return train(config, run, state, job=job, **around)
+            return train(config, run, state, job=job, clock=clock, **around)
         except Elsewhere as other:
             state = opened(folder_of(run.checkpoints, other.step), job)
+            clock.phases.step = other.step
+            if clock.goodput is not None:
+                clock.goodput.begin_at(other.step)
 
 
 def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
