@@ -185,11 +185,15 @@ def record(config: DictConfig, run: Run, state: TrainingState | None, changed: M
 
     from sora import storage
     from sora.training import ranks
+    from sora.training.run import code_version
 
     if changed is None or not ranks.first():
         return
-    told = {key: [str(before), str(after)] for key, (before, after) in changed.items()}
-    run.event("resumed", step=state.step if state else 0, changed=told)
+    told: dict[str, Any] = {"changed": {key: [str(before), str(after)] for key, (before, after) in changed.items()}}
+    if (code := code_version()) != (began := run.info.get("code")):
+        told["code"] = code
+        print(f"the run began with the code {began}, and goes on with {code}")
+    run.event("resumed", step=state.step if state else 0, **told)
     storage.write_text(run.config_file, OmegaConf.to_yaml(config, resolve=False))
 
 
@@ -220,7 +224,8 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
-    newest = checkpoint.newest(run.checkpoints, look=checkpoint.outline)  # every byte is read when the ranks can share that out
+    # whether its files can be opened at all; every byte is read when the ranks can share that out
+    newest = checkpoint.newest(run.checkpoints, look=lambda path: (checkpoint.outline(path), checkpoint.load(path, verified=True)))
     return run, None if newest is None else opened(newest, job)
 
 
@@ -271,16 +276,19 @@ def alone(owned: Any, run: Run) -> Any:
 # ---- training
 
 
-def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, **around: Any) -> TrainingModule:
+def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: Clock, **around: Any) -> TrainingModule:
     """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
     from sora.training.checkpoint import folder_of
     from sora.training.choosing import Elsewhere
 
     while True:
         try:
-            return train(config, run, state, job=job, **around)
+            return train(config, run, state, job=job, clock=clock, **around)
         except Elsewhere as other:
             state = opened(folder_of(run.checkpoints, other.step), job)
+            clock.phases.step = other.step
+            if clock.goodput is not None:
+                clock.goodput.begin_at(other.step)
 
 
 def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
@@ -293,9 +301,9 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.data.loading import step_loader
     from sora.during import evaluations
     from sora.network import peak_of
-    from sora.training import checkpoint
     from sora.training import module as modules
     from sora.training.callbacks import Checkpoints
+    from sora.training.choosing import confirmed
     from sora.training.guards import Alike
     from sora.training.journal import Journal
     from sora.training.mesh import seat
@@ -331,7 +339,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     job.steps.plan.at(first).share(**readers)
     loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
     if state is not None and first >= config.steps:
-        checkpoint.verify(checkpoint.folder_of(run.checkpoints, first))
+        confirmed(run.checkpoints, first, device=module.device)
         restore_finished(module, state, source=run.checkpoints)
         journal.close()
         return module

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
-from sora.training.choosing import Elsewhere, agreed
+from sora.training.choosing import agreed, confirmed
 from sora.training.journal import Journal
 from sora.training.module import TrainingModule
 from sora.training.phases import Phases
@@ -61,13 +61,10 @@ class Checkpoints(Callback):
 
     def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Before the model is spread: the ranks agree on a whole checkpoint to begin with. Raises `Elsewhere` if it is another one."""
-        found = agreed(self._run.checkpoints, device=trainer.strategy.root_device)
-        if found is None and ranks.highest(len(checkpoint.listed(self._run.checkpoints)), trainer.strategy.root_device):
-            raise ValueError(f"no checkpoint in {self._run.checkpoints} is whole. To start again, choose another output folder")
         prepared = self._resumed.step if self._resumed is not None else None
-        if ranks.highest(int(found != prepared), trainer.strategy.root_device):
-            assert found is not None
-            raise Elsewhere(found)
+        found = confirmed(self._run.checkpoints, prepared, device=trainer.strategy.root_device)
+        if found is not None and trainer.is_global_zero and (moved := checkpoint.set_aside(self._run.checkpoints, after=found)):
+            self._run.event("set aside", step=found, damaged=[str(path) for path in moved])
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._flag.install()

@@ -253,7 +253,7 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
-def newest(checkpoints: Path, *, report=print, look: Callable[[Path], None] | None = None) -> Path | None:
+def newest(checkpoints: Path, *, report=print, look: Callable[[Path], object] | None = None) -> Path | None:
     """The newest whole checkpoint; None if there are none at all.
 
     Damaged ones are passed over, and named through `report`. When there are checkpoints but none is whole this is a ValueError: a run
@@ -333,6 +333,17 @@ def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, ev
     found = {step_of(path) or 0: path for path in listed(checkpoints.parent / SNAPSHOTS)} if snapshots else {}
     for step in sorted(set(found) - set(thinned(list(found), snapshots))):
         _remove(found[step])
+
+
+def set_aside(checkpoints: Path, *, after: int) -> list[Path]:
+    """Give the folders of steps above `after`, which the run will reach again, names that no checkpoint has; returns where they are."""
+    moved = []
+    for path in listed(checkpoints):
+        if (step_of(path) or 0) > after:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            moved.append(path.rename(aside))
+    return moved
 
 
 def undo(checkpoints: Path, *, after: int) -> list[int]:

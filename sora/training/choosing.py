@@ -40,6 +40,24 @@ def agreed(
     return None
 
 
+def confirmed(checkpoints: Path, prepared: int | None, *, device: torch.device) -> int | None:
+    """The step that all ranks begin at, which is the one that this rank `prepared` for. Every rank must call it.
+
+    Raises:
+        ValueError: there are checkpoints, but none is whole. Elsewhere: a rank was prepared for another step.
+    """
+    problems: list[str] = []
+    found = agreed(checkpoints, device=device, report=problems.append)
+    if found is None and ranks.highest(len(checkpoint.listed(checkpoints)), device):
+        raise ValueError(f"no checkpoint in {checkpoints} is whole: {'; '.join(problems)}. To start again, choose another output folder")
+    for problem in problems:
+        print(problem)
+    if ranks.highest(int(found != prepared), device):
+        assert found is not None
+        raise Elsewhere(found)
+    return found
+
+
 def damage(path: Path, *, rank: int, count: int) -> str | None:
     """What is wrong with a checkpoint, as far as this rank of `count` looks."""
     try:

@@ -79,6 +79,10 @@ class Goodput:
         self._line: dict[str, Any] = {"began": round(time.time() - (time.monotonic() - phases.began), 3), "ended": 0.0, "first": first}
         self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down()}
 
+    def begin_at(self, first: int) -> None:
+        """This process begins at another step than was thought."""
+        self._line |= {"first": first, "last": first, "wasted": self._wasted(first)}
+
     def write(self) -> None:
         """Bring this process's line up to date. A full disk only costs the account."""
         seconds = {name: round(value, 3) for name, value in self._phases.seconds().items()}

@@ -14,6 +14,7 @@ import pytest
 from sora import storage
 from sora.training import checkpoint
 from sora.training.metrics import read
+from tests.data.making import flip
 from tests.training.test_resume import TIMINGS
 
 cli = importlib.import_module("sora.cli")
@@ -207,6 +208,25 @@ def test_a_flipped_byte_is_passed_over_by_name_and_a_run_with_none_whole_does_no
     assert cli.run("train", words(world, f"output={folder}", "resume=auto")) == 2
     told = capsys.readouterr().err
     assert "is whole" in told and "model.safetensors is damaged" in told
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_as_if_it_had_never_been(world, whole, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "vae")
+    flip(folder / "checkpoints" / "step-00000008" / "ema.safetensors", 999)
+    monkeypatch.setattr("sora.training.run.code_version", lambda: {"sora": "another"})
+    assert cli.run("train", words(world, f"output={folder}", "resume=auto")) == 0
+    said = capsys.readouterr().out
+    assert "passed over a damaged checkpoint" in said and "step-00000008/ema.safetensors is damaged" in said
+    assert "goes on with {'sora': 'another'}" in said
+    assert lines(folder) == lines(whole)
+    for name in ("model", "ema", "optimizer"):
+        ends = [storage.file_hash(run / "checkpoints" / "step-00000008" / f"{name}.safetensors") for run in (folder, whole)]
+        assert ends[0] == ends[1]
+    events = {row["event"]: row for row in read(folder / "events.jsonl")}
+    assert events["set aside"]["damaged"] == [str(folder / "checkpoints" / "damaged-step-00000008")]
+    assert events["resumed"]["code"] == {"sora": "another"}
 
 
 def test_other_data_is_refused(world, whole, tmp_path, capsys):

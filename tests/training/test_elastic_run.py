@@ -14,6 +14,7 @@ from sora import cli
 from sora.data.index import Index
 from sora.data.latents import LatentIndex
 from sora.draws import sample_id
+from sora.training import checkpoint
 from sora.training.diffusion_module import DiffusionTask
 from sora.training.metrics import read
 from sora.vae.artefact import artefact_hash
@@ -71,6 +72,46 @@ def trained(made: Path, folder: Path, arguments: list[str], *, count: int, cut: 
         first + step: [share[step][place // count] for place in range(PACKS) for share in [dealt[place % count]]]
         for step in range(len(dealt[0]))
     }
+
+
+@pytest.mark.slow
+def test_two_ranks_fall_back_together_when_a_piece_of_the_newest_checkpoint_is_damaged(made, tmp_path, capfd):
+    """Only one of them reads that piece; both go on from the one before, and make the same step again."""
+    folder = tmp_path / "run"
+    before = trained(made, folder, [*words(made), "checkpoint.every=2", f"output={folder}"], count=2, cut=5)
+    losses = [row["loss"] for row in read(folder / "metrics.jsonl")]
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(folder / "checkpoints")][-2:] == [4, 5] and len(losses) == 5
+    piece = folder / "checkpoints" / "step-00000005" / "model-00001-of-00002.safetensors"
+    flip(piece, piece.stat().st_size - 2)  # among the numbers: the file opens
+    capfd.readouterr()
+    after = trained(made, folder, [f"resume={folder}"], count=2)
+    said = capfd.readouterr().out
+    assert said.count("step-00000005/model-00001-of-00002.safetensors is damaged") == 1
+    assert set(after) == {4, 5} and after[4] == before[4]
+    rows = read(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and [row["loss"] for row in rows][:5] == losses
+    (account,) = read(folder / "goodput.jsonl")[1:]
+    assert (account["first"], account["last"]) == (4, STEPS) and account["wasted"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("differing", ["the code", "the configuration"])
+def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differing, monkeypatch, capfd):
+    from sora.training import run
+
+    def work(rank: int) -> None:
+        launched(rank, 2)
+        rank_zero_only.rank = rank
+        many = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.threads=1"]
+        other = rank == 1 and differing == "the configuration"
+        if rank == 1 and differing == "the code":
+            monkeypatch.setattr(run, "code_version", lambda: {"commit": "another"})
+        assert cli.run("train", [*words(made), *many, f"output={tmp_path / 'run'}", *(["clip=2.0"] if other else [])]) == 2
+
+    in_ranks(2, tmp_path, work)
+    told = capfd.readouterr().err
+    assert told.count(f"other than on rank 0 are {differing} on rank 1. Start all of them alike") == 2  # every rank says so
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.training.stand_ins import fit
 from tests.training.test_resume import lines
 
 WIDTHS = (0.1, 0.05)
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
 
 def density(profile: Profile):
@@ -100,6 +102,17 @@ def test_more_snapshots_miss_less_and_one_profile_misses_more_than_two():
 
     assert missed(64, WIDTHS) < missed(16, WIDTHS) < missed(4, WIDTHS)
     assert missed(16, WIDTHS) < missed(16, WIDTHS[:1])
+
+
+def test_the_table_in_the_documentation_is_what_comes_out():
+    rows = [line.strip("| ").split(" | ") for line in DOCUMENTED.read_text().splitlines() if re.match(r"\| (steps|\d+) \| ", line)]
+    widths = [float(width) for width in rows[0][1:]]
+    assert len(rows) == 5 and len(widths) == 7
+    for count, *cells in rows[1:]:
+        kept = [Profile(100_000 * number // int(count), width) for number in range(1, int(count) + 1) for width in WIDTHS]
+        for width, cell in zip(widths, cells, strict=True):
+            shares, missed = coefficients(kept, Profile(100_000, width))
+            assert cell == f"{missed:.4f}, {np.abs(shares).max():.1f}", (count, width)
 
 
 @pytest.mark.parametrize("most", [2, 3, 8])
