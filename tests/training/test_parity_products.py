@@ -79,7 +79,7 @@ def trained(
     def update(rate: float, norm: float) -> None:
         if not first:
             module.begin()
-            first.update({name: ranks.whole(value.grad).clone() for name, value in module.trained().items()})
+            first.update({name: ranks.whole(value.grad).clone() for name, value in module.trained().items() if value.grad is not None})
         plain(rate, norm)
 
     module._update = update
