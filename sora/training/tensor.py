@@ -11,8 +11,7 @@ compute alike; on a GPU that takes deterministic algorithms for the ranks' copie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.dit.dit import Context, CrossAttention, DiT, GeluMlp, SelfAttention, Stream
-from sora.dit.layout import Attention, Mask
+from sora.dit.layout import Attention, Mask, Route
 from sora.dit.lean import LeanBlock
 from sora.dit.mlps import SwiGluMlp, TanhGeluMlp
 from sora.dit.modulation import Projection
@@ -108,22 +107,23 @@ class _Shared(NamedTuple):
     axis: Axis
     summed: bool
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """This rank's tensors in the places of the parameters."""
-        held = [slot.owner._parameters[slot.key] for slot in self.slots]
-        local = [value.to_local() if isinstance(value, DTensor) else value for value in held]
+    @torch.compiler.disable
+    def enter(self) -> list[Tensor | None]:
+        """Put this rank's tensors in the places of the parameters, which are returned."""
+        held: list[Tensor | None] = [slot.owner._parameters[slot.key] for slot in self.slots]
+        local = [value.to_local() for value in held if isinstance(value, DTensor)]
         if self.summed:
             alike = [place for place, slot in enumerate(self.slots) if slot.share.placement.is_replicate()]
-            for place, value in zip(alike, copied([local[place] for place in alike], self.axis.group), strict=True):  # pyright: ignore[reportArgumentType]
+            for place, value in zip(alike, copied([local[place] for place in alike], self.axis.group), strict=True):
                 local[place] = value
-        for slot, value in zip(self.slots, local, strict=True):
-            slot.owner._parameters[slot.key] = slot.share.use(value)  # pyright: ignore[reportArgumentType]
-        try:
-            yield
-        finally:
-            for slot, value in zip(self.slots, held, strict=True):
-                slot.owner._parameters[slot.key] = value
+        self.leave([slot.share.use(value) for slot, value in zip(self.slots, local, strict=True)])
+        return held
+
+    @torch.compiler.disable
+    def leave(self, held: Sequence[Tensor | None]) -> None:
+        """Put these in the places of the parameters."""
+        for slot, value in zip(self.slots, held, strict=True):
+            slot.owner._parameters[slot.key] = value  # pyright: ignore[reportArgumentType]
 
 
 def _spread(module: nn.Module, kind: type, found: Mapping[str, Share], axis: Axis) -> None:
@@ -154,16 +154,25 @@ class _Spread(nn.Module):
 
     _shared: _Shared
 
+    @torch.compiler.disable(recursive=False)  # what is compiled inside is given plain tensors
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        with self._shared.computing():
+        held = self._shared.enter()
+        try:
             return super().forward(*inputs, **named)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self._shared.leave(held)
 
 
 class _SpreadNetwork(_Spread):
     """Whose tokens are spread while its blocks run."""
 
+    route: Route
+
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
         axis, tokens = self._shared.axis, len(x)
+        fitted = self.route.attention
+        assert isinstance(fitted, Fitted)
+        fitted.needed |= tokens % axis.size > 0
         out = super().run(*_entered(x, states, context, axis))  # pyright: ignore[reportAttributeAccessIssue]
         return joined(out, axis.group)[:tokens]
 
@@ -260,12 +269,17 @@ def _become(module: nn.Module, kind: type, axis: Axis) -> None:
 
 
 class Fitted:
-    """An attention of axes that have been filled up: what stands behind the last segment is neither asked nor seen, and gets 0."""
+    """An attention of axes that may be filled up: what stands behind the last segment is neither asked nor seen, and gets 0.
+
+    needed: whether any has been; until then nobody asks the segments for their length, which compilers cannot see through.
+    """
 
     def __init__(self, attention: Attention) -> None:
-        self.attention = attention
+        self.attention, self.needed = attention, False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
+        if not self.needed:
+            return self.attention(q, k, v, q_segments, k_segments, mask)
         asked, seen, rows = q_segments.total, k_segments.total, len(q)
         return _filled(self.attention(q[:asked], k[:seen], v[:seen], q_segments, k_segments, mask), rows - asked)
 

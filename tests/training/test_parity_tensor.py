@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -19,6 +20,7 @@ from sora.dit.norms import rms_across_heads
 from sora.dit.patterns import full, windowed
 from sora.dit.registers import registers
 from sora.training import collectives, ranks, shares, tensor
+from sora.training.compiling import compile_blocks
 from sora.training.tensor import spread_tensor
 from tests.dit.test_blocks import MIXED, NAMES
 from tests.dit.test_dit import Clip, network, packed
@@ -75,8 +77,12 @@ def mesh_of(count: int) -> DeviceMesh:
 
 @pytest.mark.parametrize(
     ("count", "kinds"),
-    [(2, ["lean", "dual then single"]), *(pytest.param(count, list(KINDS), marks=pytest.mark.slow) for count in (2, 4))],
-    ids=["two of them", "all on 2", "all on 4"],
+    [
+        (2, ["lean", "dual then single"]),
+        pytest.param(2, list(KINDS), marks=pytest.mark.slow),
+        pytest.param(4, ["lean", "parallel", "dual", "expert", "swiglu", "registers"], marks=pytest.mark.slow),
+    ],
+    ids=["two of them", "all on 2", "some on 4"],
 )
 def test_every_kind_of_block_equals_one_process(tmp_path, count, kinds):
     def work(rank: int) -> None:
@@ -161,6 +167,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.slow
 def test_mutants_are_caught(tmp_path):
     def work(rank: int) -> None:
         mesh = mesh_of(2)
@@ -255,5 +262,21 @@ def test_a_spread_network_predicts_without_learning_and_in_half_precision(tmp_pa
                 with torch.autocast("cpu", dtype=torch.bfloat16):
                     rough = together(*inputs)
             assert (rough - wanted).norm() <= 0.1 * wanted.norm(), kind
+
+    in_ranks(2, tmp_path, work)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_one_graph_and_the_same_network(tmp_path):
+    def work(rank: int) -> None:
+        alone, together = made("lean").float(), made("lean").float()
+        compile_blocks(together, backend="aot_eager")
+        spread_tensor(together, mesh_of(2))
+        inputs = packed([Clip(number) for number in range(4)], budget=24, max_clips=5, max_words=23)
+        for dit in (together, alone):
+            dit(*inputs).square().mean().backward()
+        gradients = [{name: ranks.whole(value.grad) for name, value in dit.named_parameters()} for dit in (together, alone)]
+        assert apart(*gradients) <= 1e-5
+        assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
     in_ranks(2, tmp_path, work)

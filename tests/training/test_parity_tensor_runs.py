@@ -23,9 +23,13 @@ from sora.tokens import Batch
 from sora.training import checkpoint, ema, module, ranks, recompute, schedules, state, trainers
 from sora.training.checkpoint import Saving, TrainingState
 from sora.training.ema import Average
+from sora.training.metrics import read
 from sora.training.module import TrainingModule
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, MUON, Integers
+from tests.training.test_elastic_mesh import ON_CPU, go_on
+from tests.training.test_elastic_run import made as made  # the fixture
+from tests.training.test_elastic_run import words
 from tests.training.test_parity import CPU, Recorder, launched
 from tests.training.tokens import packs_of, task
 
@@ -94,7 +98,7 @@ def trained(
     mode: Mode, rank: int, *, steps: range = range(STEPS), source: Path | None = None, into: Path | None = None, optimizer=ADAMW, **changes
 ) -> Trained:
     """A run of some steps. source: what it begins with. into: where it saves its end. changes: of the network."""
-    made = TrainingModule(
+    learner = TrainingModule(
         task=task(**changes).double(),
         optimizer=partial(optimizer),
         schedule=partial(schedules.cosine, steps=STEPS, warmup=3, floor=0.1),
@@ -102,26 +106,25 @@ def trained(
         clip=0.5,
         patience=5,
     )
-    dit = made.task.get_submodule("dit")
+    dit = learner.task.get_submodule("dit")
     dit.register_forward_pre_hook(double)
     recompute.save_attention(dit)
     first: dict[str, Tensor] = {}
-    plain = made._update
+    plain = learner._update
 
     def update(rate: float, norm: float) -> None:
         if not first:
-            first.update({name: ranks.whole(value.grad).clone() for name, value in made.trained().items() if value.grad is not None})
+            first.update({name: ranks.whole(value.grad).clone() for name, value in learner.trained().items() if value.grad is not None})
         plain(rate, norm)
 
-    made._update = update
+    learner._update = update
     recorder = Resumed(source)
     loader = DataLoader(Shares(mode, rank), batch_size=None, sampler=Integers(steps.start, steps.stop))
-    mode.trainer()(callbacks=[recorder]).fit(made, loader)
+    mode.trainer()(callbacks=[recorder]).fit(learner, loader)
     if into is not None:
-        save(state.capture(made, {}), into, rank=rank, count=mode.ranks)
-    weights, averages = (
-        {name: ranks.whole(value.detach()).clone() for name, value in found.items()} for found in (made.trained(), made.average.shadow)
-    )
+        save(state.capture(learner, {}), into, rank=rank, count=mode.ranks)
+    ends = (learner.trained(), learner.average.shadow)
+    weights, averages = ({name: ranks.whole(value.detach()).clone() for name, value in found.items()} for found in ends)
     return Trained(recorder.rows, first, weights, averages)
 
 
@@ -156,7 +159,6 @@ def off(found: Trained, wanted: Trained) -> tuple[float, ...]:
 LEAN: dict[str, Any] = {"block": lean, "optimizer": SPLIT_MUON}
 JOINT: dict[str, Any] = {"block": partial(dual_then_single, dual=1), "optimizer": ADAMW}
 RUNS = {
-    "tensor": (Mode(tensor=2), JOINT),
     "tensor of four": (Mode(tensor=4), LEAN),
     "copies": (Mode(replicate=2, tensor=2), JOINT),
     "shards": (Mode(shard=2, tensor=2, sharded=True), LEAN),
@@ -227,3 +229,15 @@ def test_mutants_are_caught(tmp_path, alone):
             assert max(rows, first) > 1e-3, mutant.__name__
 
     in_ranks(2, tmp_path, work)
+
+
+@pytest.mark.slow
+def test_sora_train_goes_on_with_tensor_ranks_and_without(made, tmp_path):
+    chosen, run = [*words(made), *ON_CPU, "trainer.nodes=1"], tmp_path / "moved"
+    alone = [word for word in chosen if word != "trainer.nodes=1"]
+    go_on(tmp_path / "alone", [*alone, "trainer=cpu", f"output={tmp_path}/alone"], count=1, steps=None)
+    go_on(run, [*chosen, "trainer=tp", "trainer.devices=2", f"output={run}"], count=2, steps=3)
+    go_on(run, [f"resume={run}", *ON_CPU, "trainer=cpu"], count=1, steps=None)
+    for row, wanted in zip(read(run / "metrics.jsonl"), read(tmp_path / "alone" / "metrics.jsonl"), strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-6) and row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+        assert (row["samples"], row["tokens"]) == (wanted["samples"], wanted["tokens"])
