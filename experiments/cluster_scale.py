@@ -170,7 +170,8 @@ def measure() -> list[dict[str, Any]]:
                 with get_context("spawn").Pool(1) as pool:  # its own memory
                     rows.append({"simulated": what, **pool.apply(work, (*given, count))})
                 print(json.dumps(rows[-1]), flush=True)
-    rows.append(continued(*[row for row in rows if row["simulated"] == "manifest"], RANKS[-1]))
+    few, more = (row for row in rows if row["simulated"] == "manifest")
+    rows.append(continued(few, more, RANKS[-1]))
     return rows
 
 
