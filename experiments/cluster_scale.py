@@ -29,7 +29,7 @@ from sora.training import checkpoint, peers
 from sora.training.checkpoint import Saving, TrainingState
 
 RANKS = (64, 512, 4096)
-MANIFEST_RANKS = (8, 32)
+MANIFEST_RANKS = (32, 128)
 RENDEZVOUS_SECONDS = 10.0
 CLIPS = 100 * MILLION
 BLOCKS, WIDTH = 32, 4096  # 8.6 billion weights in the blocks
