@@ -29,7 +29,7 @@ from sora.training import checkpoint, peers
 from sora.training.checkpoint import Saving, TrainingState
 
 RANKS = (64, 512, 4096)
-MANIFEST_RANKS = (8, 32)
+MANIFEST_RANKS = (32, 128)
 RENDEZVOUS_SECONDS = 10.0
 CLIPS = 100 * MILLION
 BLOCKS, WIDTH = 32, 4096  # 8.6 billion weights in the blocks
@@ -170,7 +170,8 @@ def measure() -> list[dict[str, Any]]:
                 with get_context("spawn").Pool(1) as pool:  # its own memory
                     rows.append({"simulated": what, **pool.apply(work, (*given, count))})
                 print(json.dumps(rows[-1]), flush=True)
-    rows.append(continued(*[row for row in rows if row["simulated"] == "manifest"], RANKS[-1]))
+    few, more = (row for row in rows if row["simulated"] == "manifest")
+    rows.append(continued(few, more, RANKS[-1]))
     return rows
 
 

@@ -4,9 +4,10 @@ writes cluster.json.
 loop_overhead: what a step of `sora train` takes beyond the same network's forward, backward, clipping, optimiser and average in a plain
 loop over batches that are in memory, over a step of 100 ms; means over whole logging windows, so that every callback, check and line of
 the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
-at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor seconds per sample of one process over those of two processes, a thread
-each. resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins.
-Parts take turns; figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
+at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor seconds per
+sample of one process over those of two processes, a thread each. resume_vs_fresh_start: seconds from the command to the end of the first
+step, of a run that goes on over one that begins. Parts take turns; figures are medians over rounds. The rest is in
+`experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
 
 from __future__ import annotations

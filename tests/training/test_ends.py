@@ -84,7 +84,7 @@ class Job:
     def rank(self, number: int) -> int:
         return int((self.folder / f"pid-{number}").read_text())
 
-    def reach(self, step: int, *, seconds: float = 60.0) -> None:
+    def reach(self, step: int, *, seconds: float = 180.0) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.run.exists() and len(read(self.run / "metrics.jsonl")) >= step:
