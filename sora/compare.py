@@ -23,6 +23,7 @@ EXAMPLES = (
 BARE = ("scores",)  # the key that words without KEY= are values of
 # Of all figures, those that say how a model does; the rest of a distance's figures say how sure it is.
 HEADLINES = ("fvd", "frechet", "kvd", "jedi_formula", "precision", "recall", "density", "coverage", "inception_score", "adherence_all")
+MOST = 6  # fields that a message tells one by one
 ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
 
 
@@ -125,10 +126,12 @@ def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
     for other in scores[1:]:
         wrong = [found for found in differences(first.protocol, other.protocol) if not allowed(found.place, differ)]
         if wrong:
-            places = ",".join(found.place for found in wrong)
+            shown = [str(found) for found in wrong[:MOST]] + ([f"and {len(wrong) - MOST} more"] if len(wrong) > MOST else [])
+            places = [found.place for found in wrong]
+            places = places if len(places) <= MOST else list(dict.fromkeys(place.partition(".")[0] for place in places))
             raise ValueError(
-                f"{first.label} and {other.label} were measured by different protocols: {'; '.join(map(str, wrong))}. Evaluate them alike, "
-                f"or, if the difference is what you compare, say so: differ=[{places}]"
+                f"{first.label} and {other.label} were measured by different protocols: {'; '.join(shown)}. Evaluate them alike, "
+                f"or, if the difference is what you compare, say so: differ=[{','.join(places)}]"
             )
 
 

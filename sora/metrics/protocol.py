@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 NOTHING = object()  # of a field that one side does not have
+LONGEST = 80  # letters of a value in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +63,16 @@ class Difference:
 
     def __str__(self) -> str:
         told = ["nothing" if value is NOTHING else json.dumps(value) for value in (self.here, self.there)]
+        told = [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in told]
         return f"{self.place}: {told[0]} here, {told[1]} there"
 
 
 def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[Difference]:
-    """The fields in which two protocols differ; none if they agree."""
+    """The fields in which two protocols differ; none if they agree. A mapping whose keys are no names (counts of shapes) is one field."""
     found = []
     for key in [*one, *(key for key in two if key not in one)]:
         here, there = one.get(key, NOTHING), two.get(key, NOTHING)
-        if isinstance(here, Mapping) and isinstance(there, Mapping):
+        if isinstance(here, Mapping) and isinstance(there, Mapping) and all(str(name).isidentifier() for name in [*here, *there]):
             found += differences(here, there, f"{place}{key}.")
         elif here is NOTHING or there is NOTHING or here != there:
             found.append(Difference(f"{place}{key}", here, there))

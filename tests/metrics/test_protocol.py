@@ -57,3 +57,10 @@ def test_a_protocol_of_another_version_names_its_fields():
     with pytest.raises(ValueError, match="it lacks pixels; it has covariance"):
         Protocol.from_json(old)
     assert {field.name for field in fields(Protocol)} == set(values)
+
+
+def test_counts_of_shapes_are_one_field_and_long_values_are_cut():
+    here, there = {"shapes": {"9x24x24 at 29.97 fps": 5}, "text": "a" * 500}, {"shapes": {"9x24x24 at 8 fps": 5}, "text": "b"}
+    shapes, text = differences(here, there)
+    assert shapes.place == "shapes" and "29.97" in str(shapes) and len(str(text)) < 120
+    assert [found.place for found in differences({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}})] == ["a.b.c"]
