@@ -6,6 +6,7 @@ It counts real tensors and fake ones (`torch._subclasses.FakeTensorMode`) alike,
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -34,7 +35,8 @@ class Tally(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive = self.largest = self.flops = self.attention = self._swept = 0
+        self.alive = self.largest = self.flops = self.attention = 0
+        self._swept = math.inf  # nothing is swept before `restart`
         self.sent: Counter[tuple[int, int]] = Counter()
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
@@ -99,7 +101,7 @@ class Tally(TorchDispatchMode):
             self._sizes[key] = (known[0], size)
             self.alive += size - known[1]
         if self.alive > self.largest:
-            if self.alive > 1.01 * self._swept:
+            if self.alive > 1.05 * self._swept:
                 gc.collect()  # autograd leaves circles of references, which Python finds at times of its own
                 self._swept = self.alive
             self.largest = max(self.largest, self.alive)
