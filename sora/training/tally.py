@@ -5,6 +5,8 @@ It counts real tensors and fake ones (`torch._subclasses.FakeTensorMode`) alike,
 
 from __future__ import annotations
 
+import gc
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +36,7 @@ class Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.largest = self.flops = self.attention = 0
+        self._swept = math.inf  # nothing is swept before `restart`
         self.sent: Counter[tuple[int, int]] = Counter()
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
@@ -60,12 +63,15 @@ class Tally(TorchDispatchMode):
 
     def restart(self) -> None:
         """Count operations, messages and the most bytes from here on; what lies in memory stays counted."""
-        self.largest, self.flops, self.attention = self.alive, 0, 0
+        gc.collect()
+        self.largest = self._swept = self.alive
+        self.flops = self.attention = 0
         self.sent.clear()
 
     def since(self) -> int:
         """The most bytes since the last time, and from here on anew."""
-        found, self.largest = self.largest, self.alive
+        gc.collect()
+        found, self.largest, self._swept = self.largest, self.alive, self.alive
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,7 +100,11 @@ class Tally(TorchDispatchMode):
         elif known[1] != size:
             self._sizes[key] = (known[0], size)
             self.alive += size - known[1]
-        self.largest = max(self.largest, self.alive)
+        if self.alive > self.largest:
+            if self.alive > 1.05 * self._swept:
+                gc.collect()  # autograd leaves circles of references, which Python finds at times of its own
+                self._swept = self.alive
+            self.largest = max(self.largest, self.alive)
 
     def _gone(self, key: int) -> None:
         self.alive -= self._sizes.pop(key)[1]

@@ -6,6 +6,7 @@ other ranks are a process group that answers at once (torch's "fake" backend). E
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -114,10 +115,12 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Batch], *, trai
             module.task.register_forward_pre_hook(lambda *_: peaks[1].append(tally.since()))
             module.task.register_forward_hook(forwarded)
             module.steppers[0].register_step_pre_hook(lambda *_: peaks[1].append(tally.since()))
-            before = tally.alive
+            gc.freeze()  # what is there already is not looked at again and again
             tally.restart()
+            before = tally.alive
             with strategy.precision_plugin.train_step_context(), gpu_casts() if gpu else nullcontext():
                 module.step(packs)
+            gc.unfreeze()
             layout, sent = named(strategy, tally, module)
             return Traced(
                 weights=held(module.task.parameters()),
