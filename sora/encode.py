@@ -36,8 +36,7 @@ def main(composed: Composed) -> None:
     from sora.vae import artefact
 
     config = composed.config
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     source = Path(config.vae)
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))

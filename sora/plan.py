@@ -1,4 +1,4 @@
-"""Show what a training run will hold and cost before it starts: clips, steps, padding, balance, memory, hours, money."""
+"""Show what a training run will hold and cost before it starts: clips, steps, balance, memory, hours, money."""
 
 from __future__ import annotations
 
