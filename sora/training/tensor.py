@@ -56,6 +56,10 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(block, LeanBlock):
             block.__class__ = _LeanBranches
         _spread(block, _Spread, found, axis)
+    # Whatever `fully_shard` makes a unit computes with shares of its own: parameters are there only while the unit runs.
+    units = [unit for blocks in task.modules() if isinstance(blocks, nn.ModuleList) for unit in blocks]
+    for unit in reversed(units):  # the inner ones first
+        _spread(unit, _Spread, {}, axis)
     for network in networks:
         network.route.attention = Fitted(network.route.attention)
         _spread(network, _SpreadNetwork, {}, axis)
