@@ -347,7 +347,7 @@ class DiT(nn.Module):
         x = self.out(self.final_norm(x, scale, shift))
         return x if wide is None else x.index_select(0, wide.places)
 
-    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
         """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.training.tensor`)."""
         for block in self.blocks:
             x, states = block(x, states, context)

@@ -162,7 +162,7 @@ class _Spread(nn.Module):
 class _SpreadNetwork(_Spread):
     """Whose tokens are spread while its blocks run."""
 
-    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
         axis, tokens = self._shared.axis, len(x)
         out = super().run(*_entered(x, states, context, axis))  # pyright: ignore[reportAttributeAccessIssue]
         return joined(out, axis.group)[:tokens]

@@ -23,6 +23,9 @@ from sora.training.tensor import spread_tensor
 from tests.dit.test_blocks import MIXED, NAMES
 from tests.dit.test_dit import Clip, network, packed
 from tests.training.groups import in_ranks
+from tests.training.test_parity_context import apart as context_apart
+from tests.training.test_parity_context import learnt, published
+from tests.training.tokens import task
 
 KINDS = dict(zip(NAMES, MIXED, strict=True)) | {
     "lean": {"block": lean, "modulation": LoRA(rank=3), "kv_heads": 4},
@@ -211,3 +214,46 @@ def test_one_rank_leaves_a_network_as_it_is(tmp_path):
         assert [type(module) for module in dit.modules()] == kinds
 
     in_ranks(1, tmp_path, work)
+
+
+PUBLISHED = ("wan_2_1_1_3b", "ltx_video", "dit_xl_2", "cogvideox_2b", "hunyuan_video")
+
+
+@pytest.mark.slow
+def test_published_networks_equal_one_process(tmp_path):
+    """As tasks, of which only the blocks of the network are spread; and one reads the places of whole clips."""
+
+    def made_of(name: str):
+        made = task()
+        made.dit = published(name)
+        return made
+
+    def work(rank: int) -> None:
+        mesh = mesh_of(2)
+        for name in PUBLISHED:
+            made = made_of(name)
+            spread_tensor(made, mesh)
+            losses, gradients, clips = learnt(made, pooled=6)
+            found = losses, {key: ranks.whole(value) for key, value in gradients.items()}, clips
+            assert context_apart(found, learnt(made_of(name), pooled=6)) < 1e-4, name  # in float32, some without norms of queries
+        with pytest.raises(ValueError, match="block 1 is a TemporalBlock and reads the places of whole clips"):
+            spread_tensor(made_of("latte_xl_2"), mesh)
+
+    in_ranks(2, tmp_path, work)
+
+
+def test_a_spread_network_predicts_without_learning_and_in_half_precision(tmp_path):
+    def work(rank: int) -> None:
+        mesh = mesh_of(2)
+        for kind in ("lean", "dual"):
+            alone, together = made(kind).float(), made(kind).float()
+            spread_tensor(together, mesh)
+            inputs = packed([Clip(number) for number in range(4)], budget=25, max_clips=5, max_words=23)
+            with torch.no_grad():
+                wanted, mine = alone(*inputs), together(*inputs)
+                assert not mine.requires_grad and (mine - wanted).norm() <= 1e-5 * wanted.norm(), kind
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    rough = together(*inputs)
+            assert (rough - wanted).norm() <= 0.1 * wanted.norm(), kind
+
+    in_ranks(2, tmp_path, work)

@@ -126,7 +126,7 @@ class PublishedDiT(nn.Module):
             x = x + self.embed_position(places, extents(layout)).to(x.dtype)
         return self.out(self.final(self.run(x, words.states, context), level, levels.index))
 
-    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M D"], context: Context) -> Float[Tensor, "N D"]:
+    def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
         """As `DiT.run`."""
         for block in self.blocks:
             x, states = block(x, states, context)
