@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils.flop_counter import flop_registry
 
@@ -41,11 +42,23 @@ class Tally(TorchDispatchMode):
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
         self._resize: Callable[..., Any] = _HELD.resize_
+        self._propagate: Callable[..., Any] = ShardingPropagator._propagate_tensor_meta_non_cached
+        self._asking = False
 
     def __enter__(self) -> Tally:
         self._fake = active_fake_mode()
-        # FSDP frees what it gathered by making its storage empty, which is no operator.
+        # FSDP frees what it gathered by making its storage empty, which is no operator; and DTensor asks for the shapes that whole tensors
+        # would have with whole fake ones, in whatever mode there is.
         tally = self
+
+        def asked(propagator: Any, *given: Any) -> Any:
+            tally._asking = True
+            try:
+                return tally._propagate(propagator, *given)
+            finally:
+                tally._asking = False
+
+        ShardingPropagator._propagate_tensor_meta_non_cached = asked
 
         def resized(storage: torch.UntypedStorage, size: int) -> Any:
             done = tally._resize(storage, size)
@@ -59,6 +72,7 @@ class Tally(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         _HELD.resize_ = self._resize  # pyright: ignore[reportAttributeAccessIssue]
+        ShardingPropagator._propagate_tensor_meta_non_cached = self._propagate
         super().__exit__(*error)
 
     def restart(self) -> None:
@@ -84,7 +98,7 @@ class Tally(TorchDispatchMode):
         if self._fake is not None and func is torch.ops.aten._local_scalar_dense.default:
             return 0.0 if given[0].is_floating_point() else 0  # a step asks for its loss and norm; with these it is sound
         out = func(*args, **(kwargs or {}))
-        if active_fake_mode() is not self._fake:
+        if self._asking or active_fake_mode() is not self._fake:
             return out  # DTensor asks for shapes
         for value in _tensors(out):
             self._note(value.untyped_storage())

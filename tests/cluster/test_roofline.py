@@ -25,7 +25,7 @@ def time(**changes):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_device_has_one_peak_wherever_it_is_asked(path):
-    cluster = build(OmegaConf.load(path))
+    cluster = build(OmegaConf.load(path))  # pyright: ignore[reportArgumentType]
     assert stated(cluster.device) == cluster.peak(bf16=True)
     assert cluster.peak(bf16=False) < cluster.peak(bf16=True) and cluster.network <= cluster.link
 

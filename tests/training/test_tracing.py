@@ -4,9 +4,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
+from torch.optim import AdamW
 
 from sora.dit.dit import HeadNorm
+from sora.training.tally import Tally
 from sora.training.tracing import gpu_casts, held, pretended
 
 
@@ -37,3 +42,20 @@ def test_queries_go_to_attention_in_the_precision_of_the_values():
 
 def test_what_is_held_is_counted_in_bytes():
     assert held([torch.ones(3, 5), torch.ones(2, dtype=torch.bfloat16)]) == 64
+
+
+def test_the_update_of_shards_is_counted_in_shards():
+    """DTensor asks for the shapes of whole tensors by making whole fake ones, which lie nowhere."""
+    with pretended(64):
+        mesh = init_device_mesh("cpu", (64,))
+        with FakeTensorMode(), Tally() as tally:
+            net = nn.Sequential(nn.Linear(256, 256, bias=False), nn.Linear(256, 256, bias=False))
+            fully_shard(net, mesh=mesh)
+            optimizer = AdamW(net.parameters(), fused=True)
+            for value in net.parameters():
+                value.grad = torch.zeros_like(value)
+            tally.restart()
+            before = tally.alive
+            optimizer.step()
+            assert tally.alive - before < 2 * 2 * held(net.parameters())  # two moments, and a count for each
+            assert tally.largest - before < 256 * 256 * 4
