@@ -25,25 +25,21 @@ class Layout:
 
     segments: of the pack. grids: frames, rows and columns of each segment, on the host (see `Segments`): (0, 0, 0) for an empty one, and a
     single row for the padding. coordinates: frame, row and column of each token in its own clip, counted from 0, on the device. Of an axis
-    that is cut over ranks, segments and coordinates are of the part, and grids of the whole.
+    that is cut over ranks, segments and coordinates are of the part, grids of the whole, and `uncut` is the layout of the whole.
     """
 
     segments: Segments
     grids: Int[Tensor, "G 3"]
     coordinates: Int[Tensor, "N 3"]
+    uncut: Layout | None = None
 
     @classmethod
     def of(cls, tokens: PackedTokens) -> Layout:
-        whole = tokens.segments.whole
-        empty = whole.count - 1 - len(tokens.grids)
-        grids = torch.tensor([*tokens.grids, *[(0, 0, 0)] * empty, (1, 1, whole.total - tokens.real)], dtype=torch.int64)
-        return cls(tokens.segments, grids, tokens.segments.mine(_coordinates(whole, grids, whole.total)))
-
-    @property
-    def whole(self) -> Layout:
-        """Of the whole axis, where this is of a part of one."""
-        whole = self.segments.whole
-        return self if whole is self.segments else Layout(whole, self.grids, _coordinates(whole, self.grids, whole.total))
+        segments = tokens.segments.whole
+        empty = segments.count - 1 - len(tokens.grids)
+        grids = torch.tensor([*tokens.grids, *[(0, 0, 0)] * empty, (1, 1, segments.total - tokens.real)], dtype=torch.int64)
+        whole = cls(segments, grids, _coordinates(segments, grids, segments.total))
+        return whole if segments is tokens.segments else cls(tokens.segments, grids, tokens.segments.mine(whole.coordinates), whole)
 
 
 def _coordinates(segments: Segments, grids: Int[Tensor, "G 3"], count: int) -> Int[Tensor, "N 3"]:

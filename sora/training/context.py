@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -110,7 +109,7 @@ class Ulysses:
             q, k, v = self._by_heads(q_segments, q, k, v)
         else:
             (q,), (k, v) = self._by_heads(q_segments, q), self._by_heads(k_segments, k, v)
-        o = self.attention(q, k, v, q_segments.axis, k_segments.axis, None if mask is None else _of_whole(mask))
+        o = self.attention(q, k, v, q_segments.axis, k_segments.axis, None if mask is None else replace(mask, layout=mask.layout.uncut))
         return self._by_tokens(q_segments, o)
 
     def _by_heads(self, part: Part, *mine: Float[Tensor, "_ _ E"]) -> Sequence[Tensor]:
@@ -127,11 +126,6 @@ class Ulysses:
         count = part.sizes[part.rank]
         came = collectives.all_to_all_single_autograd(o.contiguous(), [count] * self.ranks, list(part.sizes), part.group)
         return came.unflatten(0, (self.ranks, count)).transpose(0, 1).flatten(1, 2)
-
-
-@lru_cache(maxsize=4)  # the blocks of a network ask for the same one or two, and backends know masks by identity
-def _of_whole(mask: Mask) -> Mask:
-    return replace(mask, layout=mask.layout.whole)
 
 
 class Slicer:

@@ -82,19 +82,23 @@ class Seat:
     first_of_tokens: bool
     first_of_packs: bool
 
+    @classmethod
+    def of(cls, sizes: Sizes, rank: int) -> Seat:
+        """Ranks are numbered along the last axis first."""
+        reader, inside = divmod(rank, sizes.context * sizes.tensor)
+        return cls(
+            readers=sizes.replicate * sizes.shard,
+            reader=reader,
+            averaged=sizes.ranks // sizes.tensor,
+            first_of_tokens=inside % sizes.tensor == 0,
+            first_of_packs=inside == 0,
+        )
+
 
 def seat(trainer: Trainer) -> Seat:
     """This rank's; known before the ranks can talk."""
     strategy = trainer.strategy
-    sizes = strategy.sizes if isinstance(strategy, MeshStrategy) else Sizes(trainer.world_size, 1, 1, 1)
-    reader, inside = divmod(trainer.global_rank, sizes.context * sizes.tensor)
-    return Seat(
-        readers=sizes.replicate * sizes.shard,
-        reader=reader,
-        averaged=sizes.ranks // sizes.tensor,
-        first_of_tokens=inside % sizes.tensor == 0,
-        first_of_packs=inside == 0,
-    )
+    return Seat.of(strategy.sizes if isinstance(strategy, MeshStrategy) else Sizes(trainer.world_size, 1, 1, 1), trainer.global_rank)
 
 
 class MeshStrategy(ModelParallelStrategy):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +36,7 @@ from tests.test_configs import node
 from tests.training.groups import in_ranks
 from tests.training.tokens import packs_of, task
 
+ROOT = Path(__file__).parent.parent.parent
 KINDS: dict[str, dict[str, Any]] = {
     "cross": {},
     "lean": {"block": lean},
@@ -100,10 +105,12 @@ def cut(made, ranks: int):
 
 
 def kinds(ranks: int) -> dict[str, dict[str, Any]]:
-    return KINDS | ({"fewer heads of keys": {"kv_heads": 2}} if ranks == 2 else {})
+    some = ("lean", "dual then single", "windowed", "clip shape")
+    return KINDS | {"fewer heads of keys": {"kv_heads": 2}} if ranks == 2 else {name: KINDS[name] for name in some}
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_every_kind_of_network_learns_from_a_part_of_each_pack_what_it_does_from_all(tmp_path, ranks):
     wanted = {name: learnt(task(**changes)) for name, changes in kinds(ranks).items()}
 
@@ -134,6 +141,18 @@ def test_published_networks_learn_so_too(tmp_path):
             assert apart(summed(learnt(cut(made, 2), pooled=6)), wanted[name]) < 1e-5, name
 
     in_ranks(2, tmp_path, work)
+
+
+@pytest.mark.slow
+def test_blocks_that_share_packs_compile_into_one_graph_of_a_kind():
+    """Ragged packs, masks and all; nothing is compiled again for other lengths."""
+    done = subprocess.run([sys.executable, "-m", "tests.training.compiled_parts"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 4  # of two kinds, on two ranks
+    for each in found:
+        assert each["graphs"] == 2 and each["breaks"] == 0, each  # even and odd blocks, or the last one apart
+        assert each["apart"] < 1e-5, each
 
 
 def whole_packs_go_on_as_before(made) -> None:
