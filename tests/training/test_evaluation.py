@@ -301,3 +301,13 @@ def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys)
     ):
         assert cli.run("train", [*base[:-1], f"output={tmp_path / str(number)}", *words]) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_videos_that_are_encoded_while_training_are_measured_as_stored_latents_are(made, alone):
+    """The same clips by the other door: decoded, encoded once at the start, and kept. Stored latents are float16."""
+    words = ["evaluation=loss", "evaluation.every=6", "evaluation.share=null", "evaluation.clips=7", "evaluation.levels=3"]
+    folder = trained(made, made / "online", "data=videos", "data.areas=[576,768]", "data.text_cache=true", *words)
+    rows, wanted = read(folder / "evaluation.jsonl"), read(alone / "evaluation.jsonl")
+    assert rows[0]["clips"].keys() == wanted[0]["clips"].keys() and rows[0]["by_shape"] != []
+    assert rows[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=1e-2)
