@@ -159,14 +159,17 @@ def test_the_second_time_it_goes_further_back_unless_there_was_a_newer_checkpoin
         fit(tmp_path / "early", dataset=Steps(poison=dict.fromkeys(range(1, 4), NAN)), returns=5, **settings)
 
 
-def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys):
-    class Damaging(Steps):
-        def __getitem__(self, step: int):
-            if step == 10:
-                (tmp_path / "run" / "checkpoints" / "step-00000008" / "model.safetensors").write_bytes(b"x")
-            return super().__getitem__(step)
+def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys, monkeypatch):
+    plain = checkpoint.Saving.commit
 
-    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Damaging(poison=BAD), patience=3, returns=1)
+    def damaging(self, **kept):
+        path = plain(self, **kept)
+        if path.name == "step-00000008":
+            (path / "model.safetensors").write_bytes(b"x")
+        return path
+
+    monkeypatch.setattr(checkpoint.Saving, "commit", damaging)
+    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, returns=1)
     (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "went back"]
     assert event["to"] == 4 and event["removed"] == [8]
     assert "passed over a damaged checkpoint" in capsys.readouterr().out
