@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora.training import callbacks, checkpoint
+from sora.training import checkpoint
 from sora.training.metrics import read
 from sora.training.soundness import NOT_FINITE, SPIKE, Guard, Suspects, deviations
 from tests.training.stand_ins import Steps, fit
@@ -160,14 +160,15 @@ def test_the_second_time_it_goes_further_back_unless_there_was_a_newer_checkpoin
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys, monkeypatch):
-    newest, plain = tmp_path / "run" / "checkpoints" / "step-00000008" / "model.safetensors", callbacks.agreed
+    plain = checkpoint.Saving.commit
 
-    def damaged(*given, **named):
-        if newest.exists():
-            newest.write_bytes(b"x")
-        return plain(*given, **named)
+    def damaging(self, **kept):
+        path = plain(self, **kept)
+        if path.name == "step-00000008":
+            (path / "model.safetensors").write_bytes(b"x")
+        return path
 
-    monkeypatch.setattr(callbacks, "agreed", damaged)
+    monkeypatch.setattr(checkpoint.Saving, "commit", damaging)
     fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, returns=1)
     (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "went back"]
     assert event["to"] == 4 and event["removed"] == [8]
