@@ -225,9 +225,10 @@ class Loader:
         """The same choices of every group, without what the experiment's file itself sets."""
         if composed.choices.get(EXPERIMENT) is None:
             return composed
-        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups]
+        named = {group: option for group, option in composed.choices.items() if option is not None or group not in self.optional_groups}
+        own = [f"{group}={option or 'null'}" for group, option in named.items() if group in self.own_groups]
         bare = self.load([item for item in own if not item.startswith(f"{EXPERIMENT}=")])
-        choices = {group: option or "null" for group, option in composed.choices.items() if group != EXPERIMENT}
+        choices = {group: option or "null" for group, option in named.items() if group != EXPERIMENT}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
     @cached_property
