@@ -30,7 +30,7 @@ def main(composed: Composed) -> None:
     if config.kind == "vae":
         if config.calibrate:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
-        if config.cluster is not None:
+        if config.get("cluster") is not None:
             raise ValueError("cluster=… prices the denoising network; with task=vae there is nothing to price yet, leave it out")
         data, plan = vae_plan(config)
         print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
@@ -41,7 +41,7 @@ def main(composed: Composed) -> None:
         calibrate(config, planned)
         return
     found: dict[str, Any] = {"figures": told(config, planned.plan)}
-    if config.cluster is not None:
+    if config.get("cluster") is not None:
         from sora.price import priced
 
         ends = planned.plan.windows_of_epoch() is not None

@@ -231,9 +231,10 @@ class Loader:
         """The same choices of every group, without what the experiment's file itself sets."""
         if not _chosen(composed.choices):
             return composed
-        own = [f"{group}={option or 'null'}" for group, option in composed.choices.items() if group in self.own_groups]
+        named = {group: option for group, option in composed.choices.items() if option is not None or group not in self.optional_groups}
+        own = [f"{group}={option or 'null'}" for group, option in named.items() if group in self.own_groups]
         bare = self.load([item for item in own if item.partition("=")[0] not in CHOOSERS])
-        choices = {group: option or "null" for group, option in composed.choices.items() if group not in CHOOSERS}
+        choices = {group: option or "null" for group, option in named.items() if group not in CHOOSERS}
         return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
 
     @cached_property
