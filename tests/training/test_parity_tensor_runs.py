@@ -25,6 +25,7 @@ from sora.training.checkpoint import Saving, TrainingState
 from sora.training.ema import Average
 from sora.training.metrics import read
 from sora.training.module import TrainingModule
+from sora.training.soundness import Guard
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, MUON, Integers
 from tests.training.test_elastic_mesh import ON_CPU, go_on
@@ -104,7 +105,7 @@ def trained(
         schedule=partial(schedules.cosine, steps=STEPS, warmup=3, floor=0.1),
         average=Average(partial(ema.constant, decay=0.9, warmup=10)),
         clip=0.5,
-        patience=5,
+        guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
     )
     dit = learner.task.get_submodule("dit")
     dit.register_forward_pre_hook(double)
