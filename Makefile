@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slurm lint bench bench-% ablate-dit soak clean
+.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% ablate-dit soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -31,11 +31,14 @@ quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outp
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test: setup  ## the whole test suite, fast ones first
-	$(PYTEST) -m 'not slow and not slurm'
-	$(PYTEST) -m 'slow and not slurm'
+	$(PYTEST) -m 'not slow and not slurm and not long'
+	$(PYTEST) -m 'slow and not slurm and not long'
 
 test-fast: setup  ## the tests that take no long runs
-	$(PYTEST) -m 'not slow and not slurm'
+	$(PYTEST) -m 'not slow and not slurm and not long'
+
+test-long: setup  ## laws over several processes and whole commands that take long: ranks that die, prices of large runs, compiled meshes
+	$(PYTEST) -m long
 
 # Debian's packages, where they may be installed; the tests start daemons of their own
 test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemption, killed ranks, arrays

@@ -77,6 +77,7 @@ def test_distances_of_reconstructions_are_over_the_same_clips(home, tmp_path):
     assert figures["world_vae_psnr"] == pytest.approx(sum(psnr) / 6) and figures["world_vae_videos"] == 6
 
 
+@pytest.mark.long
 def test_the_same_scores_on_several_processes_and_after_a_kill(home, tmp_path):
     words = [f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=6", "keep=1", "budget=100", "metrics=[adherence,frechet,quality]"]
     whole = scores(home, tmp_path / "one", *words)

@@ -12,7 +12,7 @@ from sora.text.encoder import IdentityText
 from sora.tokens import Grid
 from sora.training.tracing import traced
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 tokens
 TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]

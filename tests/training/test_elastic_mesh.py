@@ -52,6 +52,7 @@ def go_on(folder: Path, arguments: list[str], *, count: int, steps: int | None) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_meshes_may_change_in_the_middle_of_a_run(made, tmp_path):
     """With both optimisers: Muon's steps want whole matrices."""
     chosen = [*words(made), "optimizer=muon", "steps=5"]

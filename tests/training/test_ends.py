@@ -25,7 +25,7 @@ from tests.training.stand_ins import fit
 from tests.training.test_parity import launched
 from tests.training.test_tracker import gone, members
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 COUNT = 2
 
 

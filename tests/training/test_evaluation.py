@@ -275,6 +275,7 @@ def test_the_loss_is_that_of_the_checkpoint_s_averaged_weights(made, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
 def test_two_ranks_measure_what_one_does_and_train_the_same(made, alone, sharded):
     name = "fsdp" if sharded else "ddp"
@@ -290,6 +291,7 @@ def test_two_ranks_measure_what_one_does_and_train_the_same(made, alone, sharded
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys):
     base = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "steps=1", f"output={tmp_path / 'run'}"]
     for number, (words, told) in enumerate(

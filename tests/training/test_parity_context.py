@@ -144,6 +144,7 @@ def test_published_networks_learn_so_too(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_blocks_that_share_packs_compile_into_one_graph_of_a_kind():
     """Ragged packs, masks and all; nothing is compiled again for other lengths."""
     done = subprocess.run([sys.executable, "-m", "tests.training.compiled_parts"], cwd=ROOT, capture_output=True, text=True, check=False)

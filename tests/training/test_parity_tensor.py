@@ -270,6 +270,7 @@ def test_a_spread_network_predicts_without_learning_and_in_half_precision(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_compiled_blocks_are_one_graph_and_the_same_network():
     done = subprocess.run([sys.executable, "-m", "tests.training.compiled_tensor"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
