@@ -112,6 +112,7 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
     assert sorted(path.stem.rpartition("-")[0] for path in (tmp_path / "vbench").iterdir()) == wanted
 
 
+@pytest.mark.long
 def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(home, capsys, monkeypatch):
     monkeypatch.setattr("sora.generation.generator.Generator.generate", None)
     dit, world, real = (f"{key}={home / name}" for key, name in (("checkpoint", "dit"), ("data", "world"), ("data", "real")))

@@ -69,6 +69,7 @@ def installed(tmp_path_factory) -> Path:
     return folder / "env/bin"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_quickstart_runs_from_a_wheel_and_a_second_run_makes_nothing_again(installed, tmp_path):

@@ -206,6 +206,7 @@ def test_joined_axes_are_those_of_a_loop(first, second):
     assert joined.segments.lengths == whole.lengths and torch.equal(joined.segments.cu_seqlens, whole.cu_seqlens)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_blocks_of_one_kind_are_compiled_once_whatever_is_packed():
     """In a process of its own: the checks of shapes that pytest switches on are nothing that can be compiled."""

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_blocks_are_compiled_once_whatever_the_packs_hold():
     done = subprocess.run([sys.executable, "-m", "tests.training.compiled"], cwd=ROOT, capture_output=True, text=True, check=False)

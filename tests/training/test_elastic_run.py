@@ -114,6 +114,7 @@ def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differ
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_clips_at_the_same_steps_on_any_ranks(made, tmp_path):
     runs, held = {}, {}

@@ -305,6 +305,7 @@ def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys)
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_videos_that_are_encoded_while_training_are_measured_as_stored_latents_are(made, alone):
     """The same clips by the other door: decoded, encoded once at the start, and kept. Stored latents are float16."""

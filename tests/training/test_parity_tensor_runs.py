@@ -232,6 +232,7 @@ def test_mutants_are_caught(tmp_path, alone):
     in_ranks(2, tmp_path, work)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sora_train_goes_on_with_tensor_ranks_and_without(made, tmp_path):
     chosen, run = [*words(made), *ON_CPU, "trainer.nodes=1"], tmp_path / "moved"

@@ -127,6 +127,7 @@ def test_a_run_at_its_end_goes_back_to_its_last_checkpoint_and_leaves_the_packs_
     assert read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 13 and read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_cut_anywhere_around_going_back_changes_nothing(tmp_path):
     settings = {"total": 18, "every": 4, "dataset": Steps(poison=BAD), "patience": 3, "returns": 1}

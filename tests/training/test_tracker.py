@@ -224,6 +224,7 @@ class Server:
                 connection.close()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["is silent", "refuses", "errors"])
 def test_wandb_without_its_server_neither_delays_a_run_nor_fails_it(tmp_path, monkeypatch, how):

@@ -35,6 +35,7 @@ def test_the_reader_of_the_configuration_decodes_the_clips(tmp_path):
     reader.close()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_clip_ends_the_run_and_every_bad_one_is_named_once(tmp_path, workers):

@@ -286,6 +286,7 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     out.square().sum().backward()
 
 
+@pytest.mark.long
 def test_blocks_are_compiled_once_for_each_kind_and_recomputed_to_the_same_numbers():
     """Latte has two kinds of blocks over time: the first of them tells which frame a token is of."""
     done = subprocess.run([sys.executable, "-m", "tests.dit.published.compiled"], capture_output=True, text=True, check=False)
