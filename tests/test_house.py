@@ -15,7 +15,7 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"tokens", "draws", "storage"},
+    {"tokens", "draws", "storage", "processes"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},
     {"cluster", "training", "report"},

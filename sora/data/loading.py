@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from sora.data.index import Index
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import sample_id
+from sora.processes import ignore_asking
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
@@ -295,7 +295,6 @@ def _as_is(step: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
-    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(ignored, signal.SIG_IGN)
+    ignore_asking()
     os.nice(_NICENESS)
     torch.set_num_threads(1)

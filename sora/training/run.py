@@ -26,6 +26,7 @@ from typing import Any
 
 import sora
 from sora import storage
+from sora.processes import born_deaf
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
@@ -216,8 +217,9 @@ def code_version() -> dict[str, str]:
     home = Path(sora.__file__).parent
     commit = ""
     if (home.parent / ".git").exists():
-        asked = subprocess.run(
-            ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
-        )
+        with born_deaf():
+            asked = subprocess.run(
+                ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+            )
         commit = asked.stdout.strip()
     return {"sora": sora.__version__, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}

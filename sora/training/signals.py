@@ -8,7 +8,8 @@ import signal
 import sys
 from types import FrameType
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # scancel and preemption; Ctrl-C; time limits; submitit
+from sora.processes import ASKING
+
 PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 

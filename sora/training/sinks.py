@@ -169,6 +169,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # as in sora/processes.py, of which this file knows nothing
+    for number in asking:
+        signal.signal(number, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, asking)
     main()

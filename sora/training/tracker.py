@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sora.processes import born_deaf
 from sora.training import sinks
 
 Sink = sinks.Csv | sinks.TensorBoard | sinks.Wandb
@@ -62,7 +63,8 @@ class Tracker:
         # -P: the folder of the script must not become an import path, its modules have common names.
         # A session of its own: Ctrl-C and scancel reach the trainer alone, and what the tracker starts can be ended with it.
         try:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+            with born_deaf():
+                return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
         except OSError as error:
             self.problem = f"could not be started ({error})"
             return None

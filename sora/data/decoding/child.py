@@ -20,6 +20,7 @@ import numpy as np
 
 from sora.data.decoding.confine import confine
 from sora.data.decoding.reader import Source, VideoInfo, VideoReader
+from sora.processes import ignore_asking
 
 Call = dict[str, Any]
 _KEPT = 64 << 20  # bytes of the frames' file that stay allocated between reads
@@ -44,8 +45,7 @@ def rebuilt(description: Any) -> Any:
 
 def serve(said: int, clip: int, frames: int) -> None:
     """Answer calls until nobody holds the other end."""
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(ignored, signal.SIG_IGN)  # the main process's to answer; this one ends with it
+    ignore_asking()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     connection = Connection(said)

@@ -15,6 +15,7 @@ import numpy as np
 
 from sora.data.decoding.child import Call, described
 from sora.data.decoding.reader import Reading, ReadReport, Source, Timeline, VideoInfo, VideoReader, named
+from sora.processes import born_deaf
 
 _START = 300.0  # seconds that a child may take to import its backend, on a machine that has much else to do
 _SLACK = 10.0  # seconds after the child's own clock until it is killed from here
@@ -152,7 +153,7 @@ class _Child:
         code = f"import sys; sys.path[:] = {sys.path!r}; from sora.data.decoding.child import serve; serve{passed!r}"
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ONE_THREAD
         quiet = subprocess.DEVNULL
-        with theirs:
+        with theirs, born_deaf():
             self.process = subprocess.Popen([sys.executable, "-c", code], stdin=quiet, stdout=quiet, env=env, pass_fds=passed)
         self._said = Connection(ours.detach())
         try:
