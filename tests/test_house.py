@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,15 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path) -> Iterator[tuple[int, str]]:
     """Every module that a file imports, lazily or not, with its line; `from a import b` gives `a.b` where that is a module."""
     package = module(path) if path.name == "__init__.py" else module(path).rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -113,7 +119,7 @@ def test_reading_the_model_takes_few_files():
             seen.add(path)
             ahead += [found for _, name in imported(path) if (found := source(name)) is not None]
     # an __init__ that only says what its room is needs no reading
-    read = {path for path in seen if path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1}
+    read = {path for path in seen if path.name != "__init__.py" or len(parsed(path).body) > 1}
     assert len(read - {ROOT / "__init__.py"}) <= FILES_OF_THE_MODEL, sorted(str(path.relative_to(ROOT)) for path in read)
 
 
@@ -139,7 +145,7 @@ def test_no_file_has_a_name_that_says_nothing():
 def test_every_module_and_public_class_says_what_it_is():
     silent = []
     for path in FILES:
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         silent += [] if ast.get_docstring(tree) or not tree.body else [str(path.relative_to(ROOT))]
         silent += [
             f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
@@ -156,7 +162,7 @@ def test_nothing_loads_pickles_or_asks_what_a_thing_has():
     weights = "weights_only=True"  # written out: tensors of others' files, nothing else of them
     for path in FILES:
         wrong += [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in ("pickle", "dill", "joblib")]
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "hasattr",
                 "eval",
@@ -175,7 +181,7 @@ def test_no_function_swallows_misspelt_keywords():
     """`**kwargs` may be passed on whole, never be picked from."""
     wrong = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and node.args.kwarg:
                 name = node.args.kwarg.arg
                 picked = (f"{name}.pop", f"{name}.get")

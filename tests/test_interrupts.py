@@ -11,7 +11,6 @@ from tests.trained import diffusion_run, vae_artefact, world_dataset
 from tests.training.faults import Countdown, injected
 
 pytestmark = pytest.mark.slow
-CUTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,9 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("cuts", [2, pytest.param(7, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("verb", "last"), [("sample", "sheet.png"), ("evaluate", "scores.json"), ("encode", None)])
-def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, tmp_path, verb, last):
+def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, tmp_path, verb, last, cuts):
     def begin(name: str) -> Path:
         if verb == "encode":
             shutil.copytree(home / "world", tmp_path / name)
@@ -60,8 +60,8 @@ def test_an_interrupted_command_leaves_whole_files_and_can_be_made_again(home, t
         assert run(verb, words(verb, home, begin("whole"))) == 0
     whole = contents(tmp_path / "whole")
     assert bool(promised(tmp_path / "whole")) == (verb == "encode")
-    assert counted.seen > CUTS
-    for cut in {1 + number * (counted.seen - 1) // CUTS for number in range(CUTS)}:  # not the very last: what is done is done
+    assert counted.seen > cuts
+    for cut in {1 + number * (counted.seen - 1) // cuts for number in range(cuts)}:  # not the very last: what is done is done
         folder = begin(f"cut-{cut}")
         with injected(Countdown(cut, interrupt)):
             assert run(verb, words(verb, home, folder)) == 130

@@ -69,6 +69,7 @@ def test_crops_are_told_too(made, capsys):
     assert "crops of 5x16x16: 10 of 10 clips of world" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_price_is_of_the_plans_own_clips(made, capsys, tmp_path):
     """The operations that are told are those of the very packs, with the captions that they will show."""
     words = ["plan.budget=400", "plan.packs=2", "priced=4"]

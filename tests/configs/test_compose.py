@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from sora.configs.compose import compose, require_all
+from sora.configs.compose import compose, config_dir, require_all
 
 pytestmark = pytest.mark.slow
 
@@ -147,3 +147,32 @@ def test_composing_writes_nothing_and_leaves_hydra_as_it_was(toy, monkeypatch):
     composed = compose("train", ["experiment=good"])
     assert sorted(toy.rglob("*")) == before and not GlobalHydra.instance().is_initialized()
     assert "hydra" not in composed.config and OmegaConf.is_struct(composed.config)
+
+
+def test_what_is_kept_between_compositions_is_neither_shared_nor_stale(tmp_path):
+    """Hydra's answer is kept for the process: a copy for each asker, and made anew when a file has changed."""
+    option = tmp_path / "dit" / "mine.yaml"
+    option.parent.mkdir()
+    option.write_text((config_dir() / "dit" / "toy.yaml").read_text())
+    words = ["dit=mine", "seed=7"]
+    first = compose("train", words, [tmp_path]).config
+    depth = first.dit.depth
+    first.dit.depth = 99
+    assert compose("train", words, [tmp_path]).config.dit.depth == depth
+    text = option.read_text()
+    assert f"depth: {depth}" in text
+    option.write_text(text.replace(f"depth: {depth}", f"depth: {depth + 100}"))
+    assert compose("train", words, [tmp_path]).config.dit.depth == depth + 100
+
+
+def test_an_option_made_of_others_shares_what_they_set(tmp_path):
+    """An experiment's own choice may have a defaults list; what it sets alike holds for another option of its class."""
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "plan" / "nested.yaml").write_text("defaults:\n  - packed\n  - _self_\nwindow: 3\n")
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /plan: nested\n  - _self_\nplan:\n  budget: 768\n"
+    )
+    config = compose("train", ["experiment=mine", "plan=bucketed"], [tmp_path]).config
+    assert config.plan.budget == 768
+    assert config.plan.window != 3

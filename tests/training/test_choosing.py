@@ -97,6 +97,7 @@ class Poisoned(Shares):
         self.steps = Steps(packs=4, poison=poison)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_what_is_wrong_on_one_rank_is_left_out_by_all_named_once_and_gone_back_from_together(tmp_path, mode):
     """Step 6 has one bad sample on the second rank; steps 10 to 12 are not sound either, and both go back to step 8 and on from 12."""

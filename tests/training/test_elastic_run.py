@@ -74,6 +74,7 @@ def trained(made: Path, folder: Path, arguments: list[str], *, count: int, cut: 
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_ranks_fall_back_together_when_a_piece_of_the_newest_checkpoint_is_damaged(made, tmp_path, capfd):
     """Only one of them reads that piece; both go on from the one before, and make the same step again."""
@@ -95,7 +96,7 @@ def test_two_ranks_fall_back_together_when_a_piece_of_the_newest_checkpoint_is_d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("differing", ["the code", "the configuration"])
+@pytest.mark.parametrize("differing", [pytest.param("the code", marks=pytest.mark.long), "the configuration"])
 def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differing, monkeypatch, capfd):
     from sora.training import run
 

@@ -159,6 +159,7 @@ def off(found: Trained, wanted: Trained) -> tuple[float, ...]:
 # A joint network with AdamW and a lean one with Muon: each meets every axis.
 LEAN: dict[str, Any] = {"block": lean, "optimizer": SPLIT_MUON}
 JOINT: dict[str, Any] = {"block": partial(dual_then_single, dual=1), "optimizer": ADAMW}
+LONGER = ("tensor of four", "context and shards")  # of make test-long: their parts and other products are tested each time
 RUNS = {
     "tensor of four": (Mode(tensor=4), LEAN),
     "copies": (Mode(replicate=2, tensor=2), JOINT),
@@ -169,7 +170,9 @@ RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "changes"), RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(
+    ("mode", "changes"), [pytest.param(*run, id=name, marks=pytest.mark.long if name in LONGER else ()) for name, run in RUNS.items()]
+)
 def test_a_run_equals_one_process(tmp_path, alone, mode, changes):
     def work(rank: int) -> None:
         launched(rank, mode.ranks)

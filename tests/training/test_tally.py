@@ -35,6 +35,7 @@ def test_bytes_come_and_go_with_their_tensors():
     assert tally.alive == 60
 
 
+@pytest.mark.slow
 def test_numbers_or_none_it_counts_the_same():
     real, _ = linear_step()
     with FakeTensorMode():
@@ -43,6 +44,7 @@ def test_numbers_or_none_it_counts_the_same():
     assert (fake.alive, fake.largest, fake.flops) == (real.alive, real.largest, real.flops)
 
 
+@pytest.mark.slow
 def test_products_are_those_of_torchs_counter():
     tally, _ = linear_step()
     with FlopCounterMode(display=False) as counter:

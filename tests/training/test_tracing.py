@@ -44,6 +44,7 @@ def test_what_is_held_is_counted_in_bytes():
     assert held([torch.ones(3, 5), torch.ones(2, dtype=torch.bfloat16)]) == 64
 
 
+@pytest.mark.slow
 def test_the_update_of_shards_is_counted_in_shards():
     """DTensor asks for the shapes of whole tensors by making whole fake ones, which lie nowhere."""
     with pretended(64):
