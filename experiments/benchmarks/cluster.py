@@ -2,11 +2,11 @@
 writes cluster.json.
 
 loop_overhead: what a step of `sora train` takes beyond the same network's forward, backward, clipping, optimiser and average in a plain
-loop over batches that are in memory, over a step of 100 ms; means over whole logging windows, so that every callback, check and line of
-the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
-at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor seconds per
-sample of one process over those of two processes, a thread each. resume_vs_fresh_start: seconds from the command to the end of the first
-step, of a run that goes on over one that begins. Parts take turns; figures are medians over rounds. The rest is in
+loop over the same batches in memory, over a step of 100 ms; the two take turns, by whole logging windows, so that every callback, check and
+line of the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default
+interval at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor
+seconds per sample of one process over those of two processes, a thread each. resume_vs_fresh_start: seconds from the command to the end of
+the first step, of a run that goes on over one that begins. Parts take turns; figures are medians over rounds. The rest is in
 `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
 
@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,11 +49,13 @@ from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
 WINDOW, WARM_UP = 10, 10  # steps of a logging window, and before anything is measured
-LOOP_ROUNDS, LOOP_STEPS = 5, 30
-SCALING_ROUNDS, SCALING_STEPS = 3, 24
+LOOP_WINDOWS = 13  # the first of them begins within the warm-up
+SCALING_ROUNDS, SCALING_STEPS = 4, 16
 START_ROUNDS = 5
 SAVES, SAVE_EVERY = 3, 6
 SMALL = ["dit.width=192", "dit.depth=6", "dit.heads=6", "dit.rope.axes=[8,12,12]", "plan.budget=512"]  # about 100 ms a step
+# as many tokens for a weight as a pack of real training has at the least: the optimiser is every rank's, whatever the pack
+WIDE_PACKS = [*SMALL[:1], "dit.depth=3", *SMALL[2:4], "plan.budget=1536"]
 LARGE = ["dit=s_2", "plan.budget=512"]
 
 
@@ -80,6 +82,59 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
+def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """Windows of `sora train` and of the plain loop over the same batches take turns in one process: the machine's speed changes from
+    minute to minute by more than what is measured."""
+    steps = WARM_UP + LOOP_WINDOWS * WINDOW
+    said = [*words, *SMALL, f"steps={steps + 1}"]
+    rows: list[dict[str, Any]] = []
+    plain, without = TrainingModule.training_step, bare(said, folder / "bare", steps)
+    began: list[float] = []
+
+    def marked(self: TrainingModule, batch: Any, number: int) -> None:
+        began.append(time.perf_counter())
+        done = len(began) - 1
+        if done >= WARM_UP and (done - WARM_UP) % WINDOW == 0:
+            ours = (began[-1] - began[-1 - WINDOW]) / WINDOW
+            theirs = [next(without) for _ in range(WINDOW)]
+            rows.append({"step_seconds": ours, "bare_step_seconds": statistics.fmean(theirs)})
+            began[-1] = time.perf_counter()
+        plain(self, batch, number)
+
+    with mock.patch.object(TrainingModule, "training_step", marked), quiet():
+        assert cli.run("train", [*said, f"output={folder}/loop"]) == 0
+    del rows[0]  # of the warm-up
+    for row in rows:
+        row["overhead_seconds"] = row["step_seconds"] - row["bare_step_seconds"]
+    return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
+
+
+def bare(words: list[str], folder: Path, steps: int) -> Iterator[float]:
+    """Seconds of each step of a plain loop over the same batches, which are in memory."""
+    config = compose("train", words).config
+    with quiet():
+        job = diffusion_job(config, folder)
+        batches = [job.steps[step] for step in range(steps)]
+    task, device = job.task, torch.device("cpu")
+    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
+    (optimizer,) = build(config.optimizer)(trained)
+    average, schedule = build(config.ema), build(config.schedule, steps=config.steps)
+    average.follow(trained)
+    for step, batch in enumerate(batches):
+        began = time.perf_counter()
+        packs = task.prepare(batch, device)
+        count = torch.stack([pack.count for pack in packs]).sum()
+        for pack in packs:
+            (task(pack).total / count).backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * schedule(step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(trained, step + 1)
+        yield time.perf_counter() - began
+
+
 def ours(words: list[str], folder: Path) -> list[float]:
     """Seconds from each step's beginning to the next one's under `sora train`."""
     marks: list[float] = []
@@ -91,56 +146,7 @@ def ours(words: list[str], folder: Path) -> list[float]:
 
     with mock.patch.object(TrainingModule, "training_step", marked), quiet():
         assert cli.run("train", [*words, f"output={folder}"]) == 0
-    return _between(marks)
-
-
-def bare(words: list[str], folder: Path, steps: int) -> list[float]:
-    """The same of a plain loop."""
-    config = compose("train", words).config
-    with quiet():
-        job = diffusion_job(config, folder)
-        batches = [job.steps[step] for step in range(steps)]
-    task, device = job.task, torch.device("cpu")
-    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
-    (optimizer,) = build(config.optimizer)(trained)
-    average, schedule = build(config.ema), build(config.schedule, steps=config.steps)
-    average.follow(trained)
-    marks = []
-    for step, batch in enumerate(batches):
-        marks.append(time.perf_counter())
-        packs = task.prepare(batch, device)
-        count = torch.stack([pack.count for pack in packs]).sum()
-        for pack in packs:
-            (task(pack).total / count).backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * schedule(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(trained, step + 1)
-    return _between(marks)
-
-
-def _between(marks: list[float]) -> list[float]:
-    """After the warm-up, whole logging windows."""
-    seconds = intervals(marks)[WARM_UP:]
-    return seconds[: len(seconds) // WINDOW * WINDOW]
-
-
-def intervals(marks: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(marks)]
-
-
-def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    said = [*words, *SMALL, f"steps={LOOP_STEPS + WARM_UP + 1}"]
-    rows: list[dict[str, Any]] = []
-    ours(said, folder / "first")
-    for number in range(LOOP_ROUNDS):
-        with_us, without = ours(said, folder / f"loop-{number}"), bare(said, folder / "bare", LOOP_STEPS + WARM_UP + 1)
-        means = statistics.fmean(with_us), statistics.fmean(without)
-        row = {"step_seconds": means[0], "bare_step_seconds": means[1], "overhead_seconds": means[0] - means[1]}
-        rows.append(row | {"median_overhead_seconds": statistics.median(with_us) - statistics.median(without)})
-    return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
 
 
 # ---- checkpoints
@@ -158,7 +164,7 @@ def checkpoints(words: list[str], folder: Path) -> tuple[float, list[dict[str, A
 
     steps = (SAVES + 1) * SAVE_EVERY
     with mock.patch.object(Checkpoints, "on_train_batch_end", timed):
-        saving = ours_all([*words, *LARGE, f"steps={steps}", f"checkpoint.every={SAVE_EVERY}", "checkpoint.keep=1"], folder / "saving")
+        saving = ours([*words, *LARGE, f"steps={steps}", f"checkpoint.every={SAVE_EVERY}", "checkpoint.keep=1"], folder / "saving")
     steps_alone = [saving[step] - stood[step] for step in range(steps - 1)]
     saves = list(range(SAVE_EVERY - 1, steps - 1, SAVE_EVERY))  # the last one is waited for: the run ends
     written = {step for save in saves for step in range(save + 1, save + 1 + SAVE_EVERY // 2)}
@@ -169,12 +175,6 @@ def checkpoints(words: list[str], folder: Path) -> tuple[float, list[dict[str, A
     size = sum(path.stat().st_size for path in (folder / "saving" / "checkpoints").rglob("*") if path.is_file())
     row = {"bytes": size, "step_seconds": calm, "blocked_seconds": blocked, "slower_seconds": slower, "interval_seconds": interval}
     return blocked / interval, [row | {"blocks_one_percent_every_seconds": blocked / 0.01}]
-
-
-def ours_all(words: list[str], folder: Path) -> list[float]:
-    """Every interval, the first ones too."""
-    with mock.patch.object(sys.modules[__name__], "_between", intervals):
-        return ours(words, folder)
 
 
 # ---- processes of their own
@@ -212,26 +212,35 @@ def begin(
     return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def processor_seconds(words: list[str], folder: Path, *, ranks: int) -> float:
-    """Of all ranks, for a sample; after the warm-up."""
+def processor_seconds(words: list[str], folder: Path, *, ranks: int) -> Callable[[], float]:
+    """Begin a run; what is returned waits for its end and gives the processor seconds of all its ranks for a sample, after the warm-up."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     many = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", "trainer.precision=32-true", "trainer.deterministic=true"]
-    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=2", "log_every=1", f"steps={SCALING_STEPS}"]
+    said = [*words, *WIDE_PACKS, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=2", "log_every=1"]
     notes = [folder.with_name(f"{folder.name}-{rank}.json") for rank in range(ranks)]
-    begun = [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
-    assert [process.wait() for process in begun] == [0] * ranks
-    seen = [json.loads(path.read_text()) for path in notes]
-    rows = read(folder / "metrics.jsonl")
-    samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
-    return sum(each[-1][1] - each[4][1] for each in seen) / samples
+    said += [f"steps={SCALING_STEPS}", f"output={folder}"]
+    begun = [begin(notes[rank], said, rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
+
+    def ended() -> float:
+        assert [process.wait() for process in begun] == [0] * ranks
+        seen = [json.loads(path.read_text()) for path in notes]
+        rows = read(folder / "metrics.jsonl")
+        samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
+        return sum(each[-1][1] - each[4][1] for each in seen) / samples
+
+    return ended
 
 
 def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """Rows also hold the mean of two processes that run at once and know nothing of each other: what two cores cost each other here."""
     rows = []
     for number in range(SCALING_ROUNDS):
-        found = [processor_seconds(words, folder / f"on-{ranks}-{number}", ranks=ranks) for ranks in (1, 2)]
-        rows.append({"cpu_seconds_a_sample_1": found[0], "cpu_seconds_a_sample_2": found[1]})
+        alone = processor_seconds(words, folder / f"on-1-{number}", ranks=1)()
+        together = processor_seconds(words, folder / f"on-2-{number}", ranks=2)()
+        apart = [processor_seconds(words, folder / f"apart-{one}-{number}", ranks=1) for one in range(2)]
+        strangers = statistics.fmean(ended() for ended in apart)
+        rows.append({"cpu_seconds_a_sample_1": alone, "cpu_seconds_a_sample_2": together, "cpu_seconds_a_sample_of_strangers": strangers})
     return statistics.median(row["cpu_seconds_a_sample_1"] / row["cpu_seconds_a_sample_2"] for row in rows), rows
 
 
@@ -276,7 +285,7 @@ def main() -> None:
         priced, rows["prices"] = cluster_prices.measure()
         figures |= priced
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-    settings = {"loop": [LOOP_ROUNDS, LOOP_STEPS], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
+    settings = {"loop": [LOOP_WINDOWS, WINDOW], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     told = {"figures": figures, "rows": rows, "settings": settings, "machine": machine, "versions": versions, "commit": commit}
