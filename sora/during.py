@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sora.training.run import Run
 
 METRICS = ("adherence", "frechet", "kvd")
-WORLD = "sora.data.sources.WorldSource"
 
 
 @dataclass(frozen=True)
@@ -260,20 +259,16 @@ def scorer(
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
     """What measures the videos, by said.metrics; None for nothing."""
     from sora.configs.build import build
+    from sora.evaluation.targets import world_of
 
     names = tuple(said.metrics)
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"evaluation.videos.metrics={list(names)} has {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    if "adherence" in names and not all(is_world(index) for index in clips.indexes):
+    if "adherence" in names and any(world_of(index) is None for index in clips.indexes):
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
     return Scorer(names, clips, requests, extractor=build(said.extractor) if {"frechet", "kvd"} & set(names) else None)
-
-
-def is_world(index: Index) -> bool:
-    """Whether a dataset was drawn from the built-in world."""
-    return index.described["about"].get("config", {}).get("source", {}).get("_target_") == WORLD
 
 
 class Scorer:

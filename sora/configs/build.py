@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sora.configs.targets import OTHERS, ROOMS, TARGET, allowed, find, refuse
+from sora.configs.targets import OTHERS, TARGET, allowed, find, in_rooms, refuse
 from sora.configs.words import listed, meant
 
 RESOLVER = re.compile(r"\$\{[^{}]*:")
@@ -70,7 +70,7 @@ def resolve(target: str) -> Callable[..., Any]:
     if target in OTHERS:
         return found
     home = sys.modules.get(found.__module__)
-    if found.__module__.split(".")[0] != "sora" or found.__module__.split(".")[1] not in ROOMS:
+    if not in_rooms(found.__module__):
         raise refuse(target, f"it is defined in {found.__module__}")
     if getattr(home, found.__qualname__, None) is not found:
         raise refuse(target, f"it is {found.__module__}.{found.__qualname__}, which is not public")

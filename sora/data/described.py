@@ -30,6 +30,11 @@ def some(value: Any) -> bool:
     return count(value) and value > 0
 
 
+def positive(value: Any) -> bool:
+    """A number from 0 that is finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
 def inside(value: Any) -> bool:
     """The name of a file below the folder."""
     return isinstance(value, str) and bool(value) and not value.startswith("/") and ".." not in value.split("/")

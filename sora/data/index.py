@@ -30,7 +30,7 @@ from sora.data.stores import open_store
 from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.storage import read_json
 
-__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index"]
+__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
 
 _READABLE = (1, VERSION)
 _TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
@@ -186,6 +186,12 @@ class Index:
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
         return self.files.values(self.place(number), columns)
+
+
+def refuse_no_folders(folders: Sequence[str]) -> None:
+    """Raise ValueError for `data.folders` that list none."""
+    if isinstance(folders, str) or not folders:
+        raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
 
 
 def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:

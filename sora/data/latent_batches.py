@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.captioned import require_cached, require_caption, require_kinds
-from sora.data.index import Index
+from sora.data.index import Index, refuse_no_folders
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, PackPlan
 from sora.data.quarantine import Quarantine, planned_keys
@@ -58,8 +58,7 @@ class LatentData:
         patchifier: Patchifier,
         seed: int,
     ) -> None:
-        if isinstance(folders, str) or not folders:
-            raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+        refuse_no_folders(folders)
         self.weights, self.split, self.captions, self.drop, self.first_frame = weights, split, captions, drop, first_frame
         self.text_budget, self.max_bad_share, self.cache_mb = text_budget, max_bad_share, cache_mb
         self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sora.data.decoding.reader import VideoReader
-from sora.data.index import Index
+from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine, planned_keys
 from sora.draws import sample_id
@@ -69,8 +69,7 @@ class FrameData:
         cache_mb: float,
         reader: VideoReader,
     ):
-        if isinstance(folders, str) or not folders:
-            raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+        refuse_no_folders(folders)
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.weights, self.max_bad_share, self.cache_mb, self.reader = weights, max_bad_share, cache_mb, reader
 

@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from sora.data.described import count, fits, maybe, positive, text
 from sora.data.tars import ByteFile
 from sora.storage import STAGING, read_json, write_json
 
@@ -29,6 +30,9 @@ SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss
 _OPEN_FILES = 64
 _TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
 _CHUNK = 8 << 20
+_CACHED = f"{'[0-9a-f]' * 32}.tar"  # files of a `ShardCache`
+_FORM = {"url": text, "cache": maybe(text), "cache_mb": positive, "fetch_after": maybe(count)}  # of remote.json
+_USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4}
 _STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
 Result = TypeVar("Result")
 
@@ -143,7 +147,8 @@ def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
 class ShardCache:
     """Whole shards in a folder of this machine, together at most `max_bytes`, shared by its processes; the least recently used goes.
 
-    One shard is fetched at a time; who finds another process at it reads on by range.
+    One shard is fetched at a time; who finds another process at it reads on by range. A dataset's remote.json names the folder, and the
+    dataset may be a stranger's: nothing in the folder is touched but files of a cache's own names.
     """
 
     folder: Path
@@ -200,9 +205,9 @@ class ShardCache:
 
     def _make_room(self, size: int) -> None:
         """The lock is held, so what is staged was left behind by a process that was killed."""
-        for staging in self.folder.glob(f"{STAGING}*"):
+        for staging in self.folder.glob(f"{STAGING}{_CACHED}"):
             staging.unlink(missing_ok=True)
-        kept = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.tar"))
+        kept = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob(_CACHED))
         used = sum(length for _, length, _ in kept)
         for _, length, path in kept:
             if used + size <= self.max_bytes:
@@ -220,7 +225,7 @@ class RemoteStore:
 
     remote = True
 
-    def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int):
+    def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int | None):
         self.url, self.cache, self.fetch_after = url.rstrip("/"), cache, fetch_after
         scheme, found, _ = url.partition("://")
         if not found or scheme not in SCHEMES or "::" in url:
@@ -248,7 +253,7 @@ class RemoteStore:
         url = self.place(name)
         if self.cache is not None:
             found = self.cache.read(url, offset, size)
-            if found is None and self._reads[name] >= self.fetch_after and self._fetch(url):
+            if found is None and self.fetch_after is not None and self._reads[name] >= self.fetch_after and self._fetch(url):
                 found = self.cache.read(url, offset, size)
             if found is not None:
                 return found
@@ -321,7 +326,7 @@ def _local(folder: Path) -> LocalStore:
 
 
 @lru_cache(maxsize=16)
-def _remote(url: str, cache: ShardCache | None, fetch_after: int) -> RemoteStore:
+def _remote(url: str, cache: ShardCache | None, fetch_after: int | None) -> RemoteStore:
     return RemoteStore(url, cache=cache, fetch_after=fetch_after)
 
 
@@ -357,7 +362,7 @@ class HereOrThere:
         self.there.close()
 
 
-def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_after: int = 4) -> LocalStore | RemoteStore:
+def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_after: int | None = 4) -> LocalStore | RemoteStore:
     """The store of a folder's path or of a URL."""
     if "://" not in url:
         return LocalStore(url)
@@ -371,12 +376,11 @@ def open_store(folder: Path | str) -> Store:
     if not path.is_file():
         return LocalStore(folder)
     described = read_json(path)
-    known = ("url", "cache", "cache_mb", "fetch_after")
-    if not isinstance(described, dict) or not isinstance(described.get("url"), str) or set(described) - set(known):
-        raise ValueError(f"{path} is damaged: it holds {', '.join(known)}; index the dataset again")
+    if not isinstance(described, dict) or set(described) - set(_FORM) or not fits(_USUAL | described, _FORM):
+        raise ValueError(f"{path} is damaged: it holds {', '.join(_FORM)}; index the dataset again")
     return HereOrThere(LocalStore(folder), store_of(**described))
 
 
-def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int) -> None:
+def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int | None) -> None:
     """Say in a dataset's folder where its shards lie."""
     write_json(Path(folder) / REMOTE, {"url": url, "cache": cache, "cache_mb": cache_mb, "fetch_after": fetch_after})

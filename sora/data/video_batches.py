@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from sora.data.captioned import require_cached, require_caption, require_kinds
 from sora.data.decoding.reader import VideoReader
 from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
-from sora.data.index import Index
+from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import PackPlan
 from sora.data.planning.frames import FrameClips
 from sora.data.quarantine import Quarantine, planned_keys
@@ -82,8 +82,7 @@ class VideoData:
         patchifier: Patchifier,
         seed: int,
     ) -> None:
-        if isinstance(folders, str) or not folders:
-            raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+        refuse_no_folders(folders)
         if vae_batch < 1:
             raise ValueError(f"data.vae_batch={vae_batch} must be 1 or more; it is how many clips of one shape are encoded at once")
         self.weights, self.captions, self.drop, self.first_frame, self.seed = weights, captions, drop, first_frame, seed

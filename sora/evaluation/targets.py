@@ -32,9 +32,8 @@ def plan_targets(index: Index, *, n: int, split: str, caption: str, seed: int) -
     """n prompts with sizes: drawn anew from the built-in world if the dataset is one, else the captions of the split's clips in turn."""
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")
-    source = index.described["about"].get("config", {}).get("source", {})
-    if source.get("_target_") == WORLD:
-        return world_targets(source["world"], n=n, split=split, caption=caption, seed=seed)
+    if (world := world_of(index)) is not None:
+        return world_targets(world, n=n, split=split, caption=caption, seed=seed)
     targets = []
     for number in range(n):
         row = index.row(number % len(index))
@@ -43,6 +42,12 @@ def plan_targets(index: Index, *, n: int, split: str, caption: str, seed: int) -
         text = next((item.text for item in row.captions if item.kind == caption), row.captions[0].text)
         targets.append(Target(text, row.frames, row.height, row.width, row.fps, None))
     return targets
+
+
+def world_of(index: Index) -> Mapping[str, Any] | None:
+    """The recipe of the built-in world that a dataset was drawn from; None for any other."""
+    source = index.described["about"].get("config", {}).get("source", {})
+    return source["world"] if source.get("_target_") == WORLD else None
 
 
 def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str, seed: int) -> list[Target]:

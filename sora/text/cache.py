@@ -8,6 +8,7 @@ text-<fingerprint, 8 digits>-part-3.json, ...     the same of one of several pro
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -27,6 +28,7 @@ from sora.text.encoder import TextEncoder
 VERSION = 2
 _STATES, _HASHES, _ENDS = "states", "hashes", "ends"
 _PLACES = np.dtype([("first", "<u8"), ("rest", "V24"), ("shard", "<i4"), ("length", "<i4"), ("start", "<i8")])
+_FILE = re.compile(r"text-[\w-]{1,8}(-part-\d+)?-(\d{6,}\.safetensors|places\.npy)")
 _HASHED_AT_ONCE = 1 << 30  # bytes of states up to which opening compares every file's hash; beyond, each when it is read first
 
 
@@ -100,9 +102,23 @@ def _new(encoder: TextEncoder) -> dict[str, Any]:
 
 def _read(path: Path, fingerprint: str) -> dict[str, Any]:
     manifest = read_json(path)
-    if manifest.get("version") != VERSION or manifest.get("fingerprint") != fingerprint:
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION or manifest.get("fingerprint") != fingerprint:
         raise ValueError(f"{path} is a text cache of another encoder or version; move it away and run sora encode again")
+    shards, places = manifest.get("shards"), manifest.get("places")
+    whole = isinstance(shards, list) and all(_listed(shard, "bytes", "captions") for shard in shards)
+    if not whole or (places is not None and not _listed(places, "shards")):
+        raise ValueError(f"{path} is damaged, or lists files that are none of a text cache; delete it and run sora encode again")
     return manifest
+
+
+def _listed(entry: Any, *counts: str) -> bool:
+    """Whether a manifest's entry names a file of a cache, beside it, with its hash and these counts: the manifest may be a stranger's."""
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in ("file", "sha256"))
+        and _FILE.fullmatch(entry["file"]) is not None
+        and all(isinstance(entry.get(name), int) and entry[name] >= 0 for name in counts)
+    )
 
 
 # ---- where each caption lies
@@ -217,7 +233,10 @@ class TextCache:
             if shard in self._unread:
                 self._check(self._shards[shard], hashed=True)
             self._open[shard] = _opened(self.folder / self._shards[shard]["file"]).__enter__().get_slice(_STATES)
-        return self._open[shard][start : start + length].float()
+        found = self._open[shard][start : start + length].float()
+        if len(found) != length:
+            raise ValueError(f"{self.folder / self._shards[shard]['file']} does not hold what its table says; run sora encode again")
+        return found
 
     def _check(self, shard: dict[str, Any], *, hashed: bool) -> None:
         file = self.folder / shard["file"]

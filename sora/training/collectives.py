@@ -5,7 +5,7 @@ Gradients are either whole, alike on every rank, or parts of a sum over ranks. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
+
+Exchange = Callable[[Tensor, ProcessGroup], Tensor]
 
 
 def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
@@ -26,27 +28,27 @@ def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
 
 def gathered(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
     """The rows of all ranks, under one another: parts of gradients in, whole ones of this rank's rows out."""
-    return _Gathered.apply(x, group)  # pyright: ignore[reportReturnType]
+    return _Exchange.apply(x, group, _all_rows, _own_rows_of_sum)  # pyright: ignore[reportReturnType]
 
 
 def scattered(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
     """This rank's rows of the sum over ranks: whole gradients of rows in, whole ones of all rows out."""
-    return _Scattered.apply(x, group)  # pyright: ignore[reportReturnType]
+    return _Exchange.apply(x, group, _own_rows_of_sum, _all_rows)  # pyright: ignore[reportReturnType]
 
 
 def split(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..."]:
     """This rank's rows of what all ranks hold alike: whole gradients of rows in, whole ones of all rows out."""
-    return _Split.apply(x, group)  # pyright: ignore[reportReturnType]
+    return _Exchange.apply(x, group, _own_rows, _all_rows)  # pyright: ignore[reportReturnType]
 
 
 def joined(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
     """The rows of all ranks, for what all of them go on to compute alike: whole gradients in, whole ones of this rank's rows out."""
-    return _Joined.apply(x, group)  # pyright: ignore[reportReturnType]
+    return _Exchange.apply(x, group, _all_rows, _own_rows)  # pyright: ignore[reportReturnType]
 
 
 def total(x: Float[Tensor, "..."], group: ProcessGroup) -> Float[Tensor, "..."]:
     """The sum over ranks, of which each goes on to use it for its own part: parts of gradients in, whole ones out."""
-    return _Total.apply(x, group)  # pyright: ignore[reportReturnType]
+    return _Exchange.apply(x, group, _sum, _sum)  # pyright: ignore[reportReturnType]
 
 
 class _Copied(Function):
@@ -68,59 +70,17 @@ class _Copied(Function):
         return None, *summed
 
 
-class _Gathered(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _all_rows(x, group)
+class _Exchange(Function):
+    """A linear exchange, and the one that is its derivative: both take a tensor and the group."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _own_rows_of_sum(grads[0], ctx.group), None
-
-
-class _Scattered(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _own_rows_of_sum(x, group)
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup, exchange: Exchange, derivative: Exchange) -> Tensor:
+        ctx.group, ctx.derivative = group, derivative
+        return exchange(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _all_rows(grads[0], ctx.group), None
-
-
-class _Split(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _own_rows(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _all_rows(grads[0], ctx.group), None
-
-
-class _Joined(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _all_rows(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _own_rows(grads[0], ctx.group), None
-
-
-class _Total(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _sum(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _sum(grads[0], ctx.group), None
+        return ctx.derivative(grads[0], ctx.group), None, None, None
 
 
 # The operators behind `torch.distributed`'s functions: they return new tensors, and fakes and compilers see through them.

@@ -75,11 +75,19 @@ class Run:
         """The stored configuration, as plain values: data, never something to be run."""
         import yaml
 
+        class Plain(yaml.SafeLoader):
+            """Without aliases, which no run writes: a few lines of them stand for more than memory holds."""
+
+            def compose_node(self, parent: Any, index: Any) -> Any:
+                if self.check_event(yaml.AliasEvent):
+                    raise ValueError(f"it holds an alias{self.peek_event().start_mark}")
+                return super().compose_node(parent, index)
+
         try:
-            value = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            value = yaml.load(self.config_file.read_text(encoding="utf-8"), Loader=Plain)
         except FileNotFoundError:
             raise ValueError(f"{self.config_file} does not exist: {self.folder} is no run") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"{self.config_file} is damaged: it holds no configuration")

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import sora
-from sora.configs import build, compose, page, targets
+from sora.configs import compose, page, targets
 from tests.configs.toy import lay_out
 
 
@@ -15,8 +15,7 @@ def toy(tmp_path, monkeypatch):
     lay_out(tmp_path)
     monkeypatch.setattr(sora, "__path__", [*sora.__path__, str(tmp_path)])
     monkeypatch.setattr(targets, "PACKAGE", tmp_path)
-    for room_list in (targets, build):
-        monkeypatch.setattr(room_list, "ROOMS", (*targets.ROOMS[:9], "toyroom"))
+    monkeypatch.setattr(targets, "ROOMS", (*targets.ROOMS, "toyroom"))
     for module in (compose, page):
         monkeypatch.setattr(module, "config_dir", lambda: tmp_path / "conf")
     targets.syntax.cache_clear()

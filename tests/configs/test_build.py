@@ -1,6 +1,7 @@
 """`build` makes what a node names and nothing that a configuration must not reach; all is checked before anything is made."""
 
 import functools
+import json
 
 import pytest
 from omegaconf import OmegaConf
@@ -25,6 +26,9 @@ HOSTILE = [
     "sora.storage.shutil.rmtree",
     "sora.cli.run",
     "sora.configs.build.build",
+    "sora.training.tracker.Tracker",
+    "sora.training.trackers",
+    "sora.toyrooms.Net",
     "sora.storage",
     "sora.toyroom.os.system",
     "sora.toyroom.system",
@@ -151,3 +155,40 @@ def test_torchs_optimisers_are_bound_by_class(toy):
     weight = torch.nn.Parameter(torch.zeros(2))
     made = build(OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.5, 0.9]}), params=[weight])
     assert made.param_groups[0]["betas"] == (0.5, 0.9)
+
+
+ACTING = {  # public classes and functions of our own that write, delete, or start a process with what they are given
+    "sora.training.tracker.Tracker": {
+        "sink": {"_target_": "sora.training.sinks.Nowhere"},
+        "folder": "FOLDER",
+        "identity": "x",
+        "config": {},
+        "patience": 0.1,
+        "room": 9,
+        "command": ["touch", "FOLDER/pwned"],
+    },
+    "sora.data.parts.Parts": {"output": "FOLDER", "settings": {}},
+    "sora.data.writing.DatasetWriter": {"folder": "FOLDER", "licence": "x", "max_bytes": 9},
+    "sora.data.columns.ColumnWriter": {"folder": "FOLDER"},
+    "sora.data.stores.ShardCache": {"folder": "FOLDER", "max_bytes": 0},
+    "sora.data.quarantine.Quarantine": {"path": "FOLDER/pwned", "clips": 1, "max_share": 1.0},
+    "sora.text.cache.extend": {"folder": "FOLDER", "shard": 1},
+    "sora.text.cache.TextCache": {"folder": "FOLDER", "fingerprint": "12345678"},
+    "sora.vae.artefact.save": {"folder": "FOLDER"},
+    "sora.metrics.feature_sets.save_features": {"path": "FOLDER/pwned"},
+    "sora.training.checkpoint.undo": {"checkpoints": "FOLDER", "after": -1},
+    "sora.training.run.create": {"folder": "FOLDER/pwned", "config": "", "info": {"kind": "vae"}},
+}
+
+
+@pytest.mark.parametrize("target", ACTING)
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_writes_or_starts_processes_is_no_option(tmp_path, target, inside):
+    """A run's own configuration is built when it is sampled, and runs are passed on."""
+    text = json.dumps({"_target_": target, **ACTING[target]}).replace("FOLDER", str(tmp_path))
+    node = json.loads(text)
+    if inside:
+        node = {"_target_": "sora.text.pooled.PooledCaptions", "states": node, "whole": node}
+    with pytest.raises(ValueError, match=f"{target} is refused: it is outside the rooms"):
+        build(OmegaConf.create(node))
+    assert not list(tmp_path.iterdir())

@@ -37,9 +37,17 @@ def test_kinds_that_no_clip_has_are_refused_by_name(tmp_path):
 
 
 def test_a_dataset_without_any_caption_trains_without(tmp_path):
-    index = made(tmp_path, [(), ()])
-    require_kinds([index], {"dense": 1.0})
-    require_caption(index, 0, {"dense": 1.0})
+    """There is nothing to choose among, so nothing is spelt wrong; one caption in it, and the same weights are refused."""
+    wanted = {"dense": 1.0}
+    bare, one = made(tmp_path / "bare", [(), ()]), made(tmp_path / "one", [(), ("short",)])
+    assert [bare.captions(row) for row in range(2)] == [(), ()]
+    require_kinds([bare], wanted)
+    require_caption(bare, 0, wanted)
+    with pytest.raises(ValueError, match="names dense, but none of 2 clips"):
+        require_kinds([bare, one], wanted)
+    require_caption(one, 0, wanted)
+    with pytest.raises(ValueError, match="its captions are of kinds short"):
+        require_caption(one, 1, wanted)
 
 
 def test_captions_that_were_not_encoded_are_told_before_the_run(tmp_path):

@@ -1,6 +1,7 @@
 """Shards that lie elsewhere: by range, through a bounded cache, and what happens when the place fails."""
 
 import fcntl
+import json
 import shutil
 import threading
 from functools import partial
@@ -80,7 +81,7 @@ def server(tmp_path, monkeypatch):
     served.close()
 
 
-def here(server, folder, *, cache=None, mb=0.0, after=0) -> Index:
+def here(server, folder, *, cache=None, mb=0.0, after: int | None = 0) -> Index:
     """The served dataset's metadata in a folder, its shards left where they are."""
     write_remote(folder, server.url, cache=str(cache) if cache else None, cache_mb=mb, fetch_after=after)
     mirror(store_of(server.url), folder)
@@ -105,6 +106,10 @@ def test_workers_that_are_forked_later_read_too(server, tmp_path):
     assert [one.result for one in done] == [hash_of(there.read_member(number)) for number in range(6)], done[0].reason
 
 
+def shard_sizes(folder):
+    return [path.stat().st_size for path in folder.glob("*.tar")]
+
+
 def hash_of(content):
     return len(content), content[-40:]
 
@@ -114,8 +119,7 @@ def _hash(index, number):
 
 
 def test_the_cache_holds_whole_shards_up_to_its_size_and_gives_up_the_oldest(server, tmp_path):
-    sizes = [path.stat().st_size for path in (tmp_path / "far").glob("*.tar")]
-    room = 2.5 * max(sizes) / 2**20
+    room = 2.5 * max(shard_sizes(tmp_path / "far")) / 2**20
     index, there = here(server, tmp_path / "near", cache=tmp_path / "cache", mb=room), Index.open(tmp_path / "far")
     kept = []
     for number in (0, 0, 2, 0, 4, 0, 5, 0, 2):
@@ -127,6 +131,24 @@ def test_the_cache_holds_whole_shards_up_to_its_size_and_gives_up_the_oldest(ser
             path.touch() if not kept[-1] else None
     assert kept[:2] == [False, True]
     assert kept.count(False) >= 4
+
+
+def test_a_cache_gives_up_no_files_but_its_own(server, tmp_path):
+    """A dataset's remote.json names the folder; whoever made it may have meant the shards of somebody else."""
+    mine = [tmp_path / "mine" / name for name in ("video-000000.tar", ".staging-1-model", f".staging-{'f' * 31}g.tar")]
+    mine[0].parent.mkdir()
+    for path in mine:
+        path.write_bytes(b"x" * 40_000)
+    index = here(server, tmp_path / "near", cache=mine[0].parent, mb=1.2 * max(shard_sizes(tmp_path / "far")) / 2**20)
+    for number in (0, 2, 4):
+        index.read_member(number)
+    assert all(path.stat().st_size == 40_000 for path in mine)
+    assert len(list(mine[0].parent.glob(f"{'?' * 32}.tar"))) == 1  # of three that came, the others gave way
+
+
+def test_nothing_is_fetched_where_it_is_never_to_be(server, tmp_path):
+    index = here(server, tmp_path / "near", cache=tmp_path / "cache", mb=99, after=None)
+    assert len({index.read_member(0) for _ in range(9)}) == 1 and not list(tmp_path.glob("cache/*.tar"))
 
 
 def test_a_shard_is_fetched_whole_only_after_some_clips_were_read_of_it(server, tmp_path):
@@ -143,7 +165,7 @@ def test_a_shard_that_another_process_fetches_is_read_by_range_meanwhile(server,
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert index.read_member(3) == there.read_member(3)
         assert not list((tmp_path / "cache").glob("*.tar"))
-    (tmp_path / "cache/.staging-left.tar").write_bytes(bytes(100))
+    (tmp_path / f"cache/.staging-{'0' * 32}.tar").write_bytes(bytes(100))
     assert index.read_member(3) == there.read_member(3)
     assert len(list((tmp_path / "cache").iterdir())) == 2  # the lock, the shard; what was left behind is gone
 
@@ -224,7 +246,11 @@ def test_shards_in_another_folder_and_a_damaged_note_of_where(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"far/video-000000\.tar has \d+ bytes instead of"):
         Index.open(tmp_path / "near")
-    (tmp_path / "near/remote.json").write_text('{"url": "/x", "run": "rm"}')
+    for said in ({"run": "rm"}, {"url": ["/y"]}, {"cache": 3}, {"cache_mb": "all"}, {"cache_mb": float("inf")}, {"fetch_after": -1}):
+        (tmp_path / "near/remote.json").write_text(json.dumps({"url": "/x"} | said))
+        with pytest.raises(ValueError, match=r"remote\.json is damaged"):
+            open_store(tmp_path / "near")
+    (tmp_path / "near/remote.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"remote\.json is damaged"):
         open_store(tmp_path / "near")
 

@@ -130,3 +130,25 @@ def test_parts_that_were_encoded_at_once_join_into_one_cache(tmp_path):
     for caption in ("", "v", "w", "x", "y", "z"):
         torch.testing.assert_close(found.states(caption), encoder().encode([caption])[0], atol=0, rtol=0)
     assert not list(tmp_path.glob("*-part-*.json"))
+
+
+def test_a_cache_names_no_files_but_its_own(tmp_path):
+    """Datasets are passed on with their caches: what a manifest lists is read, so it must lie beside it."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    cache.extend(folder, encoder(), CAPTIONS, shard=2)
+    path = cache.manifest_path(folder, encoder().fingerprint)
+    whole = json.loads(path.read_text())
+    name = whole["shards"][0]["file"]
+    (tmp_path / name).write_bytes((folder / name).read_bytes())  # the same bytes and hash, elsewhere
+    elsewhere = [f"../{name}", str(tmp_path / name), f"x/{name}", "", 3, None]
+    changes = [{"shards": [whole["shards"][0] | {"file": wrong}, *whole["shards"][1:]]} for wrong in elsewhere]
+    changes += [{"places": whole["places"] | {"file": wrong}} for wrong in ("../x-places.npy", 3)]
+    changes += [{"shards": wrong} for wrong in ({}, ["x"], [{"file": name}], [whole["shards"][0] | {"captions": -1}])] + [{"places": []}]
+    for change in changes:
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match=f"{path.name} is damaged, or lists files that are none of a text cache"):
+            cache.TextCache(folder, encoder().fingerprint)
+    path.write_text(json.dumps([whole]))
+    with pytest.raises(ValueError, match="of another encoder or version"):
+        cache.TextCache(folder, encoder().fingerprint)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from sora.training.metrics import MetricsLog, read
-from sora.training.run import changes, create, open_run, owned, refuse_changes
+from sora.training.run import Run, changes, create, open_run, owned, refuse_changes
 from tests.training.faults import Countdown, die, in_child, injected
 
 STORED = {
@@ -127,3 +128,27 @@ def test_rewinding_drops_later_and_torn_lines_only(tmp_path):
     MetricsLog(path).rewind(2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     assert [row["step"] for row in read(path)] == [1, 2]
+
+
+BOMB = "a: &a [1, 1]\n" + "".join(f"{after}: &{after} [{', '.join([f'*{name}'] * 9)}]\n" for name, after in pairwise("abcdefghijkl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "alias"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "damaged"),
+        ("a: !!python/object/apply:os.system ['touch pwned']", "damaged"),
+        ("a: [1", "damaged"),
+        ("- a", "holds no configuration"),
+        ("a: 1\n---\nb: 2", "damaged"),
+    ],
+    ids=["aliases of aliases", "very deep", "a call", "cut", "a list", "two documents"],
+)
+def test_a_strangers_configuration_is_data_or_refused(tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    run = Run(tmp_path)
+    run.config_file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        _ = run.config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
