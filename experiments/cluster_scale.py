@@ -1,9 +1,9 @@
 """What a launch on up to 4,096 ranks asks of a rank and of the first one, simulated on one machine: `python -m experiments.cluster_scale`.
 
 Planning: 100 million clips and as many packs a step as ranks. Manifest: what the first rank reads, writes and holds of a checkpoint of a
-network of 9 billion weights whose every tensor is in pieces on every rank, in the format of `sora.training.checkpoint`; measured on two
-smaller numbers of ranks, between which it grows evenly, and continued to the largest. Rendezvous: ranks that meet at one TCPStore, as many
-as do within some seconds, and the connections that ranks hold to know of one another's death.
+network of 9 billion weights whose every tensor is in pieces on every rank, in the format of `sora.training.checkpoint`, and how long a rank
+takes to find its own pieces in it. Rendezvous: ranks that meet at one TCPStore, as many as do within some seconds, and the connections that
+ranks hold to know of one another's death.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from experiments.benchmarks.plan import MILLION, PUBLISHED_BUDGET, memory, of, p
 from sora.data.planning import Cost, LatentClips, Packed
 from sora.storage import text_hash
 from sora.tokens import Grid
-from sora.training import checkpoint, peers
+from sora.training import manifest, peers
 from sora.training.checkpoint import Saving, TrainingState
+from sora.training.pieces import Stored
 
 RANKS = (64, 512, 4096)
-MANIFEST_RANKS = (32, 128)
 RENDEZVOUS_SECONDS = 10.0
 CLIPS = 100 * MILLION
 BLOCKS, WIDTH = 32, 4096  # 8.6 billion weights in the blocks
@@ -68,46 +68,70 @@ def tensors() -> dict[str, tuple[int, ...]]:
     return {f"dit.blocks.{number}.{name}": shape for number in range(BLOCKS) for name, shape in {**shapes, **biases}.items()}
 
 
-def manifest(ranks: int) -> dict[str, Any]:
+def merging(ranks: int) -> dict[str, Any]:
     """Merging what every rank says of its files into one manifest, and reading that again."""
-    shapes = tensors()
+    shapes = {kind: slots(copies) for kind, copies in KINDS.items()}
     with tempfile.TemporaryDirectory() as name:
-        state = TrainingState(step=1, samples=0, tokens=0, tensors={})
-        saving = Saving(Path(name), state, rank=0, ranks=ranks)
+        saving = Saving(Path(name), TrainingState(step=1, samples=0, tokens=0, tensors={}), rank=0, ranks=ranks)
         saving._staging.mkdir()
+        saving._names = {kind: sorted(found) for kind, found in shapes.items()}
         written = sum(_part(saving, shapes, rank, ranks) for rank in range(ranks))
         before, start = memory(), time.perf_counter()
         path = saving.commit(keep=1, keep_every=0)
         committed, after = time.perf_counter() - start, memory()
-        size, start = (path / checkpoint.MANIFEST).stat().st_size, time.perf_counter()
-        checkpoint._contents(path)
+        size, start = (path / manifest.MANIFEST).stat().st_size, time.perf_counter()
+        found = manifest.contents(path)
+        read, start = time.perf_counter() - start, time.perf_counter()
+        for kind, of_kind in shapes.items():
+            stored = Stored(path, manifest.layouts(path, found, kind))
+            for tensor, (offset, held) in rows(of_kind, ranks - 1, ranks).items():
+                assert all(
+                    piece.file.startswith(f"{kind}-{ranks - 1:05d}") for piece in stored._touching(stored._layouts[tensor], offset, held)
+                )
         return {
             "ranks": ranks,
-            "parameters": sum(int(np.prod(shape)) for shape in shapes.values()),
-            "tensors": sum(KINDS.values()) * len(shapes),
+            "parameters": sum(int(np.prod(shape)) for shape in shapes["model"].values()),
+            "tensors": sum(map(len, shapes.values())),
             "parts_mb": written / 1e6,
             "manifest_mb": size / 1e6,
             "commit_seconds": committed,
-            "read_seconds": time.perf_counter() - start,
+            "read_seconds": read,
+            "find_seconds": time.perf_counter() - start,
             "peak_mb": after["VmHWM"] - before["VmRSS"],
         }
 
 
-def _part(saving: Saving, shapes: dict[str, tuple[int, ...]], rank: int, ranks: int) -> int:
-    """What a rank of FSDP says: its rows of every tensor."""
-    files: dict[str, Any] = {}
-    boxes: dict[str, dict[str, Any]] = {}
-    for kind, copies in KINDS.items():
+def slots(copies: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a kind that has so many for each weight."""
+    named = [""] if copies == 1 else [":exp_avg", ":exp_avg_sq"]
+    return {f"{name}{slot}": shape for name, shape in tensors().items() for slot in named}
+
+
+def rows(shapes: dict[str, tuple[int, ...]], rank: int, ranks: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The offset and shape of what a rank of FSDP has of each tensor: its rows, if there are any for it."""
+    found = {}
+    for name, shape in shapes.items():
+        each = -(-shape[0] // ranks)
+        if (first := rank * each) < shape[0]:
+            found[name] = (first, *[0] * (len(shape) - 1)), (min(each, shape[0] - first), *shape[1:])
+    return found
+
+
+def _part(saving: Saving, shapes: dict[str, dict[str, tuple[int, ...]]], rank: int, ranks: int) -> int:
+    """What a rank says; how long that is."""
+    files, told = {}, {}
+    for kind, found in shapes.items():
         file = f"{kind}-{rank:05d}-of-{ranks:05d}.safetensors"
         files[file] = {"bytes": 1 << 24, "sha256": text_hash(file)}
-        slots = [""] if copies == 1 else [":exp_avg", ":exp_avg_sq"]
-        for name, shape in shapes.items():
-            rows = -(-shape[0] // ranks)
-            if rank * rows < shape[0]:
-                for slot in slots:
-                    offset = [rank * rows, *[0] * (len(shape) - 1)]
-                    boxes.setdefault(kind, {})[f"{name}{slot}"] = {"shape": list(shape), "offsets": {file: offset}}
-    text = checkpoint._render({"files": files, "boxes": boxes})
+        names = saving._names[kind]
+        of_shape: dict[tuple[int, ...], list[int]] = {}
+        for number, name in enumerate(names):
+            of_shape.setdefault(found[name], []).append(number)
+        held = rows({str(number): shape for number, shape in enumerate(of_shape)}, rank, ranks)
+        alike = list(of_shape.items())
+        boxes = [[alike[int(number)][0], "F32", offset, size, alike[int(number)][1]] for number, (offset, size) in held.items()]
+        told[kind] = {"of": manifest._hash(names), "boxes": boxes}
+    text = manifest.compact({"files": files, "tensors": told})
     saving._part(rank).write_text(text, encoding="utf-8")
     return len(text)
 
@@ -143,15 +167,6 @@ def rendezvous(ranks: int) -> dict[str, Any]:
     }
 
 
-def continued(few: dict[str, Any], more: dict[str, Any], ranks: int) -> dict[str, Any]:
-    """The straight line through two rows, at another number of ranks."""
-    share = (ranks - few["ranks"]) / (more["ranks"] - few["ranks"])
-    line = {
-        key: few[key] + share * (more[key] - few[key]) for key in ("parts_mb", "manifest_mb", "commit_seconds", "read_seconds", "peak_mb")
-    }
-    return {**more, "ranks": ranks, **line, "continued": True}
-
-
 def measure() -> list[dict[str, Any]]:
     """A row for each simulation and number of ranks."""
     rows: list[dict[str, Any]] = []
@@ -163,15 +178,13 @@ def measure() -> list[dict[str, Any]]:
                 file.write(block)
         for what, work, given, counts in (
             ("planning", planning, (path,), RANKS),
-            ("manifest", manifest, (), MANIFEST_RANKS),
+            ("manifest", merging, (), RANKS),
             ("rendezvous", rendezvous, (), RANKS[-1:]),
         ):
             for count in counts:
                 with get_context("spawn").Pool(1) as pool:  # its own memory
                     rows.append({"simulated": what, **pool.apply(work, (*given, count))})
                 print(json.dumps(rows[-1]), flush=True)
-    few, more = (row for row in rows if row["simulated"] == "manifest")
-    rows.append(continued(few, more, RANKS[-1]))
     return rows
 
 

@@ -8,15 +8,15 @@ One folder per saved step:
         manifest.json                                                                size and SHA-256 of each of these files, and of itself
 
 Several ranks write a file each (model-00003-of-00008.safetensors, …) of what they hold; the manifest then says which box of which tensor
-lies where, so that any number of ranks reads it. It is staged beside its place, every file is synced, the manifest is written last, and the
-folder is renamed: a kill or a full disk at any moment leaves the older ones as they were. A folder is never overwritten. There is no pickle
-anywhere. Of checkpoints that are let go, RUN/snapshots/ may keep the averages: the same files in smaller folders of the same form.
+lies where (`sora.training.manifest`), so that any number of ranks reads it, each only the files that hold something of its own. It is
+staged beside its place, every file is synced, the manifest is written last, and the folder is renamed: a kill or a full disk at any moment
+leaves the older ones as they were. A folder is never overwritten. There is no pickle anywhere. Of checkpoints that are let go,
+RUN/snapshots/ may keep the averages: the same files in smaller folders of the same form.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -31,16 +31,14 @@ from typing import Any
 from torch import Tensor
 
 from sora import storage
-from sora.training.pieces import Piece, Stored, owned
+from sora.training import manifest
+from sora.training.manifest import MANIFEST, Contents, contents, kind_of
+from sora.training.pieces import Piece, Stored, owned, scanned
 from sora.training.tensorfile import write_tensors
 
-FORMAT = 1  # of a checkpoint without tensors in pieces, which older versions read too
-IN_PIECES = 2
-MANIFEST = "manifest.json"
 STATE = "state.json"
 SNAPSHOTS = "snapshots"
 NAME = re.compile(r"step-(\d{8,})")
-FILE = re.compile(r"(\w+)(?:-\d{5,}-of-\d{5,})?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,8 @@ class Saving:
         self._staging = self.path.with_name(f"{storage.STAGING}{self.path.name}")
         self._rank, self._ranks = rank, ranks
         self._state = {"step": state.step, "samples": state.samples, "tokens": state.tokens, "facts": dict(state.facts)}
-        self._pieces = {kind: owned(state.tensors[kind], rank=rank, ranks=ranks) for kind in sorted(state.tensors)}
+        self._names = {kind: sorted(state.tensors[kind]) for kind in sorted(state.tensors)}
+        self._pieces = {kind: owned(state.tensors[kind], rank=rank, ranks=ranks) for kind in self._names}
         if copied:
             self._pieces = {kind: {name: _copy(piece) for name, piece in found.items()} for kind, found in self._pieces.items()}
             self._state = json.loads(json.dumps(self._state))
@@ -109,20 +108,17 @@ class Saving:
     def write(self) -> None:
         """Write and sync this rank's files, and last the list of them."""
         self._staging.mkdir(parents=True, exist_ok=True)
-        files, boxes = {}, {}
+        files, told = {}, {}
         for kind, found in self._pieces.items():
+            told[kind] = manifest.told(self._names[kind], found)
             if not found and self._ranks > 1:
                 continue
             name = f"{kind}.safetensors" if self._ranks == 1 else f"{kind}-{self._rank:05d}-of-{self._ranks:05d}.safetensors"
             files[name] = write_tensors(self._staging / name, {name: piece.values for name, piece in found.items()})
-            boxes[kind] = {
-                key: {"shape": list(piece.shape), "offsets": {name: list(piece.offset)}} for key, piece in found.items() if not piece.whole
-            }
         self._pieces = {}
+        self._files = files
         if self._ranks > 1:
-            storage.write_text(self._part(self._rank), _render({"files": files, "boxes": boxes}))
-        else:
-            self._files, self._boxes = files, boxes
+            storage.write_text(self._part(self._rank), manifest.compact({"files": files, "tensors": told}))
 
     def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1) -> Path:
         """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
@@ -131,11 +127,11 @@ class Saving:
         many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
         makes another go.
         """
-        files, boxes = self._merged()
-        text = _render(self._state)
+        found = self._merged()
+        text = manifest.spread(self._state)
         (self._staging / STATE).write_text(text, encoding="utf-8")
-        files[STATE] = {"bytes": len(text.encode()), "sha256": storage.text_hash(text)}
-        (self._staging / MANIFEST).write_text(_manifest(files, boxes), encoding="utf-8")
+        files = {**found.files, STATE: {"bytes": len(text.encode()), "sha256": storage.text_hash(text)}}
+        (self._staging / MANIFEST).write_text(manifest.text_of(found._replace(files=files)), encoding="utf-8")
         for name in (STATE, MANIFEST):
             storage.sync(self._staging / name)
         storage.sync(self._staging)
@@ -152,20 +148,15 @@ class Saving:
     def _part(self, rank: int) -> Path:
         return self._staging / f"part-{rank:05d}.json"
 
-    def _merged(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _merged(self) -> Contents:
         if self._ranks == 1:
-            return self._files, self._boxes
-        files: dict[str, Any] = {}
-        boxes: dict[str, Any] = {}
+            return Contents(self._files, {}, {})
+        parts = [storage.read_json(self._part(rank)) for rank in range(self._ranks)]
+        files = {name: facts for part in parts for name, facts in part["files"].items()}
+        tensors = {kind: manifest.merged(names, [part["tensors"][kind] for part in parts]) for kind, names in self._names.items()}
         for rank in range(self._ranks):
-            part = storage.read_json(self._part(rank))
-            files |= part["files"]
-            for kind, found in part["boxes"].items():
-                for name, box in found.items():
-                    into = boxes.setdefault(kind, {}).setdefault(name, {"shape": box["shape"], "offsets": {}})
-                    into["offsets"] |= box["offsets"]
             self._part(rank).unlink()
-        return files, boxes
+        return Contents(files, tensors, {})
 
 
 def _copy(piece: Piece) -> Piece:
@@ -176,18 +167,18 @@ def _copy(piece: Piece) -> Piece:
 def verify(path: Path, *, only: Collection[str] | None = None) -> None:
     """Raise ValueError, naming the file, unless every byte of the checkpoint, or of `only` some kinds of its tensors, is as written."""
     outline(path)
-    check(path, [name for name in _contents(path)[0] if only is None or name == STATE or _kind(name) in only])
+    check(path, [name for name in contents(path).files if only is None or name == STATE or kind_of(name) in only])
 
 
 def outline(path: Path) -> None:
     """Raise ValueError, naming the file, unless the files of a checkpoint are there, in their sizes, and no others; none is read."""
     path = Path(path)
-    files, _ = _contents(path)
+    files = contents(path).files
     present = {entry.name for entry in path.iterdir()} - {MANIFEST}
     if strangers := sorted(present - set(files)):
         raise ValueError(f"{path / strangers[0]} does not belong to this checkpoint; remove it or use another checkpoint")
     for name, facts in files.items():
-        if not (path / name).is_file():
+        if name not in present or not (path / name).is_file():
             raise ValueError(f"{path / name} is missing; use another checkpoint")
         if (size := (path / name).stat().st_size) != facts["bytes"]:
             raise ValueError(f"{path / name} is damaged: {size} bytes instead of {facts['bytes']}; use another checkpoint")
@@ -195,7 +186,7 @@ def outline(path: Path) -> None:
 
 def check(path: Path, names: Sequence[str]) -> None:
     """Raise ValueError, naming the file, unless these files of a checkpoint hash to what its manifest says."""
-    files, _ = _contents(path)
+    files = contents(path).files
     with ThreadPoolExecutor(max_workers=min(8, max(1, len(names)))) as pool:
         hashes = pool.map(storage.file_hash, [path / name for name in names])
     for name, found in zip(names, hashes, strict=True):
@@ -205,7 +196,7 @@ def check(path: Path, names: Sequence[str]) -> None:
 
 def part_to_check(path: Path, *, rank: int, ranks: int) -> list[str]:
     """The files of a checkpoint whose hashes are for `rank` to check: all ranks' are all files, dealt out by size."""
-    sizes = {name: facts["bytes"] for name, facts in _contents(path)[0].items()}
+    sizes = {name: facts["bytes"] for name, facts in contents(path).files.items()}
     loads, mine = [0] * ranks, []
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         least = loads.index(min(loads))
@@ -217,17 +208,12 @@ def part_to_check(path: Path, *, rank: int, ranks: int) -> list[str]:
 
 def kinds(path: Path) -> set[str]:
     """The kinds of tensors that a checkpoint holds: "model", "ema", …"""
-    return {kind for name in _contents(Path(path))[0] if (kind := _kind(name))}
+    return {kind for name in contents(Path(path)).files if (kind := kind_of(name))}
 
 
 def profiles(path: Path) -> dict[str, float]:
     """The relative widths of the averages in a checkpoint from which others can be made, by kind."""
     return storage.read_json(Path(path) / STATE)["facts"].get("profiles", {})
-
-
-def _kind(name: str) -> str:
-    match = FILE.fullmatch(name)
-    return match[1] if match else ""
 
 
 def load(path: Path, *, only: Collection[str] | None = None, verified: bool = False) -> TrainingState:
@@ -241,15 +227,18 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     path = Path(path)
     if not verified:
         verify(path, only=only)
-    state = storage.read_json(path / STATE)
-    files, boxes = _contents(path)
-    found: dict[str, list[str]] = {}
-    for name in sorted(files):
-        if kind := _kind(name):
-            found.setdefault(kind, []).append(name)
-    if missing := sorted(set(only or ()) - set(found)):
-        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(found)}")
-    tensors = {kind: Stored(path, names, boxes.get(kind, {})) for kind, names in found.items() if only is None or kind in only}
+    state, listed = storage.read_json(path / STATE), contents(path)
+    files: dict[str, list[str]] = {}
+    for name in sorted(listed.files):
+        if kind := kind_of(name):
+            files.setdefault(kind, []).append(name)
+    if missing := sorted(set(only or ()) - set(files)):
+        raise ValueError(f"{path} holds no {missing[0]}.safetensors; it holds {', '.join(files)}")
+    tensors = {}
+    for kind in files if only is None else only:
+        says = kind in listed.tensors
+        layouts = manifest.layouts(path, listed, kind) if says else scanned(path, files[kind], listed.boxes.get(kind, {}))
+        tensors[kind] = Stored(path, layouts)
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
@@ -284,39 +273,6 @@ def sweep(folder: Path) -> int:
         else:
             path.unlink(missing_ok=True)
     return len(rubbish)
-
-
-def _contents(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The files of a checkpoint, and where the pieces of tensors lie."""
-    if not path.is_dir():
-        raise ValueError(f"{path} does not exist or is no checkpoint folder")
-    if not (path / MANIFEST).is_file():
-        raise ValueError(f"{path / MANIFEST} is missing: {path} is no whole checkpoint")
-    try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-        manifest = json.loads(text)
-        whole = _manifest(manifest["files"], manifest.get("boxes", {})) == text
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path / MANIFEST} is damaged: {error}; use another checkpoint") from None
-    if manifest.get("format") not in (FORMAT, IN_PIECES) and not whole:
-        raise ValueError(
-            f"{path / MANIFEST} is damaged, or of format {manifest.get('format')}; this version reads {FORMAT} and {IN_PIECES}"
-        )
-    if not whole:
-        raise ValueError(f"{path / MANIFEST} is damaged: it does not match its own SHA-256; use another checkpoint")
-    return manifest["files"], manifest.get("boxes", {})
-
-
-def _manifest(files: Mapping[str, Any], boxes: Mapping[str, Any]) -> str:
-    """The text of a manifest. Written in one way only, so that a changed byte anywhere in it shows."""
-    body: dict[str, Any] = {"format": FORMAT, "files": dict(sorted(files.items()))}
-    if any(boxes.values()):
-        body |= {"format": IN_PIECES, "boxes": {kind: dict(sorted(found.items())) for kind, found in sorted(boxes.items()) if found}}
-    return _render({**body, "sha256": hashlib.sha256(_render(body).encode()).hexdigest()})
-
-
-def _render(value: Any) -> str:
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, every: int) -> None:
@@ -377,12 +333,11 @@ def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
     """Keep some kinds of a checkpoint's tensors as a checkpoint of that name in `folder`: the same files, linked where that can be."""
     if not kinds or (folder / path.name).exists():
         return
-    files, boxes = _contents(path)
-    taken = {name: facts for name, facts in files.items() if name == STATE or _kind(name) in kinds}
+    taken = contents(path).of(kinds)
     staging = folder / f"{storage.STAGING}{path.name}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    for name in taken:
+    for name in taken.files:
         try:
             os.link(path / name, staging / name)
         except OSError as error:
@@ -390,7 +345,7 @@ def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
                 raise
             shutil.copy2(path / name, staging / name)  # a file system without links
             storage.sync(staging / name)
-    (staging / MANIFEST).write_text(_manifest(taken, {kind: found for kind, found in boxes.items() if kind in kinds}), encoding="utf-8")
+    (staging / MANIFEST).write_text(manifest.text_of(taken), encoding="utf-8")
     storage.sync(staging / MANIFEST)
     storage.sync(staging)
     staging.rename(folder / path.name)

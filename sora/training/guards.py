@@ -22,12 +22,20 @@ class Clock(Callback):
     def __init__(self, phases: Phases, goodput: Goodput | None, *, every: float = 30.0) -> None:
         self.phases, self.goodput, self._every = phases, goodput, every
         self._written = time.monotonic()
+        self._returns = 0  # of the run to earlier checkpoints, as far as the account knows
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._returns = pl_module.counters.returns
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.phases.enter("step", pl_module.counters.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.phases.enter("data", pl_module.counters.step)
+        counters = pl_module.counters
+        self.phases.enter("data", counters.step)
+        if self.goodput is not None and counters.returns > self._returns:
+            self.goodput.undo(counters.returned_to, counters.returned_at)
+        self._returns = counters.returns
         if self.goodput is not None and time.monotonic() - self._written >= self._every:
             self._written = time.monotonic()
             self.goodput.write()

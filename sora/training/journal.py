@@ -29,7 +29,8 @@ class Journal(Callback):
     every: steps between lines; a line's loss, parts and throughput are of all steps since the last. The open window is part of a
     checkpoint, so that a resumed run writes the lines the uninterrupted run would have written (its timings aside).
     phases: of this process; what they say of saving and evaluating is no waiting for data. peak: what all devices together could make of
-    floating-point operations in a second, asked once; None: MFU is not told. goodput: the run's so far, shown with every line.
+    floating-point operations in a second, asked once, and again when steps surpass it; None: MFU is not told. goodput: the run's so far,
+    shown with every line.
     suspects: learns of samples whose loss was not finite.
     """
 
@@ -120,7 +121,14 @@ class Journal(Callback):
         self._free, self._aside = time.monotonic(), self._besides()  # not before: ranks wait for one another while they write
 
     def _mfu(self, flops_per_second: float) -> float | None:
-        return flops_per_second / self._peak if self._peak and flops_per_second else None
+        """The share of the peak. One that was measured while the machine did other work too is measured again when steps surpass it."""
+        if not self._peak or not flops_per_second:
+            return None
+        if flops_per_second > self._peak and self._ask_peak is not None:
+            before, self._peak = self._peak, max(self._ask_peak(), flops_per_second)
+            was, now = f"{before / 1e12:.4g}", f"{self._peak / 1e12:.4g}"
+            self.say(f"steps surpass the peak of {was} TFLOP/s, measured on a busy machine: it is {now} from here on")
+        return flops_per_second / self._peak
 
     def _count(self, report: Report) -> None:
         window = self._window
@@ -174,6 +182,7 @@ class Journal(Callback):
         }
         if (mfu := self._mfu(window["flops"] / max(1e-9, spent))) is not None:
             values |= {"tflops_per_second": round(window["flops"] / spent / 1e12, 5), "mfu": round(mfu, 4)}
+            values |= {"peak_tflops_per_second": round(self._peak / 1e12, 5)}
         values |= {"gradients": self._gradients, "machine": machine}
         if not self._log.write({"step": report.step, **values}) and not self._told_disk and self._progress is not None:
             self._told_disk = True

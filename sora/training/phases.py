@@ -4,18 +4,19 @@ Every moment of a process belongs to one phase, so that the seconds of all phase
 process that trained in the run, rewritten as it goes:
 
     {"began": …, "ended": …, "first": 120, "last": 480, "start": 12.1, "data": 3.0, "step": 540.2, "checkpoint": 1.3, "evaluation": 0.0,
-     "end": 0.4, "wasted": 20.5, "down": 4.2}
+     "end": 0.4, "wasted": 20.5, "down": 4.2, "undone": [[240, 300]]}
 
-wasted: of the earlier processes' steps, the seconds of those that this one makes again; down: seconds without any process.
+wasted: the seconds of earlier processes' steps that this one makes again, and of those that it undid by going back to the weights from
+before them, from a step to a step in `undone`; down: seconds without any process.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,17 @@ class Goodput:
         self._path, self._phases = Path(folder) / FILE, phases
         self._earlier = read(self._path)
         self._line: dict[str, Any] = {"began": round(time.time() - (time.monotonic() - phases.began), 3), "ended": 0.0, "first": first}
-        self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down()}
+        self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down(), "undone": []}
 
     def begin_at(self, first: int) -> None:
         """This process begins at another step than was thought."""
         self._line |= {"first": first, "last": first, "wasted": self._wasted(first)}
+
+    def undo(self, first: int, last: int) -> None:
+        """The run went back to the weights of step `first`, in step `last`: what was learned in between is lost."""
+        line = self._line | {"last": last, "step": self._phases.seconds()["step"]}
+        lost = _wasted([*self._earlier, line], first)
+        self._line |= {"wasted": round(self._line["wasted"] + lost, 3), "undone": [*self._line["undone"], [first, last]]}
 
     def write(self) -> None:
         """Bring this process's line up to date. A full disk only costs the account."""
@@ -104,21 +111,35 @@ class Goodput:
         return f"goodput {total['goodput']:.1%}: {_short(total['useful'])} of {_short(total['wall'])} went into steps that count ({parts})"
 
     def _wasted(self, first: int) -> float:
-        """The seconds that earlier processes spent on steps after `first`, and that no process in between has wasted already."""
-        lost, counted = 0.0, math.inf
-        for line in reversed(self._earlier):
-            again = max(0, min(line["last"], counted) - max(first, line["first"]))
-            lost += line["step"] * again / max(1, line["last"] - line["first"])
-            counted = min(counted, line["first"])
-        return round(lost, 3)
+        return round(_wasted(self._earlier, first), 3)
 
     def _down(self) -> float:
         return round(max(0.0, self._line["began"] - self._earlier[-1]["ended"]), 3) if self._earlier else 0.0
 
 
+def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:
+    """The seconds that processes spent on steps after `first`, apart from what has been counted as wasted already."""
+    lost, counted = 0.0, []
+    for line in reversed(lines):
+        counted += line.get("undone", [])
+        share = (line["last"] - line["first"]) or 1
+        lost += line["step"] * _uncovered(max(first, line["first"]), line["last"], counted) / share
+        counted.append([line["first"], sys.maxsize])  # what earlier processes made of these
+    return lost
+
+
+def _uncovered(begin: int, end: int, spans: Sequence[Sequence[int]]) -> int:
+    """How many of the steps after `begin` up to `end` lie in none of the spans."""
+    left = 0
+    for low, high in sorted(spans):
+        left += max(0, min(low, end) - begin)
+        begin = max(begin, high)
+    return left + max(0, end - begin)
+
+
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Of all processes: "wall" seconds from the first one's beginning to the last one's end, the "seconds" of each phase and of "down",
-    the "useful" ones, spent in steps that were not made again, and "goodput", their share of the wall."""
+    the "useful" ones, spent in steps that were neither made again nor undone, and "goodput", their share of the wall."""
     seconds = {name: sum(line[name] for line in lines) for name in (*PHASES, "down")}
     wasted = sum(line["wasted"] for line in lines)
     wall, useful = sum(seconds.values()), seconds["step"] - wasted

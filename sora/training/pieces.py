@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,8 +30,25 @@ class Piece:
     shape: tuple[int, ...]
 
     @property
-    def whole(self) -> bool:
-        return tuple(self.values.shape) == self.shape
+    def box(self) -> tuple[tuple[int, ...], str, tuple[int, ...], tuple[int, ...]]:
+        """The shape and type of the whole, and the offset and size of this part of it."""
+        return self.shape, NAMES[self.values.dtype], self.offset, tuple(self.values.shape)
+
+
+class Lying(NamedTuple):
+    """Where a box of a tensor lies: the file, the index of its first number in the whole, and its size."""
+
+    file: str
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """A tensor's shape and type, and the boxes that make it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: tuple[Lying, ...]
 
 
 def boxes(tensor: DTensor) -> tuple[Placement, ...]:
@@ -84,61 +101,93 @@ def _writes(name: str, value: DTensor, number: int) -> bool:
     )
 
 
-class Stored(Mapping[str, Tensor]):
-    """The tensors of one kind in a checkpoint's files, read only when asked for.
+def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str, Any]]) -> dict[str, Layout]:
+    """Where the tensors of some files lie, by name, as the files' own headers say.
 
-    files: of this kind. boxes: by name, for tensors in pieces: the whole "shape", and under "offsets" where each file's piece begins.
+    boxes: by name, for tensors in pieces: the whole "shape", and under "offsets" where each file's piece begins.
+    """
+    found: dict[str, Layout] = {}
+    for file in files:
+        handle = _opened(folder / file)
+        for name in handle.keys():  # noqa: SIM118  not a mapping
+            said, box = handle.get_slice(name), boxes.get(name)
+            size = tuple(said.get_shape())
+            shape, offset = (tuple(box["shape"]), tuple(box["offsets"][file])) if box else (size, (0,) * len(size))
+            before = found[name].pieces if name in found else ()
+            found[name] = Layout(shape, TYPES[said.get_dtype()], (*before, Lying(file, offset, size)))
+    return found
+
+
+class Stored(Mapping[str, Tensor]):
+    """Tensors of a checkpoint's files, read only when asked for; files that hold nothing of what is asked for are never opened.
 
     Raises:
-        ValueError: a file cannot be read, or pieces are missing; the message names it.
+        ValueError: a file cannot be read or holds something else, or pieces are missing; the message names it.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str, Any]]) -> None:
-        self._places: dict[str, list[tuple[Any, tuple[int, ...], tuple[int, ...]]]] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._types: dict[str, torch.dtype] = {}
-        for file in files:
-            handle = _opened(folder / file)
-            for name in handle.keys():  # noqa: SIM118  not a mapping
-                said = handle.get_slice(name)
-                box = boxes.get(name)
-                shape = tuple(said.get_shape())
-                offset = tuple(box["offsets"][file]) if box else (0,) * len(shape)
-                self._shapes[name], self._types[name] = tuple(box["shape"]) if box else shape, TYPES[said.get_dtype()]
-                self._places.setdefault(name, []).append((handle, offset, shape))
-        for name, found in self._places.items():
-            if sum(prod(shape) for _, _, shape in found) != prod(self._shapes[name]):
-                raise ValueError(f"{folder} is damaged: the pieces of {name} do not make {self._shapes[name]}; use another checkpoint")
+    def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
+        self._folder, self._layouts = folder, dict(layouts)
+        self._handles: dict[str, tuple[Any, set[str]]] = {}
+        self._touched: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Lying]] = {}
+        right: set[int] = set()  # tensors share layouts, and a layout may have thousands of pieces
+        for name, layout in self._layouts.items():
+            if id(layout) not in right and sum(prod(piece.size) for piece in layout.pieces) != prod(layout.shape):
+                raise ValueError(f"{folder} is damaged: the pieces of {name} do not make {layout.shape}; use another checkpoint")
+            right.add(id(layout))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._layouts)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._layouts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layouts  # the inherited one reads the tensor
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.part(name, (0,) * len(self._shapes[name]), self._shapes[name])
+        shape = self._layouts[name].shape
+        return self.part(name, (0,) * len(shape), shape)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
+        return self._layouts[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._types[name]
+        return self._layouts[name].dtype
 
     def part(self, name: str, offset: Sequence[int], shape: Sequence[int]) -> Tensor:
         """The box of a tensor that begins at `offset`, on the host; only what lies in it is read."""
-        found = self._places[name]
-        if len(found) == 1 and found[0][2] == tuple(shape):
-            return found[0][0].get_tensor(name)
-        out = torch.empty(tuple(shape), dtype=self._types[name])
-        for handle, begins, size in found:
-            low = [max(a, b) for a, b in zip(offset, begins, strict=True)]
-            high = [min(a + m, b + n) for a, m, b, n in zip(offset, shape, begins, size, strict=True)]
-            if all(a < b for a, b in zip(low, high, strict=True)):
-                there = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, begins, strict=True))
-                here = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True))
-                out[here] = handle.get_slice(name)[there]
+        layout = self._layouts[name]
+        if len(layout.pieces) == 1 and layout.shape == tuple(shape):
+            return self._handle(layout.pieces[0], name).get_tensor(name)
+        out = torch.empty(tuple(shape), dtype=layout.dtype)
+        for piece in self._touching(layout, tuple(offset), tuple(shape)):
+            there, here = [], []
+            for a, m, b, n in zip(offset, shape, piece.offset, piece.size, strict=True):
+                low, high = max(a, b), min(a + m, b + n)
+                there.append(slice(low - b, high - b))
+                here.append(slice(low - a, high - a))
+            out[tuple(here)] = self._handle(piece, name).get_slice(name)[tuple(there)]
         return out
+
+    def _touching(self, layout: Layout, offset: tuple[int, ...], shape: tuple[int, ...]) -> list[Lying]:
+        """The pieces that have a part in a box. Many tensors are cut alike, and one rank asks for the same box of all of them."""
+        key = id(layout), offset, shape
+        if key not in self._touched:
+            self._touched[key] = [
+                piece
+                for piece in layout.pieces
+                if all(max(a, b) < min(a + m, b + n) for a, m, b, n in zip(offset, shape, piece.offset, piece.size, strict=True))
+            ]
+        return self._touched[key]
+
+    def _handle(self, piece: Lying, name: str) -> Any:
+        if piece.file not in self._handles:
+            opened = _opened(self._folder / piece.file)
+            self._handles[piece.file] = opened, set(opened.keys())
+        handle, names = self._handles[piece.file]
+        if name not in names or tuple(handle.get_slice(name).get_shape()) != piece.size:
+            raise ValueError(f"{self._folder / piece.file} is damaged: it holds no {name} of {piece.size}; use another checkpoint")
+        return handle
 
 
 def _opened(path: Path) -> Any:

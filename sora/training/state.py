@@ -54,8 +54,8 @@ def restore_finished(module: TrainingModule, state: TrainingState, *, source: Pa
 
 def restore_random(state: TrainingState, *, rank: int) -> bool:
     """Put back this rank's random states; False if the run had fewer ranks, and a new stream has to be seeded."""
-    prefix = f"{rank}."
-    mine = {name.removeprefix(prefix): value for name, value in state.tensors["rng"].items() if name.startswith(prefix)}
+    prefix, saved = f"{rank}.", state.tensors["rng"]
+    mine = {name.removeprefix(prefix): saved[name] for name in saved if name.startswith(prefix)}  # the other ranks' are not read
     if mine:
         rng.restore(mine)
     return bool(mine)

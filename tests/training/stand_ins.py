@@ -173,11 +173,12 @@ def fit(
     phases: Phases | None = None,
     also: Callable[[Run, Journal, Phases], Sequence[Callback]] = lambda run, journal, phases: (),
     trainer: Callable[..., Any] = ALONE,
+    make: Callable[..., TrainingModule] = module_of,
     **settings,
 ) -> TrainingModule:
     """Train to step `until` of a run of `total` steps (as if the rest had been cut off), from `resumed`.
 
-    trainer: for several ranks, whose run has been made and whose `dataset` gives each its share.
+    trainer: for several ranks, whose run has been made and whose `dataset` gives each its share. make: the module, of `settings`.
     """
     run = Run(folder) if (folder / "run.json").exists() else create(folder, config="seed: 0\n", info={"kind": "vae"})
     first = resumed.step if resumed else 0
@@ -188,7 +189,7 @@ def fit(
         asked["step"] += 1
         return bool(flag) or asked["step"] == stop_at
 
-    module = module_of(steps=total, flag=wants, **settings)
+    module = make(steps=total, flag=wants, **settings)
     phases = phases or Phases()
     told = {"every": log_every, "steps": total, "unit": "tokens", "tracker": tracker or NoTracker()}
     suspects = Suspects(hold or (lambda step, ids, reason: None), resumed.facts["suspects"] if resumed else ())

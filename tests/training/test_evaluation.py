@@ -203,13 +203,14 @@ MEASURED = ("evaluation=videos", "evaluation.every=6", "evaluation.share=null", 
 VIDEOS = ("count=5", "shown=2", "steps=2", "metrics=[adherence,frechet,kvd]")
 
 
-def trained(made: Path, folder: Path, *more: str, count: int = 1, sharded: bool = False) -> Path:
+def trained(made: Path, folder: Path, *more: str, count: int = 1, trainer: str = "ddp") -> Path:
     settings = ["steps=4", "log_every=1", "checkpoint.every=100", "trainer.threads=1", "plan.packs=2", "plan.budget=120", "dit.depth=2"]
     words = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", *settings, f"output={folder}", *more]
     if count == 1:
         assert cli.run("train", words) == 0
         return folder
-    kind = ["trainer=fsdp", f"trainer.shard={count}"] if sharded else ["trainer=ddp"]
+    axis = {"fsdp": "shard", "cp": "context", "tp": "tensor"}.get(trainer)
+    kind = [f"trainer={trainer}", *([f"trainer.{axis}={count}"] if axis else [])]
     many = [*kind, "trainer.accelerator=cpu", f"trainer.devices={count}", "trainer.precision=32-true", "trainer.threads=1"]
 
     def work(rank: int) -> None:
@@ -276,12 +277,11 @@ def test_the_loss_is_that_of_the_checkpoint_s_averaged_weights(made, alone):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
-def test_two_ranks_measure_what_one_does_and_train_the_same(made, alone, sharded):
-    name = "fsdp" if sharded else "ddp"
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "cp", "tp"])
+def test_two_ranks_measure_what_one_does_and_train_the_same(made, alone, name):
     videos = [f"evaluation.videos.{word}" for word in VIDEOS]
-    folder = trained(made, made / name, *MEASURED, *videos, "evaluation.weights=[ema,raw]", count=2, sharded=sharded)
-    plain = trained(made, made / f"{name}-plain", count=2, sharded=sharded)
+    folder = trained(made, made / name, *MEASURED, *videos, "evaluation.weights=[ema,raw]", count=2, trainer=name)
+    plain = trained(made, made / f"{name}-plain", count=2, trainer=name)
     assert hashes(folder) == hashes(plain)
     rows, wanted = [row for row in read(folder / "evaluation.jsonl") if row["weights"] == "ema"], read(alone / "evaluation.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in wanted]

@@ -23,8 +23,10 @@ def clock(monkeypatch):
     return move
 
 
-def process(folder, clock, *, first: int, last: int, step: float, data: float, kept: bool = True) -> Goodput:
-    """One process that makes the steps from `first` to `last`, with a save of 2 s in the middle."""
+def process(
+    folder, clock, *, first: int, last: int, step: float, data: float, kept: bool = True, back: dict[int, int] | None = None
+) -> Goodput:
+    """One process that makes the steps from `first` to `last`, with a save of 2 s in the middle. back: in which step to which."""
     run = Phases(before=7.0)
     account = Goodput(folder, run, first=first)
     clock(3.0)
@@ -36,6 +38,9 @@ def process(folder, clock, *, first: int, last: int, step: float, data: float, k
         if number == (first + last) // 2:
             with run.during("checkpoint"):
                 clock(2.0)
+        if number + 1 in (back or {}):
+            run.enter("data", number + 1)
+            account.undo(back[number + 1], number + 1)
     run.enter("end", last)
     clock(1.0)
     if kept:
@@ -71,6 +76,21 @@ def test_steps_that_are_lost_twice_are_counted_twice(tmp_path, clock):
     lines = phases.read(tmp_path / "goodput.jsonl")
     assert [line["wasted"] for line in lines] == [0.0, 16.0, 24.0, 0.0]
     assert math.isclose(totals(lines)["useful"], 15 * 4.0)
+
+
+def test_steps_that_a_rollback_undid_are_wasted_once(tmp_path, clock):
+    """Going back from step 10 to the weights of step 6 undoes four steps of 4 s, whoever has made them and whatever happens after."""
+    process(tmp_path, clock, first=0, last=8, step=4.0, data=0.5)
+    process(tmp_path, clock, first=8, last=10, step=4.0, data=0.5, back={10: 6})
+    lines = phases.read(tmp_path / "goodput.jsonl")
+    assert [(line["wasted"], line["undone"]) for line in lines] == [(0.0, []), (16.0, [[6, 10]])]
+    assert math.isclose(totals(lines)["useful"], 6 * 4.0)
+    # killed before anything was saved: it makes them again, undoes them again, and goes back once more and further
+    process(tmp_path, clock, first=6, last=12, step=4.0, data=0.5, back={10: 6, 12: 4})
+    process(tmp_path, clock, first=3, last=12, step=4.0, data=0.5)
+    lines = phases.read(tmp_path / "goodput.jsonl")
+    assert [line["wasted"] for line in lines] == [0.0, 16.0, 16.0 + 8.0 + 8.0, 4.0]
+    assert math.isclose(totals(lines)["useful"], 12 * 4.0)
 
 
 def test_a_process_that_was_killed_before_it_wrote_leaves_the_others_lines(tmp_path, clock):

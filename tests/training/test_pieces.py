@@ -16,9 +16,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from sora.training import checkpoint, state
+from sora import storage
+from sora.training import checkpoint, manifest, state
 from sora.training.checkpoint import Saving, TrainingState
-from sora.training.pieces import owned
+from sora.training.pieces import Piece, Stored, owned
 from tests.training.faults import Countdown, die, in_child, injected
 from tests.training.groups import in_ranks
 from tests.training.test_checkpoint import same, state_of
@@ -208,13 +209,90 @@ def test_a_piece_that_is_missing_from_the_manifest_is_told(tmp_path):
 
     in_ranks(4, tmp_path, work)
     path = checkpoint.folder_of(tmp_path, 1)
-    manifest = json.loads((path / "manifest.json").read_text())
-    name = "model-00002-of-00004.safetensors"
-    del manifest["files"][name]
+    found, name = manifest.contents(path), "model-00002-of-00004.safetensors"
+    files = {file: facts for file, facts in found.files.items() if file != name}
     (path / name).unlink()
-    (path / "manifest.json").write_text(checkpoint._manifest(manifest["files"], manifest["boxes"]))
+    (path / "manifest.json").write_text(manifest.text_of(found._replace(files=files)))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged: what it says of model makes no sense \(KeyError\(2\)\)"):
+        checkpoint.load(path)
+    layouts = [{**each, "pieces": [one for one in each["pieces"] if one[0] != 2]} for each in found.tensors["model"]["layouts"]]
+    less = {"model": {**found.tensors["model"], "layouts": layouts}}
+    (path / "manifest.json").write_text(manifest.text_of(found._replace(files=files, tensors=less)))
     with pytest.raises(ValueError, match="the pieces of"):
         checkpoint.load(path)
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path):
+    path = checkpoint.save(tmp_path / "run", state_of(1), keep=1)
+    (tmp_path / "secret").write_text("x")
+    found = manifest.contents(path)
+    facts = {"bytes": 1, "sha256": storage.text_hash("x")}
+    (path / "manifest.json").write_text(manifest.text_of(found._replace(files={**found.files, "../../secret": facts})))
+    with pytest.raises(ValueError, match=r"\.\./\.\./secret lies outside of the checkpoint"):
+        checkpoint.load(path)
+
+
+def test_tensors_that_are_cut_alike_share_a_layout_and_files_that_are_not_asked_for_stay_shut(tmp_path):
+    tensors = {f"block{number}.{name}": value for number in range(9) for name, value in originals().items()}
+
+    def writing(rank: int) -> None:
+        save(tmp_path, laid_out(tensors, (4,), (Shard(0),)), 1, rank)
+
+    in_ranks(4, tmp_path, writing)
+    path = checkpoint.folder_of(tmp_path, 1)
+    of_model = manifest.contents(path).tensors["model"]
+    sharded = [each for each in of_model["layouts"] if len(each["pieces"]) > 1]
+    assert len(of_model["names"]) == len(tensors) and len(sharded) == len(originals()) - 1  # the scalar
+    for rank in (0, 1, 3):
+        (path / f"model-{rank:05d}-of-00004.safetensors").write_bytes(b"no safetensors")
+    stored = Stored(path, manifest.layouts(path, manifest.contents(path), "model"))
+    assert "block3.odd" in stored and stored.keys() == tensors.keys()
+    assert torch.equal(stored.part("block3.odd", (4, 0), (2, 5)), tensors["block3.odd"][4:6])  # seven rows: two for each of three ranks
+    with pytest.raises(ValueError, match="model-00001-of-00004.safetensors is damaged"):
+        stored.part("block3.odd", (3, 0), (2, 5))
+
+
+def test_checkpoints_of_the_format_before_are_read(tmp_path):
+    """Its manifest named every piece of every tensor that lies in several files; what lies in one, the files say."""
+
+    def writing(rank: int) -> None:
+        save(tmp_path, laid_out(originals(), (2, 2), (Shard(1), Shard(0))), 1, rank)
+
+    in_ranks(4, tmp_path, writing)
+    path = checkpoint.folder_of(tmp_path, 1)
+    boxes = {}
+    for name, layout in manifest.layouts(path, manifest.contents(path), "model").items():
+        if len(layout.pieces) > 1:
+            boxes[name] = {"shape": list(layout.shape), "offsets": {piece.file: list(piece.offset) for piece in layout.pieces}}
+    old = manifest.contents(path)._replace(tensors={}, boxes={"model": boxes})
+    (path / "manifest.json").write_text(manifest.text_of(old))
+    assert json.loads((path / "manifest.json").read_text())["format"] == 2 and len(boxes) >= 5
+    loaded = checkpoint.load(path).tensors["model"]
+    assert loaded.keys() == originals().keys()
+    assert all(torch.equal(loaded[name], value) for name, value in originals().items())
+    kept = tmp_path / "snapshots"
+    checkpoint.keep_part(path, kept, kinds={"model"})
+    assert all(torch.equal(checkpoint.load(kept / path.name).tensors["model"][name], value) for name, value in originals().items())
+
+
+def test_ranks_with_other_tensors_are_refused_when_they_save(tmp_path):
+    first, second = ({**originals(), **more} for more in ({}, {"more": torch.zeros(2)}))
+    said = [manifest.told(sorted(found), owned(found, rank=rank, ranks=2)) for rank, found in enumerate((first, second))]
+    with pytest.raises(ValueError, match="rank 1 has other tensors to save than the first one"):
+        manifest.merged(sorted(first), said)
+
+
+def test_a_manifest_grows_with_ranks_and_not_with_tensors_times_ranks(tmp_path):
+    """A block more costs its name."""
+
+    def size(blocks: int, ranks: int) -> int:
+        names = sorted(f"blocks.{number:04d}.weight" for number in range(blocks))
+        pieces = [Piece(torch.empty(1, 8, device="meta"), (rank, 0), (ranks, 8)) for rank in range(ranks)]
+        said = [manifest.told(names, dict.fromkeys(names, piece)) for piece in pieces]
+        return len(manifest.text_of(manifest.Contents({}, {"model": manifest.merged(names, said)}, {})))
+
+    few, many = size(10, 32), size(300, 32)
+    assert (many - few) / 290 < 30 and size(300, 64) - many < 32 * 25
 
 
 def test_a_sum_that_was_not_taken_is_never_written(tmp_path):

@@ -14,7 +14,8 @@ from sora.training import checkpoint
 from sora.training.metrics import read
 from tests.training.stand_ins import ADAMW, MUON, Steps, fit
 
-TIMINGS = {"seconds", "step_seconds", "data_share", "tokens_per_second", "clips_per_second", "tflops_per_second", "mfu", "machine"}
+SPEEDS = {"tokens_per_second", "clips_per_second", "tflops_per_second", "peak_tflops_per_second", "mfu"}
+TIMINGS = {"seconds", "step_seconds", "data_share", "machine", *SPEEDS}
 TOTAL = 24
 
 pytestmark = pytest.mark.slow

@@ -20,6 +20,17 @@ def test_mfu_is_the_models_operations_over_what_the_devices_could_make(tmp_path)
         assert row["mfu"] * PEAK * 3 * row["step_seconds"] == pytest.approx(flops, rel=1e-2)
 
 
+def test_a_peak_that_the_steps_surpass_was_measured_on_a_busy_machine_and_is_asked_again(tmp_path, capsys):
+    asked = iter([1.0, 1e8])
+    fit(tmp_path / "run", until=6, total=6, log_every=3, peak=lambda: next(asked))
+    rows = read(tmp_path / "run/metrics.jsonl")
+    assert all(0 < row["mfu"] <= 1 and row["peak_tflops_per_second"] == 1e-4 for row in rows)
+    assert capsys.readouterr().err.count("steps surpass the peak") == 1
+    asked = iter([1.0, *[2.0] * 6])  # however often: what steps reach is no more than the peak
+    fit(tmp_path / "again", until=6, total=6, log_every=1, peak=lambda: next(asked))
+    assert all(0 < row["mfu"] <= 1 for row in read(tmp_path / "again/metrics.jsonl"))
+
+
 def test_without_a_peak_none_is_told(tmp_path):
     fit(tmp_path / "run", until=2, total=2)
     assert "mfu" not in read(tmp_path / "run/metrics.jsonl")[-1]
