@@ -66,6 +66,7 @@ class _Modulate(Function):
         normed = torch.native_layer_norm(x, x.shape[-1:], None, None, ctx.eps)[0]
         inner = (grad * F.embedding(index, scale)).to(x.dtype)
         grad_x = torch.ops.aten.native_layer_norm_backward(inner, x, x.shape[-1:], mean, rate, None, None, [True, False, False])[0]
+        del inner  # memory is short here when blocks are computed again
         return grad_x, _gathered(grad * normed, index, scale), _gathered(grad, index, scale), None, None
 
 
@@ -87,25 +88,26 @@ class _Linear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return _times(x, weight.mT, bias)
+        return times(x, weight.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
-        return _times(grad, weight), _times(grad.mT, x), grad.sum(0) if ctx.has_bias else None
+        return times(grad, weight), times(grad.mT, x), grad.sum(0) if ctx.has_bias else None
 
 
 class _GeluLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _times(F.gelu(x), weight.mT, bias)
+        return times(F.gelu(x), weight.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
-        grad_x = torch.ops.aten.gelu_backward(_times(grad, weight), x)
-        return grad_x, _times(grad.mT, F.gelu(x)), grad.sum(0)
+        # One tensor as large as x at a time: this is where a step needs the most memory.
+        grad_weight, grad_x = times(grad.mT, F.gelu(x)), times(grad, weight)
+        return torch.ops.aten.gelu_backward.grad_input(grad_x, x, grad_input=grad_x), grad_weight, grad.sum(0)
 
 
 def _emulated(x: Tensor) -> bool:
@@ -113,8 +115,8 @@ def _emulated(x: Tensor) -> bool:
     return x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not MULTIPLIES_BFLOAT16
 
 
-def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b + bias."""
+def times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a b + bias, as in `linear`."""
     if _emulated(a):
         return _wide(a, b, bias).to(a.dtype)
     return a @ b if bias is None else torch.addmm(bias, a, b)

@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from sora.dit.dit import Context, CrossAttention, GeluMlp, HeadNorm, LayerNorm, Parts, SelfAttention
+from sora.dit.frugal import gelu_mlp
 from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
 
 T = TypeVar("T", bound=nn.Module)
@@ -17,11 +18,14 @@ T = TypeVar("T", bound=nn.Module)
 class LeanBlock(nn.Module):
     """As `sora.dit.dit.Block`, weight for weight.
 
+    frugal: whether its MLP keeps its input only, see `sora.dit.frugal`; for those who compute the block again in the backward.
+
     Raises:
         ValueError: a norm or the MLP is another than layer_norm, rms_per_head and gelu of `sora.dit.dit`, which are what is fused here.
     """
 
     joint: ClassVar[bool] = False
+    frugal: bool = False
 
     def __init__(self, number: int, parts: Parts) -> None:
         super().__init__()
@@ -64,7 +68,10 @@ class LeanBlock(nn.Module):
         return _through(cross.out, cross.attention(q, k, v, context.layout.segments, context.text_segments).flatten(1))
 
     def _mlp(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        return gelu_linear(_through(self.mlp.up, x), self.mlp.down.weight, self.mlp.down.bias)
+        up, down = self.mlp.up, self.mlp.down
+        if self.frugal:
+            return gelu_mlp(x, up.weight, up.bias, down.weight, down.bias)
+        return gelu_linear(_through(up, x), down.weight, down.bias)
 
     def begin(self) -> None:
         """Make the block the identity: gates that are zero, and nothing from the caption."""

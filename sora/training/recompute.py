@@ -14,6 +14,12 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from sora.dit.attention.op import is_attention
+from sora.dit.frugal import is_mlp
+from sora.dit.lean import LeanBlock
+
+# An MLP with all its hidden channels needs some eight times the memory of its tokens for a moment, its result once: so many blocks may
+# keep it, and the most memory that a step needs is not more, however deep the network.
+PAID = 8
 
 
 def none(network: nn.Module) -> None:
@@ -37,8 +43,15 @@ def every_n(network: nn.Module, *, n: int) -> None:
 
 
 def save_attention(network: nn.Module) -> None:
-    """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block."""
-    _run(_blocks(network), _all_but_attention_again)
+    """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block.
+
+    Of the last blocks, if they are lean (`sora.dit.lean`), what the MLP gives is kept too, and paid with its hidden channels.
+    """
+    blocks = _blocks(network)
+    for block in blocks[-PAID:]:
+        if isinstance(block, LeanBlock):
+            block.frugal = True
+    _run(blocks, _all_but_dear_again)
 
 
 def by_size(network: nn.Module, *, above: int) -> None:
@@ -51,15 +64,15 @@ def _all_again(block: nn.Module, *inputs: Any) -> Any:
     return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def _all_but_attention_again(block: nn.Module, *inputs: Any) -> Any:
-    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+def _all_but_dear_again(block: nn.Module, *inputs: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _keep_dear)
     return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
-def _keep_attention(context, op, *args, **kwargs) -> CheckpointPolicy:
+def _keep_dear(context, op, *args, **kwargs) -> CheckpointPolicy:
     # What costs much is attention among a clip's tokens; to a caption, whose keys are few, it is cheaper to compute than to keep.
     dear = is_attention(op) and args[0].shape == args[1].shape
-    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if dear or is_mlp(op) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:

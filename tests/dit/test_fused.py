@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from sora.dit import frugal
+from sora.dit.frugal import gelu_mlp, is_mlp
 from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
 
 # As many tokens as channels, where a wrong axis hides; level 2 of 4 is nobody's.
@@ -39,6 +42,11 @@ STEPS = {
         [(N, D), (N, D), (U, D)],
     ),
     "gelu_linear": (gelu_linear, lambda x, weight, bias: F.linear(F.gelu(x), weight, bias), [(N, 5), (4, 5), (4,)]),
+    "gelu_mlp": (
+        gelu_mlp,
+        lambda x, up, up_bias, down, down_bias: F.linear(F.gelu(F.linear(x, up, up_bias)), down, down_bias),
+        [(N, D), (7, D), (7,), (D, 7), (D,)],
+    ),
     "norm": (
         lambda x, gain: norm_rotate(x, gain, None, eps=1e-6),
         lambda x, gain: F.rms_norm(x, (D,), gain, eps=1e-6),
@@ -52,8 +60,10 @@ STEPS = {
 }
 
 
+@pytest.mark.parametrize("rows", [4, 512])
 @pytest.mark.parametrize("name", STEPS)
-def test_a_fused_step_is_its_formula_and_its_derivative(name):
+def test_a_fused_step_is_its_formula_and_its_derivative(name, rows, monkeypatch):
+    monkeypatch.setattr(frugal, "ROWS", rows)  # the second part is shorter than the first
     fused, plain, shapes = STEPS[name]
     inputs = draws(*shapes)
     weight = draws(plain(*inputs).shape, seed=2)[0].detach()
@@ -83,6 +93,31 @@ def test_products_of_halves_are_those_of_their_numbers(monkeypatch, native, bias
             torch.testing.assert_close(a.double(), b, atol=0.05, rtol=0.02)
 
 
+@pytest.mark.slow
+def test_the_op_of_a_whole_mlp_keeps_the_promises_of_a_custom_op():
+    inputs = draws((N, D), (7, D), (7,), (3, 7), (3,), dtype=torch.float32)
+    torch.library.opcheck(torch.ops.sora_mlp.gelu.default, tuple(inputs))
+    assert is_mlp(torch.ops.sora_mlp.gelu.default) and not is_mlp(torch.ops.aten.mm.default)
+    assert gelu_mlp(*(x[:0] if place == 0 else x for place, x in enumerate(inputs))).shape == (0, 3)
+
+
+def test_operations_of_a_whole_mlp_are_counted_with_those_made_again():
+    inputs = draws((N, D), (7, D), (7,), (3, 7), (3,), dtype=torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        out = gelu_mlp(*inputs)
+        assert counter.get_total_flops() == 2 * N * 7 * (D + 3)
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * N * 7 * ((1 + 3) * D + (1 + 2) * 3)
+
+
+def test_under_autocast_a_whole_mlp_is_two_linear_layers():
+    inputs = [x.float() for x in draws((N, D), (7, D), (7,), (D, 7), (D,))]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, expected = gelu_mlp(*inputs), STEPS["gelu_mlp"][1](*inputs)
+    assert out.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(out, expected, atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_fused_step_keeps_its_dtype_and_stays_within_its_rounding(name):
     fused, plain, shapes = STEPS[name]
@@ -96,7 +131,8 @@ def test_a_fused_step_keeps_its_dtype_and_stays_within_its_rounding(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("modulate", (N, D)), ("gated_sum", (N, D)), ("gelu_linear", (N, 5)), ("norm_rotate", (N, 2, D))]
+    ("name", "kept"),
+    [("modulate", (N, D)), ("gated_sum", (N, D)), ("gelu_linear", (N, 5)), ("gelu_mlp", (N, D)), ("norm_rotate", (N, 2, D))],
 )
 def test_a_fused_step_keeps_one_tensor_as_large_as_its_tokens(name, kept):
     fused, _, shapes = STEPS[name]

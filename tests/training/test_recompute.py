@@ -4,8 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit import patterns
+from sora.dit import frugal, patterns
 from sora.dit.expert import expert
 from sora.dit.lean import lean
 from sora.dit.modulation import Zero
@@ -13,7 +14,7 @@ from sora.dit.parallel import parallel
 from sora.dit.registers import registers
 from sora.dit.single import dual_then_single
 from sora.training import recompute
-from sora.training.kept import kept_bytes
+from sora.training.kept import kept_bytes, peak_bytes
 from tests.dit.test_dit import Clip, network, packed
 
 POLICIES = {
@@ -69,8 +70,44 @@ def test_what_is_kept_falls_as_each_policy_says(block):
     assert kept["full"] < kept["save_attention"] < kept["every_n"] < kept["none"]
     # of 4 blocks, every second one is computed again
     assert kept["every_n"] == pytest.approx((kept["none"] + kept["full"]) / 2, rel=0.05)
-    # an output (N, D) and its log-sum-exps a block, beside what `full` keeps
-    assert kept["save_attention"] - kept["full"] == pytest.approx(4 * 60 * (32 + 2) * 4, rel=0.05)
+    # an output (N, D) and its log-sum-exps a block, beside what `full` keeps, and of lean blocks that of the MLP
+    more = 32 + 2 + (32 if block else 0)
+    assert kept["save_attention"] - kept["full"] == pytest.approx(4 * 60 * more * 4, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 11])
+def test_results_of_mlps_are_paid_with_their_hidden_channels(depth, monkeypatch):
+    """However deep the network: a step needs no more memory than without them."""
+    peaks = []
+    for paid in (0, recompute.PAID):
+        monkeypatch.setattr(recompute, "PAID", paid)
+        monkeypatch.setattr(frugal, "ROWS", 1)
+        net = network(depth=depth, width=64, heads=4, block=lean, position=None, pooled_text=False)
+        recompute.save_attention(net)
+        for value in net.parameters():
+            value.grad = torch.zeros_like(value)
+        held = [*net.parameters(), *(value.grad for value in net.parameters())]
+        tokens, levels, text = packed([Clip(1)] * 20, budget=200, max_clips=20, max_levels=90, max_words=150)
+        peaks.append(peak_bytes(lambda net=net, given=(tokens, levels, text): net(*given).square().sum().backward(), besides=held))
+    assert peaks[1] <= peaks[0], peaks
+
+
+def test_what_is_dear_is_not_computed_again_in_lean_blocks():
+    """Forwards and backwards of both products, with the first once more; without the second, which `full` computes twice."""
+    counts = {}
+    for name in ("none", "full", "save_attention"):
+        net, given = trained(POLICIES[name], block=lean, position=None, pooled_text=False), inputs()
+        with FlopCounterMode(display=False) as counter:
+            net(*given).square().sum().backward()
+        counts[name] = counter.get_total_flops()
+    blocks = sum(value.numel() for name, value in net.named_parameters() if name.startswith("blocks") and name.endswith("weight"))
+    words = sum(value.numel() for name, value in net.named_parameters() if name.endswith("cross.kv.weight"))
+    last = sum(value.numel() for name, value in net.named_parameters() if name.endswith("mlp.down.weight"))
+    count, read = len(given[0].patches), len(given[2].states)
+    again = 2 * (count * (blocks - words - last) + read * words)
+    assert counts["save_attention"] - counts["none"] == pytest.approx(again, rel=0.1)
+    assert counts["full"] > counts["save_attention"] + 2 * count * last
 
 
 def test_attention_is_not_computed_again_when_it_is_saved(monkeypatch):

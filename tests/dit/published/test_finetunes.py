@@ -1,8 +1,10 @@
 """What goes with each published network, as its README lists it: the words of one command compose and fit one another."""
 
+import ast
 import re
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -32,7 +34,6 @@ def test_every_published_network_has_its_row():
 @pytest.mark.parametrize(("name", "text", "rest", "sampled"), ROWS, ids=[name for name, *_ in ROWS])
 def test_the_words_of_a_fine_tune_compose_and_fit(name, text, rest, sampled):
     words = [f"dit={name}", *text.split(), *rest.split()]
-    words = [word for word in words if "…" not in word] + (["text.states.template=<user> {} <end>"] if "template" in text else [])
     composed = compose("train", ["experiment=finetune", *words, "data.folders=[x]", "vae=y", "init=z"])
     require_all(composed, "train")
     assert compose("sample", [*sampled.split(), "checkpoint=x"]).config.checkpoint == "x"
@@ -51,6 +52,19 @@ def test_the_words_of_a_fine_tune_compose_and_fit(name, text, rest, sampled):
     if "fill" in config.dit.text and config.dit.text.fill:
         assert config.text.max_tokens == config.dit.text.fill
     assert sum(value.numel() for value in dit.parameters()) > 6e8
+
+
+def test_captions_of_hunyuan_video_stand_in_its_makers_instruction():
+    """Word for word as diffusers' pipeline has it, read from its source, which is quicker than to import it."""
+    source = Path(diffusers.__file__).parent / "pipelines/hunyuan_video/pipeline_hunyuan_video.py"
+    (assigned,) = (
+        node
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEFAULT_PROMPT_TEMPLATE"
+    )
+    expected = ast.literal_eval(assigned.value)
+    states = compose("train", ["experiment=finetune", "text=hunyuan_video", "data.folders=[x]", "vae=y"]).config.text.states
+    assert (states.template, states.crop) == (expected["template"], expected["crop_start"])
 
 
 @pytest.mark.slow
