@@ -1,6 +1,7 @@
 """Set scores side by side that one protocol measured; others are refused, with the field that differs.
 
-sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table
+sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table; held-out losses, which
+                          are of the same clips with the same noise, also clip by clip against the first one's
 format=                   text, markdown, latex or csv
 differ=[sampling.steps]   fields that may differ on purpose: they become columns
 """
@@ -22,20 +23,35 @@ EXAMPLES = (
 )
 BARE = ("scores",)  # the key that words without KEY= are values of
 # Of all figures, those that say how a model does; the rest of a distance's figures say how sure it is.
-HEADLINES = ("fvd", "frechet", "kvd", "jedi_formula", "precision", "recall", "density", "coverage", "inception_score", "adherence_all")
+HEADLINES = (
+    "loss",
+    "fvd",
+    "frechet",
+    "kvd",
+    "jedi_formula",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "inception_score",
+    "adherence_all",
+)
+PAIRED = ("dataset", "measures.loss", "seed")  # fields of a protocol that make losses those of the same clips with the same noise
+CHANGE = "loss change, %"  # of the first score's, clip by clip
 MOST = 6  # fields that a message tells one by one
 ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One `scores.json`. label: what its row is called."""
+    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured."""
 
     label: str
     path: Path
     figures: Mapping[str, float]
     protocol: Mapping[str, Any]
     n: int
+    losses: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,8 @@ def _score(label: str, path: Path) -> Score:
         raise ValueError(
             f"{path} was changed by hand: its protocol does not have the hash {str(held.get('protocol_sha256'))[:12]} that it names"
         )
-    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]))
+    losses = (held.get("heldout") or {}).get("clips", {})
+    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses)
 
 
 def labels(places: Sequence[Path]) -> list[str]:
@@ -144,11 +161,35 @@ def table(scores: Sequence[Score], figures: Sequence[str] | None, differ: Sequen
 
     names = columns(scores, figures)
     places = dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol))
+    changes = [loss_change(scores[0], score) for score in scores]
     rows: list[list[str | Cell]] = []
-    for score in scores:
+    for score, change in zip(scores, changes, strict=True):
         told: list[str | Cell] = [score.label, *(_text(_at(score.protocol, place)) for place in places), str(score.n)]
-        rows.append([*told, *(cell(score.figures, name) for name in names)])
-    return ["", *places, "n", *names], rows
+        for name in names:
+            told.append(cell(score.figures, name))
+            if name == "loss" and any(changes):
+                told.append(change or Cell(None))
+        rows.append(told)
+    heads = [head for name in names for head in ([name, CHANGE] if name == "loss" and any(changes) else [name])]
+    return ["", *places, "n", *heads], rows
+
+
+def loss_change(first: Score, other: Score) -> Cell | None:
+    """The change of the held-out loss in per cent of the first one's, clip by clip, with its interval.
+
+    None where the two are not of the same clips with the same noise at the same levels, or of fewer than three of them.
+    """
+    shared = [name for name in first.losses if name in other.losses]
+    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in PAIRED)
+    if first is other or not same or len(shared) < 3:
+        return None
+    import torch
+
+    from sora.metrics.paired import paired_change
+
+    one, two = (torch.tensor([side.losses[name] for name in shared], dtype=torch.float64) for side in (first, other))
+    found = paired_change(one, two)
+    return Cell(100 * found.change, 100 * found.low, 100 * found.high)
 
 
 def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:

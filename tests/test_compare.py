@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 KEY = "rand3d-v1@17f"
 
 
-def protocol(*, n=20, steps=24, ddof=1):
+def protocol(*, n=20, steps=24, ddof=1, seed=0, measures=None):
     return Protocol(
         dataset={"fingerprint": "ab", "split": "heldout", "clips": 40},
         real={"n": 20, "stride": 1},
@@ -24,16 +24,14 @@ def protocol(*, n=20, steps=24, ddof=1):
         extractor={"name": "rand3d-v1", "sha256": "ef"},
         distances={"ddof": ddof},
         sampling={"steps": steps, "seed": 0},
-        measures=None,
-        seed=0,
+        measures=measures,
+        seed=seed,
     )
 
 
-def written(folder, found, **figures):
-    write_json(
-        folder / "scores.json",
-        {"kind": "videos", "figures": figures, "n": 20, "protocol_sha256": found.sha256, "protocol": found.to_json(), "rows": []},
-    )
+def written(folder, found, *, heldout=None, **figures):
+    about = {"protocol_sha256": found.sha256, "protocol": found.to_json(), "heldout": heldout}
+    write_json(folder / "scores.json", {"kind": "videos", "figures": figures, "n": 20, "rows": [], **about})
     return folder
 
 
@@ -93,6 +91,43 @@ def test_tables_of_every_form_hold_the_same(two, tmp_path, capsys):
     assert (
         r"frechet\_floor \\" in latex and r"one & 20 & 12.5 [11.5, 13.5] & 0.5 \\" in latex and latex.startswith("\\begin{tabular}{lrrr}")
     )
+
+
+def losses_of(folder, losses, *, seed=0, levels=8):
+    found = protocol(seed=seed, measures={"loss": {"levels": levels}})
+    mean = sum(losses.values()) / len(losses)
+    return str(written(folder, found, heldout={"clips": losses}, loss=mean, loss_low=0.5 * mean, loss_high=1.5 * mean))
+
+
+def test_held_out_losses_are_compared_clip_by_clip(tmp_path, capsys):
+    """A model that is 1 % better on every clip is told from one that is not, though clips differ a hundred times as much."""
+    one = {f"clip-{number}": 0.1 + number for number in range(12)}
+    better = losses_of(tmp_path / "better", {name: 0.99 * loss for name, loss in reversed(one.items())} | {"another": 50.0})
+    mixed = losses_of(tmp_path / "mixed", {name: loss * (1 + 0.02 * (-1) ** place) for place, (name, loss) in enumerate(one.items())})
+    few = losses_of(tmp_path / "few", dict(list(one.items())[:2]))
+    first = losses_of(tmp_path / "first", one)
+    assert run("compare", [first, better, mixed, few, "format=csv"]) == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert head[2:] == ["loss", "loss low", "loss high", "loss change, %", "loss change, % low", "loss change, % high"]
+    assert rows[0][5:] == ["", "", ""] and rows[3][5:] == ["", "", ""]
+    assert [float(value) for value in rows[1][5:]] == pytest.approx([-1, -1, -1], abs=1e-9)
+    change, low, high = (float(value) for value in rows[2][5:])
+    assert low < 0 < high and low < change < high
+    assert run("compare", [first, better]) == 0
+    assert "-1 [-1, -1]" in capsys.readouterr().out and "change" not in table_of(run, capsys, [first, better, "figures=[loss_low]"])
+
+
+def test_losses_of_other_noise_or_levels_are_no_pairs(tmp_path, capsys):
+    one = {f"clip-{number}": 0.1 + number for number in range(12)}
+    first = losses_of(tmp_path / "first", one)
+    for other, differ in ((losses_of(tmp_path / "seed", one, seed=1), "seed"), (losses_of(tmp_path / "levels", one, levels=4), "measures")):
+        text = table_of(run, capsys, [first, other, f"differ=[{differ}]"])
+        assert "loss" in text and "change" not in text
+
+
+def table_of(command, capsys, words):
+    assert command("compare", words) == 0
+    return capsys.readouterr().out
 
 
 def test_what_is_no_score_or_was_changed_is_told(two, tmp_path, capsys):

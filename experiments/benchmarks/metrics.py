@@ -17,6 +17,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries load
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import scipy
 import scipy.linalg

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,7 +185,11 @@ STARTS = {
     "middle": lambda room, key, seed: room // 2,
     "random": lambda room, key, seed: int(generator("clip", seed=seed, epoch=0, sample=sample_id(key)).integers(room + 1)),
 }
-CHOICES = ("first", "random")
+CHOICES = {
+    "first": lambda videos, number, seed: number,
+    "spread": lambda videos, number, seed: _golden(number),
+    "random": lambda videos, number, seed: (_drawn(videos.identity(number), seed), videos.name(number)),
+}
 SHORT = ("refuse", "leave_out")
 
 
@@ -195,8 +199,8 @@ class ClipPolicy:
 
     frames: of a clip; None: all that a video has. stride: every how-manyth frame of the video. start: where in it, first, middle or
     random. short: what happens to a video that is too short for a clip: refuse, or leave_out. choose: which videos where fewer are wanted
-    than there are: the first by name, or random. Random draws follow from the seed and a video's bytes: neither its name nor the order
-    of the others moves them.
+    than there are: the first by name; those spread over all, whatever the seed, of which fewer are a part of more; or random. Random
+    draws follow from the seed and a video's bytes: neither its name nor the order of the others moves them.
     """
 
     frames: int | None
@@ -206,7 +210,7 @@ class ClipPolicy:
     choose: str
 
     def __post_init__(self) -> None:
-        for key, known in (("start", tuple(STARTS)), ("short", SHORT), ("choose", CHOICES)):
+        for key, known in (("start", tuple(STARTS)), ("short", SHORT), ("choose", tuple(CHOICES))):
             if getattr(self, key) not in known:
                 raise ValueError(f"{key}={getattr(self, key)}: choose from {', '.join(known)}")
         if self.stride < 1 or (self.frames is not None and self.frames < 1):
@@ -227,11 +231,12 @@ class Taken:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of a set of videos, in a fixed order."""
+    """Clips of a set of videos, in a fixed order. sides: height and width are cut to multiples of them, at the bottom and the right."""
 
     videos: Videos
     policy: ClipPolicy
     taken: tuple[Taken, ...]
+    sides: tuple[int, int] = (1, 1)
 
     def __len__(self) -> int:
         return len(self.taken)
@@ -247,18 +252,19 @@ class Clips:
 
     def shape(self, number: int) -> Shape:
         """Its sides, and the rate at which its frames follow one another: the video's over the stride."""
-        shape = self.videos.shape(self.taken[number].video)
-        return Shape(shape.height, shape.width, shape.fps / self.policy.stride)
+        shape, (rows, columns) = self.videos.shape(self.taken[number].video), self.sides
+        return Shape(shape.height // rows * rows, shape.width // columns * columns, shape.fps / self.policy.stride)
 
     def key(self, number: int) -> str:
         """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
-        clip = self.taken[number]
-        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{PYAV.identity()}"
+        clip, whole, kept = self.taken[number], self.videos.shape(self.taken[number].video), self.shape(number)
+        cut = "" if (whole.height, whole.width) == (kept.height, kept.width) else f":{kept.height}x{kept.width}"
+        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{PYAV.identity()}{cut}"
 
     def read(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
         clip = self.taken[number]
-        found = self.videos.read(clip.video, clip.first, (clip.frames - 1) * self.policy.stride + 1)
-        return np.ascontiguousarray(found[:: self.policy.stride])
+        found, shape = self.videos.read(clip.video, clip.first, (clip.frames - 1) * self.policy.stride + 1), self.shape(number)
+        return np.ascontiguousarray(found[:: self.policy.stride, : shape.height, : shape.width])
 
     @cached_property
     def shapes(self) -> dict[str, int]:
@@ -284,9 +290,11 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
 
     Raises ValueError for a video that is too short, unless those are left out, and for fewer videos than n: none is taken twice.
     """
+    if n is not None and n < 1:
+        raise ValueError(f"{named}: {n} clips are wanted; give at least 1, or null for all")
     order = range(len(videos))
-    if n is not None and policy.choose == "random":
-        order = sorted(order, key=lambda number: (_drawn(videos.identity(number), seed), videos.name(number)))
+    if n is not None:
+        order = sorted(order, key=lambda number: CHOICES[policy.choose](videos, number, seed))
     taken, left_out = [], 0
     for number in order:
         if len(taken) == n:
@@ -319,7 +327,47 @@ def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:
         kind = (clip.frames, clips.shape(number).height, clips.shape(number).width)
         if kind in kept or kind[:1] in kept:
             found.append(clip)
-    return Clips(clips.videos, clips.policy, tuple(found))
+    return replace(clips, taken=tuple(found))
+
+
+def fitted(clips: Clips, fit: Fit) -> Clips:
+    """The largest part of each clip, from its start and its upper left corner, that a network takes; clips of a set length keep it. Those
+    that are smaller than a patch are left out, as they are where clips are encoded."""
+    found = []
+    for number, clip in enumerate(clips.taken):
+        shape, set_length = clips.shape(number), clips.policy.frames is not None
+        if fit.takes(fit.least(clip.frames) if set_length else clip.frames, shape.height, shape.width):
+            found.append(clip if set_length else replace(clip, frames=fit.frames(clip.frames)))
+    return replace(clips, taken=tuple(found), sides=(fit.rows, fit.columns))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a network takes: 1 + k·time frames, k + 1 a multiple of `patch`; sides that are multiples of `rows` and `columns`."""
+
+    time: int
+    patch: int
+    rows: int
+    columns: int
+
+    def takes(self, frames: int, height: int, width: int) -> bool:
+        """Whether there is a patch in it."""
+        return self.frames(frames) > 0 and height >= self.rows and width >= self.columns
+
+    def frames(self, count: int) -> int:
+        """Of so many frames those that fit; none of fewer than a patch has."""
+        groups = ((count - 1) // self.time + 1) // self.patch * self.patch
+        return 1 + (groups - 1) * self.time if groups else 0
+
+    def least(self, count: int) -> int:
+        """The least that fits and has so many frames."""
+        groups = -(-(count - 1) // self.time) + 1
+        return 1 + (-(-groups // self.patch) * self.patch - 1) * self.time
+
+
+def spread(total: int) -> list[int]:
+    """The numbers below `total` in an order whose every beginning is spread over all of them."""
+    return sorted(range(total), key=_golden)
 
 
 def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> None:
@@ -339,6 +387,12 @@ def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> Non
             "nothing is resampled unasked: set real.frames and generated.frames for the length, size=[height,width] for the size, "
             "and the strides, or rates=any, for the rate"
         )
+
+
+def _golden(number: int) -> int:
+    """The place of a video in an order whose every beginning is spread over all: turns of the golden ratio, in 64 bits. It falls in step
+    with no period that a dataset's order may have, as every second or every eighth clip would."""
+    return number * 0x9E3779B97F4A7C15 % (1 << 64)
 
 
 def _drawn(identity: str, seed: int) -> str:

@@ -25,6 +25,9 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.world import parse
 
     words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
+    for key in ("step", "vbench"):
+        if config[key] is not None:
+            raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
     output = Path(config.output) if config.output else scored / "evaluation"
     bench = scoring.bench_of(config, words, share, output=output, home=output)
@@ -36,6 +39,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
     scoring.check_needs(words, facts, next((clips.name(number) for number, prompt in enumerate(prompts) if prompt is None), None))
     sides, real = {"generated": clips}, None
+    scoring.check_sets(bench, len(clips))
     if bench.compares:
         real = real_clips(config)
         sides |= {} if real is None else {"real": real}

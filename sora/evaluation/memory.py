@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,33 +11,39 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.load import LoadedDiffusion
-    from sora.data.video_sets import Clips
+    from sora.data.video_sets import Clips, Fit
     from sora.evaluation.scoring import Bench, RealSet
 
 PAIRS = 12  # that are shown
 
 
-def remembered(
-    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, config: DictConfig
-) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
-    written to look at. Every process extracts; the first one computes."""
-    from sora.data.index import Index
-    from sora.data.video_sets import DatasetVideos, only, take
-    from sora.evaluation.files import policy_of, real_folder
-    from sora.evaluation.scoring import bar
-    from sora.metrics.neighbours import neighbours
-
+def check_training(loaded: LoadedDiffusion, config: DictConfig) -> None:
+    """Raise ValueError where the clips that are compared with are those that the run trained on."""
     split = loaded.config["data"]["split"]
     if split == config.split:
         raise ValueError(
             f"metrics=[remembered]: split={split} is what the run trained on; name held-out clips, which are compared with those"
         )
+
+
+def remembered(
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, fit: Fit, config: DictConfig
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
+    written to look at. Every process extracts; the first one computes."""
+    from sora.data.index import Index
+    from sora.data.video_sets import DatasetVideos, fitted, only, take
+    from sora.evaluation.files import policy_of, real_folder
+    from sora.evaluation.scoring import bar
+    from sora.metrics.neighbours import neighbours
+
+    split = loaded.config["data"]["split"]
     videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
     policy, sized = policy_of(config.real), config.size is not None
     wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
     most = None if config.training is None else min(config.training, len(videos))
-    training = only(take(videos, policy, n=most, seed=config.seed, named="real"), wanted)
+    training = take(videos, policy, n=most, seed=config.seed, named="real")
+    training = only(fitted(training, replace(fit, rows=1, columns=1) if sized else fit), wanted)
     if len(training) < 2:
         raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
     with bar(bench.share, "features of training clips") as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.load import LoadedDiffusion
-    from sora.data.index import Index
-    from sora.data.video_sets import Clips
+    from sora.data.video_sets import Clips, DatasetVideos, Fit, FolderVideos
     from sora.evaluation.made import MadeVideos
     from sora.evaluation.sharing import Share
     from sora.generation.generator import Request
@@ -28,55 +28,77 @@ USUAL_N = 128
 def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
-    from sora.data.index import Index
+    from sora.data.video_sets import open_videos
     from sora.evaluation.files import real_folder
+    from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
-    from sora.evaluation.targets import lengthened, plan_targets, prompts_protocol, to_request
+    from sora.evaluation.memory import check_training, remembered
+    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol, to_request
     from sora.sample import make_generator
 
-    index = Index.open(real_folder(config), config.split)
-    targets = plan_targets(index, n=config.n or USUAL_N, split=config.split, caption=config.caption, seed=config.seed)
-    of_world = any(target.facts is not None for target in targets)
-    words = chosen(config.metrics, usual=("adherence", "frechet", "kvd") if of_world else ("frechet", "kvd"), known=KNOWN, scored="a run")
-    if words == ("loss",):
+    if tuple(config.metrics or ()) == ("loss",):
         return evaluate_loss(config, share, preset)
-    facts, (words, of_run) = [target.facts for target in targets] if of_world else None, parted(words)
-    scoring.check_needs(words, facts)
+    clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
+    fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
+    targets = plan_targets(videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed)
+    facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
+    usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
+    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
+    scoring.check_needs(words, facts)
     home = loaded.run / "evaluation"
     output = Path(config.output) if config.output else home / f"step-{loaded.step:08d}"
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
-    clip = config.generated
-    if clip.start != "first":
-        raise ValueError(f"generated.start={clip.start}: of clips that are generated the first frames are taken; leave it at first")
-    if clip.frames is not None:
-        targets = lengthened(targets, clip.frames, stride=clip.stride, time=loaded.vae.stride[0])
+    targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
-    # Before hours of generating: whether there is anything to compare with.
-    theirs = alike(index, [(frames_of(item.frames, clip), item.height, item.width) for item in targets], config) if bench.compares else None
-    videos = generated(make_generator(loaded, config), requests, loaded, config, output=output, share=share)
-    clips = whole(videos, frames=clip.frames, stride=clip.stride)
-    figures, rows = scoring.measured(bench, clips, facts)
-    rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, videos.paths, strict=True)]
-    real, distances = None, []
-    if theirs is not None:
-        real = scoring.real_set(bench, theirs)
+    scoring.check_sets(bench, len(targets))
+    if "remembered" in of_run:
+        check_training(loaded, config)
+    # Before hours of generating: all that the clips are compared with, and what needs none.
+    real = None
+    if bench.compares:
+        kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
+        real = scoring.real_set(bench, alike(videos, kinds, fit, config))
+    figures, about = {}, {}
+    if "loss" in of_run:
+        figures, about["heldout"] = measured_loss(loaded, config, share, output=output)
+    made = generated(make_generator(loaded, config), requests, loaded, config, output=output, share=share)
+    clips = whole(made, frames=clip.frames, stride=clip.stride)
+    found, rows = scoring.measured(bench, clips, facts)
+    rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, made.paths, strict=True)]
+    figures, distances = {**found, **figures}, []
+    if real is not None:
         found, distances = scoring.compared(bench, real, clips)
         figures |= found
-    found, about = of_runs(of_run, bench, loaded, clips, real, config)
-    figures |= found
+        if "remembered" in of_run:
+            found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
+            figures |= found
     if not share.first:
         return {}
-    protocol = protocol_of(config, bench, real, clips, index, prompts_protocol(targets, caption=config.caption))
+    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets, caption=config.caption))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
-        export(videos, Path(config.vbench))
+        export(made, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def policy_of_generated(config: DictConfig) -> DictConfig:
+    """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
+    clip = config.generated
+    for key, only in (("start", "first"), ("short", "refuse"), ("choose", "first")):
+        if clip[key] != only:
+            raise ValueError(
+                f"generated.{key}={clip[key]}: clips are generated as long and as many as are scored, and all are taken from their first "
+                f"frame; leave it at {only}"
+            )
+    if clip.stride < 1 or (clip.frames is not None and clip.frames < 1):
+        raise ValueError(f"generated.frames={clip.frames} and generated.stride={clip.stride}: both are at least 1")
+    return clip
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -85,23 +107,6 @@ def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if "remembered" in run and not any(word in DISTANCES for word in videos):
         raise ValueError("metrics=[remembered]: features of real clips are compared, too; add a distance: metrics=[frechet,remembered]")
     return videos, run
-
-
-def of_runs(
-    words: Sequence[str], bench: Any, loaded: LoadedDiffusion, clips: Clips, real: Any, config: DictConfig
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures that words of OF_RUNS ask for, and what else of them stands in the scores. On every process; the first has them."""
-    from sora.evaluation.heldout import measured_loss
-    from sora.evaluation.memory import remembered
-
-    figures, about = {}, {}
-    if "loss" in words:
-        found, about["heldout"] = measured_loss(loaded, config, bench.share, output=bench.output)
-        figures |= found
-    if "remembered" in words:
-        found, about["neighbours"] = remembered(bench, loaded, clips, real, config)
-        figures |= found
-    return figures, about
 
 
 def generated(
@@ -123,23 +128,32 @@ def frames_of(frames: int, clip: DictConfig) -> int:
     return clip.frames or 1 + (frames - 1) // clip.stride
 
 
-def alike(index: Index, generated: Sequence[tuple[int, int, int]], config: DictConfig) -> Clips:
-    """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then."""
-    from sora.data.video_sets import DatasetVideos, only, take
+def fit_of(loaded: LoadedDiffusion) -> Fit:
+    """What the run's VAE and patches take."""
+    from sora.data.video_sets import Fit
+
+    (time, rows, columns), patch = loaded.vae.stride, loaded.patchifier.size
+    return Fit(time, patch.t, rows * patch.h, columns * patch.w)
+
+
+def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], fit: Fit, config: DictConfig) -> Clips:
+    """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
+    network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
+    from sora.data.video_sets import fitted, only, take
     from sora.evaluation.files import policy_of
 
-    videos = DatasetVideos(index, caption=config.caption)
     real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
         raise ValueError(
-            f"split {config.split} of {index.folder} has no clips of the sizes that are generated; choose another split=, or bring "
+            f"{videos.place} has no clips of the sizes that are generated; choose another split=, or bring "
             "both sides to one kind: real.frames and generated.frames, size="
         )
     return real
 
 
-def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, index: Any, prompts: dict[str, Any]) -> Any:
+def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos: Any, prompts: dict[str, Any]) -> Any:
     """All that the scores depend on beside the run."""
     from omegaconf import OmegaConf
 
@@ -148,7 +162,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, index: 
 
     setting = bench.extractor.setting
     return Protocol(
-        dataset=real.dataset if real else {"fingerprint": index.dataset_fingerprint, "split": config.split, "clips": len(index)},
+        dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
         generated=clips.about(),
         prompts=prompts,

@@ -55,8 +55,7 @@ def setting_of(config: DictConfig) -> Setting:
     size = None if config.size is None else tuple(config.size) if not isinstance(config.size, int) else (config.size, config.size)
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size={list(size)}: give one side of a square, or [height,width]")
-    if config.trajectories < 1:
-        raise ValueError(f"trajectories={config.trajectories}: what is scored falls into at least one set")
+    check_numbers(config)
     return Setting(
         size=size,
         kernel=config.kernel,
@@ -68,6 +67,33 @@ def setting_of(config: DictConfig) -> Setting:
         trajectories=config.trajectories,
         seed=config.seed,
     )
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Refuse, before any work, settings that no distance can be measured with."""
+    from sora.metrics.extractors.pixels import KERNELS
+    from sora.metrics.resampling import LEAST_REPEATS
+
+    kernels = [name for name in KERNELS if name != "none"]
+    for wrong, told in (
+        (config.trajectories < 1, f"trajectories={config.trajectories}: what is scored falls into at least one set"),
+        (config.kernel not in kernels, f"kernel={config.kernel}: choose from {', '.join(kernels)}; size=null leaves sizes as they are"),
+        (config.ddof not in (0, 1), f"ddof={config.ddof}: covariances are unbiased (1) or biased (0)"),
+        (
+            config.bootstrap != 0 and config.bootstrap < LEAST_REPEATS,
+            f"bootstrap={config.bootstrap}: an interval takes at least {LEAST_REPEATS} repeats; 0 leaves it out",
+        ),
+        (config.neighbours < 1, f"neighbours={config.neighbours}: give at least 1"),
+    ):
+        if wrong:
+            raise ValueError(told)
+
+
+def check_sets(bench: Bench, n: int) -> None:
+    """Raise ValueError where n clips do not fall into sets of one size, of at least two clips each."""
+    sets = bench.extractor.setting.trajectories
+    if bench.compares and (n % sets or n // sets < 2):
+        raise ValueError(f"{n} clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
 
 def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path) -> Bench:
@@ -126,8 +152,6 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
     if not bench.share.first:
         return {}, []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
-    if len(fake) % sets:
-        raise ValueError(f"{len(fake)} clips do not fall into trajectories={sets} sets of one size; set n= to a multiple")
     shapes = shapes_of(fake, setting)
     found, rows = zip(
         *(

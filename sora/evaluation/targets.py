@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sora import storage
 
 if TYPE_CHECKING:
-    from sora.data.index import Index
+    from sora.data.video_sets import DatasetVideos, Fit, FolderVideos
     from sora.generation.generator import Request
 
 WORLD = "sora.data.sources.WorldSource"
@@ -28,19 +28,29 @@ class Target:
     facts: Any
 
 
-def plan_targets(index: Index, *, n: int, split: str, caption: str, seed: int) -> list[Target]:
-    """n prompts with sizes: drawn anew from the built-in world if the dataset is one, else the captions of the split's clips in turn."""
+def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str, seed: int) -> list[Target]:
+    """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
+    patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone."""
+    from sora.data.video_sets import DatasetVideos, spread
+
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")
-    if (world := world_of(index)) is not None:
+    if isinstance(videos, DatasetVideos) and (world := world_of(videos.index)) is not None:
         return world_targets(world, n=n, split=split, caption=caption, seed=seed)
+    shapes = {number: videos.shape(number) for number in range(len(videos))}
+    order = [number for number in spread(len(videos)) if fit.takes(videos.frames(number), shapes[number].height, shapes[number].width)]
+    if not order:
+        raise ValueError(f"no clip of {videos.place} is as large as one patch of the run; score it against larger ones")
     targets = []
-    for number in range(n):
-        row = index.row(number % len(index))
-        if not row.captions:
-            raise ValueError(f"clip {row.key} of {index.folder} has no caption to prompt with; caption the dataset first")
-        text = next((item.text for item in row.captions if item.kind == caption), row.captions[0].text)
-        targets.append(Target(text, row.frames, row.height, row.width, row.fps, None))
+    for place in range(n):
+        number = order[place % len(order)]
+        prompt, shape = videos.prompt(number), shapes[number]
+        if prompt is None:
+            raise ValueError(
+                f"{videos.name(number)} of {videos.place} has no caption to prompt with; caption the dataset first, or put NAME.txt beside "
+                "each video of a folder"
+            )
+        targets.append(Target(prompt, videos.frames(number), shape.height, shape.width, shape.fps, None))
     return targets
 
 
@@ -55,16 +65,25 @@ def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str
     from sora.configs.build import build
     from sora.data.world import parse
 
+    if caption not in ("dense", "short"):
+        raise ValueError(f"caption={caption}: the built-in world says dense or short")
     prompts = build(recipe).prompts(n, split="heldout" if split == "heldout" else "train", seed=seed)
     texts = [prompt.text_short if caption == "short" else prompt.text_dense for prompt in prompts]
     # What the text says is what can be asked for: a short caption leaves facts out.
     return [Target(text, item.frames, item.size[0], item.size[1], item.fps, parse(text)) for text, item in zip(texts, prompts, strict=True)]
 
 
-def lengthened(targets: Sequence[Target], frames: int, *, stride: int, time: int) -> list[Target]:
-    """Targets just long enough that `frames` at a stride can be taken of them: 1 + a multiple of the VAE's `time` stride."""
-    needed = (frames - 1) * stride + 1
-    return [replace(target, frames=1 + -(-(needed - 1) // time) * time) for target in targets]
+def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: int) -> list[Target]:
+    """Targets of the sizes that a network makes: as long and large as theirs allow, or, of `frames`, just long enough that those can be
+    taken at a stride. Raises ValueError for one that holds no patch."""
+    found = []
+    for target in targets:
+        count = fit.frames(target.frames) if frames is None else fit.least((frames - 1) * stride + 1)
+        if not count:
+            raise ValueError(f"a clip of {target.frames} frames holds no patch of the run; set generated.frames to what it makes")
+        height, width = target.height // fit.rows * fit.rows, target.width // fit.columns * fit.columns
+        found.append(replace(target, frames=count, height=height, width=width))
+    return found
 
 
 def to_request(target: Target, number: int, *, seed: int) -> Request:

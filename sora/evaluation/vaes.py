@@ -47,6 +47,7 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
 
     words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES), scored="a VAE")
     loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
+    check_clips(config, loaded.vae.stride)
     vae = loaded.vae.to(choose_device(config.device))
     home = Path(config.checkpoint) / "evaluation"
     output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
@@ -69,6 +70,27 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     )
 
 
+def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
+    """Raise ValueError for keys that say what reconstructions cannot be: they are of the real clips, one each."""
+    real, given = config.real, config.generated
+    usual = {"frames": None, "stride": 1, "start": "first", "short": "refuse", "choose": "first"}
+    for key, value in usual.items():
+        if given[key] not in (value, real[key]):
+            raise ValueError(
+                f"generated.{key}={given[key]}: reconstructions are of the clips that real.{key}={real[key]} takes; set that, and leave "
+                f"generated.{key} out"
+            )
+    if real.n not in (None, config.n):
+        raise ValueError(f"real.n={real.n}: as many originals as reconstructions are compared; set n={real.n}")
+    if real.frames is not None and (real.frames - 1) % stride[0]:
+        fits = 1 + (real.frames - 1) // stride[0] * stride[0]
+        raise ValueError(
+            f"real.frames={real.frames}: this VAE takes 1 + a multiple of {stride[0]} frames; set {fits} or {fits + stride[0]}"
+        )
+    if config.vbench is not None:
+        raise ValueError("vbench: only clips that a run generates have prompts to be named by; leave it out")
+
+
 def dataset_folders(data: Any) -> dict[str, Path]:
     """The datasets of `data=`, by the names of their folders."""
     folders = [] if data is None else [Path(data)] if isinstance(data, str | Path) else [Path(folder) for folder in data]
@@ -89,11 +111,12 @@ def score_dataset(
     from sora.evaluation.made import FittedVideos, MadeVideos, whole
 
     videos = open_videos(folder, split=config.split, caption=config.caption)
-    n = min(config.n or USUAL_N, len(videos))
+    n = min(USUAL_N if config.n is None else config.n, len(videos))
     originals = FittedVideos(take(videos, policy_of(config.real), n=n, seed=config.seed, named="real"), vae.stride)
     real = whole(originals)
     copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
     keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]
+    scoring.check_sets(bench, len(real))
     made = MadeVideos(copies, [bench.output / "lossless" / f"{key[:32]}.mp4" for key in keys])
     rows = reconstruct(vae, real, made, config, bench)
     figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sora.metrics.frechet import check_features, frechet_distance, frechet_of_counts
 
+LEAST_REPEATS = 20  # of the bootstrap: fewer say nothing of the ends of an interval
 FRACTIONS = (1.0, 0.8, 2 / 3, 0.5, 0.4, 1 / 3)  # of both sets, for the extrapolation
 
 
@@ -47,8 +48,10 @@ def frechet_interval(
     more often than that (it is too wide) for sets that do not.
     """
     check_features(one, two)
-    if repeats < 20 or not 0 < level < 1:
-        raise ValueError(f"a bootstrap of {repeats} repeats at level {level}: give at least 20 repeats and a level between 0 and 1")
+    if repeats < LEAST_REPEATS or not 0 < level < 1:
+        raise ValueError(
+            f"a bootstrap of {repeats} repeats at level {level}: give at least {LEAST_REPEATS} repeats and a level between 0 and 1"
+        )
     draw = torch.Generator().manual_seed(seed)
     found = torch.tensor(
         [frechet_of_counts(one, _counts(one, draw), two, _counts(two, draw), ddof=ddof) for _ in range(repeats)], dtype=torch.float64

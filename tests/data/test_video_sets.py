@@ -92,6 +92,22 @@ def test_draws_hang_on_the_video_and_the_seed_alone():
     assert len(chosen) > 5 and set(shown(taken(n=3))) == {"g", "b", "d"}
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 33, 50, 99])
+def test_a_spread_choice_leaves_no_gap_falls_into_no_step_and_grows_by_adding(n):
+    videos = Numbered((3,) * 100, tuple(f"{number:03d}" for number in range(100)))
+
+    def chosen(count, **words):
+        return [int(name) for name in shown(taken(videos, frames=1, choose="spread", n=count, **words))]
+
+    found = chosen(n)
+    assert len(found) == n and found == chosen(n, seed=5) and set(found) <= set(chosen(n + 1))
+    gaps = np.diff([-1, *found, 100])
+    assert gaps.max() <= 2.7 * 100 / n + 1  # turns of the golden ratio: no gap above its square times the mean one
+    for period in (2, 4):  # as of images among videos, or of classes in turn
+        counts = np.bincount(np.array(found) % period, minlength=period)
+        assert n < 16 or (counts.min() >= 0.5 * n / period and counts.max() <= 1.6 * n / period)
+
+
 def test_short_videos_are_refused_or_left_out_and_none_is_taken_twice():
     with pytest.raises(ValueError, match=r"real: g of numbered has 9 frames, a clip of 4 at stride 4 needs 13; set real.frames lower"):
         taken(frames=4)
@@ -101,6 +117,9 @@ def test_short_videos_are_refused_or_left_out_and_none_is_taken_twice():
         taken(frames=4, short="leave_out", n=4)
     with pytest.raises(ValueError, match="8 clips are wanted and numbered has 7 videos; none is taken twice"):
         taken(n=8, choose="random")
+    for n in (0, -1):
+        with pytest.raises(ValueError, match=f"real: {n} clips are wanted; give at least 1"):
+            taken(n=n)
 
 
 def test_the_key_of_a_clip_tells_its_pixels():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora.metrics.frechet import frechet_distance, frechet_floor, frechet_of_gaussians, frechet_split
+from sora.metrics.frechet import frechet_distance, frechet_floor, frechet_of_counts, frechet_of_gaussians, frechet_split
 
 
 def with_moments(mean, covariance, n, seed=0):
@@ -107,6 +107,20 @@ def test_a_large_offset_costs_no_digits():
     one, two = torch.randn(200, 8, generator=draw, dtype=torch.float64), 1.5 * torch.randn(200, 8, generator=draw, dtype=torch.float64)
     plain = frechet_distance(one, two)
     assert frechet_distance(one + 1e6, two + 1e6) == pytest.approx(plain, rel=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 3.0, 10.0, 1e3, 1e5])
+def test_moments_about_the_mean_by_subtraction_keep_their_digits(offset):
+    """Many clips of few dimensions, however far their mean lies from zero, on both sides of where centring takes over."""
+    scale = torch.arange(1, 21, dtype=torch.float64) ** -1
+    draw = torch.Generator().manual_seed(2)
+    one, two = (torch.randn(60, 20, generator=draw, dtype=torch.float64) * scale for _ in range(2))
+    shifted = [features + offset * scale.roll(3) for features in (one, two)]
+    counts = [torch.randint(0, 3, (60,), generator=draw) for _ in range(2)]
+    assert frechet_distance(*shifted) == pytest.approx(frechet_distance(one, two), rel=1e-13 * max(1e2, offset))
+    repeated = [features.repeat_interleave(count, dim=0) for features, count in zip(shifted, counts, strict=True)]
+    found = frechet_of_counts(shifted[0], counts[0], shifted[1], counts[1])
+    assert found == pytest.approx(frechet_distance(*repeated), rel=1e-13 * max(1e2, offset))
 
 
 def test_ddof_zero_is_the_biased_covariance():
