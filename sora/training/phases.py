@@ -131,7 +131,7 @@ def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:
 def _uncovered(begin: int, end: int, spans: Sequence[Sequence[int]]) -> int:
     """How many of the steps after `begin` up to `end` lie in none of the spans."""
     left = 0
-    for low, high in sorted(spans):
+    for low, high in sorted(map(tuple, spans)):
         left += max(0, min(low, end) - begin)
         begin = max(begin, high)
     return left + max(0, end - begin)
