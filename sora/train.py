@@ -369,9 +369,10 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
         return NoTracker()
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
-    return Tracker(
-        sink, folder=run.folder, identity=run.info["id"], config={str(key): value for key, value in values.items()}, **config.tracker
-    )
+    told = {str(key): value for key, value in values.items()}
+    # by name: a resumed run's configuration may be a stranger's, and a tracker can be told to start any command
+    patience, room = config.tracker.patience, config.tracker.room
+    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, patience=patience, room=room)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
     Lists arrive as tuples unless the parameter is annotated `list[...]`, and whole numbers as floats where a float is annotated.
     Raises ValueError for a target that is not allowed, for an unknown, doubled or missing key, and for a value of the wrong kind.
     """
+    if not isinstance(node, Mapping) or TARGET not in node:
+        raise ValueError(f"{node!r} has no _target_: choose an option of its group")
     tree = plain(node)
-    if not isinstance(tree, dict) or TARGET not in tree:
-        raise ValueError(f"{tree!r} has no _target_: choose an option of its group")
     _check(tree, set(values), place=str(tree[TARGET]))
     return _make(tree, values)
 
@@ -136,15 +136,20 @@ def _value(value: Any, annotation: str, place: str) -> Any:
     if isinstance(value, dict):
         if TARGET in value:
             return _make(value, {})
+        fitting(value, annotation, place)
         return {key: _value(inner, "", f"{place}.{key}") for key, inner in value.items()}
     if isinstance(value, list):
+        fitting(value, annotation, place)
         items = [_value(item, "float" if "float" in annotation and "int" not in annotation else "", place) for item in value]
         return items if annotation.startswith("list") else tuple(items)
-    return scalar(value, annotation, place)
+    return fitting(value, annotation, place)
 
 
-def scalar(value: Any, annotation: str, place: str) -> Any:
-    """`value` if its kind fits a plain annotation such as `int` or `float | None`; else ValueError. Other annotations are not judged."""
+def fitting(value: Any, annotation: str, place: str) -> Any:
+    """`value`, which is no node, if its kind fits a plain annotation such as `int` or `float | None`; else, and where a function belongs,
+    ValueError. Other annotations are not judged."""
+    if annotation.startswith("Callable[") and not (value is None and annotation.endswith("| None")):
+        raise ValueError(f"{place}={value!r} is of the wrong kind: it takes a function, by its _target_")
     kinds = {kind.strip() for kind in annotation.split("|")}
     if not kinds <= {"int", "float", "bool", "str", "None"}:
         return value

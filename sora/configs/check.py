@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sora.configs.build import refuse_resolvers, scalar
+from sora.configs.build import fitting, refuse_resolvers
 from sora.configs.targets import TARGET, find, parameters
 from sora.configs.words import listed, meant
 
@@ -55,7 +55,7 @@ def _compare(tree: dict[str, Any], reference: dict[str, Any], place: str, said_b
             _compare(value, known, f"{name}.", said_by)
         elif isinstance(known, bool) and not isinstance(value, bool | None):
             raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is true or false (as it stands: {known})")
-        elif isinstance(known, int | float) and not isinstance(known, bool) and isinstance(value, str | bool):
+        elif isinstance(known, int | float) and not isinstance(known, bool) and isinstance(value, str | bool | list | dict):
             raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is a number (as it stands: {known})")
 
 
@@ -70,8 +70,8 @@ def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
                 continue
             if key not in known:
                 raise ValueError(f"{place}: {tree[TARGET]} has no key {key!r}{meant(key, known)}; its keys: {listed(known)}")
-            if not isinstance(value, dict | list) and not (isinstance(value, str) and "${" in value):
-                scalar(value, known[key].annotation, f"{place}.{key}")
+            if not (isinstance(value, dict) and TARGET in value) and not (isinstance(value, str) and "${" in value):
+                fitting(value, known[key].annotation, f"{place}.{key}")
     for key, value in tree.items():
         for index, item in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(item, dict):

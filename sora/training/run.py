@@ -68,7 +68,12 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        return storage.read_json(self.info_file)
+        found = storage.read_json(self.info_file)
+        parts = [found.get(name, {}) for name in ("depends", "code")] if isinstance(found, dict) else []
+        texts = all(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()) for part in parts)
+        if not parts or not texts or found.get("kind") not in KINDS:
+            raise ValueError(f"{self.info_file} is damaged: it does not say of which kind the run is and what it depends on")
+        return found
 
     @property
     def config(self) -> dict[str, Any]:

@@ -91,12 +91,23 @@ def test_whole_numbers_become_floats_where_floats_are_wanted(toy):
         ({"width": True}, "wrong kind"),
         ({"width": 1.5}, "wrong kind"),
         ({"width": None}, "wrong kind"),
+        ({"width": [8]}, "wrong kind"),
+        ({"width": {"of": 8}}, "wrong kind"),
+        ({"act": None}, "wrong kind: it takes a function"),
+        ({"act": "relu"}, "wrong kind: it takes a function"),
+        ({"act": [NET]}, "wrong kind: it takes a function"),
         ({"part": {"_target_": "sora.toyroom.Part"}}, "needs depth"),
     ],
 )
 def test_wrong_keys_and_kinds_are_refused(toy, change, said):
     with pytest.raises(ValueError, match=said):
         build(OmegaConf.create(NET | change))
+
+
+@pytest.mark.parametrize("node", [{"width": 8}, {}, {"_target": "sora.toyroom.Net"}], ids=str)
+def test_what_names_nothing_is_refused(toy, node):
+    with pytest.raises(ValueError, match="has no _target_: choose an option"):
+        build(node)
 
 
 def test_what_the_program_gives_cannot_also_be_set(toy):

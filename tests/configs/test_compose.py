@@ -76,7 +76,8 @@ def test_options_and_experiments_come_from_folders_of_ones_own(toy):
 @pytest.mark.parametrize(
     ("argument", "kind"),
     [("steps=abc", "number"), ("steps=true", "number"), ("flag=3", "true or false"), ("net.width=abc", "number"),
-     ("net.part.depth=a", "number"), ("net.part=3", "cannot be 3"), ("net.width=1.5", "takes int")],
+     ("net.part.depth=a", "number"), ("net.part=3", "cannot be 3"), ("net.width=1.5", "takes int"),
+     ("steps=[1]", "number"), ("net.width=[8]", "number")],
 )  # fmt: skip
 def test_a_value_of_the_wrong_kind_is_refused(toy, argument, kind):
     assert kind in refused(argument)

@@ -19,7 +19,10 @@ class Part:
 
 class Net:
     """A network."""
-    def __init__(self, *, width: int, rate: float = 0.5, name: str | None = None, sizes: tuple = (), part: object = None):
+    def __init__(
+        self, *, width: int, rate: float = 0.5, name: str | None = None, sizes: tuple = (), part: object = None,
+        act: "Callable[[int], int]" = abs,
+    ):
         self.width, self.rate, self.name, self.sizes, self.part = width, rate, name, sizes, part
 
 

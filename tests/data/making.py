@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,6 +54,29 @@ def muxed(
             frame.pts, frame.time_base = round(time / base), base
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
+    return file.getvalue()
+
+
+def sound(samples: int) -> bytes:
+    """An mp4 of sound alone."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def tar(members, *, kind=tarfile.USTAR_FORMAT) -> bytes:
+    """A tar of (name or TarInfo, content) pairs."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=kind) as out:
+        for name, content in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content) if info.isreg() else 0
+            out.addfile(info, io.BytesIO(content))
     return file.getvalue()
 
 

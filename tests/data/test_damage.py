@@ -1,10 +1,8 @@
 """Damage at random places of every file of a dataset: refused with a `ValueError`, or without any effect; nothing lost unnamed."""
 
-import io
 import json
 import random
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from sora.data.foreign import Choices
 from sora.data.index import Caption, Index
 from sora.data.indexing import index_shards
 from sora.data.stores import store_of
-from tests.data.making import counting, dataset, muxed
+from tests.data.making import counting, dataset, muxed, tar
 from tests.data.test_foreign import QUICK, samples
 
 VAE = "ab" * 32
@@ -153,18 +151,13 @@ def test_flipped_bits_and_cuts_of_any_file_are_refused_or_without_effect(whole, 
 @pytest.mark.slow
 def test_damaged_shards_of_others_lose_nothing_unnamed_and_give_no_clip_that_was_not_there(tmp_path):
     media = [muxed(counting(frames), **QUICK) for frames in (1, 2, 3, 1)]
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as out:
-        for name, content in samples(media):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
+    shard = tar(samples(media))
     settings = {"licence": "", "workers": 0, "seconds": 9, "memory_gb": 64, "about": {}, "max_bad_share": 1.0}
     draw, lost = random.Random(1), 0
     for number in range(16):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / "a.tar").write_bytes(file.getvalue())
+        (folder / "a.tar").write_bytes(shard)
         flipped(folder / "a.tar", draw)
         before = {path for path in tmp_path.rglob("*") if "." in path.name and folder not in path.parents}
         try:

@@ -9,7 +9,6 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ from sora.data.indexing import index_shards, names_of
 from sora.data.loading import read_clip
 from sora.data.stores import store_of, write_remote
 from sora.data.video import PYAV
-from tests.data.making import counting, dataset, muxed, numbers, telling
+from tests.data.making import counting, dataset, muxed, numbers, sound, tar, telling
 
 FRAMES = [3, 5, 1, 4]
 QUICK = {"options": {"preset": "ultrafast", "bf": "0"}}
@@ -36,11 +35,7 @@ def media():
 def write(path: Path, members) -> None:
     """A tar of (name or TarInfo, content)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
-        for name, content in members:
-            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            info.size = len(content) if info.isreg() else 0
-            out.addfile(info, io.BytesIO(content))
+    path.write_bytes(tar(members, kind=tarfile.PAX_FORMAT))
 
 
 def samples(media, prefix="k", start=0):
@@ -113,15 +108,9 @@ def test_keys_follow_from_names_alone(tmp_path, media):
 
 def lossy(media):
     """Damage by name: (bytes of a shard of four samples, clips left, what is refused)."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as out:
-        for name, content in samples(media):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    whole = file.getvalue()
-    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
-        places = {member.name: (member.offset, member.offset_data, member.size) for member in tar}
+    whole = tar(samples(media))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as found:
+        places = {member.name: (member.offset, member.offset_data, member.size) for member in found}
     third = places["k2.mp4"]
     garbled = bytearray(whole)
     garbled[third[0] : third[0] + 512] = b"\xee" * 512
@@ -287,18 +276,6 @@ def test_held_out_clips_follow_their_source(tmp_path, media):
         indexed(tmp_path, output=tmp_path / "y", need_captions=True)
 
 
-def sound() -> bytes:
-    """An mp4 of sound alone."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as output:
-        stream = output.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
-        frame.rate = 16000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return file.getvalue()
-
-
 def spoilt() -> dict[str, bytes]:
     """Ways for a clip to be bad."""
     whole = muxed(telling(24, 64, 64), **QUICK)
@@ -317,7 +294,7 @@ def spoilt() -> dict[str, bytes]:
         "zeroed": zeroed,
         "noindex": whole.replace(b"moov", b"zzzz"),
         "codec": whole.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"),
-        "sound": sound(),
+        "sound": sound(16000),
         "noise": draw.bytes(5000),
     }
 

@@ -1,23 +1,12 @@
 """Reading shards front to back: what comes, and what is told when it cannot."""
 
 import io
-import tarfile
 
 import pytest
 
 from sora.data.streaming import ShardStream
-from tests.data.making import dataset
+from tests.data.making import dataset, tar
 from tests.data.test_stores import Server
-
-
-def shard(members) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as out:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 class Pipe(io.BytesIO):
@@ -41,12 +30,12 @@ TOLD = [("a", b"1" * 900, ["one"]), ("b", b"2" * 900, ["two"])]
 
 
 def test_clips_come_in_the_order_of_their_shards():
-    assert streamed(shard(GOOD[2:]), shard(GOOD[:2])) == ([TOLD[1], TOLD[0]], [])
-    assert streamed(shard(GOOD)) == (TOLD, [])
+    assert streamed(tar(GOOD[2:]), tar(GOOD[:2])) == ([TOLD[1], TOLD[0]], [])
+    assert streamed(tar(GOOD)) == (TOLD, [])
 
 
 def test_a_cut_loses_the_last_clip_and_is_told_and_the_next_shard_goes_on():
-    whole = shard(GOOD)
+    whole = tar(GOOD)
     for cut in (700, 1600, 1800, 2560, 2700, 4096, 4400, 4700):
         found, refused = streamed(whole[:cut], whole)
         assert len(found) == (2 if cut < 4096 else 3), cut
@@ -65,13 +54,13 @@ def test_samples_that_a_stream_cannot_give_are_named():
         ("e.mp4", b"3"),
         ("e.json", b"{"),
     ]
-    found, refused = streamed(shard(members), most_mb=1000 / 2**20)
+    found, refused = streamed(tar(members), most_mb=1000 / 2**20)
     assert [name for name, _, _ in found] == ["a", "b"]
     assert refused == [("a", "apart"), ("a", "video"), ("c", "video"), ("d.mp4", "size"), ("d", "video"), ("e", "text")]
 
 
 def test_what_is_no_shard_is_named_and_the_others_are_read():
-    found, refused = streamed(b"\x1f\x8b" + bytes(700), shard(GOOD), b"")
+    found, refused = streamed(b"\x1f\x8b" + bytes(700), tar(GOOD), b"")
     assert (found, [kind for _, kind in refused]) == (TOLD, ["shard", "shard"])
 
 

@@ -8,17 +8,7 @@ import tarfile
 import pytest
 
 from sora.data.tars import Walk, sample_of
-
-
-def tar(members, *, kind=tarfile.USTAR_FORMAT) -> bytes:
-    """A tar of (name or TarInfo, content) pairs."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=kind) as out:
-        for name, content in members:
-            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            info.size = len(content) if info.isreg() else 0
-            out.addfile(info, io.BytesIO(content))
-    return file.getvalue()
+from tests.data.making import tar
 
 
 def special(name, kind, target=""):

@@ -110,6 +110,21 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@contextmanager
+def terminated(owner: type, name: str, *, at: int) -> Iterator[None]:
+    """This process is sent a SIGTERM in call number `at` of a method."""
+    plain, calls = getattr(owner, name), itertools.count(1)
+
+    def signalling(self, *args):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, signalling)
+        yield
+
+
 class SmallFile:
     """A file on a disk that takes no more than `left[0]` bytes from all its files together."""
 

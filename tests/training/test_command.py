@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from sora import storage
 from sora.training import checkpoint
 from sora.training.metrics import read
 from tests.data.making import flip
+from tests.training.faults import terminated
 from tests.training.test_resume import TIMINGS
 
 cli = importlib.import_module("sora.cli")
@@ -56,27 +56,18 @@ def lines(folder: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in TIMINGS} for row in read(folder / "metrics.jsonl")]
 
 
-def cut(world: Path, folder: Path, monkeypatch, *more: str) -> int:
+def cut(world: Path, folder: Path, *more: str) -> int:
     """Train, with a SIGTERM in the middle of step 4."""
     from sora.vae.losses import VaeObjective
 
-    plain, calls = VaeObjective.__call__, []
-
-    def signalling(self, *args):
-        calls.append(1)
-        if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VaeObjective, "__call__", signalling)
+    with terminated(VaeObjective, "__call__", at=4):
         return cli.run("train", words(world, f"output={folder}", *more))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_real_run_that_is_stopped_and_resumed_is_bit_identical_down_to_its_artefact(world, whole, tmp_path, monkeypatch, workers):
+def test_a_real_run_that_is_stopped_and_resumed_is_bit_identical_down_to_its_artefact(world, whole, tmp_path, workers):
     folder = tmp_path / "cut"
-    assert cut(world, folder, monkeypatch, f"workers={workers}") == 128 + signal.SIGTERM
+    assert cut(world, folder, f"workers={workers}") == 128 + signal.SIGTERM
     assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == 4
     assert not (folder / "vae").exists()
     assert cli.run("train", words(world, f"output={folder}", "resume=auto", f"workers={2 - workers}")) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -31,6 +30,7 @@ from sora.training.online import OnlineEncoder, share_encoding
 from sora.vae import artefact
 from tests.data.making import flip
 from tests.trained import vae_artefact, world_dataset
+from tests.training.faults import terminated
 from tests.training.groups import in_ranks
 from tests.training.test_resume import lines
 
@@ -202,19 +202,10 @@ def test_a_clip_that_cannot_be_read_is_named_and_replaced(made, tmp_path):
     assert len(whole - set(seen)) == 1 and not set(seen) - whole
 
 
-def test_a_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, monkeypatch, capsys):
+def test_a_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, capsys):
     run = (f"steps={STEPS}", "log_every=1", "checkpoint.every=100")
     assert cli.run("train", words(made, f"output={tmp_path}/whole", *run)) == 0
-    plain, calls = OnlineEncoder.__call__, []
-
-    def signalling(self, *args):
-        calls.append(1)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OnlineEncoder, "__call__", signalling)
+    with terminated(OnlineEncoder, "__call__", at=3):
         assert cli.run("train", words(made, f"output={tmp_path}/cut", "workers=2", *run)) == 128 + signal.SIGTERM
     assert cli.run("train", [f"resume={tmp_path}/cut", "reader.seconds=9"]) == 2
     assert "reader.seconds: 15 in the run, 9 now" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from sora.training import peers
 from sora.training.peers import Peers
 from sora.training.watchdog import STALLED
+from tests.training.groups import forked
 
 CPU = torch.device("cpu")
 GRACE, RANKS = 0.4, 4
@@ -24,31 +25,25 @@ GRACE, RANKS = 0.4, 4
 
 def ended(folder: Path, work: Callable[[int, Peers], None], *, count: int = RANKS) -> tuple[list[int], list[str], float]:
     """Each rank's exit code and what it said, and the seconds until all had ended; `work(rank, peers)` is done while all are connected."""
-    children = []
-    for rank in range(count):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        code = 1
+
+    def connected(rank: int) -> int:
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        said = os.open(folder / f"said-{rank}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 2)
+        sys.stderr = os.fdopen(2, "w")
         try:
-            os.environ["MASTER_ADDR"] = "127.0.0.1"
-            said = os.open(folder / f"said-{rank}", os.O_WRONLY | os.O_CREAT)
-            os.dup2(said, 2)
-            sys.stderr = os.fdopen(2, "w")
             dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
             with Peers(grace=GRACE) as found:
                 found.connect(CPU)
                 dist.barrier()
                 time.sleep(0.3)  # connections are taken by a thread
                 work(rank, found)
-            code = 0
         except RuntimeError:
-            code = 2
-        finally:
-            os._exit(code)
+            return 2
+        return 0
+
     began = time.monotonic()
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    codes = forked(count, connected)
     return codes, [(folder / f"said-{rank}").read_text() for rank in range(count)], time.monotonic() - began
 
 

@@ -14,6 +14,7 @@ import pytest
 from sora import cli, storage
 from sora.training import checkpoint
 from sora.training.metrics import read
+from tests.training.faults import terminated
 from tests.training.test_resume import lines
 
 pytestmark = pytest.mark.slow
@@ -41,28 +42,19 @@ def words(made: Path, *more: str) -> list[str]:
     return ["experiment=toy", *data, *RUN, *more]
 
 
-def interrupted(made: Path, folder: Path, cut: int, monkeypatch, *more: str) -> int:
+def interrupted(made: Path, folder: Path, cut: int, *more: str) -> int:
     """Train, with a SIGTERM in the middle of step `cut`."""
     from sora.diffusion.objective import Objective
 
-    plain, calls = Objective.losses, []
-
-    def signalling(self, *args):
-        calls.append(1)
-        if len(calls) == cut:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Objective, "losses", signalling)
+    with terminated(Objective, "losses", at=cut):
         return cli.run("train", words(made, f"output={folder}", *more))
 
 
 @pytest.mark.parametrize("cut", [2, 5])
-def test_a_diffusion_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, monkeypatch, cut):
+def test_a_diffusion_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, cut):
     """The losses to the last bit, the weights, their averages and the optimiser; whatever the workers."""
     folder = tmp_path / "cut"
-    assert interrupted(made, folder, cut, monkeypatch, f"workers={cut % 2}") == 128 + signal.SIGTERM
+    assert interrupted(made, folder, cut, f"workers={cut % 2}") == 128 + signal.SIGTERM
     assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == cut
     assert cli.run("train", [f"resume={folder}"]) == 0
     assert lines(folder) == lines(made / "whole")

@@ -152,3 +152,24 @@ def test_a_strangers_configuration_is_data_or_refused(tmp_path, monkeypatch, tex
     with pytest.raises(ValueError, match=said):
         _ = run.config
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        {},
+        {"kind": "video"},
+        {"kind": ["vae"]},
+        {"kind": "vae", "depends": []},
+        {"kind": "vae", "depends": {"vae": 3}},
+        {"kind": "vae", "code": 1},
+    ],
+    ids=json.dumps,
+)
+def test_a_run_that_does_not_say_what_it_is_is_refused(tmp_path, said):
+    run = create(tmp_path / "run", config="{}", info={"kind": "vae", "depends": {"vae": "abc"}})
+    assert run.info["depends"] == {"vae": "abc"}
+    run.info_file.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="run.json is damaged"):
+        _ = run.info

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from sora.train import tracker_of
 from sora.training.journal import Journal
 from sora.training.metrics import read
 from sora.training.phases import Phases
@@ -241,3 +243,16 @@ def test_wandb_without_its_server_neither_delays_a_run_nor_fails_it(tmp_path, mo
     assert time.monotonic() - began < 20
     assert one._process is not None and gone(one._process.pid, seconds=5)
     assert list((tmp_path / "wandb").glob("offline-run-*")), one.problem  # to be sent later
+
+
+def test_a_strangers_run_does_not_say_what_its_tracker_is(tmp_path):
+    """`sora train resume=RUN` takes RUN's own configuration, of whatever keys."""
+    run = create(tmp_path / "run", config="{}", info={"kind": "vae"})
+    stored = {
+        "logger": {"_target_": "sora.training.sinks.Csv"},
+        "tracker": {"patience": 20.0, "room": 9, "command": ["touch", str(tmp_path / "pwned")]},
+    }
+    found = tracker_of(OmegaConf.create(stored), run)
+    found.log(1, {"loss": 1.0})
+    found.close()
+    assert (run.folder / "metrics.csv").is_file() and not (tmp_path / "pwned").exists()
