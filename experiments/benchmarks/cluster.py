@@ -1,13 +1,17 @@
 """What our loop, checkpoints, copies of the model and restarts cost, and what a launch on thousands of ranks asks for: `make bench-cluster`
 writes cluster.json.
 
-loop_overhead: what a step of `sora train` takes beyond the same network's forward, backward, clipping, optimiser and average in a plain
-loop over batches that are in memory, over a step of 100 ms; means over whole logging windows, so that every callback, check and line of
-the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
-at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor seconds per
-sample of one process over those of two processes, a thread each. resume_vs_fresh_start: seconds from the command to the end of the first
-step, of a run that goes on over one that begins. Parts take turns; figures are medians over rounds. The rest is in
-`experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
+loop_overhead: what a step of `sora train` takes beyond what a plain loop does too (preparing packs, forward, backward, the norm of the
+gradients, optimiser and average), over a step of 100 ms: measured as all time between the beginnings of steps less the time inside these
+functions, so that a machine that is slow for a while does not show as overhead, and less that of reading and packing clips, which is a
+worker's and is done by no worker here; means over whole logging windows, so that every callback, hook, check, plan and line of the log is
+in it.
+checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
+at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
+ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step,
+while another run of one process keeps the second core busy, as the second rank does; rows: over one with the machine to itself, too.
+resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
+figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
 
 from __future__ import annotations
@@ -40,17 +44,19 @@ sys.path.insert(0, str(ROOT))
 from experiments import cluster_scale  # noqa: E402
 from sora import cli  # noqa: E402
 from sora.configs.build import build  # noqa: E402
-from sora.configs.compose import compose, config_dir  # noqa: E402
-from sora.jobs import diffusion_job  # noqa: E402
+from sora.configs.compose import config_dir  # noqa: E402
+from sora.data.latent_batches import LatentBatches  # noqa: E402
 from sora.storage import write_json  # noqa: E402
 from sora.training.callbacks import Checkpoints  # noqa: E402
+from sora.training.diffusion_module import DiffusionTask  # noqa: E402
+from sora.training.gauges import Stopwatch  # noqa: E402
 from sora.training.metrics import read  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
 WINDOW, WARM_UP = 10, 10  # steps of a logging window, and before anything is measured
 LOOP_ROUNDS, LOOP_STEPS = 5, 30
-SCALING_ROUNDS, SCALING_STEPS = 3, 24
+SCALING_ROUNDS, SCALING_STEPS = 3, 16
 START_ROUNDS = 5
 SAVES, SAVE_EVERY = 3, 6
 SMALL = ["dit.width=192", "dit.depth=6", "dit.heads=6", "dit.rope.axes=[8,12,12]", "plan.budget=512"]  # about 100 ms a step
@@ -80,6 +86,69 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
+class Parts:
+    """The seconds of functions that a plain loop would call, too (`work`), without those of ours that they call, and of reading data."""
+
+    def __init__(self) -> None:
+        self.work = self.reading = 0.0
+        self.rows: list[tuple[float, float, float]] = []  # the clock, work and reading so far, at the beginning of each step
+        self._inside = 0
+
+    def step(self, plain: Any) -> Any:
+        def noted(*given: Any, **named: Any) -> Any:
+            self.rows.append((time.perf_counter(), self.work, self.reading))
+            return plain(*given, **named)
+
+        return noted
+
+    def counted(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began, self._inside = time.perf_counter(), self._inside + 1
+            try:
+                return plain(*given, **named)
+            finally:
+                self._inside -= 1
+                self.work += 0.0 if self._inside else time.perf_counter() - began
+
+        return timed
+
+    def taken_out(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return plain(*given, **named)
+            finally:
+                self.work -= time.perf_counter() - began if self._inside else 0.0
+
+        return timed
+
+    def read(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return plain(*given, **named)
+            finally:
+                self.reading += time.perf_counter() - began
+
+        return timed
+
+
+def parted(words: list[str], folder: Path) -> list[tuple[float, float, float]]:
+    """Of each step after the warm-up, in whole logging windows: seconds up to the next one, those of work and of reading in them."""
+    parts = Parts()
+    plain = ((DiffusionTask, "prepare"), (TrainingModule, "_run"), (torch.Tensor, "backward"), (TrainingModule, "_norm"))
+    with contextlib.ExitStack() as stack, quiet():
+        for owner, name in (*plain, (TrainingModule, "_update"), (torch.optim.Optimizer, "zero_grad")):
+            stack.enter_context(mock.patch.object(owner, name, parts.counted(getattr(owner, name))))
+        for name in ("start", "stop"):
+            stack.enter_context(mock.patch.object(Stopwatch, name, parts.taken_out(getattr(Stopwatch, name))))
+        stack.enter_context(mock.patch.object(LatentBatches, "_batch", parts.read(LatentBatches._batch)))
+        stack.enter_context(mock.patch.object(TrainingModule, "training_step", parts.step(TrainingModule.training_step)))
+        assert cli.run("train", [*words, f"output={folder}"]) == 0
+    steps = [tuple(after - before for before, after in zip(*pair, strict=True)) for pair in pairwise(parts.rows)][WARM_UP:]
+    return steps[: len(steps) // WINDOW * WINDOW]  # pyright: ignore[reportReturnType]
+
+
 def ours(words: list[str], folder: Path) -> list[float]:
     """Seconds from each step's beginning to the next one's under `sora train`."""
     marks: list[float] = []
@@ -91,40 +160,7 @@ def ours(words: list[str], folder: Path) -> list[float]:
 
     with mock.patch.object(TrainingModule, "training_step", marked), quiet():
         assert cli.run("train", [*words, f"output={folder}"]) == 0
-    return _between(marks)
-
-
-def bare(words: list[str], folder: Path, steps: int) -> list[float]:
-    """The same of a plain loop."""
-    config = compose("train", words).config
-    with quiet():
-        job = diffusion_job(config, folder)
-        batches = [job.steps[step] for step in range(steps)]
-    task, device = job.task, torch.device("cpu")
-    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
-    (optimizer,) = build(config.optimizer)(trained)
-    average, schedule = build(config.ema), build(config.schedule, steps=config.steps)
-    average.follow(trained)
-    marks = []
-    for step, batch in enumerate(batches):
-        marks.append(time.perf_counter())
-        packs = task.prepare(batch, device)
-        count = torch.stack([pack.count for pack in packs]).sum()
-        for pack in packs:
-            (task(pack).total / count).backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * schedule(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(trained, step + 1)
-    return _between(marks)
-
-
-def _between(marks: list[float]) -> list[float]:
-    """After the warm-up, whole logging windows."""
-    seconds = intervals(marks)[WARM_UP:]
-    return seconds[: len(seconds) // WINDOW * WINDOW]
+    return intervals(marks)
 
 
 def intervals(marks: list[float]) -> list[float]:
@@ -134,12 +170,12 @@ def intervals(marks: list[float]) -> list[float]:
 def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
     said = [*words, *SMALL, f"steps={LOOP_STEPS + WARM_UP + 1}"]
     rows: list[dict[str, Any]] = []
-    ours(said, folder / "first")
     for number in range(LOOP_ROUNDS):
-        with_us, without = ours(said, folder / f"loop-{number}"), bare(said, folder / "bare", LOOP_STEPS + WARM_UP + 1)
-        means = statistics.fmean(with_us), statistics.fmean(without)
-        row = {"step_seconds": means[0], "bare_step_seconds": means[1], "overhead_seconds": means[0] - means[1]}
-        rows.append(row | {"median_overhead_seconds": statistics.median(with_us) - statistics.median(without)})
+        steps = parted(said, folder / f"loop-{number}")
+        for first in range(0, len(steps), WINDOW):
+            whole, work, reading = (statistics.fmean(column) for column in zip(*steps[first : first + WINDOW], strict=True))
+            row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading}
+            rows.append(row | {"overhead_seconds": whole - work - reading})
     return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
 
 
@@ -158,7 +194,7 @@ def checkpoints(words: list[str], folder: Path) -> tuple[float, list[dict[str, A
 
     steps = (SAVES + 1) * SAVE_EVERY
     with mock.patch.object(Checkpoints, "on_train_batch_end", timed):
-        saving = ours_all([*words, *LARGE, f"steps={steps}", f"checkpoint.every={SAVE_EVERY}", "checkpoint.keep=1"], folder / "saving")
+        saving = ours([*words, *LARGE, f"steps={steps}", f"checkpoint.every={SAVE_EVERY}", "checkpoint.keep=1"], folder / "saving")
     steps_alone = [saving[step] - stood[step] for step in range(steps - 1)]
     saves = list(range(SAVE_EVERY - 1, steps - 1, SAVE_EVERY))  # the last one is waited for: the run ends
     written = {step for save in saves for step in range(save + 1, save + 1 + SAVE_EVERY // 2)}
@@ -169,12 +205,6 @@ def checkpoints(words: list[str], folder: Path) -> tuple[float, list[dict[str, A
     size = sum(path.stat().st_size for path in (folder / "saving" / "checkpoints").rglob("*") if path.is_file())
     row = {"bytes": size, "step_seconds": calm, "blocked_seconds": blocked, "slower_seconds": slower, "interval_seconds": interval}
     return blocked / interval, [row | {"blocks_one_percent_every_seconds": blocked / 0.01}]
-
-
-def ours_all(words: list[str], folder: Path) -> list[float]:
-    """Every interval, the first ones too."""
-    with mock.patch.object(sys.modules[__name__], "_between", intervals):
-        return ours(words, folder)
 
 
 # ---- processes of their own
@@ -212,16 +242,19 @@ def begin(
     return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def processor_seconds(words: list[str], folder: Path, *, ranks: int) -> float:
-    """Of all ranks, for a sample; after the warm-up."""
+def trainings(words: list[str], folder: Path, *, ranks: int) -> list[subprocess.Popen]:
+    """The processes of one run, begun; each leaves its notes beside the run's folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     many = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", "trainer.precision=32-true", "trainer.deterministic=true"]
-    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=2", "log_every=1", f"steps={SCALING_STEPS}"]
+    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=4", "log_every=1", f"steps={SCALING_STEPS}"]
     notes = [folder.with_name(f"{folder.name}-{rank}.json") for rank in range(ranks)]
-    begun = [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
-    assert [process.wait() for process in begun] == [0] * ranks
-    seen = [json.loads(path.read_text()) for path in notes]
+    return [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
+
+
+def seconds_a_sample(folder: Path, *, ranks: int) -> float:
+    """Processor seconds of all ranks for a sample, after the warm-up."""
+    seen = [json.loads(folder.with_name(f"{folder.name}-{rank}.json").read_text()) for rank in range(ranks)]
     rows = read(folder / "metrics.jsonl")
     samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
     return sum(each[-1][1] - each[4][1] for each in seen) / samples
@@ -230,9 +263,18 @@ def processor_seconds(words: list[str], folder: Path, *, ranks: int) -> float:
 def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
     rows = []
     for number in range(SCALING_ROUNDS):
-        found = [processor_seconds(words, folder / f"on-{ranks}-{number}", ranks=ranks) for ranks in (1, 2)]
-        rows.append({"cpu_seconds_a_sample_1": found[0], "cpu_seconds_a_sample_2": found[1]})
-    return statistics.median(row["cpu_seconds_a_sample_1"] / row["cpu_seconds_a_sample_2"] for row in rows), rows
+        row = {}
+        for name, runs in (("alone", [("alone", 1)]), ("beside", [("one", 1), ("other", 1)]), ("together", [("both", 2)])):
+            folders = [(folder / f"{which}-{number}", ranks) for which, ranks in runs]
+            begun = [process for place, ranks in folders for process in trainings(words, place, ranks=ranks)]
+            assert [process.wait() for process in begun] == [0] * len(begun)
+            row[f"cpu_seconds_a_sample_{name}"] = statistics.fmean(seconds_a_sample(place, ranks=ranks) for place, ranks in folders)
+        rows.append(row)
+    found = [
+        statistics.median(row[f"cpu_seconds_a_sample_{name}"] / row["cpu_seconds_a_sample_together"] for row in rows)
+        for name in ("beside", "alone")
+    ]
+    return found[0], [*rows, {"over_one_with_the_machine_to_itself": found[1]}]
 
 
 def starts(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
