@@ -1,13 +1,17 @@
 """What our loop, checkpoints, copies of the model and restarts cost, and what a launch on thousands of ranks asks for: `make bench-cluster`
 writes cluster.json.
 
-loop_overhead: what a step of `sora train` takes beyond the same network's forward, backward, clipping, optimiser and average in a plain
-loop over the same batches in memory, over a step of 100 ms; the two take turns, by whole logging windows, so that every callback, check and
-line of the log is in it. checkpoint_block_share: how long training stands still for a save that another thread writes, over the default
-interval at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here). ddp_scaling_2: processor
-seconds per sample of one process over those of two processes, a thread each. resume_vs_fresh_start: seconds from the command to the end of
-the first step, of a run that goes on over one that begins. Parts take turns; figures are medians over rounds. The rest is in
-`experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
+loop_overhead: what a step of `sora train` takes beyond what a plain loop does too (preparing packs, forward, backward, the norm of the
+gradients, optimiser and average), over a step of 100 ms: measured as all time between the beginnings of steps less the time inside these
+functions, so that a machine that is slow for a while does not show as overhead, and less that of reading and packing clips, which is a
+worker's and is done by no worker here; means over whole logging windows, so that every callback, hook, check, plan and line of the log is
+in it.
+checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
+at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
+ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step,
+while another run of one process keeps the second core busy, as the second rank does; rows: over one with the machine to itself, too.
+resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
+figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,22 +44,22 @@ sys.path.insert(0, str(ROOT))
 from experiments import cluster_scale  # noqa: E402
 from sora import cli  # noqa: E402
 from sora.configs.build import build  # noqa: E402
-from sora.configs.compose import compose, config_dir  # noqa: E402
-from sora.jobs import diffusion_job  # noqa: E402
+from sora.configs.compose import config_dir  # noqa: E402
+from sora.data.latent_batches import LatentBatches  # noqa: E402
 from sora.storage import write_json  # noqa: E402
 from sora.training.callbacks import Checkpoints  # noqa: E402
+from sora.training.diffusion_module import DiffusionTask  # noqa: E402
+from sora.training.gauges import Stopwatch  # noqa: E402
 from sora.training.metrics import read  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
 WINDOW, WARM_UP = 10, 10  # steps of a logging window, and before anything is measured
-LOOP_WINDOWS = 13  # the first of them begins within the warm-up
-SCALING_ROUNDS, SCALING_STEPS = 4, 16
+LOOP_ROUNDS, LOOP_STEPS = 5, 30
+SCALING_ROUNDS, SCALING_STEPS = 3, 16
 START_ROUNDS = 5
 SAVES, SAVE_EVERY = 3, 6
 SMALL = ["dit.width=192", "dit.depth=6", "dit.heads=6", "dit.rope.axes=[8,12,12]", "plan.budget=512"]  # about 100 ms a step
-# as many tokens for a weight as a pack of real training has at the least: the optimiser is every rank's, whatever the pack
-WIDE_PACKS = [*SMALL[:1], "dit.depth=3", *SMALL[2:4], "plan.budget=1536"]
 LARGE = ["dit=s_2", "plan.budget=512"]
 
 
@@ -82,57 +86,67 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
-def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Windows of `sora train` and of the plain loop over the same batches take turns in one process: the machine's speed changes from
-    minute to minute by more than what is measured."""
-    steps = WARM_UP + LOOP_WINDOWS * WINDOW
-    said = [*words, *SMALL, f"steps={steps + 1}"]
-    rows: list[dict[str, Any]] = []
-    plain, without = TrainingModule.training_step, bare(said, folder / "bare", steps)
-    began: list[float] = []
+class Parts:
+    """The seconds of functions that a plain loop would call, too (`work`), without those of ours that they call, and of reading data."""
 
-    def marked(self: TrainingModule, batch: Any, number: int) -> None:
-        began.append(time.perf_counter())
-        done = len(began) - 1
-        if done >= WARM_UP and (done - WARM_UP) % WINDOW == 0:
-            ours = (began[-1] - began[-1 - WINDOW]) / WINDOW
-            theirs = [next(without) for _ in range(WINDOW)]
-            rows.append({"step_seconds": ours, "bare_step_seconds": statistics.fmean(theirs)})
-            began[-1] = time.perf_counter()
-        plain(self, batch, number)
+    def __init__(self) -> None:
+        self.work = self.reading = 0.0
+        self.rows: list[tuple[float, float, float]] = []  # the clock, work and reading so far, at the beginning of each step
+        self._inside = 0
 
-    with mock.patch.object(TrainingModule, "training_step", marked), quiet():
-        assert cli.run("train", [*said, f"output={folder}/loop"]) == 0
-    del rows[0]  # of the warm-up
-    for row in rows:
-        row["overhead_seconds"] = row["step_seconds"] - row["bare_step_seconds"]
-    return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
+    def step(self, plain: Any) -> Any:
+        def noted(*given: Any, **named: Any) -> Any:
+            self.rows.append((time.perf_counter(), self.work, self.reading))
+            return plain(*given, **named)
+
+        return noted
+
+    def counted(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began, self._inside = time.perf_counter(), self._inside + 1
+            try:
+                return plain(*given, **named)
+            finally:
+                self._inside -= 1
+                self.work += 0.0 if self._inside else time.perf_counter() - began
+
+        return timed
+
+    def taken_out(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return plain(*given, **named)
+            finally:
+                self.work -= time.perf_counter() - began if self._inside else 0.0
+
+        return timed
+
+    def read(self, plain: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return plain(*given, **named)
+            finally:
+                self.reading += time.perf_counter() - began
+
+        return timed
 
 
-def bare(words: list[str], folder: Path, steps: int) -> Iterator[float]:
-    """Seconds of each step of a plain loop over the same batches, which are in memory."""
-    config = compose("train", words).config
-    with quiet():
-        job = diffusion_job(config, folder)
-        batches = [job.steps[step] for step in range(steps)]
-    task, device = job.task, torch.device("cpu")
-    trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
-    (optimizer,) = build(config.optimizer)(trained)
-    average, schedule = build(config.ema), build(config.schedule, steps=config.steps)
-    average.follow(trained)
-    for step, batch in enumerate(batches):
-        began = time.perf_counter()
-        packs = task.prepare(batch, device)
-        count = torch.stack([pack.count for pack in packs]).sum()
-        for pack in packs:
-            (task(pack).total / count).backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * schedule(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(trained, step + 1)
-        yield time.perf_counter() - began
+def parted(words: list[str], folder: Path) -> list[tuple[float, float, float]]:
+    """Of each step after the warm-up, in whole logging windows: seconds up to the next one, those of work and of reading in them."""
+    parts = Parts()
+    plain = ((DiffusionTask, "prepare"), (TrainingModule, "_run"), (torch.Tensor, "backward"), (TrainingModule, "_norm"))
+    with contextlib.ExitStack() as stack, quiet():
+        for owner, name in (*plain, (TrainingModule, "_update"), (torch.optim.Optimizer, "zero_grad")):
+            stack.enter_context(mock.patch.object(owner, name, parts.counted(getattr(owner, name))))
+        for name in ("start", "stop"):
+            stack.enter_context(mock.patch.object(Stopwatch, name, parts.taken_out(getattr(Stopwatch, name))))
+        stack.enter_context(mock.patch.object(LatentBatches, "_batch", parts.read(LatentBatches._batch)))
+        stack.enter_context(mock.patch.object(TrainingModule, "training_step", parts.step(TrainingModule.training_step)))
+        assert cli.run("train", [*words, f"output={folder}"]) == 0
+    steps = [tuple(after - before for before, after in zip(*pair, strict=True)) for pair in pairwise(parts.rows)][WARM_UP:]
+    return steps[: len(steps) // WINDOW * WINDOW]  # pyright: ignore[reportReturnType]
 
 
 def ours(words: list[str], folder: Path) -> list[float]:
@@ -146,7 +160,23 @@ def ours(words: list[str], folder: Path) -> list[float]:
 
     with mock.patch.object(TrainingModule, "training_step", marked), quiet():
         assert cli.run("train", [*words, f"output={folder}"]) == 0
+    return intervals(marks)
+
+
+def intervals(marks: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(marks)]
+
+
+def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    said = [*words, *SMALL, f"steps={LOOP_STEPS + WARM_UP + 1}"]
+    rows: list[dict[str, Any]] = []
+    for number in range(LOOP_ROUNDS):
+        steps = parted(said, folder / f"loop-{number}")
+        for first in range(0, len(steps), WINDOW):
+            whole, work, reading = (statistics.fmean(column) for column in zip(*steps[first : first + WINDOW], strict=True))
+            row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading}
+            rows.append(row | {"overhead_seconds": whole - work - reading})
+    return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
 
 
 # ---- checkpoints
@@ -212,36 +242,39 @@ def begin(
     return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def processor_seconds(words: list[str], folder: Path, *, ranks: int) -> Callable[[], float]:
-    """Begin a run; what is returned waits for its end and gives the processor seconds of all its ranks for a sample, after the warm-up."""
+def trainings(words: list[str], folder: Path, *, ranks: int) -> list[subprocess.Popen]:
+    """The processes of one run, begun; each leaves its notes beside the run's folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     many = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", "trainer.precision=32-true", "trainer.deterministic=true"]
-    said = [*words, *WIDE_PACKS, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=2", "log_every=1"]
+    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=4", "log_every=1", f"steps={SCALING_STEPS}"]
     notes = [folder.with_name(f"{folder.name}-{rank}.json") for rank in range(ranks)]
-    said += [f"steps={SCALING_STEPS}", f"output={folder}"]
-    begun = [begin(notes[rank], said, rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
+    return [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
 
-    def ended() -> float:
-        assert [process.wait() for process in begun] == [0] * ranks
-        seen = [json.loads(path.read_text()) for path in notes]
-        rows = read(folder / "metrics.jsonl")
-        samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
-        return sum(each[-1][1] - each[4][1] for each in seen) / samples
 
-    return ended
+def seconds_a_sample(folder: Path, *, ranks: int) -> float:
+    """Processor seconds of all ranks for a sample, after the warm-up."""
+    seen = [json.loads(folder.with_name(f"{folder.name}-{rank}.json").read_text()) for rank in range(ranks)]
+    rows = read(folder / "metrics.jsonl")
+    samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
+    return sum(each[-1][1] - each[4][1] for each in seen) / samples
 
 
 def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Rows also hold the mean of two processes that run at once and know nothing of each other: what two cores cost each other here."""
     rows = []
     for number in range(SCALING_ROUNDS):
-        alone = processor_seconds(words, folder / f"on-1-{number}", ranks=1)()
-        together = processor_seconds(words, folder / f"on-2-{number}", ranks=2)()
-        apart = [processor_seconds(words, folder / f"apart-{one}-{number}", ranks=1) for one in range(2)]
-        strangers = statistics.fmean(ended() for ended in apart)
-        rows.append({"cpu_seconds_a_sample_1": alone, "cpu_seconds_a_sample_2": together, "cpu_seconds_a_sample_of_strangers": strangers})
-    return statistics.median(row["cpu_seconds_a_sample_1"] / row["cpu_seconds_a_sample_2"] for row in rows), rows
+        row = {}
+        for name, runs in (("alone", [("alone", 1)]), ("beside", [("one", 1), ("other", 1)]), ("together", [("both", 2)])):
+            folders = [(folder / f"{which}-{number}", ranks) for which, ranks in runs]
+            begun = [process for place, ranks in folders for process in trainings(words, place, ranks=ranks)]
+            assert [process.wait() for process in begun] == [0] * len(begun)
+            row[f"cpu_seconds_a_sample_{name}"] = statistics.fmean(seconds_a_sample(place, ranks=ranks) for place, ranks in folders)
+        rows.append(row)
+    found = [
+        statistics.median(row[f"cpu_seconds_a_sample_{name}"] / row["cpu_seconds_a_sample_together"] for row in rows)
+        for name in ("beside", "alone")
+    ]
+    return found[0], [*rows, {"over_one_with_the_machine_to_itself": found[1]}]
 
 
 def starts(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
@@ -285,7 +318,7 @@ def main() -> None:
         priced, rows["prices"] = cluster_prices.measure()
         figures |= priced
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-    settings = {"loop": [LOOP_WINDOWS, WINDOW], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
+    settings = {"loop": [LOOP_ROUNDS, LOOP_STEPS], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     told = {"figures": figures, "rows": rows, "settings": settings, "machine": machine, "versions": versions, "commit": commit}

@@ -20,11 +20,11 @@ from sora.training.soundness import Guard
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import fit
 from tests.training.test_parity import launched
-from tests.training.test_parity_tensor_runs import LEAN, Mode, Shares, apart, double
+from tests.training.test_parity_tensor_runs import LEAN, STEPS, Mode, Shares, apart, double
 from tests.training.tokens import task
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-TOTAL, BAD = 10, (6, 7)
+TOTAL, BAD = 9, (6, 7)
 MODES = {"tensor": Mode(tensor=2), "context": Mode(context=2), "context and shards": Mode(context=2, sharded=True)}
 KINDS = ("model", "ema", "ema_2", "optimizer")
 
@@ -33,7 +33,7 @@ class Poisoned(Shares):
     """Whose steps 7 and 8 have a last token that is no number: for context ranks, among the tokens of the last one alone."""
 
     def __getitem__(self, step: int) -> list[Batch]:
-        *packs, last = super().__getitem__(step)
+        *packs, last = super().__getitem__(step % STEPS)  # sizes that fit the budget
         if step in BAD:
             patches = last.tokens.patches.clone()
             patches[last.tokens.real - 1] = float("nan")
@@ -56,7 +56,7 @@ def learner(*, steps: int, flag: Any, **judged: Any) -> TrainingModule:
 
 
 def ran(folder: Path, mode: Mode, rank: int) -> None:
-    settings: dict[str, Any] = {"until": TOTAL, "total": TOTAL, "every": 3, "keep": 9, "patience": 2, "returns": 1}
+    settings: dict[str, Any] = {"until": TOTAL, "total": TOTAL, "every": 2, "keep": 9, "patience": 2, "returns": 1}
     fit(folder, dataset=Poisoned(mode, rank), trainer=mode.trainer(), make=learner, **settings)
 
 
