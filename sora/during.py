@@ -287,12 +287,16 @@ class Scorer:
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
         from sora.data.world import PALETTE, parse
+        from sora.evaluation.measures import wilson
         from sora.metrics.adherence import counted, judge, shares
 
         wanted = [request for _, request in self._requests]
         frames = [video.numpy() for video in videos]
         agreed = judge(frames, [item.fps for item in wanted], [parse(item.prompt) for item in wanted], palette=PALETTE)
-        return {f"adherence_{name}": value for name, value in shares(*counted(agreed)).items()}
+        found = {f"adherence_{name}": value for name, value in shares(*counted(agreed)).items()}
+        if "adherence_all" in found:
+            found["adherence_all_low"], found["adherence_all_high"] = wilson(found["adherence_all"], int(found["adherence_n"]))
+        return found
 
     def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
         """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths."""
