@@ -103,6 +103,16 @@ def test_the_same_scores_on_several_processes_and_after_a_kill(home, tmp_path):
     assert bits[0] == bits[1] == bits[2] and len(bits[0]) == 6
 
 
+@pytest.mark.long
+def test_processes_that_have_nothing_to_do_are_there_to_the_end(home, tmp_path):
+    """Two clips in one pack, on three processes: one generates, and two have features to extract."""
+    words = [f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=2", "keep=1", "metrics=[adherence,frechet]", "bootstrap=0"]
+    whole = scores(home, tmp_path / "one", *words)
+    in_ranks(3, tmp_path, lambda rank: run("evaluate", [f"output={tmp_path / 'three'}", "steps=2", *words]))
+    shared = json.loads((tmp_path / "three/scores.json").read_text())
+    assert {key: shared[key] for key in shared if key != "code"} == {key: whole[key] for key in whole if key != "code"}
+
+
 def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_path):
     words = ["generated.frames=6", "real.frames=6", "metrics=[kvd]", "n=4", "keep=0", f"vbench={tmp_path / 'vbench'}", "caption=short"]
     found = scores(home, tmp_path / "a", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", *words)
