@@ -268,7 +268,18 @@ def scorer(
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
-    return Scorer(names, clips, requests, extractor=build(said.extractor) if {"frechet", "kvd"} & set(names) else None)
+    if not {"frechet", "kvd"} & set(names):
+        return Scorer(names, clips, requests, extractor=None)
+    extractor, shortest = build(said.extractor), min(request.frames for _, request in requests)
+    name = extractor.name  # reads the weights: a missing file is told before training
+    if len(requests) < 2:
+        raise ValueError(f"evaluation.videos.count={len(requests)}: frechet and kvd take at least 2 videos")
+    if shortest < extractor.minimum_frames:
+        raise ValueError(
+            f"evaluation.videos.extractor: {name} sees {extractor.minimum_frames} frames or more, and held-out clips have {shortest}; "
+            "choose another, or leave frechet and kvd out of evaluation.videos.metrics"
+        )
+    return Scorer(names, clips, requests, extractor=extractor)
 
 
 class Scorer:
@@ -287,12 +298,16 @@ class Scorer:
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
         from sora.data.world import PALETTE, parse
+        from sora.evaluation.measures import wilson
         from sora.metrics.adherence import counted, judge, shares
 
         wanted = [request for _, request in self._requests]
         frames = [video.numpy() for video in videos]
         agreed = judge(frames, [item.fps for item in wanted], [parse(item.prompt) for item in wanted], palette=PALETTE)
-        return {f"adherence_{name}": value for name, value in shares(*counted(agreed)).items()}
+        found = {f"adherence_{name}": value for name, value in shares(*counted(agreed)).items()}
+        if "adherence_all" in found:
+            found["adherence_all_low"], found["adherence_all_high"] = wilson(found["adherence_all"], int(found["adherence_n"]))
+        return found
 
     def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
         """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths."""
@@ -301,12 +316,23 @@ class Scorer:
         from sora.metrics.comparison import compare_features
 
         if self._real is None:
-            self._real = torch.cat([self._extractor(self._stored(row, request)[None]) for row, request in self._requests])
+            self._real = torch.cat([self._extractor(frames[None]) for frames in self._originals()])
         fake = torch.cat([self._extractor(video[None]) for video in videos])
         found = compare_features(self._real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
         named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in found.items()}
         wanted = ("frechet", "frechet_floor", "frechet_over_floor", "kvd")
         return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names}
+
+    def _originals(self) -> list[Tensor]:
+        """The held-out clips as what trains sees them: what their patches cover, or what is brought to size and rate for encoding."""
+        if self._clips.encode is None:
+            return [self._stored(row, request) for row, request in self._requests]
+        shown = {}
+        for step in range(len(self._clips.listing)):
+            for pack in self._clips.read(step):
+                shown |= dict(zip(pack.sample_ids, pack.frames, strict=True))
+        wanted = [request.sample for _, request in self._requests]
+        return [shown[sample] for sample in wanted if sample in shown]  # one may be unreadable
 
     def _stored(self, row: int, request: Request) -> Tensor:
         """The part of a stored clip that its patches cover."""

@@ -103,6 +103,16 @@ def test_the_same_scores_on_several_processes_and_after_a_kill(home, tmp_path):
     assert bits[0] == bits[1] == bits[2] and len(bits[0]) == 6
 
 
+@pytest.mark.long
+def test_processes_that_have_nothing_to_do_are_there_to_the_end(home, tmp_path):
+    """Two clips in one pack, on three processes: one generates, and two have features to extract."""
+    words = [f"checkpoint={home / 'dit'}", f"data={home / 'world'}", "n=2", "keep=1", "metrics=[adherence,frechet]", "bootstrap=0"]
+    whole = scores(home, tmp_path / "one", *words)
+    in_ranks(3, tmp_path, lambda rank: run("evaluate", [f"output={tmp_path / 'three'}", "steps=2", *words]))
+    shared = json.loads((tmp_path / "three/scores.json").read_text())
+    assert {key: shared[key] for key in shared if key != "code"} == {key: whole[key] for key in whole if key != "code"}
+
+
 def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_path):
     words = ["generated.frames=6", "real.frames=6", "metrics=[kvd]", "n=4", "keep=0", f"vbench={tmp_path / 'vbench'}", "caption=short"]
     found = scores(home, tmp_path / "a", f"checkpoint={home / 'dit'}", f"data={home / 'world'}", *words)
@@ -110,6 +120,38 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
     assert {row["frames"] for row in found["rows"]} == {6} and any(name.startswith("kvd/rand3d-v1@") for name in found["figures"])
     wanted = sorted(row["prompt"] for row in found["rows"])
     assert sorted(path.stem.rpartition("-")[0] for path in (tmp_path / "vbench").iterdir()) == wanted
+
+
+def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, tmp_path):
+    """Both sides are cut as what a run trains on is cut; prompts stand beside files, or in the index."""
+    from sora.data.index import Index
+    from sora.data.video import read, write
+    from sora.data.video_sets import DatasetVideos, Fit, fitted, take
+
+    index = Index.open(home / "real", "heldout")
+    for number in range(len(index)):
+        frames = read(index.read_member(index.member(number)), name="x").frames
+        write(tmp_path / f"files/clip-{number}.mp4", frames, 10.0, lossless=True)
+        (tmp_path / f"files/clip-{number}.txt").write_text(f"noise number {number}\n")
+    words = [f"checkpoint={home / 'dit'}", "n=6", "metrics=[kvd]", "keep=0", "steps=1"]
+    shards = scores(home, tmp_path / "a", *words, f"data={home / 'real'}")
+    files = scores(home, tmp_path / "b", *words, f"data={tmp_path / 'files'}")
+    for found in (shards, files):
+        protocol = found["protocol"]
+        assert protocol["real"]["shapes"].keys() == protocol["generated"]["shapes"].keys() and protocol["real"]["n"] == 4
+        assert {(row["frames"], row["height"] % 8, row["width"] % 8) for row in found["rows"]} == {(5, 0, 0)}
+    assert shards["figures"] == files["figures"] and [row["prompt"] for row in files["rows"]] == [row["prompt"] for row in shards["rows"]]
+    assert len({row["prompt"] for row in files["rows"][:4]}) == 4  # none twice before all were asked once
+    clips = take(DatasetVideos(index, caption="dense"), policy_of(), n=None, seed=0, named="real")
+    cut = fitted(clips, Fit(4, 1, 16, 8))
+    assert (cut.read(1) == clips.read(1)[:5, :16, :16]).all() and cut.key(1) != clips.key(1) and cut.about()["shapes"] != {}
+    assert len(fitted(clips, Fit(4, 3, 16, 8))) == 0 and len(fitted(clips, Fit(4, 1, 32, 8))) == 0
+
+
+def policy_of():
+    from sora.data.video_sets import ClipPolicy
+
+    return ClipPolicy(frames=None, stride=1, start="first", short="refuse", choose="first")
 
 
 @pytest.mark.long
@@ -123,6 +165,19 @@ def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(hom
         ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         ([dit, world, "real.frames=3"], "no clips of the sizes that are generated"),
         ([dit, world, "generated.start=middle"], "leave it at first"),
+        ([dit, world, "generated.short=leave_out"], "generated.short=leave_out: clips are generated as long"),
+        ([dit, world, "generated.choose=random"], "leave it at first"),
+        ([dit, world, "caption=desne"], "caption=desne: the built-in world says dense or short"),
+        ([dit, world, "trajectories=3", "n=10"], "do not fall into trajectories=3"),
+        ([dit, world, "metrics=[frechet,remembered]", "split=train"], "is what the run trained on"),
+        ([dit, world, "bootstrap=5"], "at least 20 repeats"),
+        ([f"checkpoint={home / 'vae'}", world, "generated.frames=5"], "set that, and leave generated.frames out"),
+        ([f"checkpoint={home / 'vae'}", world, "real.n=5"], "set n=5"),
+        (
+            [f"checkpoint={home / 'vae'}", world, "real.frames=6", "real.short=leave_out"],
+            "this VAE takes 1 + a multiple of 4 frames; set 5 or 9",
+        ),
+        ([f"checkpoint={home / 'vae'}", world, "n=0"], "give at least 1"),
         ([dit, world, "n=1"], "n=1: scores need at least 2 clips"),
         ([dit, world, "split=validation"], "no clips of split 'validation'"),
         ([dit, f"data=[{home / 'world'},{home / 'real'}]"], "one dataset at a time"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sora.evaluation.sharing import Share
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
+FOR_THE_PAGE = 24  # clips written to look at, unless keep= says how many
 EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
 
 
@@ -60,7 +61,16 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=[])
+    kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
+    paths = [str(path.relative_to(output)) for path in kept]
+    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=paths)
+
+
+def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
+    """The first clips as browsers play them, to look at."""
+    from sora.evaluation.memory import written
+
+    return written(folder, clips, range(min(count, len(clips))))
 
 
 def policy_of(node: DictConfig) -> ClipPolicy:

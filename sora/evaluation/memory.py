@@ -60,6 +60,7 @@ def remembered(
             "key": training.name(int(found.places[number])),
             "caption": training.prompt(int(found.places[number])),
             "distance": float(found.distances[number]),
+            **size_of(training, int(found.places[number])),
         }
         for number in nearest
     ]
@@ -71,13 +72,21 @@ def remembered(
     return {"remembered": found.remembered, "remembered_z": found.z}, about
 
 
+def size_of(clips: Clips, number: int) -> dict[str, int]:
+    """Of a clip, as a row of scores says it."""
+    shape = clips.shape(number)
+    return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
+
+
 def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
-    """Training clips as videos that players show, in the order of the pairs."""
+    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
     from sora.data.video import write
     from sora.sample import enlarged
 
     paths = []
     for place, number in enumerate(numbers):
         paths.append(folder / f"{place:04d}.mp4")
-        write(paths[-1], enlarged(clips.read(number)), clips.shape(number).fps, lossless=False)
+        frames = enlarged(clips.read(number))
+        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+        write(paths[-1], even, clips.shape(number).fps, lossless=False)
     return paths

@@ -6,6 +6,7 @@ They are those that torchrun or srun started; nothing but a rendezvous passes be
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,17 +51,28 @@ class Share:
         done = {number: dict(work(number)) for number in self.mine(total)}
         if self.ranks == 1:
             return [done[number] for number in range(total)]
-        storage.write_json(folder / _part(name, self.rank), done)
+        turn = _turn()  # of this command: another one may be at work in the same folder
+        storage.write_json(folder / _part(name, turn, self.rank), done)
         self.together()
-        parts = [storage.read_json(folder / _part(name, rank)) for rank in range(self.ranks)]
+        parts = [storage.read_json(folder / _part(name, turn, rank)) for rank in range(self.ranks)]
         self.together()
-        (folder / _part(name, self.rank)).unlink()
+        (folder / _part(name, turn, self.rank)).unlink()
         found = {int(number): row for part in parts for number, row in part.items()}
         return [found[number] for number in range(total)]
 
 
-def _part(name: str, rank: int) -> str:
-    return f".part-{name}-{rank}.json"
+def _part(name: str, turn: str, rank: int) -> str:
+    return f".part-{name}-{turn}-{rank}.json"
+
+
+def _turn() -> str:
+    """A word that all processes of the group have in common and no other has."""
+    import torch
+    import torch.distributed as dist
+
+    drawn = torch.tensor([secrets.randbits(62)])
+    dist.broadcast(drawn, 0)
+    return f"{drawn.item():x}"
 
 
 def share_of(environment: Mapping[str, str]) -> Share:

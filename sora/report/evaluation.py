@@ -40,7 +40,7 @@ def write_page(folder: Path) -> Path:
         Section("Figures", figure_parts(scores)),
         Section("Over checkpoints", curve_parts(history(folder, scores), lines)),
         Section("Held-out loss", loss_parts(scores)),
-        Section("Clips from worst to best", clip_parts(folder, scores)),
+        Section("Clips from worst to best" if any(map(ranked, scores["rows"])) else "Clips", clip_parts(folder, scores)),
         Section("Nearest training clips", neighbour_parts(folder, scores)),
         Section("Every figure", [Table(["Figure", "Value"], [[name, float(value)] for name, value in scores["figures"].items()])]),
         Section("Protocol", protocol_parts(scores)),
@@ -85,9 +85,16 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = [Figures(items)] if items else []
     for shares in (True, False):
         for group in _spans(figures, shares=shares):
-            words = "Shares with their 95 % intervals" if shares else f"{next(iter(group))}, its 95 % interval, and | its floor"
+            words = "Shares with their 95 % intervals" if shares else _told(group)
             parts.append(Plot(plots.intervals(group, across="share of clips" if shares else "", shares=shares), words))
     return parts
+
+
+def _told(group: Mapping[str, Span]) -> str:
+    """What a plot of one figure shows."""
+    (name, span), *_ = group.items()
+    floor = "" if math.isnan(span.floor) else "; the upright stroke is its floor, what two sets of real clips of these numbers score"
+    return f"{name} with its 95 % interval{floor}"
 
 
 def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Span]]:
@@ -100,7 +107,8 @@ def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Span
     together = {name.removeprefix("adherence_"): span for name, span in found.items() if name.startswith("adherence")}
     if shares:
         return [together] if together else []
-    return [{name: span} for name, span in found.items() if not name.startswith("adherence") and not name.endswith("change")]
+    others = {name: span for name, span in found.items() if not name.startswith("adherence") and not name.endswith("change")}
+    return [{TOLD[name][0] if name in TOLD else name: span} for name, span in others.items()]
 
 
 def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequence[Mapping[str, Any]]) -> list[Part]:
@@ -114,7 +122,7 @@ def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequen
         parts.append(Plot(plots.panels(panels_of(while_training, TOLD), across="step"), "Measured while training, on fewer clips"))
         rows = [[line["step"], *_change(line)] for _, line in while_training if "loss_change" in line]
         if rows:
-            head = ["Step", "Change of the held-out loss, %", "from", "to", "Power to see 1 %", "Seen with 80 %, %"]
+            head = ["Step", "Change of the held-out loss, %", "from", "to", "Probability of seeing 1 %", "Change seen in 80 % of cases, %"]
             parts += [Prose("From one evaluation to the next, clip by clip, with 95 % intervals."), Table(head, rows)]
     return parts
 
@@ -166,6 +174,11 @@ def standing(row: Mapping[str, Any]) -> float | None:
     return float(row["psnr"]) if "psnr" in row else None
 
 
+def ranked(row: Mapping[str, Any]) -> bool:
+    """Whether anything says how well a clip did."""
+    return standing(row) is not None
+
+
 def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
     """What was asked of a clip, and whether it shows it."""
     found = {name: right for name, right in row.get("adherence", {}).items() if name != "all"}
@@ -174,16 +187,21 @@ def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
 
 
 def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """The clips that were kept, the worst ones first; of many only both ends."""
+    """The clips that were kept, the worst ones first; of many only both ends; in their order where nothing ranks them."""
     kept = [row for row in scores["rows"] if "file" in row] if scores["kind"] == "vae" else list(scores["rows"])
     pairs = [(name, row, standing(row)) for name, row in zip(scores["clips"], kept, strict=False)]
     judged = sorted(((name, row, value) for name, row, value in pairs if value is not None), key=lambda item: item[2])
-    if not judged:
-        return []
+    if not judged:  # nothing says which are good
+        first = [_clip(folder, name, row, _how(row)) for name, row, _ in pairs[: 2 * SHOWN]]
+        return [Prose(f"The first {len(first)} of {scores['n']}; nothing was measured that ranks them."), Videos(first)] if first else []
     parts: list[Part] = []
     if len(judged) <= 2 * SHOWN:
         return [Videos([_clip(folder, name, row, _how(row)) for name, row, _ in judged])]
-    for words, some in ((f"The worst {SHOWN} of {len(judged)}.", judged[:SHOWN]), (f"The best {SHOWN}, up to the best.", judged[-SHOWN:])):
+    for what, some in (("worst", judged[:SHOWN]), ("best", judged[-SHOWN:])):
+        alike = sum(value == some[0][2] for _, _, value in judged)
+        all_alike = some[0][2] == some[-1][2] and alike > SHOWN
+        words = f"{SHOWN} of the {alike} that do {what}, which do equally well" if all_alike else f"The {SHOWN} that do {what}"
+        words = f"{words}, of {len(judged)}."
         parts += [Prose(words), Videos([_clip(folder, name, row, _how(row)) for name, row, _ in some])]
     return parts
 
@@ -210,7 +228,7 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     if not found:
         return []
     told = (
-        f"{found['remembered']:.1%} of the generated clips lie nearer to a training clip than all but 5 % of held-out clips do "
+        f"{100 * found['remembered']:.1f} % of the generated clips lie nearer to a training clip than all but 5 % of held-out clips do "
         f"(5 % is what to expect of new clips); z = {found['z']:.1f}, far below 0 for copies. Distances are of the features of "
         f"{found['extractor']}, over {found['training']} training clips; a held-out clip's is {number(found['usual'])} in the median."
     )
@@ -218,8 +236,11 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     for pair in found["pairs"][:SHOWN]:
         if pair["number"] >= len(scores["clips"]):  # it was not kept
             continue
-        far = {"prompt": pair["caption"] or pair["key"]}
-        clips.append(_clip(folder, scores["clips"][pair["number"]], {"prompt": pair["prompt"]}, ""))
+        near, far = (
+            {"prompt": text, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
+            for text, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
+        )
+        clips.append(_clip(folder, scores["clips"][pair["number"]], near, ""))
         clips.append(_clip(folder, pair["file"], far, f"training clip, at {number(pair['distance'])}"))
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
 

@@ -17,20 +17,23 @@ def curves(
 ) -> str:
     """Lines of (x, y) by name, with their axes' words, as one `<svg>` element.
 
-    `smooth` is the window of a running mean; the raw points stay visible behind it. Values that are not finite leave gaps.
+    `smooth` is the window of a running mean, each in the middle of what it is over; the raw points stay visible behind it. Values that
+    are not finite leave gaps.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(7.2, 3.0))
     for (name, (xs, ys)), colour in zip(series.items(), _repeated(len(series)), strict=True):
         if smooth > 1 and len(ys) > smooth:
             axes.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(xs[smooth - 1 :], _running_mean(ys, smooth), color=colour, label=_plain(name), linewidth=1.6)
+            means = _running_mean(ys, smooth)
+            axes.plot(xs[smooth // 2 :][: len(means)], means, color=colour, label=_plain(name), linewidth=1.6)
         else:
             axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6)
     axes.set_xlabel(_plain(across))
     axes.set_ylabel(_plain(up))
     if logarithmic and any(y > 0 for _, ys in series.values() for y in ys):
         axes.set_yscale("log")
+        _plain_powers(axes.yaxis)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
     return _finished(figure)
@@ -142,6 +145,20 @@ def _finished(figure: Any) -> str:
     pyplot.close(figure)
     whole = text.getvalue()
     return whole[whole.index("<svg") :].replace(INK, "currentColor")
+
+
+def _plain_powers(axis: Any) -> None:
+    """0.04 in place of 4 × 10⁻², where numbers are of a size to be read."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    chosen = LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5))  # which of the smaller steps have room for a number
+    chosen.set_axis(axis)
+
+    def told(value: float, place: int | None = None) -> str:
+        return f"{value:g}" if chosen(value, place) else ""
+
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(told))
 
 
 def _plain(text: str) -> str:

@@ -220,8 +220,7 @@ def _shape(width: int, height: int, frames: int, fps: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{seconds / 60:.1f}\u00a0min" if seconds >= 60 else f"{round(seconds)}\u00a0s"
 
 
 def _text(value: Any) -> str:

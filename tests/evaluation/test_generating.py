@@ -1,6 +1,7 @@
 """Clips are made once, whatever stops the command, on however many processes, and have the bits that they would have had."""
 
 import hashlib
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,33 @@ def test_processes_that_share_make_what_one_makes(tmp_path, ranks):
         assert contents(videos) == contents(whole) and 0 < len(generator.made) < len(REQUESTS)
 
     in_ranks(ranks, tmp_path, work)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_others_and_any_number_goes_on_with_the_same_bits(tmp_path):
+    whole = made(tmp_path / "whole")
+    (tmp_path / "ranks").mkdir()
+
+    def one_dies(rank):
+        with injected(Countdown(4, die)) if rank else nullcontext():
+            made(tmp_path / "shared", share=Share(rank, 2))
+
+    with pytest.raises(AssertionError, match="Connection closed by peer"):
+        in_ranks(2, tmp_path / "ranks", one_dies)
+    (error,) = (tmp_path / "ranks").glob("error-0")  # told by the death of the other, not by a timeout
+    error.unlink()
+    before = {path.name for path in (tmp_path / "shared").glob("*.mp4")}
+    assert 0 < len(before) < len(REQUESTS)
+
+    def work(rank):
+        generator = Pixels()
+        assert contents(made(tmp_path / "shared", share=Share(rank, 5), generator=generator)) == contents(whole)
+        (tmp_path / f"made-{rank}").write_text(str(len(generator.made)))
+
+    in_ranks(5, tmp_path / "ranks", work)
+    shares = [int((tmp_path / f"made-{rank}").read_text()) for rank in range(5)]
+    assert 0 in shares and sum(shares) < len(REQUESTS)  # less was left than there are processes
+    in_ranks(2, tmp_path / "ranks", lambda rank: made(tmp_path / "shared", share=Share(rank, 2)))
 
 
 def test_packs_keep_the_order_and_the_budget():

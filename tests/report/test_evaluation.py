@@ -9,7 +9,7 @@ import pytest
 from sora.data.video import write
 from sora.report import plots
 from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, write_page
-from sora.report.page import Plot, Videos
+from sora.report.page import Plot, Prose, Videos
 from sora.report.plots import Panel, Span
 from sora.storage import write_json
 from tests.report.test_page import HOSTILE, read
@@ -72,7 +72,7 @@ def test_the_page_is_whole_and_shows_the_worst_clip_first(home):
     ]
     assert ranked == sorted(ranked)
     videos = [attributes for tag, attributes in page.tags if tag == "video"]
-    assert len(videos) == 4 + 2 and "a real one" in words and "at 1.25" in words and "25.0%" in words
+    assert len(videos) == 4 + 2 and "a real one" in words and "at 1.25" in words and "25.0 % of" in words
     assert "script" not in [tag for tag, _ in page.tags] and not re.search(r'(?:src|href)="http', text)
     assert "floor 12" in words and "95 % interval 0.55 to 0.95" in words and "dataset.split" in words
     assert text.count("<svg") == 5  # shares, the Fréchet interval, checkpoints, while training, loss by level
@@ -147,3 +147,32 @@ def test_of_many_clips_both_ends_are_shown(home):
     assert [len(part.clips) for part in parts] == [12, 12]
     assert not any(isinstance(part, Plot) for part in parts)
     assert [clip.marks["colour"] for part in parts for clip in part.clips] == [False] * 12 + [True] * 12
+    told = [
+        part.text for part in clip_parts(home, {**whole, "rows": rows, "clips": [whole["clips"][0]] * count}) if isinstance(part, Prose)
+    ]
+    assert told == [f"12 of the 15 that do {what}, which do equally well, of 30." for what in ("worst", "best")]
+
+
+def test_clips_that_nothing_ranks_are_shown_as_what_they_are(home):
+    whole = json.loads((home / "scores.json").read_text())
+    plain = [{"name": f"{number}.mp4", "prompt": None, "frames": 5, "height": 16, "width": 24} for number in range(4)]
+    write_json(home / "scores.json", {**whole, "kind": "videos", "rows": plain, "neighbours": None})
+    page = read(write_page(home).read_text())
+    words = "".join(page.words)
+    assert "The first 4 of 4; nothing was measured that ranks them" in words and "worst to best" not in words
+    assert [tag for tag, _ in page.tags].count("video") == 4
+
+
+def test_a_running_mean_lies_over_what_it_is_the_mean_of():
+    """A straight line is its own running mean, if each mean stands in the middle of its window; at the end it would lag behind."""
+    from matplotlib import pyplot
+
+    xs = [float(x) for x in range(20)]
+    drawn = []
+    plot = pyplot.Axes.plot
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyplot.Axes, "plot", lambda self, xs, ys, **more: drawn.append((list(xs), list(ys))) or plot(self, xs, ys, **more))
+        text = plots.curves({"loss": (xs, [x / 100 + 0.02 for x in xs])}, across="step", up="loss", logarithmic=True, smooth=7)
+    (_, _), (places, means) = drawn
+    assert places == xs[3:17] and means == pytest.approx([x / 100 + 0.02 for x in places])
+    assert "0.1" in text and "times" not in text  # numbers as they are read, not as powers

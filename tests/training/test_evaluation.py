@@ -305,6 +305,38 @@ def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys)
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [["data=latents"], ["data=videos", "data.areas=[256]", "data.rate=4", "data.text_cache=true"]])
+def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_trained_on(made, data):
+    """The real side is what training sees, not a corner of what is stored."""
+    from omegaconf import OmegaConf
+
+    from sora.configs.compose import compose
+    from sora.during import held_out_clips, requests_of, scorer
+    from sora.vae import artefact
+
+    words = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "output=x", "evaluation=videos", *data]
+    config = compose("train", words).config
+    named = {"vae": made / "vae", "identity": artefact.artefact_hash(made / "vae")}
+    clips = held_out_clips(config, split="heldout", count=6, budget=200, max_clips=8, seed=0, **named)
+    requests = requests_of(clips, 5, seed=0)
+    said = OmegaConf.merge(config.evaluation.videos, {"metrics": ["frechet", "kvd"]})
+    score = scorer(said, clips, requests)
+    originals = score._originals()
+    assert [tuple(each.shape[:3]) for each in originals] == [(one.frames, one.height, one.width) for _, one in requests]
+    assert {each.shape[1] * each.shape[2] <= 256 for each in originals} == {"data=videos" in data}
+    found = score(originals)
+    assert found["frechet"] < 1e-9 < found["frechet_floor"]
+    assert score([each.flip(0).flip(1) for each in originals])["frechet"] > 1e-3
+    with pytest.raises(ValueError, match=r"evaluation.videos.count=1: frechet and kvd take at least 2 videos"):
+        scorer(said, clips, requests[:1])
+    i3d = {
+        "extractor": {"_target_": "sora.metrics.extractors.i3d_files.I3DScript", "path": None, "kernel": "none", "crop": False, "batch": 1}
+    }
+    with pytest.raises(ValueError, match="extractor.path is not set"):
+        scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d}), clips, requests)
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_videos_that_are_encoded_while_training_are_measured_as_stored_latents_are(made, alone):
