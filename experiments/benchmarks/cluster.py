@@ -8,8 +8,8 @@ worker's and is done by no worker here; means over whole logging windows, so tha
 in it.
 checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
 at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
-ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step,
-while another run of one process keeps the second core busy, as the second rank does; rows: over one with the machine to itself, too.
+ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step.
+ddp_scaling_2_busy: the same where another run of one process keeps the second core busy meanwhile, as the second rank does.
 resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
 figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
@@ -274,7 +274,7 @@ def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]
         statistics.median(row[f"cpu_seconds_a_sample_{name}"] / row["cpu_seconds_a_sample_together"] for row in rows)
         for name in ("beside", "alone")
     ]
-    return found[0], [*rows, {"over_one_with_the_machine_to_itself": found[1]}]
+    return found[1], [*rows, {"ddp_scaling_2_busy": found[0]}]
 
 
 def starts(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
@@ -311,6 +311,7 @@ def main() -> None:
         for figure, part in parts.items():
             figures[figure], rows[figure] = part(words, folder)
             print(f"{figure}: {figures[figure]:.4g}", flush=True)
+    figures["ddp_scaling_2_busy"] = rows["ddp_scaling_2"][-1]["ddp_scaling_2_busy"]
     rows["scale"] = cluster_scale.measure()
     if (ROOT / "experiments" / "cluster_prices.py").exists():
         from experiments import cluster_prices
