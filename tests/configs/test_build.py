@@ -151,3 +151,11 @@ def test_torchs_optimisers_are_bound_by_class(toy):
     weight = torch.nn.Parameter(torch.zeros(2))
     made = build(OmegaConf.create({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.5, 0.9]}), params=[weight])
     assert made.param_groups[0]["betas"] == (0.5, 0.9)
+
+
+def test_a_function_inside_a_tree_lacks_no_key():
+    """Nobody could give it later; the message says how to give it on the command line."""
+    node = {"_target_": "sora.dit.dit.DiT", "pattern": {"_target_": "sora.dit.patterns.windowed", "rows": 1}}
+    said = r"windowed needs columns, frames: set it in.* pattern=\{_target_: sora\.dit\.patterns\.windowed, frames: …\}"
+    with pytest.raises(ValueError, match=said):
+        build(OmegaConf.create(node))
