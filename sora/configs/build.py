@@ -34,7 +34,7 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ValueError(f"{node!r} has no _target_: choose an option of its group")
     tree = plain(node)
-    _check(tree, set(values), place=str(tree[TARGET]))
+    _check(tree, set(values), place=str(tree[TARGET]), inner=False)
     return _make(tree, values)
 
 
@@ -77,8 +77,8 @@ def resolve(target: str) -> Callable[..., Any]:
     return found
 
 
-def _check(tree: dict[str, Any], given: set[str], place: str) -> None:
-    """Every target and key of a tree, before any of it is built."""
+def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) -> None:
+    """Every target and key of a tree, before any of it is built. inner: whoever calls a function inside a tree gives it no more keys."""
     target = allowed(tree[TARGET])
     made = resolve(target)
     parameters = inspect.signature(made).parameters
@@ -89,17 +89,20 @@ def _check(tree: dict[str, Any], given: set[str], place: str) -> None:
             raise ValueError(f"{place}: {key} is worked out by the program and cannot be set")
         if key not in parameters:
             raise ValueError(f"{target} has no key {key!r}{meant(str(key), known)}; its keys: {listed(known)}")
-        for inner in _nodes(tree[key]):
+        for node in _nodes(tree[key]):
             annotation = _annotation(parameters[key])
             if annotation and PLAIN.fullmatch(annotation):
-                raise ValueError(f"{place}.{key} takes {annotation}, not an object; {inner[TARGET]} is refused there")
-            _check(inner, set(), place=f"{place}.{key}")
+                raise ValueError(f"{place}.{key} takes {annotation}, not an object; {node[TARGET]} is refused there")
+            _check(node, set(), place=f"{place}.{key}", inner=True)
     unknown = given - set(parameters)
     if unknown:
         raise ValueError(f"{target} does not take {listed(unknown)}, which the program gives it; its keys: {listed(parameters)}")
     missing = [name for name, item in parameters.items() if item.default is item.empty and name not in tree and name not in given]
-    if missing and inspect.isclass(made):
-        raise ValueError(f"{target} needs {listed(missing)}: set it in the YAML of its group")
+    if not inspect.isclass(made):  # what comes by place is given by whoever calls it
+        missing = [name for name in missing if inner and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    if missing:
+        beside = f", or beside its name: {place.rpartition('.')[2]}={{{TARGET}: {target}, {missing[0]}: …}}" if inner else ""
+        raise ValueError(f"{target} needs {listed(missing)}: set it in the YAML of its group{beside}")
 
 
 def _nodes(value: Any) -> list[dict[str, Any]]:

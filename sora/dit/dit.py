@@ -8,7 +8,7 @@ Other kinds of blocks, patterns of attention, modulations and norms are siblings
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -100,8 +100,9 @@ class HeadNorm(nn.Module):
         self.gain, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        # On a GPU autocast makes it float32, which flash attention does not take.
-        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), eps=self.eps).to(x.dtype)
+        # As autocast has it on a GPU, in float32 where gains are; but back, since flash attention takes halves only.
+        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))
+        return F.rms_norm(wide, x.shape[-1:], self.gain.to(wide.dtype), eps=self.eps).to(x.dtype)
 
 
 def rms_per_head(heads: int, head_width: int, *, eps: float) -> HeadNorm:
@@ -276,8 +277,8 @@ class DiT(nn.Module):
         block: Callable[[int, Parts], nn.Module],
     ) -> None:
         super().__init__()
-        kv_heads = kv_heads or heads
-        refuse_widths(width, heads, rope)
+        kv_heads = heads if kv_heads is None else kv_heads
+        refuse_sizes(width, heads, rope, {"depth": depth, "kv_heads": kv_heads, "mlp_ratio": mlp_ratio})
         if heads % kv_heads:
             raise ValueError(f"dit.kv_heads={kv_heads} does not divide dit.heads={heads}; each serves as many heads as the next")
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
@@ -350,8 +351,11 @@ class DiT(nn.Module):
         return Stream(level, shared, index)
 
 
-def refuse_widths(width: int, heads: int, rope: Any) -> None:
-    """Raise ValueError unless heads divide the width, and rotary positions, if there are any, are for heads as wide as these."""
+def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float]) -> None:
+    """Raise ValueError unless all are above 0, heads divide the width, and rotary positions, if there are any, are for such heads."""
+    for name, size in {"width": width, "heads": heads, **others}.items():
+        if size <= 0:
+            raise ValueError(f"dit.{name} is {size}; it must be above 0")
     if width % heads or (rope is not None and rope.width != width // heads):
         told = "" if rope is None else f", and dit.rope turns heads of {rope.width} channels, which its axes add up to"
         raise ValueError(

@@ -30,7 +30,8 @@ def gelu_mlp(
 ) -> Float[Tensor, "N C"]:
     """gelu(x up^T + up_bias) down^T + down_bias; keeps x. Under autocast in its dtype, as linear layers are."""
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if cast else x.dtype
     return _op(*(value.to(dtype) for value in (x, up, up_bias, down, down_bias)))
 
 

@@ -49,7 +49,8 @@ class AcrossHeads(nn.Module):
         self.gain, self.eps = nn.Parameter(torch.ones(heads * head_width)), eps
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        return F.rms_norm(x.flatten(1), self.gain.shape, self.gain.to(x.dtype), eps=self.eps).view_as(x)
+        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm
+        return F.rms_norm(wide.flatten(1), self.gain.shape, self.gain.to(wide.dtype), eps=self.eps).view_as(x).to(x.dtype)
 
 
 def rms_across_heads(heads: int, head_width: int, *, eps: float) -> AcrossHeads:
@@ -65,7 +66,8 @@ class HeadLayerNorm(nn.Module):
         self.gain, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        return F.layer_norm(x, x.shape[-1:], self.gain.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm
+        return F.layer_norm(wide, x.shape[-1:], self.gain.to(wide.dtype), self.bias.to(wide.dtype), self.eps).to(x.dtype)
 
 
 def layer_norm_per_head(heads: int, head_width: int, *, eps: float) -> HeadLayerNorm:

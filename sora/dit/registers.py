@@ -48,7 +48,8 @@ class Registers(nn.Module):
         index = places.new_zeros(segments.total + len(own)).index_copy(0, places, levels.index)
         index = index.index_copy(0, own, (len(levels.levels) + here).repeat_interleave(count, output_size=len(own)))
         grown = Segments(
-            host=segments.host + count * torch.arange(segments.count + 1),
+            # made of what the host knows, so that it is known there also where tensors are made without numbers
+            host=segments.host + count * (torch.ones_like(segments.host).cumsum(0) - 1),
             cu_seqlens=segments.cu_seqlens + count * torch.arange(segments.count + 1, device=highest.device, dtype=torch.int32),
         )
         coordinates = layout.coordinates.new_zeros(len(index), 3).index_copy(0, places, layout.coordinates)

@@ -27,6 +27,8 @@ class AxialRope(nn.Module):
         super().__init__()
         if len(axes) != 3 or any(axis % 2 or axis < 0 for axis in axes):
             raise ValueError(f"rope.axes is {list(axes)}; it needs three even numbers: channels for seconds, rows and columns")
+        if theta <= 0:
+            raise ValueError(f"rope.theta is {theta}; it must be above 0: the slowest pair turns about once in 2 pi theta positions")
         self.width = sum(axes)
         rates = [theta ** (-torch.arange(0, axis, 2, dtype=torch.float64) / max(axis, 1)) for axis in axes]
         rates, self.gain = stretch(rates) if stretch is not None else (rates, 1.0)
@@ -66,6 +68,8 @@ class Waves(nn.Module):
 
     def __init__(self, width: int, *, waves: int, time_scale: float) -> None:
         super().__init__()
+        if waves < 1:
+            raise ValueError(f"dit.position.count is {waves}; it needs 1 wave or more per axis, or dit.position=null")
         rates = 2 * torch.pi / torch.logspace(1, 9, waves, base=2.0)
         self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in AxialRope
         self.register_buffer("scales", torch.tensor([time_scale, 1.0, 1.0]), persistent=False)

@@ -203,3 +203,11 @@ def test_what_writes_or_starts_processes_is_no_option(tmp_path, target, inside):
     with pytest.raises(ValueError, match=f"{target} is refused: it is outside the rooms"):
         build(OmegaConf.create(node))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_function_inside_a_tree_lacks_no_key():
+    """Nobody could give it later; the message says how to give it on the command line."""
+    node = {"_target_": "sora.dit.dit.DiT", "pattern": {"_target_": "sora.dit.patterns.windowed", "rows": 1}}
+    said = r"windowed needs columns, frames: set it in.* pattern=\{_target_: sora\.dit\.patterns\.windowed, frames: …\}"
+    with pytest.raises(ValueError, match=said):
+        build(OmegaConf.create(node))

@@ -1,9 +1,12 @@
 """Attention on packed axes equals the formula, segment by segment, whoever computes it."""
 
 import importlib
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
@@ -220,6 +223,24 @@ def test_the_flash_attn_package_is_asked_for_by_name(monkeypatch):
         importlib.import_module("sora.dit.attention.flash")._package()
 
 
+def test_an_older_flash_attn_package_is_refused_by_its_version(monkeypatch):
+    for version, said in (("2.6.3", r"needs flash-attn 2\.7 or later, here is 2\.6\.3"), ("2.7.0.post2", None), ("2.10.1", None)):
+        package = SimpleNamespace(__version__=version, flash_attn_interface=ModuleType("flash_attn_interface"))
+        monkeypatch.setitem(importlib.import_module("sys").modules, "flash_attn", package)
+        with pytest.raises(ValueError, match=said) if said else nullcontext():
+            assert importlib.import_module("sora.dit.attention.flash")._package() is package.flash_attn_interface
+
+
+@pytest.mark.parametrize("backend", [varlen, flash])
+def test_heads_that_flash_attention_does_not_take_are_refused_by_their_keys(backend):
+    segments = (Segments.of((3,)),) * 2
+    with FakeTensorMode(), torch.device("cuda"):
+        for width in (12, 264):
+            q, k, v = (torch.empty(3, 2, width, dtype=torch.bfloat16) for _ in "qkv")
+            with pytest.raises(ValueError, match=rf"multiple of 8 up to 256, and dit\.width / dit\.heads is {width}"):
+                backend(q, k, v, *segments)
+
+
 @pytest.mark.parametrize("backend", [varlen, flash])
 def test_a_backend_that_cannot_run_here_says_why(backend):
     q, k, v = inputs((3,), (3,))
@@ -239,10 +260,11 @@ def test_flex_attention_refuses_to_train_on_a_cpu():
 def test_the_fastest_backend_is_chosen_by_device_dtype_and_mask(monkeypatch):
     monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", True)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert fastest(cuda, torch.bfloat16, masked=False) is varlen
-    assert fastest(cuda, torch.bfloat16, masked=True) is flex
-    assert fastest(cuda, torch.float32, masked=False) is flex
-    assert fastest(cpu, torch.float32, masked=True) is per_segment
-    assert fastest(cpu, torch.bfloat16, masked=True) is chunked
+    assert fastest(cuda, torch.bfloat16, 64, masked=False) is varlen
+    assert fastest(cuda, torch.bfloat16, 64, masked=True) is flex
+    assert fastest(cuda, torch.bfloat16, 60, masked=False) is fastest(cuda, torch.bfloat16, 264, masked=False) is flex
+    assert fastest(cuda, torch.float32, 64, masked=False) is flex
+    assert fastest(cpu, torch.float32, 64, masked=True) is per_segment
+    assert fastest(cpu, torch.bfloat16, 64, masked=True) is chunked
     monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", False)
-    assert fastest(cpu, torch.bfloat16, masked=False) is per_segment
+    assert fastest(cpu, torch.bfloat16, 60, masked=False) is per_segment

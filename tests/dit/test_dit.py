@@ -228,3 +228,21 @@ def test_rope_must_fit_the_heads():
         network(heads=4)
     with pytest.raises(ValueError, match=r"10\.6667 wide \(dit\.width=32 / dit\.heads=3\)"):
         network(heads=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"depth": 0}, r"dit\.depth is 0; it must be above 0"),
+        ({"heads": 0}, r"dit\.heads is 0"),
+        ({"kv_heads": 0}, r"dit\.kv_heads is 0"),
+        ({"kv_heads": -1}, r"dit\.kv_heads is -1"),
+        ({"mlp_ratio": -1.0}, r"dit\.mlp_ratio is -1"),
+        ({"position": partial(waves, count=0, time_scale=1.0)}, r"dit\.position\.count is 0"),
+    ],
+)
+def test_sizes_of_nothing_are_refused_by_their_keys(changes, said):
+    with pytest.raises(ValueError, match=said):
+        network(**changes)
+    with pytest.raises(ValueError, match=r"rope\.theta is 0"):
+        AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=0.0)

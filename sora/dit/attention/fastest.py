@@ -9,7 +9,7 @@ from torch import Tensor
 from sora.dit.attention.chunked import chunked
 from sora.dit.attention.flex import flex
 from sora.dit.attention.per_segment import per_segment
-from sora.dit.attention.varlen import HALVES, varlen
+from sora.dit.attention.varlen import HALVES, takes, varlen
 from sora.dit.layout import Attention, Mask
 from sora.tokens import Segments
 
@@ -26,11 +26,11 @@ def attend(
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
     """The fastest backend that trains on the device and dtype of q, under that mask."""
-    return fastest(q.device, q.dtype, masked=mask is not None)(q, k, v, q_segments, k_segments, mask)
+    return fastest(q.device, q.dtype, q.shape[-1], masked=mask is not None)(q, k, v, q_segments, k_segments, mask)
 
 
-def fastest(device: torch.device, dtype: torch.dtype, *, masked: bool) -> Attention:
-    """On a GPU flash attention, or FlexAttention for masks and float32; on a CPU what its units multiply best."""
+def fastest(device: torch.device, dtype: torch.dtype, width: int, *, masked: bool) -> Attention:
+    """On a GPU flash attention, or FlexAttention for masks, float32 and odd widths of heads; on a CPU what its units multiply best."""
     if device.type == "cuda":
-        return varlen if dtype in HALVES and not masked else flex
+        return varlen if dtype in HALVES and takes(width) and not masked else flex
     return chunked if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment

@@ -29,14 +29,18 @@ def flash(
 
 
 def _package() -> ModuleType:
-    """The part of the package that holds its kernels."""
+    """The part of the package that holds its kernels. Before 2.7 they were called with other arguments and gave other results."""
     try:
-        from flash_attn import flash_attn_interface  # pyright: ignore[reportMissingImports]
+        from flash_attn import __version__, flash_attn_interface  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"flash attention needs the package flash-attn ({error}): pip install flash-attn --no-build-isolation, with a torch for CUDA;"
             " or choose dit.attention=sora.dit.attention.varlen, which is built into torch"
         ) from None
+    if tuple(map(int, __version__.split(".")[:2])) < (2, 7):
+        raise ValueError(
+            f"flash attention needs flash-attn 2.7 or later, here is {__version__}: pip install -U flash-attn --no-build-isolation"
+        )
     return flash_attn_interface
 
 

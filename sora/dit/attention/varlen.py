@@ -62,14 +62,24 @@ def _backward(
     )
 
 
+def takes(width: int) -> bool:
+    """Whether kernels of flash attention take heads of this width."""
+    return width % 8 == 0 and width <= 256
+
+
 def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
-    """Raise ValueError where kernels of flash attention cannot run: under a mask, off CUDA, in another precision than a half."""
+    """Raise ValueError where kernels of flash attention cannot run: under a mask, off CUDA, not in halves, heads of odd widths."""
     if mask is not None:
         raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
     if not q.is_cuda or q.dtype not in HALVES:
         raise ValueError(
             f"{kind} attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
             " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
+        )
+    if not takes(q.shape[-1]):
+        raise ValueError(
+            f"{kind} attention takes heads whose width is a multiple of 8 up to 256, and dit.width / dit.heads is {q.shape[-1]};"
+            " choose dit.attention=sora.dit.attention.attend, or other heads"
         )
 
 

@@ -22,7 +22,7 @@ class WideRope(nn.Module):
 
     def __init__(self, *, width: int, heads: int, scales: Sequence[float], extents: Sequence[float], theta: float) -> None:
         super().__init__()
-        if width % (2 * heads):
+        if heads < 1 or width % (2 * heads):
             raise ValueError(f"rope.width={width} does not divide into pairs of rope.heads={heads}")
         self.width, self.heads = width // heads, heads
         self.scales, self.extents, self.theta = tuple(scales), tuple(extents), theta

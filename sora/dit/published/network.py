@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Context, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_widths
+from sora.dit.dit import Context, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_sizes
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
 
@@ -64,7 +64,10 @@ class PublishedDiT(nn.Module):
         keys: Callable[[PublishedDiT], KeyMap],
     ) -> None:
         super().__init__()
-        refuse_widths(width, heads, rope)
+        sizes = {f"patch[{place}]": size for place, size in enumerate(patch)}
+        refuse_sizes(width, heads, rope, {"depth": depth, "mlp_ratio": mlp_ratio, **sizes})
+        if len(patch) != 3:
+            raise ValueError(f"dit.patch is {list(patch)}; it needs three numbers: frames, rows and columns")
         area = patch[0] * patch[1] * patch[2]
         if patch_channels % area:
             raise ValueError(f"patches of {patch_channels} numbers are not dit.patch={list(patch)}; choose patches of that size")

@@ -53,7 +53,7 @@ def filled(text: TextTokens, length: int) -> TextTokens:
     inside = torch.arange(len(owner), device=owner.device) - segments.cu_seqlens[owner]
     place = torch.where(inside < length, owner * length + inside, count * length)
     states = states.new_zeros(count * length + 1, width).index_copy(0, place, states)[:-1]
-    ends = length * torch.arange(count + 1)
+    ends = length * (torch.ones_like(segments.host).cumsum(0) - 1)  # of what the host knows, also where tensors are made without numbers
     places = ends.to(device=segments.cu_seqlens.device, dtype=torch.int32, non_blocking=True)
     part = text.segments.part(Segments(ends, places))
     return replace(text, states=part.mine(states), segments=part)
