@@ -201,6 +201,24 @@ def test_importing_the_commands_imports_nothing_heavy():
     assert json.loads(done.stdout) == []
 
 
+def asserts(node: ast.AST) -> bool:
+    """Whether it is an assertion, or calls what by its name makes one."""
+    if not isinstance(node, ast.Call):
+        return isinstance(node, ast.Assert)
+    name = ast.unparse(node.func).rpartition(".")[2]
+    return name in ("raises", "warns", "check") or name.startswith("assert_")
+
+
+@pytest.mark.slow
+def test_every_test_asserts_in_its_own_body():
+    """By an assert, or a helper whose name says that it does."""
+    silent = []
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
+        tests = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        silent += [f"{path.name}:{test.lineno} {test.name}" for test in tests if not any(map(asserts, ast.walk(test)))]
+    assert not silent, "\n".join(silent)
+
+
 @pytest.mark.parametrize("verb", [name.removesuffix("_command") for name in verbs()])
 def test_every_command_has_one_line_and_three_examples(verb):
     from sora.cli import verbs as known
