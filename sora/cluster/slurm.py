@@ -52,7 +52,11 @@ class Slurm:
         return self.sweep(verb, [words], Path("outputs") / "jobs")
 
     def sweep(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> str:
-        """Submit the commands as one array, whose list is written into `folder`; the array's number."""
+        """Submit the commands as one array, whose list, a line for each, is written into `folder`; the array's number."""
+        if broken := next((word for words in runs for word in words if len(word.splitlines()) > 1), None):
+            raise ValueError(
+                f"{broken!r} is of several lines, and an array reads a command from each line; prompts can stand in prompts=FILE"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in folder.glob("*.list"))
         while (path := folder / f"{number:03d}.list").exists():
