@@ -53,7 +53,7 @@ class Slurm:
 
     def sweep(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> str:
         """Submit the commands as one array, whose list, a line for each, is written into `folder`; the array's number."""
-        if broken := next((word for words in runs for word in words if len(word.splitlines()) > 1), None):
+        if broken := next((word for words in runs for word in words if "\n" in word), None):
             raise ValueError(
                 f"{broken!r} is of several lines, and an array reads a command from each line; prompts can stand in prompts=FILE"
             )

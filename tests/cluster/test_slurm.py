@@ -70,7 +70,7 @@ def test_the_lines_of_an_array_are_read_back_word_for_word_and_nothing_of_them_i
     assert done.stdout.split("\0")[:-1] == ["train", *AWKWARD]
 
 
-@pytest.mark.parametrize("word", ["prompt=a\nsample prompt=b", "prompt=a\r\nb", "prompt=a\u2028b", "prompt=a\vb"])
+@pytest.mark.parametrize("word", ["prompt=a\nsample prompt=b", "\n", "prompt=a\r\nb"])
 def test_a_word_of_several_lines_is_refused_before_anything_is_submitted(asked, tmp_path, word):
     with pytest.raises(ValueError, match="of several lines"):
         Slurm(**PLAIN).sweep("sample", [["checkpoint=x", "prompt=a"], ["checkpoint=x", word]], tmp_path / "jobs")
