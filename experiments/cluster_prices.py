@@ -2,6 +2,8 @@
 
 memory_prediction_error_max: of what four small runs really keep (weights, average, optimiser, and what torch's allocator hands out between
 the beginning and the end of a forward pass), and of what was traced without numbers; the largest relative difference of the sums.
+Of runs in two processes, what the kernel was handed by a rank in a step is compared with the messages that were foretold, too (rows:
+sent_error); gloo sums whole tensors where NCCL hands out parts of the sum, so that those count twice.
 flops_prediction_error_max: of the operations that a run logs and of those that torch's counter sees in it, to the same predictions.
 plan_10b_1024_seconds: to price a network of 10 billion weights on 1,024 H100s, in a process of its own; its memory is in the rows.
 `experiments/benchmarks/cluster.py` calls `measure`; `python -m experiments.cluster_prices` prints what it finds.
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -33,6 +36,8 @@ from sora.price import Costs, PackOf, Wanted, batch_of, bill, module_of
 from sora.text.encoder import IdentityText
 from sora.tokens import Batch, Grid
 from sora.training import tracing
+from sora.training.mesh import seat
+from sora.training.tally import Tally
 
 GIVEN = {"patch_channels": 32, "text_width": 24}
 CLIPS = [(Grid(3, 8, 12), 7), (Grid(1, 8, 8), 5), (Grid(2, 5, 9), 11)]  # 442 of 512 tokens
@@ -46,13 +51,16 @@ SMALL = [
     "plan.budget=512",
     "plan.max_clips=6",
 ]
+TWO = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true"]
 RUNS = {
     "cross": [],
     "lean, Muon, attention kept": ["dit.block._target_=sora.dit.lean.lean", "optimizer=muon", "recompute=save_attention", "ema=power"],
     "dual, bf16, every second block kept": [
         *("dit.block._target_=sora.dit.dual.dual", "recompute=every_n", "ema=none", "trainer.precision=bf16-mixed", "dit.kv_heads=null"),
     ],
-    "shards of two ranks": ["trainer=fsdp", "recompute=full", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true"],
+    "shards of two ranks": ["trainer=fsdp", "recompute=full", *TWO],
+    "tokens shared by two ranks": ["trainer=cp", "trainer.context=2", *TWO],
+    "products shared by two ranks": ["trainer=tp", "trainer.tensor=2", *TWO],
 }
 PARTS = ("weights", "average", "moments", "kept")
 TEN = ["task=diffusion", "cluster=h100x1024", "dit=8b", "dit.depth=48", "trainer=fsdp", "plan.budget=32768", "plan.packs=1024"]
@@ -77,11 +85,13 @@ class Steps(Dataset):
 
 
 class Meter(Callback):
-    """What a run keeps and multiplies, from outside: torch's allocator in the third step, its counter of operations in the fourth."""
+    """What a run sends, keeps and multiplies, from outside: the kernel's count of bytes in the second step, torch's allocator in the
+    third, its counter of operations in the fourth."""
 
     def __init__(self) -> None:
         self.found: dict[str, float] = {}
         self.watch: Any = None
+        self.written = 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.begin()
@@ -95,6 +105,8 @@ class Meter(Callback):
             pass
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            self.written = written()
         if batch_idx == 2:
             self.watch = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
         if batch_idx == 3:
@@ -103,17 +115,24 @@ class Meter(Callback):
             self.watch.__enter__()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            self.found["sent"] = written() - self.written
         if self.watch is not None:
             self.watch.__exit__(None, None, None)
         if batch_idx == 2:
             self.found |= kept_by(self.watch)
         if batch_idx == 3:
-            self.found |= {"flops": self.watch.get_total_flops(), "model": pl_module.report.flops / pl_module.trainer.world_size}
+            self.found |= {"flops": self.watch.get_total_flops(), "model": pl_module.report.flops / seat(trainer).readers}
             self.found |= {
                 "weights": tracing.held(pl_module.task.parameters()),
                 "average": tracing.held(pl_module.average.shadow.values()),
                 "moments": tracing.held(tracing.moments(pl_module)),
             }
+
+
+def written() -> int:
+    """Bytes that this process has handed to the kernel, for sockets and files."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["wchar"])
 
 
 def kept_by(profile: Any) -> dict[str, float]:
@@ -170,10 +189,19 @@ def foretold(item: Wanted) -> dict[str, float]:
     tree = plain(item.config.trainer)
     ranks = tree.get("devices", 1) * tree.get("nodes", 1)
     batch = batch_of(item, item.packs[0], item.config.plan.budget)
-    found = tracing.traced(lambda: module_of(item, gpu=False), [batch], trainer=build(tree)(callbacks=[]), ranks=ranks, gpu=False)
+    plain_send, handed_out = Tally._send, []
+
+    def send(tally: Tally, name: str, *given: Any) -> None:
+        before = sum(tally.sent.values())
+        plain_send(tally, name, *given)
+        handed_out.append(sum(tally.sent.values()) - before if "reduce_scatter" in name else 0)
+
+    with mock.patch.object(Tally, "_send", send):
+        found = tracing.traced(lambda: module_of(item, gpu=False), [batch], trainer=build(tree)(callbacks=[]), ranks=ranks, gpu=False)
     costs = Costs(item.config, item, item.packs)
     parts = {name: getattr(found, name) for name in PARTS}
-    return {**parts, "flops": float(costs.executed(found, item.packs)[0]), "model": float(costs.model[0]), "largest": found.largest}
+    parts |= {"flops": float(costs.executed(found, item.packs)[0]), "model": float(costs.model[0]), "largest": found.largest}
+    return {**parts, "sent": sum(found.sent.values()) + sum(handed_out)}
 
 
 def compared(name: str, folder: Path) -> dict[str, Any]:
@@ -186,6 +214,8 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
     most = real["most"] + sum(real[part] for part in PARTS[:3])  # what the step adds, to what lay there
     errors |= {"peak_error": abs(said["largest"] / most - 1)}
     errors |= {f"{part}_error": abs(said[part] / real[part] - 1) for part in ("flops", "model") if real[part]}
+    if shared:
+        errors["sent_error"] = abs(said["sent"] / real["sent"] - 1)
     return {"run": name, "said": said, "real": real, **errors}
 
 

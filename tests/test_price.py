@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.cluster_prices import compared
 from sora.configs.build import build
 from sora.configs.compose import compose
 from sora.price import Costs, Wanted, arranged, batch_of, bill, fitted, module_of, of_any_depth
@@ -58,6 +59,14 @@ def test_messages_are_those_of_rings(bills):
     assert bills["hsdp"].sent["replicate"] == pytest.approx(2 * reduced / 8 / 2, rel=0.05)
     assert bills["ddp"].sent["replicate"] == pytest.approx(2 * reduced * 15 / 16, rel=0.01)
     assert not bills["one"].sent
+
+
+@pytest.mark.parametrize("name", ["tokens shared by two ranks", "products shared by two ranks"])
+def test_what_ranks_that_share_packs_keep_multiply_and_send_is_what_was_foretold(tmp_path, name):
+    """Against torch's allocator, its counter of operations, and the bytes that the kernel was handed."""
+    row = compared(name, tmp_path)
+    assert max(row["memory_error"], row["kept_error"], row["sent_error"]) < 0.01, row
+    assert row["flops_error"] == row["model_error"] == 0
 
 
 def test_many_blocks_are_as_a_few_and_more_of_the_same():

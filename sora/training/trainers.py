@@ -93,6 +93,7 @@ def _trainer(
     # Lightning's own use of a function that torch has renamed; nothing that whoever trains could mend.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The `srun` command is available", category=UserWarning)
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)  # older torch has no other name
     # Words that a block only reads leave it as they came, through FSDP as a view of themselves. What it warns of, an operation in place on
     # them that loses the hook which gathers the block's weights for the backward, nobody does, and the tokens have that hook too.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor", category=UserWarning)

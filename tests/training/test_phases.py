@@ -38,7 +38,7 @@ def process(
         if number == (first + last) // 2:
             with run.during("checkpoint"):
                 clock(2.0)
-        if number + 1 in (back or {}):
+        if back and number + 1 in back:
             run.enter("data", number + 1)
             account.undo(back[number + 1], number + 1)
     run.enter("end", last)

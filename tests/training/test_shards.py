@@ -31,6 +31,7 @@ def test_what_a_block_gives_as_a_view_is_words_as_they_came_and_stays_as_it_was(
         mesh = init_device_mesh("cpu", (1,))
         for name, changes in KINDS.items():
             made = task(**changes)
+            blocks: Any = made.dit.blocks
             outputs: list[tuple[torch.Tensor, int]] = []
 
             def look(module: Any, given: Any, found: Any, outputs: list = outputs, name: str = name) -> None:
@@ -39,15 +40,15 @@ def test_what_a_block_gives_as_a_view_is_words_as_they_came_and_stays_as_it_was(
                 assert words._base is None or words is given[1], name
                 outputs += [(value, value._version) for value in found]
 
-            for block in made.dit.blocks:
+            for block in blocks:
                 fully_shard(block, mesh=mesh)
                 block.register_forward_hook(look, prepend=True)
             fully_shard(made, mesh=mesh)
-            (prepared, *_) = made.prepare(packs_of(1), torch.device("cpu"))
-            loss = made(prepared).total
-            assert len(outputs) == 2 * len(made.dit.blocks)
+            prepared = made.prepare(packs_of(1), torch.device("cpu"))
+            loss = made(prepared[0]).total
+            assert len(outputs) == 2 * len(blocks)
             assert all(value._version == version for value, version in outputs), name
             loss.backward()
-            assert all(value.grad is not None for value in made.dit.blocks[0].parameters()), name
+            assert all(value.grad is not None for value in blocks[0].parameters()), name
 
     in_ranks(1, tmp_path, work)
