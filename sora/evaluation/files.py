@@ -40,7 +40,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
     scoring.check_needs(words, facts, next((clips.name(number) for number, prompt in enumerate(prompts) if prompt is None), None))
     sides, real = {"generated": clips}, None
-    scoring.check_sets(bench, len(clips))
+    scoring.check_sets(bench, len(clips), sets=config.trajectories)
     if bench.compares:
         real = real_clips(config)
         sides |= {} if real is None else {"real": real}

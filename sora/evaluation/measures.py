@@ -156,9 +156,15 @@ def of_words(found: Mapping[str, float], words: Sequence[str]) -> dict[str, floa
     return {name: value for name, value in found.items() if name in wanted or name.startswith(starts)}
 
 
-def chosen(words: Sequence[str] | None, *, usual: Sequence[str], known: Sequence[str], scored: str) -> tuple[str, ...]:
+def listed(words: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The words of `metrics=`, which may be one word without brackets; None where nothing is said."""
+    return (words,) if isinstance(words, str) else None if words is None else tuple(words)
+
+
+def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Sequence[str], scored: str) -> tuple[str, ...]:
     """The words of `metrics=`, or the usual ones for None. Raises ValueError for one that does not fit what is scored."""
-    names = tuple(usual if words is None else words)
+    given = listed(words)
+    names = tuple(usual) if given is None else given
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}")

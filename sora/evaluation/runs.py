@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,7 +36,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.targets import fitting, plan_targets, prompts_protocol, to_request
     from sora.sample import make_generator
 
-    if tuple(config.metrics or ()) == ("loss",):
+    if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
@@ -51,7 +51,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
-    scoring.check_sets(bench, len(targets))
+    scoring.check_sets(bench, len(targets), sets=config.trajectories)
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
@@ -177,7 +177,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "first": config.first,
             "seed": config.seed,
         },
-        measures={"loss": convention(config)} if "loss" in (config.metrics or ()) else None,
+        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
         seed=config.seed,
     )
 

@@ -48,6 +48,10 @@ class Bench:
         return any(word in DISTANCES for word in self.words)
 
 
+WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "neighbours", "keep"), ("n", "keep")
+SWITCHES = ("crop", "quantise", "page")
+
+
 def setting_of(config: DictConfig) -> Setting:
     """How clips are scored, of a command's configuration. Raises ValueError for a size that is none."""
     from sora.evaluation.extraction import Setting
@@ -74,6 +78,10 @@ def check_numbers(config: DictConfig) -> None:
     from sora.metrics.extractors.pixels import KERNELS
     from sora.metrics.resampling import LEAST_REPEATS
 
+    for key in (*WHOLE, *SWITCHES):
+        value, kind, told = config[key], *((int, "a whole number") if key in WHOLE else (bool, "true or false"))
+        if type(value) is not kind and not (key in MAY_BE_NULL and value is None):
+            raise ValueError(f"{key}={value}: give {told}")
     kernels = [name for name in KERNELS if name != "none"]
     for wrong, told in (
         (config.trajectories < 1, f"trajectories={config.trajectories}: what is scored falls into at least one set"),
@@ -84,14 +92,26 @@ def check_numbers(config: DictConfig) -> None:
             f"bootstrap={config.bootstrap}: an interval takes at least {LEAST_REPEATS} repeats; 0 leaves it out",
         ),
         (config.neighbours < 1, f"neighbours={config.neighbours}: give at least 1"),
+        (config.keep is not None and config.keep < 0, f"keep={config.keep}: give 0 or more, or null"),
     ):
         if wrong:
             raise ValueError(told)
 
 
-def check_sets(bench: Bench, n: int) -> None:
-    """Raise ValueError where n clips do not fall into sets of one size, of at least two clips each."""
-    sets = bench.extractor.setting.trajectories
+def check_places(config: DictConfig, output: Path) -> None:
+    """Refuse, before any work, places that nothing can be written to: a file where a folder is to be, or the other way round."""
+    for key, folder in (("output", output), ("cache", config.cache and Path(config.cache))):
+        if folder and folder.exists() and not folder.is_dir():
+            raise ValueError(f"{key}={folder} is a file; name a folder")
+    if config.statistics and Path(config.statistics).is_dir():
+        raise ValueError(f"statistics={config.statistics} is a folder; name a file")
+
+
+def check_sets(bench: Bench, n: int, *, sets: int) -> None:
+    """Raise ValueError where n clips do not fall into `sets` of one size, of as many clips each as the words take."""
+    neighbours = bench.extractor.setting.neighbours
+    if "precision" in bench.words and n // sets <= neighbours:
+        raise ValueError(f"metrics=[precision]: {n // sets} clips have no {neighbours} neighbours each; take more, or set neighbours lower")
     if bench.compares and (n % sets or n // sets < 2):
         raise ValueError(f"{n} clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
@@ -103,6 +123,7 @@ def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: 
     from sora.evaluation.measures import check_extractor
     from sora.sample import choose_device
 
+    check_places(config, output)
     network = build(config.extractor)
     check_extractor(words, network)
     cache = Path(config.cache) if config.cache else home / "features"
@@ -129,6 +150,7 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         load_features(bench.statistics, {**found.protocol, **about})  # names what differs of the extractor or the pixels
         shape = found.protocol["scored"]
         return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
+    check_sets(bench, len(real), sets=1)
     shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), real.about()
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
     if bench.statistics is not None and len(set(shapes)) > 1:

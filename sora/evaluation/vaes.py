@@ -116,7 +116,7 @@ def score_dataset(
     real = whole(originals)
     copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
     keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]
-    scoring.check_sets(bench, len(real))
+    scoring.check_sets(bench, len(real), sets=config.trajectories)
     made = MadeVideos(copies, [bench.output / "lossless" / f"{key[:32]}.mp4" for key in keys])
     rows = reconstruct(vae, real, made, config, bench)
     figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
