@@ -30,7 +30,8 @@ def gelu_mlp(
 ) -> Float[Tensor, "N C"]:
     """gelu(x up^T + up_bias) down^T + down_bias; keeps x. Under autocast in its dtype, as linear layers are."""
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    mixed = kind != "meta" and torch.is_autocast_enabled(kind)  # which knows no shapes without numbers
+    dtype = torch.get_autocast_dtype(kind) if mixed else x.dtype
     return _op(*(value.to(dtype) for value in (x, up, up_bias, down, down_bias)))
 
 
