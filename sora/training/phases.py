@@ -119,7 +119,8 @@ class Goodput:
 
 def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:
     """The seconds that processes spent on steps after `first`, apart from what has been counted as wasted already."""
-    lost, counted = 0.0, []
+    lost = 0.0
+    counted: list[list[int]] = []
     for line in reversed(lines):
         counted += line.get("undone", [])
         share = (line["last"] - line["first"]) or 1
@@ -128,7 +129,7 @@ def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:
     return lost
 
 
-def _uncovered(begin: int, end: int, spans: Sequence[Sequence[int]]) -> int:
+def _uncovered(begin: int, end: int, spans: Sequence[list[int]]) -> int:
     """How many of the steps after `begin` up to `end` lie in none of the spans."""
     left = 0
     for low, high in sorted(map(tuple, spans)):
