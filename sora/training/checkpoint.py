@@ -213,7 +213,15 @@ def kinds(path: Path) -> set[str]:
 
 def profiles(path: Path) -> dict[str, float]:
     """The relative widths of the averages in a checkpoint from which others can be made, by kind."""
-    return storage.read_json(Path(path) / STATE)["facts"].get("profiles", {})
+    return _state(Path(path))["facts"].get("profiles", {})
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = storage.read_json(path / STATE)
+    counts = isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "samples", "tokens"))
+    if not counts or not isinstance(found.get("facts"), dict):
+        raise ValueError(f"{path / STATE} is of another form: it holds step, samples, tokens and facts; use another checkpoint")
+    return found
 
 
 def load(path: Path, *, only: Collection[str] | None = None, verified: bool = False) -> TrainingState:
@@ -227,7 +235,7 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     path = Path(path)
     if not verified:
         verify(path, only=only)
-    state, listed = storage.read_json(path / STATE), contents(path)
+    state, listed = _state(path), contents(path)
     files: dict[str, list[str]] = {}
     for name in sorted(listed.files):
         if kind := kind_of(name):

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from sora import storage
-from sora.training import checkpoint
+from sora.training import checkpoint, manifest
 from sora.training.checkpoint import TrainingState
 from tests.training.faults import Countdown, die, full, in_child, injected
 
@@ -75,6 +75,20 @@ def test_a_transposed_view_is_saved_as_what_it_shows(tmp_path):
     state = TrainingState(step=1, samples=0, tokens=0, tensors={"model": {"t": torch.arange(6.0).reshape(2, 3).T}})
     loaded = checkpoint.load(checkpoint.save(tmp_path, state, keep=1))
     assert torch.equal(loaded.tensors["model"]["t"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"step": "3", "samples": 0, "tokens": 0, "facts": {}}', '{"step": 3, "samples": 0, "tokens": 0, "facts": 1}']
+)
+def test_a_state_of_another_form_is_refused_by_name(tmp_path, text):
+    """Every hash is right: somebody made it so."""
+    path = checkpoint.save(tmp_path, state_of(3), keep=1)
+    listed = manifest.contents(path)
+    (path / "state.json").write_text(text)
+    files = {**listed.files, "state.json": {"bytes": len(text), "sha256": storage.text_hash(text)}}
+    (path / "manifest.json").write_text(manifest.text_of(listed._replace(files=files)))
+    with pytest.raises(ValueError, match=r"state\.json is of another form"):
+        checkpoint.load(path)
 
 
 @pytest.fixture
