@@ -20,6 +20,8 @@ from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Network, ToyTask, fit, module_of
 from tests.training.test_parity import Shares, launched, modes
 
+pytestmark = pytest.mark.slow
+
 CPU_DEVICE = torch.device("cpu")
 STEPS, LAGGARD, LAG = 6, 1, 0.03
 

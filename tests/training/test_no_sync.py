@@ -26,6 +26,8 @@ from sora.training import recompute
 from sora.training.optimizers import adamw
 from tests.dit.test_dit import Clip, network, packed
 
+pytestmark = pytest.mark.slow
+
 PATTERNS = {
     "full": patterns.full,
     "factorised": patterns.factorised,

@@ -36,6 +36,8 @@ from tests.test_configs import node
 from tests.training.groups import in_ranks
 from tests.training.tokens import packs_of, task
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 KINDS: dict[str, dict[str, Any]] = {
     "cross": {},

@@ -28,6 +28,8 @@ from tests.training.stand_ins import ADAMW, MUON, Integers
 from tests.training.test_parity import CPU, Recorder, launched
 from tests.training.tokens import PACKS, packs_of, task
 
+pytestmark = pytest.mark.slow
+
 STEPS = 2
 STEADY = partial(ADAMW, eps=1e-4)  # what is rounding alone moves no weight by its sign
 # replicate, shard, context, sharded

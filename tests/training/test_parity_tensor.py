@@ -31,6 +31,8 @@ from tests.training.test_parity_context import apart as context_apart
 from tests.training.test_parity_context import learnt, published
 from tests.training.tokens import task
 
+pytestmark = pytest.mark.slow
+
 KINDS = dict(zip(NAMES, MIXED, strict=True)) | {
     "lean": {"block": lean, "modulation": LoRA(rank=3), "kv_heads": 4},
     "lean zero": {"block": lean, "modulation": Zero()},

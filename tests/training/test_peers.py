@@ -19,6 +19,8 @@ from sora.training.peers import Peers
 from sora.training.watchdog import STALLED
 from tests.training.groups import forked
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 GRACE, RANKS = 0.4, 4
 

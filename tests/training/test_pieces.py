@@ -24,6 +24,8 @@ from tests.training.faults import Countdown, die, in_child, injected
 from tests.training.groups import in_ranks
 from tests.training.test_checkpoint import same, state_of
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"odd": (7, 5), "thin": (3, 2), "cube": (4, 6, 5), "line": (11,), "scalar": (), "empty": (0, 3), "wide": (2, 33)}
 
 

@@ -21,6 +21,8 @@ from tests.data.making import flip
 from tests.training.stand_ins import fit
 from tests.training.test_resume import lines
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (0.1, 0.05)
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 

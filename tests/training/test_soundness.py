@@ -14,6 +14,8 @@ from sora.training.soundness import NOT_FINITE, SPIKE, Guard, Suspects, deviatio
 from tests.training.stand_ins import Steps, fit
 from tests.training.test_resume import lines
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 
 
