@@ -32,7 +32,7 @@ from sora.metrics.frechet import frechet_distance
 from sora.storage import write_json
 
 HERE = Path(__file__).resolve().parent
-SHAPES = ((2048, 400, 5), (256, 1408, 3))  # clips, dimensions, rounds
+SHAPES = ((2048, 400, 25), (256, 1408, 3))  # clips, dimensions, rounds
 
 
 def by_scipy(one: Tensor, two: Tensor) -> float:
