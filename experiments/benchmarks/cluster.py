@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,51 +86,59 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
+def timed(plain: Callable[..., Any], note: Callable[[float], None]) -> Callable[..., Any]:
+    """The same function, which tells the seconds of each call."""
+
+    def run(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return plain(*given, **named)
+        finally:
+            note(time.perf_counter() - began)
+
+    return run
+
+
 class Parts:
     """The seconds of functions that a plain loop would call, too (`work`), without those of ours that they call, and of reading data."""
 
     def __init__(self) -> None:
         self.work = self.reading = 0.0
         self.rows: list[tuple[float, float, float]] = []  # the clock, work and reading so far, at the beginning of each step
-        self._inside = 0
+        self._inside = False
 
-    def step(self, plain: Any) -> Any:
+    def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*given: Any, **named: Any) -> Any:
             self.rows.append((time.perf_counter(), self.work, self.reading))
             return plain(*given, **named)
 
         return noted
 
-    def counted(self, plain: Any) -> Any:
-        def timed(*given: Any, **named: Any) -> Any:
-            began, self._inside = time.perf_counter(), self._inside + 1
-            try:
+    def counted(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        timing = timed(plain, self._add)
+
+        def outermost(*given: Any, **named: Any) -> Any:
+            if self._inside:
                 return plain(*given, **named)
-            finally:
-                self._inside -= 1
-                self.work += 0.0 if self._inside else time.perf_counter() - began
-
-        return timed
-
-    def taken_out(self, plain: Any) -> Any:
-        def timed(*given: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+            self._inside = True
             try:
-                return plain(*given, **named)
+                return timing(*given, **named)
             finally:
-                self.work -= time.perf_counter() - began if self._inside else 0.0
+                self._inside = False
 
-        return timed
+        return outermost
 
-    def read(self, plain: Any) -> Any:
-        def timed(*given: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return plain(*given, **named)
-            finally:
-                self.reading += time.perf_counter() - began
+    def taken_out(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        return timed(plain, lambda seconds: self._add(-seconds) if self._inside else None)
 
-        return timed
+    def read(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        return timed(plain, self._add_reading)
+
+    def _add(self, seconds: float) -> None:
+        self.work += seconds
+
+    def _add_reading(self, seconds: float) -> None:
+        self.reading += seconds
 
 
 def parted(words: list[str], folder: Path) -> list[tuple[float, float, float]]:
