@@ -28,15 +28,22 @@ job() {
 
 ended() { # training ended with code $1 in folder $2; 128 + N is signal N
     case $1 in
-        138 | 140) again "saved, as SIGUSR1 or SIGUSR2 asked before the time limit" ;;
+        138 | 140) moving "$2" && again "SIGUSR1 or SIGUSR2 asked, before the time limit" ;;
         143) # SIGTERM: Slurm forgets a preempted job that ends within its grace time; a cancelled one shall stay away
             [[ $(scontrol show job "$SLURM_JOB_ID") =~ JobState=RUNNING.*PreemptTime=[0-9] ]] && again "saved, as this job is preempted" ;;
-        134 | 135 | 136 | 137 | 139) # a rank crashed or was killed: once more, unless it did three times with nothing saved in between
-            local newest
-            newest=$(find "$2/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1)
-            [[ -d $2 ]] && echo "${newest:-none}" >>"$2/crashes"
-            [[ -d $2 && $(grep -cxF "${newest:-none}" "$2/crashes") -lt 3 ]] && again "a rank ended with $1" ;;
+        134 | 135 | 136 | 137 | 139) # a rank crashed or was killed
+            [[ -d $2 ]] && moving "$2" && again "a rank ended with $1" ;;
     esac
+}
+
+moving() { # whether the run in folder $1 gets on: not if three turns ended with nothing saved in between
+    local newest turns=$((${SLURM_RESTART_COUNT:-0} + 1))
+    newest=$(find "$1/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1)
+    if [[ -d $1 ]]; then
+        echo "${newest:-none}" >>"$1/turns"
+        turns=$(grep -cxF "${newest:-none}" "$1/turns")
+    fi
+    [[ $turns -lt 3 ]] || { echo "three turns ended with nothing saved in between, so this job stays away: ${newest:-no checkpoint}" >&2; return 1; }
 }
 
 again() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -24,9 +25,13 @@ class Slurm:
     """What is asked of Slurm for each job; None leaves it to the script or the cluster.
 
     tasks: processes of each node, one for each GPU. cpus: of each task. gpus: of each node. time: limit, as sbatch reads it (a
-    number is minutes). warning: seconds before the limit at which training is asked to save. at_once: jobs of a sweep that run
-    together. options: more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them,
-    or the words in the variable SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
+    number is minutes). warning: seconds before the limit at which training is asked to save; Slurm looks twice a minute and may ask a
+    minute earlier. at_once: jobs of a sweep that run together. options: more words for sbatch, out of `OPTIONS`, such as
+    [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the variable SORA_PYTHON, such as
+    "apptainer exec --nv sora.sif python".
+
+    Raises:
+        ValueError: an option that is not of `OPTIONS`, a time that is none, or a warning that leaves less than half of it to train.
     """
 
     nodes: int
@@ -44,6 +49,12 @@ class Slurm:
         for word in self.options:
             if not word.startswith("--") or word.removeprefix("--").partition("=")[0] not in OPTIONS:
                 raise ValueError(f"launcher.options holds {word!r}; a configuration may give sbatch --{', --'.join(OPTIONS)}")
+        limit = seconds(self.time)
+        if self.warning < 0 or (limit and 2 * self.warning > limit):
+            raise ValueError(
+                f"launcher.warning={self.warning} asks a job of launcher.time={self.time} ({limit} s) to save and leave before half of "
+                f"its time is over; a warning of 0 to {limit // 2} s fits, or a longer time"
+            )
 
     def submit(self, verb: str, words: Sequence[str]) -> str:
         """Submit `sora VERB WORDS…`; the job's number."""
@@ -87,6 +98,23 @@ class Slurm:
             "account": self.account,
         }
         return [*(f"--{name}={value}" for name, value in said.items() if value is not None), *self.options]
+
+
+def seconds(time: str | int) -> int:
+    """A time limit as sbatch reads it: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS; 0 where there is no limit.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = str(time)
+    if text.upper() in ("0", "UNLIMITED", "INFINITE"):
+        return 0
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        raise ValueError(f"launcher.time={time} is no time; minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM and D-HH:MM:SS are, in quotes")
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86_400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
 
 
 def scripts() -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sora.cluster.slurm import OPTIONS, Slurm, scripts
+from sora.cluster.slurm import OPTIONS, Slurm, scripts, seconds
 from sora.configs.sweep import split
 
-PLAIN = {"nodes": 2, "tasks": 4, "cpus": 3, "gpus": None, "time": "1:00", "warning": 60, "partition": None, "account": "me"}
+PLAIN = {"nodes": 2, "tasks": 4, "cpus": 3, "gpus": None, "time": "1:00:00", "warning": 60, "partition": None, "account": "me"}
 PLAIN |= {"at_once": 5, "options": []}
 
 
@@ -38,7 +38,7 @@ def test_a_job_asks_for_what_the_launcher_says_and_for_nothing_it_leaves_open(as
         "--nodes=2",
         "--ntasks-per-node=4",
         "--cpus-per-task=3",
-        "--time=1:00",
+        "--time=1:00:00",
         "--signal=USR1@60",
         "--account=me",
         "--mem=0",
@@ -88,6 +88,92 @@ def test_a_configuration_cannot_make_sbatch_run_or_write_something_else(word):
     with pytest.raises(ValueError, match="launcher.options"):
         Slurm(**{**PLAIN, "options": [word]})
     assert not {"export", "wrap", "output", "error", "chdir", "uid", "get-user-env", "batch", "bb", "container", "prolog"} & set(OPTIONS)
+
+
+# what `man sbatch` says of --time
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (90, 5400),
+        ("90", 5400),
+        ("2:30", 150),
+        ("1:02:03", 3723),
+        ("2-3", 183_600),
+        ("2-3:04", 183_840),
+        ("2-3:04:05", 183_845),
+        ("0", 0),
+        ("UNLIMITED", 0),
+    ],
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(time, said):
+    assert seconds(time) == said
+
+
+@pytest.mark.parametrize("time", ["", "-1", "1:2:3:4", "1h", "1-", "-3", "1.5", "24:00:00;id"])
+def test_a_time_that_is_none_is_refused(time):
+    with pytest.raises(ValueError, match="launcher.time"):
+        Slurm(**{**PLAIN, "time": time})
+
+
+@pytest.mark.parametrize(("time", "most"), [(5, 150), ("0:59", 29), ("1-0", 43_200)])
+def test_a_warning_leaves_half_of_the_time_to_train(time, most):
+    Slurm(**{**PLAIN, "time": time, "warning": most})
+    for warning in (most + 1, -1):
+        with pytest.raises(ValueError, match=f"0 to {most} s"):
+            Slurm(**{**PLAIN, "time": time, "warning": warning})
+    Slurm(**{**PLAIN, "time": "UNLIMITED", "warning": most + 1})
+
+
+@pytest.fixture
+def turn(tmp_path):
+    """What job.sh does after a turn of training that ended with a code: (its exit code, whether it asked for another turn, its output)."""
+    for name, text in {"srun": 'exit "$CODE"', "scontrol": 'echo "$*" >>asked; echo JobState=RUNNING PreemptTime=2026-01-01'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def ended(code: int, *, restarts: int = 0) -> tuple[int, bool, str]:
+        (tmp_path / "asked").unlink(missing_ok=True)
+        given = {
+            "CODE": str(code),
+            "SLURM_JOB_ID": "9",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_NTASKS": "1",
+            "SLURM_RESTART_COUNT": str(restarts),
+        }
+        given |= {"MASTER_ADDR": "here", "MASTER_PORT": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        shell = ["bash", "-c", f"source '{scripts() / 'job.sh'}'; job train output=run"]
+        done = subprocess.run(shell, env=given, cwd=tmp_path, capture_output=True, text=True)
+        asked = tmp_path / "asked"
+        return done.returncode, asked.exists() and "requeue 9" in asked.read_text(), done.stdout + done.stderr
+
+    return ended
+
+
+@pytest.mark.parametrize("code", [138, 140, 134, 137, 139])
+def test_a_run_that_saves_gets_turn_after_turn_and_one_that_saves_nothing_three(turn, tmp_path, code):
+    for step in range(5):
+        (tmp_path / "run" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+        assert turn(code, restarts=step)[:2] == (0, True)
+    assert turn(code, restarts=5)[:2] == (0, True)
+    ended, again, said = turn(code, restarts=6)
+    assert (ended, again) == (code, False)
+    assert "nothing saved" in said and "step-00000004" in said
+
+
+def test_a_signal_before_there_is_a_folder_is_no_endless_circle(turn):
+    assert [turn(138, restarts=restarts)[:2] for restarts in range(4)] == [(0, True), (0, True), (138, False), (138, False)]
+    assert turn(137)[:2] == (137, False)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_run_that_is_complete_or_mistaken_stays_away(turn, tmp_path, code):
+    (tmp_path / "run").mkdir()
+    assert turn(code)[:2] == (code, False)
+
+
+def test_preemption_is_not_the_runs_fault(turn, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert [turn(143, restarts=restarts)[:2] for restarts in range(5)] == [(0, True)] * 5
 
 
 def test_without_sbatch_nothing_is_submitted_and_the_message_says_what_fits(monkeypatch, tmp_path):

@@ -132,7 +132,7 @@ class Cluster:
         fields = _fields(self.call("scontrol", "show", "job", number, "--oneliner").splitlines()[0])
         return Job(number, fields["JobState"], int(fields["Restarts"]), fields["ExitCode"])
 
-    def wait(self, number: str, until: Callable[[Job], bool], *, seconds: float = 120) -> Job:
+    def wait(self, number: str, until: Callable[[Job], bool], *, seconds: float = 300) -> Job:
         """The job as soon as `until` holds; an error with the state and the ends of all logs if it does not in time."""
         end = time.monotonic() + seconds
         while True:
@@ -143,7 +143,7 @@ class Cluster:
                 raise TimeoutError(f"after {seconds:.0f} s {found}")
             time.sleep(0.3)
 
-    def ended(self, number: str, *, seconds: float = 120) -> Job:
+    def ended(self, number: str, *, seconds: float = 300) -> Job:
         return self.wait(number, lambda job: job.state not in PENDING_OR_RUNNING, seconds=seconds)
 
     def _configure(self) -> None:

@@ -1,6 +1,7 @@
 """`python tests/slurm/injected.py -m sora.train …`: the command as it is, but for a pause or a death that a test asks for.
 
-SORA_TEST_PAUSE: seconds to sleep in each step. SORA_TEST_DIES: `RANK@STEP`, or `RANK@STEP always` to die again after a restart.
+SORA_TEST_PAUSE: seconds to sleep in each step of a job's first turn. SORA_TEST_DIES: `RANK@STEP`, or `RANK@STEP always` to die
+again after a restart.
 """
 
 import os
@@ -20,8 +21,8 @@ plain = TrainingModule.training_step
 
 
 def step(self, batch, number):
-    time.sleep(PAUSE)
     restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    time.sleep(0 if restarted else PAUSE)
     if who == f"{self.global_rank}@{self.counters.step}" and (how or not restarted):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, batch, number)

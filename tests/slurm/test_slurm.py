@@ -18,7 +18,7 @@ from tests.training.test_resume import TIMINGS
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS, INJECTED = ROOT / "slurm", Path(__file__).with_name("injected.py")
 STEPS, EVERY = 120, 50
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 cli = importlib.import_module("sora.cli")
 
 
@@ -77,7 +77,7 @@ def lab(tmp_path_factory):
         made = Lab(cluster, folder)
         # the reference, and what needs no other job's end; the nodes run two jobs at once
         whole = made.train("whole")
-        made.limited = made.train("limited", "--time=1", "--signal=USR1@30", SORA_TEST_PAUSE="0.4")
+        made.limited = made.train("limited", "--time=2", "--signal=USR1@45", SORA_TEST_PAUSE="1")  # asked after 45 to 75 s
         job = cluster.ended(whole)
         assert (job.state, job.restarts) == ("COMPLETED", 0), made.log("whole")[-3000:]
         assert [row["step"] for row in made.rows("whole")] == list(range(1, STEPS + 1))
@@ -99,8 +99,8 @@ def test_a_job_that_dies_three_times_with_nothing_saved_in_between_stays_away(la
 
 def test_at_the_time_limit_the_job_saves_and_goes_on_in_the_same_folder(lab):
     number = lab.limited
-    job = lab.cluster.ended(number, seconds=300)
-    assert job.restarts >= 1  # the signal may come up to a minute early, and so more than once
+    job = lab.cluster.ended(number)
+    assert job.restarts >= 1
     lab.assert_complete("limited", job, restarts=job.restarts)
 
 
@@ -134,7 +134,7 @@ def test_a_mistake_of_the_users_is_told_once(lab):
 
 def test_a_sweep_becomes_an_array_and_every_run_has_a_folder(lab):
     words = ["experiment=toy_vae", "data.folders=[world]", "output=sweep", "seed=0,1", "clip=1.0,0.5", "steps=2", "plan.shapes=[[5,16,16]]"]
-    asked = ["launcher=slurm", "launcher.cpus=1", "launcher.time=5", "launcher.at_once=2"]
+    asked = ["launcher=slurm", "launcher.cpus=1", "launcher.time=30", "launcher.at_once=2"]
     environment = {**lab.cluster.environment, **lab.variables()}
     done = subprocess.run(
         [sys.executable, "-m", "sora.train", "-m", *asked, *words], env=environment, cwd=lab.folder, capture_output=True, text=True
