@@ -28,9 +28,7 @@ class Target:
     facts: Any
 
 
-def plan_targets(
-    videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int
-) -> list[Target]:
+def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:
     """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone."""
     from sora.data.video_sets import DatasetVideos, spread
