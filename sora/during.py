@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sora.training.run import Run
 
 METRICS = ("adherence", "frechet", "kvd")
+TOLD = 3  # clips that cannot be read, of those that a message names
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class Scorer:
 
     def __init__(self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractor: Any) -> None:
         self._names, self._clips, self._requests, self._extractor = names, clips, requests, extractor
-        self._real: Tensor | None = None
+        self._real: dict[int, Tensor] | None = None
 
     def __call__(self, videos: Sequence[Tensor]) -> dict[str, float]:
         found = self._adherence(videos) if "adherence" in self._names else {}
@@ -310,38 +311,64 @@ class Scorer:
         return found
 
     def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
-        """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths."""
+        """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths.
+
+        distance_clips: how many those are. Where an original cannot be read, what was made of its caption is left out, too.
+        """
         import torch
 
         from sora.metrics.comparison import compare_features
 
         if self._real is None:
-            self._real = torch.cat([self._extractor(frames[None]) for frames in self._originals()])
-        fake = torch.cat([self._extractor(video[None]) for video in videos])
-        found = compare_features(self._real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
-        named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in found.items()}
+            self._real = {number: self._extractor(frames[None]) for number, frames in self._originals().items()}
+        found = {"distance_clips": float(len(self._real))}
+        if len(self._real) < 2:
+            return found
+        fake = torch.cat([self._extractor(videos[number][None]) for number in self._real])
+        real = torch.cat(list(self._real.values()))
+        figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
+        named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
         wanted = ("frechet", "frechet_floor", "frechet_over_floor", "kvd")
-        return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names}
+        return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names} | found
 
-    def _originals(self) -> list[Tensor]:
-        """The held-out clips as what trains sees them: what their patches cover, or what is brought to size and rate for encoding."""
-        if self._clips.encode is None:
-            return [self._stored(row, request) for row, request in self._requests]
-        shown = {}
+    def _originals(self) -> dict[int, Tensor]:
+        """The held-out clips by the numbers of the requests, as what trains sees them: what their patches cover, or what is brought to
+        size and rate for encoding. Says which cannot be read."""
+        shown, reasons = self._stored() if self._clips.encode is None else self._prepared()
+        lacking = [number for number in range(len(self._requests)) if number not in shown]
+        if lacking:
+            listing = self._clips.listing
+            told = [f"{listing.clips.key(self._requests[number][0])}{reasons.get(number, '')}" for number in lacking[:TOLD]]
+            more = f", and {len(lacking) - TOLD} more" if len(lacking) > TOLD else ""
+            left = "" if len(shown) > 1 else "; of fewer than two there is no distance"
+            print(
+                f"beware: {len(lacking)} held-out clips of {len(self._requests)} have no part in distances: {', '.join(told)}{more}{left}"
+            )
+        return shown
+
+    def _prepared(self) -> tuple[dict[int, Tensor], dict[int, str]]:
+        """Those that were brought to size and rate; why others were not is in the quarantine of the held-out clips."""
+        found: dict[int, Tensor] = {}
         for step in range(len(self._clips.listing)):
             for pack in self._clips.read(step):
-                shown |= dict(zip(pack.sample_ids, pack.frames, strict=True))
-        wanted = [request.sample for _, request in self._requests]
-        return [shown[sample] for sample in wanted if sample in shown]  # one may be unreadable
+                found |= dict(zip(pack.sample_ids, pack.frames, strict=True))
+        samples = {number: request.sample for number, (_, request) in enumerate(self._requests)}
+        return {number: found[sample] for number, sample in samples.items() if sample in found}, {}
 
-    def _stored(self, row: int, request: Request) -> Tensor:
-        """The part of a stored clip that its patches cover."""
+    def _stored(self) -> tuple[dict[int, Tensor], dict[int, str]]:
+        """The part of each stored clip that its patches cover, or why there is none."""
         import torch
 
-        from sora.data.video import read
+        from sora.data.loading import read_clip
+        from sora.data.video import PYAV
 
-        dataset, number = self._clips.place(row)
-        index = self._clips.indexes[dataset]
-        member = index.member(number)
-        frames = read(index.read_member(member), name=f"{member.key} of {member.shard}").frames
-        return torch.from_numpy(frames[: request.frames, : request.height, : request.width].copy())
+        found, reasons = {}, {}
+        for number, (row, request) in enumerate(self._requests):
+            dataset, place = self._clips.place(row)
+            try:
+                frames = read_clip(self._clips.indexes[dataset], place, reader=PYAV)
+            except ValueError as error:
+                reasons[number] = f" ({error})"
+                continue
+            found[number] = torch.from_numpy(frames[: request.frames, : request.height, : request.width].copy())
+        return found, reasons

@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from sora.processes import alive
 
 STAGING = ".staging-"
 
@@ -37,6 +40,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> int:
+    """Remove the staging files in and below a folder that killed processes left; returns how many.
+
+    Of several machines that share the folder, another one's process may be at work under such a number: what is younger than an hour stays.
+    """
+    found = 0
+    for path in Path(folder).rglob(f"{STAGING}*"):
+        owner = path.name.removeprefix(STAGING).split("-")[0]
+        with suppress(FileNotFoundError):  # another process sweeps, too
+            old = time.time() - path.stat().st_mtime > 3600
+            if old and path.is_file() and owner.isdigit() and not alive(int(owner)):
+                path.unlink()
+                found += 1
+    return found
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(hom
         ([dit, world, "generated.start=middle"], "leave it at first"),
         ([dit, world, "generated.short=leave_out"], "generated.short=leave_out: clips are generated as long"),
         ([dit, world, "generated.choose=random"], "leave it at first"),
-        ([dit, world, "caption=desne"], "caption=desne: the built-in world says dense or short"),
+        ([dit, world, "caption=desne"], "caption=desne: no clip of"),
         ([dit, world, "trajectories=3", "n=10"], "do not fall into trajectories=3"),
         ([dit, world, "metrics=[frechet,remembered]", "split=train"], "is what the run trained on"),
         ([dit, world, "bootstrap=5"], "at least 20 repeats"),

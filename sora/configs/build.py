@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
 
 from sora.configs.targets import OTHERS, TARGET, allowed, find, in_rooms, refuse
 from sora.configs.words import listed, meant
+from sora.references import refuse_growth
 
 RESOLVER = re.compile(r"\$\{[^{}]*:")
 # A parameter so annotated holds a plain value; a `_target_` under it would be a call that nobody expects.
@@ -40,11 +42,21 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
 
 def plain(node: DictConfig | Mapping[str, Any]) -> Any:
     """The node as dicts, lists and scalars, references resolved; resolvers such as `${oc.env:HOME}` are refused by name."""
+    try:
+        return _plain(node)
+    except GrammarParseError as error:
+        raise ValueError(f"a reference cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _plain(node: DictConfig | Mapping[str, Any]) -> Any:
     config = node if OmegaConf.is_config(node) else OmegaConf.create(dict(node))
-    refuse_resolvers(OmegaConf.to_container(config, resolve=False))
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    refuse_resolvers(tree)
     root = config._get_root()
     if root is not config and OmegaConf.is_config(root):  # a reference may point outside the node, and a resolver may stand there
-        refuse_resolvers({key: value for key, value in OmegaConf.to_container(root, resolve=False).items() if key != "hydra"})
+        tree = {key: value for key, value in OmegaConf.to_container(root, resolve=False).items() if key != "hydra"}
+        refuse_resolvers(tree)
+    refuse_growth(str(tree))
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from sora.data.index import Index
 from sora.text.cache import TextCache
 
+DENSE = "dense"  # the kind that says all of what a clip shows
 _LOOKED_AT = 64  # clips of each dataset: a kind that is spelt wrong is on none of them
 
 
@@ -32,6 +33,19 @@ def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None)
                 f"data.captions names {', '.join(lacking)}, but none of {len(rows)} clips of {index.folder} has such a caption;"
                 f" their kinds are {found}"
             )
+
+
+def caption_kind(index: Index, asked: str | None) -> str | None:
+    """The kind of caption that prompts are: the one that is asked for, else the dense ones where there are any; None: each clip's first.
+
+    Raises ValueError for a kind that none of 64 clips, evenly spread, has.
+    """
+    kinds = {said.kind for row in _spread(index) for said in index.captions(row)}
+    wanted = DENSE if asked is None else asked
+    if asked is not None and asked not in kinds:
+        found = f"their kinds are {', '.join(sorted(kinds))}" if kinds else "they have no captions at all"
+        raise ValueError(f"caption={asked}: no clip of {index.folder} has such a caption; {found}")
+    return wanted if wanted in kinds else None
 
 
 def require_cached(index: Index, texts: TextCache, weights: Mapping[str, float] | None) -> None:

@@ -116,14 +116,27 @@ class Quarantine:
     def _load(self, content: bytes) -> None:
         self._read = len(content)
         for line in content.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # a torn line
+            if (entry := _entry(line)) is None:
                 continue
             if "sample_id" in entry:
                 self._held.setdefault(entry["sample_id"], (entry["from"], entry["reason"]))
             else:
                 self._reasons[entry.get("dataset", ""), entry["key"]] = entry["reason"]
+
+
+KINDS = {"key": str, "dataset": str, "shard": str, "reason": str, "sample_id": int, "from": int}
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line says of a clip or a sample; None for one that was torn when a process was killed, or that nothing here has written."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    needed = {"key", "reason", *(("from",) if isinstance(entry, dict) and "sample_id" in entry else ())}
+    if not isinstance(entry, dict) or not needed <= entry.keys():
+        return None
+    return entry if all(type(entry[name]) is kind for name, kind in KINDS.items() if name in entry) else None
 
 
 def planned_keys(plan: Plan, key: Callable[[int], str], step: int) -> dict[int, str]:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora import storage
+from sora.data.captioned import caption_kind
 from sora.data.index import Index
 from sora.data.sources import SUFFIXES
 from sora.data.video import PYAV, probe, read
@@ -55,10 +56,13 @@ class Videos(Protocol):
 
 
 class DatasetVideos:
-    """A split of a dataset of shards. caption: the kind that prompts are."""
+    """A split of a dataset of shards. caption: the kind that prompts are; None: dense ones, and the first of a clip that has none.
 
-    def __init__(self, index: Index, *, caption: str) -> None:
-        self.index, self.caption = index, caption
+    Raises ValueError for a kind that the clips do not have.
+    """
+
+    def __init__(self, index: Index, *, caption: str | None) -> None:
+        self.index, self.kind, self.strict = index, caption_kind(index, caption), caption is not None
         self.place = f"{index.folder} ({index.split})"
 
     def about(self) -> dict[str, Any]:
@@ -81,7 +85,9 @@ class DatasetVideos:
 
     def prompt(self, number: int) -> str | None:
         captions = self.index.captions(number)
-        texts = [item.text for item in captions if item.kind == self.caption] or [item.text for item in captions]
+        texts = [item.text for item in captions if item.kind == self.kind]
+        if not texts and not self.strict:
+            texts = [item.text for item in captions]
         return texts[0] if texts else None
 
     def codec(self, number: int) -> str | None:
@@ -170,8 +176,8 @@ def _read(source: Path | bytes, name: str, first: int, frames: int, fps: float) 
     return found.frames
 
 
-def open_videos(folder: Path, *, split: str | None, caption: str) -> DatasetVideos | FolderVideos:
-    """The split of a dataset, or all videos of a folder."""
+def open_videos(folder: Path, *, split: str | None, caption: str | None) -> DatasetVideos | FolderVideos:
+    """The split of a dataset, with captions of a kind as prompts; or all videos of a folder, which have the one that stands beside them."""
     folder = Path(folder)
     if (folder / "dataset.json").is_file():
         return DatasetVideos(Index.open(folder, split), caption=caption)

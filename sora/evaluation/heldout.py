@@ -27,7 +27,7 @@ def evaluate_loss(config: DictConfig, share: Share, preset: Mapping[str, Any] | 
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
     index = Index.open(real_folder(config), config.split)
-    figures, about = measured_loss(loaded, config, share, output=output)
+    figures, about = measured_loss(loaded, config, share)
     if not share.first:
         return {}
     scores = {"kind": "diffusion", "figures": figures, "n": int(figures["loss_clips"]), "floor": {}, "distances": [], "heldout": about}
@@ -49,7 +49,7 @@ def convention(config: DictConfig) -> dict[str, Any]:
     return {"of": "velocity", "clips": config.loss.clips, "levels": config.loss.levels, "draws": config.loss.draws}
 
 
-def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share, *, output: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> tuple[dict[str, float], dict[str, Any]]:
     """The figures, and the losses by level, by shape and of each clip. The processes share the packs."""
     import torch
     from omegaconf import OmegaConf
@@ -77,7 +77,7 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share, *, 
 
     listing = clips.listing
     tally = Tally(listing.samples, listing.grids, loss.levels)
-    for row in share.rows(len(listing), of_pack, folder=output, name="loss"):
+    for row in share.rows(len(listing), of_pack):
         for level, errors in row["pieces"]:
             tally.add(Piece(0, level, torch.tensor(errors, dtype=torch.float64)), [int(sample) for sample in row["samples"]])
     losses = tally.losses()

@@ -61,7 +61,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         real = scoring.real_set(bench, alike(videos, kinds, fit, config))
     figures, about = {}, {}
     if "loss" in of_run:
-        figures, about["heldout"] = measured_loss(loaded, config, share, output=output)
+        figures, about["heldout"] = measured_loss(loaded, config, share)
     made = generated(make_generator(loaded, config), requests, loaded, config, output=output, share=share)
     clips = whole(made, frames=clip.frames, stride=clip.stride)
     found, rows = scoring.measured(bench, clips, facts)

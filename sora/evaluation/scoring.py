@@ -117,13 +117,15 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
 
 
 def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path) -> Bench:
-    """home: where features are kept, unless the configuration names a folder."""
+    """home: where features are kept, unless the configuration names a folder. Clears what killed evaluations left half-written."""
     from sora.configs.build import build
     from sora.evaluation.extraction import Extractor
     from sora.evaluation.measures import check_extractor
     from sora.sample import choose_device
 
     check_places(config, output)
+    if share.first:
+        storage.sweep(output)
     network = build(config.extractor)
     check_extractor(words, network)
     cache = Path(config.cache) if config.cache else home / "features"
@@ -203,7 +205,7 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in words}}
 
-    rows = bench.share.rows(len(clips), of_clip, folder=bench.output, name="clips")
+    rows = bench.share.rows(len(clips), of_clip)
     figures: dict[str, float] = {}
     for word in words:
         figures |= MEASURES[word].of_all([row[word] for row in rows])

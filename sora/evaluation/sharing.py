@@ -1,20 +1,17 @@
-"""Several processes that share the work of one command: each does its part, and they meet in files of the output folder.
+"""Several processes that share the work of one command: each does its part, and all learn what the others found.
 
-They are those that torchrun or srun started; nothing but a rendezvous passes between them, so any backend and any hardware will do.
+They are those that torchrun or srun started. Large things, as clips and features, they leave in files of the output folder.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-
-from sora import storage
 
 LONGEST = timedelta(days=7)  # that a rank waits for the others' parts
 
@@ -46,33 +43,25 @@ class Share:
         if self.first:
             print(line)
 
-    def rows(self, total: int, work: Callable[[int], Mapping[str, Any]], *, folder: Path, name: str) -> list[dict[str, Any]]:
+    def rows(self, total: int, work: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
         """work(number), plain JSON, for every number below `total`: each process does its part and all get all."""
-        done = {number: dict(work(number)) for number in self.mine(total)}
-        if self.ranks == 1:
-            return [done[number] for number in range(total)]
-        turn = _turn()  # of this command: another one may be at work in the same folder
-        storage.write_json(folder / _part(name, turn, self.rank), done)
-        self.together()
-        parts = [storage.read_json(folder / _part(name, turn, rank)) for rank in range(self.ranks)]
-        self.together()
-        (folder / _part(name, turn, self.rank)).unlink()
-        found = {int(number): row for part in parts for number, row in part.items()}
-        return [found[number] for number in range(total)]
+        done = [dict(work(number)) for number in self.mine(total)]
+        parts = [done] if self.ranks == 1 else [json.loads(part) for part in _told(json.dumps(done, allow_nan=False).encode())]
+        return [parts[number % self.ranks][number // self.ranks] for number in range(total)]
 
 
-def _part(name: str, turn: str, rank: int) -> str:
-    return f".part-{name}-{turn}-{rank}.json"
-
-
-def _turn() -> str:
-    """A word that all processes of the group have in common and no other has."""
+def _told(mine: bytes) -> list[bytes]:
+    """What each process of the group says, in the order of their ranks."""
+    import numpy as np
     import torch
     import torch.distributed as dist
 
-    drawn = torch.tensor([secrets.randbits(62)])
-    dist.broadcast(drawn, 0)
-    return f"{drawn.item():x}"
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(mine)]))
+    longest = max(int(length) for length in lengths)
+    parts = [torch.zeros(longest, dtype=torch.uint8) for _ in lengths]
+    dist.all_gather(parts, torch.from_numpy(np.frombuffer(mine.ljust(longest), dtype=np.uint8).copy()))
+    return [part.numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 
 def share_of(environment: Mapping[str, str]) -> Share:

@@ -28,7 +28,7 @@ class Target:
     facts: Any
 
 
-def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str, seed: int) -> list[Target]:
+def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:
     """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone."""
     from sora.data.video_sets import DatasetVideos, spread
@@ -46,9 +46,10 @@ def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, spli
         number = order[place % len(order)]
         prompt, shape = videos.prompt(number), shapes[number]
         if prompt is None:
+            kind = "" if caption is None or not isinstance(videos, DatasetVideos) else f" of kind {caption}"
             raise ValueError(
-                f"{videos.name(number)} of {videos.place} has no caption to prompt with; caption the dataset first, or put NAME.txt beside "
-                "each video of a folder"
+                f"{videos.name(number)} of {videos.place} has no caption{kind} to prompt with; caption the dataset first, or put NAME.txt "
+                "beside each video of a folder"
             )
         targets.append(Target(prompt, videos.frames(number), shape.height, shape.width, shape.fps, None))
     return targets
@@ -60,12 +61,12 @@ def world_of(index: Index) -> Mapping[str, Any] | None:
     return source["world"] if source.get("_target_") == WORLD else None
 
 
-def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str, seed: int) -> list[Target]:
+def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:
     """Prompts of the world that a dataset was drawn from, of combinations that its split holds."""
     from sora.configs.build import build
     from sora.data.world import parse
 
-    if caption not in ("dense", "short"):
+    if caption not in (None, "dense", "short"):
         raise ValueError(f"caption={caption}: the built-in world says dense or short")
     prompts = build(recipe).prompts(n, split="heldout" if split == "heldout" else "train", seed=seed)
     texts = [prompt.text_short if caption == "short" else prompt.text_dense for prompt in prompts]
@@ -92,8 +93,8 @@ def to_request(target: Target, number: int, *, seed: int) -> Request:
     return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number)
 
 
-def prompts_protocol(targets: Sequence[Target], *, caption: str) -> dict[str, Any]:
-    """What a protocol says of prompts: how many of which shapes, and a hash of all of them."""
+def prompts_protocol(targets: Sequence[Target], *, caption: str | None) -> dict[str, Any]:
+    """What a protocol says of prompts: of which kind, how many of which shapes, and a hash of all of them."""
     shapes = Counter(f"{target.frames}x{target.height}x{target.width}@{target.fps:g}" for target in targets)
     texts = "\n".join(target.prompt for target in targets)
-    return {"caption": caption, "n": len(targets), "shapes": dict(sorted(shapes.items())), "sha256": storage.text_hash(texts)}
+    return {"caption": caption or "dense", "n": len(targets), "shapes": dict(sorted(shapes.items())), "sha256": storage.text_hash(texts)}

@@ -156,7 +156,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
             progress(number // bench.share.ranks + 1, len(mine))
             return row
 
-        return bench.share.rows(len(real), of_clip, folder=bench.output, name="reconstructions")
+        return bench.share.rows(len(real), of_clip)
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

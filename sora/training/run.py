@@ -26,7 +26,8 @@ from typing import Any
 
 import sora
 from sora import storage
-from sora.processes import born_deaf
+from sora.processes import alive, born_deaf
+from sora.references import refuse_growth
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
@@ -89,7 +90,9 @@ class Run:
                 return super().compose_node(parent, index)
 
         try:
-            value = yaml.load(self.config_file.read_text(encoding="utf-8"), Loader=Plain)
+            text = self.config_file.read_text(encoding="utf-8")
+            refuse_growth(text)
+            value = yaml.load(text, Loader=Plain)
         except FileNotFoundError:
             raise ValueError(f"{self.config_file} does not exist: {self.folder} is no run") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -143,18 +146,8 @@ def _sweep_beside(folder: Path) -> None:
     """Clear what killed processes left of this folder half-made."""
     for stale in folder.parent.glob(f"{storage.STAGING}*-{folder.name}"):
         owner = stale.name.removeprefix(storage.STAGING).split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not alive(int(owner)):
             shutil.rmtree(stale, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def open_run(folder: Path) -> Run:

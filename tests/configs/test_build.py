@@ -143,6 +143,26 @@ def test_resolvers_are_refused_even_where_a_reference_leads_to_one(toy, text):
         build(root.net)
 
 
+def test_references_stand_for_no_more_than_memory_and_patience_hold(toy):
+    """A chain of threes, the worst that references can do, grows as the bound says, and is refused before it is followed."""
+    from sora.references import LARGEST, MOST, refuse_growth
+
+    def chain(levels, start="x" * 100):
+        return {"a0": start} | {f"a{number + 1}": f"${{a{number}}}" * 3 for number in range(levels)}
+
+    assert len(OmegaConf.create(chain(4))["a4"]) == 100 * 3**4
+    for allowed in (chain(MOST // 3), chain(4, "x" * (LARGEST // 3**4 - 200)), chain(0, "x" * (LARGEST + 1))):
+        refuse_growth(str(allowed))
+    for refused in (chain(MOST // 3 + 1), chain(4, "x" * (LARGEST // 3**4)), {"a": "${b}" * (MOST + 1)}):
+        with pytest.raises(ValueError, match="references could stand for very much"):
+            refuse_growth(str(refused))
+    for root in (OmegaConf.create({**chain(25), "net": NET | {"name": "${a25}"}}), {"net": NET | {"name": "${x}"} | chain(25)}):
+        with pytest.raises(ValueError, match="75|76"):
+            build(root["net"])
+    with pytest.raises(ValueError, match="a reference cannot be read"):
+        build(NET | {"name": "${"})
+
+
 def test_a_reference_cannot_smuggle_a_target(toy):
     root = OmegaConf.create({"word": "os.system", "net": {"_target_": "${word}", "command": "touch pwned"}})
     with pytest.raises(ValueError, match="os.system is refused"):

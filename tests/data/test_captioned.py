@@ -8,6 +8,7 @@ from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.planning import Cost, Packed, TokenPlan
 from sora.data.quarantine import Quarantine
 from sora.data.video import PYAV, encode
+from sora.data.video_sets import DatasetVideos
 from sora.text import cache
 from sora.text.byte import ByteEncoder
 from sora.tokens import Grid
@@ -34,6 +35,25 @@ def test_kinds_that_no_clip_has_are_refused_by_name(tmp_path):
     for weights in ({}, {"short": 0.0}, {"short": -1.0, "dense": 2.0}):
         with pytest.raises(ValueError, match=r"data\.captions=.*above 0"):
             require_kinds([index], weights)
+
+
+def test_prompts_are_of_the_kind_that_is_asked_for_and_never_of_another(tmp_path):
+    index = made(tmp_path / "some", [("short",), ("short", "dense"), (), ("tags", "short", "dense")])
+
+    def said(caption):
+        videos = DatasetVideos(index, caption=caption)
+        return [videos.prompt(number) for number in range(len(index))]
+
+    assert said("dense") == [None, "dense of clip 1", None, "dense of clip 3"]
+    assert said("tags") == [None, None, None, "tags of clip 3"]
+    assert said(None) == ["short of clip 0", "dense of clip 1", None, "dense of clip 3"]  # the fullest that a clip has
+    for wrong in ("dence", "", "Dense"):
+        with pytest.raises(ValueError, match=rf"caption={wrong}: no clip of .*some has such a caption; their kinds are dense, short, tags"):
+            DatasetVideos(index, caption=wrong)
+    bare = made(tmp_path / "bare", [(), ()])
+    assert DatasetVideos(bare, caption=None).prompt(0) is None
+    with pytest.raises(ValueError, match=r"caption=dense: .*they have no captions at all"):
+        DatasetVideos(bare, caption="dense")
 
 
 def test_a_dataset_without_any_caption_trains_without(tmp_path):

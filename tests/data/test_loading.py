@@ -128,15 +128,31 @@ def test_a_clip_that_is_not_what_the_index_says_is_refused(tmp_path, clips):
         read_clip(index, 0, reader=PYAV)
 
 
-def test_a_torn_line_of_the_quarantine_hides_no_clip(tmp_path):
+LINES = ["3", "null", "[]", '"key"', "{}", '{"key": "b"}', '{"key": 3, "reason": "r"}', '{"key": "b", "reason": "r", "dataset": []}']
+HELD = [
+    '{"key": "", "reason": "r", "sample_id": 1}',
+    '{"key": "", "reason": "r", "sample_id": [1], "from": 0}',
+    "[" * 100_000,
+    "NaN",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("line", ['{"key": "b", "sha', *LINES, *HELD], ids=lambda line: line[:40])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_line_of_the_quarantine_that_is_torn_or_says_nothing_hides_no_clip(tmp_path, line, end):
     path = tmp_path / "q.jsonl"
     Quarantine(path, clips=10, max_share=1).add("a", shard="s", reason="r")
     with open(path, "a") as file:
-        file.write('{"key": "b", "sha')
+        file.write(line + end)
     again = Quarantine(path, clips=10, max_share=1)
+    again.enter(5)
     again.add("a", shard="s", reason="r")
     again.add("c", shard="s", reason="r")
-    assert Quarantine(path, clips=10, max_share=1).keys() == {"a", "c"}
+    again.hold({7: "d"}, step=0, reason="r")
+    found = Quarantine(path, clips=10, max_share=1)
+    assert found.keys() == {"a", "c"} and list(found._held) == [7]
+    found.refuse("b", sample=1)
 
 
 class Slow:

@@ -322,11 +322,11 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     requests = requests_of(clips, 5, seed=0)
     said = OmegaConf.merge(config.evaluation.videos, {"metrics": ["frechet", "kvd"]})
     score = scorer(said, clips, requests)
-    originals = score._originals()
+    originals = list(score._originals().values())
     assert [tuple(each.shape[:3]) for each in originals] == [(one.frames, one.height, one.width) for _, one in requests]
     assert {each.shape[1] * each.shape[2] <= 256 for each in originals} == {"data=videos" in data}
     found = score(originals)
-    assert found["frechet"] < 1e-9 < found["frechet_floor"]
+    assert found["frechet"] < 1e-9 < found["frechet_floor"] and found["distance_clips"] == 5
     assert score([each.flip(0).flip(1) for each in originals])["frechet"] > 1e-3
     with pytest.raises(ValueError, match=r"evaluation.videos.count=1: frechet and kvd take at least 2 videos"):
         scorer(said, clips, requests[:1])
@@ -335,6 +335,45 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     }
     with pytest.raises(ValueError, match="extractor.path is not set"):
         scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d}), clips, requests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("online", [False, True], ids=["stored", "encoded while training"])
+def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made, capsys, monkeypatch, online):
+    """The distance of what is left to itself is none: what was made for a lost original does not stay on the other side."""
+    from omegaconf import OmegaConf
+
+    from sora.configs.compose import compose
+    from sora.data.index import Index
+    from sora.during import held_out_clips, requests_of, scorer
+    from sora.vae import artefact
+
+    data = (
+        ["data=videos", "data.areas=[256]", "data.rate=4", "data.text_cache=true", "data.max_bad_share=1"] if online else ["data=latents"]
+    )
+    words = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "output=x", "evaluation=videos", *data]
+    config = compose("train", words).config
+    named = {"vae": made / "vae", "identity": artefact.artefact_hash(made / "vae")}
+    clips = held_out_clips(config, split="heldout", count=6, budget=200, max_clips=8, seed=0, **named)
+    requests = requests_of(clips, 5, seed=0)
+    keys, read = [clips.listing.clips.key(row) for row, _ in requests], Index.read_member
+    said = OmegaConf.merge(config.evaluation.videos, {"metrics": ["frechet"]})
+    whole = list(scorer(said, clips, requests)._originals().values())
+    assert "beware" not in capsys.readouterr().out
+
+    def lost(keys):
+        def member(self, member):
+            content = read(self, member)
+            return content[: len(content) // 2] if member.key in keys else content
+
+        monkeypatch.setattr(Index, "read_member", member)
+        return scorer(said, clips, requests)(whole)
+
+    found, told = lost({keys[1], keys[3]}), capsys.readouterr().out
+    assert found["frechet"] < 1e-9 and found["distance_clips"] == 3
+    assert f"beware: 2 held-out clips of 5 have no part in distances: {keys[1]}" in told and keys[3] in told and keys[2] not in told
+    if not online:  # all of a pack: told before a run begins
+        assert lost({*keys[1:]}) == {"distance_clips": 1.0} and "and 1 more; of fewer than two" in capsys.readouterr().out
 
 
 @pytest.mark.long

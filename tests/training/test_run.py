@@ -130,6 +130,7 @@ def test_rewinding_drops_later_and_torn_lines_only(tmp_path):
     assert [row["step"] for row in read(path)] == [1, 2]
 
 
+CHAIN = "a0: x\n" + "".join(f"a{number + 1}: '{f'${{a{number}}}' * 3}'\n" for number in range(12))
 BOMB = "a: &a [1, 1]\n" + "".join(f"{after}: &{after} [{', '.join([f'*{name}'] * 9)}]\n" for name, after in pairwise("abcdefghijkl"))
 
 
@@ -137,13 +138,15 @@ BOMB = "a: &a [1, 1]\n" + "".join(f"{after}: &{after} [{', '.join([f'*{name}'] *
     ("text", "said"),
     [
         (BOMB, "alias"),
+        (CHAIN, "36 references could stand for very much"),
+        ("a: " + "x" * 100_000 + "\nb: [" + "'${a}', " * 999 + "]", "999 references"),
         ("a: " + "[" * 20_000 + "]" * 20_000, "damaged"),
         ("a: !!python/object/apply:os.system ['touch pwned']", "damaged"),
         ("a: [1", "damaged"),
         ("- a", "holds no configuration"),
         ("a: 1\n---\nb: 2", "damaged"),
     ],
-    ids=["aliases of aliases", "very deep", "a call", "cut", "a list", "two documents"],
+    ids=["aliases of aliases", "references to references", "references to much", "very deep", "a call", "cut", "a list", "two documents"],
 )
 def test_a_strangers_configuration_is_data_or_refused(tmp_path, monkeypatch, text, said):
     monkeypatch.chdir(tmp_path)
