@@ -186,11 +186,11 @@ def change(first: Score, other: Score, name: str) -> Cell | None:
     the held-out loss in per cent. None for other figures, where the clips are not the same, or fewer than three."""
     if name == "loss":
         return loss_change(first, other)
-    from sora.evaluation.pairing import ALIKE
+    from sora.evaluation.pairing import alike
 
     ours, theirs = first.clips.get(name, {}), other.clips.get(name, {})
     shared = [clip for clip in ours if clip in theirs]
-    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in ALIKE)
+    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in alike(name))
     if first is other or not same or len(shared) < 3 or len(shared) < min(len(ours), len(theirs)):
         return None
     import torch

@@ -8,11 +8,18 @@ from typing import Any
 
 from sora.evaluation.measures import MEASURES
 
-# Fields of a protocol that make the clips of two files the same ones: reconstructions of the same originals, videos of the same prompts.
-ALIKE = ("dataset", "real", "prompts", "generated", "pixels", "measures", "seed")
+# Fields of a protocol that make the clips of two files the same ones.
+OF_ORIGINALS = ("dataset", "real", "generated", "pixels", "measures")
+OF_PROMPTS = ("prompts", "generated", "pixels", "seed")
+VAE = "_vae_"  # between a dataset's name and a figure's
 NO_SCORES = ("dataset", "key", "frames", "file", "videos", "exact_frames")  # of a reconstruction's row
 
 Clip = tuple[Any, ...]
+
+
+def alike(name: str) -> tuple[str, ...]:
+    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's."""
+    return OF_ORIGINALS if VAE in name else OF_PROMPTS
 
 
 def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
@@ -30,7 +37,7 @@ def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
 
 
 def _reconstructed(row: Mapping[str, Any]) -> tuple[Clip, dict[str, float]]:
-    values = {f"{row['dataset']}_vae_{name}": value for name, value in row.items() if name not in NO_SCORES}
+    values = {f"{row['dataset']}{VAE}{name}": value for name, value in row.items() if name not in NO_SCORES}
     return (row["dataset"], row["key"], row["frames"]), values
 
 
