@@ -1,7 +1,7 @@
 """Set scores side by side that one protocol measured; others are refused, with the field that differs.
 
-sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table; held-out losses, which
-                          are of the same clips with the same noise, also clip by clip against the first one's
+sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table; what each clip has a
+                          score of (held-out losses, reconstructions, adherence) also as its change against the first one's, clip by clip
 format=                   text, markdown, latex or csv
 differ=[sampling.steps]   fields that may differ on purpose: they become columns
 """
@@ -44,7 +44,8 @@ ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
 
 @dataclass(frozen=True)
 class Score:
-    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured."""
+    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured; clips: each clip's
+    own value of the figures that are means over clips."""
 
     label: str
     path: Path
@@ -52,6 +53,7 @@ class Score:
     protocol: Mapping[str, Any]
     n: int
     losses: Mapping[str, float]
+    clips: Mapping[str, Mapping[Any, float]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def find(place: Path) -> Path:
 
 def _score(label: str, path: Path) -> Score:
     from sora import storage
+    from sora.evaluation.pairing import of_clips
     from sora.metrics.protocol import Protocol
 
     held = storage.read_json(path)
@@ -122,7 +125,11 @@ def _score(label: str, path: Path) -> Score:
             f"{path} was changed by hand: its protocol does not have the hash {str(held.get('protocol_sha256'))[:12]} that it names"
         )
     losses = (held.get("heldout") or {}).get("clips", {})
-    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses)
+    try:
+        clips = of_clips(held.get("rows") or [])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} was changed by hand: its rows are not those of clips ({error!r})") from None
+    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses, clips)
 
 
 def labels(places: Sequence[Path]) -> list[str]:
@@ -161,17 +168,38 @@ def table(scores: Sequence[Score], figures: Sequence[str] | None, differ: Sequen
 
     names = columns(scores, figures)
     places = dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol))
-    changes = [loss_change(scores[0], score) for score in scores]
+    changes = {name: [change(scores[0], score, name) for score in scores] for name in names}
     rows: list[list[str | Cell]] = []
-    for score, change in zip(scores, changes, strict=True):
+    for number, score in enumerate(scores):
         told: list[str | Cell] = [score.label, *(_text(_at(score.protocol, place)) for place in places), str(score.n)]
         for name in names:
             told.append(cell(score.figures, name))
-            if name == "loss" and any(changes):
-                told.append(change or Cell(None))
+            if any(changes[name]):
+                told.append(changes[name][number] or Cell(None))
         rows.append(told)
-    heads = [head for name in names for head in ([name, CHANGE] if name == "loss" and any(changes) else [name])]
+    heads = [head for name in names for head in ([name, CHANGE if name == "loss" else f"{name} change"] if any(changes[name]) else [name])]
     return ["", *places, "n", *heads], rows
+
+
+def change(first: Score, other: Score, name: str) -> Cell | None:
+    """How much a figure that is a mean over clips changed from the first score's, clip by clip, with its interval; in its own units, and
+    the held-out loss in per cent. None for other figures, where the clips are not the same, or fewer than three."""
+    if name == "loss":
+        return loss_change(first, other)
+    from sora.evaluation.pairing import alike
+
+    ours, theirs = first.clips.get(name, {}), other.clips.get(name, {})
+    shared = [clip for clip in ours if clip in theirs]
+    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in alike(name))
+    if first is other or not same or len(shared) < 3 or len(shared) < min(len(ours), len(theirs)):
+        return None
+    import torch
+
+    from sora.metrics.paired import paired_difference
+
+    one, two = (torch.tensor([side[clip] for clip in shared], dtype=torch.float64) for side in (ours, theirs))
+    found = paired_difference(one, two)
+    return Cell(found.difference, found.low, found.high)
 
 
 def loss_change(first: Score, other: Score) -> Cell | None:

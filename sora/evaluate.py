@@ -44,10 +44,10 @@ def main(composed: Composed) -> None:
 
 
 def preset_of(composed: Composed) -> dict[str, Any] | None:
-    """The preset in force, and which of a protocol's keys the command line set besides: its published values are not those then."""
+    """The preset in force, which of a protocol's keys the command line set besides, and where it departs from what was published itself."""
     name = composed.choices.get("preset")
     ours = [key for key in composed.said if key.partition(".")[0] in PROTOCOL and key not in ("extractor.path", "extractor.batch")]
-    return None if name is None else {"name": name, "changed": sorted(ours)}
+    return None if name is None else {"name": name, "changed": sorted(ours), "departs": composed.config.departs}
 
 
 def kind_of(folder: Path) -> str:

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.slow
 KEY = "rand3d-v1@17f"
 
 
-def protocol(*, n=20, steps=24, ddof=1, seed=0, measures=None):
+def protocol(*, n=20, steps=24, ddof=1, seed=0, measures=None, real=1):
     return Protocol(
         dataset={"fingerprint": "ab", "split": "heldout", "clips": 40},
-        real={"n": 20, "stride": 1},
+        real={"n": 20, "stride": real},
         generated={"n": n, "stride": 1},
         prompts=None,
         pixels={"quantised": "rounded to 256 values"},
@@ -29,9 +29,9 @@ def protocol(*, n=20, steps=24, ddof=1, seed=0, measures=None):
     )
 
 
-def written(folder, found, *, heldout=None, **figures):
+def written(folder, found, *, heldout=None, rows=(), **figures):
     about = {"protocol_sha256": found.sha256, "protocol": found.to_json(), "heldout": heldout}
-    write_json(folder / "scores.json", {"kind": "videos", "figures": figures, "n": 20, "rows": [], **about})
+    write_json(folder / "scores.json", {"kind": "videos", "figures": figures, "n": 20, "rows": list(rows), **about})
     return folder
 
 
@@ -123,6 +123,61 @@ def test_losses_of_other_noise_or_levels_are_no_pairs(tmp_path, capsys):
     for other, differ in ((losses_of(tmp_path / "seed", one, seed=1), "seed"), (losses_of(tmp_path / "levels", one, levels=4), "measures")):
         text = table_of(run, capsys, [first, other, f"differ=[{differ}]"])
         assert "loss" in text and "change" not in text
+
+
+def reconstructed(folder, values, *, change=0.0, shift=0, real=1):
+    """PSNR of clips of two datasets, those of the second `change` better; shift: of the clips' names."""
+    rows = [
+        {"dataset": name, "key": f"clip-{number + shift}", "frames": 5, "psnr": value + change * (name == "b"), "videos": 1.0, "file": "x"}
+        for name in "ab"
+        for number, value in enumerate(values)
+    ]
+    means = {f"{name}_vae_psnr": sum(row["psnr"] for row in rows if row["dataset"] == name) / len(values) for name in "ab"}
+    written(folder, protocol(measures={"psnr": "uint8"}, real=real), rows=rows, **means)
+    return str(folder)
+
+
+def test_reconstructions_of_the_same_clips_are_compared_clip_by_clip(tmp_path, capsys):
+    """Half a decibel on every clip is told exactly, though clips lie twenty apart; other clips, or taken otherwise, are no pairs."""
+    values = [20.0, 40.0, 25.0, 31.0]
+    places = [reconstructed(tmp_path / "one", values), reconstructed(tmp_path / "two", values, change=0.5)]
+    head, *rows = csv.reader(table_of(run, capsys, [*places, "format=csv"]).splitlines())
+    told = [name for side in "ab" for name in (f"{side}_vae_psnr", *(f"{side}_vae_psnr change{end}" for end in ("", " low", " high")))]
+    assert head[2:] == told and rows[0][3:6] == ["", "", ""]
+    assert [float(value) for value in rows[1][2:]] == pytest.approx([29, 0, 0, 0, 29.5, 0.5, 0.5, 0.5])
+    assert "0.5 [0.5, 0.5]" in table_of(run, capsys, places)
+    for other in (reconstructed(tmp_path / "names", values, shift=9), reconstructed(tmp_path / "two clips", values[:2])):
+        assert "change" not in table_of(run, capsys, [places[0], other])
+    otherwise = reconstructed(tmp_path / "policy", values, real=2)
+    assert "change" not in table_of(run, capsys, [places[0], otherwise, "differ=[real]"])
+
+
+def judged(folder, hits, *, steps=24):
+    """Verdicts on 20 clips of 10 prompts, the first `hits` of which are right; half of the prompts name no direction."""
+    rows = []
+    for number in range(20):
+        right, asks = number < hits, number % 2
+        verdicts = {"colour": True, "shape": right, "direction": True if asks else None, "count": True, "event": None}
+        rows.append(
+            {"prompt": f"prompt {number % 10}", "frames": 9, "height": 24, "width": 32, "name": f"{folder}-{number}"}
+            | {"adherence": verdicts}
+        )
+    written(folder, protocol(steps=steps), rows=rows, adherence_all=hits / 20, adherence_direction=1.0)
+    return str(folder)
+
+
+def test_verdicts_on_the_same_prompts_are_compared_clip_by_clip(tmp_path, capsys):
+    places = [judged(tmp_path / "few", 10), judged(tmp_path / "many", 16), judged(tmp_path / "steps", 16, steps=50)]
+    words = [*places, "differ=[sampling]", "figures=[adherence_all,adherence_direction]", "format=csv"]
+    head, _, *rows = csv.reader(table_of(run, capsys, words).splitlines())
+    for row in rows:
+        told = dict(zip(head, row, strict=True))
+        low, value, high = (float(told[f"adherence_all change{end}"]) for end in (" low", "", " high"))
+        assert value == pytest.approx(0.3) and 0 < low < 0.15 < 0.4 < high < 0.6  # 6 of 20 clips better, none worse
+        none = [float(told[f"adherence_direction change{end}"]) for end in (" low", "", " high")]
+        assert none[1] == 0 and none[0] == -none[2] < -0.1  # ten clips that were asked for one
+    (tmp_path / "few/scores.json").write_text((tmp_path / "few/scores.json").read_text().replace('"colour"', '"color"'))
+    assert run("compare", places) == 2 and "its rows are not those of clips" in capsys.readouterr().err
 
 
 def table_of(command, capsys, words):

@@ -274,6 +274,15 @@ def test_every_preset_names_what_published_codes_did(name):
 def test_a_preset_is_named_in_the_scores_with_what_was_changed_of_it(sets, tmp_path, capsys):
     words = ["preset=videogpt_bair_256", "extractor=rand3d", "n=6", "real.n=6", "generated.frames=9", "real.frames=9", "metrics=[frechet]"]
     found = scores(tmp_path / "a", *sets, *words)
-    assert found["preset"] == {"name": "videogpt_bair_256", "changed": ["extractor", "generated.frames", "n", "real.frames", "real.n"]}
+    assert found["preset"] == {
+        "name": "videogpt_bair_256",
+        "changed": ["extractor", "generated.frames", "n", "real.frames", "real.n"],
+        "departs": None,
+    }
     assert "measured by the protocol of videogpt_bair_256, but extractor, generated.frames" in capsys.readouterr().out
+    jedi = scores(
+        tmp_path / "jedi", *sets, "preset=jedi_5000", "extractor=rand3d", "n=6", "real.n=6", "real.frames=9", "generated.frames=9"
+    )
+    assert "ViT-L and the mean of its tokens stand for" in jedi["preset"]["departs"]
+    assert "beware: V-JEPA 2 ViT-L" in capsys.readouterr().out
     assert found["protocol"]["distances"]["bootstrap"] == 0 and scores(tmp_path / "b", *sets)["preset"] is None

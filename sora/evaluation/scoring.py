@@ -257,6 +257,8 @@ def finish(
     if preset is not None:
         changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset["changed"] else ""
         print(f"measured by the protocol of {preset['name']}{changed}")
+        if preset["departs"]:
+            print(f"beware: {preset['departs']}; its values compare with one another, not with published ones")
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}
 

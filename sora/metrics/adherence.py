@@ -175,12 +175,16 @@ def counted(agreed: Sequence[Mapping[str, bool | None]]) -> tuple[Int[Tensor, "A
     """How many clips show each of ASPECTS and "all", and of how many that was asked."""
     hits, asked = torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), torch.zeros(len(ASPECTS) + 1, dtype=torch.int64)
     for clip in agreed:
-        verdicts = [clip[name] for name in ASPECTS]
-        told = [clip[name] for name in ALL if clip[name] is not None]
-        verdicts.append(all(told) if told else None)
+        verdicts = [*(clip[name] for name in ASPECTS), together(clip)]
         asked += torch.tensor([verdict is not None for verdict in verdicts])
         hits += torch.tensor([verdict is True for verdict in verdicts])
     return hits, asked
+
+
+def together(clip: Mapping[str, bool | None]) -> bool | None:
+    """The verdict "all" of a clip: on those of ALL that its prompt asks for; None where it asks for none."""
+    told = [clip[name] for name in ALL if clip[name] is not None]
+    return all(told) if told else None
 
 
 def shares(hits: Int[Tensor, "A"], asked: Int[Tensor, "A"]) -> dict[str, float]:

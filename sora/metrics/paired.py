@@ -58,6 +58,40 @@ def paired_change(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, effect: f
     return Change(n, change, change - reach * error, change + reach * error, p, effect, _power(effect, error, reach, freedom), detectable)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """The second mean less the first, in the values' own units, with its interval (NaN below 3 items)."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+
+
+def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level: float = 0.95) -> Difference:
+    """The difference of means from `one` to `two`, item by item: Student's t on the differences; where all values are 0 or 1, so that the
+    means are shares, the adjusted Wald interval of Bonett and Price (2012), which holds where all items agree, too.
+
+    Raises ValueError for values that are not paired or not finite.
+    """
+    if one.ndim != 1 or one.shape != two.shape or len(one) < 1:
+        raise ValueError(f"values of shapes {tuple(one.shape)} and {tuple(two.shape)} are no pairs; give both for the same items")
+    one, two = one.detach().cpu().double(), two.detach().cpu().double()
+    if not bool(torch.isfinite(one).all() & torch.isfinite(two).all()) or not 0 < level < 1:
+        raise ValueError(f"values must be finite, and level={level} between 0 and 1")
+    apart, n = two - one, len(one)
+    mean = float(apart.mean())
+    if n < 3:
+        return Difference(n, mean, float("nan"), float("nan"))
+    both = torch.cat([one, two])
+    if bool(((both == 0) | (both == 1)).all()):
+        up, down = ((float((apart == sign).sum()) + 1) / (n + 2) for sign in (1, -1))
+        centre, half = up - down, float(stats.norm.ppf((1 + level) / 2)) * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
+        return Difference(n, mean, max(-1.0, centre - half), min(1.0, centre + half))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(apart.std()) / n**0.5
+    return Difference(n, mean, mean - half, mean + half)
+
+
 def _power(effect: float, error: float, reach: float, freedom: int) -> float:
     """Of a two-sided t test; beyond 30 standard errors the noncentral distribution is not worth its rounding."""
     if error == 0 or effect / error > 30:

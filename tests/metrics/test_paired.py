@@ -1,9 +1,12 @@
 """Paired differences: the interval covers at its level, the power is the power, and what is proportional costs nothing."""
 
+import math
+
 import pytest
 import torch
+from scipy.stats import multinomial
 
-from sora.metrics.paired import mean_interval, paired_change
+from sora.metrics.paired import mean_interval, paired_change, paired_difference
 
 DRAWS = 300
 
@@ -74,3 +77,54 @@ def test_the_interval_of_a_mean():
     mean, low, high = mean_interval(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert (mean, low, high) == pytest.approx((2.5, 2.5 - 2.0543, 2.5 + 2.0543), abs=1e-3)  # t at 3 degrees of freedom: 3.1824
     assert mean_interval(torch.tensor([2.0]))[1] != mean_interval(torch.tensor([2.0]))[1]
+
+
+def differences(n: int):
+    """Bonett and Price's interval for every number of items that two verdicts tell apart, up and down."""
+    found = {}
+    for up in range(n + 1):
+        for down in range(n + 1 - up):
+            one = torch.tensor([0.0] * up + [1.0] * down + [1.0] * (n - up - down))
+            two = torch.tensor([1.0] * up + [0.0] * down + [1.0] * (n - up - down))
+            found[up, down] = paired_difference(one, two)
+    return found
+
+
+def test_the_interval_of_a_difference_of_shares_covers_exactly_enough_for_whatever_two_models_do():
+    """All that can happen to ten items, weighed by how likely it is: no simulation, no luck."""
+    n, found, shares = 10, differences(10), []
+    for up in (0.0, 0.02, 0.1, 0.3, 0.6):
+        for down in (0.0, 0.02, 0.1, 0.3):
+            true = up - down
+            likely = {key: float(multinomial.pmf([*key, n - sum(key)], n, [up, down, 1 - up - down])) for key in found}
+            assert sum(likely.values()) == pytest.approx(1)
+            shares.append(sum(weight for key, weight in likely.items() if found[key].low <= true <= found[key].high))
+    assert min(shares) > 0.92 and 0.95 < sum(shares) / len(shares) < 0.985
+    assert all(each.low <= each.difference <= each.high for each in found.values())
+    agreed = found[0, 0]
+    assert agreed.difference == 0 and agreed.low == -agreed.high < -0.1  # ten that agree are no proof that all do
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_difference_covers_and_what_items_share_costs_nothing():
+    draw, covered = torch.Generator().manual_seed(6), 0
+    for _ in range(DRAWS):
+        shared = 30 + 8 * torch.randn(20, generator=draw, dtype=torch.float64)
+        found = paired_difference(shared, shared + 0.3 + 0.4 * torch.randn(20, generator=draw, dtype=torch.float64))
+        covered += found.low <= 0.3 <= found.high
+        assert found.high - found.low < 1.0  # apart, with a deviation of 8 each, it would be ten
+    assert 0.92 <= covered / DRAWS <= 0.98
+    one = torch.tensor([20.0, 30.0, 25.0, 40.0])
+    exact = paired_difference(one, one + 0.5)
+    assert (exact.difference, exact.low, exact.high) == pytest.approx((0.5, 0.5, 0.5))
+    back = paired_difference(one + torch.tensor([1.0, 2.0, 0.0, 3.0]), one)
+    assert back.difference == -1.5 and back.low < -1.5 < back.high
+
+
+def test_what_has_no_difference_is_told():
+    assert math.isnan(paired_difference(torch.zeros(2), torch.ones(2)).low)
+    for one, two in ((torch.zeros(3), torch.zeros(4)), (torch.zeros(0), torch.zeros(0))):
+        with pytest.raises(ValueError, match="no pairs"):
+            paired_difference(one, two)
+    with pytest.raises(ValueError, match="finite"):
+        paired_difference(torch.tensor([1.0, float("nan"), 2.0]), torch.zeros(3))

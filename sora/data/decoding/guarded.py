@@ -141,6 +141,14 @@ def _content(source: Source) -> bytes:
     return source if isinstance(source, bytes) else b""
 
 
+class _Line(Connection):
+    """A connection that only its owner closes. Where both are garbage at once, it would be closed first, and its number, which may mean
+    another file by then, a second time by its owner."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class _Child:
     """The process, a socket for what is said, and two files in memory: clips go one way, frames the other. Only this side waits."""
 
@@ -155,7 +163,7 @@ class _Child:
         quiet = subprocess.DEVNULL
         with theirs, born_deaf():
             self.process = subprocess.Popen([sys.executable, "-c", code], stdin=quiet, stdout=quiet, env=env, pass_fds=passed)
-        self._said = Connection(ours.detach())
+        self._said = _Line(ours.detach())
         try:
             self._tell({"reader": described(reader), "seconds": seconds, "memory": int(memory_gb * 2**30)})
             answer = self._answer(_START)

@@ -182,6 +182,19 @@ def test_a_decoder_opens_no_connection_and_starts_no_program(guarded, does):
     assert alive(child_of(guarded))
 
 
+def test_garbage_is_closed_once_in_whatever_order_it_is_collected(guarded):
+    """The number of a file that was closed twice is another file's by then."""
+    child_of(guarded)
+    line = guarded._child._said
+    number = line.fileno()
+    line.__del__()
+    other = os.open(os.devnull, os.O_RDONLY)  # takes the lowest number that is free
+    assert other != number
+    guarded.close()
+    assert line.closed and os.fstat(other)
+    os.close(other)
+
+
 def test_numbers_that_make_no_guard_are_refused():
     for wrong in ({"seconds": 0}, {"memory_gb": -1.0}, {"restart_after": 0}):
         with pytest.raises(ValueError, match="give numbers above 0"):
