@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 
 def trainable(config: DictConfig, *, patch_channels: int, text_width: int) -> tuple[nn.Module, Mapping[str, Scale]]:
-    """The network with its first weights, as config has it trained, and how the rates of single weights differ."""
+    """The network with its first weights, as config has it trained, and how the rates of single weights differ.
+
+    Raises:
+        ValueError: the network is a published one, for patches of another size.
+    """
+    size = list(config.patches.size)
+    if list(config.dit.get("patch", size)) != size:
+        raise ValueError(f"dit.patch={list(config.dit.patch)} and patches.size={size} differ; choose the patches that it was made for")
     from sora.configs.build import build, plain
     from sora.training.compiling import compile_blocks
 

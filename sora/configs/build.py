@@ -18,11 +18,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
+from sora.configs.roles import refuse_other, written
 from sora.configs.targets import OTHERS, TARGET, allowed, find, in_rooms, refuse
 from sora.configs.words import listed, meant
 from sora.references import refuse_growth
 
 RESOLVER = re.compile(r"\$\{[^{}]*:")
+OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # one name, of a class or of a kind of function
+NUMBERS = re.compile(r"Sequence\[(?P<kind>int|float)\]( \| None)?")
 # A parameter so annotated holds a plain value; a `_target_` under it would be a call that nobody expects.
 PLAIN = re.compile(r"(\s|[|,\[\]().]|\b(int|float|str|bool|None|tuple|list|Sequence|Path|Literal)\b)*")
 
@@ -101,11 +104,13 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
             raise ValueError(f"{place}: {key} is worked out by the program and cannot be set")
         if key not in parameters:
             raise ValueError(f"{target} has no key {key!r}{meant(str(key), known)}; its keys: {listed(known)}")
+        annotation = written(parameters[key].annotation)
         for node in _nodes(tree[key]):
-            annotation = _annotation(parameters[key])
             if annotation and PLAIN.fullmatch(annotation):
                 raise ValueError(f"{place}.{key} takes {annotation}, not an object; {node[TARGET]} is refused there")
             _check(node, set(), place=f"{place}.{key}", inner=True)
+            if node is tree[key]:
+                refuse_other(annotation, made.__module__, resolve(node[TARGET]), f"{place}.{key}")
     unknown = given - set(parameters)
     if unknown:
         raise ValueError(f"{target} does not take {listed(unknown)}, which the program gives it; its keys: {listed(parameters)}")
@@ -130,20 +135,10 @@ def _make(tree: dict[str, Any], values: Mapping[str, Any]) -> Any:
     target = tree[TARGET]
     made = resolve(target)
     parameters = inspect.signature(made).parameters
-    settings = {key: _value(value, _annotation(parameters[key]), f"{target} {key}") for key, value in tree.items() if key != TARGET}
+    settings = {key: _value(value, written(parameters[key].annotation), f"{target} {key}") for key, value in tree.items() if key != TARGET}
     if inspect.isclass(made):
         return made(**settings, **values)
     return functools.partial(made, **settings, **values)
-
-
-def _annotation(parameter: inspect.Parameter) -> str:
-    """An annotation as it is written, whether or not the module postpones them."""
-    annotation = parameter.annotation
-    if annotation is parameter.empty:
-        return ""
-    if isinstance(annotation, str):
-        return annotation
-    return annotation.__name__ if type(annotation) is type else str(annotation)
 
 
 def _value(value: Any, annotation: str, place: str) -> Any:
@@ -161,10 +156,16 @@ def _value(value: Any, annotation: str, place: str) -> Any:
 
 
 def fitting(value: Any, annotation: str, place: str) -> Any:
-    """`value`, which is no node, if its kind fits a plain annotation such as `int` or `float | None`; else, and where a function belongs,
-    ValueError. Other annotations are not judged."""
-    if annotation.startswith("Callable[") and not (value is None and annotation.endswith("| None")):
-        raise ValueError(f"{place}={value!r} is of the wrong kind: it takes a function, by its _target_")
+    """`value`, which is no node, if its kind fits a plain annotation such as `int`, `float | None` or `Sequence[int]`; else, and where a
+    function or an object belongs, ValueError. Other annotations are not judged."""
+    if value is None and annotation.endswith("| None"):
+        return value
+    if annotation.startswith("Callable[") or OBJECT.fullmatch(annotation):
+        raise ValueError(f"{place}={value!r} is of the wrong kind: it takes a function or an object, by its _target_")
+    if numbers := NUMBERS.fullmatch(annotation):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{place}={value!r} is of the wrong kind: it takes a list of numbers")
+        return type(value)(fitting(item, numbers["kind"], place) for item in value)
     kinds = {kind.strip() for kind in annotation.split("|")}
     if not kinds <= {"int", "float", "bool", "str", "None"}:
         return value

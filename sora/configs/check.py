@@ -70,7 +70,7 @@ def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
                 continue
             if key not in known:
                 raise ValueError(f"{place}: {tree[TARGET]} has no key {key!r}{meant(key, known)}; its keys: {listed(known)}")
-            if not (isinstance(value, dict) and TARGET in value) and not (isinstance(value, str) and "${" in value):
+            if not (isinstance(value, dict) and TARGET in value) and "${" not in str(value):
                 fitting(value, known[key].annotation, f"{place}.{key}")
     for key, value in tree.items():
         for index, item in enumerate(value if isinstance(value, list) else [value]):

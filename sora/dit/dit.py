@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.dit.layout import Attention, Layout, Pattern, Route
-from sora.dit.rope import AxialRope, rotate
+from sora.dit.rope import AxialRope, positive, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
 
 
@@ -97,7 +97,7 @@ class HeadNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.gain, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.gain, self.eps = nn.Parameter(torch.ones(width)), positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
         # As autocast has it on a GPU, in float32 where gains are; but back, since flash attention takes halves only.
@@ -115,7 +115,7 @@ class LayerNorm(nn.Module):
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=self.eps), scale)
@@ -354,8 +354,7 @@ class DiT(nn.Module):
 def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float]) -> None:
     """Raise ValueError unless all are above 0, heads divide the width, and rotary positions, if there are any, are for such heads."""
     for name, size in {"width": width, "heads": heads, **others}.items():
-        if size <= 0:
-            raise ValueError(f"dit.{name} is {size}; it must be above 0")
+        positive(f"dit.{name}", size)
     if width % heads or (rope is not None and rope.width != width // heads):
         told = "" if rope is None else f", and dit.rope turns heads of {rope.width} channels, which its axes add up to"
         raise ValueError(

@@ -64,8 +64,13 @@ class Mask:
     causal: bool
 
     def __post_init__(self) -> None:
-        if min(self.reach) < EVERYWHERE:
-            raise ValueError(f"dit.pattern reaches {self.reach} frames, rows and columns; a reach is at least 0, or -1 for no limit")
+        refuse_reach(self.reach)
+
+
+def refuse_reach(reach: tuple[int, int, int]) -> None:
+    """Raise ValueError for a reach that is none."""
+    if min(reach) < EVERYWHERE:
+        raise ValueError(f"dit.pattern reaches {reach} frames, rows and columns; a reach is at least 0, or -1 for no limit")
 
 
 def sees(queries: Int[Tensor, "N 3"], keys: Int[Tensor, "M 3"], *, reach: tuple[int, int, int], causal: bool) -> Bool[Tensor, "N M"]:

@@ -7,13 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sora.dit.rope import positive
+
 
 class RmsNorm(nn.Module):
     """x over its root mean square (Zhang & Sennrich 2019), scaled and shifted; without gains of its own."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=self.eps), scale)
@@ -29,7 +31,8 @@ class AffineLayerNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.gain, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+        self.gain, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = positive("norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], shift: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         gain, bias = self.gain.to(x.dtype), self.bias.to(x.dtype)
@@ -46,7 +49,7 @@ class AcrossHeads(nn.Module):
 
     def __init__(self, heads: int, head_width: int, eps: float) -> None:
         super().__init__()
-        self.gain, self.eps = nn.Parameter(torch.ones(heads * head_width)), eps
+        self.gain, self.eps = nn.Parameter(torch.ones(heads * head_width)), positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
         wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm
@@ -63,7 +66,8 @@ class HeadLayerNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.gain, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+        self.gain, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
         wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm

@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor
 
-from sora.dit.layout import EVERYWHERE, Attention, Layout, Mask, SelfAttend
+from sora.dit.layout import EVERYWHERE, Attention, Layout, Mask, SelfAttend, refuse_reach
 
 ALL = EVERYWHERE
 
@@ -28,11 +28,13 @@ def factorised(attention: Attention, block_number: int) -> SelfAttend:
 
 def windowed(attention: Attention, block_number: int, *, frames: int, rows: int, columns: int) -> SelfAttend:
     """Tokens at most so many frames, rows and columns away, -1: no limit (Hassani et al. 2023, but cut at the borders)."""
+    refuse_reach((frames, rows, columns))
     return partial(_masked, attention, (frames, rows, columns), False)
 
 
 def causal(attention: Attention, block_number: int, *, frames: int) -> SelfAttend:
     """One's own frame and at most `frames` before it, -1 for all of them: what long video is generated frame by frame with."""
+    refuse_reach((frames, ALL, ALL))
     return partial(_masked, attention, (frames, ALL, ALL), True)
 
 

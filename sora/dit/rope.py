@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
+from typing import Protocol
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -10,6 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Stretch = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], float]]
+
+
+class Rope(Protocol):
+    """Rotations of heads of this width, for tokens at these positions."""
+
+    width: int
+
+    def __call__(self, positions: Tensor) -> Tensor: ...
+
+
+def positive(key: str, value: float) -> float:
+    """The value of a key of a network, if it is above 0 and finite; else ValueError."""
+    if not 0 < value < inf:
+        raise ValueError(f"{key} is {value}; it must be above 0, and finite")
+    return value
 
 
 class AxialRope(nn.Module):
@@ -27,9 +44,8 @@ class AxialRope(nn.Module):
         super().__init__()
         if len(axes) != 3 or any(axis % 2 or axis < 0 for axis in axes):
             raise ValueError(f"rope.axes is {list(axes)}; it needs three even numbers: channels for seconds, rows and columns")
-        if theta <= 0:
-            raise ValueError(f"rope.theta is {theta}; it must be above 0: the slowest pair turns about once in 2 pi theta positions")
         self.width = sum(axes)
+        theta, time_scale = positive("rope.theta", theta), positive("rope.time_scale", time_scale)
         rates = [theta ** (-torch.arange(0, axis, 2, dtype=torch.float64) / max(axis, 1)) for axis in axes]
         rates, self.gain = stretch(rates) if stretch is not None else (rates, 1.0)
         scales = (time_scale, 1.0, 1.0)
@@ -72,7 +88,7 @@ class Waves(nn.Module):
             raise ValueError(f"dit.position.count is {waves}; it needs 1 wave or more per axis, or dit.position=null")
         rates = 2 * torch.pi / torch.logspace(1, 9, waves, base=2.0)
         self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in AxialRope
-        self.register_buffer("scales", torch.tensor([time_scale, 1.0, 1.0]), persistent=False)
+        self.register_buffer("scales", torch.tensor([positive("dit.position.time_scale", time_scale), 1.0, 1.0]), persistent=False)
         self.project = nn.Linear(6 * waves, width)
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
@@ -99,7 +115,7 @@ class Learned(nn.Module):
         if places < 1:
             raise ValueError(f"dit.position.count is {places}; an axis has one place or more")
         self.tables = nn.ParameterList(0.02 * torch.randn(places, width) for _ in range(3))
-        self.register_buffer("scales", torch.tensor([time_scale, 1.0, 1.0]), persistent=False)
+        self.register_buffer("scales", torch.tensor([positive("dit.position.time_scale", time_scale), 1.0, 1.0]), persistent=False)
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         time, rows, columns = (

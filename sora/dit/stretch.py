@@ -11,7 +11,7 @@ each axis has as in training. At factor 1 an axis is left as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log, pi, prod
+from math import inf, log, pi, prod
 
 import torch
 from jaxtyping import Float
@@ -45,9 +45,9 @@ def yarn(rates: Rates, *, factors: Sequence[float], extent: Sequence[float], slo
     Raises:
         ValueError: a factor or an extent is not above 0, or slow is not below fast.
     """
-    if len(extent) != 3 or min(extent) <= 0:
+    if len(extent) != 3 or not all(0 < number < inf for number in extent):
         raise ValueError(f"dit.rope.stretch.extent is {list(extent)}; it needs three numbers above 0: the positions trained on, per axis")
-    if slow >= fast:
+    if not slow < fast:
         raise ValueError(f"dit.rope.stretch.slow={slow} must be below dit.rope.stretch.fast={fast}; both count turns within the extent")
     changed = []
     for rate, factor, length in zip(rates, _checked(factors), extent, strict=True):
@@ -61,6 +61,6 @@ def _powers(factor: float, pairs: int) -> Float[Tensor, "_"]:
 
 
 def _checked(factors: Sequence[float]) -> Sequence[float]:
-    if len(factors) != 3 or min(factors) <= 0:
+    if len(factors) != 3 or not all(0 < number < inf for number in factors):
         raise ValueError(f"dit.rope.stretch.factors is {list(factors)}; it needs three numbers above 0, for time, rows and columns")
     return factors

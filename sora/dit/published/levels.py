@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.dit.dit import means
+from sora.dit.rope import positive
 from sora.tokens import TextTokens
 
 
@@ -21,6 +22,8 @@ class Waves(nn.Module):
 
     def __init__(self, waves: int, width: int, *, late: bool) -> None:
         super().__init__()
+        if waves < 4 or waves % 2:
+            raise ValueError(f"level.waves is {waves}; half of them are cosines and half sines, so it is an even number, 4 or more")
         self.count, self.late = waves // 2, late
         self.mlp = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -42,6 +45,8 @@ class LevelVector(nn.Module):
 
     def __init__(self, width: int, waves: int, before: int) -> None:
         super().__init__()
+        if before not in (0, 1):
+            raise ValueError(f"level.before is {before}; levels are told as 0 to 1000: 0, or as numbers of 1,000 steps: 1")
         self.width, self.before, self.time = width, before, Waves(waves, width, late=False)
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
@@ -55,7 +60,7 @@ def level(width: int, text_width: int, *, waves: int, before: int) -> LevelVecto
 
 def narrow_level(width: int, text_width: int, *, level_width: int, before: int) -> LevelVector:
     """dit.level: see `LevelVector`; `level_width` channels of as many waves as the network is wide."""
-    return LevelVector(level_width, width, before)
+    return LevelVector(int(positive("level.level_width", level_width)), width, before)
 
 
 class LevelAndPooled(nn.Module):
@@ -63,6 +68,9 @@ class LevelAndPooled(nn.Module):
 
     def __init__(self, width: int, waves: int, pooled_width: int, guidance: float | None) -> None:
         super().__init__()
+        positive("level.pooled_width", pooled_width)
+        if guidance is not None and not 0 <= guidance < inf:
+            raise ValueError(f"level.guidance is {guidance}; a guidance scale is at least 0, or null for a network that is told none")
         self.width, self.time, self.scale = width, Waves(waves, width, late=False), guidance
         self.pooled = nn.Sequential(nn.Linear(pooled_width, width), nn.SiLU(), nn.Linear(width, width))
         self.guidance = Waves(waves, width, late=False) if guidance is not None else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, QK_NORMS, SIX, TEXT, TIME, TWO
+from sora.dit.rope import positive
 
 
 class WideRope(nn.Module):
@@ -24,8 +25,13 @@ class WideRope(nn.Module):
         super().__init__()
         if heads < 1 or width % (2 * heads):
             raise ValueError(f"rope.width={width} does not divide into pairs of rope.heads={heads}")
+        for key, values in {"rope.scales": scales, "rope.extents": extents}.items():
+            if len(values) != 3:
+                raise ValueError(f"{key} is {list(values)}; it needs three numbers, for seconds, rows and columns")
+            for axis, value in enumerate(values):
+                positive(f"{key}[{axis}]", value)
         self.width, self.heads = width // heads, heads
-        self.scales, self.extents, self.theta = tuple(scales), tuple(extents), theta
+        self.scales, self.extents, self.theta = tuple(scales), tuple(extents), positive("rope.theta", theta)
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Complex[Tensor, "N H E2"]:
         """The unit complex number for each token's pairs, head by head."""

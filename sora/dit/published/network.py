@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sora.dit.dit import Context, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_sizes
 from sora.dit.layout import Attention, Layout, Pattern, Route
+from sora.dit.rope import Rope, positive
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class PublishedDiT(nn.Module):
         mlp_ratio: float,
         level: Callable[[int, int], nn.Module],
         text: Callable[[int, int, int, Attention], nn.Module],
-        rope: Any,
+        rope: Rope | None,
         by_frame: bool,
         position: Callable[[int], nn.Module] | None,
         norm: Callable[[int], nn.Module],
@@ -80,8 +81,9 @@ class PublishedDiT(nn.Module):
         self.embed_level = level(width, text_width)
         self.route = Route(attention)
         self.embed_text = text(text_width, width, heads, self.route)
-        level_width = self.embed_level.width
-        assert isinstance(level_width, int)
+        level_width = getattr(self.embed_level, "width", None)
+        if not isinstance(level_width, int):
+            raise ValueError(f"dit.level gives a {type(self.embed_level).__name__}, which is none of sora.dit.published.levels; choose one")
         self.modulation = nn.Linear(level_width, 6 * width) if modulation.shared else None
         mlps = partial(mlp, width, mlp_ratio)
         parts = Parts(depth, width, level_width, heads, heads, mlps, norm, qk_norm, self.route, pattern, modulation)
@@ -169,4 +171,4 @@ def projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module])
 
 def normed_projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
     """dit.final: see `ProjectedFinal`; with a layer norm of `eps` in front."""
-    return ProjectedFinal(width, level_width, norm(width), nn.LayerNorm(width, eps=eps))
+    return ProjectedFinal(width, level_width, norm(width), nn.LayerNorm(width, eps=positive("final.eps", eps)))

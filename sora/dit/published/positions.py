@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sora.dit.rope import positive
+
 
 def sines(positions: Float[Tensor, "N"], width: int) -> Float[Tensor, "N W"]:
     """Sines and then cosines of `width` / 2 rates from 1 down to 1 / 10,000 (Vaswani et al. 2017, 3.5), in float64."""
@@ -19,7 +21,7 @@ class Sines3d(nn.Module):
 
     def __init__(self, width: int, stretch: float) -> None:
         super().__init__()
-        self.width, self.stretch = width, stretch
+        self.width, self.stretch = width, positive("position.stretch", stretch)
 
     def forward(self, coordinates: Float[Tensor, "N 3"], extents: Int[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         frame, row, column = coordinates.unbind(1)
@@ -38,7 +40,8 @@ class Sines2d(nn.Module):
 
     def __init__(self, width: int, rows: int, density: float) -> None:
         super().__init__()
-        self.width, self.rows, self.density = width, rows, density
+        self.width = width
+        self.rows, self.density = positive("position.rows", rows), positive("position.density", density)
 
     def forward(self, coordinates: Float[Tensor, "N 3"], extents: Int[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         row, column = (coordinates[:, axis] / (extents[:, axis] / self.rows) / self.density for axis in (1, 2))

@@ -23,6 +23,8 @@ class ProjectedText(nn.Module):
 
     def __init__(self, text_width: int, width: int, *, layers: int, fill: int) -> None:
         super().__init__()
+        if fill < 0:
+            raise ValueError(f"text.fill is {fill}; captions are filled up to 1 word or more, or end where they end: 0")
         self.fill = fill
         last = [nn.GELU(approximate="tanh"), nn.Linear(width, width)] if layers == 2 else []
         self.project = nn.Sequential(nn.Linear(text_width, width), *last)
@@ -94,6 +96,8 @@ class RefinedText(nn.Module):
 
     def __init__(self, text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> None:
         super().__init__()
+        if depth < 0:
+            raise ValueError(f"text.depth is {depth}; it counts blocks, 0 or more")
         self.time = Waves(256, width, late=False)
         self.pooled = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
         self.project = nn.Linear(text_width, width)
