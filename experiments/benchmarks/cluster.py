@@ -8,7 +8,7 @@ worker's and is done by no worker here; means over whole logging windows, so tha
 in it. loop_overhead_cpu: the same by the processor's seconds of the thread that trains, which other programs of the machine do not add to.
 checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
 at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
-ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step.
+ddp_scaling_2: processor seconds of one process in a step over those of two that train together, a thread each and four packs a step.
 ddp_scaling_2_busy: the same where another run of one process keeps the second core busy meanwhile, as the second rank does.
 resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
 figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
@@ -51,7 +51,6 @@ from sora.storage import write_json  # noqa: E402
 from sora.training.callbacks import Checkpoints  # noqa: E402
 from sora.training.diffusion_module import DiffusionTask  # noqa: E402
 from sora.training.gauges import Stopwatch  # noqa: E402
-from sora.training.metrics import read  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
@@ -269,29 +268,28 @@ def trainings(words: list[str], folder: Path, *, ranks: int) -> list[subprocess.
     return [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
 
 
-def seconds_a_sample(folder: Path, *, ranks: int) -> float:
-    """Processor seconds of all ranks for a sample, after the warm-up."""
+def seconds_of_steps(folder: Path, *, ranks: int) -> np.ndarray:
+    """Processor seconds of all ranks in each step after the warm-up."""
     seen = [json.loads(folder.with_name(f"{folder.name}-{rank}.json").read_text()) for rank in range(ranks)]
-    rows = read(folder / "metrics.jsonl")
-    samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
-    return sum(each[-1][1] - each[4][1] for each in seen) / samples
+    return sum(np.diff([seconds for _, seconds in each[4:]]) for each in seen)  # pyright: ignore[reportReturnType]
 
 
 def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """A step has the same clips however many ranks there are, so each is compared with itself."""
     rows = []
     for number in range(SCALING_ROUNDS):
-        row = {}
+        found = {}
         for name, runs in (("alone", [("alone", 1)]), ("beside", [("one", 1), ("other", 1)]), ("together", [("both", 2)])):
             folders = [(folder / f"{which}-{number}", ranks) for which, ranks in runs]
             begun = [process for place, ranks in folders for process in trainings(words, place, ranks=ranks)]
             assert [process.wait() for process in begun] == [0] * len(begun)
-            row[f"cpu_seconds_a_sample_{name}"] = statistics.fmean(seconds_a_sample(place, ranks=ranks) for place, ranks in folders)
-        rows.append(row)
-    found = [
-        statistics.median(row[f"cpu_seconds_a_sample_{name}"] / row["cpu_seconds_a_sample_together"] for row in rows)
-        for name in ("beside", "alone")
-    ]
-    return found[1], [*rows, {"ddp_scaling_2_busy": found[0]}]
+            found[name] = np.mean([seconds_of_steps(place, ranks=ranks) for place, ranks in folders], axis=0)
+        steps = np.stack(list(found.values()), axis=1).tolist()
+        rows += [{f"cpu_seconds_{name}": seconds for name, seconds in zip(found, step, strict=True)} for step in steps]
+    alone, beside = (
+        statistics.median(row[f"cpu_seconds_{name}"] / row["cpu_seconds_together"] for row in rows) for name in ("alone", "beside")
+    )
+    return alone, [*rows, {"ddp_scaling_2_busy": beside}]
 
 
 def starts(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
