@@ -5,10 +5,10 @@ loop_overhead: what a step of `sora train` takes beyond what a plain loop does t
 gradients, optimiser and average), over a step of 100 ms: measured as all time between the beginnings of steps less the time inside these
 functions, so that a machine that is slow for a while does not show as overhead, and less that of reading and packing clips, which is a
 worker's and is done by no worker here; means over whole logging windows, so that every callback, hook, check, plan and line of the log is
-in it.
+in it. loop_overhead_cpu: the same by the processor's seconds of the thread that trains, which other programs of the machine do not add to.
 checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
 at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
-ddp_scaling_2: processor seconds for a sample of one process over those of two that train together, a thread each and four packs a step.
+ddp_scaling_2: processor seconds of one process in a step over those of two that train together, a thread each and four packs a step.
 ddp_scaling_2_busy: the same where another run of one process keeps the second core busy meanwhile, as the second rank does.
 resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
 figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
@@ -35,6 +35,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
@@ -50,7 +51,6 @@ from sora.storage import write_json  # noqa: E402
 from sora.training.callbacks import Checkpoints  # noqa: E402
 from sora.training.diffusion_module import DiffusionTask  # noqa: E402
 from sora.training.gauges import Stopwatch  # noqa: E402
-from sora.training.metrics import read  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
@@ -86,15 +86,20 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
-def timed(plain: Callable[..., Any], note: Callable[[float], None]) -> Callable[..., Any]:
+def clocks() -> np.ndarray:
+    """Seconds by the clock, and of this thread on a processor."""
+    return np.array((time.perf_counter(), time.thread_time()))
+
+
+def timed(plain: Callable[..., Any], note: Callable[[np.ndarray], None]) -> Callable[..., Any]:
     """The same function, which tells the seconds of each call."""
 
     def run(*given: Any, **named: Any) -> Any:
-        began = time.perf_counter()
+        began = clocks()
         try:
             return plain(*given, **named)
         finally:
-            note(time.perf_counter() - began)
+            note(clocks() - began)
 
     return run
 
@@ -103,13 +108,13 @@ class Parts:
     """The seconds of functions that a plain loop would call, too (`work`), without those of ours that they call, and of reading data."""
 
     def __init__(self) -> None:
-        self.work = self.reading = 0.0
-        self.rows: list[tuple[float, float, float]] = []  # the clock, work and reading so far, at the beginning of each step
+        self.work, self.reading = np.zeros(2), np.zeros(2)
+        self.rows: list[np.ndarray] = []  # the clocks, work and reading so far, at the beginning of each step
         self._inside = False
 
     def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*given: Any, **named: Any) -> Any:
-            self.rows.append((time.perf_counter(), self.work, self.reading))
+            self.rows.append(np.stack((clocks(), self.work, self.reading)))
             return plain(*given, **named)
 
         return noted
@@ -134,15 +139,16 @@ class Parts:
     def read(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         return timed(plain, self._add_reading)
 
-    def _add(self, seconds: float) -> None:
+    def _add(self, seconds: np.ndarray) -> None:
         self.work += seconds
 
-    def _add_reading(self, seconds: float) -> None:
+    def _add_reading(self, seconds: np.ndarray) -> None:
         self.reading += seconds
 
 
-def parted(words: list[str], folder: Path) -> list[tuple[float, float, float]]:
-    """Of each step after the warm-up, in whole logging windows: seconds up to the next one, those of work and of reading in them."""
+def parted(words: list[str], folder: Path) -> np.ndarray:
+    """Of each step after the warm-up, in whole logging windows: seconds up to the next one, those of work and of reading in them, by
+    both clocks: (steps, 3, 2)."""
     parts = Parts()
     plain = ((DiffusionTask, "prepare"), (TrainingModule, "_run"), (torch.Tensor, "backward"), (TrainingModule, "_norm"))
     with contextlib.ExitStack() as stack, quiet():
@@ -153,8 +159,8 @@ def parted(words: list[str], folder: Path) -> list[tuple[float, float, float]]:
         stack.enter_context(mock.patch.object(LatentBatches, "_batch", parts.read(LatentBatches._batch)))
         stack.enter_context(mock.patch.object(TrainingModule, "training_step", parts.step(TrainingModule.training_step)))
         assert cli.run("train", [*words, f"output={folder}"]) == 0
-    steps = [tuple(after - before for before, after in zip(*pair, strict=True)) for pair in pairwise(parts.rows)][WARM_UP:]
-    return steps[: len(steps) // WINDOW * WINDOW]  # pyright: ignore[reportReturnType]
+    steps = np.diff(np.stack(parts.rows), axis=0)[WARM_UP:]
+    return steps[: len(steps) // WINDOW * WINDOW]
 
 
 def ours(words: list[str], folder: Path) -> list[float]:
@@ -181,9 +187,11 @@ def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
     for number in range(LOOP_ROUNDS):
         steps = parted(said, folder / f"loop-{number}")
         for first in range(0, len(steps), WINDOW):
-            whole, work, reading = (statistics.fmean(column) for column in zip(*steps[first : first + WINDOW], strict=True))
-            row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading}
-            rows.append(row | {"overhead_seconds": whole - work - reading})
+            means = steps[first : first + WINDOW].mean(axis=0)
+            rows.append({})
+            for kind, (whole, work, reading) in zip(("", "cpu_"), means.T.tolist(), strict=True):
+                row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading, "overhead_seconds": whole - work - reading}
+                rows[-1] |= {f"{kind}{name}": seconds for name, seconds in row.items()}
     return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
 
 
@@ -260,29 +268,28 @@ def trainings(words: list[str], folder: Path, *, ranks: int) -> list[subprocess.
     return [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
 
 
-def seconds_a_sample(folder: Path, *, ranks: int) -> float:
-    """Processor seconds of all ranks for a sample, after the warm-up."""
+def seconds_of_steps(folder: Path, *, ranks: int) -> np.ndarray:
+    """Processor seconds of all ranks in each step after the warm-up."""
     seen = [json.loads(folder.with_name(f"{folder.name}-{rank}.json").read_text()) for rank in range(ranks)]
-    rows = read(folder / "metrics.jsonl")
-    samples = rows[-2]["samples"] - rows[3]["samples"]  # from the fifth step's beginning to the last one's
-    return sum(each[-1][1] - each[4][1] for each in seen) / samples
+    return sum(np.diff([seconds for _, seconds in each[4:]]) for each in seen)  # pyright: ignore[reportReturnType]
 
 
 def scaling(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
+    """A step has the same clips however many ranks there are, so each is compared with itself."""
     rows = []
     for number in range(SCALING_ROUNDS):
-        row = {}
+        found = {}
         for name, runs in (("alone", [("alone", 1)]), ("beside", [("one", 1), ("other", 1)]), ("together", [("both", 2)])):
             folders = [(folder / f"{which}-{number}", ranks) for which, ranks in runs]
             begun = [process for place, ranks in folders for process in trainings(words, place, ranks=ranks)]
             assert [process.wait() for process in begun] == [0] * len(begun)
-            row[f"cpu_seconds_a_sample_{name}"] = statistics.fmean(seconds_a_sample(place, ranks=ranks) for place, ranks in folders)
-        rows.append(row)
-    found = [
-        statistics.median(row[f"cpu_seconds_a_sample_{name}"] / row["cpu_seconds_a_sample_together"] for row in rows)
-        for name in ("beside", "alone")
-    ]
-    return found[1], [*rows, {"ddp_scaling_2_busy": found[0]}]
+            found[name] = np.mean([seconds_of_steps(place, ranks=ranks) for place, ranks in folders], axis=0)
+        steps = np.stack(list(found.values()), axis=1).tolist()
+        rows += [{f"cpu_seconds_{name}": seconds for name, seconds in zip(found, step, strict=True)} for step in steps]
+    alone, beside = (
+        statistics.median(row[f"cpu_seconds_{name}"] / row["cpu_seconds_together"] for row in rows) for name in ("alone", "beside")
+    )
+    return alone, [*rows, {"ddp_scaling_2_busy": beside}]
 
 
 def starts(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
@@ -319,6 +326,7 @@ def main() -> None:
         for figure, part in parts.items():
             figures[figure], rows[figure] = part(words, folder)
             print(f"{figure}: {figures[figure]:.4g}", flush=True)
+    figures["loop_overhead_cpu"] = statistics.median(row["cpu_overhead_seconds"] for row in rows["loop_overhead"]) / STEP
     figures["ddp_scaling_2_busy"] = rows["ddp_scaling_2"][-1]["ddp_scaling_2_busy"]
     rows["scale"] = cluster_scale.measure()
     if (ROOT / "experiments" / "cluster_prices.py").exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,15 @@ def part_of(name: str) -> str:
 
 def parts_of(names: Iterable[str]) -> list[str]:
     """The parts of all names, in the order in which they first appear."""
-    return list(dict.fromkeys(part_of(name) for name in names))
+    return list(_places(tuple(names))[0])
+
+
+@lru_cache(maxsize=8)
+def _places(names: tuple[str, ...]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The number of each part, and of the part of each name: those of a deep network are many, and stay as they are while it trains."""
+    found = [part_of(name) for name in names]
+    parts = {part: place for place, part in enumerate(dict.fromkeys(found))}
+    return parts, {name: parts[part] for name, part in zip(names, found, strict=True)}
 
 
 def norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
@@ -30,14 +39,14 @@ def norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
     One pass over what this rank holds and one sum of a number for each part. Shards add up; of copies, each rank counts its share, so
     that it is right for any mesh: the squares of a tensor that is on n ranks alike are divided by n.
     """
-    places = {part: place for place, part in enumerate(parts_of(parameters))}
+    places, of = _places(tuple(parameters))
     gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     device = next(iter(parameters.values())).device
     squares = torch.zeros(len(places), dtype=torch.float64, device=device)
     if gradients:
         each = torch.stack([norm.double() for norm in torch._foreach_norm(clipping.local(list(gradients.values())))]).square()
         share = torch.tensor([_share(value) for value in gradients.values()], dtype=torch.float64, device=device)
-        where = torch.tensor([places[part_of(name)] for name in gradients], device=device)
+        where = torch.tensor([of[name] for name in gradients], device=device)
         squares.index_add_(0, where, each * share)
     return {part: math.sqrt(value) for part, value in zip(places, ranks.summed(squares).tolist(), strict=True)}
 

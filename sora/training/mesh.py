@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -84,6 +84,7 @@ class Seat:
     first_of_packs: bool
 
     @classmethod
+    @cache
     def of(cls, sizes: Sizes, rank: int) -> Seat:
         """Ranks are numbered along the last axis first."""
         reader, inside = divmod(rank, sizes.context * sizes.tensor)

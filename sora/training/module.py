@@ -6,6 +6,7 @@ by the step's total count over packs and ranks, clips, checks, steps, averages, 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -189,7 +190,7 @@ class TrainingModule(LightningModule):
             with self._quiet(last=number == len(packs) - 1):
                 loss = self._run(pack)
                 # the strategy averages gradients over ranks; the count is already everyone's
-                self.manual_backward(loss.total * (place.averaged / count))
+                (loss.total * (place.averaged / count)).backward()
             losses.append(loss)
         norm = self._norm()
         if self.on_gradients is not None:
@@ -213,15 +214,14 @@ class TrainingModule(LightningModule):
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
         mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
-        sound = torch.isfinite(mine) & torch.isfinite(norm)
-        mine = mine if place.first_of_tokens else torch.zeros_like(mine)
+        own_loss, own_norm = torch.stack([mine.double(), norm.double()]).tolist()
+        sound = math.isfinite(own_loss) and math.isfinite(own_norm)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
         size = size if place.first_of_packs else [0, 0, 0]
-        facts = torch.tensor([float(self._stop()), *size], dtype=torch.float64)
-        facts = torch.cat([torch.stack([mine.double(), (~sound).double(), norm.double() / self.trainer.world_size]).cpu(), facts])
-        loss, unsound, total_norm, stop, samples, tokens, flops = (
-            ranks.summed(facts.to(self.device)).tolist() if ranks.several() else facts.tolist()
-        )
+        facts = [own_loss if place.first_of_tokens else 0.0, not sound, own_norm / self.trainer.world_size, self._stop(), *size]
+        if ranks.several():
+            facts = ranks.summed(torch.tensor(facts, dtype=torch.float64, device=self.device)).tolist()
+        loss, unsound, total_norm, stop, samples, tokens, flops = facts
         reason = self.guard.judge(loss, finite=unsound == 0)
         taken = not reason
         rate = self._schedule(self.counters.step)

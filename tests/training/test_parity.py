@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from sora.training import module as modules
 from sora.training import ranks, trainers
 from sora.training.guards import Clock
+from sora.training.mesh import seat
 from sora.training.phases import Phases
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Pack, Steps, module_of
@@ -118,8 +119,7 @@ def no_share(monkeypatch) -> None:
 
 def no_average(monkeypatch) -> None:
     """The factor for the strategy's average over ranks is missing."""
-    plain = modules.TrainingModule.manual_backward
-    monkeypatch.setattr(modules.TrainingModule, "manual_backward", lambda self, loss: plain(self, loss / dist.get_world_size()))
+    monkeypatch.setattr(modules, "seat", lambda trainer: replace(seat(trainer), averaged=1))
 
 
 def no_sync(monkeypatch) -> None:
