@@ -27,8 +27,9 @@ $(STAMP): pyproject.toml constraints.txt requirements-nodeps.txt
 quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outputs/quickstart/report.html
 	$(BIN)/sora quickstart
 
-# a module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
+# A module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early.
+# Byte code is kept whatever the environment says: else each process, and each command that a test starts, compiles all modules anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test: setup  ## the whole test suite, fast ones first
 	$(PYTEST) -m 'not slow and not slurm and not long'

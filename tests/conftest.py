@@ -8,12 +8,11 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
-from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401  the hook finds it by name
+from tests.typecheck import check_package
 
 # Shapes and types at the doors are checked here and nowhere else: the checks would break torch.compile.
-install_import_hook("sora", "tests.typecheck.check")
+check_package("sora")
 
 
 @pytest.fixture
