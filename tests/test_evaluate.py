@@ -125,8 +125,9 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
 def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, tmp_path):
     """Both sides are cut as what a run trains on is cut; prompts stand beside files, or in the index."""
     from sora.data.index import Index
+    from sora.data.taking import Fit, fitted, take
     from sora.data.video import read, write
-    from sora.data.video_sets import DatasetVideos, Fit, fitted, take
+    from sora.data.video_sets import DatasetVideos
 
     index = Index.open(home / "real", "heldout")
     for number in range(len(index)):
@@ -149,7 +150,7 @@ def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, 
 
 
 def policy_of():
-    from sora.data.video_sets import ClipPolicy
+    from sora.data.taking import ClipPolicy
 
     return ClipPolicy(frames=None, stride=1, start="first", short="refuse", choose="first")
 

@@ -1,8 +1,10 @@
 """Videos from anywhere are scored without a network of ours, by clips that are taken as the protocol says; what does not fit is told."""
 
 import json
+import shutil
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +95,24 @@ def test_scores_of_another_folder_may_be_compared_and_names_do_not_matter(sets, 
     first, again = scores(tmp_path / "a", one, two), scores(tmp_path / "b", renamed, two)
     assert first["protocol_sha256"] == again["protocol_sha256"] and first["subject"] == again["subject"]
     assert first["figures"] == pytest.approx(again["figures"], rel=1e-9)
+
+
+def test_what_an_evaluation_wrote_into_a_folder_is_none_of_its_videos(sets, tmp_path):
+    """Scored again, scored against, or after a kill before the scores were written: the same videos and no copies of them."""
+    one, two = (Path(shutil.copytree(place, tmp_path / place.name)) for place in sets)
+    (one / "deep").mkdir()
+    (one / "clip-5.mp4").rename(one / "deep/clip-5.mp4")
+    first = scores(one / "evaluation", one, two)
+    assert list((one / "evaluation/clips").glob("*.mp4"))
+    for words in ((one / "evaluation", one, two), (tmp_path / "a", one, two)):
+        again = scores(*words)
+        assert again["figures"] == first["figures"] and again["subject"] == first["subject"] and again["n"] == 6
+    (one / "evaluation/scores.json").unlink()
+    turned = scores(tmp_path / "b", two, one)
+    assert turned["figures"]["n_real"] == 6 and turned["protocol"]["dataset"]["fingerprint"] == first["subject"]["videos"]["fingerprint"]
+    shutil.copy(tmp_path / "b/scores.json", one / "scores.json")  # of the folder itself
+    assert scores(tmp_path / "c", one, two)["n"] == 6 and scores(one, one, two, code=2) is None
+    assert scores(tmp_path / "d", one / "evaluation/clips", two, code=2) is None  # of other sizes: they may well be named themselves
 
 
 def test_clips_are_taken_by_their_policies(sets, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora.data.video_sets import Clips
+    from sora.data.taking import Clips
     from sora.evaluation.sharing import Share
     from sora.metrics.distribution import VideoDistribution
     from sora.metrics.extractors.features import VideoFeatures

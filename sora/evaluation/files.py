@@ -12,7 +12,7 @@ from sora.evaluation.measures import DISTANCES, MEASURES, chosen
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.data.video_sets import ClipPolicy, Clips
+    from sora.data.taking import ClipPolicy, Clips
     from sora.evaluation.sharing import Share
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
@@ -22,7 +22,9 @@ EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's
 
 def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Take clips of both sides by their policies, and score the ones against the others."""
-    from sora.data.video_sets import open_videos, refuse_mixed, take
+    from sora import storage
+    from sora.data.taking import refuse_mixed, take
+    from sora.data.video_sets import EVALUATION, open_videos
     from sora.data.world import parse
 
     words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
@@ -31,8 +33,14 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
     output = Path(config.output) if config.output else scored / "evaluation"
+    if output.resolve() == scored.resolve():
+        raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
     videos = open_videos(scored, split=config.split, caption=config.caption)
+    if share.first:
+        storage.write_text(
+            output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
+        )
     clips = take(videos, policy_of(config.generated), n=config.n, seed=config.seed, named="generated")
     if len(clips) < 2:
         raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
@@ -75,7 +83,7 @@ def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
 
 def policy_of(node: DictConfig) -> ClipPolicy:
     """Of `real` or `generated`."""
-    from sora.data.video_sets import ClipPolicy
+    from sora.data.taking import ClipPolicy
 
     return ClipPolicy(**{key: node[key] for key in ("frames", "stride", "start", "short", "choose")})
 
@@ -91,7 +99,8 @@ def real_folder(config: DictConfig) -> Path:
 
 def real_clips(config: DictConfig) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
-    from sora.data.video_sets import open_videos, take
+    from sora.data.taking import take
+    from sora.data.video_sets import open_videos
 
     if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
         return None

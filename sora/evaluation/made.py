@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora import storage
-from sora.data.video_sets import ClipPolicy, Clips, Shape, Taken
+from sora.data.taking import ClipPolicy, Clips, Taken
+from sora.data.video_sets import Shape
 
 
 class Asked(Protocol):

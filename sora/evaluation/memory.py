@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.load import LoadedDiffusion
-    from sora.data.video_sets import Clips, Fit
+    from sora.data.taking import Clips, Fit
     from sora.evaluation.scoring import Bench, RealSet
 
 PAIRS = 12  # that are shown
@@ -32,7 +32,8 @@ def remembered(
     """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
     written to look at. Every process extracts; the first one computes."""
     from sora.data.index import Index
-    from sora.data.video_sets import DatasetVideos, fitted, only, take
+    from sora.data.taking import fitted, only, take
+    from sora.data.video_sets import DatasetVideos
     from sora.evaluation.files import policy_of, real_folder
     from sora.evaluation.scoring import bar
     from sora.metrics.neighbours import neighbours

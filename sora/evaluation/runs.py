@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.load import LoadedDiffusion
-    from sora.data.video_sets import Clips, DatasetVideos, Fit, FolderVideos
+    from sora.data.taking import Clips, Fit
+    from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.evaluation.made import MadeVideos
     from sora.evaluation.sharing import Share
     from sora.generation.generator import Request
@@ -130,7 +131,7 @@ def frames_of(frames: int, clip: DictConfig) -> int:
 
 def fit_of(loaded: LoadedDiffusion) -> Fit:
     """What the run's VAE and patches take."""
-    from sora.data.video_sets import Fit
+    from sora.data.taking import Fit
 
     (time, rows, columns), patch = loaded.vae.stride, loaded.patchifier.size
     return Fit(time, patch.t, rows * patch.h, columns * patch.w)
@@ -139,7 +140,7 @@ def fit_of(loaded: LoadedDiffusion) -> Fit:
 def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], fit: Fit, config: DictConfig) -> Clips:
     """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
     network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
-    from sora.data.video_sets import fitted, only, take
+    from sora.data.taking import fitted, only, take
     from sora.evaluation.files import policy_of
 
     real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")

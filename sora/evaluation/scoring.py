@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.data.video_sets import Clips
+    from sora.data.taking import Clips
     from sora.evaluation.extraction import Extractor, Setting, Shapes
     from sora.evaluation.sharing import Share
     from sora.metrics.protocol import Protocol

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sora import storage
 
 if TYPE_CHECKING:
-    from sora.data.video_sets import DatasetVideos, Fit, FolderVideos
+    from sora.data.taking import Fit
+    from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
 
 WORLD = "sora.data.sources.WorldSource"
@@ -31,7 +32,8 @@ class Target:
 def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:
     """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone."""
-    from sora.data.video_sets import DatasetVideos, spread
+    from sora.data.taking import spread
+    from sora.data.video_sets import DatasetVideos
 
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")

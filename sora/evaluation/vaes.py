@@ -15,7 +15,7 @@ from sora.evaluation.measures import DISTANCES, chosen
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.data.video_sets import Clips
+    from sora.data.taking import Clips
     from sora.evaluation.scoring import Bench
     from sora.evaluation.sharing import Share
 
@@ -106,7 +106,8 @@ def score_dataset(
     vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
 ) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips]:
     """The figures of one dataset or folder, a row for each clip, and the clips of both sides."""
-    from sora.data.video_sets import open_videos, take
+    from sora.data.taking import take
+    from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
     from sora.evaluation.made import FittedVideos, MadeVideos, whole
 
