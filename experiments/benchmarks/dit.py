@@ -1,8 +1,13 @@
 """A step of the network beside those of diffusers, on packs of many shapes, and under recomputing: `make bench-dit` writes dit.json here.
 
-Everything runs on one thread and is timed by the processor's clock, side by side and in turn; figures are ratios of medians. Where the
-processor does not multiply bfloat16 (`native_bfloat16` in the file), peers are slow because torch emulates it: compare the rows in float32.
-Needs diffusers (in the dev extra).
+Everything runs on one thread and is timed by the processor's clock, side by side and in turn; the first round is not counted unless it
+takes longer than a comparison may, and figures are ratios of medians. Peers are run all together first, and then the fastest two again
+beside ours: the least of several noisy times is too small. `gflop` in the rows is what a step multiplies: a network whose tokens attend to
+captions multiplies some 4 % more than one whose words are tokens.
+
+Where the processor does not multiply bfloat16 (`native_bfloat16` in the file), torch emulates it and is slow, so that figures in it say no
+more than that ours multiplies in float32 there. What blocks and packing are worth is then told by those that end in _float32; what the
+attention for bfloat16 (`sora.dit.attention.chunked`) is worth, by none. Needs diffusers (in the dev extra).
 """
 
 from __future__ import annotations
@@ -18,22 +23,16 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import diffusers
 import torch
-from diffusers import (
-    CogVideoXTransformer3DModel,
-    CosmosTransformer3DModel,
-    HunyuanVideoTransformer3DModel,
-    LTXVideoTransformer3DModel,
-    MochiTransformer3DModel,
-    WanTransformer3DModel,
-)
+from peers.dit import HEAD, HEADS, PATCH, WIDTH, WORDS, peers
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit.attention import attend
 from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16
@@ -49,10 +48,8 @@ from sora.training import recompute
 from sora.training.kept import kept_bytes, peak_bytes
 
 HERE = Path(__file__).resolve().parent
-WIDTH, HEADS, CHANNELS, WORDS = 384, 6, 16, 64
-HEAD, PATCH = WIDTH // HEADS, 4 * CHANNELS
-SECONDS, ROUNDS = 30.0, 7  # for each comparison: rounds until so long, and at most so many
-MIX_DTYPE = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32
+SECONDS, ROUNDS = 60.0, 15  # for each comparison: rounds until so long, and at most so many
+RECOMPUTED = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32  # what B5 computes in
 
 
 # ---- networks, each as a function of nothing that runs a forward pass
@@ -97,59 +94,6 @@ def packed(grids: list[Grid], dtype: torch.dtype, *, words: int, seed: int = 0) 
     return tokens, levels, TextTokens(states, Segments.of([words] * count + [0]))
 
 
-def peers(depth: int, frames: int, dtype: torch.dtype) -> dict[str, Callable[[], tuple[torch.nn.Module, Callable[[], Tensor]]]]:
-    """diffusers' networks of our width, depth and heads on a clip of `frames` x 16 x 16 patches and 64 words."""
-    inputs, makers = peer_inputs(frames, dtype), peer_makers(depth, frames)
-
-    def made(name: str) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
-        network, (given, named) = makers[name]().to(dtype), inputs[name]
-        return network, lambda: network(*given, **named, return_dict=False)[0]
-
-    return {name: partial(made, name) for name in makers}
-
-
-def peer_makers(depth: int, frames: int) -> dict[str, Callable[[], torch.nn.Module]]:
-    heads = {"num_attention_heads": HEADS, "attention_head_dim": HEAD}
-    deep, read = {**heads, "num_layers": depth}, {"text_embed_dim": WIDTH}
-    shape = {"sample_width": 32, "sample_height": 32, "sample_frames": 4 * frames - 3, "max_text_seq_length": WORDS}
-    halves = {"num_layers": depth // 2, "num_single_layers": depth - depth // 2, "num_refiner_layers": 1}
-    plain = {"concat_padding_mask": False, "extra_pos_embed_type": None}
-    return {
-        "wan": partial(WanTransformer3DModel, **deep, text_dim=WIDTH, ffn_dim=4 * WIDTH),
-        "ltx": partial(
-            LTXVideoTransformer3DModel, **deep, in_channels=PATCH, out_channels=PATCH, cross_attention_dim=WIDTH, caption_channels=WIDTH
-        ),
-        "cogvideox": partial(CogVideoXTransformer3DModel, **deep, **read, **shape, use_rotary_positional_embeddings=True),
-        "hunyuan_video": partial(
-            HunyuanVideoTransformer3DModel,
-            **{**heads, **halves, **read},
-            pooled_projection_dim=WIDTH,
-            rope_axes_dim=(16, 24, 24),
-            guidance_embeds=False,
-        ),
-        "mochi": partial(
-            MochiTransformer3DModel, **deep, **read, pooled_projection_dim=WIDTH, in_channels=CHANNELS, max_sequence_length=WORDS
-        ),
-        "cosmos": partial(CosmosTransformer3DModel, **deep, **read, **plain, adaln_lora_dim=WIDTH // 4),
-    }
-
-
-def peer_inputs(frames: int, dtype: torch.dtype) -> dict[str, tuple[tuple, dict]]:
-    """What each is called with, by place and by name."""
-    video, text = torch.randn(1, CHANNELS, frames, 32, 32).to(dtype), torch.randn(1, WORDS, WIDTH).to(dtype)
-    time_, seen = torch.tensor([500]), torch.ones(1, WORDS, dtype=torch.bool)
-    tokens = torch.randn(1, frames * 256, PATCH).to(dtype)
-    rotations = torch.ones(frames * 256, HEAD), torch.zeros(frames * 256, HEAD)
-    return {
-        "wan": ((video, time_, text), {}),
-        "ltx": ((tokens, text, time_, seen, frames, 16, 16), {}),
-        "cogvideox": ((video.transpose(1, 2).contiguous(), text, time_), {"image_rotary_emb": rotations}),
-        "hunyuan_video": ((video, time_, text, seen, text.mean(1)), {}),
-        "mochi": ((video, text, time_, seen), {}),
-        "cosmos": ((video, time_.to(dtype), text), {}),
-    }
-
-
 def backward_of(network: torch.nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
     def step() -> None:
         network.zero_grad(set_to_none=True)
@@ -161,18 +105,34 @@ def backward_of(network: torch.nn.Module, forward: Callable[[], Tensor]) -> Call
 # ---- measuring
 
 
-def in_turn(steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The median processor seconds of each, run one after another in rounds."""
+def in_turn(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """The processor seconds of each, run one after another in rounds; the first round is a warm-up if there is time for others."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     begin = time.process_time()
-    for number in range(ROUNDS):
+    for number in range(ROUNDS + 1):
         for name, step in steps.items():
             start = time.process_time()
             step()
             times[name].append(time.process_time() - start)
         if time.process_time() - begin > SECONDS * (number + 1) / (number + 2):
             break
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: seconds[1:] or seconds for name, seconds in times.items()}
+
+
+def gflop(step: Callable[[], object]) -> float:
+    """Multiplications and additions of a step, in thousand millions. torch has no formula for its own attention on the CPU."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def products(count: int, q: torch.Size, k: torch.Size) -> int:
+        return 2 * count * q.numel() * k[-2]
+
+    formulas: dict[Any, Any] = {
+        flash: lambda q, k, *_, **__: products(2, q, k),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, *_, **__: products(5, q, k),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
 
 
 def fixed_step(frames: int, depth: int, dtype: torch.dtype, only: list[str] | None = None) -> list[dict]:
@@ -183,13 +143,26 @@ def fixed_step(frames: int, depth: int, dtype: torch.dtype, only: list[str] | No
     network = ours(depth, dtype)
     for name, make in {"sora": lambda: (network, lambda: network(*inputs)), **built}.items():
         model, forward = make()
-        kept = kept_bytes(forward, besides=model.parameters())  # and a warm-up
+        kept = kept_bytes(forward, besides=model.parameters())
         steps[name] = backward_of(model, forward)
         rows.append({"network": name, "kept_mb": kept / 1e6, "parameters": sum(value.numel() for value in model.parameters())})
-    seconds = in_turn(steps)
-    for row in rows:
-        row |= {"bench": "fixed", "tokens": frames * 256, "depth": depth, "dtype": str(dtype), "seconds": seconds[row["network"]]}
+        if dtype == torch.float32:  # in others as many, and slowly where they are emulated
+            rows[-1]["gflop"] = gflop(steps[name])
+    for row, seconds in zip(rows, in_turn(steps).values(), strict=True):
+        shared = {"bench": "peers" if only is None else "fixed", "tokens": frames * 256, "depth": depth, "dtype": str(dtype)}
+        row |= shared | {"seconds": statistics.median(seconds), "rounds": seconds}
     return rows
+
+
+def beside_fastest(frames: int, depth: int, dtype: torch.dtype, only: list[str] | None = None) -> list[dict]:
+    """`fixed_step` of all peers (or of those named) and again of the fastest two."""
+    rows = fixed_step(frames, depth, dtype) if only is None else []
+    return [*rows, *fixed_step(frames, depth, dtype, only or fastest(rows))]
+
+
+def fastest(rows: list[dict]) -> list[str]:
+    others = [row for row in rows if row["bench"] == "peers" and row["network"] != "sora"]
+    return [row["network"] for row in sorted(others, key=lambda row: row["seconds"])[:2]]
 
 
 def roofline(frames: int, depth: int, dtype: torch.dtype) -> float:
@@ -203,13 +176,14 @@ def roofline(frames: int, depth: int, dtype: torch.dtype) -> float:
     # what multiplies this dtype fastest here: itself, or float32 where it would be emulated
     fast = torch.float32 if dtype == torch.bfloat16 and not MULTIPLIES_BFLOAT16 else dtype
     a, b = torch.randn(2048, WIDTH).to(fast), torch.randn(4 * WIDTH, WIDTH).to(fast)
-    parts = in_turn(
+    times = in_turn(
         {
             "product": lambda: [F.linear(a, b) for _ in range(8)],
             "attention": lambda: torch.autograd.grad(attend(q, k, v, segments, segments), (q, k, v), grad),
             "cross": lambda: torch.autograd.grad(attend(q, *text, segments, words), (q, *text), grad),
         }
     )
+    parts = {name: statistics.median(seconds) for name, seconds in times.items()}
     rate = 8 * 2 * 2048 * WIDTH * 4 * WIDTH / parts["product"]
     weights = sum(value.numel() for name, value in blocks.named_parameters() if name.endswith("weight") and "kv" not in name)
     of_words = sum(value.numel() for name, value in blocks.named_parameters() if name.endswith("kv.weight"))
@@ -249,9 +223,9 @@ def stock(lengths: list[int] | None) -> Callable[..., Tensor]:
     return attention
 
 
-def mixed_step() -> list[dict]:
+def mixed_step(dtype: torch.dtype) -> list[dict]:
     """B2: real tokens a second of batches of four padded to the longest, of one shape each, and of packs."""
-    grids, dtype, words = mix(), MIX_DTYPE, 16
+    grids, words = mix(), 16
     shuffled = random.Random(1).sample(grids, len(grids))
     batches = {
         "padding": [shuffled[first : first + 4] for first in range(0, len(grids), 4)],
@@ -271,10 +245,12 @@ def mixed_step() -> list[dict]:
                 inputs = packed(group, dtype, words=words)
             runs.append(backward_of(network, partial(network, *inputs)))
         steps[name] = lambda runs=runs: [run() for run in runs]
-    seconds, real = in_turn(steps), sum(grid.tokens for grid in grids)
+    real = sum(grid.tokens for grid in grids)
     shared = {"bench": "mix", "dtype": str(dtype), "real_tokens": real}
     return [
-        shared | {"batching": name, "batches": len(batches[name]), "tokens_per_second": real / value} for name, value in seconds.items()
+        shared
+        | {"batching": name, "batches": len(batches[name]), "tokens_per_second": real / statistics.median(seconds), "rounds": seconds}
+        for name, seconds in in_turn(steps).items()
     ]
 
 
@@ -305,7 +281,7 @@ def recomputed_step() -> list[dict]:
     policies["save_attention"] = recompute.save_attention
     inputs, steps, rows = packed([Grid(8, 16, 16)], MIX_DTYPE, words=WORDS), {}, []
     for name, policy in policies.items():
-        network = ours(4, MIX_DTYPE)
+        network = ours(4, RECOMPUTED)
         policy(network)
         for value in network.parameters():
             value.grad = torch.zeros_like(value)
@@ -313,20 +289,26 @@ def recomputed_step() -> list[dict]:
         step = lambda network=network: network(*inputs).float().square().mean().backward()  # noqa: E731
         rows.append({"bench": "recompute", "policy": name, "peak_mb": peak_bytes(step, besides=held) / 1e6})
         steps[name] = step
-    seconds = in_turn(steps)
-    return [row | {"seconds": seconds[row["policy"]]} for row in rows]
+    times = in_turn(steps)
+    return [row | {"seconds": statistics.median(times[row["policy"]]), "rounds": times[row["policy"]]} for row in rows]
 
 
 def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, float]:
-    def fixed(tokens: int, dtype: torch.dtype) -> tuple[dict, list[dict]]:
-        found = [row for row in rows if row["bench"] == "fixed" and row["tokens"] == tokens and row["dtype"] == str(dtype)]
+    def fixed(tokens: int, dtype: torch.dtype, bench: str = "fixed") -> tuple[dict, list[dict]]:
+        found = [row for row in rows if row["bench"] == bench and row["tokens"] == tokens and row["dtype"] == str(dtype)]
         return found[0], found[1:]
 
     def against(tokens: int, dtype: torch.dtype, key: str) -> float:
         mine, others = fixed(tokens, dtype)
-        return mine[key] / min(row[key] for row in others)
+        peer = min(others, key=lambda row: row["seconds"])
+        return mine[key] / peer[key]
 
-    speed = {row["batching"]: row["tokens_per_second"] for row in rows if row["bench"] == "mix"}
+    leanest = min(row["kept_mb"] for row in fixed(1024, torch.bfloat16, "peers")[1])
+    mixes = [row for row in rows if row["bench"] == "mix"]
+    half, wide = (
+        {row["batching"]: row["tokens_per_second"] for row in mixes if row["dtype"] == str(dtype)}
+        for dtype in (torch.bfloat16, torch.float32)
+    )
     policies = {row["policy"]: row for row in rows if row["bench"] == "recompute"}
     losses = next(row for row in rows if row["bench"] == "losses")
     return {
@@ -334,11 +316,15 @@ def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, flo
         "time_vs_fastest_peer_4096": against(4096, torch.bfloat16, "seconds"),
         "time_vs_fastest_peer_1024_float32": against(1024, torch.float32, "seconds"),
         "time_vs_fastest_peer_4096_float32": against(4096, torch.float32, "seconds"),
+        "gflop_vs_fastest_peer_1024_float32": against(1024, torch.float32, "gflop"),
+        "gflop_vs_fastest_peer_4096_float32": against(4096, torch.float32, "gflop"),
         "roofline_share_1024": bounds[torch.bfloat16] / fixed(1024, torch.bfloat16)[0]["seconds"],
         "roofline_share_1024_float32": bounds[torch.float32] / fixed(1024, torch.float32)[0]["seconds"],
-        "saved_bytes_vs_leanest_peer": against(1024, torch.bfloat16, "kept_mb"),
-        "packed_vs_buckets": speed["packed"] / speed["buckets"],
-        "packed_vs_padding": speed["packed"] / speed["padding"],
+        "saved_bytes_vs_leanest_peer": fixed(1024, torch.bfloat16)[0]["kept_mb"] / leanest,
+        "packed_vs_buckets": half["packed"] / half["buckets"],
+        "packed_vs_padding": half["packed"] / half["padding"],
+        "packed_vs_buckets_float32": wide["packed"] / wide["buckets"],
+        "packed_vs_padding_float32": wide["packed"] / wide["padding"],
         "save_attention_time": policies["save_attention"]["seconds"] / policies["none"]["seconds"],
         "save_attention_memory_vs_full": policies["save_attention"]["peak_mb"] / policies["full"]["peak_mb"],
         "packed_loss_rel_diff": abs(losses["packed"] - losses["alone"]) / losses["alone"],
@@ -348,15 +334,14 @@ def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, flo
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = fixed_step(4, 2, torch.bfloat16)
-    fastest = sorted(rows[1:], key=lambda row: row["seconds"])[:2]
-    bounds = {torch.bfloat16: roofline(4, 2, torch.bfloat16)}
-    rows += fixed_step(16, 1, torch.bfloat16, [row["network"] for row in fastest])
-    for frames, depth in ((4, 2), (16, 1)):
-        rows += fixed_step(frames, depth, torch.float32)
-        if frames == 4:
-            bounds[torch.float32] = roofline(4, 2, torch.float32)
-    rows += [*mixed_step(), packed_losses(), *recomputed_step()]
+    rows: list[dict] = []
+    bounds: dict[torch.dtype, float] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        short = beside_fastest(4, 2, dtype)
+        bounds[dtype] = roofline(4, 2, dtype)
+        slow = dtype == torch.bfloat16 and not MULTIPLIES_BFLOAT16  # then not all peers on the long clip
+        rows += [*short, *beside_fastest(16, 1, dtype, fastest(short) if slow else None), *mixed_step(dtype)]
+    rows += [packed_losses(), *recomputed_step()]
     found = figures(rows, bounds)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
@@ -367,7 +352,14 @@ def main() -> None:
             "native_bfloat16": MULTIPLIES_BFLOAT16,
             "roofline_seconds_1024": {str(dtype): seconds for dtype, seconds in bounds.items()},
             "rows": rows,
-            "settings": {"width": WIDTH, "heads": HEADS, "words": WORDS, "threads": 1, "rounds": ROUNDS, "mix_dtype": str(MIX_DTYPE)},
+            "settings": {
+                "width": WIDTH,
+                "heads": HEADS,
+                "words": WORDS,
+                "threads": 1,
+                "rounds": ROUNDS,
+                "recomputed": str(RECOMPUTED),
+            },
             "machine": machine,
             "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "diffusers": diffusers.__version__},
             "commit": commit,

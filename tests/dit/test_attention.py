@@ -7,16 +7,19 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
 from sora.dit.attention.dense import allowed
 from sora.dit.attention.fastest import fastest
-from sora.dit.attention.flex import blocks
+from sora.dit.attention.flex import blocks, mask_mod
 from sora.dit.attention.op import is_attention, places
 from sora.dit.layout import Layout, Mask
 from sora.patches import pack
-from sora.tokens import Grid, Segments
+from sora.tokens import Grid, Segments, owners
 
 RAGGED = [
     ((5, 5, 5), (5, 5, 5)),
@@ -116,6 +119,32 @@ def test_flex_attention_has_the_same_mask(reach, causal):
     torch.testing.assert_close(flex(q, k, v, where.segments, where.segments, mask), expected, atol=2e-6, rtol=0)
     kept = blocks(where.segments, where.segments, mask, len(q), len(q))
     assert kept is blocks(where.segments, where.segments, mask, len(q), len(q))  # found once for all blocks of a network
+
+
+@pytest.mark.parametrize(("reach", "causal"), [(None, False), ((1, 1, 1), False), ((-1, -1, -1), True)])
+def test_the_blocks_that_flex_attention_reads_are_found_without_a_matrix_of_all_pairs(reach, causal, monkeypatch):
+    """Part after part they are those of the whole, also where the last part and the last block are not full."""
+
+    class Largest(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            self.bytes = max([self.bytes, *(leaf.nbytes for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))])
+            return out
+
+    where = layout((Grid(5, 12, 13), Grid(1, 9, 16), Grid(2, 16, 9)))
+    mask, count = None if reach is None else Mask(where, reach, causal), where.segments.total
+    assert count % 256
+    monkeypatch.setattr(importlib.import_module("sora.dit.attention.flex"), "PAIRS", 256 * count)
+    with Largest() as largest:
+        found = blocks(where.segments, where.segments, mask, count, count)
+    assert largest.bytes <= 8 * 256 * (count + 127)  # numbers of so many pairs
+    owner = owners(where.segments)
+    expected = create_block_mask(mask_mod(owner, owner, mask), None, None, count, count, device="cpu")
+    for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks", "q_indices", "full_q_num_blocks"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert found.shape == expected.shape and 0 < found.sparsity() < 100
 
 
 def test_flex_attention_to_captions():

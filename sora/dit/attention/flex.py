@@ -13,6 +13,9 @@ from torch import Tensor
 from sora.dit.layout import EVERYWHERE, Mask
 from sora.tokens import Segments
 
+BLOCK = 128  # tokens, of queries and of keys: what the kernels take or leave as one
+PAIRS = 1 << 26  # so many of a query and a key are looked at together: of 100,000 tokens all pairs would be 10 GB and more
+
 
 def flex(
     q: Float[Tensor, "N H E"],
@@ -53,11 +56,24 @@ def blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, querie
 
 
 def _blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):
-    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
     device = q_segments.cu_seqlens.device
-    owners = (_owners(q_segments, queries), _owners(k_segments, keys))
-    return create_block_mask(mask_mod(*owners, mask), B=None, H=None, Q_LEN=queries, KV_LEN=keys, device=device)
+    seen = mask_mod(_owners(q_segments, queries), _owners(k_segments, keys), mask)
+    if torch.compiler.is_compiling():  # which never makes the matrix that these blocks are sums of
+        return create_block_mask(seen, B=None, H=None, Q_LEN=queries, KV_LEN=keys, device=device)
+    rows = max(1, PAIRS // max(1, keys) // BLOCK) * BLOCK
+    parts = [
+        create_block_mask(_from(first, seen), B=None, H=None, Q_LEN=min(rows, queries - first), KV_LEN=keys, device=device)
+        for first in range(0, queries, rows)
+    ]
+    lists = ([part.kv_num_blocks, part.kv_indices, part.full_kv_num_blocks, part.full_kv_indices] for part in parts)
+    whole = (torch.cat(pieces, dim=2) for pieces in zip(*lists, strict=True))
+    return BlockMask.from_kv_blocks(*whole, BLOCK_SIZE=BLOCK, mask_mod=seen, seq_lengths=(queries, keys))
+
+
+def _from(first: int, seen: Callable) -> Callable:
+    return lambda batch, head, query, key: seen(batch, head, query + first, key)
 
 
 # The blocks of a network ask one after another for the same one or two masks. Segments and layouts are told apart by identity.
