@@ -224,8 +224,10 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
                 f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
                 f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
             )
-    # whether its files can be opened at all; every byte is read when the ranks can share that out
-    newest = checkpoint.newest(run.checkpoints, look=lambda path: (checkpoint.outline(path), checkpoint.load(path, verified=True)))
+    # whether its files are there at all; sizes and every byte are looked at when the ranks can share that out
+    newest = checkpoint.newest(
+        run.checkpoints, look=lambda path: (checkpoint.outline(path, sizes=()), checkpoint.load(path, verified=True))
+    )
     return run, None if newest is None else opened(newest, job)
 
 

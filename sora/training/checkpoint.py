@@ -170,17 +170,21 @@ def verify(path: Path, *, only: Collection[str] | None = None) -> None:
     check(path, [name for name in contents(path).files if only is None or name == STATE or kind_of(name) in only])
 
 
-def outline(path: Path) -> None:
-    """Raise ValueError, naming the file, unless the files of a checkpoint are there, in their sizes, and no others; none is read."""
+def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
+    """Raise ValueError, naming the file, unless the files of a checkpoint are there, and no others, in their sizes; none is read.
+
+    sizes: the files whose sizes are looked up, a question to the file system each; None: all.
+    """
     path = Path(path)
     files = contents(path).files
-    present = {entry.name for entry in path.iterdir()} - {MANIFEST}
-    if strangers := sorted(present - set(files)):
+    with os.scandir(path) as entries:
+        present = {entry.name: entry.is_file() for entry in entries if entry.name != MANIFEST}
+    if strangers := sorted(set(present) - set(files)):
         raise ValueError(f"{path / strangers[0]} does not belong to this checkpoint; remove it or use another checkpoint")
     for name, facts in files.items():
-        if name not in present or not (path / name).is_file():
+        if not present.get(name, False):
             raise ValueError(f"{path / name} is missing; use another checkpoint")
-        if (size := (path / name).stat().st_size) != facts["bytes"]:
+        if (sizes is None or name in sizes) and (size := (path / name).stat().st_size) != facts["bytes"]:
             raise ValueError(f"{path / name} is damaged: {size} bytes instead of {facts['bytes']}; use another checkpoint")
 
 

@@ -24,8 +24,8 @@ def agreed(
 ) -> int | None:
     """The newest step whose checkpoint every rank finds whole, and `only` allows; None if there is none. Every rank must call it.
 
-    All ranks look at the list of files; the bytes are read and hashed once between them. What is passed over is told by the rank that
-    found it damaged.
+    All ranks look at the list of files; sizes are looked up, and bytes read and hashed, once between them. What is passed over is told by
+    the rank that found it damaged.
     """
     rank, count = (dist.get_rank(), dist.get_world_size()) if ranks.several() else (0, 1)
     seen = [step for path in checkpoint.listed(checkpoints) if (step := checkpoint.step_of(path)) is not None and only(step)]
@@ -61,8 +61,9 @@ def confirmed(checkpoints: Path, prepared: int | None, *, device: torch.device) 
 def damage(path: Path, *, rank: int, count: int) -> str | None:
     """What is wrong with a checkpoint, as far as this rank of `count` looks."""
     try:
-        checkpoint.outline(path)
-        checkpoint.check(path, checkpoint.part_to_check(path, rank=rank, ranks=count))
+        mine = checkpoint.part_to_check(path, rank=rank, ranks=count)
+        checkpoint.outline(path, sizes=mine)
+        checkpoint.check(path, mine)
     except (ValueError, OSError) as error:
         return str(error)
     return None

@@ -166,12 +166,13 @@ class MeshStrategy(ModelParallelStrategy):
 
     def _sharding_mesh(self) -> DeviceMesh:
         """Copies x shards of weights."""
-        mesh, copies, shards = self.device_mesh, "replicate", "shard"
-        if self.sizes.context > 1:
-            joined = shards if self.sharded else copies
-            mesh[joined, "context"]._flatten(f"{joined}_context")
-            copies, shards = (copies, "shard_context") if self.sharded else ("replicate_context", shards)
-        return mesh[copies, shards] if mesh[copies].size() > 1 else mesh[shards]
+        mesh = self.device_mesh
+        copies, shards = mesh["replicate"], mesh["shard"]
+        if self.sizes.context > 1 and self.sharded:
+            shards = mesh["shard", "context"]._flatten("shard_context")
+        elif self.sizes.context > 1:
+            copies = mesh["replicate", "context"]._flatten("replicate_context")
+        return DeviceMesh._concatenate([copies, shards]) if copies.size() > 1 else shards
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -32,21 +33,39 @@ def saved(folder: Path, *steps: int, ranks: int = 3) -> None:
         made[0].commit(keep=9, keep_every=0)
 
 
-def test_the_bytes_are_read_once_between_the_ranks_and_all_take_the_same(tmp_path, monkeypatch):
+def test_sizes_are_looked_up_and_bytes_read_once_between_the_ranks_and_all_take_the_same(tmp_path, monkeypatch):
     saved(tmp_path / "all", 2, 4)
-    plain = choosing.checkpoint.check
+    plain, look = choosing.checkpoint.check, os.stat
 
     def work(rank: int) -> None:
-        looked = []
+        looked, asked = [], []
         monkeypatch.setattr(choosing.checkpoint, "check", lambda path, names: (looked.extend(names), plain(path, names)))
+        monkeypatch.setattr(os, "stat", lambda path, **how: (asked.append(Path(str(path)).name), look(path, **how))[1])
         assert agreed(tmp_path / "all", device=CPU) == 4
         assert agreed(tmp_path / "all", device=CPU, only=lambda step: step < 4) == 2
-        (tmp_path / f"looked-{rank}").write_text(json.dumps(looked))
+        (tmp_path / f"looked-{rank}").write_text(json.dumps([looked, asked]))
 
     in_ranks(3, tmp_path, work)
     names = [json.loads((tmp_path / f"looked-{rank}").read_text()) for rank in range(3)]
     files = {path.name for path in (tmp_path / "all" / "step-00000004").iterdir()} - {checkpoint.MANIFEST}
-    assert all(names) and sorted(name for each in names for name in each) == sorted([*files, *files])
+    assert all(looked for looked, _ in names)
+    for kind in range(2):
+        assert sorted(name for each in names for name in each[kind] if name in files) == sorted([*files, *files])
+
+
+def test_a_file_that_is_cut_short_is_found_by_whoever_looks_at_it(tmp_path):
+    saved(tmp_path / "all", 2, 4)
+    for path in sorted((tmp_path / "all" / "step-00000004").glob("*.safetensors")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        found = [choosing.damage(path.parent, rank=rank, count=3) for rank in range(3)]
+        assert [problem for problem in found if problem] == [
+            f"{path} is damaged: {len(whole) - 1} bytes instead of {len(whole)}; use another checkpoint"
+        ]
+        path.rename(path.with_name("gone"))  # it is missing, and a stranger is there: each rank sees the list
+        assert all(choosing.damage(path.parent, rank=rank, count=3) for rank in range(3))
+        path.with_name("gone").unlink()
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("spoiled", ["model-00001-of-00003.safetensors", "state.json", "manifest.json"])

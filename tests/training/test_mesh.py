@@ -1,0 +1,32 @@
+"""The mesh of ranks that hold the weights, cut out of the mesh of all ranks."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+
+from sora.training.mesh import MeshStrategy, Sizes
+from sora.training.tracing import pretended
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sharded", "grid"),
+    [
+        (Sizes(1, 2, 3, 2), True, [0, 2, 4, 6, 8, 10]),  # shard x context in one row, every second rank: tensor runs fastest
+        (Sizes(2, 3, 2, 1), True, [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]),
+        (Sizes(2, 1, 3, 2), True, [[0, 2, 4], [6, 8, 10]]),
+        (Sizes(2, 1, 3, 2), False, [[0], [2], [4], [6], [8], [10]]),  # whole copies: six of them, each by itself
+        (Sizes(3, 2, 1, 2), True, [[0, 2], [4, 6], [8, 10]]),
+        (Sizes(1, 6, 1, 2), True, [0, 2, 4, 6, 8, 10]),
+    ],
+)
+def test_copies_are_rows_and_shards_columns_whatever_the_other_axes_are(sizes, sharded, grid):
+    with pretended(12), warnings.catch_warnings(action="error"):  # torch warns of ways into a mesh that it takes away
+        strategy = MeshStrategy(sizes=sizes, sharded=sharded, bf16=False, timeout=timedelta(minutes=1))
+        strategy.lay("cpu")
+        found = strategy._sharding_mesh()
+        assert torch.equal(found.mesh, torch.tensor(grid))
+        assert found._get_root_mesh() == strategy.device_mesh  # what FSDP asks for where another axis cuts weights, too
