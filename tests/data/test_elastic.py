@@ -101,7 +101,7 @@ def test_a_loader_that_is_killed_leaves_nothing_behind(folder, whole):
     assert [told(batch) for batch in next(dying)] == whole[0]
     for worker in dying._workers:
         worker.kill()
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
+    with pytest.raises((RuntimeError, OSError)):  # torch tells of the worker, or of the socket through which it gave a tensor
         list(dying)
     for rank in range(2):
         for step, share in enumerate(step_loader(steps(folder), first=1, last=STEPS, workers=1, ranks=2, rank=rank), start=1):
