@@ -16,7 +16,8 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"tokens", "draws", "storage", "processes"},
+    {"processes", "references"},
+    {"tokens", "draws", "storage"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},
     {"cluster", "training", "report"},
@@ -27,7 +28,7 @@ LONGEST_FILE, LONGEST_FUNCTION, FILES_OF_THE_MODEL = 400, 60, 4
 
 
 def room(path: Path) -> str:
-    """The room a file stands in; modules beside the rooms are commands, except those of the first layer."""
+    """The room a file stands in; modules beside the rooms are commands, except those of the first layers."""
     first = path.relative_to(ROOT).parts[0].removesuffix(".py")
     return first if any(first in layer for layer in LAYERS) else COMMANDS
 

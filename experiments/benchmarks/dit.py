@@ -279,7 +279,7 @@ def recomputed_step() -> list[dict]:
     """B5: depth 4, 2,048 tokens: time, and the most memory beside weights and gradients."""
     policies = {"none": recompute.none, "full": recompute.full, "every_2": partial(recompute.every_n, n=2)}
     policies["save_attention"] = recompute.save_attention
-    inputs, steps, rows = packed([Grid(8, 16, 16)], MIX_DTYPE, words=WORDS), {}, []
+    inputs, steps, rows = packed([Grid(8, 16, 16)], RECOMPUTED, words=WORDS), {}, []
     for name, policy in policies.items():
         network = ours(4, RECOMPUTED)
         policy(network)
