@@ -152,6 +152,11 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # `sora train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except ConnectionError as error:
+        if error.errno is not None:
+            raise
+        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
+        return FAILED
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise

@@ -113,7 +113,9 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
                 refuse_other(annotation, made.__module__, resolve(node[TARGET]), f"{place}.{key}")
     unknown = given - set(parameters)
     if unknown:
-        raise ValueError(f"{target} does not take {listed(unknown)}, which the program gives it; its keys: {listed(parameters)}")
+        raise ValueError(
+            f"{target} does not take {listed(unknown)}, which the program gives it (its keys: {listed(parameters)}); choose another option"
+        )
     missing = [name for name, item in parameters.items() if item.default is item.empty and name not in tree and name not in given]
     if not inspect.isclass(made):  # what comes by place is given by whoever calls it
         missing = [name for name in missing if inner and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]

@@ -144,9 +144,21 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
     bad = sum(refused.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in refused.most_common())
     if not clips:
-        raise ValueError(f"not one clip can be used ({kinds or 'the shards are empty'}); {output / REFUSED} says why")
+        raise ValueError(f"not one clip can be used ({kinds or 'the shards are empty'}); {output / REFUSED} says why{_first(output)}")
     if bad > most * (clips + bad):
-        raise ValueError(f"{bad} of {clips + bad} samples cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}")
+        raise ValueError(
+            f"{bad} of {clips + bad} samples cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}{_first(output)}"
+        )
+
+
+def _first(output: Path) -> str:
+    """The first refusal, for those who do not open the file."""
+    with open(output / REFUSED, encoding="utf-8") as lines:
+        line = lines.readline()
+    if not line:
+        return ""
+    told = Refusal(**json.loads(line))
+    return f": {' of '.join(part for part in (told.key, told.shard) if part)}: {told.reason}"
 
 
 def mirror(store: Store, output: Path) -> dict[str, Any]:

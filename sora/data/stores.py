@@ -219,8 +219,8 @@ class ShardCache:
 class RemoteStore:
     """Files below a URL, read by range through fsspec, with a cache of whole ones.
 
-    A file that is not there is a `ValueError`; a place that does not answer after four tries is a `ConnectionError`, which stops
-    a run: it is no fault of the clip.
+    A file that is not there is a `ValueError`; a place that does not answer after four tries, or gives no ranges, is a
+    `ConnectionError`, which stops a run: it is no fault of the clip.
     """
 
     remote = True
@@ -260,9 +260,10 @@ class RemoteStore:
         self._reads[name] += 1
         found = self._tried(url, lambda files: files.cat_file(url, start=offset, end=offset + size)) if size else b""
         if len(found) != size:
-            many = len(found) > size
-            why = "it does not answer ranges; fetch the shards" if many else "the shard is cut short"
-            raise ValueError(f"{url} gave {len(found)} bytes instead of {size} from {offset}: {why}")
+            told = f"{url} gave {len(found)} bytes instead of {size} from {offset}"
+            if len(found) > size:
+                raise ConnectionError(f"{told}: it does not answer ranges; fetch the shards")
+            raise ValueError(f"{told}: the shard is cut short")
         return found
 
     def open(self, name: str) -> tuple[ByteFile, int]:
@@ -305,19 +306,28 @@ class RemoteStore:
         for attempt in range(_TRIES):
             try:
                 return ask(self._files())
-            except FileNotFoundError:
-                raise ValueError(f"{url} does not exist") from None
             except ValueError:
                 raise
             except Exception as error:  # every package behind fsspec has errors of its own
+                if isinstance(error, FileNotFoundError) and _is_missing(error):
+                    raise ValueError(f"{url} does not exist") from None
                 if attempt == _TRIES - 1:
-                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(error).__name__}: {error}") from error
+                    why = error.__cause__ or error
+                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {why}") from error
                 self._opened = None
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError
 
     def __reduce__(self):
         return _remote, (self.url, self.cache, self.fetch_after)
+
+
+def _is_missing(error: FileNotFoundError) -> bool:
+    """Whether the place said so: fsspec tells of a server of http that does not answer, or that failed, in the same way."""
+    why = error.__cause__
+    if type(why).__module__.startswith("aiohttp"):
+        return getattr(why, "status", None) in (404, 410)
+    return not isinstance(why, OSError) or isinstance(why, FileNotFoundError)
 
 
 @lru_cache(maxsize=16)

@@ -213,14 +213,17 @@ def test_compressed_and_strange_shards_are_refused_whole_and_the_others_kept(tmp
 
 def test_too_many_bad_samples_leave_no_index_but_their_names(tmp_path, media):
     write(tmp_path / "a.tar", [*samples(media[:3]), ("bad.mp4", b"no video")])
-    with pytest.raises(ValueError, match=r"1 of 4 samples cannot be used \(1 media\), over max_bad_share=0\.1; see .*refused\.jsonl"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 4 samples cannot be used \(1 media\), over max_bad_share=0\.1; see .*refused\.jsonl: bad of a\.tar: .*no video",
+    ):
         indexed(tmp_path, max_bad_share=0.1)
     assert '"bad"' in (tmp_path / "refused.jsonl").read_text()
     with pytest.raises(ValueError, match="holds no dataset"):
         Index.open(tmp_path)
     assert len(indexed(tmp_path, max_bad_share=0.25)[0]) == 3
     write(tmp_path / "none/a.tar", [("bad.mp4", b"no video")])
-    with pytest.raises(ValueError, match=r"not one clip can be used \(1 media\)"):
+    with pytest.raises(ValueError, match=r"not one clip can be used \(1 media\).*bad of a\.tar: .*no video"):
         indexed(tmp_path / "none")
     with pytest.raises(ValueError, match=r"holds no shard that fits shards=\*\.tgz"):
         indexed(tmp_path, shards="*.tgz")

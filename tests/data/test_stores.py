@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import socket
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -193,11 +194,35 @@ def test_a_place_that_fails_for_a_while_is_asked_again_and_one_that_is_gone_stop
         index.read_member(1)
 
 
-def test_a_place_without_ranges_is_refused_by_name(server, tmp_path):
+def test_a_place_without_ranges_is_refused_by_name_and_no_clip_is_blamed(server, tmp_path):
     index = here(server, tmp_path / "near")
     server.ranges = False
-    with pytest.raises(ValueError, match="does not answer ranges"):
+    with pytest.raises(ConnectionError, match="does not answer ranges"):
         index.read_member(1)
+
+
+@pytest.mark.slow
+def test_shards_are_not_blamed_for_a_server_that_fails_or_is_not_there(server, tmp_path):
+    """Else an index without them would be written, and what is there would be kept as refused when it is made again."""
+    for path in (tmp_path / "far").iterdir():
+        if path.suffix != ".tar":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    names = names_of(store_of(server.url), "video-{000000..000001}.tar")
+    write_remote(tmp_path / "near", server.url, cache=None, cache_mb=0, fetch_after=0)
+
+    def index(url):
+        return index_shards(store_of(url), names, tmp_path / "near", Choices(), **INDEXING)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for url, failures, ranges, told in ((server.url, 10**6, True, "503"), (server.url, 0, False, "ranges"), (nowhere, 0, True, "4 tries")):
+        server.failures, server.ranges = failures, ranges
+        with pytest.raises(ConnectionError, match=told):  # of the place, not of a clip
+            index(url)
+        assert not (tmp_path / "near/dataset.json").exists()
+    server.failures, server.ranges = 0, True
+    assert index(server.url)["refused"] == {}
 
 
 def test_shards_of_others_are_indexed_where_they_lie(server, tmp_path):
