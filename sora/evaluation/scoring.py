@@ -241,6 +241,7 @@ def finish(
     clips: Any,
 ) -> dict[str, Any]:
     """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
+    from sora.metrics.protocol import preset_lines
     from sora.training.run import code_version
 
     written = {
@@ -254,11 +255,8 @@ def finish(
         "clips": clips,
     }
     storage.write_json(output / "scores.json", written)
-    if preset is not None:
-        changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset["changed"] else ""
-        print(f"measured by the protocol of {preset['name']}{changed}")
-        if preset["departs"]:
-            print(f"beware: {preset['departs']}; its values compare with one another, not with published ones")
+    for line in preset_lines(preset or {}):
+        print(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}
 

@@ -82,3 +82,14 @@ def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "")
 def allowed(place: str, names: Sequence[str]) -> bool:
     """Whether a field is one of `names`, or lies within one: `sampling.steps` within `sampling`."""
     return any(place == name or place.startswith(f"{name}.") for name in names)
+
+
+def preset_lines(preset: Mapping[str, Any]) -> list[str]:
+    """By which published protocol was measured, and why the values may not be compared with published ones. None without a preset."""
+    if not preset:
+        return []
+    changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset.get("changed") else ""
+    lines = [f"measured by the protocol of {preset['name']}{changed}"]
+    if preset.get("departs"):
+        lines += [f"beware: {preset['departs']}; its values compare with one another, not with published ones"]
+    return lines

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from sora.metrics.protocol import preset_lines
 from sora.report import plots
 from sora.report.page import Figure, Figures, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.report.plots import Panel, Span
@@ -18,7 +19,7 @@ SHOWN = 12  # clips from either end, and pairs of neighbours
 TOLD = {
     "loss": ("Held-out loss", "of the velocity; lower is better", ""),
     "adherence_all": ("Prompt adherence", "share of clips that show colour, shape and direction", ""),
-    "frechet": ("Fréchet distance", "to held-out clips; lower is better", "frechet_floor"),
+    "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
     "frechet_over_floor": ("Fréchet over its floor", "1 is what two sets of real clips have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
@@ -246,8 +247,9 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
-    """All that the scores depend on, and what was scored."""
-    parts: list[Part] = []
+    """The preset, where one was chosen; all that the scores depend on, and what was scored."""
+    preset = scores.get("preset") or {}
+    parts: list[Part] = [Prose(line) for line in preset_lines(preset)]
     for name in ("subject", "protocol"):
         if scores.get(name):
             parts += [Table([name.capitalize(), ""], [list(pair) for pair in _flat(scores[name])])]

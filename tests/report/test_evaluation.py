@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sora.data.video import write
+from sora.metrics.protocol import preset_lines
 from sora.report import plots
 from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, write_page
 from sora.report.page import Plot, Prose, Videos
@@ -76,6 +77,16 @@ def test_the_page_is_whole_and_shows_the_worst_clip_first(home):
     assert "script" not in [tag for tag, _ in page.tags] and not re.search(r'(?:src|href)="http', text)
     assert "floor 12" in words and "95 % interval 0.55 to 0.95" in words and "dataset.split" in words
     assert text.count("<svg") == 5  # shares, the Fréchet interval, checkpoints, while training, loss by level
+
+
+def test_a_preset_is_named_with_all_that_is_not_as_published(home, tmp_path):
+    assert preset_lines({}) == []
+    assert preset_lines({"name": "x", "changed": []}) == ["measured by the protocol of x"]  # scores of earlier versions
+    told = {"name": "jedi_5000", "changed": ["n", "size"], "departs": "<another> network"}
+    write_json(tmp_path / "scores.json", {**scores(10), "preset": told, "rows": [], "clips": []})
+    page = write_page(tmp_path).read_text()
+    assert "measured by the protocol of jedi_5000, but n, size changed: not what was published" in page
+    assert "beware: &lt;another&gt; network; its values compare with one another" in page
 
 
 def test_only_checkpoints_of_one_protocol_and_one_kind_of_weights_are_on_a_curve(home):
