@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sora.configs.build import fitting, refuse_resolvers
 from sora.configs.targets import TARGET, find, parameters
@@ -57,6 +58,30 @@ def _compare(tree: dict[str, Any], reference: dict[str, Any], place: str, said_b
             raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is true or false (as it stands: {known})")
         elif isinstance(known, int | float) and not isinstance(known, bool) and isinstance(value, str | bool | list | dict):
             raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is a number (as it stands: {known})")
+
+
+def leave_behind(config: DictConfig, before: DictConfig, said: Collection[str]) -> None:
+    """Take from nodes whose target is another than `before` the keys that only the old one takes, unless they were `said` with the new."""
+    for key in _left_over(_container(config), _container(before), ""):
+        if key not in said:
+            parent, _, name = key.rpartition(".")
+            with open_dict(node := OmegaConf.select(config, parent)):
+                del node[name]
+
+
+def _left_over(tree: dict[str, Any], before: dict[str, Any], place: str) -> list[str]:
+    """Keys, from the root, of nodes in `tree` that those in `before` have and their new targets do not take."""
+    found = [
+        left
+        for key, value in tree.items()
+        if isinstance(value, dict) and isinstance(before.get(key), dict)
+        for left in _left_over(value, before[key], f"{place}{key}.")
+    ]
+    if TARGET not in tree or tree[TARGET] == before.get(TARGET):
+        return found
+    definition = find(tree[TARGET])
+    known = parameters(definition) if definition is not None else None
+    return found + [f"{place}{key}" for key in tree if known is not None and key in before and key != TARGET and key not in known]
 
 
 def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sora.configs.build import refuse_resolvers
-from sora.configs.check import check_targets, check_values, flatten
+from sora.configs.check import check_targets, check_values, flatten, leave_behind
 from sora.configs.words import listed, meant
 
 # Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
@@ -105,6 +105,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     for override in direct:
         OmegaConf.update(whole.config, override.key_or_group, override.value())
     refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
+    leave_behind(whole.config, with_experiment.config, {key for item in valued for key in flatten({item.key_or_group: item.value()})})
     check_values(whole.config, reference.config, said_by="the command line")
     check_targets(whole.config, "")
     return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))

@@ -140,7 +140,7 @@ class _NormRotate(Function):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         rate = _rate(wide, ctx.eps)
         normed = wide * rate
-        back = _turned(grad.to(wide.dtype), rotation, back=True)
+        back = _turned(grad.to(wide.dtype).contiguous(), rotation, back=True)  # some attention gives strided ones
         inner = back * gain
         grad_x = torch.addcmul(inner, normed, (inner * normed).mean(-1, keepdim=True), value=-1).mul_(rate)
         return grad_x.to(x.dtype), (back * normed).sum((0, 1)).to(gain.dtype), None, None

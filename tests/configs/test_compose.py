@@ -125,6 +125,15 @@ def test_resolvers_on_the_command_line_are_refused(toy, argument):
     assert "resolver" in refused(argument)
 
 
+def test_another_target_leaves_the_keys_behind_that_only_the_old_one_takes(toy):
+    part = OmegaConf.to_container(compose("train", ["net=wide", "net.part={_target_: sora.toyroom.Net, width: 3}"]).config.net.part)
+    assert part == {"_target_": "sora.toyroom.Net", "width": 3}
+    swapped = OmegaConf.to_container(compose("train", ["net=wide", "net.part._target_=sora.toyroom.heun"]).config.net.part)
+    assert swapped == {"_target_": "sora.toyroom.heun"}
+    for said in (["net.part={_target_: sora.toyroom.heun, depth: 2}"], ["net.part._target_=sora.toyroom.heun", "net.part.depth=2"]):
+        assert "sora.toyroom.heun has no key 'depth'" in refused("net=wide", *said)  # what is said with the new one is not forgotten
+
+
 def test_a_target_on_the_command_line_is_checked_too(toy):
     assert "os.system is refused" in refused("net._target_=os.system")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sora.dit import patterns
+from sora.dit.attention import dense
 from sora.dit.dit import cross
 from sora.dit.lean import lean
 from sora.dit.mlps import swiglu
@@ -22,7 +23,9 @@ def both(**changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"kv_heads": 1}, {"modulation": Zero()}, {"pattern": patterns.factorised}], ids=["plain", "gqa", "own", "factorised"]
+    "changes",
+    [{}, {"kv_heads": 1}, {"modulation": Zero()}, {"pattern": patterns.factorised}, {"attention": dense}],
+    ids=["plain", "gqa", "own", "factorised", "attention whose gradients lie apart"],
 )
 def test_the_lean_block_is_the_default_one(changes):
     plain, fused = both(**changes)
