@@ -177,7 +177,8 @@ def held_out_clips(
     else:
         data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
     listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
-    encode = online_encoder(Planned(data, listing, encoder, patchifier, vae, identity, True), artefact.load(vae)) if online else None
+    planned, near = Planned(data, listing, encoder, patchifier, vae, identity, online), config.trainer.get("devices", 1)
+    encode = online_encoder(planned, artefact.load(vae), near=near) if online else None
     size = patchifier.size
 
     def shape(grid: Grid) -> dict[str, int]:

@@ -133,7 +133,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         objective=objective,
         seed=config.seed,
         bins=config.level_bins,
-        encode=online_encoder(planned, vae) if planned.online else None,
+        encode=online_encoder(planned, vae, near=config.trainer.get("devices", 1)) if planned.online else None,
         flops=flops_of(config.dit, **given),
     )
     return Job(
@@ -146,8 +146,8 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     )
 
 
-def online_encoder(planned: Planned, vae: Any) -> Any:
-    """What makes batches of the frames, for data=videos."""
+def online_encoder(planned: Planned, vae: Any, *, near: int) -> Any:
+    """What makes batches of the frames, for data=videos. near: ranks of a node."""
     from sora.training.online import OnlineEncoder
 
     data, plan = planned.data, planned.plan
@@ -160,6 +160,8 @@ def online_encoder(planned: Planned, vae: Any) -> Any:
         text_budget=data.text_budget,
         batch=data.vae_batch,
         shard_vae=data.shard_vae,
+        shard_text=data.shard_text,
+        near=near,
     )
 
 

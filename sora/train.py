@@ -49,6 +49,7 @@ FREE = (
     "trainer.threads",
     "data.cache_mb",
     "data.shard_vae",
+    "data.shard_text",
     "data.hash_every_read",
     "data.max_bad_share",
     "recompute",

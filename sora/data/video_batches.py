@@ -56,8 +56,8 @@ class VideoData:
     """The stored videos that a network trains on, and how: what conf/data/videos.yaml sets.
 
     folders: datasets that `sora prepare` or `sora data index` has been through. weights: their shares of the clips (null: every clip once
-    an epoch). areas, rate: see `FrameClips`. vae_batch, shard_vae: see `OnlineEncoder`. text_cache: whether the captions' states are
-    read. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
+    an epoch). areas, rate: see `FrameClips`. vae_batch, shard_vae, shard_text: see `OnlineEncoder`. text_cache: whether the captions'
+    states are read. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class VideoData:
         rate: float | None,
         vae_batch: int,
         shard_vae: bool,
+        shard_text: bool,
         text_cache: bool,
         captions: Mapping[str, float] | None,
         drop: float,
@@ -87,7 +88,9 @@ class VideoData:
             raise ValueError(f"data.vae_batch={vae_batch} must be 1 or more; it is how many clips of one shape are encoded at once")
         self.weights, self.captions, self.drop, self.first_frame, self.seed = weights, captions, drop, first_frame, seed
         self.areas, self.rate, self.stride, self.patchifier = areas, rate, tuple(stride), patchifier
-        self.vae_batch, self.shard_vae, self.text_budget = vae_batch, shard_vae, text_budget
+        if shard_text and text_cache:
+            raise ValueError("data.shard_text=true cuts the text encoder over ranks; data.text_cache=true needs none: leave one out")
+        self.vae_batch, self.shard_vae, self.shard_text, self.text_budget = vae_batch, shard_vae, shard_text, text_budget
         self.max_bad_share, self.reader = max_bad_share, reader
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders) if text_cache else None

@@ -38,6 +38,9 @@ class ByteEncoder:
         rows = [[START, *caption.encode("utf-8")[: self.max_tokens - 1]] for caption in captions]
         return [torch.tensor(row, dtype=torch.float32)[:, None] for row in rows]
 
+    def models(self) -> list[nn.Module]:
+        return []
+
     def text_module(self) -> ByteText:
         return ByteText(width=self.width, depth=self.depth, reach=self.reach)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sora.storage import text_hash
 from sora.text.encoder import IdentityText
@@ -36,6 +36,9 @@ class ClassEncoder:
             raise ValueError(f"{wrong[0][:80]!r} is no class: with text=classes a caption is a number from 0 to {self.count - 1}, or empty")
         numbers = torch.tensor([int(caption) if caption else self.count for caption in captions], dtype=torch.int64)
         return list(torch.nn.functional.one_hot(numbers, self.width).float()[:, None])
+
+    def models(self) -> list[nn.Module]:
+        return []
 
     def text_module(self) -> IdentityText:
         return IdentityText()

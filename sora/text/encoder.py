@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,6 +33,10 @@ class TextEncoder(Protocol):
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """One (tokens, numbers) tensor per caption, float32 on the CPU; it can be stored. The empty caption has tokens too."""
+        ...
+
+    def models(self) -> Sequence[nn.Module]:
+        """The frozen models that `encode` runs, each once for a caption that is encoded alone: ranks may hold them in parts."""
         ...
 
     def text_module(self) -> nn.Module:

@@ -6,6 +6,7 @@ those of any other encoder. `PooledText` parts the two again when a pack reaches
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -33,6 +34,8 @@ class WholeEncoder(Protocol):
 
     def to(self, device: torch.device | str) -> None: ...
 
+    def models(self) -> Sequence[nn.Module]: ...
+
     def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]: ...
 
 
@@ -54,6 +57,9 @@ class PooledCaptions:
     def to(self, device: torch.device | str) -> None:
         self.states.to(device)
         self.whole.to(device)
+
+    def models(self) -> list[nn.Module]:
+        return [*self.states.models(), *self.whole.models()]
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """For each caption the vector, zeros up to the states' width behind it, and under it the states."""

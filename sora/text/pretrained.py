@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sora.storage import file_hash, read_json
 from sora.text.encoder import IdentityText
@@ -159,6 +159,9 @@ class PretrainedEncoder:
             states |= {number: row[here.bool()][self.crop :].clone() for number, row, here in rows}
         return [states[number] for number in range(len(captions))]
 
+    def models(self) -> list[nn.Module]:
+        return [self.pretrained.model]
+
     def text_module(self) -> IdentityText:
         return IdentityText()
 
@@ -186,6 +189,9 @@ class PretrainedPooled:
 
     def to(self, device: torch.device | str) -> None:
         self.pretrained.to(device)
+
+    def models(self) -> list[nn.Module]:
+        return [self.pretrained.model]
 
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]:

@@ -21,6 +21,9 @@ class Lengths:
     def to(self, device):
         self.place = device
 
+    def models(self):
+        return []
+
     def encode(self, captions):
         return [torch.full((self.width,), float(len(caption))) for caption in captions]
 
@@ -38,6 +41,9 @@ class Letters:
 
     def encode(self, captions):
         return [torch.tensor([*map(ord, caption), 0.0])[:, None].repeat(1, 5) for caption in captions]
+
+    def models(self):
+        return []
 
     def text_module(self):
         return IdentityText()

@@ -67,7 +67,7 @@ def planned(made: Path, *more: str, data: str = "videos"):
 
 
 def encoder(found) -> OnlineEncoder:
-    return online_encoder(found, artefact.load(found.vae))
+    return online_encoder(found, artefact.load(found.vae), near=1)
 
 
 def clips_of(batch: Batch) -> dict[tuple[int, int], tuple]:
