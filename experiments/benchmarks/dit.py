@@ -48,7 +48,7 @@ from sora.training import recompute
 from sora.training.kept import kept_bytes, peak_bytes
 
 HERE = Path(__file__).resolve().parent
-SECONDS, ROUNDS = 60.0, 15  # for each comparison: rounds until so long, and at most so many
+SECONDS, ROUNDS = 90.0, 15  # for each comparison: rounds until so long, and at most so many
 RECOMPUTED = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32  # what B5 computes in
 
 
