@@ -48,7 +48,7 @@ from sora.training import recompute
 from sora.training.kept import kept_bytes, peak_bytes
 
 HERE = Path(__file__).resolve().parent
-SECONDS, ROUNDS = 60.0, 15  # for each comparison: rounds until so long, and at most so many
+SECONDS, ROUNDS = 90.0, 15  # for each comparison: rounds until so long, and at most so many
 RECOMPUTED = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32  # what B5 computes in
 
 
@@ -165,9 +165,10 @@ def fastest(rows: list[dict]) -> list[str]:
     return [row["network"] for row in sorted(others, key=lambda row: row["seconds"])[:2]]
 
 
-def roofline(frames: int, depth: int, dtype: torch.dtype) -> float:
-    """Processor seconds of a step's products and attention alone, at the rates that this process measures for them."""
-    count, blocks = frames * 256, ours(1, dtype).blocks
+def roofline(frames: int, depth: int, dtype: torch.dtype) -> dict:
+    """Processor seconds of the blocks' products and attention alone, at the rates measured in turn with whole steps, and of a step."""
+    count, network = frames * 256, ours(depth, dtype)
+    step = backward_of(network, partial(network, *packed([Grid(frames, 16, 16)], dtype, words=WORDS)))
     segments, words = Segments.of([count, 0]), Segments.of([WORDS, 0])
     shape = (count, HEADS, HEAD)
     q, k, v = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(3))
@@ -181,14 +182,15 @@ def roofline(frames: int, depth: int, dtype: torch.dtype) -> float:
             "product": lambda: [F.linear(a, b) for _ in range(8)],
             "attention": lambda: torch.autograd.grad(attend(q, k, v, segments, segments), (q, k, v), grad),
             "cross": lambda: torch.autograd.grad(attend(q, *text, segments, words), (q, *text), grad),
+            "step": step,
         }
     )
     parts = {name: statistics.median(seconds) for name, seconds in times.items()}
     rate = 8 * 2 * 2048 * WIDTH * 4 * WIDTH / parts["product"]
-    weights = sum(value.numel() for name, value in blocks.named_parameters() if name.endswith("weight") and "kv" not in name)
-    of_words = sum(value.numel() for name, value in blocks.named_parameters() if name.endswith("kv.weight"))
-    products = 6 * (weights * count + of_words * WORDS)
-    return depth * (products / rate + parts["attention"] + parts["cross"])
+    layers = {name: layer.weight.numel() for name, layer in network.blocks.named_modules() if isinstance(layer, torch.nn.Linear)}
+    products = sum(6 * size * (WORDS if name.endswith("cross.kv") else count) for name, size in layers.items())
+    bound = products / rate + depth * (parts["attention"] + parts["cross"])
+    return {"bench": "roofline", "tokens": count, "dtype": str(dtype), "bound": bound, **parts}
 
 
 # ---- clips of many shapes
@@ -293,7 +295,7 @@ def recomputed_step() -> list[dict]:
     return [row | {"seconds": statistics.median(times[row["policy"]]), "rounds": times[row["policy"]]} for row in rows]
 
 
-def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, float]:
+def figures(rows: list[dict]) -> dict[str, float]:
     def fixed(tokens: int, dtype: torch.dtype, bench: str = "fixed") -> tuple[dict, list[dict]]:
         found = [row for row in rows if row["bench"] == bench and row["tokens"] == tokens and row["dtype"] == str(dtype)]
         return found[0], found[1:]
@@ -309,6 +311,7 @@ def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, flo
         {row["batching"]: row["tokens_per_second"] for row in mixes if row["dtype"] == str(dtype)}
         for dtype in (torch.bfloat16, torch.float32)
     )
+    shares = {row["dtype"]: row["bound"] / row["step"] for row in rows if row["bench"] == "roofline"}
     policies = {row["policy"]: row for row in rows if row["bench"] == "recompute"}
     losses = next(row for row in rows if row["bench"] == "losses")
     return {
@@ -318,8 +321,8 @@ def figures(rows: list[dict], bounds: dict[torch.dtype, float]) -> dict[str, flo
         "time_vs_fastest_peer_4096_float32": against(4096, torch.float32, "seconds"),
         "gflop_vs_fastest_peer_1024_float32": against(1024, torch.float32, "gflop"),
         "gflop_vs_fastest_peer_4096_float32": against(4096, torch.float32, "gflop"),
-        "roofline_share_1024": bounds[torch.bfloat16] / fixed(1024, torch.bfloat16)[0]["seconds"],
-        "roofline_share_1024_float32": bounds[torch.float32] / fixed(1024, torch.float32)[0]["seconds"],
+        "roofline_share_1024": shares[str(torch.bfloat16)],
+        "roofline_share_1024_float32": shares[str(torch.float32)],
         "saved_bytes_vs_leanest_peer": fixed(1024, torch.bfloat16)[0]["kept_mb"] / leanest,
         "packed_vs_buckets": half["packed"] / half["buckets"],
         "packed_vs_padding": half["packed"] / half["padding"],
@@ -335,14 +338,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows: list[dict] = []
-    bounds: dict[torch.dtype, float] = {}
     for dtype in (torch.bfloat16, torch.float32):
         short = beside_fastest(4, 2, dtype)
-        bounds[dtype] = roofline(4, 2, dtype)
         slow = dtype == torch.bfloat16 and not MULTIPLIES_BFLOAT16  # then not all peers on the long clip
-        rows += [*short, *beside_fastest(16, 1, dtype, fastest(short) if slow else None), *mixed_step(dtype)]
+        rows += [*short, *beside_fastest(16, 1, dtype, fastest(short) if slow else None), roofline(4, 2, dtype), *mixed_step(dtype)]
     rows += [packed_losses(), *recomputed_step()]
-    found = figures(rows, bounds)
+    found = figures(rows)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     write_json(
@@ -350,7 +351,6 @@ def main() -> None:
         {
             "figures": found,
             "native_bfloat16": MULTIPLIES_BFLOAT16,
-            "roofline_seconds_1024": {str(dtype): seconds for dtype, seconds in bounds.items()},
             "rows": rows,
             "settings": {
                 "width": WIDTH,

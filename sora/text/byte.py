@@ -20,8 +20,10 @@ class ByteEncoder:
     """
 
     def __init__(self, *, width: int, depth: int, reach: int, max_tokens: int) -> None:
-        if width % 2 or min(width, reach, max_tokens) < 1:
-            raise ValueError(f"text: width={width} must be even, reach={reach} and max_tokens={max_tokens} at least 1")
+        if width % 2 or min(width, reach, max_tokens) < 1 or depth < 0:
+            raise ValueError(
+                f"text: width={width} must be even, reach={reach} and max_tokens={max_tokens} at least 1, and depth={depth} at least 0"
+            )
         self.name = "byte"
         self.width, self.depth, self.reach, self.max_tokens = width, depth, reach, max_tokens
 

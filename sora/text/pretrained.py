@@ -120,6 +120,7 @@ class PretrainedEncoder:
         self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, max_tokens: int, batch: int, precision: str,
         template: str = "{}", crop: int = 0, skip: int = 0, reads_padding: bool = False, keeps_padding: bool = False,
     ) -> None:  # fmt: skip
+        refuse_nothing(max_tokens, batch)
         if template.count("{}") != 1 or min(crop, skip) < 0:
             raise ValueError(f"text.template={template!r} needs one {{}} for the caption, text.crop={crop} and text.skip={skip} 0 or more")
         folders = {"model_folder": model_folder, "tokenizer_folder": tokenizer_folder}
@@ -175,6 +176,7 @@ class PretrainedPooled:
     def __init__(
         self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, max_tokens: int, batch: int, precision: str
     ) -> None:
+        refuse_nothing(max_tokens, batch)
         folders = {"model_folder": model_folder, "tokenizer_folder": tokenizer_folder}
         self.pretrained = Pretrained(source=source, revision=revision, precision=precision, **folders)
         self.name, self.max_tokens, self.batch = self.pretrained.name, max_tokens, batch
@@ -204,6 +206,12 @@ class PretrainedPooled:
                 raise ValueError(f"text.whole.source={self.pretrained.source} makes no vector for a whole caption; CLIP's text half does")
             vectors |= dict(zip(numbers, found.float().cpu(), strict=True))
         return [vectors[number].clone() for number in range(len(captions))]
+
+
+def refuse_nothing(max_tokens: int, batch: int) -> None:
+    """Raise ValueError for captions of no tokens, or none at once."""
+    if min(max_tokens, batch) < 1:
+        raise ValueError(f"text.max_tokens={max_tokens} and text.batch={batch} must be at least 1")
 
 
 def alike(captions: list[str], batch: int) -> list[list[int]]:
