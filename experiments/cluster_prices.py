@@ -34,7 +34,7 @@ from sora.configs.build import build, plain
 from sora.configs.compose import compose
 from sora.price import Costs, PackOf, Wanted, batch_of, bill, module_of
 from sora.text.encoder import IdentityText
-from sora.tokens import Batch, Grid
+from sora.tokens import Grid, Movable
 from sora.training import tracing
 from sora.training.mesh import seat
 from sora.training.tally import Tally
@@ -74,13 +74,13 @@ def wanted(words: Sequence[str], *, given: dict[str, int], packs: Sequence[PackO
 class Steps(Dataset):
     """The same pack in every step."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Movable) -> None:
         self.batch = batch
 
     def __len__(self) -> int:
         return 4
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[Movable]:
         return [self.batch]
 
 

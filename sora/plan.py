@@ -22,7 +22,7 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora import storage
-    from sora.jobs import diffusion_plan, vae_plan
+    from sora.jobs import diffusion_plan
     from sora.train import require_given
 
     config = composed.config
@@ -30,11 +30,7 @@ def main(composed: Composed) -> None:
     if config.kind == "vae":
         if config.calibrate:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
-        if config.get("cluster") is not None:
-            raise ValueError("cluster=… prices the denoising network; with task=vae there is nothing to price yet, leave it out")
-        data, plan = vae_plan(config)
-        print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
-        print(f"a step: {plan.batch} crops in {plan.packs} packs; every shape in turn")
+        tell_of_crops(config)
         return
     planned = diffusion_plan(config)
     if config.calibrate:
@@ -46,6 +42,27 @@ def main(composed: Composed) -> None:
 
         ends = planned.plan.windows_of_epoch() is not None
         bill = priced(config, planned, epoch=found["figures"][0]["steps"] if ends else None)
+        print("\n" + "\n".join(bill.lines()))
+        found["price"] = bill.figures
+    if config.figures:
+        storage.write_json(Path(config.figures), found)
+
+
+def tell_of_crops(config: DictConfig) -> None:
+    """Print what a VAE is trained on, and what that costs."""
+    from pathlib import Path
+
+    from sora import storage
+    from sora.jobs import vae_plan
+
+    data, plan = vae_plan(config)
+    print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
+    print(f"a step: {plan.batch} crops in {plan.packs} packs; every shape in turn")
+    found: dict[str, Any] = {}
+    if config.get("cluster") is not None:
+        from sora.price_vae import priced
+
+        bill = priced(config, plan, clips=sum(map(len, data.indexes)) - sum(plan.skipped.values()))
         print("\n" + "\n".join(bill.lines()))
         found["price"] = bill.figures
     if config.figures:

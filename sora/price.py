@@ -170,24 +170,29 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
 
 def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[PackOf], list[PackOf], int]:
     """Whole steps of packs, the packs of one reader that are traced, and how many packs a step has."""
-    from sora.training.mesh import MeshStrategy
-
-    readers = 1
-    if isinstance(trainer.strategy, MeshStrategy):
-        readers = trainer.strategy.sizes.replicate * trainer.strategy.sizes.shard
-    asked = wanted.config.plan.packs
-    packs = -(-asked // readers) * readers
-    if packs != asked:
-        idle = f"{readers - asked % readers:,} of {readers:,} ranks" if asked < readers else "some ranks"
-        warnings.append(
-            f"{idle} would idle, and training refuses it: plan.packs={asked} does not divide over {readers:,}; priced as plan.packs={packs}"
-        )
+    packs, readers = shared_out(wanted.config.plan.packs, trainer, warnings)
     given = list(wanted.packs)
     while len(given) < packs:
         given += given
     whole = given[: len(given) // packs * packs]
     largest = max(whole, key=lambda pack: (sum(words for _, words in pack), sum(grid.t for grid, _ in pack)))
     return whole, [largest] * min(2, packs // readers), packs
+
+
+def shared_out(asked: int, trainer: Any, warnings: list[str]) -> tuple[int, int]:
+    """How many packs a step is priced with, at least the `asked` ones, and how many readers have as many of them each."""
+    from sora.training.mesh import MeshStrategy
+
+    readers = 1
+    if isinstance(trainer.strategy, MeshStrategy):
+        readers = trainer.strategy.sizes.replicate * trainer.strategy.sizes.shard
+    packs = -(-asked // readers) * readers
+    if packs != asked:
+        idle = f"{readers - asked % readers:,} of {readers:,} ranks" if asked < readers else "some ranks"
+        warnings.append(
+            f"{idle} would idle, and training refuses it: plan.packs={asked} does not divide over {readers:,}; priced as plan.packs={packs}"
+        )
+    return packs, readers
 
 
 class Costs:

@@ -15,7 +15,8 @@ TOLD = 2**10  # bytes; ranks agree on a few numbers every step, which is not wor
 class Memory:
     """Bytes on one device. gradients: when all are there. kept: by a forward pass for its backward. largest: of everything, at any time.
 
-    room: what may be filled. budget: tokens of a pack at which it is filled, others being as they are; 0 for none.
+    room: what may be filled. budget: tokens of a pack at which it is filled, others being as they are; 0 for none. counted: what the budget
+    counts.
     """
 
     weights: int
@@ -26,6 +27,7 @@ class Memory:
     largest: int
     room: float
     budget: int
+    counted: str = "tokens of a pack"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class Bill:
             "executed": f"{self.executed / self.flops:.2f} times the model's: padding, and what is computed again",
             "a device holds": always,
             "and at most": f"{_bytes(memory.largest)} of {_bytes(memory.room)} to fill; {_bytes(memory.kept)} of it for the backward",
-            "largest budget": f"{memory.budget:,} tokens of a pack fit" if memory.budget else "nothing fits",
+            "largest budget": f"{memory.budget:,} {memory.counted} fit" if memory.budget else "nothing fits",
             "a rank sends": sending or "nothing",
             "a step": f"{_seconds(time.whole)}: {spent}; bound by {time.bound}",
             "assumed": self.assumed,

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from sora.tokens import Batch, Movable, Segments
+from sora.tokens import Movable, Segments
 from sora.training.mesh import MeshStrategy, seat
 from sora.training.module import TrainingModule
 from sora.training.tally import Tally
@@ -92,7 +92,7 @@ def pretended(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def traced(make: Callable[[], TrainingModule], batches: Sequence[Batch], *, trainer: Any, ranks: int, gpu: bool) -> Traced:
+def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, trainer: Any, ranks: int, gpu: bool) -> Traced:
     """A step of the module that `make` builds, when its optimisers have their moments already, on one rank's batches of real tensors.
 
     trainer: a Lightning Trainer for the CPU, never run: its strategy and its precision are used. gpu: mix precisions as a GPU does.
@@ -224,7 +224,7 @@ class _FirstShard(TorchFunctionMode):
 def faked(value: Any, fake: FakeTensorMode) -> Any:
     """Shapes alone; where segments end stays known to the host."""
     if isinstance(value, Tensor):
-        return fake.from_tensor(value)
+        return fake.from_tensor(value).clone()  # made before what is counted: a view of it later is nothing new
     if isinstance(value, Segments):
         return replace(value, cu_seqlens=fake.from_tensor(value.cu_seqlens))
     if isinstance(value, Movable):
