@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -145,7 +145,9 @@ def test_other_packages_are_left_alone_and_byte_code_of_checked_modules_lies_apa
     assert "__checked__" not in SourceFileLoader("toy", toy.__file__).get_code("toy").co_names
 
 
-@pytest.mark.parametrize("hint", ["Self", "Speaks", "NowhereAtAll", "NowhereAtAll | None", Self, Speaks])
+@pytest.mark.parametrize(
+    "hint", ["Self", "Speaks", "NowhereAtAll", "NowhereAtAll | None", Sequence[tuple["NowhereAtAll", int]], Self, Speaks]
+)
 def test_a_hint_that_cannot_be_judged_leaves_the_others(hint):
     def function(odd, number: int) -> int:
         return number

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, get_type_hints
 
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
@@ -68,11 +68,9 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolvable(function: Any, hint: Any) -> bool:
-    """Whether a postponed hint means something, now that its module is whole."""
-    if not isinstance(hint, str):
-        return True
+    """Whether all names of a hint mean something, now that its module is whole; those within postponed ones and aliases, too."""
     try:
-        eval(hint, function.__globals__)
+        get_type_hints(SimpleNamespace(__annotations__={"hint": hint}), function.__globals__)
     except NameError:
         return False
     except Exception:
