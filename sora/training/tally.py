@@ -100,8 +100,10 @@ class Tally(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if self._asking or active_fake_mode() is not self._fake:
             return out  # DTensor asks for shapes
+        strangers = {id(storage) for value in given if id(storage := value.untyped_storage()) not in self._sizes}
         for value in _tensors(out):
-            self._note(value.untyped_storage())
+            if id(storage := value.untyped_storage()) not in strangers:  # a view of what was there before is nothing new
+                self._note(storage)
         self._count(func, args, kwargs or {}, out)
         return out
 

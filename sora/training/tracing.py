@@ -224,7 +224,7 @@ class _FirstShard(TorchFunctionMode):
 def faked(value: Any, fake: FakeTensorMode) -> Any:
     """Shapes alone; where segments end stays known to the host."""
     if isinstance(value, Tensor):
-        return fake.from_tensor(value).clone()  # made before what is counted: a view of it later is nothing new
+        return fake.from_tensor(value)
     if isinstance(value, Segments):
         return replace(value, cu_seqlens=fake.from_tensor(value.cu_seqlens))
     if isinstance(value, Movable):
