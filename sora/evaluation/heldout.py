@@ -61,7 +61,8 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
     from sora.training.measures import loss_figures, shape_rows
 
     device, said, objective = choose_device(config.device), config.loss, loaded.objective
-    run = OmegaConf.create({**loaded.config, "data": {**loaded.config["data"], "folders": [str(real_folder(config))]}})
+    alone = {key: False for key in ("shard_vae", "shard_text") if "shard_vae" in loaded.config["data"]}  # each process has packs of its own
+    run = OmegaConf.create({**loaded.config, "data": {**loaded.config["data"], **alone, "folders": [str(real_folder(config))]}})
     packs = {"budget": config.budget, "max_clips": MOST_CLIPS, "seed": config.seed}
     clips = held_out_clips(run, split=config.split, count=said.clips, vae=loaded.run / "vae", identity=loaded.hashes["vae"], **packs)
     loss = HeldOutLoss(
