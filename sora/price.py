@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sora.cluster.bill import Bill, Memory
     from sora.cluster.hardware import Cluster
+    from sora.cluster.roofline import StepTime
     from sora.dit.flops import Flops
     from sora.jobs import Planned
     from sora.tokens import Batch, Grid
@@ -80,7 +81,6 @@ def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
 def bill(wanted: Wanted) -> Bill:
     """Of a run on packs as `wanted` has them."""
     from sora.cluster.bill import Bill
-    from sora.cluster.roofline import step_time
     from sora.configs.build import build
 
     config, warnings = wanted.config, list[str]()
@@ -94,15 +94,8 @@ def bill(wanted: Wanted) -> Bill:
     cluster, assumed = utilised(config, cluster, ratio=float(executed.sum() * beside / costs.model.sum()))
     repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, and copies made equal once a step
     sent = {axis: size if axis.startswith("replicate") else size * repeated for axis, size in traced.sent.items()}
-    time = step_time(
-        cluster,
-        flops=float(executed.mean()),
-        slowest=float(executed.max(axis=1).mean() / executed.mean()),
-        bf16=config.trainer.precision.startswith("bf16"),
-        sent=sent,
-        layout=traced.layout,
-        touched=2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients,
-    )
+    slowest = float(executed.max(axis=1).mean() / executed.mean())
+    time = timed(config, cluster, traced, flops=float(executed.mean()), slowest=slowest, sent=sent)
     steps_seen = len(packs) / of_step
     return Bill(
         cluster=cluster,
@@ -124,6 +117,15 @@ def bill(wanted: Wanted) -> Bill:
         assumed=assumed,
         warnings=warnings,
     )
+
+
+def timed(config: DictConfig, cluster: Cluster, traced: Traced, *, flops: float, slowest: float, sent: Mapping[str, float]) -> StepTime:
+    """Of a step in which the mean rank executes `flops`, the slowest so many times more, and each sends so much by axis."""
+    from sora.cluster.roofline import step_time
+
+    touched = 2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients
+    bf16 = config.trainer.precision.startswith("bf16")
+    return step_time(cluster, flops=flops, slowest=slowest, bf16=bf16, sent=sent, layout=traced.layout, touched=touched)
 
 
 def utilised(config: DictConfig, cluster: Cluster, *, ratio: float) -> tuple[Cluster, str]:
@@ -230,7 +232,6 @@ def measured(
     wanted: Wanted, seen: Sequence[PackOf], trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
 ) -> tuple[Traced, Memory]:
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
-    from sora.cluster.bill import Memory
     from sora.tokens import Grid
 
     budget = wanted.config.plan.budget
@@ -251,8 +252,15 @@ def measured(
             f"the longest clip has {wanted.longest:,} tokens and {fits:,} fit: cut clips with plan.frames, leave them out with plan.area, "
             "compute more again (recompute=full), or share packs (trainer=cp)"
         )
+    return found, memory_of(found, room=cluster.room, budget=fits, counted="tokens of a pack")
+
+
+def memory_of(traced: Traced, *, room: float, budget: int, counted: str) -> Memory:
+    """What a traced step holds, of the `room` that there is, and how much of what is `counted` would fill it."""
+    from sora.cluster.bill import Memory
+
     names = ("weights", "average", "moments", "gradients", "kept", "largest")
-    return found, Memory(**{name: getattr(found, name) for name in names}, room=cluster.room, budget=fits)
+    return Memory(**{name: getattr(traced, name) for name in names}, room=room, budget=budget, counted=counted)
 
 
 def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:

@@ -23,9 +23,8 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
     clips: that the crops are from. A token is a position of the latents; all ranks have crops of one shape, so none waits for another.
     """
     from sora.cluster.bill import Bill
-    from sora.cluster.roofline import step_time
     from sora.configs.build import build
-    from sora.price import arranged, shared_out, utilised
+    from sora.price import arranged, shared_out, timed, utilised
 
     warnings: list[str] = []
     trainer, ranks, mesh = arranged(config, build(config.cluster), warnings)
@@ -38,15 +37,7 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
     one, count = found[largest], len(found)
     flops = sum(each.flops for each in found) / count
     sent = {axis: sum(each.sent.get(axis, 0) for each in found) / count for axis in one.sent}
-    time = step_time(
-        cluster,
-        flops=flops,
-        slowest=1.0,
-        bf16=config.trainer.precision.startswith("bf16"),
-        sent=sent,
-        layout=one.layout,
-        touched=2.0 * (one.weights + one.moments + one.average) + one.gradients,
-    )
+    time = timed(config, cluster, one, flops=flops, slowest=1.0, sent=sent)
     return Bill(
         cluster=cluster,
         mesh=mesh,
@@ -85,7 +76,7 @@ def measured(
     config: DictConfig, found: Traced, shape: Shape, crops: int, trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
 ) -> Memory:
     """The memory of the traced step, and from another one how many crops of that shape would fill every device."""
-    from sora.cluster.bill import Memory
+    from sora.price import memory_of
 
     other = crops // 2 or 2
     slope = max(1.0, (found.largest - trace(config, shape, other, trainer, ranks).largest) / (crops - other))
@@ -94,9 +85,7 @@ def measured(
         told = f"{found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB"
         fitting = f"at most plan.batch={fits * found.readers:,} does" if fits else "make plan.shapes smaller, or choose a smaller vae"
         warnings.append(f"{crops:,} crops of {'x'.join(map(str, shape))} on a device do not fit: they need {told}; {fitting}")
-    names = ("weights", "average", "moments", "gradients", "kept", "largest")
-    sizes = {name: getattr(found, name) for name in names}
-    return Memory(**sizes, room=cluster.room, budget=fits * found.readers, counted="crops of a step (plan.batch)")
+    return memory_of(found, room=cluster.room, budget=fits * found.readers, counted="crops of a step (plan.batch)")
 
 
 def trace(config: DictConfig, shape: Shape, crops: int, trainer: Any, ranks: int) -> Traced:

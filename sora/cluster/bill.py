@@ -27,7 +27,7 @@ class Memory:
     largest: int
     room: float
     budget: int
-    counted: str = "tokens of a pack"
+    counted: str
 
 
 @dataclass(frozen=True, kw_only=True)
