@@ -4,8 +4,10 @@ writes cluster.json.
 loop_overhead: what a step of `sora train` takes beyond what a plain loop does too (preparing packs, forward, backward, the norm of the
 gradients, optimiser and average), over a step of 100 ms: measured as all time between the beginnings of steps less the time inside these
 functions, so that a machine that is slow for a while does not show as overhead, and less that of reading and packing clips, which is a
-worker's and is done by no worker here; means over whole logging windows, so that every callback, hook, check, plan and line of the log is
-in it. loop_overhead_cpu: the same by the processor's seconds of the thread that trains, which other programs of the machine do not add to.
+worker's and is done by no worker here. The network is one whose steps do take about 100 ms: after longer ones more of what the loop needs
+has left the caches. Means over as many steps as are planned together, logged and planned as by default, so that every callback, hook,
+check, plan and line of the log is in it. loop_overhead_cpu: the same by the processor's seconds of the thread that trains, which other
+programs of the machine do not add to.
 checkpoint_block_share: how long training stands still for a save that another thread writes, over the default interval
 at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes the same cores here).
 ddp_scaling_2: processor seconds of one process in a step over those of two that train together, a thread each and four packs a step.
@@ -54,12 +56,13 @@ from sora.training.gauges import Stopwatch  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds
-WINDOW, WARM_UP = 10, 10  # steps of a logging window, and before anything is measured
-LOOP_ROUNDS, LOOP_STEPS = 5, 30
-SCALING_ROUNDS, SCALING_STEPS = 3, 16
+WINDOW, WARM_UP = 64, 10  # steps that are planned together, and before anything is measured
+LOOP_ROUNDS = 5
+SCALING_ROUNDS, SCALING_STEPS = 5, 14
 START_ROUNDS = 5
 SAVES, SAVE_EVERY = 3, 6
-SMALL = ["dit.width=192", "dit.depth=6", "dit.heads=6", "dit.rope.axes=[8,12,12]", "plan.budget=512"]  # about 100 ms a step
+HUNDRED = ["dit.width=96", "dit.depth=3", "dit.heads=3", "dit.rope.axes=[8,12,12]", "plan.budget=512"]  # milliseconds a step, about
+SMALL = ["dit.width=192", "dit.depth=6", "dit.heads=6", "dit.rope.axes=[8,12,12]", "plan.budget=512"]
 LARGE = ["dit=s_2", "plan.budget=512"]
 
 
@@ -67,13 +70,13 @@ def prepared(folder: Path) -> list[str]:
     """Words that train on a small encoded world."""
     from sora.vae import artefact
 
-    world = ["source=world", f"output={folder}/world", "count=24", "workers=0", "source.heldout=4"]
+    world = ["source=world", f"output={folder}/world", "count=160", "workers=0", "source.heldout=4"]
     world += ["source.world.sizes=[[64,64]]", "source.world.seconds=[2.0]"]
     torch.manual_seed(0)
     artefact.save(build(_plain(config_dir() / "vae" / "toy.yaml")), folder / "vae", config={})
     for verb, words in (("prepare", world), ("encode", [f"vae={folder}/vae", f"data={folder}/world", "text=byte", "threads=1"])):
         assert cli.run(verb, words) == 0
-    settings = ["workers=0", "trainer.threads=1", f"log_every={WINDOW}", "checkpoint.every=1000000", "plan.window=8"]
+    settings = ["workers=0", "trainer.threads=1", "checkpoint.every=1000000"]
     return ["experiment=toy", f"vae={folder}/vae", f"data.folders=[{folder}/world]", *settings]
 
 
@@ -86,20 +89,22 @@ def _plain(path: Path) -> dict[str, Any]:
 # ---- the loop
 
 
-def clocks() -> np.ndarray:
+def clocks() -> tuple[float, float]:
     """Seconds by the clock, and of this thread on a processor."""
-    return np.array((time.perf_counter(), time.thread_time()))
+    return time.perf_counter(), time.thread_time()
 
 
-def timed(plain: Callable[..., Any], note: Callable[[np.ndarray], None]) -> Callable[..., Any]:
-    """The same function, which tells the seconds of each call."""
+def timed(plain: Callable[..., Any], sums: list[float], sign: int) -> Callable[..., Any]:
+    """The same function, which adds the seconds of each call to sums."""
 
     def run(*given: Any, **named: Any) -> Any:
-        began = clocks()
+        wall, cpu = clocks()
         try:
             return plain(*given, **named)
         finally:
-            note(clocks() - began)
+            now_wall, now_cpu = clocks()
+            sums[0] += sign * (now_wall - wall)
+            sums[1] += sign * (now_cpu - cpu)
 
     return run
 
@@ -108,19 +113,19 @@ class Parts:
     """The seconds of functions that a plain loop would call, too (`work`), without those of ours that they call, and of reading data."""
 
     def __init__(self) -> None:
-        self.work, self.reading = np.zeros(2), np.zeros(2)
+        self.work, self.reading = [0.0, 0.0], [0.0, 0.0]
         self.rows: list[np.ndarray] = []  # the clocks, work and reading so far, at the beginning of each step
         self._inside = False
 
     def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*given: Any, **named: Any) -> Any:
-            self.rows.append(np.stack((clocks(), self.work, self.reading)))
+            self.rows.append(np.array((clocks(), self.work, self.reading)))
             return plain(*given, **named)
 
         return noted
 
     def counted(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        timing = timed(plain, self._add)
+        timing = timed(plain, self.work, 1)
 
         def outermost(*given: Any, **named: Any) -> Any:
             if self._inside:
@@ -134,23 +139,16 @@ class Parts:
         return outermost
 
     def taken_out(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        return timed(plain, lambda seconds: self._add(-seconds) if self._inside else None)
+        return timed(plain, self.work, -1)  # called inside of work only
 
     def read(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        return timed(plain, self._add_reading)
-
-    def _add(self, seconds: np.ndarray) -> None:
-        self.work += seconds
-
-    def _add_reading(self, seconds: np.ndarray) -> None:
-        self.reading += seconds
+        return timed(plain, self.reading, 1)
 
 
 def parted(words: list[str], folder: Path) -> np.ndarray:
-    """Of each step after the warm-up, in whole logging windows: seconds up to the next one, those of work and of reading in them, by
-    both clocks: (steps, 3, 2)."""
+    """Of each step after the warm-up: seconds up to the next one, those of work and of reading in them, by both clocks: (steps, 3, 2)."""
     parts = Parts()
-    plain = ((DiffusionTask, "prepare"), (TrainingModule, "_run"), (torch.Tensor, "backward"), (TrainingModule, "_norm"))
+    plain = ((DiffusionTask, "prepare"), (TrainingModule, "_learn"), (TrainingModule, "_norms"))
     with contextlib.ExitStack() as stack, quiet():
         for owner, name in (*plain, (TrainingModule, "_update"), (torch.optim.Optimizer, "zero_grad")):
             stack.enter_context(mock.patch.object(owner, name, parts.counted(getattr(owner, name))))
@@ -159,8 +157,7 @@ def parted(words: list[str], folder: Path) -> np.ndarray:
         stack.enter_context(mock.patch.object(LatentBatches, "_batch", parts.read(LatentBatches._batch)))
         stack.enter_context(mock.patch.object(TrainingModule, "training_step", parts.step(TrainingModule.training_step)))
         assert cli.run("train", [*words, f"output={folder}"]) == 0
-    steps = np.diff(np.stack(parts.rows), axis=0)[WARM_UP:]
-    return steps[: len(steps) // WINDOW * WINDOW]
+    return np.diff(np.stack(parts.rows), axis=0)[WARM_UP:]
 
 
 def ours(words: list[str], folder: Path) -> list[float]:
@@ -182,16 +179,14 @@ def intervals(marks: list[float]) -> list[float]:
 
 
 def loop(words: list[str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    said = [*words, *SMALL, f"steps={LOOP_STEPS + WARM_UP + 1}"]
+    said = [*words, *HUNDRED, f"steps={WINDOW + WARM_UP + 1}"]
     rows: list[dict[str, Any]] = []
     for number in range(LOOP_ROUNDS):
-        steps = parted(said, folder / f"loop-{number}")
-        for first in range(0, len(steps), WINDOW):
-            means = steps[first : first + WINDOW].mean(axis=0)
-            rows.append({})
-            for kind, (whole, work, reading) in zip(("", "cpu_"), means.T.tolist(), strict=True):
-                row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading, "overhead_seconds": whole - work - reading}
-                rows[-1] |= {f"{kind}{name}": seconds for name, seconds in row.items()}
+        means = parted(said, folder / f"loop-{number}").mean(axis=0)
+        rows.append({})
+        for kind, (whole, work, reading) in zip(("", "cpu_"), means.T.tolist(), strict=True):
+            row = {"step_seconds": whole, "work_seconds": work, "reading_seconds": reading, "overhead_seconds": whole - work - reading}
+            rows[-1] |= {f"{kind}{name}": seconds for name, seconds in row.items()}
     return statistics.median(row["overhead_seconds"] for row in rows) / STEP, rows
 
 
@@ -263,7 +258,7 @@ def trainings(words: list[str], folder: Path, *, ranks: int) -> list[subprocess.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     many = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={ranks}", "trainer.precision=32-true", "trainer.deterministic=true"]
-    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=4", "log_every=1", f"steps={SCALING_STEPS}"]
+    said = [*words, *SMALL, *(many if ranks > 1 else []), "trainer.threads=1", "plan.packs=4", f"steps={SCALING_STEPS}"]
     notes = [folder.with_name(f"{folder.name}-{rank}.json") for rank in range(ranks)]
     return [begin(notes[rank], [*said, f"output={folder}"], rank=rank, ranks=ranks, port=port) for rank in range(ranks)]
 

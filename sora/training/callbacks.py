@@ -93,14 +93,16 @@ class Checkpoints(Callback):
         last = report.step >= self._steps
         if report.stop:
             self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
-        with self._phases.during("checkpoint"):
-            if report.stop or last:
-                self._begin(pl_module)
-                self._end(pl_module, wait=True, must=True)
-            elif report.step % self._every == 0 or report.step == pl_module.counters.returned_at:
-                self._begin(pl_module)
-            else:
-                self._end(pl_module, wait=False)
+        due = report.step % self._every == 0 or report.step == pl_module.counters.returned_at
+        if report.stop or last or due or self._saving is not None:
+            with self._phases.during("checkpoint"):
+                if report.stop or last:
+                    self._begin(pl_module)
+                    self._end(pl_module, wait=True, must=True)
+                elif due:
+                    self._begin(pl_module)
+                else:
+                    self._end(pl_module, wait=False)
         if report.stop and not last:
             self.stopped = trainer.should_stop = True
 

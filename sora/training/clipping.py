@@ -13,15 +13,19 @@ from torch.distributed.tensor import DTensor, Replicate
 from sora.training import ranks
 
 
-def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The 2-norm of all of them, the same on every rank; every rank must call it. Not finite if any number is not."""
+def each_norm(gradients: Sequence[Tensor]) -> Float[Tensor, "n"]:
+    """The 2-norm of what this rank holds of each."""
+    return torch.stack(torch._foreach_norm(local(gradients))) if gradients else torch.zeros(0)
+
+
+def total_norm(gradients: Sequence[Tensor], each: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    """The 2-norm of all of them, the same on every rank; every rank must call it. Not finite if any number is not. each: `each_norm`."""
     if not any(isinstance(value, DTensor) for value in gradients):
-        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+        return torch.linalg.vector_norm(each)
     # What several ranks hold counts once for each, as a part of one: so a single sum over all ranks does for any mixture of meshes.
-    norms = torch.stack(torch._foreach_norm(local(gradients))).double()
-    parts = torch.tensor([distinct(value) for value in gradients], dtype=torch.float64, device=norms.device)
+    parts = torch.tensor([distinct(value) for value in gradients], dtype=torch.float64, device=each.device)
     world = torch.distributed.get_world_size()
-    return ranks.summed((norms.square() * parts).sum() / world).sqrt().float()
+    return ranks.summed((each.double().square() * parts).sum() / world).sqrt().float()
 
 
 def scale(gradients: Sequence[Tensor], factor: float) -> None:

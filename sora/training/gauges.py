@@ -109,15 +109,15 @@ class Gauges:
         each as [fastest, median, slowest rank]; slowest: the rank with the largest p50, slowest_host, slowest_ratio (its p50 over the
         median rank's) and slowest_by, the part of its own time that makes most of the difference.
         """
-        steps = np.array(self._steps or [(0.0, 0.0, 0.0)])
+        steps, held = np.array(self._steps or [(0.0, 0.0, 0.0)]), memory(self._device)
         self._steps = []
-        own, held = steps.sum(axis=1), memory(self._device)
+        if not ranks.several():
+            return {name: round(value, 3) for name, value in held.items()}
+        own = steps.sum(axis=1)
         # medians of the parts, too: one step in which the machine did something else makes nobody slow
         mine = [*np.percentile(own, (50, 95)), *np.median(steps, axis=0), *held.values()]
         each = torch.stack(ranks.gathered(torch.tensor(mine, dtype=torch.float64, device=self._device))).cpu().numpy()
         memories = {name: round(float(value), 3) for name, value in zip(held, each[:, 5:].max(axis=0), strict=True)}
-        if len(each) == 1:
-            return memories
         self._medians.append(each[:, 0])
         self._write(each, list(held))
         return memories | self._compared(each)

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.training import clipping, ranks
@@ -33,24 +34,20 @@ def _places(names: tuple[str, ...]) -> tuple[Mapping[str, int], Mapping[str, int
     return parts, {name: parts[part] for name, part in zip(names, found, strict=True)}
 
 
-def norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+def norms(parameters: Mapping[str, nn.Parameter], each: Float[Tensor, "n"]) -> dict[str, float]:
     """The 2-norm of the gradients of each part, over all ranks; a part without gradients has 0. Every rank must call it.
 
-    One pass over what this rank holds and one sum of a number for each part. Shards add up; of copies, each rank counts its share, so
-    that it is right for any mesh: the squares of a tensor that is on n ranks alike are divided by n.
+    each: the norms of what this rank holds of the gradients that there are (`clipping.each_norm`). One sum over ranks of a number for each
+    part. Shards add up; of copies, each rank counts its share, so that it is right for any mesh: the squares of a tensor that is on n ranks
+    alike are divided by n.
     """
     places, of = _places(tuple(parameters))
     gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     device = next(iter(parameters.values())).device
     squares = torch.zeros(len(places), dtype=torch.float64, device=device)
     if gradients:
-        each = torch.stack([norm.double() for norm in torch._foreach_norm(clipping.local(list(gradients.values())))]).square()
-        share = torch.tensor([_share(value) for value in gradients.values()], dtype=torch.float64, device=device)
+        held = dist.get_world_size() if ranks.several() else 1
+        share = torch.tensor([clipping.distinct(value) / held for value in gradients.values()], dtype=torch.float64, device=device)
         where = torch.tensor([of[name] for name in gradients], device=device)
-        squares.index_add_(0, where, each * share)
+        squares.index_add_(0, where, each.double().square() * share)
     return {part: math.sqrt(value) for part, value in zip(places, ranks.summed(squares).tolist(), strict=True)}
-
-
-def _share(gradient: Tensor) -> float:
-    """One over how many ranks hold the same numbers as this one."""
-    return clipping.distinct(gradient) / (dist.get_world_size() if ranks.several() else 1)

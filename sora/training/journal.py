@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from sora.training import gradients, ranks
 from sora.training.checkpoint import TrainingState
@@ -91,8 +91,8 @@ class Journal(Callback):
     def _writes(self, step: int) -> bool:
         return step % self._every == 0 or step == self._steps
 
-    def _measure(self, trained: Mapping[str, nn.Parameter]) -> None:
-        self._gradients = {part: norm if math.isfinite(norm) else None for part, norm in gradients.norms(trained).items()}
+    def _measure(self, trained: Mapping[str, nn.Parameter], each: Tensor) -> None:
+        self._gradients = {part: norm if math.isfinite(norm) else None for part, norm in gradients.norms(trained, each).items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         report = pl_module.report
@@ -143,9 +143,7 @@ class Journal(Callback):
         window["flops"] += report.flops
         for name, (total, count) in report.parts.items():
             before = window["parts"].get(name)
-            total, count = total.double().cpu(), count.double().cpu()
-            sums = [total.tolist(), count.tolist()]
-            window["parts"][name] = sums if before is None else [_plus(before[0], sums[0]), _plus(before[1], sums[1])]
+            window["parts"][name] = [total, count] if before is None else [_plus(before[0], total), _plus(before[1], count)]
 
     def _skipped(self, report: Report) -> None:
         """Told by the first rank for all, in one line."""

@@ -100,7 +100,12 @@ class Seat:
 def seat(trainer: Trainer) -> Seat:
     """This rank's; known before the ranks can talk."""
     strategy = trainer.strategy
-    return Seat.of(strategy.sizes if isinstance(strategy, MeshStrategy) else Sizes(trainer.world_size, 1, 1, 1), trainer.global_rank)
+    return Seat.of(strategy.sizes if isinstance(strategy, MeshStrategy) else _copies(trainer.world_size), trainer.global_rank)
+
+
+@cache
+def _copies(count: int) -> Sizes:
+    return Sizes(count, 1, 1, 1)
 
 
 class MeshStrategy(ModelParallelStrategy):

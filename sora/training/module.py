@@ -6,11 +6,13 @@ by the step's total count over packs and ranks, clips, checks, steps, averages, 
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +25,9 @@ from sora.training import clipping, ranks
 from sora.training.ema import Averaging
 from sora.training.mesh import MeshStrategy, Seat, seat
 from sora.training.soundness import NOT_FINITE, Guard
+
+Numbers = float | list[float]
+NOTES = frozenset({"_current_fx_name", "report", "preparing", "on_gradients"})  # attributes of the module that change at every step
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Counters:
 class Report:
     """What came of one step. grad_norm: before clipping. samples, tokens, flops: over all ranks.
 
+    parts: of the loss on this rank, sums and counts by name, as plain numbers or lists of them.
     reason: why the step was left out, if it was. suspects: then the ids of all ranks' samples whose own loss was not finite, or if there
     are none (`traced` says so) of all the step's.
     """
@@ -100,7 +106,7 @@ class Report:
     samples: int
     tokens: int
     flops: float
-    parts: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Numbers, Numbers]] = field(default_factory=dict)
     reason: str = ""
     suspects: Sequence[int] = ()
     traced: bool = False
@@ -135,12 +141,20 @@ class TrainingModule(LightningModule):
         self.counters = Counters()
         self.report: Report | None = None
         self.preparing = 0.0  # seconds that making packs of the latest step took
-        self.on_gradients: Callable[[Mapping[str, nn.Parameter]], None] | None = None  # called before gradients are clipped
+        # called before gradients are clipped, with the norms of what this rank holds of each
+        self.on_gradients: Callable[[Mapping[str, nn.Parameter], Tensor], None] | None = None
         self._optimizer, self._schedule = optimizer, schedule
         self._clip, self._stop = clip, stop
         self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's, which looks for parameters and modules; not in what is noted at every step, by Lightning some twenty times."""
+        if name in NOTES:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # ---- what Lightning asks for
 
@@ -180,22 +194,29 @@ class TrainingModule(LightningModule):
         self.preparing = time.perf_counter() - began
         self.step(packs)
 
+    # Lightning looks at every step whether the method takes the number of the batch
+    training_step.__signature__ = inspect.signature(training_step)  # pyright: ignore[reportFunctionMemberAccess]
+
     def step(self, packs: Sequence[Prepared]) -> None:
         """One optimiser step over this rank's packs."""
         place = seat(self.trainer)
         mine = torch.stack([pack.count for pack in packs]).sum()
         count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
+        share = place.averaged / count  # the strategy averages gradients over ranks; the count is already everyone's
         losses = []
         for number, pack in enumerate(packs):
             with self._quiet(last=number == len(packs) - 1):
-                loss = self._run(pack)
-                # the strategy averages gradients over ranks; the count is already everyone's
-                (loss.total * (place.averaged / count)).backward()
-            losses.append(loss)
-        norm = self._norm()
+                losses.append(self._learn(pack, share))
+        norm, each = self._norms()
         if self.on_gradients is not None:
-            self.on_gradients(self.trained())
+            self.on_gradients(self.trained(), each)
         self._conclude(packs, losses, count, norm, place)
+
+    def _learn(self, pack: Prepared, share: Tensor) -> Loss:
+        """Add the gradients of one pack, and let go of all that was kept for them."""
+        loss = self._run(pack)
+        (loss.total * share).backward()
+        return replace(loss, total=loss.total.detach())
 
     def _run(self, pack: Prepared) -> Loss:
         strategy = self.trainer.strategy
@@ -208,13 +229,16 @@ class TrainingModule(LightningModule):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _norm(self) -> Tensor:
-        return clipping.total_norm([value.grad for value in self.trained().values() if value.grad is not None])
+    def _norms(self) -> tuple[Tensor, Tensor]:
+        """Of all gradients together, and of what this rank holds of each."""
+        found = [value.grad for value in self.trained().values() if value.grad is not None]
+        each = clipping.each_norm(found)
+        return clipping.total_norm(found, each), each
 
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
-        mine = torch.stack([loss.total.detach().float() for loss in losses]).sum() / count
-        own_loss, own_norm = torch.stack([mine.double(), norm.double()]).tolist()
+        mine = torch.stack([loss.total.float() for loss in losses]).sum() / count
+        (own_loss, own_norm), parts = fetched((mine, norm), _added([loss.parts for loss in losses]))
         sound = math.isfinite(own_loss) and math.isfinite(own_norm)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
         size = size if place.first_of_packs else [0, 0, 0]
@@ -249,7 +273,7 @@ class TrainingModule(LightningModule):
             samples=int(samples),
             tokens=int(tokens),
             flops=flops,
-            parts=_added([loss.parts for loss in losses]),
+            parts=parts,
             reason=reason,
             suspects=found,
             traced=traced and reason == NOT_FINITE,
@@ -286,6 +310,15 @@ class TrainingModule(LightningModule):
             )
 
 
+def fetched(values: Sequence[Tensor], parts: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[float], dict[str, tuple[Numbers, Numbers]]]:
+    """The numbers of 0-d tensors, and of parts, as Python has them: a device is waited for once."""
+    tensors = [*values, *(value for pair in parts.values() for value in pair)]
+    numbers = iter(torch.cat([value.detach().double().flatten() for value in tensors]).tolist())
+    taken: list[Numbers] = [next(numbers) if value.ndim == 0 else list(islice(numbers, value.numel())) for value in tensors]
+    pairs = zip(taken[len(values) :: 2], taken[len(values) + 1 :: 2], strict=True)
+    return taken[: len(values)], dict(zip(parts, pairs, strict=True))  # pyright: ignore[reportReturnType]
+
+
 def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device: torch.device) -> tuple[list[int], bool]:
     """The ids of all ranks' samples whose own loss is not finite, and True; all of the step's and False if there are none."""
     traced = _unique(ranks.joined(suspects(packs, losses), device))
@@ -308,7 +341,9 @@ def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
     return found
 
 
-def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> Mapping[str, tuple[Tensor, Tensor]]:
+    if len(parts) == 1:
+        return parts[0]
     names = {name for each in parts for name in each}
     return {
         name: (

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from sora.training import gradients
+from sora.training import clipping, gradients
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import Network
 
@@ -33,6 +33,10 @@ def wanted() -> dict[str, float]:
     return {part: math.sqrt(square) for part, square in parts.items()}
 
 
+def norms_of(parameters: dict[str, nn.Parameter]) -> dict[str, float]:
+    return gradients.norms(parameters, clipping.each_norm([value.grad for value in parameters.values() if value.grad is not None]))
+
+
 def test_parts_are_blocks_and_what_stands_beside_them():
     assert gradients.parts_of(SHAPES) == ["net.enter", "net.blocks.0", "net.blocks.10", "scale"]
 
@@ -40,19 +44,19 @@ def test_parts_are_blocks_and_what_stands_beside_them():
 def test_squares_add_up_to_the_norm_that_is_clipped():
     network = Network()
     network(torch.randn(5, 6)).square().sum().backward()
-    found = gradients.norms(dict(network.named_parameters()))
+    found = norms_of(dict(network.named_parameters()))
     total = torch.nn.utils.get_total_norm([value.grad for value in network.parameters()])
     assert list(found) == ["enter.weight", "enter.bias", "blocks.0", "blocks.1", "leave.weight", "leave.bias"]
     assert math.hypot(*found.values()) == pytest.approx(total.item(), rel=1e-6)
     network.blocks[1].weight.grad = None
     network.blocks[1].bias.grad = None
-    assert gradients.norms(dict(network.named_parameters())) == {**found, "blocks.1": 0.0}
+    assert norms_of(dict(network.named_parameters())) == {**found, "blocks.1": 0.0}
 
 
 def test_a_gradient_that_is_not_finite_shows_in_its_own_part_alone():
     found = filled()
     found["net.blocks.0.norm"].grad[1] = math.nan
-    told = gradients.norms(found)
+    told = norms_of(found)
     assert math.isnan(told.pop("net.blocks.0"))
     assert told == pytest.approx({part: norm for part, norm in wanted().items() if part != "net.blocks.0"})
 
@@ -78,9 +82,9 @@ def test_every_mesh_finds_what_one_process_finds(tmp_path):
                     gradient = distribute_tensor(value.grad, mesh, places)
                     found[name] = nn.Parameter(distribute_tensor(value.data, mesh, places))
                     found[name].grad = gradient
-            told = gradients.norms(found)
+            told = norms_of(found)
             assert told == pytest.approx(wanted(), rel=1e-6), (mesh, places)
-        gradients._share = lambda gradient: 1.0  # the mutant: everybody's copy is counted whole
-        assert gradients.norms(filled()) != pytest.approx(wanted(), rel=1e-2)
+        clipping.distinct = lambda gradient: 4  # the mutant: everybody's copy is counted whole
+        assert norms_of(filled()) != pytest.approx(wanted(), rel=1e-2)
 
     in_ranks(4, tmp_path, work)
