@@ -128,6 +128,7 @@ def test_a_table_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
     (tmp_path / "file").touch()
     found = Gauges(tmp_path / "file")
     found._hosts = ["a", "b"]
+    monkeypatch.setattr(gauges.ranks, "several", lambda: True)
     monkeypatch.setattr(gauges.ranks, "gathered", lambda values: [values, 2 * values])
     found.end(data=0.1, prepare=0.1)
     told = found.told()
