@@ -343,7 +343,7 @@ def suspects(packs: Sequence[Prepared], losses: Sequence[Loss]) -> list[int]:
 
 def _added(parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> Mapping[str, tuple[Tensor, Tensor]]:
     if len(parts) == 1:
-        return parts[0]
+        return dict(sorted(parts[0].items()))
     names = {name for each in parts for name in each}
     return {
         name: (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from functools import partial
 
 import pytest
@@ -10,6 +12,7 @@ from torch.utils.data import Dataset
 
 from sora.training import checkpoint, optimizers
 from sora.training.metrics import read
+from sora.training.module import Loss, fetched
 from tests.training.stand_ins import ADAMW, Pack, Steps, ToyTask, fit
 
 SGD_LIKE = partial(optimizers.adamw, lr=1e-3, betas=(0.0, 0.0), eps=1.0, weight_decay=0.0)
@@ -89,6 +92,40 @@ def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(tmp_path):
     poison = {step: float("nan") for step in range(24) if step % 5}
     module = fit(tmp_path / "run", until=24, total=24, dataset=Steps(poison=poison))
     assert (module.counters.skipped, module.counters.updates) == (19, 5)
+
+
+def test_the_graph_of_a_pack_is_gone_before_the_next_one_is_learned_from(tmp_path, monkeypatch):
+    alive: list[tuple[int, int]] = []
+    graphs: list[weakref.ref] = []
+
+    class Hook:
+        def __call__(self, *_: object) -> None:
+            return None
+
+    class Watched(Plain):
+        def forward(self, prepared: Pack) -> Loss:
+            alive.append((len(graphs), sum(graph() is not None for graph in graphs)))
+            loss = super().forward(prepared)
+            hook = Hook()  # which the graph holds, and nobody else; its nodes take no weak references
+            loss.total.grad_fn.register_hook(hook)
+            graphs.append(weakref.ref(hook))
+            return loss
+
+    monkeypatch.setattr("tests.training.stand_ins.ToyTask", Watched)
+    packs = [Pack(part, tuple(range(len(part)))) for part in torch.randn(7, 6).split([1, 4, 2])]
+    fit(tmp_path / "run", until=2, total=2, every=1, dataset=Given(packs))
+    assert alive == [(before, 0) for before in range(6)]
+
+
+def test_numbers_come_from_the_device_as_they_are():
+    """In one tensor, whatever their kinds and shapes, none with another's."""
+    values = [torch.tensor(2.0**-30), torch.tensor(7)]
+    parts = {"b": (torch.tensor([0.1, math.inf, -3.0]), torch.tensor([1, 0, 2**40])), "a": (torch.tensor(0.25), torch.tensor(True))}
+    parts["none"] = (torch.zeros(0), torch.zeros(0))
+    numbers, taken = fetched(values, parts)
+    assert numbers == [2.0**-30, 7.0]
+    assert list(taken) == ["b", "a", "none"]
+    assert taken == {"b": ([torch.tensor(0.1).item(), math.inf, -3.0], [1.0, 0.0, 2.0**40]), "a": (0.25, 1.0), "none": ([], [])}
 
 
 def test_gradients_are_clipped_to_the_norm_of_all_together(tmp_path, monkeypatch):
