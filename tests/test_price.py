@@ -148,9 +148,9 @@ def test_the_share_of_the_peak_comes_from_a_log(tmp_path):
         fitted(tmp_path / "none", 1.0)
 
 
-def test_every_average_that_is_kept_is_counted(bills):
+def test_every_average_that_is_kept_is_counted():
     """`ema=post_hoc` keeps two, each as large as the weights."""
-    one, two = bills["one"], bill(wanted("cluster=h100x1", "trainer=gpu", "ema=post_hoc"))
+    one, two = (bill(wanted("cluster=h100x1", "trainer=gpu", f"ema={name}")) for name in ("constant", "post_hoc"))
     assert two.memory.average == 2 * one.memory.average
     assert two.saved == one.saved + one.memory.average and two.memory.largest >= one.memory.largest + one.memory.average
 
@@ -161,7 +161,7 @@ def test_gradients_of_copies_are_no_message_inside_layers():
     more = wanted("cluster=h100x2", "trainer=cp", "trainer.context=2", "plan.packs=4")
     one, four = bill(same), bill(more)
     assert one.sent["replicate x context"] == four.sent["replicate x context"] == 4 * one.numbers
-    assert four.sent["context"] == pytest.approx(4 * one.sent["context"])
+    assert four.sent["context"] == pytest.approx(4 * one.sent["context"], rel=1e-3)  # what ranks agree on is sent once
     assert one.time.hidden == pytest.approx(4 * one.numbers / 450e9)
 
 
