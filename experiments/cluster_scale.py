@@ -2,7 +2,7 @@
 
 Planning: 100 million clips and as many packs a step as ranks. Manifest: what the first rank reads, writes and holds of a checkpoint of a
 network of 9 billion weights whose every tensor is in pieces on every rank, in the format of `sora.training.checkpoint`, and how long a rank
-takes to find its own pieces in it. Rendezvous: ranks that meet at one TCPStore, as many as do within some seconds, and the connections that
+takes to find its own pieces in it. Rendezvous: ranks that all meet at one TCPStore, and the connections that
 ranks hold to know of one another's death.
 """
 
@@ -12,6 +12,7 @@ import json
 import resource
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +31,7 @@ from sora.training.checkpoint import Saving, TrainingState
 from sora.training.pieces import Stored
 
 RANKS = (64, 512, 4096)
-RENDEZVOUS_SECONDS = 10.0
+AT_ONCE = 256  # ranks that connect together
 CLIPS = 100 * MILLION
 BLOCKS, WIDTH = 32, 4096  # 8.6 billion weights in the blocks
 KINDS = {"model": 1, "ema": 1, "optimizer": 2}  # tensors for each weight
@@ -137,30 +138,33 @@ def _part(saving: Saving, shapes: dict[str, dict[str, tuple[int, ...]]], rank: i
 
 
 def rendezvous(ranks: int) -> dict[str, Any]:
-    """Ranks that connect to one store, each telling its address and reading its neighbour's; one after the other, from one process.
+    """Ranks that connect to one store, `AT_ONCE` of them together, each telling its address and reading its neighbour's.
 
-    connected: how many were there when the time was over.
+    A store asks for the name of whoever connects, and where no name server answers, that takes seconds at times: one after the other, they
+    would measure that.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    start = time.perf_counter()
-    patience = timedelta(seconds=60)
+    start, patience = time.perf_counter(), timedelta(seconds=60)
     first = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=patience)
-    everyone = [first]
-    while len(everyone) < ranks and time.perf_counter() - start < RENDEZVOUS_SECONDS:
-        everyone.append(TCPStore("127.0.0.1", first.port, is_master=False, wait_for_workers=False, timeout=patience))
-    connected, start = time.perf_counter() - start, time.perf_counter()
+
+    def connected(_: int) -> TCPStore:
+        return TCPStore("127.0.0.1", first.port, is_master=False, wait_for_workers=False, timeout=patience)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        everyone = [first, *pool.map(connected, range(1, ranks))]
+    took, start = time.perf_counter() - start, time.perf_counter()
     for rank, store in enumerate(everyone):
         store.set(f"address-{rank}", "127.0.0.1:29500")
     for rank, store in enumerate(everyone):
-        store.get(f"address-{(rank + 1) % len(everyone)}")
+        store.get(f"address-{(rank + 1) % ranks}")
     levels, reached = 0, 1
     while reached < ranks:
         levels, reached = levels + 1, peers.BRANCHES * reached + 1
     return {
         "ranks": ranks,
         "connected": len(everyone),
-        "connect_seconds": connected,
+        "connect_seconds": took,
         "exchange_seconds": time.perf_counter() - start,
         "peer_connections_of_a_rank_at_most": min(ranks - 1, peers.BRANCHES + 1),
         "peer_levels": levels,

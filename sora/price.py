@@ -45,7 +45,8 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
     from sora.vae import artefact
 
     channels = planned.patchifier.channels(artefact.read_card(planned.vae)["settings"]["latent_channels"])
-    packs = packs_of(planned, steps=max(1, config.priced // planned.plan.packs), text_tokens=config.text.get("max_tokens", 1))
+    steps = max(1, config.priced // planned.plan.packs)
+    packs = packs_of(planned, steps=steps, text_tokens=config.text.get("max_tokens", 1))
     found = bill(
         Wanted(
             config=config,
@@ -57,7 +58,17 @@ def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill
         )
     )
     online = "data=videos: the VAE and the text encoder work while the network trains; what they hold and take is not in this price"
-    return replace(found, warnings=[*found.warnings, online]) if planned.online else found
+    return replace(found, warnings=[*found.warnings, *unseen_stages(planned, steps=steps), *([online] if planned.online else [])])
+
+
+def unseen_stages(planned: Planned, *, steps: int) -> list[str]:
+    """What is to be said of a curriculum: a price is of the steps that were looked at, the first ones."""
+    count = len(planned.plan.stages)
+    if count < 2:
+        return []
+    last = max(part.stage for part in planned.plan.columns(steps - 1))
+    seen = f"priced by the first {steps:,} steps, which are of stages 0 to {last} of 0 to {count - 1}"
+    return [f"plan.curriculum: {seen}; what the others cost is told with their keys and plan.curriculum=[], or seen with a larger priced=…"]
 
 
 def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
@@ -111,7 +122,7 @@ def bill(wanted: Wanted) -> Bill:
         sent=sent,
         time=time,
         saved=traced.saved,
-        checkpoints=config.checkpoint.keep,
+        checkpoints=kept_of(config),
         host=traced.whole * min(cluster.per_node, ranks),
         epochs=epochs_of(wanted, of_step, warnings),
         assumed=assumed,
@@ -137,6 +148,14 @@ def utilised(config: DictConfig, cluster: Cluster, *, ratio: float) -> tuple[Clu
         source = "not measured; cluster.utilisation=… or fit=RUN change it"
     peak = cluster.peak(bf16=config.trainer.precision.startswith("bf16"))
     return cluster, f"{cluster.utilisation:.1%} of {peak / 1e12:,.0f} TFLOP/s while computing, {source}"
+
+
+def kept_of(config: DictConfig) -> int:
+    """Checkpoints that lie there at the end: the newest, and those that stay for ever."""
+    every, steps = config.checkpoint.every, config.steps
+    saved = {*range(every, steps + 1, every), steps} if every else {steps}
+    newest = sorted(saved)[-config.checkpoint.keep :]
+    return len({*newest, *(step for step in saved if config.checkpoint.keep_every and step % config.checkpoint.keep_every == 0)})
 
 
 def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None:
@@ -181,8 +200,11 @@ def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[Pac
     return whole, [largest] * min(2, packs // readers), packs
 
 
-def shared_out(asked: int, trainer: Any, warnings: list[str]) -> tuple[int, int]:
-    """How many packs a step is priced with, at least the `asked` ones, and how many readers have as many of them each."""
+def shared_out(asked: int, trainer: Any, warnings: list[str], *, crops: int = 0) -> tuple[int, int]:
+    """How many packs a step is priced with, at least the `asked` ones, and how many readers have as many of them each.
+
+    crops: of a pack, where `plan.batch` counts those of a step.
+    """
     from sora.training.mesh import MeshStrategy
 
     readers = 1
@@ -193,6 +215,7 @@ def shared_out(asked: int, trainer: Any, warnings: list[str]) -> tuple[int, int]
         idle = f"{readers - asked % readers:,} of {readers:,} ranks" if asked < readers else "some ranks"
         warnings.append(
             f"{idle} would idle, and training refuses it: plan.packs={asked} does not divide over {readers:,}; priced as plan.packs={packs}"
+            + (f" plan.batch={packs * crops}" if crops else "")
         )
     return packs, readers
 

@@ -24,19 +24,22 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
     """
     from sora.cluster.bill import Bill
     from sora.configs.build import build
-    from sora.price import arranged, shared_out, timed, utilised
+    from sora.price import arranged, kept_of, shared_out, timed, utilised
 
     warnings: list[str] = []
     trainer, ranks, mesh = arranged(config, build(config.cluster), warnings)
     cluster, assumed = utilised(config, build(config.cluster), ratio=1.0)  # nothing is computed again, and there is no padding
-    packs, readers = shared_out(plan.packs, trainer, warnings)
-    crops = plan.batch // plan.packs * packs // readers
-    found = [trace(config, shape, crops, trainer, ranks) for shape in plan.shapes]
+    crops = plan.batch // plan.packs  # of a pack
+    packs, readers = shared_out(plan.packs, trainer, warnings, crops=crops)
+    each = packs // readers  # packs of a rank, one after another
+    seen = min(2, each)
+    found = [trace(config, shape, [crops] * seen, trainer, ranks) for shape in plan.shapes]
     largest = max(range(len(found)), key=lambda number: found[number].largest)
-    memory = measured(config, found[largest], plan.shapes[largest], crops, trainer, ranks, cluster, warnings)
+    memory = measured(config, found[largest], plan.shapes[largest], [crops] * seen, packs, trainer, ranks, cluster, warnings)
     one, count = found[largest], len(found)
-    flops = sum(each.flops for each in found) / count
-    sent = {axis: sum(each.sent.get(axis, 0) for each in found) / count for axis in one.sent}
+    flops = sum(one.flops for one in found) / count * each / seen
+    sent = {axis: sum(one.sent.get(axis, 0) for one in found) / count for axis in one.sent}
+    sent = {axis: size if axis.startswith("replicate") else size * each / seen for axis, size in sent.items()}
     time = timed(config, cluster, one, flops=flops, slowest=1.0, sent=sent)
     return Bill(
         cluster=cluster,
@@ -44,17 +47,17 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
         precision=config.trainer.precision,
         steps=config.steps,
         numbers=one.numbers,
-        tokens=crops * readers * mean_positions(config, plan.shapes),
-        clips=crops * readers,
+        tokens=crops * packs * mean_positions(config, plan.shapes),
+        clips=crops * packs,
         flops=flops * readers,
         executed=flops * readers,
         memory=memory,
         sent=sent,
         time=time,
         saved=one.saved,
-        checkpoints=config.checkpoint.keep,
+        checkpoints=kept_of(config),
         host=one.whole * min(cluster.per_node, ranks),
-        epochs=config.steps * crops * readers / (count * clips),
+        epochs=config.steps * crops * packs / (count * clips),
         assumed=assumed,
         warnings=warnings,
     )
@@ -73,26 +76,38 @@ def mean_positions(config: DictConfig, shapes: Sequence[Shape]) -> float:
 
 
 def measured(
-    config: DictConfig, found: Traced, shape: Shape, crops: int, trainer: Any, ranks: int, cluster: Cluster, warnings: list[str]
+    config: DictConfig,
+    found: Traced,
+    shape: Shape,
+    crops: Sequence[int],
+    packs: int,
+    trainer: Any,
+    ranks: int,
+    cluster: Cluster,
+    warnings: list[str],
 ) -> Memory:
-    """The memory of the traced step, and from another one how many crops of that shape would fill every device."""
+    """The memory of the traced step, and from another one how many crops of that shape a step has when they fill every device.
+
+    crops: of the packs that are traced, all alike. packs: of a step.
+    """
     from sora.price import memory_of
 
-    other = crops // 2 or 2
-    slope = max(1.0, (found.largest - trace(config, shape, other, trainer, ranks).largest) / (crops - other))
-    fits = max(0, int(crops + (cluster.room - found.largest) // slope))
+    one = crops[0]
+    other = one // 2 or 2
+    slope = max(1.0, (found.largest - trace(config, shape, [other] * len(crops), trainer, ranks).largest) / (one - other))
+    fits = max(0, int(one + (cluster.room - found.largest) // slope))
     if found.largest > cluster.room:
         told = f"{found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB"
-        fitting = f"at most plan.batch={fits * found.readers:,} does" if fits else "make plan.shapes smaller, or choose a smaller vae"
-        warnings.append(f"{crops:,} crops of {'x'.join(map(str, shape))} on a device do not fit: they need {told}; {fitting}")
-    return memory_of(found, room=cluster.room, budget=fits * found.readers, counted="crops of a step (plan.batch)")
+        fitting = f"at most plan.batch={fits * packs:,} does" if fits else "make plan.shapes smaller, or choose a smaller vae"
+        warnings.append(f"packs of {one:,} crops of {'x'.join(map(str, shape))} on a device do not fit: they need {told}; {fitting}")
+    return memory_of(found, room=cluster.room, budget=fits * packs, counted="crops of a step (plan.batch)")
 
 
-def trace(config: DictConfig, shape: Shape, crops: int, trainer: Any, ranks: int) -> Traced:
-    """A step of one rank on so many crops."""
+def trace(config: DictConfig, shape: Shape, crops: Sequence[int], trainer: Any, ranks: int) -> Traced:
+    """A step of one rank on packs of so many crops."""
     from sora.training.tracing import traced
 
-    return traced(lambda: module_of(config), [batch_of(shape, crops)], trainer=trainer, ranks=ranks, gpu=True)
+    return traced(lambda: module_of(config), [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)
 
 
 def batch_of(shape: Shape, crops: int) -> FrameBatch:

@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.cluster_prices import compared
 from sora.configs.build import build
 from sora.configs.compose import compose
-from sora.price import Costs, Wanted, arranged, batch_of, bill, fitted, module_of, of_any_depth
+from sora.price import Costs, Wanted, arranged, batch_of, bill, fitted, kept_of, module_of, of_any_depth, unseen_stages
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid
 from sora.training.tracing import traced
@@ -145,3 +146,36 @@ def test_the_share_of_the_peak_comes_from_a_log(tmp_path):
     assert fitted(tmp_path, 1.25) == pytest.approx(0.3 / 0.75 * 1.25)
     with pytest.raises(ValueError, match="fewer than two lines with mfu"):
         fitted(tmp_path / "none", 1.0)
+
+
+def test_every_average_that_is_kept_is_counted():
+    """`ema=post_hoc` keeps two, each as large as the weights."""
+    one, two = (bill(wanted("cluster=h100x1", "trainer=gpu", f"ema={name}")) for name in ("constant", "post_hoc"))
+    assert two.memory.average == 2 * one.memory.average
+    assert two.saved == one.saved + one.memory.average and two.memory.largest >= one.memory.largest + one.memory.average
+
+
+def test_gradients_of_copies_are_no_message_inside_layers():
+    """With `trainer=cp` the ranks that share packs also average gradients, once a step, while they compute: it is told by itself."""
+    same = wanted("cluster=h100x2", "trainer=cp", "trainer.context=2", "plan.packs=1")
+    more = wanted("cluster=h100x2", "trainer=cp", "trainer.context=2", "plan.packs=4")
+    one, four = bill(same), bill(more)
+    assert one.sent["replicate x context"] == four.sent["replicate x context"] == 4 * one.numbers
+    assert four.sent["context"] == pytest.approx(4 * one.sent["context"], rel=1e-3)  # what ranks agree on is sent once
+    assert one.time.hidden == pytest.approx(4 * one.numbers / 450e9)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "keep", "keep_every", "count"), [(20, 10, 2, 0, 2), (100, 10, 2, 30, 4), (95, 10, 3, 30, 5), (5, 10, 3, 0, 1)]
+)
+def test_checkpoints_that_stay_are_counted(steps, every, keep, keep_every, count):
+    words = [f"steps={steps}", f"checkpoint.every={every}", f"checkpoint.keep={keep}", f"checkpoint.keep_every={keep_every}"]
+    assert kept_of(wanted(*words).config) == count
+
+
+def test_stages_that_the_price_is_not_of_are_told():
+    stage = SimpleNamespace
+    for stages, said in ((1, []), (3, ["first 5 steps, which are of stages 0 to 1 of 0 to 2"])):
+        plan = stage(stages=[None] * stages, columns=lambda step: [stage(stage=0), stage(stage=1 if step == 4 else 0)])
+        found = unseen_stages(stage(plan=plan), steps=5)  # pyright: ignore[reportArgumentType]
+        assert len(found) == len(said) and all(words in each for words, each in zip(said, found, strict=True))

@@ -76,7 +76,7 @@ def test_what_is_said_to_fit_fits_and_one_more_does_not():
     found = bill("trainer=gpu", "cluster.memory=0.02", batch=8, packs=1)
     config = config_of("trainer=gpu")
     trainer, ranks, _ = arranged(config, build(config.cluster), [])
-    most = [trace(config, SHAPES[0], found.memory.budget + more, trainer, ranks).largest for more in (0, 1)]
+    most = [trace(config, SHAPES[0], [found.memory.budget + more], trainer, ranks).largest for more in (0, 1)]
     assert most[0] <= found.memory.room < most[1]
     assert found.memory.budget > 8 and not found.warnings
     tight = bill("trainer=gpu", "cluster.memory=0.001", batch=8, packs=1)
@@ -85,7 +85,18 @@ def test_what_is_said_to_fit_fits_and_one_more_does_not():
 
 def test_packs_that_do_not_divide_are_told():
     found = bill("cluster=h100x8", "trainer=ddp", batch=6, packs=3)
-    assert found.clips == 16 and any("plan.packs=3 does not divide over 8; priced as plan.packs=8" in each for each in found.warnings)
+    assert found.clips == 16 and any(
+        "plan.packs=3 does not divide over 8; priced as plan.packs=8 plan.batch=16" in each for each in found.warnings
+    )
+    assert not bill("cluster=h100x8", "trainer=ddp", batch=16, packs=8).warnings  # the words that it names are those it prices
+
+
+def test_packs_of_a_rank_are_computed_one_after_another():
+    """Four packs of a rank keep what one of them does, and the gradients of those before; copies are made equal once a step."""
+    one, four = (bill("cluster=h100x2", "trainer=ddp", batch=4 * packs, packs=packs) for packs in (2, 8))
+    assert four.clips == 4 * one.clips and four.flops == pytest.approx(4 * one.flops, rel=0.05)
+    assert one.memory.largest <= four.memory.largest <= one.memory.largest + 2 * one.memory.gradients
+    assert four.sent == one.sent
 
 
 def test_the_command_tells_it(tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -62,9 +65,19 @@ class Cluster:
     def rate(self, *, size: int, stride: int) -> float:
         """Bytes a second that each rank of a group can send, all groups of its axis at once. The ranks of a group are `stride` apart.
 
-        A ring enters and leaves a node once: the members that it has there share what they send to other nodes.
+        A ring enters and leaves a node once: the members that it has there share what they send to other nodes. The group that has the
+        fewest of them in a node sets the pace.
         """
-        inside = min(size, max(1, self.per_node // stride))
+        inside = min(self._inside(first, size=size, stride=stride) for first in self._firsts(size=size, stride=stride))
         if inside == size:
             return self.link * 1e9
         return min(self.link, inside * self.network) * 1e9
+
+    def _firsts(self, *, size: int, stride: int) -> Iterator[int]:
+        """The first rank of each group, until they lie in nodes as they did before."""
+        for block in range(0, min(self.devices, math.lcm(size * stride, self.per_node)), size * stride):
+            yield from range(block, block + stride)
+
+    def _inside(self, first: int, *, size: int, stride: int) -> int:
+        """The fewest members that a group has in a node."""
+        return min(Counter(rank // self.per_node for rank in range(first, first + size * stride, stride)).values())

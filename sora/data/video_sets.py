@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from sora import storage
 from sora.data.captioned import caption_kind
 from sora.data.index import Index
+from sora.data.rows import Caption
 from sora.data.sources import SUFFIXES
 from sora.data.video import probe, read
 
@@ -80,11 +81,20 @@ class DatasetVideos:
         return Shape(int(self.index.heights[number]), int(self.index.widths[number]), round(float(self.index.fps[number]), 3))
 
     def prompt(self, number: int) -> str | None:
+        said = self._said(number)
+        return None if said is None else said.text
+
+    def prompt_kind(self, number: int) -> str:
+        """Of the caption that is the prompt."""
+        said = self._said(number)
+        return "none" if said is None else said.kind
+
+    def _said(self, number: int) -> Caption | None:
         captions = self.index.captions(number)
-        texts = [item.text for item in captions if item.kind == self.kind]
-        if not texts and not self.strict:
-            texts = [item.text for item in captions]
-        return texts[0] if texts else None
+        fitting = [item for item in captions if item.kind == self.kind]
+        if not fitting and not self.strict:
+            fitting = list(captions)
+        return fitting[0] if fitting else None
 
     def codec(self, number: int) -> str | None:
         return None
@@ -153,6 +163,9 @@ class FolderVideos:
             told = storage.read_json(beside)
             return str(told["prompt"]) if isinstance(told, Mapping) and "prompt" in told else None
         return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+
+    def prompt_kind(self, number: int) -> str:
+        return "file"
 
     def codec(self, number: int) -> str | None:
         info = self._info(number)

@@ -76,7 +76,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
             figures |= found
     if not share.first:
         return {}
-    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets, caption=config.caption))
+    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about

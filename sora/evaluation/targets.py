@@ -19,9 +19,10 @@ WORLD = "sora.data.sources.WorldSource"
 
 @dataclass(frozen=True)
 class Target:
-    """What to generate, and the `Facts` it must show; None where they cannot be checked."""
+    """What to generate, and the `Facts` it must show; None where they cannot be checked. kind: of caption that the prompt is."""
 
     prompt: str
+    kind: str
     frames: int
     height: int
     width: int
@@ -53,7 +54,7 @@ def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, spli
                 f"{videos.name(number)} of {videos.place} has no caption{kind} to prompt with; caption the dataset first, or put NAME.txt "
                 "beside each video of a folder"
             )
-        targets.append(Target(prompt, videos.frames(number), shape.height, shape.width, shape.fps, None))
+        targets.append(Target(prompt, videos.prompt_kind(number), videos.frames(number), shape.height, shape.width, shape.fps, None))
     return targets
 
 
@@ -71,9 +72,13 @@ def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str
     if caption not in (None, "dense", "short"):
         raise ValueError(f"caption={caption}: the built-in world says dense or short")
     prompts = build(recipe).prompts(n, split="heldout" if split == "heldout" else "train", seed=seed)
-    texts = [prompt.text_short if caption == "short" else prompt.text_dense for prompt in prompts]
+    kind = caption or "dense"
+    texts = [prompt.text_short if kind == "short" else prompt.text_dense for prompt in prompts]
     # What the text says is what can be asked for: a short caption leaves facts out.
-    return [Target(text, item.frames, item.size[0], item.size[1], item.fps, parse(text)) for text, item in zip(texts, prompts, strict=True)]
+    return [
+        Target(text, kind, item.frames, item.size[0], item.size[1], item.fps, parse(text))
+        for text, item in zip(texts, prompts, strict=True)
+    ]
 
 
 def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: int) -> list[Target]:
@@ -95,8 +100,9 @@ def to_request(target: Target, number: int, *, seed: int) -> Request:
     return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number)
 
 
-def prompts_protocol(targets: Sequence[Target], *, caption: str | None) -> dict[str, Any]:
-    """What a protocol says of prompts: of which kind, how many of which shapes, and a hash of all of them."""
+def prompts_protocol(targets: Sequence[Target]) -> dict[str, Any]:
+    """What a protocol says of prompts: of which kinds they are, how many of which shapes, and a hash of all of them."""
+    kinds = ", ".join(sorted({target.kind for target in targets}))
     shapes = Counter(f"{target.frames}x{target.height}x{target.width}@{target.fps:g}" for target in targets)
     texts = "\n".join(target.prompt for target in targets)
-    return {"caption": caption or "dense", "n": len(targets), "shapes": dict(sorted(shapes.items())), "sha256": storage.text_hash(texts)}
+    return {"caption": kinds, "n": len(targets), "shapes": dict(sorted(shapes.items())), "sha256": storage.text_hash(texts)}

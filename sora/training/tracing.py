@@ -124,7 +124,7 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, tr
             layout, sent = named(strategy, tally, module)
             return Traced(
                 weights=held(module.task.parameters()),
-                average=held(module.average.shadow.values()),
+                average=held(averages(module)),
                 moments=held(moments(module)),
                 gradients=held(module.trained().values()),
                 kept=max(kept),
@@ -133,7 +133,7 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, tr
                 attention=tally.attention,
                 sent=sent,
                 layout=layout,
-                saved=size_of([*module.task.state_dict().values(), *module.average.shadow.values(), *moments(module)]),
+                saved=size_of([*module.task.state_dict().values(), *averages(module), *moments(module)]),
                 whole=whole,
                 numbers=sum(value.numel() for value in module.task.parameters()),
                 readers=seat(trainer).readers,
@@ -171,11 +171,12 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
             place = prod(size for _, size in sizes[first:last]), prod(size for _, size in sizes[last:])
             if several:
                 known[place] = " x ".join(several)
-    if not strategy.sharded and strategy.sizes.tensor == 1:
-        place = strategy.sizes.ranks, 1
-        sent[place] = sent.get(place, 0) + 2 * held(module.trained().values()) * (place[0] - 1) // place[0]
-    told = {place: known.get(place, f"{place[0]} ranks {place[1]} apart") for place, amount in sent.items() if amount}
-    return {name: place for place, name in told.items()}, {name: sent[place] for place, name in told.items()}
+    told = {known.get(place, f"{place[0]} ranks {place[1]} apart"): (place, amount) for place, amount in sent.items() if amount}
+    if not strategy.sharded and strategy.sizes.tensor == 1 and (ranks := strategy.sizes.ranks) > 1:
+        # Once a step and behind what is computed, so apart from what context ranks send inside layers, though these may be the same ranks.
+        axis = "replicate x context" if strategy.sizes.context > 1 else "replicate"
+        told[axis] = (ranks, 1), 2 * held(module.trained().values()) * (ranks - 1) // ranks
+    return {name: place for name, (place, _) in told.items()}, {name: amount for name, (_, amount) in told.items()}
 
 
 @contextmanager
@@ -240,6 +241,11 @@ def held(tensors: Iterable[Tensor]) -> int:
 
 def gradients(module: TrainingModule) -> list[Tensor]:
     return [value.grad for value in module.task.parameters() if value.grad is not None]
+
+
+def averages(module: TrainingModule) -> list[Tensor]:
+    """Of every profile that is kept: `ema=post_hoc` has several."""
+    return [value for kept in module.average.kinds().values() for value in kept.values()]
 
 
 def moments(module: TrainingModule) -> list[Tensor]:

@@ -45,6 +45,21 @@ def test_a_ring_crosses_a_node_with_the_adapters_of_its_members(size, stride, ra
     assert ONE.rate(size=size, stride=stride) == rate * 1e9
 
 
+@pytest.mark.parametrize(
+    ("devices", "per_node", "size", "stride", "rate"),
+    [
+        (24, 8, 3, 1, 50),  # the third group has ranks 6, 7 and 8: one adapter carries it over
+        (24, 8, 6, 1, 100),
+        (6, 8, 3, 1, 400),  # all in one node
+        (24, 8, 12, 1, 200),  # eight in one node, four in the next
+        (12, 6, 2, 4, 50),  # ranks 2 and 6
+        (12, 6, 3, 2, 400),
+    ],
+)
+def test_groups_that_do_not_tile_a_node_are_as_fast_as_the_one_that_is_cut_worst(devices, per_node, size, stride, rate):
+    assert replace(ONE, devices=devices, per_node=per_node).rate(size=size, stride=stride) == rate * 1e9
+
+
 def test_a_step_is_computing_updating_and_what_computing_cannot_hide():
     assert time().whole == time().computing == 1e15 / (0.5 * 1000e12)
     assert time(bf16=False).whole == 1e15 / (0.5 * 50e12)

@@ -47,6 +47,8 @@ def test_prompts_are_of_the_kind_that_is_asked_for_and_never_of_another(tmp_path
     assert said("dense") == [None, "dense of clip 1", None, "dense of clip 3"]
     assert said("tags") == [None, None, None, "tags of clip 3"]
     assert said(None) == ["short of clip 0", "dense of clip 1", None, "dense of clip 3"]  # the fullest that a clip has
+    kinds = [DatasetVideos(index, caption=None).prompt_kind(number) for number in range(len(index))]
+    assert kinds == ["short", "dense", "none", "dense"]
     for wrong in ("dence", "", "Dense"):
         with pytest.raises(ValueError, match=rf"caption={wrong}: no clip of .*some has such a caption; their kinds are dense, short, tags"):
             DatasetVideos(index, caption=wrong)

@@ -163,5 +163,6 @@ def test_a_checkpoint_of_another_model_is_refused_before_it_is_read(tmp_path):
     found = checkpoint.newest(tmp_path / "run" / "checkpoints")
     from tests.training.stand_ins import ToyTask
 
+    assert found is not None
     with pytest.raises(ValueError, match=r"model\.safetensors is of another model: network\.enter\.weight is \(8, 6\)"):
         state.refuse_other(ToyTask(9), checkpoint.load(found, verified=True), source=found)

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 import torch
 
+from sora.training import trainers
 from sora.training.mesh import MeshStrategy, Sizes
 from sora.training.tracing import pretended
 
@@ -30,3 +31,10 @@ def test_copies_are_rows_and_shards_columns_whatever_the_other_axes_are(sizes, s
         found = strategy._sharding_mesh()
         assert torch.equal(found.mesh, torch.tensor(grid))
         assert found._get_root_mesh() == strategy.device_mesh  # what FSDP asks for where another axis cuts weights, too
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-mixed", "fp8"])
+def test_a_precision_in_which_no_step_can_be_made_is_refused_before_one(precision):
+    """Lightning's bf16-true wants to rewrite batches, and packs are frozen: it failed at the first step of every run."""
+    with pytest.raises(ValueError, match=f"{precision} is not trained here; choose 32-true, bf16-mixed"):
+        trainers.single(accelerator="cpu", precision=precision, threads=0, deterministic=False, callbacks=[])
