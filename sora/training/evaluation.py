@@ -2,8 +2,8 @@
 
 RUN/evaluation.jsonl has a line for each evaluation and kind of weights: step, samples, seconds, and the figures of all measures. Lines of
 steps that a resumed run has yet to make are taken away. An evaluation that would make training wait for longer than its share of all
-time is put off; one that turns out to is cut short, and its figures are not kept. So is one while which a signal asks the run to stop: limits and
-preemptions leave minutes, and the steps behind it are not saved yet.
+time is put off; one that turns out to is cut short, and its figures are not kept. So is one during which a signal asks the run to stop:
+limits and preemptions leave minutes, and the steps behind it are not saved yet.
 """
 
 from __future__ import annotations
