@@ -60,9 +60,18 @@ class HeldOutClips:
 
 
 def evaluations(
-    config: DictConfig, job: Job, run: Run, *, widths: Mapping[str, float], journal: Journal, phases: Phases, tracker: Any
+    config: DictConfig,
+    job: Job,
+    run: Run,
+    *,
+    widths: Mapping[str, float],
+    journal: Journal,
+    phases: Phases,
+    tracker: Any,
+    stop: Callable[[], bool],
 ) -> list[Evaluations]:
-    """The callback that measures, or none, as `evaluation` says. widths: of the averages that the run keeps besides its own."""
+    """The callback that measures, or none, as `evaluation` says. widths: of the averages that the run keeps besides its own. stop: whether
+    this rank was asked to."""
     from omegaconf import OmegaConf
 
     from sora.training.evaluation import Evaluations
@@ -106,6 +115,7 @@ def evaluations(
             phases=phases,
             journal=journal,
             tracker=tracker,
+            stop=stop,
         )
     ]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # scancel and preemption; Ctrl-C; time limits; submitit
 
@@ -29,6 +31,12 @@ def ignore_asking() -> None:
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+
+
+def own() -> bool:
+    """Whether this process was started for a command of ours (`sora VERB`, `python -m sora.VERB`), not for what calls one, as tests do."""
+    spec = sys.modules["__main__"].__spec__
+    return (spec.name if spec is not None else Path(sys.argv[0]).name).partition(".")[0] == "sora"
 
 
 def alive(process: int) -> bool:

@@ -61,6 +61,7 @@ FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}  # the VAE's 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
     from sora.jobs import JOBS, finish_vae
+    from sora.processes import own
     from sora.training import ranks, rng
     from sora.training.guards import Clock
     from sora.training.peers import Peers
@@ -70,7 +71,7 @@ def main(composed: Composed) -> int:
     from sora.training.watchdog import Watchdog
 
     config, folder, changed = settle(composed.config, composed.said)
-    phases = Phases(before=age() if __name__ == "__main__" else 0.0)
+    phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
@@ -334,7 +335,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
-    beside = {"journal": journal, "phases": clock.phases, "tracker": tracker}
+    beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
     trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused

@@ -3,12 +3,13 @@
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from sora.data.decoding.guarded import GuardedReader
 from sora.data.video import PYAV
-from sora.processes import ASKING, born_deaf
+from sora.processes import ASKING, born_deaf, own
 from sora.training.sinks import Csv
 from sora.training.tracker import Tracker
 from tests.data.making import counting, muxed
@@ -70,3 +71,14 @@ def test_the_tracker_is_born_deaf(bombarded, tmp_path):
     tracker.close()
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss", "1,0.5"]
     assert tracker.problem is None
+
+
+@pytest.mark.parametrize(
+    ("module", "script", "found"),
+    [("sora.train", "x", True), ("sora.cli", "x", True), (None, "/bin/sora", True), ("pytest", "sora", False), (None, "mine.py", False)],
+)
+def test_a_process_of_our_own_is_told_from_one_that_calls_a_command(monkeypatch, module, script, found):
+    main = SimpleNamespace(__spec__=module and SimpleNamespace(name=module))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", [script])
+    assert own() is found

@@ -2,7 +2,8 @@
 
 RUN/evaluation.jsonl has a line for each evaluation and kind of weights: step, samples, seconds, and the figures of all measures. Lines of
 steps that a resumed run has yet to make are taken away. An evaluation that would make training wait for longer than its share of all
-time is put off; one that turns out to is cut short, and its figures are not kept.
+time is put off; one that turns out to is cut short, and its figures are not kept. So is one during which a signal asks the run to stop:
+limits and preemptions leave minutes, and the steps behind it are not saved yet.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Evaluations(Callback):
     """Goes through its measures every `every` samples, and at the last step.
 
     share: of all time that evaluations may take; None: whatever they take. weights: what is measured, by name: each puts weights in place
-    and the trained ones back. steps: of the whole run. journal: told of it; its clock stands still meanwhile.
+    and the trained ones back. steps: of the whole run. journal: told of it; its clock stands still meanwhile. stop: whether this rank was
+    asked to stop; what one rank was, all are.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Evaluations(Callback):
         phases: Phases,
         journal: Journal,
         tracker: Tracker | NoTracker,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         if every < 1:
             raise ValueError(f"evaluation.every={every} must be at least 1; it is samples between evaluations")
@@ -79,10 +82,11 @@ class Evaluations(Callback):
             raise ValueError(f"evaluation.share={share} is a share of all time, above 0 and up to 1; or null for no limit")
         self._run, self._every, self._share, self._weights, self._measures = run, every, share, dict(weights), list(measures)
         self._steps, self._phases, self._journal, self._tracker = steps, phases, journal, tracker
+        self._stop = stop
         self._log = MetricsLog(run.folder / FILE)
         self._expected = 0.0  # seconds, by the last one
         self._mark = self._step = self._again = 0
-        self._told = False
+        self._told = self._asked = False
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if trainer.is_global_zero:
@@ -141,7 +145,9 @@ class Evaluations(Callback):
             except StopIteration as end:
                 return end.value
             self._phases.enter("evaluation")  # moving: the watchdog counts from here
-            if self._share is not None and not self._agreed(time.monotonic() <= until, module):
+            asked = bool(ranks.highest(int(self._stop()), module.device))
+            if asked or (self._share is not None and not self._agreed(time.monotonic() <= until, module)):
+                self._asked = asked
                 work.close()
                 return done
 
@@ -166,7 +172,8 @@ class Evaluations(Callback):
         if not self._told and ranks.first():
             self._told = True
             when = "the last evaluation is left out" if last else "the evaluation that is due is put off"
-            self._journal.say(f"{when}: it takes about {self._expected:.0f} s, more than evaluation.share={self._share} of the time so far")
+            slow = f"it takes about {self._expected:.0f} s, more than evaluation.share={self._share} of the time so far"
+            self._journal.say(f"{when}: {'the run was asked to stop' if self._asked else slow}")
 
 
 @contextmanager

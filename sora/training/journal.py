@@ -54,6 +54,7 @@ class Journal(Callback):
         self._log = MetricsLog(run.metrics_file)
         self._progress: Progress | None = None
         self._told_disk = False
+        self._device: Any = None  # where ranks talk; known when training starts
         self._window: dict[str, Any] = _empty_window() | (resumed.facts["window"] if resumed else {})
         self._ask_peak, self._peak, self._goodput, self._also = peak, 0.0, goodput, ""
         self._phases, self._gauges, self._gradients = phases, Gauges(run.folder), {}
@@ -63,15 +64,17 @@ class Journal(Callback):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this."""
-        return {"window": self._window, "seconds": round(self._seconds, 3), "suspects": self.suspects.facts}
+        """What a checkpoint keeps of this; of the open window what all ranks saw, so every rank must ask."""
+        window = {**self._window, "parts": _everyones(self._window["parts"], self._device)}
+        return {"window": window, "seconds": round(self._seconds, 3), "suspects": self.suspects.facts}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._device = pl_module.device
         self._gauges.attach(pl_module.task, pl_module.device)
         self._ended = self._free = time.monotonic()
         self._aside = self._besides()
         if not trainer.is_global_zero:
-            self._window["parts"] = {}  # a checkpoint keeps the first rank's
+            self._window["parts"] = {name: _nothing(sums) for name, sums in self._window["parts"].items()}  # the first rank has all ranks'
         else:
             self._log.rewind(pl_module.counters.step)
             self._peak = self._ask_peak() if self._ask_peak is not None else 0.0
@@ -156,7 +159,7 @@ class Journal(Callback):
 
     def _write(self, trainer: Trainer, module: TrainingModule, report: Report) -> None:
         window, self._window = self._window, _empty_window()
-        parts = {name: _ratio(total, count) for name, (total, count) in _everyones(window["parts"], module).items()}
+        parts = {name: _ratio(total, count) for name, (total, count) in _everyones(window["parts"], module.device).items()}
         machine = self._gauges.told()
         if not trainer.is_global_zero:
             return
@@ -231,13 +234,17 @@ def _ratio(total: Any, count: Any) -> Any:
     return total / count if count else None
 
 
-def _everyones(parts: Mapping[str, Any], module: TrainingModule) -> dict[str, Any]:
+def _nothing(sums: Any) -> Any:
+    return [_nothing(each) for each in sums] if isinstance(sums, list) else 0.0
+
+
+def _everyones(parts: Mapping[str, Any], device: Any) -> dict[str, Any]:
     """The window's sums over all ranks."""
     if not ranks.several():
         return dict(parts)
     import torch
 
-    return {name: ranks.summed(torch.tensor(parts[name], dtype=torch.float64, device=module.device)).tolist() for name in sorted(parts)}
+    return {name: ranks.summed(torch.tensor(parts[name], dtype=torch.float64, device=device)).tolist() for name in sorted(parts)}
 
 
 def _scalars(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -36,6 +36,8 @@ TOTAL = 12
 class Meddling:
     """A measure that does all it may: draws from every global state, and looks at the weights."""
 
+    asked = False  # whether this rank was asked to stop
+
     def __init__(self, pieces: int = 3, takes=lambda: None) -> None:
         self.pieces, self.takes, self.seen, self.earlier = pieces, takes, [], None
 
@@ -59,7 +61,7 @@ def fit(folder: Path, measures, *, until=TOTAL, every=15, share=None, weights=("
     def also(run, journal, watched):
         if not measures:
             return list(more)
-        told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker()}
+        told = {"steps": TOTAL, "phases": watched, "journal": journal, "tracker": NoTracker(), "stop": lambda: Meddling.asked}
         chosen = chosen_weights(weights, widths or {})
         return [*more, Evaluations(run, every=every, share=share, weights=chosen, measures=measures, **told)]
 
@@ -171,6 +173,21 @@ def test_one_that_takes_longer_than_expected_is_cut_short_and_told(tmp_path, mon
     assert watched.seconds()["evaluation"] < 0.3 * clock.now + 5.0
     said = capsys.readouterr()
     assert "more than evaluation.share=0.3 of the time so far" in said.out + said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [None, 1.0])
+def test_a_signal_ends_an_evaluation_at_its_next_piece(tmp_path, monkeypatch, capsys, share):
+    pieces = []
+
+    def takes():
+        pieces.append(len(pieces))
+        monkeypatch.setattr(Meddling, "asked", len(pieces) > 4)
+
+    fit(tmp_path / "run", [Meddling(pieces=10_000, takes=takes)], every=10_000, share=share)
+    assert len(pieces) == 5 and read(tmp_path / "run" / "evaluation.jsonl") == []
+    said = capsys.readouterr()
+    assert "the last evaluation is left out: the run was asked to stop" in said.out + said.err
 
 
 def test_settings_that_mean_nothing_are_refused(tmp_path):
