@@ -79,7 +79,8 @@ def main(composed: Composed) -> int:
             begin(config, job)
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
-            record(config, run, state, changed)
+            if state is None or state.step < config.steps:
+                record(config, run, state, changed)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
@@ -92,7 +93,7 @@ def main(composed: Composed) -> int:
                 if config.kind == "vae" and not stopped and ranks.first():
                     finish_vae(config, run, module, job)
                 ranks.together()  # launchers take a rank that ends while others work for one that died
-            if goodput is not None:
+            if goodput is not None and goodput.first < config.steps:  # a look at a finished run is no part of it
                 goodput.write()
                 print(goodput.told())
             tell_of_bad(run)

@@ -19,6 +19,7 @@ figures are medians over rounds. The rest is in `experiments/cluster_prices.py` 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -118,6 +119,7 @@ class Parts:
         self._inside = False
 
     def step(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(plain)  # Lightning looks at how it is called
         def noted(*given: Any, **named: Any) -> Any:
             self.rows.append(np.array((clocks(), self.work, self.reading)))
             return plain(*given, **named)
@@ -330,7 +332,7 @@ def main() -> None:
         priced, rows["prices"] = cluster_prices.measure()
         figures |= priced
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-    settings = {"loop": [LOOP_ROUNDS, LOOP_STEPS], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
+    settings = {"loop": [LOOP_ROUNDS, WINDOW], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     told = {"figures": figures, "rows": rows, "settings": settings, "machine": machine, "versions": versions, "commit": commit}

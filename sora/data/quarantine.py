@@ -38,8 +38,15 @@ class Quarantine:
     def enter(self, step: int) -> None:
         """What is asked from now on is for this step of the plan."""
         self._step = step
-        if self.path is not None and self.path.exists() and self.path.stat().st_size != self._read:
+        if self.path is not None and self._size() != self._read:
             self._load(self.path.read_bytes())
+
+    def _size(self) -> int:
+        assert self.path is not None
+        try:
+            return os.stat(self.path).st_size
+        except FileNotFoundError:
+            return self._read
 
     def add(self, key: str, *, shard: str, reason: str, dataset: str = "", sample: int | None = None) -> None:
         """Record a clip that cannot be read; a `ValueError` when more than `max_share` of the clips are bad."""

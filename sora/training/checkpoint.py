@@ -125,7 +125,7 @@ class Saving:
 
         keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none. snapshots: of how
         many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
-        makes another go.
+        makes another go or leaves a snapshot: what is made of these does not depend on when a run was stopped.
         """
         found = self._merged()
         text = manifest.spread(self._state)
@@ -294,7 +294,7 @@ def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, ev
     for step, path in steps.items():
         if step in staying:
             continue
-        if snapshots:
+        if snapshots and step % every == 0:
             with suppress(ValueError):  # a damaged one leaves none
                 keep_part(path, checkpoints.parent / SNAPSHOTS, kinds=profiles(path))
         _remove(path)

@@ -107,10 +107,11 @@ class DiffusionTask(nn.Module):
         batch, noised = prepared.batch, prepared.noised
         text = self.text(batch.text)
         losses = self.objective.losses(self.dit, batch, noised, text if self.slicer is None else self.slicer.words(text))
+        values = losses.detach()  # what is asked later must not hold the graph until then
         return Loss(
             total=losses.sum(),
-            parts={"by_level": by_level(losses, noised, bins=self.bins)},
-            by_sample=lambda: by_clip(losses.detach(), batch.tokens.segments.lengths[: prepared.samples]),
+            parts={"by_level": by_level(values, noised, bins=self.bins)},
+            by_sample=lambda: by_clip(values, batch.tokens.segments.lengths[: prepared.samples]),
         )
 
 

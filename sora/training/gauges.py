@@ -10,6 +10,7 @@ are compiled are measured together, by the forward of the whole task, in which s
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -182,11 +183,10 @@ def memory(device: torch.device) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats(device)
         return {f"memory_{name}": found.get(key, 0) / 1e9 for name, key in names.items()}
     try:
-        lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-        sizes = {line[0]: int(line[1]) * 1024 / 1e9 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+        found = dict(re.findall(rb"(VmRSS|VmHWM):\s+(\d+) kB", Path("/proc/self/status").read_bytes()))
     except OSError:  # no Linux
-        sizes = {}
-    return {"memory_resident": sizes.get("VmRSS:", 0.0), "memory_peak": sizes.get("VmHWM:", 0.0)}
+        found = {}
+    return {name: int(found.get(key, 0)) * 1024 / 1e9 for name, key in (("memory_resident", b"VmRSS"), ("memory_peak", b"VmHWM"))}
 
 
 def _hosts(device: torch.device) -> list[str]:

@@ -42,12 +42,11 @@ def norms(parameters: Mapping[str, nn.Parameter], each: Float[Tensor, "n"]) -> d
     alike are divided by n.
     """
     places, of = _places(tuple(parameters))
-    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
-    device = next(iter(parameters.values())).device
-    squares = torch.zeros(len(places), dtype=torch.float64, device=device)
-    if gradients:
-        held = dist.get_world_size() if ranks.several() else 1
-        share = torch.tensor([clipping.distinct(value) / held for value in gradients.values()], dtype=torch.float64, device=device)
-        where = torch.tensor([of[name] for name in gradients], device=device)
-        squares.index_add_(0, where, each.double().square() * share)
-    return {part: math.sqrt(value) for part, value in zip(places, ranks.summed(squares).tolist(), strict=True)}
+    gradients = [(of[name], value.grad) for name, value in parameters.items() if value.grad is not None]
+    held = dist.get_world_size() if ranks.several() else 1
+    squares = [0.0] * len(places)
+    for (place, gradient), norm in zip(gradients, each.double().tolist(), strict=True):
+        squares[place] += norm * norm * (clipping.distinct(gradient) / held)
+    if held > 1:
+        squares = ranks.summed(torch.tensor(squares, dtype=torch.float64, device=next(iter(parameters.values())).device)).tolist()
+    return {part: math.sqrt(square) for part, square in zip(places, squares, strict=True)}

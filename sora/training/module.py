@@ -200,7 +200,7 @@ class TrainingModule(LightningModule):
     def step(self, packs: Sequence[Prepared]) -> None:
         """One optimiser step over this rank's packs."""
         place = seat(self.trainer)
-        mine = torch.stack([pack.count for pack in packs]).sum()
+        mine = _sum([pack.count for pack in packs])
         count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
         share = place.averaged / count  # the strategy averages gradients over ranks; the count is already everyone's
         losses = []
@@ -237,7 +237,7 @@ class TrainingModule(LightningModule):
 
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
-        mine = torch.stack([loss.total.float() for loss in losses]).sum() / count
+        mine = _sum([loss.total.float() for loss in losses]) / count
         (own_loss, own_norm), parts = fetched((mine, norm), _added([loss.parts for loss in losses]))
         sound = math.isfinite(own_loss) and math.isfinite(own_norm)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
@@ -313,7 +313,8 @@ class TrainingModule(LightningModule):
 def fetched(values: Sequence[Tensor], parts: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[float], dict[str, tuple[Numbers, Numbers]]]:
     """The numbers of 0-d tensors, and of parts, as Python has them: a device is waited for once."""
     tensors = [*values, *(value for pair in parts.values() for value in pair)]
-    numbers = iter(torch.cat([value.detach().double().flatten() for value in tensors]).tolist())
+    flat = [(value if value.dtype == torch.float32 else value.double()).detach().flatten() for value in tensors]
+    numbers = iter(torch.cat(flat).tolist())
     taken: list[Numbers] = [next(numbers) if value.ndim == 0 else list(islice(numbers, value.numel())) for value in tensors]
     pairs = zip(taken[len(values) :: 2], taken[len(values) + 1 :: 2], strict=True)
     return taken[: len(values)], dict(zip(parts, pairs, strict=True))  # pyright: ignore[reportReturnType]
@@ -325,6 +326,10 @@ def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device
     if traced:
         return traced, True
     return _unique(ranks.joined([sample for pack in packs for sample in pack.sample_ids], device)), False
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).sum()
 
 
 def _unique(everyone: Sequence[Sequence[int]]) -> list[int]:

@@ -80,6 +80,11 @@ class Goodput:
         self._line: dict[str, Any] = {"began": round(time.time() - (time.monotonic() - phases.began), 3), "ended": 0.0, "first": first}
         self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down(), "undone": []}
 
+    @property
+    def first(self) -> int:
+        """The step that this process began at."""
+        return self._line["first"]
+
     def begin_at(self, first: int) -> None:
         """This process begins at another step than was thought."""
         self._line |= {"first": first, "last": first, "wasted": self._wasted(first)}

@@ -202,3 +202,7 @@ def test_the_account_of_a_run_that_was_stopped_covers_every_second_of_it(world, 
     assert 0.5 <= total["seconds"]["down"] < wall - sum(line["step"] for line in lines)
     assert 8 * 0.05 <= total["useful"] == sum(line["step"] for line in lines)
     assert f"goodput {total['goodput']:.1%}" in capsys.readouterr().out
+    before = [(run / name).read_bytes() for name in ("goodput.jsonl", "events.jsonl", "metrics.jsonl")]
+    assert cli.run("train", [f"resume={run}"]) == 0
+    assert before == [(run / name).read_bytes() for name in ("goodput.jsonl", "events.jsonl", "metrics.jsonl")]
+    assert "goodput" not in capsys.readouterr().out  # a look at a finished run is no part of it

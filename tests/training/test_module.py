@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from sora.training import checkpoint, optimizers
 from sora.training.metrics import read
 from sora.training.module import Loss, fetched
+from tests.training import tokens
 from tests.training.stand_ins import ADAMW, Pack, Steps, ToyTask, fit
 
 SGD_LIKE = partial(optimizers.adamw, lr=1e-3, betas=(0.0, 0.0), eps=1.0, weight_decay=0.0)
@@ -115,6 +117,29 @@ def test_the_graph_of_a_pack_is_gone_before_the_next_one_is_learned_from(tmp_pat
     packs = [Pack(part, tuple(range(len(part)))) for part in torch.randn(7, 6).split([1, 4, 2])]
     fit(tmp_path / "run", until=2, total=2, every=1, dataset=Given(packs))
     assert alive == [(before, 0) for before in range(6)]
+
+
+def test_what_is_kept_of_a_loss_holds_no_graph():
+    """Though it can tell the loss of each sample: held until the step's end, it would keep the activations of all its packs."""
+    denoising = tokens.task()
+    prepared = denoising.prepare(tokens.packs_of(0)[:1], torch.device("cpu"))[0]
+    graphs: list[weakref.ref] = []
+
+    class Hook:
+        def __call__(self, *_: object) -> None:
+            return None
+
+    def learned() -> Loss:
+        loss = denoising(prepared)
+        hook = Hook()
+        loss.total.grad_fn.next_functions[0][0].register_hook(hook)  # of the token losses, which were summed
+        graphs.append(weakref.ref(hook))
+        loss.total.backward()
+        return replace(loss, total=loss.total.detach())
+
+    loss = learned()
+    assert graphs[0]() is None
+    assert loss.by_sample().sum().item() == pytest.approx(loss.total.item(), rel=1e-5)
 
 
 def test_numbers_come_from_the_device_as_they_are():

@@ -233,6 +233,20 @@ def test_averages_that_several_ranks_wrote_are_kept_and_found_too(tmp_path):
     assert weights_of(newest, ema=0.1)[0]["w4"].tolist() == pytest.approx([206.0] * 6, rel=1e-4)
 
 
+def test_where_a_signal_stopped_the_run_does_not_change_its_profiles(tmp_path):
+    """What a signal left stays while it is the newest, and its averages go with it."""
+    tensors = {"model": {"w": torch.ones(3)}, "ema": {"w": torch.ones(3)}, "ema_2": {"w": torch.zeros(3)}}
+    for name, saved in (("whole", (4, 8, 12, 16)), ("stopped", (4, 5, 8, 11, 12, 13, 16))):
+        for step in saved:
+            facts = {"counters": {"updates": step}, "profiles": dict(zip(("ema", "ema_2"), WIDTHS, strict=True))}
+            state = TrainingState(step=step, samples=0, tokens=0, tensors=tensors, facts=facts)
+            saving = Saving(tmp_path / name / "checkpoints", state, rank=0, ranks=1)
+            saving.write()
+            saving.commit(keep=1, keep_every=0, snapshots=9, every=4)
+        assert steps(tmp_path / name / SNAPSHOTS) == [4, 8, 12]
+        assert steps(tmp_path / name / "checkpoints") == [16]
+
+
 def test_profiles_need_two_different_widths():
     for widths in ([], [0.1], [0.1, 0.1], [0.1, 0.4]):
         with pytest.raises(ValueError, match=r"ema\.widths|no average has a relative width"):
