@@ -13,7 +13,8 @@ at 100 ms a step (rows: how much slower steps are meanwhile, as the writer takes
 ddp_scaling_2: processor seconds of one process in a step over those of two that train together, a thread each and four packs a step.
 ddp_scaling_2_busy: the same where another run of one process keeps the second core busy meanwhile, as the second rank does.
 resume_vs_fresh_start: seconds from the command to the end of the first step, of a run that goes on over one that begins. Parts take turns;
-figures are medians over rounds. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
+figures are medians over rounds. `cluster.py PART …` measures only some parts anew and leaves the others as they are; `commits` says of
+which code each is. The rest is in `experiments/cluster_prices.py` and `experiments/cluster_scale.py`.
 """
 
 from __future__ import annotations
@@ -311,36 +312,48 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def main() -> None:
+def figures_of(rows: dict[str, Any]) -> dict[str, float]:
+    """Those that come beside a part's own, from its rows."""
+    found = {}
+    if "loop_overhead" in rows:
+        found["loop_overhead_cpu"] = statistics.median(row["cpu_overhead_seconds"] for row in rows["loop_overhead"]) / STEP
+    if "ddp_scaling_2" in rows:
+        found["ddp_scaling_2_busy"] = rows["ddp_scaling_2"][-1]["ddp_scaling_2_busy"]
+    return found
+
+
+def main(chosen: list[str]) -> None:
+    """Measure all parts, or only the chosen ones anew; what each has found is written at once."""
+    from experiments import cluster_prices
+
     torch.set_num_threads(1)
-    figures: dict[str, float] = {}
-    rows: dict[str, list[dict[str, Any]]] = {}
+    path = HERE / "cluster.json"
+    told = json.loads(path.read_text()) if chosen else {"figures": {}, "rows": {}, "commits": {}}
+    told["settings"] = {"loop": [LOOP_ROUNDS, WINDOW], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
+    told["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
+    told["versions"] = {"python": sys.version.split()[0], "torch": torch.__version__}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    parts = {"loop_overhead": loop, "checkpoint_block_share": checkpoints, "ddp_scaling_2": scaling, "resume_vs_fresh_start": starts}
     with TemporaryDirectory() as name:
         folder = Path(name)
         with quiet():
             words = prepared(folder)
-        parts = {"loop_overhead": loop, "checkpoint_block_share": checkpoints, "ddp_scaling_2": scaling, "resume_vs_fresh_start": starts}
-        for figure, part in parts.items():
-            figures[figure], rows[figure] = part(words, folder)
-            print(f"{figure}: {figures[figure]:.4g}", flush=True)
-    figures["loop_overhead_cpu"] = statistics.median(row["cpu_overhead_seconds"] for row in rows["loop_overhead"]) / STEP
-    figures["ddp_scaling_2_busy"] = rows["ddp_scaling_2"][-1]["ddp_scaling_2_busy"]
-    rows["scale"] = cluster_scale.measure()
-    if (ROOT / "experiments" / "cluster_prices.py").exists():
-        from experiments import cluster_prices
-
-        priced, rows["prices"] = cluster_prices.measure()
-        figures |= priced
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-    settings = {"loop": [LOOP_ROUNDS, WINDOW], "scaling": [SCALING_ROUNDS, SCALING_STEPS], "starts": START_ROUNDS, "saves": SAVES}
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__}
-    told = {"figures": figures, "rows": rows, "settings": settings, "machine": machine, "versions": versions, "commit": commit}
-    write_json(HERE / "cluster.json", told)
-    print(json.dumps(figures, indent=2))
+        for part in chosen or [*parts, "scale", "prices"]:
+            if part in parts:
+                told["figures"][part], told["rows"][part] = parts[part](words, folder)
+                print(f"{part}: {told['figures'][part]:.4g}", flush=True)
+            elif part == "scale":
+                told["rows"][part] = cluster_scale.measure()
+            else:
+                priced, told["rows"][part] = cluster_prices.measure()
+                told["figures"] |= priced
+            told["figures"] |= figures_of(told["rows"])
+            told.setdefault("commits", {})[part] = commit
+            write_json(path, told)
+    print(json.dumps(told["figures"], indent=2))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
         child(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
-    main()
+    main(sys.argv[1:])
