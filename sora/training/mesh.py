@@ -128,11 +128,6 @@ class MeshStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         self.sizes.refuse_idle(self.world_size)
-        if self._policy.param_dtype is not None and self.root_device.type == "cpu" and (self.sharded or self.sizes.tensor > 1):
-            raise ValueError(
-                "trainer.precision=bf16-mixed needs GPUs where weights are in shards: gathered in bf16, they meet fp32 numbers in norms, "
-                "which a CPU does not mix; set trainer.precision=32-true"
-            )
         ParallelStrategy.setup_environment(self)
         self._setup_distributed()
         self.lay(self.root_device.type)

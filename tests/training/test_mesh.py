@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
 
 from sora.training import trainers
 from sora.training.mesh import MeshStrategy, Sizes
@@ -39,16 +38,3 @@ def test_a_precision_in_which_no_step_can_be_made_is_refused_before_one(precisio
     """Lightning's bf16-true wants to rewrite batches, and packs are frozen: it failed at the first step of every run."""
     with pytest.raises(ValueError, match=f"{precision} is not trained here; choose 32-true, bf16-mixed"):
         trainers.single(accelerator="cpu", precision=precision, threads=0, deterministic=False, callbacks=[])
-
-
-@pytest.mark.parametrize(
-    ("sizes", "sharded", "refused"), [((1, 2, 1, 1), True, True), ((1, 1, 1, 2), False, True), ((2, 1, 1, 1), False, False)]
-)
-def test_shards_in_bf16_are_refused_on_a_cpu_before_a_step(monkeypatch, sizes, sharded, refused):
-    """Copies train there in bf16; shards failed inside a norm, with words that name no key."""
-    monkeypatch.setattr(MeshStrategy, "world_size", 2)
-    monkeypatch.setattr(MeshStrategy, "root_device", torch.device("cpu"))
-    monkeypatch.setattr(ParallelStrategy, "setup_environment", lambda strategy: (_ for _ in ()).throw(InterruptedError("it would begin")))
-    strategy = MeshStrategy(sizes=Sizes(*sizes), sharded=sharded, bf16=True, timeout=timedelta(seconds=9))
-    with pytest.raises(ValueError if refused else InterruptedError, match=r"trainer\.precision=32-true" if refused else "it would begin"):
-        strategy.setup_environment()
