@@ -21,7 +21,7 @@ watchdog.BACKSTOP = 1.0
 phases = Phases()
 def somewhere_deep():
     {hang}
-with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit=1.0, start=500.0):
+with watchdog.Watchdog(phases, folder=sys.argv[1], rank=3, limit={limit}, start=500.0):
     phases.enter("step", 0)
     time.sleep(0.5)
     phases.enter("data", 7)  # from here on the shorter limit holds
@@ -32,9 +32,9 @@ print("not reached")
 """
 
 
-def hang(tmp_path, what: str, before: str = "pass") -> subprocess.CompletedProcess:
+def hang(tmp_path, what: str, before: str = "pass", limit: float = 1.0) -> subprocess.CompletedProcess:
     script = tmp_path / "script.py"
-    script.write_text(HEAD.format(hang=what, before=before))
+    script.write_text(HEAD.format(hang=what, before=before, limit=limit))
     return subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -87,7 +87,8 @@ def runs(process: int) -> bool:
 
 @pytest.mark.slow
 def test_who_moves_is_left_alone_and_slow_phases_have_their_own_limit(tmp_path):
-    done = hang(tmp_path, "[(phases.enter('step', 8 + i), time.sleep(0.4)) for i in range(6)]", "phases.enter('evaluation'); time.sleep(2)")
+    moves = "[(phases.enter('step', 8 + i), time.sleep(0.3)) for i in range(14)]"  # a machine may stand still for seconds, too
+    done = hang(tmp_path, moves, "phases.enter('evaluation'); time.sleep(4.2)", limit=4.0)
     assert done.returncode == 0, done.stderr
     assert "not reached" in done.stdout  # the end of the script, after the block
     assert not (tmp_path / "stalled-3.txt").exists()

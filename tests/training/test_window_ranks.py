@@ -32,7 +32,7 @@ def test_a_line_after_a_resume_within_its_window_has_what_all_ranks_saw(tmp_path
         return made, module
 
     def step(made, module, rank, number):
-        values = torch.tensor(float(10 * rank + number)), torch.tensor(1.0)
+        values = float(10 * rank + number), 1.0
         rest = {"grad_norm": 1.0, "lr": 1.0, "taken": True, "stop": False, "samples": 1, "tokens": 1, "flops": 0.0}
         module.report = Report(step=number, loss=1.0, parts={"part": values}, **rest)
         made.on_train_batch_end(Mock(spec=Trainer, is_global_zero=rank == 0), module, None, None, 0)
