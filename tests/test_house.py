@@ -70,6 +70,20 @@ def verbs() -> list[str]:
     return [path.stem for path in ROOT.glob("*.py") if "EXAMPLES =" in path.read_text()]
 
 
+def test_every_name_is_defined():
+    """Ruff and pyright may not look, as the letters of jaxtyping's shapes are names to them; these stand in strings, and names do not."""
+    asked = [sys.executable, "-m", "ruff", "check", "--select=F821", "--output-format=json", "sora", "experiments", "tests"]
+    told = subprocess.run(asked, cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    unknown: dict[Path, set[tuple[int, int]]] = {}
+    for row in json.loads(told.stdout):
+        unknown.setdefault(Path(row["filename"]), set()).add((row["location"]["row"], row["location"]["column"] - 1))
+    assert len(unknown) > 10  # it does look
+    meant = {"NowhereAtAll"}  # of the tests of annotations that cannot be judged
+    names = [(path, node) for path in unknown for node in ast.walk(parsed(path)) if isinstance(node, ast.Name) and node.id not in meant]
+    wrong = [f"{path}:{node.lineno}: {node.id}" for path, node in names if (node.lineno, node.col_offset) in unknown[path]]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_imports_run_one_way():
     wrong = []
     for path in FILES:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sora import storage
 
 if TYPE_CHECKING:
+    from sora.data.index import Index
     from sora.data.taking import Fit
     from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
