@@ -95,7 +95,7 @@ COVERING = covering()
 @pytest.mark.parametrize("chosen", COVERING, ids=["-".join(called(value) for value in chosen.values()) for chosen in COVERING])
 def test_what_goes_together_obeys_the_laws_of_packing(chosen):
     """A clip alone, packed with others, in another order and with other padding; one level for all of its frames; every gradient finite."""
-    net, clips = made(chosen), [Clip(number) for number in range(4)]
+    net, clips = made(chosen).double(), [Clip(number, torch.float64) for number in range(4)]
     clips[1].levels = torch.full((3,), 0.6)
     inputs = packed(clips, budget=22, max_clips=4)
     out = net(*inputs)
@@ -105,11 +105,11 @@ def test_what_goes_together_obeys_the_laws_of_packing(chosen):
     for clip, mine, other in zip(clips, together, reversed_, strict=True):
         alone = packed([clip], budget=clip.grid.tokens, max_clips=1)
         single_out = net(*alone).detach()
-        assert apart(mine, single_out) <= 1e-5
-        assert apart(mine, other) <= 1e-5
+        assert apart(mine, single_out) <= 1e-12
+        assert apart(mine, other) <= 1e-12
     tokens, _, text = packed([clips[1]], budget=9, max_clips=1)
     one = NoiseLevels(torch.tensor([0.6, 0.0]), torch.zeros(9, dtype=torch.int64), owners=torch.tensor([0, 1]))
-    assert apart(together[1], net(tokens, one, text).detach()) <= 1e-5
+    assert apart(together[1], net(tokens, one, text).detach()) <= 1e-12
     sum((part * clip.weight).sum() for part, clip in zip(together, clips, strict=True)).backward()
     unread = {name.split(".")[0] for name, parameter in net.named_parameters() if parameter.grad is None}
     assert unread == ({"embed_text"} if chosen["block"] is plain and not chosen["pooled_text"] else set())
