@@ -115,6 +115,14 @@ def owners(segments: Segments) -> Int[Tensor, "N"]:
     return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
 
 
+def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
+    """The mean of each segment's states; 0 for a segment without any."""
+    # In float32 at least: a sum of hundreds of bf16 states stops growing.
+    whole = states.to(torch.promote_types(states.dtype, torch.float32))
+    sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
+    return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
+
+
 class Joined(NamedTuple):
     """Two packed axes as one, on which segment g of the first stands before segment g of the second.
 

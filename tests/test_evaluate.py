@@ -164,7 +164,7 @@ def test_mistakes_end_with_code_two_and_name_the_key_before_anything_is_made(hom
         ([dit, world, "metrics=[fvd]"], "only the I3D weights by which FVD is defined give it, rand3d-v1 gives frechet"),
         ([dit, real, "metrics=[adherence]"], "adherence is measured on prompts of the built-in world"),
         ([dit, world, "extractor=i3d"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
-        ([dit, world, "real.frames=3"], "no clips of the sizes that are generated"),
+        ([dit, world, "real.frames=3"], "has 0 clips of the sizes that are generated"),
         ([dit, world, "generated.start=middle"], "leave it at first"),
         ([dit, world, "generated.short=leave_out"], "generated.short=leave_out: clips are generated as long"),
         ([dit, world, "generated.choose=random"], "leave it at first"),

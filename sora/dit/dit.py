@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, positive, rotate
-from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, owners
+from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, means, owners
 
 
 class Stream(NamedTuple):
@@ -124,6 +124,14 @@ class LayerNorm(nn.Module):
 def layer_norm(width: int, *, eps: float) -> LayerNorm:
     """dit.norm: see `LayerNorm`; without gains of its own."""
     return LayerNorm(eps)
+
+
+class GainedLayerNorm(nn.LayerNorm):
+    """With gain and bias, in the wider dtype of theirs and x's: FSDP gathers them as halves, which CPUs refuse beside float32."""
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(wide), self.bias.to(wide), self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -288,7 +296,7 @@ class DiT(nn.Module):
         self.embed_pooled = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if pooled_text else None
         self.embed_shape = clip_shape(width) if clip_shape is not None else None
         self.registers = registers(width, pattern) if registers is not None else None
-        self.embed_text = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
+        self.embed_text = nn.Sequential(GainedLayerNorm(text_width), nn.Linear(text_width, width), nn.GELU(), nn.Linear(width, width))
         self.embed_level = LevelEmbedding(width=width)
         self.modulation = nn.Linear(width, 6 * width) if modulation.shared else None
         self.route = Route(attention)
@@ -379,14 +387,6 @@ def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) ->
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
     """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
     return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
-
-
-def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
-    """The mean of each segment's states; 0 for a segment without any."""
-    # In float32 at least: a sum of hundreds of bf16 states stops growing.
-    whole = states.to(torch.promote_types(states.dtype, torch.float32))
-    sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
-    return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

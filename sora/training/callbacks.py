@@ -185,7 +185,7 @@ class Checkpoints(Callback):
         self._failed(saving.path, self._writer.error, must=must)
 
     def _failed(self, path: Path, error: Exception | None, *, must: bool) -> None:
-        if isinstance(error, ValueError):
+        if error is not None and not isinstance(error, OSError):
             raise error
         step = checkpoint.step_of(path)
         no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -220,7 +220,7 @@ class Writer:
         """Do it here."""
         try:
             work()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of whatever kind: a thread that only died would pass for one that has written
             self.error = error
 
     def join(self) -> None:

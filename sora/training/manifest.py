@@ -139,6 +139,8 @@ def merged(names: Sequence[str], said: Sequence[Mapping[str, Any]]) -> dict[str,
             before, which = np.unique(classes[numbers], return_inverse=True)
             classes[numbers] = len(grown) + which
             grown += [(int(number), rank, box) for number in before]
+    unwritten = [name for name, last in zip(names, classes.tolist(), strict=True) if not last]
+    assert not unwritten, f"no rank writes {unwritten[:3]}, of {len(names)} tensors"
     ends, which = np.unique(classes, return_inverse=True)
     return {"layouts": [_layout(grown, int(end)) for end in ends], "names": dict(zip(names, which.tolist(), strict=True))}
 
@@ -149,7 +151,7 @@ def _layout(grown: Sequence[tuple[int, int, list[Any]]], number: int) -> dict[st
         number, rank, (shape, kind, offset, size) = grown[number]
         pieces.append([rank, offset, size])
         facts.append((shape, kind))
-    assert facts and all(each == facts[0] for each in facts), f"ranks hold pieces of what is not one tensor: {facts[:3]}"
+    assert all(each == facts[0] for each in facts), f"ranks hold pieces of what is not one tensor: {facts[:3]}"
     return {"shape": facts[0][0], "type": facts[0][1], "pieces": pieces[::-1]}
 
 

@@ -8,13 +8,13 @@ import torch
 
 from sora.diffusion.objective import pack_levels
 from sora.dit.attention import attend
-from sora.dit.dit import DiT, cross, gelu, layer_norm, means, rms_per_head
+from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
 from sora.dit.mlps import swiglu
 from sora.dit.modulation import Single
 from sora.dit.patterns import full
 from sora.dit.rope import AxialRope, waves
 from sora.patches import pack, unpack
-from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, owners
+from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, means, owners
 
 P, TEXT = 6, 10
 # An image, a portrait, a landscape and a square of one token: as many clips as one of them has tokens, where broadcasting hides.

@@ -195,6 +195,19 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_that_says_what_to_do(tmp_pat
         fit(tmp_path / "run", until=2, total=2)
 
 
+def test_a_save_that_fails_by_a_mistake_of_ours_is_no_save(tmp_path, monkeypatch):
+    """It happens in another thread: one that died unnoticed would pass for one that has written, and the folder be made a checkpoint."""
+    real = checkpoint.write_tensors
+
+    def broken(path, tensors):
+        return real(path, tensors) if "step-00000003" not in str(path) else {}["no such key"]
+
+    monkeypatch.setattr(checkpoint, "write_tensors", broken)
+    with pytest.raises(KeyError, match="no such key"):
+        fit(tmp_path / "run", until=9, total=9, every=3)
+    assert not checkpoint.listed(tmp_path / "run" / "checkpoints")
+
+
 def test_saves_that_the_disk_refuses_in_a_row_stop_the_run_where_that_is_wanted(tmp_path, monkeypatch):
     from tests.training.faults import full
 

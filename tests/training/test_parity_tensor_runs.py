@@ -246,3 +246,17 @@ def test_sora_train_goes_on_with_tensor_ranks_and_without(made, tmp_path):
     for row, wanted in zip(read(run / "metrics.jsonl"), read(tmp_path / "alone" / "metrics.jsonl"), strict=True):
         assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-6) and row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
         assert (row["samples"], row["tokens"]) == (wanted["samples"], wanted["tokens"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["trainer=fsdp", "trainer=tp"])
+def test_halves_train_a_real_network_on_shares_as_float32_does(made, tmp_path, mode):
+    """What GPUs are given; FSDP gathers the gains of norms as halves, and the tokens beside them are wider."""
+    chosen = [*words(made), *ON_CPU]
+    go_on(tmp_path / "alone", [*chosen, "trainer=cpu", f"output={tmp_path}/alone"], count=1, steps=None)
+    many = [mode, "trainer.nodes=1", "trainer.devices=2", "trainer.precision=bf16-mixed"]
+    go_on(tmp_path / "halves", [*chosen, *many, f"output={tmp_path}/halves"], count=2, steps=None)
+    rows = list(zip(read(tmp_path / "halves/metrics.jsonl"), read(tmp_path / "alone/metrics.jsonl"), strict=True))
+    assert all(row["loss"] == pytest.approx(wanted["loss"], rel=2e-3) for row, wanted in rows)
+    assert all(row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=2e-2) for row, wanted in rows)
+    assert any(row["grad_norm"] != pytest.approx(wanted["grad_norm"], rel=1e-5) for row, wanted in rows)  # they are halves

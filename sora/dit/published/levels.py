@@ -9,9 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import means
 from sora.dit.rope import positive
-from sora.tokens import TextTokens
+from sora.tokens import TextTokens, means
 
 
 class Waves(nn.Module):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Context, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_sizes
+from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_sizes
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import Rope, positive
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
@@ -171,4 +171,4 @@ def projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module])
 
 def normed_projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
     """dit.final: see `ProjectedFinal`; with a layer norm of `eps` in front."""
-    return ProjectedFinal(width, level_width, norm(width), nn.LayerNorm(width, eps=positive("final.eps", eps)))
+    return ProjectedFinal(width, level_width, norm(width), GainedLayerNorm(width, eps=positive("final.eps", eps)))

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import means
+from sora.dit.dit import GainedLayerNorm
 from sora.dit.layout import Attention
 from sora.dit.published.levels import Waves
-from sora.tokens import Segments, TextTokens, owners
+from sora.tokens import Segments, TextTokens, means, owners
 
 
 class ProjectedText(nn.Module):
@@ -79,7 +79,7 @@ class RefinerBlock(nn.Module):
     def __init__(self, width: int, heads: int, attention: Attention) -> None:
         super().__init__()
         self.heads, self.attention = heads, attention
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.norm1, self.norm2 = GainedLayerNorm(width, eps=1e-6), GainedLayerNorm(width, eps=1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
         self.gates = nn.Linear(width, 2 * width)

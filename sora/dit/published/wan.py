@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora.dit.dit import Context, CrossAttention, Parts, SelfAttention, modulations
+from sora.dit.dit import Context, CrossAttention, GainedLayerNorm, Parts, SelfAttention, modulations
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.rope import positive
@@ -40,7 +40,7 @@ class NormedCrossBlock(nn.Module):
         self.own = parts.modulation.own(parts.level_width, 6 * parts.width)
         self.norm1, self.norm2 = parts.norm(parts.width), parts.norm(parts.width)
         self.attention = SelfAttention(number, parts)
-        self.cross_norm = nn.LayerNorm(parts.width, eps=positive("block.eps", eps))
+        self.cross_norm = GainedLayerNorm(parts.width, eps=positive("block.eps", eps))
         self.cross = CrossAttention(parts)
         self.mlp = parts.mlp()
 
