@@ -170,6 +170,16 @@ def test_the_command_line_still_has_the_last_word_in_an_ablation():
         compose("train", ["experiment=quickstart", "optimizer=adamw", "optimizer.other_lr=0.5"])
 
 
+@pytest.mark.parametrize("verb", ["encode", "evaluate"])
+def test_an_unknown_key_is_answered_with_every_key_once(verb):
+    with pytest.raises(ValueError, match="there is no key 'nokey'") as error:
+        compose(verb, ["nokey=1"])
+    told = re.search(r" has: (.*)\. See", str(error.value))
+    assert told is not None
+    names = told[1].split(", ")
+    assert "launcher" in names and len(set(names)) == len(names)
+
+
 def test_no_experiment_may_be_said_and_other_groups_name_their_options():
     plain, said = compose("train", ["seed=3"]), compose("train", ["experiment=null", "seed=3"])
     assert plain.config == said.config

@@ -356,7 +356,7 @@ def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], 
     if key in known or any(name.startswith(f"{key}.") for name in known) or any(known.get(name) == {} for name in above):
         return
     inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
-    top = [name for name in [*known, *choices] if "." not in name]
+    top = {name for name in names if "." not in name}  # a group that is left out by itself is a key, too
     raise ValueError(
         f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
         f"{listed(inside or top)}. See sora {verb} --help"
