@@ -20,6 +20,7 @@ import torch.distributed._tools.fake_collectives  # what collectives give, witho
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -90,6 +91,8 @@ def pretended(ranks: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        # Torch keeps results by the look of their mesh, with that mesh and its first rank's place: ranks forked later would take it.
+        _clear_sharding_prop_cache()
 
 
 def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, trainer: Any, ranks: int, gpu: bool) -> Traced:

@@ -7,12 +7,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn import functional as F
 from torch.optim import AdamW
 
 from sora.dit.dit import HeadNorm
 from sora.training.tally import Tally
 from sora.training.tracing import gpu_casts, held, pretended
+from tests.training.groups import in_ranks
 
 
 def test_ranks_are_pretended_and_then_gone():
@@ -60,3 +62,20 @@ def test_the_update_of_shards_is_counted_in_shards():
             optimizer.step()
             assert tally.alive - before < 2 * 2 * held(net.parameters())  # two moments, and a count for each
             assert tally.largest - before < 256 * 256 * 4
+
+
+def test_what_was_pretended_does_not_tell_later_ranks_where_they_are(tmp_path):
+    """Torch keeps results by the look of their mesh: ranks forked later took the first one's place, and left tensors unsaved."""
+
+    def placed_again() -> tuple[int, ...]:
+        mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("shard", "tensor"))
+        value = DTensor.from_local(torch.zeros(6), mesh, [Shard(0), Replicate()], run_check=False)
+        return tuple(value.detach().device_mesh.get_coordinate() or ())
+
+    with pretended(2):
+        assert placed_again() == (0, 0)
+
+    def work(rank: int) -> None:
+        assert placed_again() == (0, rank), placed_again()
+
+    in_ranks(2, tmp_path, work)
