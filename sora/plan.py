@@ -23,7 +23,7 @@ def main(composed: Composed) -> None:
 
     from sora import storage
     from sora.jobs import diffusion_plan
-    from sora.train import require_given
+    from sora.resuming import require_given
 
     config = composed.config
     require_given(config, "plan")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sora.resuming import enter, opened, record, settle
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,40 +24,6 @@ EXAMPLES = (
     "sora train experiment=quickstart data.folders=[data/world] vae=outputs/vae output=outputs/dit",
     "sora train resume=outputs/dit",
 )
-# What may differ between the parts of one run: where and how fast it runs, and what is told of it. Everything else makes it another run.
-FREE = (
-    "output",
-    "resume",
-    "resume_allow",
-    "workers",
-    "guard.patience",
-    "guard.most",
-    "guard.returns",
-    "log_every",
-    "checkpoint",
-    "tracker",
-    "logger",
-    "launcher",
-    "watchdog",
-    "trainer._target_",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.nodes",
-    "trainer.replicate",
-    "trainer.shard",
-    "trainer.context",
-    "trainer.tensor",
-    "trainer.sharded",
-    "trainer.threads",
-    "data.cache_mb",
-    "data.shard_vae",
-    "data.shard_text",
-    "data.hash_every_read",
-    "data.max_bad_share",
-    "recompute",
-    "compile",
-)
-FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}  # the VAE's path: that it is the same VAE is seen from its hash
 
 
 def main(composed: Composed) -> int:
@@ -80,7 +48,7 @@ def main(composed: Composed) -> int:
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             if state is None or state.step < config.steps:
-                record(config, run, state, changed)
+                record(config, run, state, changed, job=job)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
@@ -120,130 +88,7 @@ def tell_of_bad(run: Run) -> None:
         ranks.say(f"{' and '.join(told)}, others stood in for them; {listed} says which and why")
 
 
-# ---- which run, and with what configuration
-
-
-def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
-    """The configuration to train with, the run's folder, and what has changed since it began: None if it has yet to begin.
-
-    With `resume=RUN` it is the stored one, and on top what this command line says differently from the defaults or names itself (`said`:
-    keys and groups); what may not change is refused by name.
-    """
-    from omegaconf import OmegaConf
-
-    from sora.training.run import changes, open_run, refuse_changes
-
-    output = Path(config.output or f"outputs/{config.kind}")
-    if config.resume in (None, "auto"):
-        require_given(config, "train")
-    if config.resume is None:
-        return config, output, None
-    if config.resume == "auto":
-        if not (output / "run.json").exists():
-            return config, output, None
-        asked = config
-        run = open_run(output)
-    else:
-        run = open_run(Path(config.resume))
-        asked = laid_over(OmegaConf.create(run.config), config, said)
-    now = OmegaConf.to_container(asked, resolve=False)
-    found = changes(run.config, now, free=FREE_OF[asked.kind])  # pyright: ignore[reportArgumentType]
-    return asked, run.folder, refuse_changes(found, allowed=tuple(config.resume_allow))  # pyright: ignore[reportReturnType]
-
-
-def require_given(config: DictConfig, verb: str) -> None:
-    """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
-    from omegaconf import OmegaConf
-
-    if config.steps < 1:
-        raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
-
-    if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
-        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
-
-
-def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> DictConfig:
-    """A run's configuration with what `config` says otherwise: values that no command line that only names the task has, and all of `said`.
-
-    A key said with the default's value counts too, and a group is replaced whole, so that nothing of the other option stays behind.
-    """
-    from omegaconf import MISSING, OmegaConf
-
-    from sora.configs.check import flatten
-    from sora.configs.compose import compose
-
-    plain, flat = flatten(compose("train", [f"task={config.kind}"]).config), flatten(config)
-    for key, value in flat.items():
-        if value != MISSING and (key not in plain or plain[key] != value):
-            OmegaConf.update(stored, key, value)
-    for name in said:
-        if any(key == name or key.startswith(f"{name}.") for key in flat):  # an experiment or a task is no part of the configuration
-            OmegaConf.update(stored, name, OmegaConf.select(config, name), merge=False)
-    return stored
-
-
-def record(config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None) -> None:
-    """Note a resume, and keep the configuration that it goes on with."""
-    from omegaconf import OmegaConf
-
-    from sora import storage
-    from sora.training import ranks
-    from sora.training.run import code_version
-
-    if changed is None or not ranks.first():
-        return
-    told: dict[str, Any] = {"changed": {key: [str(before), str(after)] for key, (before, after) in changed.items()}}
-    if (code := code_version()) != (began := run.info.get("code")):
-        told["code"] = code
-        print(f"the run began with the code {began}, and goes on with {code}")
-    run.event("resumed", step=state.step if state else 0, **told)
-    storage.write_text(run.config_file, OmegaConf.to_yaml(config, resolve=False))
-
-
-def _brief(known: str) -> str:
-    """A hash by its beginning, words as they are."""
-    return known if " " in known else known[:12]
-
-
-def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
-    """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
-    from omegaconf import OmegaConf
-
-    from sora.training import checkpoint, ranks
-    from sora.training.run import create, open_run
-
-    if not going_on:
-        if ranks.first():
-            info = {"kind": config.kind, "depends": dict(job.depends)}
-            return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
-        return wait_for(folder), None
-    run = open_run(folder)
-    if "exported" in run.info:
-        raise ValueError(f"{folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
-    was = run.info["depends"]
-    for name, value in job.depends.items():
-        if was.get(name) != value and f"depends.{name}" not in config.resume_allow:
-            raise ValueError(
-                f"{name} is not what {folder} was trained with: it is {_brief(value)}, the run's is {_brief(str(was.get(name)))}; "
-                f"put the old one back, or say so on purpose with resume_allow=[depends.{name}]"
-            )
-    # whether its files are there at all; sizes and every byte are looked at when the ranks can share that out
-    newest = checkpoint.newest(
-        run.checkpoints, look=lambda path: (checkpoint.outline(path, sizes=()), checkpoint.load(path, verified=True))
-    )
-    return run, None if newest is None else opened(newest, job)
-
-
-def opened(path: Path, job: Job) -> TrainingState:
-    """A checkpoint, not read yet, if it is one of this job's network."""
-    from sora.training import checkpoint
-    from sora.training.state import refuse_other
-
-    if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
-        raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
-    state = checkpoint.load(path, verified=True)
-    refuse_other(job.task, state, source=path)
-    return state
+# ---- training
 
 
 def begin(config: DictConfig, job: Job) -> None:
@@ -257,18 +102,6 @@ def begin(config: DictConfig, job: Job) -> None:
         ranks.say(f"began with the weights of {config.init}")
 
 
-def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
-    """The run that the first rank is making."""
-    import time
-
-    from sora.training.run import open_run
-
-    end = time.monotonic() + seconds
-    while not (folder / "run.json").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    return open_run(folder)
-
-
 def alone(owned: Any, run: Run) -> Any:
     """The lock of the run, which the first rank holds for all."""
     from contextlib import nullcontext
@@ -276,9 +109,6 @@ def alone(owned: Any, run: Run) -> Any:
     from sora.training import ranks
 
     return owned(run) if ranks.first() else nullcontext()
-
-
-# ---- training
 
 
 def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: Clock, **around: Any) -> TrainingModule:

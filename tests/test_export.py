@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from sora.configs.build import build
 from sora.configs.load import load_diffusion
 from sora.jobs import Job
+from sora.resuming import enter
 from tests.trained import diffusion_run, option, vae_artefact
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def test_a_network_of_ours_is_exported_as_a_run_to_sample_from(places, capsys):
             assert torch.equal(found.dit.state_dict()[name], rounded), name
         assert {path.name for path in (output / "checkpoints/step-00000010").glob("*.safetensors")} == {"model.safetensors"}
         with pytest.raises(ValueError, match="was exported to sample from: it holds no optimiser"):
-            train.enter(OmegaConf.create({"resume_allow": []}), output, going_on=True, job=Job(None, None, {}, "tokens"))
+            enter(OmegaConf.create({"resume_allow": []}), output, going_on=True, job=Job(None, None, {}, "tokens"))
         assert cli.run("export", words) == 2 and "exists already" in capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -56,7 +57,7 @@ class Checkpoints(Callback):
         self._saving: checkpoint.Saving | None = None
         self._writer = Writer()
         self._phases = phases
-        self._first = True
+        self._first, self._noted = True, False
         self.stopped = False
 
     def setup(self, trainer: Trainer, pl_module: TrainingModule, stage: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -178,11 +179,19 @@ class Checkpoints(Callback):
         outcome = ranks.highest(self._writer.outcome, module.device)
         if outcome == Writer.DONE:
             self._refused = 0
+            self._note(checkpoint.step_of(saving.path) or 0)
             return
         self._refused += 1
         if module.global_rank == 0:
             saving.abandon()
         self._failed(saving.path, self._writer.error, must=must)
+
+    def _note(self, step: int) -> None:
+        """The first checkpoint of a run is told in its facts, or the next one is, if the disk has no room for that."""
+        if not self._noted and ranks.first():
+            with suppress(OSError):
+                self._run.has_saved(step)
+                self._noted = True
 
     def _failed(self, path: Path, error: Exception | None, *, must: bool) -> None:
         if error is not None and not isinstance(error, OSError):

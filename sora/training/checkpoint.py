@@ -225,6 +225,8 @@ def _state(path: Path) -> dict[str, Any]:
     counts = isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "samples", "tokens"))
     if not counts or not isinstance(found.get("facts"), dict):
         raise ValueError(f"{path / STATE} is of another form: it holds step, samples, tokens and facts; use another checkpoint")
+    if step_of(path) not in (None, found["step"]):
+        raise ValueError(f"{path} is the checkpoint of step {found['step']} under another's name; use another checkpoint")
     return found
 
 

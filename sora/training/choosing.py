@@ -64,6 +64,7 @@ def damage(path: Path, *, rank: int, count: int) -> str | None:
         mine = checkpoint.part_to_check(path, rank=rank, ranks=count)
         checkpoint.outline(path, sizes=mine)
         checkpoint.check(path, mine)
+        checkpoint.load(path, verified=True)  # its name and its form
     except (ValueError, OSError) as error:
         return str(error)
     return None

@@ -1,7 +1,7 @@
 """A run is one folder; only one process trains in it at a time, and it is resumed in place.
 
 RUN/config.yaml      the resolved configuration
-RUN/run.json         kind, names and hashes of what the run depends on, code version
+RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
 RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
@@ -103,6 +103,25 @@ class Run:
 
     def newest(self) -> Path | None:
         return checkpoint.newest(self.checkpoints)
+
+    def has_saved(self, step: int) -> None:
+        """Note that there has been a checkpoint: who finds none from now on must not start from step 0."""
+        if "saved" not in (info := self.info):
+            storage.write_json(self.info_file, {**info, "saved": step})
+
+    def depend_on(self, depends: Mapping[str, str], *, vae: Path | None) -> None:
+        """From now on the run depends on these hashes. Another VAE takes the place of the one it took along, which stays beside it."""
+        info = self.info
+        before = info["depends"].get("vae", "")
+        if vae is not None and depends["vae"] != before:
+            staging, aside = self.folder / f"{storage.STAGING}vae", self.folder / f"vae-{before[:12]}"
+            shutil.rmtree(staging, ignore_errors=True)
+            shutil.copytree(vae, staging)
+            if self.vae.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                self.vae.rename(aside)
+            staging.rename(self.vae)
+        storage.write_json(self.info_file, {**info, "depends": dict(depends)})
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append one line to events.jsonl. A full disk does not stop a run from telling what happened on the terminal."""

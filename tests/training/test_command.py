@@ -119,7 +119,7 @@ def test_keys_that_make_it_another_run_are_refused_by_name(world, whole):
     from omegaconf import OmegaConf
 
     from sora.configs.compose import compose
-    from sora.train import settle
+    from sora.resuming import settle
 
     config = compose("train", words(world, f"output={whole}", "resume=auto")).config
     assert settle(config)[2] == {}
@@ -154,7 +154,7 @@ def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
 
 def settled_by(*words: str):
     from sora.configs.compose import compose
-    from sora.train import settle
+    from sora.resuming import settle
 
     composed = compose("train", words)
     return settle(composed.config, composed.said)
@@ -226,6 +226,65 @@ def test_other_data_is_refused(world, whole, tmp_path, capsys):
     assert cli.run("prepare", settings) == 0
     assert cli.run("train", [*words(other, f"output={whole}", "resume=auto"), "resume_allow=[data.folders]"]) == 2
     assert "data is not what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["emptied", "not mounted", "damaged and set aside"])
+def test_a_run_that_has_saved_and_finds_no_checkpoint_does_not_start_again(world, whole, tmp_path, capsys, gone):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "vae")
+    for path in (folder / "checkpoints").iterdir():
+        shutil.rmtree(path) if gone == "emptied" else path.rename(path.with_name(f"damaged-{path.name}"))
+    if gone == "not mounted":
+        shutil.rmtree(folder / "checkpoints")
+    before = (folder / "metrics.jsonl").read_bytes()
+    for more in (words(world, f"output={folder}", "resume=auto"), [f"resume={folder}"]):
+        assert cli.run("train", more) == 2
+        assert "this run has saved some, the first at step 3: mount it or put them back" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_under_another_steps_name_is_passed_over(world, whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "vae")
+    shutil.copytree(folder / "checkpoints" / "step-00000006", folder / "checkpoints" / "step-00000007")
+    (folder / "checkpoints" / "step-00000008").rename(folder / "checkpoints" / "step-00000009")
+    assert cli.run("train", [f"resume={folder}"]) == 0
+    said = capsys.readouterr().out
+    assert "step-00000009 is the checkpoint of step 8 under another's name" in said and "step-00000007 is the checkpoint of step 6" in said
+    assert lines(folder) == lines(whole)
+
+
+def test_a_name_that_nothing_has_is_not_allowed_to_change(whole, capsys):
+    for name, meant in (("objektive.kl", "objective.kl"), ("depends.dta", "depends.data"), ("dit", None)):
+        assert cli.run("train", [f"resume={whole}", f"resume_allow=[{name}]"]) == 2
+        told = capsys.readouterr().err
+        assert f"resume_allow names {name}, which this run has not" in told and (meant is None or f"did you mean '{meant}'" in told)
+
+
+def test_what_was_allowed_once_is_known_afterwards_and_allowed_no_more(world, whole, tmp_path, capsys):
+    other, folder = tmp_path / "other", tmp_path / "run"
+    settings = ["source=world", f"output={other}", "count=9", "workers=0", "source.world.sizes=[[32,32]]", "source.world.seconds=[1.5]"]
+    assert cli.run("prepare", settings) == 0
+    assert cut(world, folder) == 128 + signal.SIGTERM
+    before = json.loads((folder / "run.json").read_text())
+    to = [f"resume={folder}", f"data.folders=[{other}]"]
+    assert cli.run("train", to) == 2
+    assert cli.run("train", [*to, "resume_allow=[data.folders]"]) == 2
+    assert cli.run("train", [*to, "resume_allow=[data.folders,depends.data]"]) == 0
+    after = json.loads((folder / "run.json").read_text())
+    changed = [row for row in read(folder / "events.jsonl") if row["event"] == "resumed"][-1]["changed"]
+    assert changed == {
+        "data.folders": [str([str(world)]), str([str(other)])],
+        "depends.data": [before["depends"]["data"], after["depends"]["data"]],
+    }
+    capsys.readouterr()
+    assert cli.run("train", [f"resume={folder}"]) == 0  # what it depends on now needs no more words
+    assert cli.run("train", [f"resume={folder}", f"data.folders=[{world}]"]) == 2
+    assert "data.folders: " in capsys.readouterr().err
+    assert cli.run("train", [f"resume={folder}", f"data.folders=[{world}]", "resume_allow=[data.folders]"]) == 2
+    assert "resume_allow=[depends.data]" in capsys.readouterr().err
 
 
 def test_the_run_says_what_it_is(whole, world):

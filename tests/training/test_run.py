@@ -104,6 +104,21 @@ def test_a_changed_key_is_refused_by_name_unless_it_is_allowed_on_purpose(key, v
     assert list(refuse_changes(found, allowed=(key.split(".")[0],))) == [key]
 
 
+def test_another_vae_takes_the_place_of_the_one_that_a_run_took_along(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vae.json").write_text(name)
+    depends = [{"vae": 64 * name, "text": "t"} for name in "ab"]
+    run = create(tmp_path / "run", config="", info={"kind": "diffusion", "depends": depends[0]}, vae=tmp_path / "a")
+    run.has_saved(3)
+    run.has_saved(5)
+    for now, told, aside in ((1, "b", "a"), (0, "a", "b"), (0, "a", "b"), (1, "b", "a")):
+        run.depend_on(depends[now], vae=tmp_path / told)
+        assert (run.vae / "vae.json").read_text() == told
+        assert (run.folder / f"vae-{12 * aside}" / "vae.json").read_text() == aside
+        assert run.info["depends"] == depends[now] and run.info["saved"] == 3
+
+
 def test_free_keys_change_freely():
     asked = {**STORED, "workers": 4, "checkpoint": {"every": 99, "keep": 1}, "trainer": {"precision": "32-true", "threads": 1}}
     assert changes(STORED, asked, free=("workers", "checkpoint", "trainer.threads")) == {}
