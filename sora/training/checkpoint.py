@@ -217,10 +217,11 @@ def kinds(path: Path) -> set[str]:
 
 def profiles(path: Path) -> dict[str, float]:
     """The relative widths of the averages in a checkpoint from which others can be made, by kind."""
-    return _state(Path(path))["facts"].get("profiles", {})
+    return state_of(Path(path))["facts"].get("profiles", {})
 
 
-def _state(path: Path) -> dict[str, Any]:
+def state_of(path: Path) -> dict[str, Any]:
+    """What state.json of a checkpoint says; a ValueError if it is of another form or of another step than the folder's name."""
     found = storage.read_json(path / STATE)
     counts = isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "samples", "tokens"))
     if not counts or not isinstance(found.get("facts"), dict):
@@ -241,7 +242,7 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     path = Path(path)
     if not verified:
         verify(path, only=only)
-    state, listed = _state(path), contents(path)
+    state, listed = state_of(path), contents(path)
     files: dict[str, list[str]] = {}
     for name in sorted(listed.files):
         if kind := kind_of(name):
