@@ -199,12 +199,21 @@ def opened(path: Path, job: Job) -> TrainingState:
 
 
 def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
-    """The run that the first rank is making."""
+    """The run that the first rank is making.
+
+    Raises:
+        ValueError: it is not to be seen from here. Network file systems take up to a minute to show what another machine made.
+    """
     import time
 
     from sora.training.run import open_run
 
     end = time.monotonic() + seconds
-    while not (folder / "run.json").exists() and time.monotonic() < end:
+    while not (folder / "run.json").exists():
+        if time.monotonic() > end:
+            raise ValueError(
+                f"{folder}, which rank 0 makes, cannot be seen from here after {seconds:.0f} s; "
+                "name an output=FOLDER on a file system that all nodes share and have mounted"
+            )
         time.sleep(0.1)
     return open_run(folder)

@@ -165,7 +165,8 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
-    told = {"the configuration": OmegaConf.to_yaml(config, resolve=False), "the code": str(code_version()), "the step": str(first)}
+    said: Any = OmegaConf.to_container(config, resolve=False)
+    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first)}
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
     trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])

@@ -1,4 +1,7 @@
-"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the exit code says why."""
+"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the exit code says why.
+
+Until training has begun nothing is to be saved, and a signal ends the process at once.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import ctypes
 import os
 import signal
 import sys
+from threading import Thread, current_thread, main_thread
 from types import FrameType
 
 from sora.processes import ASKING
+from sora.training.watchdog import kill_children
 
 PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
@@ -21,23 +26,35 @@ class StopFlag:
         self._interrupts = 0
         self._before: dict[int, object] = {}
         self._owner = 0
+        self._at_once: AtOnce | None = None
 
     def __enter__(self) -> StopFlag:
         self._owner = os.getpid()
         follow_launcher()
         for number in ASKING:
             self._before[number] = signal.getsignal(number)
-        self.install()
+        self._take()
+        self._at_once = AtOnce()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_at_once_no_more()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def install(self) -> None:
-        """Take the signals (again): Lightning sets handlers of its own when a fit begins, which save nothing."""
+        """Training begins: take the signals again, as Lightning sets handlers of its own when a fit begins, which save nothing."""
+        self._take()
+        self._end_at_once_no_more()
+
+    def _take(self) -> None:
         for number in ASKING:
             signal.signal(number, self._handle)
+
+    def _end_at_once_no_more(self) -> None:
+        if self._at_once is not None:
+            self._at_once.over()
+            self._at_once = None
 
     def __bool__(self) -> bool:
         return self.received is not None
@@ -50,6 +67,8 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a forked loader worker: the trainer decides, and closes its workers
             return
+        if self._at_once is not None:
+            end(number)
         first, self.received = self.received is None, self.received or number
         if number == signal.SIGINT:
             self._interrupts += 1
@@ -59,6 +78,52 @@ class StopFlag:
             # os.write, not print: a handler may interrupt a print that holds the stream's lock.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: finishing this step and saving; then the run stops (Ctrl-C three times to stop unsaved)\n".encode())
+
+
+class AtOnce:
+    """Until it is `over` an asking signal ends the process, even one that waits inside of a library for ranks that do not come, where no
+    handler of Python's runs: the interpreter also writes the signal's number to a pipe, from which a thread reads it."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        os.register_at_fork(before=self._fork, after_in_parent=self._forked, after_in_child=self._born)
+        Thread(target=self._wait, name="signals", daemon=True).start()
+
+    def over(self) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writing)
+        self._writing = -1
+
+    # A child's signals are its own from its first moment on: none is written to the pipe while there may be a child that does not know.
+
+    def _fork(self) -> None:
+        if self._writing >= 0 and current_thread() is main_thread():
+            signal.set_wakeup_fd(-1)
+
+    def _forked(self) -> None:
+        if self._writing >= 0 and current_thread() is main_thread():
+            signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+
+    def _born(self) -> None:
+        if self._writing >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._writing)
+            self._writing = -1
+
+    def _wait(self) -> None:
+        while received := os.read(self._reading, 64):
+            for number in set(received) & {int(each) for each in ASKING}:
+                end(number)
+        os.close(self._reading)
+
+
+def end(number: int) -> None:
+    """End this process, which has nothing to save."""
+    os.write(2, f"\n{signal.Signals(number).name}: nothing has been trained yet, so nothing is saved; the run stops\n".encode())
+    kill_children()
+    os._exit(128 + number)
 
 
 def follow_launcher() -> None:
