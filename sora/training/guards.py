@@ -26,6 +26,8 @@ class Clock(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self._returns = pl_module.counters.returns
+        if self.goodput is not None:
+            self.goodput.write()  # one that is killed soon has been there all the same
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: TrainingModule, batch: Any, batch_idx: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.phases.enter("step", pl_module.counters.step)

@@ -62,11 +62,11 @@ class Sizes:
     def ranks(self) -> int:
         return prod(astuple(self))
 
-    def refuse_idle(self, started: int) -> None:
-        """Raise ValueError unless the mesh is all ranks that were started: the rest would train a duplicate, or idle."""
-        if self.ranks != started:
+    def refuse_idle(self, count: int, *, by: str = "were started") -> None:
+        """Raise ValueError unless the mesh is all ranks that `count` `by` somebody: the rest would train a duplicate, or idle."""
+        if self.ranks != count:
             said = " x ".join(f"{axis} {size}" for axis, size in self.named)
-            raise ValueError(f"the mesh of {said} has {self.ranks} ranks, but {started} were started; change trainer.… or the job")
+            raise ValueError(f"the mesh of {said} has {self.ranks} ranks, but {count} {by}; change trainer.… or the job")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import selectors
 import socket
@@ -28,6 +29,7 @@ BRANCHES = 32  # connections that a rank takes, besides the one it makes
 TOKEN = 16  # bytes; who does not know them is no rank of this run
 ADDRESS = 64
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a node that vanishes closes nothing: half a minute
+NEWS = re.compile(rb"(lost|failed) (\d+)\n")
 REACH = 10.0  # seconds to connect in
 
 
@@ -44,11 +46,14 @@ class Peers:
     """A context in which this process ends once another rank has died.
 
     grace: seconds that this rank has to end by itself, as all do when they fail alike; then it says who died and exits, with the code
-    after which a job starts again. `connect` is called when ranks can talk; without it, and with one rank, this does nothing.
+    after which a job starts again. reaction: seconds that one which fails in a library waits for the news that another has died, of which
+    that is the mark. `connect` is called when ranks can talk; without it, and with one rank, this does nothing.
     """
 
-    def __init__(self, *, grace: float = 5.0) -> None:
-        self._grace, self._over = grace, threading.Event()
+    def __init__(self, *, grace: float = 5.0, reaction: float = 2.0) -> None:
+        self._grace, self._reaction, self._over = grace, reaction, threading.Event()
+        self._gone = ""  # what has happened to another rank
+        self._died = threading.Event()
         self._lines: list[_Line] = []
         self._listening: socket.socket | None = None
         self._token = b""
@@ -57,14 +62,19 @@ class Peers:
     def __enter__(self) -> Peers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ranks that leave without an error say so; one that fails looks like one that died."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Ranks say how they leave, so that only who says nothing has died."""
+        if kind is not None and issubclass(kind, RuntimeError) and (self._gone or (self._lines and self._died.wait(self._reaction))):
+            sys.stderr.write(f"\n{error}\n")  # whoever waits for one that has gone
+            self._end()
         self._over.set()
+        self._tell("bye" if kind is None else f"failed {self._rank}")
+        self._close()
+
+    def _tell(self, word: str) -> None:
         for line in list(self._lines):
             with contextlib.suppress(OSError):
-                if kind is None:
-                    line.connection.sendall(b"bye\n")
-        self._close()
+                line.connection.sendall(f"{word}\n".encode())
 
     def connect(self, device: torch.device) -> None:
         """Every rank must call it."""
@@ -130,24 +140,29 @@ class Peers:
                 data = b""
             else:
                 line.rank, line.heard = int.from_bytes(line.heard[TOKEN : TOKEN + 4]), line.heard[TOKEN + 4 :]
-        if line.rank >= 0 and b"lost " in line.heard and line.heard.endswith(b"\n"):
-            self._lost(int(line.heard.rpartition(b"lost ")[2]))
+        said = NEWS.findall(line.heard) if line.rank >= 0 else []
+        for word, rank in said[:1]:
+            self._lost(int(rank), died=word == b"lost")
         if data:
             return True
-        if line.rank >= 0 and b"bye\n" not in line.heard:
-            self._lost(line.rank)
+        if line.rank >= 0 and not said and b"bye\n" not in line.heard:
+            self._lost(line.rank, died=True)
         self._lines.remove(line)
         line.connection.close()
         return False
 
-    def _lost(self, rank: int) -> None:
+    def _lost(self, rank: int, *, died: bool) -> None:
         """Pass it on, and end unless this rank leaves by itself."""
-        for line in self._lines:
-            with contextlib.suppress(OSError):
-                line.connection.sendall(f"lost {rank}\n".encode())
+        self._gone = f"rank {rank} has {'died' if died else 'failed'}"
+        if died:
+            self._died.set()
+        self._tell(f"{'lost' if died else 'failed'} {rank}")
         if self._over.wait(self._grace):
             return
-        sys.stderr.write(f"\nrank {rank} has died, so rank {self._rank} ends too; the run goes on from its newest checkpoint\n")
+        self._end()
+
+    def _end(self) -> None:
+        sys.stderr.write(f"\n{self._gone}, so rank {self._rank} ends too; the run goes on from its newest checkpoint\n")
         sys.stderr.flush()
         kill_children()
         os._exit(STALLED)

@@ -60,7 +60,7 @@ def mesh(
     replicate = max(1, rest // (shard or rest)) if replicate is None else replicate
     shard = max(1, rest // max(1, replicate)) if shard is None else shard
     sizes = Sizes(replicate, shard, context, tensor)
-    sizes.refuse_idle(ranks)
+    sizes.refuse_idle(ranks, by=f"are trainer.devices={devices} x trainer.nodes={nodes}")
     return _trainer(
         MeshStrategy(sizes=sizes, sharded=sharded, bf16=precision == "bf16-mixed", timeout=PATIENCE),
         accelerator=accelerator,

@@ -132,7 +132,7 @@ def test_a_dead_rank_ends_one_that_is_busy_for_longer(start):
     assert job.codes() == [STALLED, -signal.SIGKILL]
     assert "rank 1 has died, so rank 0 ends too" in job.said(0)
     waits = {name: value.default for name, value in inspect.signature(Peers).parameters.items()}
-    assert waits == {"grace": 5.0}  # the kernel tells of the death; no other clock runs until then
+    assert waits == {"grace": 5.0, "reaction": 2.0}  # the kernel tells of the death; no other clock runs until then
 
 
 def test_ranks_save_and_end_when_their_launcher_is_killed(start):

@@ -94,9 +94,28 @@ def test_ranks_that_fail_alike_keep_their_own_codes_and_one_that_fails_alone_end
             raise RuntimeError
         time.sleep(60)
 
-    assert ended(tmp_path, alike)[0] == [2] * RANKS
+    codes, said, _ = ended(tmp_path, alike)
+    assert (codes, said) == ([2] * RANKS, [""] * RANKS)
     (tmp_path / "alone").mkdir()
-    assert ended(tmp_path / "alone", alone)[0] == [STALLED, STALLED, 2, STALLED]
+    codes, said, _ = ended(tmp_path / "alone", alone)
+    assert codes == [STALLED, STALLED, 2, STALLED]
+    assert all(f"rank 2 has failed, so rank {rank} ends too" in said[rank] for rank in (0, 1, 3)) and not said[2]
+
+
+@pytest.mark.parametrize("how", ["died", "failed"])
+def test_ranks_that_wait_for_one_that_is_gone_say_who_and_not_only_what_the_library_does(tmp_path, how):
+    """Its connection in the process group closes, too, and whoever waits for it fails at once."""
+
+    def work(rank: int, _: Peers) -> None:
+        if rank == 2:
+            if how == "failed":
+                raise ValueError
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+
+    codes, said, seconds = ended(tmp_path, work)
+    assert codes == [STALLED, STALLED, -signal.SIGKILL if how == "died" else 1, STALLED] and seconds < 10
+    assert all(f"rank 2 has {how}, so rank {rank} ends too" in said[rank] for rank in (0, 1, 3))
 
 
 def test_strangers_are_not_listened_to(tmp_path):
