@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -176,15 +176,15 @@ class Checkpoints(Callback):
         self._saving = None
         if module.global_rank == 0 and outcome == Writer.DONE:
             self._writer.run(lambda: saving.commit(**self._kept))
-        outcome = ranks.highest(self._writer.outcome, module.device)
-        if outcome == Writer.DONE:
+        refused = [rank for rank, (outcome,) in enumerate(ranks.joined([self._writer.outcome], module.device)) if outcome != Writer.DONE]
+        if not refused:
             self._refused = 0
             self._note(checkpoint.step_of(saving.path) or 0)
             return
         self._refused += 1
         if module.global_rank == 0:
             saving.abandon()
-        self._failed(saving.path, self._writer.error, must=must)
+        self._failed(saving.path, self._writer.error, refused=refused, must=must)
 
     def _note(self, step: int) -> None:
         """The first checkpoint of a run is told in its facts, or the next one is, if the disk has no room for that."""
@@ -193,19 +193,21 @@ class Checkpoints(Callback):
                 self._run.has_saved(step)
                 self._noted = True
 
-    def _failed(self, path: Path, error: Exception | None, *, must: bool) -> None:
+    def _failed(self, path: Path, error: Exception | None, *, refused: Sequence[int], must: bool) -> None:
+        """Tell it, by the first of the ranks that were `refused` as it knows why, and stop if it must not be or was so too often."""
         if error is not None and not isinstance(error, OSError):
             raise error
         step = checkpoint.step_of(path)
         no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full" if no_room else str(error or "another rank could not write")
+        reason = "the disk is full" if no_room else str(error or f"rank {refused[0]} could not write")
         if must or self._refused >= self._patience:
             often = f" (saves refused in a row: {self._refused}, checkpoint.patience={self._patience})" if self._refused > 1 else ""
             raise ValueError(
                 f"{path.parent} could not take the checkpoint of step {step}: {reason}{often}. Earlier ones are as they were; "
                 f"make room and continue with resume={self._run.folder}"
             ) from error
-        self._run.event("save failed", step=step, reason=reason)
+        if ranks.mine() == refused[0]:
+            self._run.event("save failed", step=step, reason=reason, ranks=list(refused))
         self._journal.say(
             f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps"
         )

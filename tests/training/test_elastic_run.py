@@ -20,6 +20,7 @@ from sora.training.metrics import read
 from sora.vae.artefact import artefact_hash
 from tests.data.making import flip
 from tests.trained import vae_artefact, world_dataset
+from tests.training.faults import full
 from tests.training.groups import in_ranks
 from tests.training.test_parity import launched
 
@@ -93,6 +94,28 @@ def test_two_ranks_fall_back_together_when_a_piece_of_the_newest_checkpoint_is_d
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and [row["loss"] for row in rows][:5] == losses
     (account,) = read(folder / "goodput.jsonl")[1:]
     assert (account["first"], account["last"]) == (4, STEPS) and account["wasted"] > 0
+
+
+@pytest.mark.slow
+def test_a_save_that_one_ranks_disk_refuses_is_no_ranks_and_is_told_once(made, tmp_path, capfd, monkeypatch):
+    """The disk of the second rank is full at the first save; the run goes on, and ends as it would have."""
+    real, calls = checkpoint.write_tensors, []
+
+    def refusing(path, tensors):
+        if "-00001-of-" in path.name and "00000002" in str(path):
+            full()
+        calls.append(path)
+        return real(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", refusing)
+    saves = ["checkpoint.every=2", "checkpoint.keep=9"]
+    trained(made, tmp_path / "run", [*words(made), *saves, f"output={tmp_path / 'run'}"], count=2)
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path / "run" / "checkpoints")] == [4, 6]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "save failed"]
+    assert (event["step"], event["reason"], event["ranks"]) == (2, "the disk is full", [1])
+    assert "the checkpoint of step 2 could not be written: rank 1 could not write. Training goes on" in capfd.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["saved"] == 4
 
 
 @pytest.mark.slow
