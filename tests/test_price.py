@@ -165,6 +165,22 @@ def test_gradients_of_copies_are_no_message_inside_layers():
     assert one.time.hidden == pytest.approx(4 * one.numbers / 450e9)
 
 
+def test_weights_in_shards_over_context_ranks_alone_are_no_message_inside_layers():
+    """The same ranks gather weights, which computing hides, and exchange tokens, which it cannot; each is as where the other is not."""
+    shared, copies, cut = (
+        bill(wanted("cluster=h100x2", *words))
+        for words in (
+            ("trainer=fsdp", "trainer.shard=1", "trainer.context=2", "plan.packs=1"),
+            ("trainer=cp", "trainer.context=2", "plan.packs=1"),
+            ("trainer=fsdp", "plan.packs=2"),
+        )
+    )
+    assert set(shared.sent) == {"context", "shard x context"}
+    assert shared.sent["context"] == pytest.approx(copies.sent["context"], rel=1e-3)
+    assert shared.sent["shard x context"] == pytest.approx(cut.sent["shard"], rel=1e-3)
+    assert shared.time.hidden == pytest.approx(shared.time.sending["shard x context"])
+
+
 @pytest.mark.parametrize(
     ("steps", "every", "keep", "keep_every", "count"), [(20, 10, 2, 0, 2), (100, 10, 2, 30, 4), (95, 10, 3, 30, 5), (5, 10, 3, 0, 1)]
 )

@@ -31,14 +31,15 @@ class Tally(TorchDispatchMode):
     """Counts while it is entered.
 
     alive, largest: bytes of what was made since and still lives, now and at most. flops: of matrix products, convolutions and attention, of
-    which `attention` are attention's. sent: bytes that this rank sends, by the process groups' (ranks, how far apart they are numbered).
+    which `attention` are attention's. sent: bytes that this rank sends, by the process groups' (ranks, how far apart they are numbered) and
+    by whether they are weights in shards, or gradients of these.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.largest = self.flops = self.attention = 0
         self._swept = math.inf  # nothing is swept before `restart`
-        self.sent: Counter[tuple[int, int]] = Counter()
+        self.sent: Counter[tuple[int, int, bool]] = Counter()
         self._sizes: dict[int, tuple[weakref.ref, int]] = {}
         self._fake: Any = None
         self._resize: Callable[..., Any] = _HELD.resize_
@@ -143,8 +144,11 @@ class Tally(TorchDispatchMode):
         numbers = dist.get_process_group_ranks(group)
         size = max(value.numel() * value.element_size() for value in _tensors((args, out)))
         passes = 2 if "reduce" in name and "scatter" not in name else 1
-        self.sent[len(numbers), numbers[1] - numbers[0]] += passes * size * (len(numbers) - 1) // len(numbers)
+        self.sent[len(numbers), numbers[1] - numbers[0], name in OF_SHARDS] += passes * size * (len(numbers) - 1) // len(numbers)
 
+
+# FSDP's own; what layers gather and reduce goes by functional collectives of other names
+OF_SHARDS = {"_allgather_base_", "_reduce_scatter_base_"}
 
 _wraps = cache(is_traceable_wrapper_subclass_type)
 

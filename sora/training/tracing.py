@@ -174,7 +174,13 @@ def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str
             place = prod(size for _, size in sizes[first:last]), prod(size for _, size in sizes[last:])
             if several:
                 known[place] = " x ".join(several)
-    told = {known.get(place, f"{place[0]} ranks {place[1]} apart"): (place, amount) for place, amount in sent.items() if amount}
+    told = dict[str, tuple[tuple[int, int], int]]()
+    for (ranks, apart, of_shards), amount in sent.items():
+        axis = known.get((ranks, apart), f"{ranks} ranks {apart} apart")
+        # weights in pieces over context ranks alone: gathered behind what is computed, and not inside of layers as their tokens are
+        axis = "shard x context" if of_shards and axis == "context" else axis
+        if amount:
+            told[axis] = (ranks, apart), amount + (told[axis][1] if axis in told else 0)
     if not strategy.sharded and strategy.sizes.tensor == 1 and (ranks := strategy.sizes.ranks) > 1:
         # Once a step and behind what is computed, so apart from what context ranks send inside layers, though these may be the same ranks.
         axis = "replicate x context" if strategy.sizes.context > 1 else "replicate"
