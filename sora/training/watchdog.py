@@ -40,6 +40,8 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()  # before the timer is stopped, which the thread may be about to set once more
         faulthandler.cancel_dump_traceback_later()
 
     def _limit(self) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from sora.training import watchdog
+from sora.training.phases import Phases
 from sora.training.watchdog import STALLED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +65,22 @@ def test_a_hang_in_which_no_python_runs_ends_too(tmp_path):
     done = hang(tmp_path, "time.sleep(0.5); ctypes.PyDLL(None).sleep(40)")  # PyDLL keeps the interpreter's lock
     assert done.returncode != 0
     assert "somewhere_deep" in done.stderr
+
+
+def test_no_timer_stays_behind_however_late_it_was_set(tmp_path, monkeypatch):
+    """It would end the process, without a word of why, long after training."""
+    setting, told = threading.Event(), []
+
+    def late(*_: object, **__: object) -> None:
+        setting.set()
+        time.sleep(0.3)
+        told.append("set")
+
+    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", late)
+    monkeypatch.setattr(watchdog.faulthandler, "cancel_dump_traceback_later", lambda: told.append("stopped"))
+    with watchdog.Watchdog(Phases(), folder=tmp_path, rank=0, limit=500.0, start=500.0):
+        assert setting.wait(30)
+    assert told == ["set", "stopped"]
 
 
 @pytest.mark.slow
