@@ -60,7 +60,8 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__annotations__ = {name: hint for name, hint in hints.items() if resolvable(function, hint)}
         try:
             return typed(function)
-        except BeartypeDecorHintException:
+        except BeartypeDecorHintException as error:
+            forget(error)
             function.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if judged(function, name, hint)}
             return typed(function)
     finally:
@@ -78,11 +79,18 @@ def resolvable(function: Any, hint: Any) -> bool:
     return True
 
 
+def forget(error: BaseException | None) -> None:
+    """Let go of the frames that an error came through: beartype leaves circles of them, which would hold what their callers have."""
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
+
+
 def judged(function: Any, name: str, hint: Any) -> bool:
     kept, function.__annotations__ = function.__annotations__, {name: hint}
     try:
         typed(function)
-    except BeartypeDecorHintException:
+    except BeartypeDecorHintException as error:
+        forget(error)
         return False
     finally:
         function.__annotations__ = kept

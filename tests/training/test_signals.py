@@ -27,6 +27,7 @@ def asked(work: Callable[[], None], *, number: int, ready: socket.socket) -> tup
             work()
         finally:
             os._exit(1)
+    ready.settimeout(LONG)  # a child that ended before would be waited for in vain
     ready.accept()
     time.sleep(0.2)  # it waits now
     began = time.monotonic()
