@@ -230,7 +230,8 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is no JSON object; run sora encode again")
     for name, wanted in (("version", VERSION), ("vae", vae_hash), ("dataset", index.dataset_fingerprint)):
         if described.get(name) != wanted:
-            raise NotEncoded(f"{path} is stale: its {name} is {described.get(name)}, wanted is {wanted}; run sora encode again", index.folder)
+            stale = f"{path} is stale: its {name} is {described.get(name)}, wanted is {wanted}"
+            raise NotEncoded(f"{stale}; run sora encode again", index.folder)
     _refuse_malformed(path, index, described, vae_hash)
     return described
 

@@ -8,7 +8,23 @@ from omegaconf import OmegaConf
 from sora.configs.commands import command, option_words
 from sora.configs.compose import compose, config_dir, groups
 
-ODD = ["data/mine", "2026_11_29 ü", "it's", "a,b", "[set]", "x=1", "-", "1e3", "été/v(1)", 'say "so"', "a#b", "~x", "a\\b", "trailing ", "{a: b}"]
+ODD = [
+    "data/mine",
+    "2026_11_29 ü",
+    "it's",
+    "a,b",
+    "[set]",
+    "x=1",
+    "-",
+    "1e3",
+    "été/v(1)",
+    'say "so"',
+    "a#b",
+    "~x",
+    "a\\b",
+    "trailing ",
+    "{a: b}",
+]
 
 
 @pytest.mark.parametrize("name", ODD)
