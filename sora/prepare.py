@@ -28,6 +28,8 @@ def main(composed: Composed) -> None:
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
+    from sora.configs.following import after_prepare
+    from sora.data.index import Index
     from sora.data.workers import in_order
     from sora.storage import whole_folder
 
@@ -40,6 +42,7 @@ def main(composed: Composed) -> None:
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = write(job, staging, run=run, max_bytes=int(config.shard_mb * 2**20), about=about)
     print(summary(described, output))
+    print(f"next: {after_prepare(output, Index.open(output))}")
 
 
 def write(job: Job, folder: Path, *, run: Run, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:

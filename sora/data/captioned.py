@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sora.data.index import Index
+from sora.storage import NotEncoded
 from sora.text.cache import TextCache
 
 DENSE = "dense"  # the kind that says all of what a clip shows
@@ -53,9 +54,10 @@ def require_cached(index: Index, texts: TextCache, weights: Mapping[str, float] 
     shown = (said for row in _spread(index) for said in index.captions(row) if weights is None or weights.get(said.kind, 0.0) > 0)
     lacking = next((said for said in shown if said.text not in texts), None)
     if lacking is not None:
-        raise ValueError(
+        raise NotEncoded(
             f"captions of kind {lacking.kind} of {index.folder} are not encoded, such as {lacking.text[:60]!r}; choose the kinds that are"
-            " with data.captions, or run sora encode again"
+            " with data.captions, or run sora encode again",
+            index.folder,
         )
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sora.storage import file_hash, read_json, text_hash, whole_file, write_json
+from sora.storage import NotEncoded, file_hash, read_json, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
 
 VERSION = 2
@@ -196,10 +196,8 @@ class TextCache:
         path = manifest_path(folder, fingerprint)
         if not path.is_file():
             others = [read_json(other).get("encoder") for other in sorted(self.folder.glob("text-????????.json"))]
-            raise ValueError(
-                f"{folder} has no cached captions of this text encoder ({fingerprint[:8]}; there are caches of: {others or 'none'});"
-                f" run sora encode data={folder} with the same text=… and settings"
-            )
+            there = f"there are those of {', '.join(map(str, others))}: choose that text=, or" if others else "there are none:"
+            raise NotEncoded(f"{folder} has no captions encoded by this text encoder ({fingerprint[:8]}); {there} run sora encode", folder)
         manifest = _read(path, fingerprint)
         self._shards = manifest["shards"]
         small = sum(shard["bytes"] for shard in self._shards) <= _HASHED_AT_ONCE
