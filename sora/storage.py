@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sora.locks import alone_making, short
 from sora.processes import alive
 
 STAGING = ".staging-"
@@ -37,12 +40,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def staging_of(path: Path) -> Path:
+    """Where a file or folder is made before it gets its name: no other process's place, though it be of another machine."""
+    return path.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{short(path.name)}")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a staging path to write to; on a clean exit it becomes `path`, on an error nothing is left."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{STAGING}{os.getpid()}-{path.name}")
+    staging = staging_of(path)
     try:
         yield staging
         sync(staging)
@@ -71,24 +79,34 @@ def sweep(folder: Path) -> int:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Like `whole_file`, for a new folder: refuses to replace one that exists."""
+    """Like `whole_file`, for a new folder: refuses to replace one that exists, and one that another process is making.
+
+    What processes that died had made of it is cleared.
+    """
     path = Path(path)
-    if path.exists():
+    refuse_there(path)
+    with alone_making(path) as alone:
+        refuse_there(path)  # it may have been finished meanwhile
+        for stale in path.parent.glob(f"{STAGING}*-{glob.escape(short(path.name))}") if alone else ():
+            shutil.rmtree(stale, ignore_errors=True)
+        staging = staging_of(path)
+        staging.mkdir()
+        try:
+            yield staging
+            for inner in sorted(staging.rglob("*")):
+                sync(inner)
+            sync(staging)
+            os.rename(staging, path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def refuse_there(path: Path) -> None:
+    """Raise ValueError for a folder to be made that exists already, empty or not; also for a link to nowhere."""
+    if path.exists() or path.is_symlink():
         raise ValueError(f"{path} exists already; remove it or name another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{STAGING}{os.getpid()}-{path.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        for inner in sorted(staging.rglob("*")):
-            sync(inner)
-        sync(staging)
-        os.rename(staging, path)
-        sync(path.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

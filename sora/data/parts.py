@@ -7,10 +7,10 @@ indexing/<shard>.json     that this file is whole, which state of the shard it i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from sora.data.foreign import Refusal, Survey
 from sora.data.rows import ClipRow, read_table, write_rows
+from sora.locks import alone_in
 from sora.storage import file_hash, read_json, write_json
 
 FOLDER, SETTINGS = "indexing", "settings.json"
@@ -46,25 +47,20 @@ class Parts:
 
     def __init__(self, output: Path, settings: Mapping[str, Any]):
         self.folder = Path(output) / FOLDER
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "wb")  # noqa: SIM115 (__exit__ closes it)
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with this process, and with it alone
-        except BlockingIOError:
-            self._lock.close()
-            raise ValueError(f"another process indexes into {output} now; wait for it, or index into another folder") from None
+        self._alone = ExitStack()
+        self._alone.enter_context(alone_in(Path(output), "indexing into"))  # the lock goes with this process, and with it alone
+        self.folder.mkdir(exist_ok=True)
         path = self.folder / SETTINGS
         if not path.is_file() or not self._same(path, settings):
             for other in self.folder.iterdir():
-                if other.name != "lock":
-                    other.unlink()
+                other.unlink()
             write_json(path, dict(settings))
 
     def __enter__(self) -> Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.close()
+        self._alone.close()
 
     def find(self, shard: str, stamp: str) -> Part | None:
         """What was done of a shard in this state; None if there is nothing, or something that is not whole."""

@@ -10,9 +10,7 @@ RUN/samples/  RUN/vae/  RUN/report.html
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -26,7 +24,8 @@ from typing import Any
 
 import sora
 from sora import storage
-from sora.processes import alive, born_deaf
+from sora.locks import alone_in
+from sora.processes import born_deaf
 from sora.references import refuse_growth
 from sora.training import checkpoint
 
@@ -150,7 +149,6 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         raise ValueError(f"a run is of kind {' or '.join(KINDS)}, not {info['kind']!r}")
     if folder.exists():
         folder.rmdir()
-    _sweep_beside(folder)
     with storage.whole_folder(folder) as staging:
         for name in ("checkpoints", "samples"):
             (staging / name).mkdir()
@@ -159,14 +157,6 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
             shutil.copytree(vae, staging / "vae")
         storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version()})
     return Run(folder)
-
-
-def _sweep_beside(folder: Path) -> None:
-    """Clear what killed processes left of this folder half-made."""
-    for stale in folder.parent.glob(f"{storage.STAGING}*-{folder.name}"):
-        owner = stale.name.removeprefix(storage.STAGING).split("-")[0]
-        if owner.isdigit() and not alive(int(owner)):
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def open_run(folder: Path) -> Run:
@@ -181,23 +171,10 @@ def open_run(folder: Path) -> Run:
 
 @contextmanager
 def owned(run: Run) -> Iterator[None]:
-    """Hold the run for this process, and clear what a killed one left behind.
-
-    Raises:
-        ValueError: another process trains in it. The lock is the kernel's, so a killed process never leaves one.
-    """
-    handle = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is training in {run.folder}; stop it first, or choose another output=FOLDER") from None
-        except OSError as error:  # some network file systems have no locks
-            print(f"{run.folder} cannot be locked ({error}); make sure that only one job trains in it")
+    """Hold the run for this process, and clear what a killed one left behind; ValueError where another process trains in it."""
+    with alone_in(run.folder, "training in", advice="stop it first, or choose another output=FOLDER"):
         checkpoint.sweep(run.folder)
         yield
-    finally:
-        os.close(handle)
 
 
 def changes(stored: Mapping[str, Any], asked: Mapping[str, Any], *, free: Sequence[str]) -> dict[str, tuple[Any, Any]]:
