@@ -93,7 +93,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     value is missing."""
     count = next((place for place, word in enumerate(words) if "=" in word or word.startswith("-")), len(words)) if verb.bare else 0
     if count:
-        from sora.configs.compose import quoted
+        from sora.configs.grammar import quoted
 
         return [f"{verb.bare[0]}=[{','.join(map(quoted, words[:count]))}]", *words[count:]]
     if not words or words[0] not in verb.actions:
