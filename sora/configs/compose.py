@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
-from sora.configs.grammar import cut
+from sora.configs.grammar import Word, cut, for_hydra, parse
 from sora.configs.kinds import Kinds, marks, settled, unreadable
 from sora.configs.targets import TARGET
 from sora.configs.words import listed, meant
@@ -188,10 +188,16 @@ def _take_own_values(composed: Composed, reference: Composed, named: Sequence[st
 
 
 def require_all(composed: Composed, verb: str) -> None:
-    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML)."""
-    missing = [key for key, value in flatten(composed.config).items() if value == "???"]
+    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
+    on with a run, those which that would know). Called before anything heavy is imported, and before a job is submitted."""
+    flat = flatten(composed.config)
+    missing = [key for key, value in flat.items() if value == "???"]
     if missing:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+    if "data.folders" in flat and flat.get("resume") in (None, "auto"):
+        from sora.resuming import require_given
+
+        require_given(composed.config, verb)
 
 
 def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
@@ -203,38 +209,6 @@ def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
         return [argument]
     node = OmegaConf.load(options[name])
     return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
-
-
-@dataclass(frozen=True)
-class Word:
-    """One KEY=VALUE or GROUP=OPTION of a command line, its value as it was typed."""
-
-    key: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.key}={self.value}"
-
-    @property
-    def option(self) -> str:
-        """For Hydra, whose grammar would read a name that looks like a number as one."""
-        return f"{self.key}={'null' if self.value == 'null' else for_hydra(self.value)}"
-
-
-def parse(argument: str) -> Word:
-    """One word of a command line. Raises ValueError for one that is no KEY=VALUE."""
-    key, equals, value = argument.partition("=")
-    if key.startswith("~"):
-        raise ValueError(f"{argument}: a key cannot be taken away; set it to null, or choose another option of its group")
-    if not equals or not key.lstrip("+"):
-        raise ValueError(f"{argument!r} is not an option: write KEY=VALUE or GROUP=OPTION")
-    return Word(key.lstrip("+"), value)
-
-
-def for_hydra(value: str) -> str:
-    """A value in quotes of Hydra's grammar, which takes backslashes literally except before a quote."""
-    body = value.replace("'", "\\'")
-    return f"'{body}\\'" if body.endswith("\\") else f"'{body}'"
 
 
 class Loader:

@@ -8,10 +8,43 @@ In quotes, of either kind, every letter stands for itself; `\\'`, `\\"` and `\\\
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 QUOTES = ("'", '"')
+
+
+@dataclass(frozen=True)
+class Word:
+    """One KEY=VALUE or GROUP=OPTION of a command line, its value as it was typed."""
+
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+    @property
+    def option(self) -> str:
+        """For Hydra, whose grammar would read a name that looks like a number as one."""
+        return f"{self.key}={'null' if self.value == 'null' else for_hydra(self.value)}"
+
+
+def parse(argument: str) -> Word:
+    """One word of a command line. Raises ValueError for one that is no KEY=VALUE."""
+    key, equals, value = argument.partition("=")
+    if key.startswith("~"):
+        raise ValueError(f"{argument}: a key cannot be taken away; set it to null, or choose another option of its group")
+    if not equals or not key.lstrip("+"):
+        raise ValueError(f"{argument!r} is not an option: write KEY=VALUE or GROUP=OPTION")
+    return Word(key.lstrip("+"), value)
+
+
+def for_hydra(value: str) -> str:
+    """A value in quotes of Hydra's grammar, which takes backslashes literally except before a quote."""
+    body = value.replace("'", "\\'")
+    return f"'{body}\\'" if body.endswith("\\") else f"'{body}'"
 
 
 class Leaf(NamedTuple):
