@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import sora
 from sora.configs.words import listed, meant
+from sora.terminal import writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -93,7 +94,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     value is missing."""
     count = next((place for place, word in enumerate(words) if "=" in word or word.startswith("-")), len(words)) if verb.bare else 0
     if count:
-        from sora.configs.compose import quoted
+        from sora.configs.grammar import quoted
 
         return [f"{verb.bare[0]}=[{','.join(map(quoted, words[:count]))}]", *words[count:]]
     if not words or words[0] not in verb.actions:
@@ -105,6 +106,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
+    writable()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
@@ -133,6 +135,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. Threads of a GNU OpenMP that spin for long take the core from whoever shares it: one other busy
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    writable()
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(verb, lambda: _run(verb, words))
 

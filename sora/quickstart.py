@@ -74,10 +74,10 @@ def stages(config: DictConfig, folder: Path, prompts: Path, videos: Path) -> lis
 
 
 def value(path: Path) -> str:
-    """A path as a value on the command line: in quotes if a character of it would mean something there."""
-    from sora.configs.compose import quoted
+    """A path as a value or an element on the command line: in quotes if a letter of it would mean something there."""
+    from sora.configs.grammar import quoted
 
-    text = str(path)
+    text = f"./{path}" if str(path).startswith("~") else str(path)  # a path that is called ~, not the home folder
     return text if all(letter.isalnum() or letter in "/._-" for letter in text) else quoted(text)
 
 
