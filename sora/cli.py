@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 
 import sora
 from sora.configs.words import listed, meant
+from sora.started import started
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 LAUNCHER = "launcher"  # the group that says where a command runs
+SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
 TOP = """
@@ -167,10 +169,11 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
 
 def _who() -> str:
     """Which rank speaks, and from which machine, where there are several: a folder that one node lacks is that node's."""
-    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if os.environ.get(ranks, "1") != "1" and rank in os.environ:
-            return f" (rank {os.environ[rank]} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()})"
-    return ""
+    try:
+        here = started()
+    except ValueError:  # which may be what is told
+        return ""
+    return f" (rank {here.rank} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()})" if here.ranks > 1 else ""
 
 
 def _run(verb: str, words: list[str]) -> int | None:
@@ -194,9 +197,21 @@ def _run(verb: str, words: list[str]) -> int | None:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     require_all(composed, verb)
-    if composed.config.get(LAUNCHER):
+    if (launched := bool(composed.config.get(LAUNCHER))) or verb not in SHARING:
+        refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
+    if launched:
         return submitted(verb, composed, flags)
     return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
+
+
+def refuse_ranks(command: str, *, part: object = None) -> None:
+    """Raise ValueError if a launcher started several of this process: each would do the whole work, into one folder. part: its share."""
+    here = started()
+    if here.ranks > 1 and part is None:
+        raise ValueError(
+            f"{here.ranks} ranks were started ({here.by}), and {command} is the work of one: each would do all of it, into the same place. "
+            "Start one (srun --ntasks=1), or give each its part=[K,N] if the verb has that key"
+        )
 
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
@@ -259,6 +274,7 @@ def sweep(verb: str, flags: Flags) -> int:
 
     if flags.help or flags.show:
         raise ValueError("-m runs; leave it away to see the help or the configuration")
+    refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
         return launched(verb, flags.overrides, flags.folders)
     runs = split(verb, flags.overrides, flags.folders)

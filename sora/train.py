@@ -28,10 +28,13 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.configs.build import build
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
     from sora.training import ranks, rng
     from sora.training.guards import Clock
+    from sora.training.launching import take_seats, told
+    from sora.training.mesh import seat
     from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
@@ -39,12 +42,16 @@ def main(composed: Composed) -> int:
     from sora.training.watchdog import Watchdog
 
     config, folder, changed = settle(composed.config, composed.said)
+    trainer = build(config.trainer)(callbacks=[])
+    take_seats(trainer)
+    ranks.say(told(trainer))
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
         if changed is None:
             begin(config, job)
+            job.steps.plan.at(0).share(ranks=seat(trainer).readers, rank=seat(trainer).reader)  # ranks that do not divide the packs
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             if state is None or state.step < config.steps:
