@@ -9,6 +9,7 @@ import ast
 import errno
 import importlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -217,17 +218,23 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
     """Hand the command, or the `runs` of a sweep, to its launcher instead of running it; 0 once it is in the queue."""
     from sora.configs.build import build
+    from sora.configs.compose import compose
 
     launcher, folders = build(composed.config[LAUNCHER]), [f"--config-dir={folder.resolve()}" for folder in flags.folders]
     named = [[*(word for word in words if not _launches(word)), *folders] for words in runs or [flags.overrides]]
     if verb == "train" and any(not any(word.startswith("output=") for word in words) for words in named):
         raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
-    if runs:
-        number = launcher.sweep(verb, named, Path("outputs") / "jobs")
-        print(f"submitted {len(runs)} runs as array {number}; squeue -j {number} shows them, their output goes to slurm-{number}-N.log")
-    else:
-        number = launcher.submit(verb, named[0])
-        print(f"submitted as job {number}; squeue -j {number} shows it, its output goes to slurm-{number}*.log")
+    if verb == "train":
+        for words in runs or [flags.overrides]:
+            launcher.refuse_ranks(compose(verb, words, flags.folders).config.trainer)
+    made = launcher.array(verb, named, Path("outputs") / "jobs") if runs else launcher.job(verb, named[0])
+    if launcher.dry:
+        print(made.shown())
+        return 0
+    number = made.submit()
+    what = f"{len(runs)} runs as array" if runs else "as job"
+    log = f"slurm-{number}{'-N' if runs else '*'}.log"
+    print(f"submitted {what} {number}; squeue -j {number} shows {'them' if runs else 'it'}, the output goes to {log}")
     return 0
 
 
@@ -283,7 +290,7 @@ def sweep(verb: str, flags: Flags) -> int:
     folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
     for number, overrides in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] sora {' '.join([verb, *overrides])}", flush=True)
+        print(f"[{number}/{len(runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
         codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
         if codes[-1] == INTERRUPTED:
             return INTERRUPTED

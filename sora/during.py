@@ -170,7 +170,6 @@ def held_out_clips(
 
     Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
     """
-    from omegaconf import OmegaConf
 
     from sora.configs.build import build, plain, resolve
     from sora.data.planning import Listing

@@ -178,7 +178,9 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
 
     tree = plain(config.trainer)
     if tree.get("accelerator") == "cpu":
-        warnings.append(f"this trainer is for CPUs, and priced as if GPUs computed in {tree['precision']}; trainer=auto is for what is there")
+        warnings.append(
+            f"this trainer is for CPUs, and priced as if GPUs computed in {tree['precision']}; trainer=auto is for what is there"
+        )
     if tree.get("precision") is None:
         tree["precision"] = numerics("gpu")["precision"]
     tree |= {"accelerator": "cpu", "threads": 0, "deterministic": False}

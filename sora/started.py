@@ -143,8 +143,8 @@ def _whole(said: Mapping[str, str], names: Launcher) -> Started:
     found = _even(Started(rank, ranks, local, near, f"{names.name}: {names.ranks}={ranks}"))
     if ranks > 1 and (lost := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not said.get(name)]):
         raise ValueError(
-            f"{found.by}, but there is no {' and no '.join(lost)}, so the ranks have nowhere to meet: give all of them the first machine and "
-            f"a free port of it; if no launcher started this process, {names.unset}"
+            f"{found.by}, but there is no {' and no '.join(lost)}, so the ranks have nowhere to meet: give all of them the first machine "
+            f"and a free port of it; if no launcher started this process, {names.unset}"
         )
     return found
 
@@ -152,8 +152,8 @@ def _whole(said: Mapping[str, str], names: Launcher) -> Started:
 def _even(found: Started) -> Started:
     if not (found.rank < found.ranks and found.local < found.near) or found.ranks % found.near:
         raise ValueError(
-            f"rank {found.rank}, number {found.local} of {found.near} on its machine, does not fit {found.by}: ranks are counted from 0, as "
-            "many on every machine; if no launcher started this process, unset its variables"
+            f"rank {found.rank}, number {found.local} of {found.near} on its machine, does not fit {found.by}: ranks are counted from 0, "
+            "as many on every machine; if no launcher started this process, unset its variables"
         )
     return found
 

@@ -14,7 +14,10 @@ STEP |= {"SLURM_LOCALID": "1"}
 
 
 def open_mpi(rank, ranks, local, near):
-    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in zip(("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"), (rank, ranks, local, near))}
+    return {
+        f"OMPI_COMM_WORLD_{name}": str(value)
+        for name, value in zip(("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"), (rank, ranks, local, near), strict=True)
+    }
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,10 @@ def open_mpi(rank, ranks, local, near):
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, Started(allotted=4)),  # a shell of salloc
         ({"SLURM_JOB_ID": "7"}, Started()),
         # two of the job's four tasks; an interactive shell of one
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": "1"}, Started(1, 2, 1, 2, "srun: SLURM_STEP_NUM_TASKS=2")),
+        (
+            {**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": "1"},
+            Started(1, 2, 1, 2, "srun: SLURM_STEP_NUM_TASKS=2"),
+        ),
         ({**BATCH, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}, Started(0, 1, 0, 1, "srun: SLURM_STEP_NUM_TASKS=1")),
         ({**STEP, **TORCHRUN}, Started(5, 8, 1, 4, "torchrun: WORLD_SIZE=8")),  # one torchrun on each node, by srun
         ({**STEP, "WORLD_SIZE": "4"}, Started(3, 4, 1, 2, "srun: SLURM_STEP_NUM_TASKS=4")),  # scripts export it for others
@@ -86,7 +92,14 @@ def test_ranks_that_a_trainer_of_ours_starts_know_of_one_another_and_nobody_else
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("one", "one"), ("a1,b2", "a1"), ("gpu[07-09,12]", "gpu07"), ("gpu[3]", "gpu3"), ("r[1,4]n[01-02]", "r1n01"), ("x-[2-3]-ib,y", "x-2-ib")],
+    [
+        ("one", "one"),
+        ("a1,b2", "a1"),
+        ("gpu[07-09,12]", "gpu07"),
+        ("gpu[3]", "gpu3"),
+        ("r[1,4]n[01-02]", "r1n01"),
+        ("x-[2-3]-ib,y", "x-2-ib"),
+    ],
 )
 def test_the_tasks_of_a_step_meet_on_its_first_node_at_a_port_of_its_own(nodes, first):
     job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": nodes}

@@ -23,11 +23,13 @@ def take_seats(trainer: Trainer) -> None:
     here, devices, nodes = started(), trainer.num_devices, trainer.num_nodes
     laid = f"{_named(trainer)} lays out {_ranks(devices * nodes)}"
     if here.by and (here.near, here.nodes) != (devices, nodes):
-        raise ValueError(f"{_ranks(here.ranks)} {'was' if here.ranks == 1 else 'were'} started ({here.by}), but {laid}; {_fitting(trainer, here)}")
+        raise ValueError(
+            f"{_ranks(here.ranks)} {'was' if here.ranks == 1 else 'were'} started ({here.by}), but {laid}; {_fitting(trainer, here)}"
+        )
     if not here.by and here.allotted not in (None, devices * nodes):
         raise ValueError(
-            f"the Slurm job has SLURM_NTASKS={here.allotted}, this process was started without srun, and {laid}; start the ranks with srun, "
-            f"or, to leave the tasks idle, this process with SLURM_NTASKS={devices * nodes} before its command"
+            f"the Slurm job has SLURM_NTASKS={here.allotted}, this process was started without srun, and {laid}; start the ranks with "
+            f"srun, or, to leave the tasks idle, this process with SLURM_NTASKS={devices * nodes} before its command"
         )
     if not here.by and nodes > 1:
         raise ValueError(f"{laid} on {nodes} nodes, and only this process was started; start all of them with torchrun or srun")
@@ -69,7 +71,9 @@ def told(trainer: Trainer) -> str:
     kind = f"GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "CPU"
     if isinstance(trainer.strategy, MeshStrategy):
         axes = " x ".join(f"{axis} {size}" for axis, size in trainer.strategy.sizes.named if size > 1) or "one rank"
-        how = "trainer=ddp" if trainer.strategy.sizes.ranks == trainer.strategy.sizes.replicate and not trainer.strategy.sharded else "a mesh"
+        how = (
+            "trainer=ddp" if trainer.strategy.sizes.ranks == trainer.strategy.sizes.replicate and not trainer.strategy.sharded else "a mesh"
+        )
         line = f"{_ranks(many)} ({here.by}) on {trainer.num_nodes} x {trainer.num_devices} {kind}s as {how} of {axes}"
     else:
         line = f"one process on one {kind}"

@@ -64,15 +64,31 @@ def test_what_fits_is_told_in_a_line(told, words, said, line):
 @pytest.mark.parametrize(
     ("words", "said", "why"),
     [
-        (["trainer=cpu"], TWO, "2 ranks were started .*WORLD_SIZE=2.*, but trainer=cpu lays out 1 rank; trainer=ddp trainer.accelerator=cpu"),
+        (
+            ["trainer=cpu"],
+            TWO,
+            "2 ranks were started .*WORLD_SIZE=2.*, but trainer=cpu lays out 1 rank; trainer=ddp trainer.accelerator=cpu",
+        ),
         (["trainer=cpu"], STEP, "4 ranks were started .*SLURM_STEP_NUM_TASKS=4.*trainer=cpu.*trainer=ddp"),
         (["trainer=cpu"], BATCH, "SLURM_NTASKS=4, this process was started without srun.*SLURM_NTASKS=1 before"),
-        ([], {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, "SLURM_NTASKS=2, this process was started without srun.*start the ranks with srun"),
-        (["trainer=ddp", "trainer.devices=8", *CPU], TWO, "trainer.devices=8 x trainer.nodes=1 lays out 8 ranks; set trainer.devices=2 trainer.nodes=1"),
+        (
+            [],
+            {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"},
+            "SLURM_NTASKS=2, this process was started without srun.*start the ranks with srun",
+        ),
+        (
+            ["trainer=ddp", "trainer.devices=8", *CPU],
+            TWO,
+            "trainer.devices=8 x trainer.nodes=1 lays out 8 ranks; set trainer.devices=2 trainer.nodes=1",
+        ),
         (["trainer=ddp", "trainer.devices=4", "trainer.nodes=1", *CPU], STEP, "set trainer.devices=2 trainer.nodes=2, or null"),
         (["trainer.devices=1"], TWO, "trainer=cpu lays out 1 rank"),
         (["trainer=hsdp", *CPU], TWO, "has 8 ranks, but 2 are trainer.devices=2 x trainer.nodes=1"),
-        (["trainer=ddp", "trainer.devices=2", *CPU], {"RANK": "0", "WORLD_SIZE": "1"}, "1 rank was started .*torchrun --standalone --nproc-per-node=2"),
+        (
+            ["trainer=ddp", "trainer.devices=2", *CPU],
+            {"RANK": "0", "WORLD_SIZE": "1"},
+            "1 rank was started .*torchrun --standalone --nproc-per-node=2",
+        ),
         (["trainer=ddp", "trainer.devices=2", "trainer.nodes=2", *CPU], {}, "on 2 nodes, and only this process was started"),
         (["trainer.devices=0"], {}, "trainer.devices=0"),
         (["trainer=ddp", "trainer.devices=-1", *CPU], {}, "trainer.devices=-1"),
@@ -108,7 +124,9 @@ def test_a_priced_mesh_is_not_that_of_this_machine(told, monkeypatch):
     assert isinstance(made.strategy, MeshStrategy) and made.strategy.sizes.ranks == 512
 
 
-@pytest.mark.parametrize("words", [["train", "launcher=slurm"], ["train", "-m"], ["prepare", "input=a"], ["sample", "checkpoint=a", "prompt=b"]])
+@pytest.mark.parametrize(
+    "words", [["train", "launcher=slurm"], ["train", "-m"], ["prepare", "input=a"], ["sample", "checkpoint=a", "prompt=b"]]
+)
 def test_work_of_one_process_is_refused_to_several(told, capsys, tmp_path, monkeypatch, words):
     told([], TWO)
     monkeypatch.chdir(tmp_path)
