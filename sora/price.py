@@ -190,7 +190,9 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
         tree |= {"devices": devices, "nodes": cluster.nodes}
         ranks, said = devices * cluster.nodes, f"trainer.devices={devices} trainer.nodes={cluster.nodes}"
     elif cluster.devices > 1:
-        warnings.append(f"{cluster.devices - 1:,} of {cluster.devices:,} devices idle: this trainer has one process; choose trainer=fsdp")
+        warnings.append(
+            f"{cluster.devices - 1:,} of {cluster.devices:,} devices idle: this trainer has one process; choose trainer=auto or trainer=fsdp"
+        )
     trainer = build(tree)(callbacks=[])
     if isinstance(trainer.strategy, MeshStrategy):
         said += ": " + (" x ".join(f"{axis} {size}" for axis, size in trainer.strategy.sizes.named if size > 1) or "one rank")

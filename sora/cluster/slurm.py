@@ -28,8 +28,8 @@ class Slurm:
     tasks: processes of each node, one for each GPU. cpus: of each task. gpus: of each node. time: limit, as sbatch reads it (a
     number is minutes). warning: seconds before the limit at which training is asked to save; Slurm looks twice a minute and may ask a
     minute earlier. at_once: jobs of a sweep that run together. dry: show what would be submitted, and submit nothing. options:
-    more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the variable SORA_PYTHON, such as
-    "apptainer exec --nv sora.sif python".
+    more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the
+    variable SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
 
     Raises:
         ValueError: an option that is not of `OPTIONS`, a time that is none, or a warning that leaves less than half of it to train.

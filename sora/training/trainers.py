@@ -139,8 +139,8 @@ def _trainer(
         raise ValueError(f"trainer.accelerator={accelerator} does not exist; choose cpu or gpu")
     if accelerator == "gpu" and devices > torch.cuda.device_count():
         raise ValueError(
-            f"{devices} ranks of a machine need {devices} GPUs, and torch sees {torch.cuda.device_count()}; start fewer (trainer.devices=…), "
-            "or let every rank see all GPUs of its machine (srun --gpus-per-node=… in place of --gpus-per-task)"
+            f"{devices} ranks of a machine need {devices} GPUs, and torch sees {torch.cuda.device_count()}; start fewer "
+            "(trainer.devices=…), or let every rank see all GPUs of its machine (srun --gpus-per-node=… in place of --gpus-per-task)"
         )
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
