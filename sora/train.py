@@ -165,7 +165,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
-    tracker = tracker_of(config, run)
+    tracker = tracker_of(config, run, first=first)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
     goodput = clock.goodput.share if clock.goodput is not None else None
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
@@ -199,7 +199,8 @@ def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:
     job.steps.quarantine.hold({sample: keys.get(sample, "") for sample in samples}, step=step, reason=reason)
 
 
-def tracker_of(config: DictConfig, run: Run) -> Any:
+def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
+    """Where metrics of the steps after `first` go besides the run's folder."""
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
@@ -215,7 +216,7 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
     told = {str(key): value for key, value in values.items()}
     # by name: a resumed run's configuration may be a stranger's, and a tracker can be told to start any command
     patience, room = config.tracker.patience, config.tracker.room
-    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, patience=patience, room=room)
+    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, first=first, patience=patience, room=room)
 
 
 if __name__ == "__main__":
