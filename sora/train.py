@@ -28,11 +28,14 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.configs.build import build
     from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
     from sora.training import ranks, rng
     from sora.training.guards import Clock
+    from sora.training.launching import take_seats, told
+    from sora.training.mesh import seat
     from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
@@ -40,12 +43,16 @@ def main(composed: Composed) -> int:
     from sora.training.watchdog import Watchdog
 
     config, folder, changed = settle(composed.config, composed.said)
+    trainer = build(config.trainer)(callbacks=[])
+    take_seats(trainer)
+    ranks.say(told(trainer))
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
         if changed is None:
             begin(config, job)
+            job.steps.plan.at(0).share(ranks=seat(trainer).readers, rank=seat(trainer).reader)  # ranks that do not divide the packs
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             if state is None or state.step < config.steps:
@@ -160,7 +167,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
-    tracker = tracker_of(config, run)
+    tracker = tracker_of(config, run, first=first)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
     goodput = clock.goodput.share if clock.goodput is not None else None
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
@@ -194,7 +201,8 @@ def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:
     job.steps.quarantine.hold({sample: keys.get(sample, "") for sample in samples}, step=step, reason=reason)
 
 
-def tracker_of(config: DictConfig, run: Run) -> Any:
+def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
+    """Where metrics of the steps after `first` go besides the run's folder."""
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
@@ -210,7 +218,7 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
     told = {str(key): value for key, value in values.items()}
     # by name: a resumed run's configuration may be a stranger's, and a tracker can be told to start any command
     patience, room = config.tracker.patience, config.tracker.room
-    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, patience=patience, room=room)
+    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, first=first, patience=patience, room=room)
 
 
 if __name__ == "__main__":

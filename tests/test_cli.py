@@ -254,6 +254,7 @@ def test_a_mistake_says_which_rank_it_is_on_where_there_are_several(capsys, monk
     assert cli.guarded("train", fails) == 2
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURMD_NODENAME", "vn2")
     assert cli.guarded("train", fails) == 2
     assert capsys.readouterr().err == "sora train: shards/x is missing\nsora train (rank 3 on vn2): shards/x is missing\n"
