@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.compose import Composed
+    from sora.dit.published.checkpoints import Taken
     from sora.jobs import Job
     from sora.training.checkpoint import TrainingState
     from sora.training.guards import Clock
@@ -28,6 +29,7 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora import storage
     from sora.configs.build import build
     from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
@@ -50,8 +52,8 @@ def main(composed: Composed) -> int:
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
+        taken = begin(config, job) if changed is None else None
         if changed is None:
-            begin(config, job)
             job.steps.plan.at(0).share(ranks=seat(trainer).readers, rank=seat(trainer).reader)  # ranks that do not divide the packs
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
@@ -60,6 +62,8 @@ def main(composed: Composed) -> int:
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
+            if taken is not None and ranks.first():
+                storage.write_json(run.init_file, taken.record())
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
@@ -100,15 +104,20 @@ def tell_of_bad(run: Run) -> None:
 # ---- training
 
 
-def begin(config: DictConfig, job: Job) -> None:
-    """Give the network the weights of a published checkpoint, if `init` names one."""
+def begin(config: DictConfig, job: Job) -> Taken | None:
+    """Give the network the weights of a published checkpoint, if `init` names one, and say which."""
     from sora.dit.published import checkpoints
     from sora.training import ranks
 
     if config.init is not None:
         dit = job.task.dit if config.kind == "diffusion" else None
-        checkpoints.begin(dit, Path(config.init), patch=tuple(config.patches.size) if dit is not None else ())
-        ranks.say(f"began with the weights of {config.init}")
+        patch = tuple(config.patches.size) if dit is not None else ()
+        taken = checkpoints.begin(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
+        ranks.say(str(taken))
+        return taken
+    if config.get("init_allow"):
+        raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
+    return None
 
 
 def alone(owned: Any, run: Run) -> Any:
