@@ -75,6 +75,11 @@ class ReadReport:
     missing: int = 0
 
     @property
+    def faults(self) -> tuple[int, int, int]:
+        """What went wrong with frames that are there."""
+        return self.errors, self.corrupt, self.late
+
+    @property
     def clean(self) -> bool:
         return not (self.errors or self.corrupt or self.late or self.missing)
 
@@ -111,6 +116,7 @@ class VideoReader(Protocol):
         source: Source,
         *,
         start: float = 0.0,
+        first: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
         size: tuple[int, int] | None = None,
@@ -118,9 +124,10 @@ class VideoReader(Protocol):
     ) -> Reading:
         """Frames from `start` seconds: `frames` of them (None: to the end) at `fps` (None: every frame of the file).
 
-        At `fps`, each frame is the one nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer
-        frames than asked for, and damage, are told in the report; no frame at all, a rate above the file's, and frames beyond the
-        reader's limits are a `ValueError`.
+        first: begin with the frame of this number, in place of a time; frames are counted as they are shown, whatever their times are.
+        Whatever lies before the start, the frames are those that a read of the whole file gives there. At `fps`, each frame is the one
+        nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer frames than asked for, and damage, are
+        told in the report; no frame at all, a rate above the file's, and frames beyond the reader's limits are a `ValueError`.
         """
         ...
 
@@ -148,6 +155,12 @@ def check_rate(fps: float | None, info: VideoInfo, named: str) -> None:
     """Raise ValueError if `fps` is above the file's: frames are not made up. A thousandth is let go: 29.97 is asked of 30000/1001."""
     if fps is not None and not 0 < fps <= info.fps * 1.001:
         raise ValueError(f"{named} has {info.fps:.6g} frames a second, {fps:g} were asked for; lower fps")
+
+
+def check_start(start: float, first: int | None, fps: float | None) -> None:
+    """Raise ValueError for a read that begins at a time and at a number, or that counts frames at another rate than the file's."""
+    if first is not None and (start or fps is not None or first < 0):
+        raise ValueError(f"first={first} counts the file's own frames from 0 on: it goes without start ({start:g}) and fps ({fps})")
 
 
 def check_room(
