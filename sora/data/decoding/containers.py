@@ -23,6 +23,9 @@ from sora.data.decoding.reader import Limits, Source, VideoInfo, named
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
+_TRANSFERS = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
+_ALIKE = 0.8, 1.25  # ratios of rates between which a header is believed
+_BT2020 = 9  # ITU-T H.273, table 2
 _RANGES = {1: "limited", 2: "full"}
 
 
@@ -100,6 +103,9 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
         duration = (container.duration - (begun or 0)) / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
+    indexed = _rate_of_index(container, video)
+    if indexed and rate and not _ALIKE[0] < rate / indexed < _ALIKE[1]:
+        rate, duration = indexed, float(len(video.index_entries) / indexed)
     if not rate or not context.width or not context.height:
         raise ValueError(f"{named} says neither its size nor its rate ({context.width}x{context.height} at {rate} frames a second)")
     pixels, aspect = context.width * context.height, _pixel_aspect(video)
@@ -129,6 +135,15 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
     )
 
 
+def _rate_of_index(container: InputContainer, video: VideoStream) -> Fraction | None:
+    """Frames a second by an mp4's list of frames, which says when each is decoded: its headers say for how long, and are often wrong."""
+    entries = video.index_entries
+    if not container.format.name.startswith("mov") or len(entries) < 2 or not video.time_base:
+        return None
+    lasted = (entries[-1].timestamp - entries[0].timestamp) * video.time_base
+    return (len(entries) - 1) / lasted if lasted > 0 else None
+
+
 def _rate(video: VideoStream) -> Fraction:
     """Frames a second on average; FFmpeg's guess instead where they differ by no more than how long the last frame is taken to last."""
     average, guess = video.average_rate or Fraction(0), video.guessed_rate or Fraction(0)
@@ -154,6 +169,9 @@ def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo
         pixel_format=context.pix_fmt or "",
         colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
         colour_range=_RANGES.get(int(context.color_range), "unspecified"),
+        transfer=_TRANSFERS.get(int(context.color_trc), ""),
+        wide=int(context.color_primaries) == _BT2020,
+        interlaced=frame.interlaced_frame,
     )
 
 

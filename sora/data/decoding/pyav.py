@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from sora.data.decoding.containers import Opened, opened, refused, upright
-from sora.data.decoding.pictures import Converter, Pictures
+from sora.data.decoding.converting import Converter, Pictures
 from sora.data.decoding.reader import (
     HOLE,
     LAST_FOR,
@@ -73,7 +73,7 @@ class PyAVReader:
         if not timeline:
             return shown.info
         with opened(source, name, self.limits) as (container, video, info):
-            return measured(shown.info, walked(container, video, info, self.limits))
+            return measured(container, video, shown.info, walked(container, video, info, self.limits))
 
     def read(
         self,

@@ -46,7 +46,9 @@ class VideoInfo:
 
     fps is the average rate; frames is the header's count, or duration x fps where it has none. pixel_aspect: width / height of a
     stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
-    timeline: only where it was asked for; `frames` is its length then.
+    transfer ("pq", "hlg", or "" for what is shown as it is) and wide (colours of BT.2020), as tagged. interlaced: by the first frame.
+    timeline: only where it was asked for; `frames`, `fps` and `duration` are by it then, and lacks says what the file once held, by its
+    header or by what its frames refer to, and does not hold ("": nothing).
     """
 
     frames: int
@@ -61,7 +63,17 @@ class VideoInfo:
     pixel_aspect: float
     colour_matrix: str
     colour_range: str
+    transfer: str = ""
+    wide: bool = False
+    interlaced: bool = False
+    lacks: str = ""
     timeline: Timeline | None = None
+
+    @property
+    def odd(self) -> tuple[str, ...]:
+        """What pictures read from it do not show as it was meant: they are neither deinterlaced nor mapped to fewer tones."""
+        hdr = {"pq": "HDR (PQ)", "hlg": "HDR (HLG)"}.get(self.transfer, "BT.2020 colours" if self.wide else "")
+        return (*(("interlaced",) if self.interlaced else ()), *((hdr,) if hdr else ()))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
+import av
 import av.error
 import numpy as np
 from av.container import InputContainer
@@ -20,6 +21,9 @@ from sora.data.decoding.groups import Entry, entry
 from sora.data.decoding.reader import Limits, Timeline, VideoInfo
 
 _BETWEEN_BLOCKS = 4096  # bytes: what Matroska writes between two blocks takes less
+_COUNTED = ("mov", "avi")  # headers of which count the frames
+_ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
+_REORDERED = 16  # frames at most that a later one is coded before
 _LOOK = 16 << 20  # bytes in which a keyframe is looked for
 _VP8_SHOWN = 0x10  # RFC 6386, 9.1
 
@@ -232,13 +236,28 @@ def _unseen(packet: Packet, codec: str) -> bool:
     return codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN
 
 
-def measured(info: VideoInfo, walk: Walk) -> VideoInfo:
-    """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second."""
+def measured(container: InputContainer, video: VideoStream, info: VideoInfo, walk: Walk) -> VideoInfo:
+    """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second, and what it lacks."""
     times = walk.timeline.times
     count, rate = len(times), info.fps
+    info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk))
     if not count:
-        return replace(info, frames=0, duration=0.0, timeline=walk.timeline)
-    lasted = float(times[-1] - times[0])
-    if lasted > 0 and abs(rate * lasted / (count - 1) - 1) * count > 1.5:  # less is how long the last frame is taken to last
-        rate = (count - 1) / lasted
-    return replace(info, frames=count, fps=rate, duration=float(times[-1]) + 1 / rate, timeline=walk.timeline)
+        return replace(info, duration=0.0)
+    body = times[: max(2, count - _REORDERED)]  # at the end of what is cut short some frames are missing among others
+    if times[-1] > times[0] and abs(rate * (body[-1] - body[0]) - (len(body) - 1)) > 0.5:
+        rate = (count - 1) / float(times[-1] - times[0])
+    return replace(info, fps=rate, duration=float(times[-1]) + 1 / rate)
+
+
+def _lacking(container: InputContainer, video: VideoStream, walk: Walk) -> str:
+    kind, lasts = container.format.name, (container.duration or 0) / av.time_base
+    told = [f"its first {walk.dropped} frames need others, which it does not hold"] if walk.dropped else []
+    if kind.startswith(_COUNTED) and walk.packets < video.frames:
+        told.append(f"it breaks off after {walk.packets} of {video.frames} frames")
+    elif kind.startswith("matroska") and video.duration is None and lasts - walk.ends > _ROUNDED:
+        told.append(f"it breaks off after {walk.ends:.1f} of {lasts:.1f} seconds")
+    elif walk.broken:
+        told.append(f"it breaks off with an error after {walk.packets} frames")
+    if walk.losses:
+        told.append(f"of what lay behind {', '.join(f'{before:.1f}' for before, _ in walk.losses[:3])} s a part is lost")
+    return "; ".join(told)
