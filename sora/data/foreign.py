@@ -223,10 +223,15 @@ def rows_of(
         for done in run(read, ([sample] for sample in unit.item)) if several else [unit]:
             found = done.result or [Refusal(done.item[0].shard, done.item[0].name, "media", done.reason)]
             rows += [one for one in found if isinstance(one, ClipRow)]
+            waiting[0].notes.update(note for one in found if isinstance(one, ClipRow) for note in _notes(one))
             refused += [one for one in found if isinstance(one, Refusal)]
     for surveyed in waiting:
         yield surveyed, rows, refused + surveyed.refused
         rows, refused = [], []
+
+
+def _notes(row: ClipRow) -> list[str]:
+    return [f"clips that are {what}" for what in row.extra.get("odd", ())] + ["clips that lack a part"] * ("lacks" in row.extra)
 
 
 def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
@@ -267,6 +272,8 @@ class Reading:
             group = facts.get("source") or sample.key
             hashed = int.from_bytes(blake2b(group.encode(), digest_size=8).digest(), "big") / 2**64
             facts["split"] = "heldout" if hashed < self.choices.held_out else "train"
+        seen = {"odd": list(info.odd), "lacks": info.lacks}
+        facts["extra"] = facts["extra"] | {name: value for name, value in seen.items() if value}
         if sample.name != sample.key:
             facts["extra"] = {**facts["extra"], "name": sample.name}
         clip = ClipFacts(key=sample.key, frames=info.frames, fps=info.fps, height=info.height, width=info.width, **facts)

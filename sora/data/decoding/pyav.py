@@ -6,6 +6,7 @@ reference inside a file opens nothing.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,10 +43,13 @@ from sora.data.decoding.skipping import AHEAD, CODECS, Wanted
 from sora.data.decoding.timeline import Clock, Packets, measured, opening, walked
 
 T = TypeVar("T")
+_GROUPS = 32  # groups of pictures of which frames may still come when the last one begins
+_SAME = 1e-6  # seconds
 
 
 class Shown(NamedTuple):
-    """One frame of `stream`. time: its own, in seconds from the video's start. good: not corrupt, far from its time or after a loss."""
+    """One frame of `stream`. time: its own, in seconds from the video's start. good: nothing went wrong since the keyframe before it, and
+    nothing that it stands for was lost."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: float
@@ -226,14 +230,10 @@ class stream:
         timed = chain([found], timed)
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
-        errors = 0
         for target, one in asked:
             late = one.lost and (first is not None or abs(one.time - target) > 1.5 * step + HOLE)
-            good = not (one.frame.is_corrupt or late) and self.report.errors == errors
-            errors = self.report.errors
-            self.report.corrupt += one.frame.is_corrupt
             self.report.late += late
-            yield one.frame, convert, one.time, good
+            yield one.frame, convert, one.time, one.whole and not late
 
     def _begin(self, start: float, first: int | None, limits: Limits) -> tuple[float, float, int]:
         """The time of the first frame that is asked for, one before which none is, and how many of those after it are not."""
@@ -254,11 +254,15 @@ class stream:
         told: Iterator[Packet] = walked_to(packets, entries, clock, earliest) if self._walks else packets
         if fps is not None and fps < 0.75 * self.info.fps and self.info.codec in CODECS and not clock.by_place:
             told = Wanted(start, fps, clock.of).marked(told, video)
-        anew = True
+        anew, groups = True, deque[tuple[float, int]](maxlen=_GROUPS)
         for packet in told:
+            self.report.errors += packet.pts in packets.torn
             if packet in entries:
-                self.report.errors = 0  # nothing that is read refers to what came before
+                self.report.errors = self.report.corrupt = 0  # nothing that is read refers to what came before
                 clock.begin(packet, anew=anew)
+                groups.clear()
+            if entries.begins(packet):
+                groups.append((clock.of(packet) or 0.0, self.report.errors + self.report.corrupt))
             anew = False
             self.report.errors += packet.is_corrupt
             if video.codec_context.skip_frame == "DEFAULT":
@@ -273,10 +277,11 @@ class stream:
                 self.report.decoded += 1
                 if self.report.decoded > limits.frames:
                     raise ValueError(f"more than {limits.frames} frames decode, whatever the header says; raise limits.frames")
-                shown = _Timed(frame, *clock.shown(frame))
-                # What is read may refer to it.
-                self.report.errors += frame.is_corrupt and shown.time < earliest and not clock.leads(frame)
-                yield shown
+                # Also those that are not wanted: what is read may refer to them.
+                self.report.corrupt += frame.is_corrupt and not clock.leads(frame)
+                time, lost = clock.shown(frame)
+                before = next((faults for begins, faults in reversed(groups) if begins <= time + _SAME), 0)
+                yield _Timed(frame, time, lost, self.report.errors + self.report.corrupt == before)
         self.report.errors += packets.broken
 
     def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, Clock, Entries]:
@@ -309,11 +314,12 @@ class stream:
 
 
 class _Timed(NamedTuple):
-    """A decoded frame, its time, and whether a frame that was to come before it did not."""
+    """A decoded frame, its time, whether a frame that was to come before it did not, and whether all went well since its keyframe."""
 
     frame: VideoFrame
     time: float
     lost: bool
+    whole: bool
 
 
 def _all(frames: Iterator[_Timed], earliest: float, start: float) -> Iterator[tuple[float, _Timed]]:
