@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float64, Int, UInt8
 
 from sora.data.decoding.containers import Walk, opened, upright, walked
+from sora.data.decoding.pictures import is_picture
+from sora.data.decoding.pyav import PyAVReader
 from sora.data.decoding.reader import (
     HOLE,
     LAST_FOR,
@@ -61,8 +63,10 @@ def by_number(
 ) -> Reading:
     """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of `Asked.numbers` at `Asked.shape`.
 
-    Also a ValueError where the backend finds other frames in the file than PyAV.
+    Also a ValueError where the backend finds other frames in the file than PyAV. Images are read alike by all.
     """
+    if is_picture(source):
+        return PyAVReader(limits=limits).read(source, start=start, frames=frames, fps=fps, size=size, name=name)
     wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=limits)
     found, pictures = decode(wanted)
     if found != len(wanted.walk.timeline.times):

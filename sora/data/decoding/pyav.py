@@ -24,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from sora.data.decoding import pictures
 from sora.data.decoding.containers import opened, refused, upright, walked
 from sora.data.decoding.reader import (
     HOLE,
@@ -63,10 +64,13 @@ class PyAVReader:
 
     def identity(self) -> str:
         versions = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavcodec", "libswscale")}
-        return f"pyav {av.__version__} libavcodec {versions['libavcodec']} libswscale {versions['libswscale']}"
+        libraries = " ".join(f"{name} {version}" for name, version in versions.items())
+        return f"pyav {av.__version__} {libraries} {pictures.identity()}"
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
         """See `VideoReader`. One frame is decoded, after the limits are checked: it tells the rotation."""
+        if pictures.is_picture(source):
+            return pictures.probe(source, name=name, timeline=timeline, limits=self.limits)
         with opened(source, name, self.limits) as (container, video, info):
             frame = next(_packets(container, video, ReadReport(), self.limits), None)
             if frame is None:
@@ -126,7 +130,7 @@ class stream:
     ):
         self.report = ReadReport()
         self._name = named(source, name)
-        self._opened = opened(source, name, limits)
+        self._opened = (pictures.opened if pictures.is_picture(source) else opened)(source, name, limits)
         container, video, self.info = self._opened.__enter__()
         self.fps = fps or self.info.fps
         try:
@@ -169,13 +173,24 @@ class stream:
             opened.__exit__(None, None, None)
 
     def _generate(
-        self, container: InputContainer, video: VideoStream, start: float, fps: float | None, size: tuple[int, int] | None, limits: Limits
+        self,
+        container: InputContainer | pictures.Picture,
+        video: VideoStream | None,
+        start: float,
+        fps: float | None,
+        size: tuple[int, int] | None,
+        limits: Limits,
     ) -> Iterator[tuple[VideoFrame, _Converter, float, bool]]:
-        timed = _decoded(container, video, self.info, start, fps, self.report, limits)
+        if isinstance(container, pictures.Picture):
+            timed = pictures.shown(container, self._name, self.report)
+        else:
+            assert video is not None
+            timed = _decoded(container, video, self.info, start, fps, self.report, limits)
         earliest = next(timed, None)
         if earliest is None:
             return
-        self.info = upright(self.info, earliest[1], video)
+        if video is not None:
+            self.info = upright(self.info, earliest[1], video)
         timed = chain([earliest], timed)
         convert, step = _Converter(self.info, size), 1 / self.info.fps
         if fps is None:
