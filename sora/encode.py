@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sora.data.units import WHOLE, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,32 +86,7 @@ def main(composed: Composed) -> None:
         print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
 
 
-@dataclass(frozen=True)
-class Part:
-    """A share of a dataset's shards, for several jobs at once: each `of_all`-th from `number` on."""
-
-    number: int = 0
-    of_all: int = 1
-
-    @staticmethod
-    def of(said: Sequence[int] | None) -> Part:
-        """part=[number, of_all]; None: everything.
-
-        Raises:
-            ValueError: it is not two whole numbers, the first from 0 and below the second.
-        """
-        if said is None:
-            return Part()
-        if len(said) != 2 or not all(isinstance(value, int) for value in said) or not 0 <= said[0] < said[1]:
-            raise ValueError(f"part={list(said)} must be [K, N] with K from 0 to N - 1: the K-th of N jobs, such as part=[3,64]")
-        return Part(*said)
-
-    def some(self, shards: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
-        """The shards of this part, by number."""
-        return {number: rows for number, rows in enumerate(shards) if number % self.of_all == self.number}
-
-
-def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = Part()) -> set[str]:
+def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE) -> set[str]:
     """The texts of all captions of the part's clips, or of those of some kinds, and the empty one that guidance needs.
 
     Raises:
@@ -137,7 +113,7 @@ def encode_clips(
     reader: VideoReader | None = None,
     report: Callable[[int], None] = lambda _: None,
     max_bad_share: float = 0.0,
-    part: Part = Part(),
+    part: Part = WHOLE,
 ) -> int:
     """Write the latents of every clip of the part that has none yet, shard by shard; how many clips had to be trimmed.
 

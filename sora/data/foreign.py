@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from sora.data.decoding.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards import KEY, Member
 from sora.data.sidecars import said_in
-from sora.data.sources import SUFFIXES
 from sora.data.stores import Store
 from sora.data.tars import ByteFile, Walk, sample_of, told
 from sora.data.video import probe
@@ -27,7 +27,7 @@ from sora.data.workers import Done
 _TOLD = ("json", "txt")
 _MOST_TOLD = 1 << 20  # bytes of one json or txt
 _UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
-_VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+_MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 class Refusal(NamedTuple):
@@ -144,7 +144,7 @@ def _sample(
     lost = sorted(usual - set(own))
     if lost:
         return Refusal(shard, name, "incomplete", f"the shard is damaged, and the sample has no {', '.join(lost)} as the others have")
-    videos = [suffix for suffix in own if suffix.rpartition(".")[2] in _VIDEOS]
+    videos = [suffix for suffix in own if suffix.rpartition(".")[2] in _MEDIA]
     if choices.video is not None:
         videos = [suffix for suffix in videos if suffix == choices.video]
     if len(videos) != 1:

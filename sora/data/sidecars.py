@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -98,6 +98,12 @@ def beside(video: Path) -> tuple[Caption, ...]:
             text = _text(path)
             found += captions_of(text if suffix == ".txt" else _json(text, str(path)))
     return found
+
+
+def files_of(videos: Sequence[str], files: Iterable[str]) -> set[str]:
+    """Which of some files stand beside a video and say something of it."""
+    known = {str(PurePosixPath(video).with_suffix("")) for video in videos}
+    return {name for name in files if name.endswith((".txt", ".json")) and str(PurePosixPath(name).with_suffix("")) in known}
 
 
 def table(path: Path, videos: Sequence[str]) -> tuple[dict[str, tuple[Caption, ...]], list[str]]:

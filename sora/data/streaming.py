@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
+from sora.data.decoding.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from sora.data.foreign import Refusal
 from sora.data.rows import Caption
 from sora.data.sidecars import said_in
-from sora.data.sources import SUFFIXES
 from sora.data.stores import SCHEMES
 from sora.data.tars import ByteFile, Walk, sample_of
 
 _TOLD = ("json", "txt")
-_VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
+_MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _MOST_TOLD = 1 << 20
 
 
@@ -70,7 +70,7 @@ class ShardStream:
                     if name in done:
                         self.refused.append(Refusal(url, name, "apart", "members of it came before; a stream cannot join them"))
                     done.add(name)
-                wanted = parts[1] in _TOLD or parts[1].rpartition(".")[2] in _VIDEOS
+                wanted = parts[1] in _TOLD or parts[1].rpartition(".")[2] in _MEDIA
                 if wanted and found.size > (_MOST_TOLD if parts[1] in _TOLD else self.most_mb * 2**20):
                     self.refused.append(Refusal(url, found.name, "size", f"it has {found.size} bytes, too many"))
                 elif wanted:

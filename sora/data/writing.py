@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -97,8 +97,8 @@ class IndexWriter:
     def close(self) -> None:
         self._columns.close()
 
-    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Write `dataset.json`, and with it say that the dataset is whole; what it holds."""
+    def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Write `dataset.json`, and with it say that the dataset is whole; what it holds. before: is called with that first."""
         described = {
             "version": VERSION,
             "fingerprint": self._fingerprints.clips,
@@ -110,6 +110,8 @@ class IndexWriter:
             "shards": self._entries,
             "about": dict(about),
         }
+        if before is not None:
+            before(described)
         write_json(self.folder / DATASET, described)
         return described
 
@@ -148,13 +150,13 @@ class DatasetWriter:
         self.rows += 1
         return row
 
-    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it."""
+    def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it. See `IndexWriter`."""
         if not self.rows:
             raise ValueError(f"no clip was written to {self.folder}; there is nothing to train on")
         self._shards.__exit__(None, None, None)
         self._flush()
-        return self._index.finish(about)
+        return self._index.finish(about, before=before)
 
     def _flush(self) -> None:
         rows, self._open_rows = self._open_rows, []

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from sora import prepare
-from sora.data.index import Index
+from sora.data.index import DATASET, Index
 from sora.data.loading import read_clip
+from sora.data.preparing import join, keep
 from sora.data.sidecars import captions_of, table
 from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
+from sora.data.units import WHOLE, Units
 from sora.data.video import PYAV
 from sora.data.workers import in_order
-from sora.storage import whole_folder
 from tests.data.making import counting, muxed, numbers, telling
 
 QUIET = {"options": {"g": "12", "crf": "8"}}
@@ -25,13 +26,15 @@ run = partial(in_order, workers=0, seconds=60, memory_gb=64)
 def source(**more):
     settings = {"fps": None, "frames": 9, "min_frames": 5, "stride_time": 4, "size": None, "multiple": 16, "windows_per_video": None}
     settings |= {"held_out": 0.0, "held_out_by": "video", "leave_out": [], "lossless": True, "licence": "CC0-1.0"}
+    settings |= {"images": True, "follow_links": False}
     return FolderSource(**(settings | more))
 
 
 def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
-    with whole_folder(output) as staging:
+    with Units(output, part=WHOLE, mark=DATASET, doing="preparing") as units:
         job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, count=count, run=run)
-        described = prepare.write(job, staging, run=run, max_bytes=1 << 30, about={})
+        described = join(job, units, *keep(job, units, run=run), max_bytes=1 << 30, about={})
+        units.remove()
     return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
 
 
@@ -121,10 +124,13 @@ def test_a_damaged_stretch_gives_no_clip(tmp_path):
 
 def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match="holds no video"):
+    with pytest.raises(ValueError, match="holds no video and no image: it is empty"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     (tmp_path / "in/a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of 1 videos.*a\.mp4 is empty"):
+    with pytest.raises(ValueError, match=r"holds no video and no image; a\.mp4 is empty"):
+        prepared(tmp_path / "out", folder=tmp_path / "in")
+    (tmp_path / "in/b.mp4").write_bytes(muxed(counting(9))[:200])
+    with pytest.raises(ValueError, match=r"not one clip could be made of 1 files: .*b\.mp4 does not decode"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     with pytest.raises(ValueError, match="is no folder"):
         prepared(tmp_path / "out", folder=tmp_path / "nowhere")
@@ -211,8 +217,9 @@ def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
 def test_videos_that_are_left_out_give_no_clip_and_a_pattern_of_nothing_is_refused(tmp_path, videos):
     index, report, _ = prepared(tmp_path / "out", source(leave_out=["below/*"]), folder=videos)
     assert {index.row(number).source for number in range(len(index))} == {"a.mp4", "c.webm"}
-    assert report["videos"] == 2
-    with pytest.raises(ValueError, match=r"source\.leave_out: no video is called drafts/\*; there are"):
+    assert report["files"] == 2
+    assert {"source": "below/b.MKV", "reason": "source.leave_out names it"} in report["passed_over"]
+    with pytest.raises(ValueError, match=r"source\.leave_out: no file is called drafts/\*; there are"):
         prepared(tmp_path / "none", source(leave_out=["drafts/*"]), folder=videos)
 
 
@@ -264,7 +271,11 @@ def test_a_crash_a_hang_and_a_bad_item_take_nothing_else_along():
 
 
 def test_memory_has_a_limit_and_our_own_errors_are_raised():
-    with pytest.raises(MemoryError):
-        list(in_order(strange, ["a", "memory"], workers=1, seconds=10, memory_gb=6))
+    done = list(in_order(strange, ["a", "memory", "b"], workers=1, seconds=10, memory_gb=6))
+    assert [(one.result, one.reason, one.died) for one in done] == [
+        ("A", "", False),
+        (None, "it needs more memory than a process may take", True),
+        ("B", "", False),
+    ]
     with pytest.raises(AttributeError):
         list(in_order(strange, [7], workers=1, seconds=10, memory_gb=64))

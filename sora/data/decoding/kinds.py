@@ -26,6 +26,32 @@ class Kind(NamedTuple):
 
 # Formats of pictures that are let in; all others that Pillow knows stay out, EPS above all, which runs a program.
 PICTURES = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
+# By which names files of others are taken to be meant as video or image: what such a file is not is a fault, of others it is a fact.
+VIDEO_SUFFIXES = frozenset(
+    (
+        "mp4",
+        "m4v",
+        "mp4v",
+        "mov",
+        "qt",
+        "3gp",
+        "3g2",
+        "f4v",
+        "webm",
+        "mkv",
+        "avi",
+        "ogv",
+        "flv",
+        "mpg",
+        "mpeg",
+        "ts",
+        "mts",
+        "m2ts",
+        "wmv",
+        "asf",
+    )
+)
+IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "avif", "gif"))
 READ_HERE = "videos in mp4, mov, webm, mkv, avi, ogv, flv, mpg or ts, images in jpg, png, webp, avif or gif"
 _OTHERS = (
     (b"BM", "a BMP image"),
