@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from os.path import isfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -94,7 +95,7 @@ def beside(video: Path) -> tuple[Caption, ...]:
     found: tuple[Caption, ...] = ()
     for suffix in (".txt", ".json"):
         path = video.with_suffix(suffix)
-        if path.is_file():
+        if isfile(path):  # of a name that is too long `Path.is_file` raises
             text = _text(path)
             found += captions_of(text if suffix == ".txt" else _json(text, str(path)))
     return found

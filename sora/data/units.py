@@ -156,12 +156,12 @@ class Units:
 
     def _not_while_whole(self) -> None:
         """A job without part joins what the parts made, so that none may begin meanwhile; another part that looks is gone in a moment."""
-        for attempt in range(20):
+        for attempt in range(5):
             try:
                 with alone_in(self.output, self._doing):
                     return
             except ValueError:
-                if attempt == 19:
+                if attempt == 4:
                     raise
                 time.sleep(0.1)
 
