@@ -1,4 +1,4 @@
-"""An index for shards that others made: any WebDataset of videos with captions in `json` or `txt` beside them.
+"""An index for shards that others made: any WebDataset of videos or images with captions in `json` or `txt` beside them.
 
 The shards are only read. Every sample becomes a row or a `Refusal` with its shard, key and reason; bytes of a shard that belong
 to no sample are refusals too, so nothing is lost in silence. Videos are opened by guarded processes, one at a time each.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from sora.data.decoding.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from sora.data.decoding.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
 from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards import KEY, Member
 from sora.data.sidecars import said_in
@@ -67,7 +67,8 @@ class Survey:
 class Choices:
     """How shards are understood: what conf/data.yaml sets of it.
 
-    video: the suffix of the member that is the video; None for the only one there is. need_captions: a sample without any is refused.
+    video: the suffix of the member that is the video or image; None for the only video there is, else the only image. Members of other
+    names are known by their bytes, where a sample has none of a usual name. need_captions: a sample without any is refused.
     key_with_shard: keys begin with the shard's name, for sets whose shards all count from 0. held_out: share of the clips that
     become the split "heldout", by the hash of their source or key. most_mb: of one clip.
     """
@@ -87,7 +88,13 @@ def survey(store: Store, shard: str, choices: Choices) -> Survey:
     except ValueError as error:
         return Survey(shard, 0, refused=[Refusal(shard, "", "shard", str(error))], stamp=stamp)
     with closing(file):
-        found = survey_file(file, size, shard, choices)
+        try:
+            found = survey_file(file, size, shard, choices)
+        except ConnectionError:  # of the place where all shards lie, not of this one
+            raise
+        except OSError as error:
+            why = f"{store.place(shard)} cannot be read: {error.strerror or error}"
+            found = Survey(shard, size, refused=[Refusal(shard, "", "shard", why)])
     return replace(found, stamp=stamp)
 
 
@@ -97,6 +104,7 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
     walk = Walk(file, size=size)
     members: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
+    unnamed: dict[str, list[str]] = defaultdict(list)  # videos and images whose names do not say so
     twice: Counter[str] = Counter()
     last, apart = None, set()
     try:
@@ -116,6 +124,8 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
             own[suffix] = (offset, length)
             if suffix in _TOLD and length <= _MOST_TOLD:
                 texts[key][suffix] = walk.content()
+            elif suffix not in _TOLD and suffix.rpartition(".")[2] not in _MEDIA and kind_of(walk.head(HEAD)).read:
+                unnamed[key].append(suffix)
     except ValueError as error:
         found.refused.append(Refusal(shard, "", "shard", str(error)))
     found.refused += [Refusal(shard, key, "duplicate", f"{count} more members of names that came before") for key, count in twice.items()]
@@ -123,7 +133,7 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
     found.notes["samples whose members do not lie together"] += len(apart)
     usual = _usual(members) if walk.troubles else set()
     for key, own in members.items():
-        made = _sample(found, key, own, texts.get(key, {}), usual, choices)
+        made = _sample(found, key, own, texts.get(key, {}), videos_of(own, unnamed.get(key, []), choices.video), usual, choices)
         if isinstance(made, Sample):
             found.samples.append(made)
         else:
@@ -137,19 +147,32 @@ def _usual(members: dict[str, dict[str, Any]]) -> set[str]:
     return {suffix for suffix, count in counts.items() if count * 2 > len(members) or (len(members) <= 2 and suffix in _TOLD)}
 
 
+def videos_of(own: Iterable[str], unnamed: list[str], video: str | None) -> list[str]:
+    """The members that may be a sample's video; images only where it has none, since beside one they are its cover."""
+    if video is not None:
+        return [suffix for suffix in own if suffix == video]
+    for names in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
+        if found := [suffix for suffix in own if suffix.rpartition(".")[2] in names]:
+            return found
+    return unnamed
+
+
 def _sample(
-    found: Survey, name: str, own: dict[str, tuple[int, int]], texts: dict[str, bytes], usual: set[str], choices: Choices
+    found: Survey,
+    name: str,
+    own: dict[str, tuple[int, int]],
+    texts: dict[str, bytes],
+    videos: list[str],
+    usual: set[str],
+    choices: Choices,
 ) -> Sample | Refusal:
     shard = found.shard
     lost = sorted(usual - set(own))
     if lost:
         return Refusal(shard, name, "incomplete", f"the shard is damaged, and the sample has no {', '.join(lost)} as the others have")
-    videos = [suffix for suffix in own if suffix.rpartition(".")[2] in _MEDIA]
-    if choices.video is not None:
-        videos = [suffix for suffix in videos if suffix == choices.video]
     if len(videos) != 1:
         kinds = ", ".join(sorted(own)[:5])
-        why = f"{len(videos)} videos, choose one with video=" if videos else "no video"
+        why = f"{len(videos)} videos or images, choose one with video=" if videos else "no video and no image"
         return Refusal(shard, name, "video", f"the sample has {why} (its members: {kinds})")
     offset, size = own[videos[0]]
     if size > choices.most_mb * 2**20:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from sora.data.decoding.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from sora.data.foreign import Refusal
+from sora.data.foreign import Refusal, videos_of
 from sora.data.rows import Caption
 from sora.data.sidecars import said_in
 from sora.data.stores import SCHEMES
@@ -87,7 +87,7 @@ class ShardStream:
     def _sample(self, url: str, name: str | None, own: dict[str, bytes]) -> Iterator[Streamed]:
         if name is None:
             return
-        videos = [suffix for suffix in own if suffix not in _TOLD]
+        videos = videos_of(own, [], None)
         if len(videos) != 1:
             self.refused.append(
                 Refusal(url, name, "video", f"the sample has {len(videos)} videos (its members: {', '.join(own) or 'none'})")
