@@ -8,12 +8,14 @@ from sora.data.units import WHOLE, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from sora.configs.compose import Composed
     from sora.data.decoding.reader import VideoReader
     from sora.data.index import Index
+    from sora.data.latents import LatentIndex
     from sora.data.quarantine import Quarantine
     from sora.vae.vae import VideoVAE
 
@@ -31,8 +33,9 @@ def main(composed: Composed) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sora.configs.build import build
+    from sora.configs.following import after_encode
     from sora.data.index import Index
-    from sora.data.latents import shard_rows
+    from sora.data.latents import LatentIndex, shard_rows
     from sora.text import cache
     from sora.vae import artefact
 
@@ -45,14 +48,8 @@ def main(composed: Composed) -> None:
     encoder.to(vae.shift.device)
     part = Part.of(config.part)
     captions = captions_of(index, config.captions, part=part)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn()) as progress:
         clips = progress.add_task("encoding clips", total=sum(len(rows) for rows in part.some(shard_rows(index)).values()))
         trimmed = encode_clips(
             index,
@@ -78,12 +75,15 @@ def main(composed: Composed) -> None:
     if part.of_all > 1:
         print(f"part {part.number} of {part.of_all} of {index.folder} is encoded; when all are, end with the same line without part")
         return
-    lost = _warn_of_scale(index, artefact.artefact_hash(source))
+    latents = LatentIndex(index, artefact.artefact_hash(source))
+    lost = _warn_of_scale(latents)
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    _tell_of_cuts(cache.manifest_path(index.folder, encoder.fingerprint))
     if lost:
-        listed = f"latents-{artefact.artefact_hash(source)[:8]}-refused.jsonl"
+        listed = f"latents-{latents.vae_hash[:8]}-refused.jsonl"
         print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
+    print(f"next: {after_encode(Path(config.vae), index.folder, shapes=latents.shapes, text=config.text)}")
 
 
 def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE) -> set[str]:
@@ -227,20 +227,26 @@ def _refused(index: Index, row: int, reason: str, bad: Quarantine) -> str:
     return reason
 
 
-def _warn_of_scale(index: Index, vae_hash: str, *, sample: int = 64) -> int:
+def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
     """Say so if the latents of some clips, spread over the dataset, are not of the scale of whitening; how many clips have none."""
     import numpy as np
 
-    from sora.data.latents import LatentIndex
     from sora.vae.whitening import unlike
 
-    latents = LatentIndex(index, vae_hash)
     there = np.flatnonzero(latents.shapes.any(axis=1))
     rows = there[np.unique(np.linspace(0, len(there) - 1, sample).round().astype(int))].tolist()
     if odd := unlike(latents.latents(row) for row in rows):
         print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
     return len(latents) - len(there)
+
+
+def _tell_of_cuts(manifest: Path) -> None:
+    """Say how many captions were longer than the encoder reads."""
+    from sora.text import cache
+
+    for cut in cache.cut_in(manifest) or ():
+        print(f"  {cut.line()}")
 
 
 def _device(name: str) -> Any:

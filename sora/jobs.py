@@ -94,6 +94,7 @@ def diffusion_plan(config: DictConfig) -> Planned:
     """Latents or videos and their plan, made from metadata alone."""
     from sora.configs.build import build, resolve
     from sora.data.video_batches import VideoData
+    from sora.storage import NotEncoded
     from sora.vae import artefact
 
     source = Path(config.vae)
@@ -102,12 +103,34 @@ def diffusion_plan(config: DictConfig) -> Planned:
     encoder, patchifier = build(config.text), build(config.patches)
     shared = {"text": encoder, "patchifier": patchifier, "seed": config.seed}
     online = resolve(config.data._target_) is VideoData
-    if online:
-        data = build(config.data, **shared, stride=artefact.read_card(source)["stride"], reader=build(config.reader))
-    else:
-        data = build(config.data, **shared, vae_hash=identity)
+    try:
+        if online:
+            data = build(config.data, **shared, stride=artefact.read_card(source)["stride"], reader=build(config.reader))
+        else:
+            data = build(config.data, **shared, vae_hash=identity)
+    except NotEncoded as error:
+        raise ValueError(f"{error}: {encode_command(config, error.folder)}") from error
     plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
     return Planned(data, plan, encoder, patchifier, source, identity, online)
+
+
+def encode_command(config: DictConfig, folder: Path) -> str:
+    """The `sora encode` that makes the latents and the caption states which a diffusion run reads of a dataset."""
+    from sora.configs.commands import command, option_words
+    from sora.configs.compose import config_dir, groups
+
+    text = option_words("text", config.text, groups([config_dir()])["text"])
+    return command("encode", *text, vae=config.vae, data=folder)
+
+
+def captions_told(config: DictConfig, planned: Planned) -> list[str]:
+    """What a run has to know of its captions before it starts."""
+    from omegaconf import OmegaConf
+
+    from sora.data.captioned import texts_told
+
+    data, fill = planned.data, OmegaConf.select(config, "dit.text.fill") or 0
+    return texts_told(data.indexes, data.captions, encoder=planned.encoder, caches=data.texts, fill=fill)
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
@@ -124,6 +147,8 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     vae = artefact.load(planned.vae)
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
+    for line in captions_told(config, planned):
+        say(line)
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
     dit, scales = trainable(config, **given)

@@ -1,8 +1,10 @@
 """Make a dataset of shards from a folder of videos and images, or from the built-in world.
 
 Files are known by their bytes (mp4, webm, mkv, mov, avi, ...; jpg, png, webp, avif, gif) and may have captions beside them: `name.txt`,
-`name.json`, or one table for all, captions=FILE.jsonl or FILE.csv with a column `file`. What gives no clip is named in report.json.
-A command that was stopped goes on when it is given again; part=[K,N] makes the K-th of N shares, the same line without part ends it.
+`name.mp4.txt`, `name.caption`, `name.json`, one table for all, captions=FILE (.csv, .tsv, .jsonl, .json or .parquet with a column `file`),
+or the folder's own metadata.jsonl as Hugging Face has it. What gives no clip or fits none is counted in the last line and named in
+report.json. A command that was stopped goes on when it is given again; part=[K,N] makes the K-th of N shares, the same line without part
+ends it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def main(composed: Composed) -> None:
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
-    from sora.data.index import DATASET
+    from sora.configs.following import after_prepare
+    from sora.data.clip_texts import CaptionWords
+    from sora.data.index import DATASET, Index
     from sora.data.preparing import join, keep
     from sora.data.tree import Run
     from sora.data.units import Part, Units
@@ -38,8 +42,10 @@ def main(composed: Composed) -> None:
     output, part = Path(config.output), Part.of(config.part)
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
+    said: Any = OmegaConf.to_container(config.captions)
+    table = said.pop("file")
     with Units(output, part=part, mark=DATASET, doing="preparing") as units:
-        job = source.job(folder=config.input, captions=config.captions, count=config.count, run=run, besides=output)
+        job = source.job(folder=config.input, captions=table, words=CaptionWords(**said), count=config.count, run=run, besides=output)
         with _progress(len(part.some(job.units))) as report:
             kept, refused = keep(job, units, run=run, report=report)
         if part.of_all > 1:
@@ -49,6 +55,7 @@ def main(composed: Composed) -> None:
         described = join(job, units, kept, refused, max_bytes=int(config.shard_mb * 2**20), about=about)
         units.remove()
     print(summary(described, output))
+    print(f"next: {after_prepare(output, Index.open(output))}")
 
 
 def _progress(total: int) -> Any:
@@ -87,7 +94,10 @@ def summary(described: dict[str, Any], output: Path) -> str:
         f"{totals['bytes'] / 2**20:.1f} MB in {len(described['shards'])} shard{'s' if len(described['shards']) > 1 else ''}"
     )
     told = [f"{described[key]} {what}" for key, what in (("refused", "could not be used"), ("passed", "passed over")) if described[key]]
-    return f"{line}; {', '.join(told)}: {output / 'report.json'} says which and why" if told else line
+    named = [f"{', '.join(told)}: {output / 'report.json'} says which and why"] if told else []
+    without = sum(counts["without"] for counts in described["captioned"].values())
+    silent = [f"{without} of {totals['clips']} clips have no caption"] if without else []
+    return "; ".join([line, *named, *silent, *described["told"]])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,17 @@ from sora.processes import alive
 STAGING = ".staging-"
 
 
+class NotEncoded(ValueError):
+    """Latents or caption states of a dataset that `sora encode` has to make, for the VAE and the text encoder of a run.
+
+    folder: the dataset's, so that whoever knows the run can name the whole command.
+    """
+
+    def __init__(self, message: str, folder: Path | str) -> None:
+        super().__init__(message)
+        self.folder = Path(folder)
+
+
 def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     handle = os.open(path, os.O_RDONLY)

@@ -28,6 +28,7 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
     from sora.training import ranks, rng
@@ -69,6 +70,7 @@ def main(composed: Composed) -> int:
                 ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
     ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
     return 0
 
 

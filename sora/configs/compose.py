@@ -84,7 +84,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    words = [word for argument in arguments for word in counted(argument, available)]
+    words = [word for argument in arguments for word in counted(named_file(argument, verb), available)]
     grouped, valued, direct = _sorted([parse(word) for word in words], loader, available)
     chosen = [override.input_line for override in grouped]
     with_experiment = loader.load(chosen, check_hydra=True)
@@ -99,7 +99,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     for override in [*valued, *direct]:
         _check_key(override.key_or_group, known, with_experiment.choices, verb)
     # a key under a mapping that takes any is new to Hydra, so it is added
-    lines = [("" if item.key_or_group in known else "++") + item.input_line.lstrip("+") for item in valued]
+    lines = [("" if known.get(item.key_or_group, {}) != {} else "++") + item.input_line.lstrip("+") for item in valued]
     whole = loader.load([*chosen, *lines]) if lines else with_experiment
     _take_own_values(whole, reference, named, but=[*shared, *(item.key_or_group for item in valued)])
     for override in direct:
@@ -156,6 +156,14 @@ def require_all(composed: Composed, verb: str) -> None:
     missing = [key for key, value in flatten(composed.config).items() if value == "???"]
     if missing:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+
+
+def named_file(argument: str, verb: str) -> str:
+    """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
+    key, _, value = argument.partition("=")
+    held = [OmegaConf.select(OmegaConf.load(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
+    return f"{key}.file={value}" if files and not value.startswith("{") else argument
 
 
 def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sora.data.captioned import captioned
 from sora.data.columns import FOLDER, LAYOUT, ColumnCheck, check_columns
 from sora.data.duplicates import KeyFile
 from sora.data.index import Index
@@ -23,8 +24,9 @@ from sora.data.stores import Store, open_store
 from sora.data.tars import Walk, sample_of
 from sora.data.video import read
 from sora.data.workers import in_order
-from sora.data.writing import DATASET, Fingerprints
+from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.storage import read_json
+from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers
 _MOST_FAULTS = 100_000  # that are listed
@@ -40,11 +42,15 @@ class Fault(NamedTuple):
 
 @dataclass
 class Checked:
-    """What a check found. counts: of what was compared, by name. faults: the first 100,000; kinds: of all, how many."""
+    """What a check found. counts: of what was compared, by name. faults: the first 100,000; kinds: of all, how many.
+
+    notes: what is no fault and worth knowing before a run.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, where: str, reason: str) -> None:
         self.kinds[kind] += 1
@@ -54,12 +60,13 @@ class Checked:
     def lines(self, most: int = 20) -> list[str]:
         """For people: what was compared, and the first faults."""
         compared = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        notes = [f"  note: {note}" for note in self.notes]
         if not self.faults:
-            return [f"{compared}: all as the index says"]
+            return [f"{compared}: all as the index says", *notes]
         kinds, found = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common()), self.kinds.total()
         shown = [f"  {fault.where}: {fault.reason}" for fault in self.faults[:most]]
         more = [f"  … and {found - most} more"] if found > most else []
-        return [f"{compared}: {found} faults ({kinds})", *shown, *more]
+        return [f"{compared}: {found} faults ({kinds})", *shown, *more, *notes]
 
 
 def check(
@@ -94,7 +101,7 @@ def _metadata(index: Index, checked: Checked) -> bool:
 
     False: the clips cannot be found by these metadata.
     """
-    described, prints = index.described, Fingerprints()
+    described, prints, captioned = index.described, Fingerprints(), CaptionCounts()
     totals: Counter[str] = Counter()
     mapped = (index.folder / FOLDER).is_dir()
     if mapped:
@@ -108,6 +115,7 @@ def _metadata(index: Index, checked: Checked) -> bool:
                 checked.add("metadata", entry["meta"], str(error))
                 return False
             prints.add(table)
+            captioned.add(table)
             compare(table)
             keys.add(table["key"].to_pylist())
             totals.update(clips=table.num_rows, **{name: sum(table[name].to_pylist()) for name in ("frames", "size")})
@@ -123,6 +131,8 @@ def _metadata(index: Index, checked: Checked) -> bool:
         checked.add("fingerprint", DATASET, "its fingerprint is not that of the rows")
     if "captions" in described and prints.captions() != described["captions"]:
         checked.add("fingerprint", DATASET, "its fingerprints of the captions are not those of the rows")
+    if described.get("captioned") not in (None, captioned.described()):
+        checked.add("count", DATASET, "its numbers of clips with and without captions are not those of the rows")
     if len(twice):
         checked.add("duplicate", DATASET, f"{len(twice)} keys come more than once, such as {index.columns.key(int(twice[0]))}")
     if mapped:
@@ -228,7 +238,13 @@ def _compare(folder: Path, decode: float) -> _Compare:
 
 
 def _captions(index: Index, checked: Checked) -> None:
-    """Sets of captions that were added: each file whole, and of clips that there are."""
+    """Sets of captions that were added: each file whole, and of clips that there are. Noted: clips without, and captions that were cut."""
+    checked.notes += captioned([index]).lines(None)
+    for path in sorted(index.folder.glob("text-????????.json")):
+        try:
+            checked.notes += [f"{path.name}: {cut.line()}" for cut in cut_in(path) or ()]
+        except ValueError as error:
+            checked.add("captions", path.name, str(error))
     for entry in index.sets.files():
         try:
             keys = index.sets.keys(entry)

@@ -28,7 +28,7 @@ from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
-from sora.storage import file_hash, read_json, whole_file, write_json, write_text
+from sora.storage import NotEncoded, file_hash, read_json, whole_file, write_json, write_text
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -220,16 +220,18 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
     path = manifest_path(index.folder, vae_hash)
     if not path.is_file():
         others = [other.stem.removeprefix("latents-") for other in sorted(index.folder.glob("latents-????????.json"))]
-        raise ValueError(
+        raise NotEncoded(
             f"{index.folder} has no finished latents of the VAE {vae_hash[:8]} (there are those of: {', '.join(others) or 'none'});"
-            f" run sora encode vae=… data={index.folder}"
+            " run sora encode",
+            index.folder,
         )
     described = read_json(path)
     if not isinstance(described, dict):
         raise ValueError(f"{path} is damaged: it is no JSON object; run sora encode again")
     for name, wanted in (("version", VERSION), ("vae", vae_hash), ("dataset", index.dataset_fingerprint)):
         if described.get(name) != wanted:
-            raise ValueError(f"{path} is stale: its {name} is {described.get(name)}, wanted is {wanted}; run sora encode again")
+            stale = f"{path} is stale: its {name} is {described.get(name)}, wanted is {wanted}"
+            raise NotEncoded(f"{stale}; run sora encode again", index.folder)
     _refuse_malformed(path, index, described, vae_hash)
     return described
 

@@ -115,7 +115,7 @@ def _clips(records: list[dict[str, Any]]) -> int:
 def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
     """Make shards, an index and `report.json` of units that are done, in the units' folder's own; what dataset.json holds.
 
-    Besides, "refused" and "passed": how many.
+    Besides, "refused" and "passed": how many; "told": for people.
     """
     folder, refused = units.output, [*job.refused, *refused]
     _clear(folder)
@@ -126,16 +126,19 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
                 if _REFUSED in record:
                     refused.append(Refused(**record[_REFUSED]))
                 elif job.most is None or writer.rows < job.most:
-                    writer.write(job.told(_facts(record)), media)
+                    writer.write(job.completed(_facts(record)), media)
         if not writer.rows:
             raise ValueError(f"not one clip could be made{_why(job, refused)}")
         lists = {"refused": [one._asdict() for one in refused], "passed_over": [one._asdict() for one in job.passed]}
 
         def told(described: dict[str, Any]) -> None:
-            write_json(folder / REPORT, {"clips": writer.rows, "splits": described["splits"], **lists, **job.notes})
+            write_json(
+                folder / REPORT,
+                {"clips": writer.rows, "splits": described["splits"], "captioned": described["captioned"], **lists, **job.notes},
+            )
 
         described = writer.finish(about, before=told)
-    return described | {"refused": len(refused), "passed": len(job.passed)}
+    return described | {"refused": len(refused), "passed": len(job.passed), "told": list(job.told)}
 
 
 def _facts(record: dict[str, Any]) -> ClipFacts:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.data import sidecars
+from sora.data.clip_texts import CaptionWords
 from sora.data.decoding.pictures import is_still
 from sora.data.index import Caption, ClipFacts
+from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, Refused, Run, sorted_files
 from sora.data.units import identity_of
 from sora.data.video import LIMITS, PYAV, encode, probe, stream
@@ -43,8 +44,8 @@ class Job:
     """Units of work, and the functions that make clips of them; those that run in any process raise ValueError for a unit.
 
     identity: of a unit, what it is made from (any process). steps: the work that it takes (any). make: clips of one step (any).
-    settle: is shown all clips before the first is written. told: what else there is to say of a clip, by which it is written.
-    most: clips, whatever the units give. refused, passed: what gives no clip, and what was not looked into. notes: for the report.
+    settle: is shown all clips before the first is written. completed: a clip with all that is to be said of it. most: clips, whatever the
+    units give. refused, passed: what gives no clip, and what was not looked into. notes: for report.json. told: for the last line.
     """
 
     units: Sequence[Any]
@@ -52,23 +53,27 @@ class Job:
     steps: Callable[[Any], list[Any]]
     make: Callable[[Any], list[Made | Refused]]
     settle: Callable[[Iterable[ClipFacts]], None]
-    told: Callable[[ClipFacts], ClipFacts]
+    completed: Callable[[ClipFacts], ClipFacts]
     name_of: Callable[[Any], str]
     licence: str
     most: int | None = None
     refused: Sequence[Refused] = ()
     passed: Sequence[Passed] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    told: Sequence[str] = ()
 
 
 @runtime_checkable
 class Source(Protocol):
     """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order.
 
-    besides: a folder that is no part of what `folder` holds: the output.
+    captions: a table of them. words: how files with captions are found and read. besides: a folder that is no part of what `folder` holds:
+    the output.
     """
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run, besides: Path | None = None) -> Job: ...
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job: ...
 
 
 class WorldSource:
@@ -79,7 +84,9 @@ class WorldSource:
         if heldout < 0:
             raise ValueError(f"source.heldout is {heldout}; give 0 or more clips")
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run, besides: Path | None = None) -> Job:
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job:
         if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
         if not count or count < 1:
@@ -95,7 +102,7 @@ class WorldSource:
             steps=_whole,
             make=self._make,
             settle=_nothing,
-            told=_as_it_is,
+            completed=_as_it_is,
             name_of=lambda unit: f"world {unit}",
             licence=self.licence,
         )
@@ -190,18 +197,20 @@ class FolderSource:
             raise ValueError(f"source.held_out={held_out} by {held_out_by!r}; give a share from 0 to below 1, by 'video' or 'window'")
         self._folder = Path()
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run, besides: Path | None = None) -> Job:
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job:
         if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos or images")
         self._folder = Path(folder)
         seen = sorted_files(self._folder, run, self.leave_out, images=self.images, follow=self.follow_links, besides=besides)
         if self.held_out and self.held_out_by == "video" and len(seen.media) == 1:
             raise one_alone("video")
-        written, unknown = sidecars.table(Path(captions), seen.media) if captions else ({}, [])
+        sidecars = Sidecars(self._folder, seen.media, words, table=Path(captions) if captions else None)
         said: dict[str, tuple[Caption, ...]] = {}
         for name in seen.media:
             try:
-                said[name] = written.get(name, ()) + sidecars.beside(self._folder / name)
+                said[name] = sidecars.of(name)
             except ValueError as error:
                 seen.refused.append(Refused(name, 0.0, str(error)))
         splits = Splits(self.held_out, self.held_out_by)
@@ -211,13 +220,14 @@ class FolderSource:
             steps=self._steps,
             make=self._make,
             settle=splits.settle,
-            told=lambda facts: replace(facts, captions=said[facts.source], split=splits.of(facts)),
+            completed=lambda facts: replace(facts, captions=said[facts.source], split=splits.of(facts)),
             name_of=str,
             licence=self.licence,
             most=count,
             refused=sorted(seen.refused),
-            passed=seen.passed_over(sidecars.files_of(seen.media, seen.others)),
-            notes={"files": len(seen.media), "captions_without_video": unknown},
+            passed=seen.passed_over(sidecars.taken()),
+            notes={"files": len(seen.media), "captions": sidecars.unused.report()},
+            told=sidecars.unused.lines(),
         )
 
     def _identity(self, name: str) -> str:

@@ -228,7 +228,7 @@ def test_stale_and_missing_latents_are_refused_by_name(encoded):
         LatentIndex(Index.open(encoded), "f" * 64)
     with pytest.raises(ValueError, match="its vae is"):
         LatentIndex(Index.open(encoded), HASH[:8] + "f" * 56)
-    with pytest.raises(ValueError, match="no cached captions"):
+    with pytest.raises(ValueError, match="no captions encoded by this text encoder"):
         data_of_another = ByteEncoder(width=8, depth=1, reach=1, max_tokens=31)
         LatentData(
             folders=[str(encoded)],

@@ -13,10 +13,10 @@ from PIL import Image
 
 from sora import prepare
 from sora.data import preparing
+from sora.data.clip_texts import WORDS
 from sora.data.index import DATASET, Index
 from sora.data.loading import read_clip
 from sora.data.preparing import join, keep
-from sora.data.sidecars import captions_of, table
 from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
 from sora.data.units import WHOLE, Part, Units
 from sora.data.video import PYAV
@@ -34,9 +34,9 @@ def source(**more):
     return FolderSource(**(settings | more))
 
 
-def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
+def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None, words=WORDS):
     with Units(output, part=WHOLE, mark=DATASET, doing="preparing") as units:
-        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, count=count, run=run)
+        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, words=words, count=count, run=run)
         described = join(job, units, *keep(job, units, run=run), max_bytes=1 << 30, about={})
         units.remove()
     return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
@@ -161,7 +161,7 @@ def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
         "below/b.MKV": [("original", "from the table, quoted")],
         "c.webm": [("short", "grey"), ("dense", "A card turns white.")],
     }
-    assert report["captions_without_video"] == ["lost.mp4"]
+    assert report["captions"]["tables"] == {"all.csv": {"rows": 3, "without_video": 1, "names": ["lost.mp4"]}}
 
 
 def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
@@ -175,14 +175,6 @@ def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
     path.write_bytes(b'{"file": "\xff"}')
     with pytest.raises(ValueError, match="no text in UTF-8"):
         prepared(tmp_path / "out", folder=videos, captions=str(path))
-
-
-def test_a_name_that_two_videos_bear_says_neither(tmp_path):
-    path = tmp_path / "all.jsonl"
-    path.write_text('{"file": "a.mp4", "caption": "which?"}\n{"file": "x/a", "text": "this"}\n')
-    found, unknown = table(path, ["x/a.mp4", "y/a.mp4"])
-    assert ([*found], unknown) == (["x/a.mp4"], ["a.mp4"])
-    assert captions_of({"captions": [{"kind": "k", "text": "t", "captioner": "m"}, "plain"]})[0].captioner == "m"
 
 
 def test_splits_follow_from_names_so_that_more_videos_move_none(tmp_path, videos):
@@ -290,6 +282,7 @@ def folder_of_everything(folder, elsewhere):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(film)
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"of it")
     elsewhere.mkdir()
     (elsewhere / "linked.mp4").write_bytes(film)
     (folder / "link").symlink_to(elsewhere)
@@ -307,16 +300,30 @@ def test_all_that_a_folder_holds_is_made_or_named_or_says_something_of_what_is_m
     assert {index.row(number).source for number in range(len(index))} == good
     assert {one["source"] for one in report["refused"]} == bad
     passed = {one["source"]: one["reason"] for one in report["passed_over"]}
-    left = {"README.md", "lost.txt", "set.tar", ".hidden", ".DS_Store", "a.jpg", "caf\\xe9.mp4", "link", "round", "gone.mp4", "itself.mp4"}
+    left = {
+        "README.md",
+        "set.tar",
+        ".hidden",
+        ".DS_Store",
+        "a.jpg",
+        "caf\\xe9.mp4",
+        "caf\\xe9.txt",
+        "link",
+        "round",
+        "gone.mp4",
+        "itself.mp4",
+    }
     assert set(passed) == {*left, "pipe.mp4"}
     assert (passed["README.md"], passed["set.tar"], passed["a.jpg"]) == (
         "is text",
         "is a tar archive",
         "is an image beside a video of its name: its cover",
     )
-    assert "5 could not be used, 12 passed over" in line
+    assert report["captions"]["files_without_video"] == ["lost.txt"]
+    assert "5 could not be used, 12 passed over: " in line
+    assert "(lost.txt)" in line
     every = {os.fsencode(path.relative_to(tmp_path / "in")).decode(errors="backslashreplace") for path in (tmp_path / "in").rglob("*")}
-    named = {*good, *bad, *passed, "C.txt", "ü", ".hidden/x.mp4"}
+    named = {*good, *bad, *passed, "C.txt", "lost.txt", "ü", ".hidden/x.mp4"}
     assert every == named
     followed, _, _ = prepared(tmp_path / "followed", source(follow_links=True, images=False), folder=tmp_path / "in")
     sources = {followed.row(number).source for number in range(len(followed))}
@@ -402,7 +409,7 @@ def test_parts_make_each_file_once_and_are_joined_to_the_same_bytes(tmp_path, vi
     for number in (2, 0):  # the job of number 1 never ran
         run = Counted()
         with Units(tmp_path / "out", part=Part(number, 3), mark=DATASET, doing="preparing") as units:
-            keep(made().job(folder=str(videos), captions=None, count=None, run=run), units, run=run)
+            keep(made().job(folder=str(videos), captions=None, words=WORDS, count=None, run=run), units, run=run)
         counts.append(run.made)
     rest = Counted()
     prepared(tmp_path / "out", made(), folder=videos, run=rest)
@@ -435,7 +442,7 @@ def test_a_file_that_kills_its_process_is_named_and_tried_again_by_the_next_call
     made.__class__ = Deadly
     guarded = Counted(workers=1)
     with Units(tmp_path / "out", part=WHOLE, mark=DATASET, doing="preparing") as units:
-        kept, refused = keep(made.job(folder=str(videos), captions=None, count=None, run=guarded), units, run=guarded)
+        kept, refused = keep(made.job(folder=str(videos), captions=None, words=WORDS, count=None, run=guarded), units, run=guarded)
         assert (len(kept), refused) == (3, [])
         told = units.records(kept[2].identity)
     assert "crashed" in told[0]["refused"]["reason"]

@@ -44,7 +44,7 @@ def test_only_new_captions_are_encoded_and_a_cut_loses_no_whole_file(tmp_path):
 
 def test_another_encoders_cache_and_a_flipped_byte_are_refused(tmp_path):
     cache.extend(tmp_path, encoder(), CAPTIONS, shard=8)
-    with pytest.raises(ValueError, match=r"no cached captions.*\['byte'\].*sora encode"):
+    with pytest.raises(ValueError, match=r"no captions encoded by this text encoder.*those of byte.*sora encode"):
         cache.TextCache(tmp_path, encoder(19).fingerprint)
     (file,) = tmp_path.glob("*.safetensors")
     content = bytearray(file.read_bytes())
@@ -119,7 +119,7 @@ def test_parts_that_were_encoded_at_once_join_into_one_cache(tmp_path):
     """Captions that several parts have are one; a part that is repeated after the joining overwrites nothing."""
     for part, texts in enumerate((["x", "y"], ["y", "z"], [])):
         cache.extend(tmp_path, encoder(), texts, shard=1, part=part)
-    with pytest.raises(ValueError, match="no cached captions"):
+    with pytest.raises(ValueError, match="no captions encoded by this text encoder"):
         cache.TextCache(tmp_path, encoder().fingerprint)
     assert cache.extend(tmp_path, encoder(), ["x", "y", "z"], shard=1) == 0
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}

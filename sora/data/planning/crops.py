@@ -138,12 +138,24 @@ class CropPlan:
             told.append(f"crops of {'x'.join(map(str, shape))}: {', '.join(counts)}")
         return told + [f"left out: {count} clips ({reason})" for reason, count in self.skipped.items()]
 
+    def _smaller(self, shape: tuple[int, int, int]) -> str:
+        """Which crop of at most this shape every clip holds, and how many hold it in each axis alone."""
+        sizes = [np.stack((index.frames, index.heights, index.widths), axis=1) for index in self._indexes if len(index)]
+        if not sizes:
+            return "there are no clips at all"
+        least = np.min([each.min(axis=0) for each in sizes], axis=0)
+        fits = [min(int(least[0]), shape[0]), min(int(least[1]), shape[1]), min(int(least[2]), shape[2])]
+        return f"every clip holds one of {_told(fits)}: plan.shapes=[{fits}]".replace(", ", ",")
+
     def _turns_of(self, shape: tuple[int, int, int], fitting: Sequence[np.ndarray]) -> Int[np.ndarray, "round"]:
         shares = np.array([weight if len(rows) else 0.0 for weight, rows in zip(self.weights, fitting, strict=True)])
         if not shares.sum():
-            sizes = "x".join(map(str, shape))
-            raise ValueError(f"no clip is as large as the crop {sizes} (frames x height x width); make plan.shapes smaller")
+            raise ValueError(f"no clip is as large as the crop {_told(shape)} (frames x height x width); {self._smaller(shape)}")
         return turns(shares / shares.sum(), ROUND)
+
+
+def _told(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _shape(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ from sora.data.planning.clips import Clips
 from sora.data.planning.cost import Cost
 from sora.data.planning.counted import MARK, Counted
 from sora.data.planning.filling import Filling
-from sora.data.planning.sources import Drawn, Mixture, Stage, staged
+from sora.data.planning.sources import Drawn, Mixture, Stage, fitting, staged
 from sora.data.planning.steps import Item, Pack, StepPlan
 from sora.draws import generator
 
@@ -224,8 +224,7 @@ class TokenPlan:
             names = self._longest_named(worst)
             raise ValueError(
                 f"{sum(worst.skipped[worst.too_long] for worst in long)} of {self.clips.starts[-1]} clips are longer than "
-                f"plan.budget={self.budget} tokens: {names}; raise plan.budget to {worst.longest}, cut clips with plan.frames, "
-                "or set plan.drop_long=true"
+                f"plan.budget={self.budget} tokens: {names}; {fitting(long, self.budget)}, or leave them out with plan.drop_long=true"
             )
         return dict(found)
 

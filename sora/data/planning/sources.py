@@ -7,7 +7,7 @@ The k-th draw is a pure function of k. Nothing is held per clip but, where some 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ class Source:
         self.seed = seed
         self.skipped: Counter[str] = Counter()
         self.tokens = self.cut = self.longest = 0
-        good = [np.packbits(self._scan(np.arange(start, min(start + _CHUNK, last)))) for start in range(first, last, _CHUNK)]
+        good = [np.packbits(self._scan(rows)) for rows in self._chunks()]
         bits = np.concatenate([*good, np.zeros(-sum(map(len, good)) % (_BLOCK // 8), np.uint8)])
         counts = np.bitwise_count(bits).reshape(-1, _BLOCK // 8).sum(axis=1, dtype=np.int64)
         self.count = int(counts.sum())
@@ -105,6 +105,23 @@ class Source:
     @property
     def too_long(self) -> str:
         return f"longer than the token budget of {self.budget}"
+
+    def most_frames(self) -> int:
+        """The largest `Limits.frames`, as clips take it, under which every clip is within the budget; 0 where not even the least is."""
+        longest = max(int(self.clips.frames(rows).max()) for rows in self._chunks())
+        low, high = 0, longest  # the largest limit that is known to fit, and the smallest that may
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._fits(self.limits._replace(frames=middle)) else (low, middle - 1)
+        limits = self.limits._replace(frames=low)
+        return max(int(self.clips.taken(rows, limits)[:, 0].max()) for rows in self._chunks()) if low else 0
+
+    def _fits(self, limits: Limits) -> bool:
+        measured = (self.clips.measured(rows, limits) for rows in self._chunks())
+        return all(int(each.grids.prod(axis=1)[each.reasons == 0].max(initial=0)) <= self.budget for each in measured)
+
+    def _chunks(self) -> Iterator[Int[np.ndarray, "n"]]:
+        return (np.arange(start, min(start + _CHUNK, self.last)) for start in range(self.first, self.last, _CHUNK))
 
     def usable(self, rows: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
         """Which rows can be drawn."""
@@ -234,9 +251,19 @@ class Mixture:
         return next((source for source in self.sources if source.usable(np.array([row]))[0]), None)
 
 
+def fitting(sources: Sequence[Source], budget: int) -> str:
+    """Which values of which keys take the clips of these sources that are longer than a budget of tokens."""
+    first = f"raise plan.budget to {max(source.longest for source in sources)}"
+    frames = min(source.most_frames() for source in sources)
+    if not frames:
+        return f"{first}, or prepare smaller clips: {budget} tokens do not hold one patch of time of each"
+    return f"{first}, cut clips with plan.frames={frames}, or prepare shorter or smaller clips"
+
+
 def _empty(mixture: Mixture) -> str:
     clips, stage = mixture.clips.starts[-1], mixture.stage
     reasons = "; ".join(f"{count} {reason}" for reason, count in mixture.skipped.items()) or "there are none"
-    advice = "raise plan.budget" if any(source.longest for source in mixture.sources) else "change the key that leaves them out"
+    long = [source for source in mixture.sources if source.longest]
+    advice = fitting(long, mixture.sources[0].budget) if long else "change the key that leaves them out"
     limits = ", ".join(f"plan.{name}={value}" for name, value in stage.limits._asdict().items() if value is not None)
     return f"an epoch would be empty: of {clips} clips none can be used{f' with {limits}' if limits else ''} ({reasons}); {advice}"

@@ -1,0 +1,70 @@
+"""Command lines that a message can name: what a user may copy into a shell, whatever the paths are called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_PLAIN = re.compile(r"[^\s,'\"\[\]{}\\][^,'\"\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
+
+
+def command(verb: str, *words: str, **values: Any) -> str:
+    """`sora VERB WORDS… KEY=VALUE…` as one types it into a shell.
+
+    words: whole words, such as `experiment=laptop`. values: keys and what they are set to (a text, a path, a number or a list of them);
+    a dot in a key is written as two underscores.
+    """
+    said = [f"{key.replace('__', '.')}={spelled(value)}" for key, value in values.items()]
+    return " ".join(["sora", verb, *(_shell(word) for word in (*words, *said))])
+
+
+def spelled(value: Any) -> str:
+    """A value as the command line reads it: a list between brackets, with its elements in quotes where they need them."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_element(item) for item in value)}]"
+    return "null" if value is None else str(value)
+
+
+def _element(value: Any) -> str:
+    text = spelled(value)
+    if not isinstance(value, str | Path) or _PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _shell(word: str) -> str:
+    """The word, in quotes only where a shell would change it (brackets and commas are left as people type them)."""
+    return word if re.fullmatch(r"[\w@%+=:,./\[\]-]+", word, re.ASCII) else shlex.quote(word)
+
+
+def option_words(group: str, node: DictConfig | Mapping[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:
+    """The words that choose a group's option and set what differs from its file: `text=minilm text.max_tokens=64`.
+
+    node: the group's part of a configuration. options: the group's files by name. () when no file names the same `_target_`.
+    """
+    wanted = _flat(node)
+    best: tuple[str, ...] | None = None
+    for name, path in sorted(options.items()):
+        own = _flat(OmegaConf.load(path))
+        if own.get("_target_") != wanted.get("_target_") or own.keys() != wanted.keys():
+            continue
+        words = (f"{group}={name}", *(f"{group}.{key}={spelled(value)}" for key, value in wanted.items() if own[key] != value))
+        if best is None or len(words) < len(best):
+            best = words
+    return best or ()
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

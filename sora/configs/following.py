@@ -1,0 +1,56 @@
+"""The command that follows a finished one, for the last line that a command prints: from a folder of videos to samples without a manual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from sora.configs.commands import command, option_words
+from sora.configs.compose import config_dir, groups
+
+if TYPE_CHECKING:
+    from sora.data.index import Index
+
+SMALL = "laptop"  # the experiments for small clips and a CPU; without them the defaults, which are for GPUs
+
+
+def after_prepare(folder: Path, index: Index) -> str:
+    """Training a VAE: with the default crops where clips are as large as these, else with those for small clips."""
+    smallest = min(_option("plan", "crops").shapes, key=lambda shape: shape[1] * shape[2])
+    large = (index.frames >= smallest[0]) & (index.heights >= smallest[1]) & (index.widths >= smallest[2])
+    kind = "task=vae" if bool(large.any()) else f"experiment={SMALL}_vae"
+    return command("train", kind, data__folders=[folder], output=Path("outputs") / f"{folder.absolute().name}_vae")
+
+
+def after_vae(run: Path, folders: Sequence[str]) -> str:
+    """Encoding the first of the datasets that the VAE was trained on."""
+    return command("encode", vae=run, data=folders[0])
+
+
+def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> str:
+    """Training a network on latents of these shapes (clips, 3), with the text encoder of the captions."""
+    small = _option("experiment", SMALL).plan.budget
+    patch = _option("patches", _default("diffusion", "patches")).size
+    fits = int((np.asarray(shapes) // list(patch)).prod(axis=1).max(initial=0)) <= small
+    words = option_words("text", text, groups([config_dir()])["text"])
+    chosen = [*([f"experiment={SMALL}"] if fits else []), *(words if words != (f"text={_default('diffusion', 'text')}",) else ())]
+    return command("train", *chosen, vae=vae, data__folders=[folder], output=Path("outputs") / folder.absolute().name)
+
+
+def after_diffusion(run: Path) -> str:
+    """Sampling from a run."""
+    return command("sample", "prompt=what your captions describe", checkpoint=run)
+
+
+def _option(group: str, name: str) -> Any:
+    return OmegaConf.load(config_dir() / group / f"{name}.yaml")
+
+
+def _default(task: str, group: str) -> str:
+    """The option of a group that a task chooses."""
+    chosen = [item for item in _option("task", task).defaults if isinstance(item, DictConfig)]
+    return next(str(option) for item in chosen for key, option in item.items() if str(key).lstrip("/") == group)
