@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import UInt8
 
 from sora.data.captioned import captioned
 from sora.data.columns import FOLDER, LAYOUT, ColumnCheck, check_columns
@@ -22,14 +23,22 @@ from sora.data.latents import LatentIndex
 from sora.data.shards import Member
 from sora.data.stores import Store, open_store
 from sora.data.tars import Walk, sample_of
-from sora.data.video import read
+from sora.data.video import probe, read
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.storage import read_json
 from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers
+_SOUGHT = 4  # frames that are read again from the middle of a clip
 _MOST_FAULTS = 100_000  # that are listed
+
+
+class Noted(NamedTuple):
+    """Something about a clip that is no fault: what it is ("interlaced"), or what it lacks."""
+
+    where: str
+    what: str
 
 
 class Fault(NamedTuple):
@@ -177,17 +186,24 @@ def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], check
 def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., Iterator], report: Callable[[int], None]) -> None:
     units = (range(first, min(first + _UNIT, len(index))) for first in range(0, len(index), _UNIT))
     compare = _Compare(index, decode)
+    noted: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for unit in run(compare, units):
         # Where its process died, one of its clips did that: they are read again one by one.
         several = unit.result is None and len(unit.item) > 1
         for done in run(compare, (range(row, row + 1) for row in unit.item)) if several else [unit]:
             member = index.member(done.item[0])
             died = [Fault("decode", f"{member.shard}: {member.key}", done.reason)]
-            for fault in died if done.result is None else done.result:
-                checked.add(*fault)
+            for found in died if done.result is None else done.result:
+                if isinstance(found, Fault):
+                    checked.add(*found)
+                    continue
+                noted[found.what] += 1
+                first.setdefault(found.what, found.where)
         report(len(unit.item))
         checked.counts["clips"] += len(unit.item)
         checked.counts["clips decoded"] += sum(compare.decoded(row) for row in unit.item)
+    checked.notes += [f"{what}: {count} of the clips that were decoded, the first {first[what]}" for what, count in noted.most_common()]
 
 
 class _Compare:
@@ -202,10 +218,10 @@ class _Compare:
     def decoded(self, row: int) -> bool:
         return int((row + 1) * self.decode) > int(row * self.decode)
 
-    def __call__(self, rows: Sequence[int]) -> list[Fault]:
+    def __call__(self, rows: Sequence[int]) -> list[Fault | Noted]:
         return [fault for row in rows for fault in self._clip(row)]
 
-    def _clip(self, row: int) -> list[Fault]:
+    def _clip(self, row: int) -> Sequence[Fault | Noted]:
         index, member = self.index, self.index.member(row)
         where = f"{member.shard}: {member.key}"
         try:
@@ -214,21 +230,33 @@ class _Compare:
             return [Fault("bytes", where, str(error))]
         return self._frames(row, member, media, where) if self.decoded(row) else []
 
-    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault]:
-        index = self.index
+    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | Noted]:
+        """What is wrong with the frames, read from the first on, and from the middle on as training does."""
+        index, named = self.index, f"{member.key} of {member.shard}"
         try:
-            reading = read(media, name=f"{member.key} of {member.shard}")
+            reading, info = read(media, name=named), probe(media, name=named, timeline=True)
         except ValueError as error:
             return [Fault("decode", where, str(error))]
         said = (int(index.frames[row]), int(index.heights[row]), int(index.widths[row]))
-        faults = [Fault("decode", where, f"it does not decode cleanly: {reading.report}")] if not reading.report.clean else []
+        found: list[Fault | Noted] = [Noted(where, what) for what in (*info.odd, *([info.lacks] if info.lacks else []))]
+        if not reading.report.clean:
+            found.append(Fault("decode", where, f"it does not decode cleanly: {reading.report}"))
         if reading.frames.shape[:3] != said:
-            faults.append(
-                Fault("shape", where, f"it decodes to {reading.frames.shape[:3]} frames, rows and columns, the index says {said}")
-            )
-        if abs(reading.fps / float(index.fps[row]) - 1) > 1e-3:
-            faults.append(Fault("rate", where, f"it has {reading.fps:g} frames a second, the index says {index.fps[row]:g}"))
-        return faults
+            found.append(Fault("shape", where, f"it decodes to {reading.frames.shape[:3]} frames, rows and columns, the index says {said}"))
+        rates = (info.fps, reading.fps)  # by the packets, and by the header, as older indexes have it
+        if all(abs(rate / float(index.fps[row]) - 1) > 1e-3 for rate in rates):
+            found.append(Fault("rate", where, f"it has {info.fps:g} frames a second, the index says {index.fps[row]:g}"))
+        return found + self._middle(media, reading.frames, named, where)
+
+    def _middle(self, media: bytes, frames: UInt8[np.ndarray, "T H W 3"], named: str, where: str) -> list[Fault]:
+        middle = len(frames) // 2
+        try:
+            again = read(media, first=middle, frames=min(_SOUGHT, len(frames) - middle), name=named)
+        except ValueError as error:
+            return [Fault("seek", where, str(error))]
+        if np.array_equal(again.frames, frames[middle : middle + len(again.frames)]):
+            return []
+        return [Fault("seek", where, f"its frames from number {middle} on are others than when it is read from its beginning")]
 
 
 @lru_cache(maxsize=1)

@@ -194,8 +194,8 @@ class Thumbnails:
         height, width = int(index.heights[row]), int(index.widths[row])
         scale = min(1.0, _THUMBNAIL / max(height, width))
         size = max(2, round(height * scale)), max(2, round(width * scale))
-        named, start = f"{member.key} of {member.shard}", (int(index.frames[row]) // 2) / fps
-        shown = stream(index.read_member(member), start=start, size=size, name=named, limits=LIMITS)
+        named, middle = f"{member.key} of {member.shard}", int(index.frames[row]) // 2
+        shown = stream(index.read_member(member), first=middle, size=size, name=named, limits=LIMITS)
         pixels = next(shown).pixels
         shown.close()
         file = io.BytesIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,10 +102,10 @@ class FramePacks(Dataset):
         fps = float(self.clips.rates(np.array([item.row]))[0])
         named = f"clip {member.key} of {index.folder / member.shard}"
         assert item.crop is not None and item.size is not None
-        wanted, own = item.crop.frames, fps == float(index.fps[row])
-        start = item.crop.start / fps
-        content = index.read_member(member)
-        got, _, report = self.reader.read(content, start=start, frames=wanted, fps=None if own else fps, size=item.size, name=named)
+        wanted, start = item.crop.frames, item.crop.start
+        own = fps == float(index.fps[row])  # frames are counted then, whatever their times are
+        begin: dict[str, Any] = {"first": start} if own else {"start": start / fps, "fps": fps}
+        got, _, report = self.reader.read(index.read_member(member), frames=wanted, size=item.size, name=named, **begin)
         if not report.clean or len(got) != wanted:
             raise ValueError(f"{named} does not decode cleanly: {report}")
         return ClipFrames(torch.from_numpy(got), fps, item.row, member.key, sample_id(member.key, item.window), item.epoch)

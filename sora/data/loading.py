@@ -189,9 +189,9 @@ def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, fr
     """
     row = int(row)
     member = index.member(row)
-    fps, wanted = float(index.fps[row]), int(index.frames[row]) - start if frames is None else frames
+    wanted = int(index.frames[row]) - start if frames is None else frames
     named = f"clip {member.key} of {index.folder / member.shard}"
-    got, _, report = reader.read(index.read_member(member), start=start / fps, frames=wanted, name=named)
+    got, _, report = reader.read(index.read_member(member), first=start, frames=wanted, name=named)
     if not report.clean:
         raise ValueError(f"{named} does not decode cleanly: {report}")
     if got.shape[1:3] != (index.heights[row], index.widths[row]):

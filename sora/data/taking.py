@@ -30,6 +30,7 @@ CHOICES = {
     "random": lambda videos, number, seed: (_drawn(videos.identity(number), seed), videos.name(number)),
 }
 SHORT = ("refuse", "leave_out")
+_READ = "by number"  # how a clip's frames are found: other pixels for some files than by time, as once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class Clips:
         """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
         clip, whole, kept = self.taken[number], self.videos.shape(self.taken[number].video), self.shape(number)
         cut = "" if (whole.height, whole.width) == (kept.height, kept.width) else f":{kept.height}x{kept.width}"
-        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{PYAV.identity()}{cut}"
+        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{PYAV.identity()}{cut}"
 
     def read(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
         clip = self.taken[number]

@@ -101,7 +101,7 @@ class DatasetVideos:
 
     def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
         member = self.index.member(number)
-        return _read(self.index.read_member(member), f"{member.key} of {member.shard}", first, frames, self.shape(number).fps)
+        return _read(self.index.read_member(member), f"{member.key} of {member.shard}", first, frames)
 
 
 class FolderVideos:
@@ -172,7 +172,7 @@ class FolderVideos:
         return f"{info.codec}/{info.pixel_format}"
 
     def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        return _read(self.path(number), str(self.path(number)), first, frames, self._info(number).fps)
+        return _read(self.path(number), str(self.path(number)), first, frames)
 
     def _info(self, number: int) -> Any:
         if number not in self._probed:
@@ -185,9 +185,9 @@ def _below(name: str, folders: set[str]) -> bool:
     return any(parent.as_posix() in folders for parent in Path(name).parents)
 
 
-def _read(source: Path | bytes, name: str, first: int, frames: int, fps: float) -> UInt8[np.ndarray, "T H W 3"]:
-    found = read(source, start=first / fps, frames=frames, name=name)
-    if found.report.errors or found.report.corrupt or len(found.frames) != frames:
+def _read(source: Path | bytes, name: str, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+    found = read(source, first=first, frames=frames, name=name)
+    if not found.report.clean:
         raise ValueError(
             f"{name} is damaged ({found.report}; {len(found.frames)} of {frames} frames); scores take it whole: replace it or remove it"
         )

@@ -102,10 +102,10 @@ def test_a_shard_with_a_video_that_has_no_row_is_counted(folder):
 
 
 def test_clips_that_do_not_decode_or_kill_their_process_are_named(folder, monkeypatch):
-    def killing(media, *, name, read=checking.read):
+    def killing(media, *, name, read=checking.read, **asked):
         if name.startswith("clip-002"):
             os._exit(139)
-        return read(media, name=name)
+        return read(media, name=name, **asked)
 
     monkeypatch.setattr(checking, "read", killing)
     checking._compare.cache_clear()

@@ -83,7 +83,8 @@ def _answered(reader: VideoReader, call: Call, clip: int, frames: int) -> dict[s
         if call["do"] == "probe":
             return {"info": _plain(reader.probe(source, name=call["name"], timeline=call["timeline"]))}
         size = tuple(call["size"]) if call["size"] else None
-        got = reader.read(source, start=call["start"], frames=call["frames"], fps=call["fps"], size=size, name=call["name"])
+        asked = {name: call[name] for name in ("start", "first", "frames", "fps", "name")}
+        got = reader.read(source, size=size, **asked)
         _write(frames, got.frames)
         return {"shape": got.frames.shape, "fps": got.fps, "report": asdict(got.report)}
     except ValueError as error:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 import av.error
@@ -20,16 +19,21 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sora.data.decoding.groups import closed
 from sora.data.decoding.kinds import HEAD, READ_HERE, kind_of
-from sora.data.decoding.reader import Limits, Source, Timeline, VideoInfo, named
+from sora.data.decoding.reader import Limits, Source, VideoInfo, named
 
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
+_TRANSFERS = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
+_ALIKE = 0.8, 1.25  # ratios of rates between which a header is believed
+_BT2020 = 9  # ITU-T H.273, table 2
 _RANGES = {1: "limited", 2: "full"}
 
 
+Opened = tuple[InputContainer, VideoStream, VideoInfo]
+
+
 @contextmanager
-def opened(source: Source, name: str | None, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream, VideoInfo]]:
+def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]:
     told = named(source, name)
     with refused(told):
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
@@ -87,6 +91,9 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
         duration = (container.duration - (begun or 0)) / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
+    indexed = _rate_of_index(container, video)
+    if indexed and rate and not _ALIKE[0] < rate / indexed < _ALIKE[1]:
+        rate, duration = indexed, float(len(video.index_entries) / indexed)
     if not rate or not context.width or not context.height:
         raise ValueError(f"{named} says neither its size nor its rate ({context.width}x{context.height} at {rate} frames a second)")
     pixels, aspect = context.width * context.height, _pixel_aspect(video)
@@ -116,43 +123,13 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
     )
 
 
-class Walk(NamedTuple):
-    """What the packets of a file tell without being decoded.
-
-    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before.
-    """
-
-    timeline: Timeline
-    hidden: int
-    open: int
-
-
-def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits) -> Walk:
-    """All packets of an opened file, which stands at its end afterwards."""
-    base, origin = float(video.time_base or Fraction(1, 1000)), video.start_time or 0
-    times: list[float] = []
-    hidden = unclosed = 0
-    extradata = bytes(video.codec_context.extradata or b"")
-    keys: list[bool] = []
-    packets = container.demux(video)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:  # the container breaks off: what came so far is what there is
-            break
-        if packet is None:
-            break
-        hidden += packet.is_discard
-        if not packet.size or packet.is_discard:
-            continue
-        time = (packet.pts - origin) * base if packet.pts is not None else len(times) / info.fps
-        unclosed += packet.is_keyframe and not closed(memoryview(packet), info.codec, extradata)
-        times.append(time)
-        keys.append(packet.is_keyframe)
-        if len(times) > limits.frames:
-            raise ValueError(f"{info.codec} video of more than {limits.frames} frames, whatever its header says; raise limits.frames")
-    order = np.argsort(times, kind="stable")
-    return Walk(Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order]), hidden, unclosed)
+def _rate_of_index(container: InputContainer, video: VideoStream) -> Fraction | None:
+    """Frames a second by an mp4's list of frames, which says when each is decoded: its headers say for how long, and are often wrong."""
+    entries = video.index_entries
+    if not container.format.name.startswith("mov") or len(entries) < 2 or not video.time_base:
+        return None
+    lasted = (entries[-1].timestamp - entries[0].timestamp) * video.time_base
+    return (len(entries) - 1) / lasted if lasted > 0 else None
 
 
 def _rate(video: VideoStream) -> Fraction:
@@ -180,6 +157,9 @@ def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo
         pixel_format=context.pix_fmt or "",
         colour_matrix=_MATRICES.get(int(context.colorspace), "unspecified"),
         colour_range=_RANGES.get(int(context.color_range), "unspecified"),
+        transfer=_TRANSFERS.get(int(context.color_trc), ""),
+        wide=int(context.color_primaries) == _BT2020,
+        interlaced=frame.interlaced_frame,
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from sora.data.decoding.indexed import Asked, by_number
 from sora.data.decoding.pyav import PyAVReader
 from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo
+from sora.data.decoding.seeking import INDEXED
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
 _NARROWEST = 64  # it takes some narrower frames for ones of four channels
@@ -45,13 +46,14 @@ class DecordReader:
         source: Source,
         *,
         start: float = 0.0,
+        first: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
         size: tuple[int, int] | None = None,
         name: str | None = None,
     ) -> Reading:
         """See `VideoReader`; also a `ValueError` for what decord would get wrong."""
-        given = {"start": start, "frames": frames, "fps": fps, "size": size, "name": name}
+        given = {"start": start, "first": first, "frames": frames, "fps": fps, "size": size, "name": name}
         return by_number(_decoded, source, backend="decord", limits=self.limits, **given)
 
 
@@ -64,7 +66,8 @@ def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     try:
         video = decord.VideoReader(io.BytesIO(wanted.content), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
         numbers = numbers[numbers < len(video)]  # fewer frames than there are: refused by the number that is told
-        pictures = video.get_batch(numbers.tolist()).asnumpy()
+        # The first frame teaches the decoder what only the first packet holds.
+        pictures = video.get_batch([0, *numbers.tolist()]).asnumpy()[1:]
     except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[-1]}") from None
     return len(video), pictures if len(places) == len(numbers) else pictures[places]
@@ -74,6 +77,8 @@ def _refuse(wanted: Asked) -> None:
     info = wanted.info
     for wrong, why in (
         (info.codec not in _CODECS, f"is coded in {info.codec}"),
+        (not wanted.container.startswith(INDEXED), f"is of kind {wanted.container}, in which seeks lead elsewhere"),
+        (bool(np.any(np.diff(wanted.walk.timeline.times) <= 0)), "has several frames at one time"),
         (wanted.walk.hidden, f"has an edit list that hides {wanted.walk.hidden} frames"),
         (wanted.walk.open, "has open groups of pictures"),
         (info.rotation, f"is to be rotated by {info.rotation} degrees"),

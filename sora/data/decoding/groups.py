@@ -1,35 +1,141 @@
-"""Whether decoding can begin at a keyframe and leave what came before behind: told by the first bytes of its units, nothing is decoded."""
+"""Where decoding can begin: told by the first bytes of the units of a keyframe's packet, nothing is decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 
-_IDR = {"h264": (5,), "hevc": (16, 17, 18, 19, 20)}  # ITU-T H.264 table 7-1; H.265 table 7-1, with the broken links that nothing leads into
-_PICTURES = {"h264": range(1, 6), "hevc": range(32)}
-
-
-def closed(packet: bytes | memoryview, codec: str, extradata: bytes) -> bool:
-    """Whether the group of pictures that a keyframe's packet begins refers to nothing before it. True for codecs that know no other."""
-    if codec not in _IDR:
-        return True
-    for first in _units(memoryview(packet), codec, extradata):
-        kind = first & 31 if codec == "h264" else first >> 1 & 63
-        if kind in _PICTURES[codec]:
-            return kind in _IDR[codec]
-    return False
+_PICTURES = {"h264": range(1, 6), "hevc": range(32)}  # ITU-T H.264 table 7-1; H.265 table 7-1
+_IDR, _MESSAGES, _RECOVERY_POINT = 5, 6, 6  # H.264: types of a unit, and of a message in one (annex D)
+_CLOSED_HEVC, _CRA = range(16, 21), 21  # H.265: IDR pictures and broken links, which nothing leads into; clean random access
+_ALONE = ("mjpeg", "prores", "dnxhd", "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "v210")  # every frame is
 
 
-def _units(packet: memoryview, codec: str, extradata: bytes) -> Iterator[int]:
-    """The first byte of every unit of a packet: behind lengths (in mp4 and Matroska), or behind start codes (in transport streams)."""
+class Entry(Enum):
+    """CLOSED: what follows a keyframe refers to nothing before it. OPEN: so do the frames that are shown after it; those that follow in
+    the file and are shown before it need what came before. NONE: nothing says that frames are whole from here on, as where pictures are
+    refreshed bit by bit."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    NONE = "none"
+
+
+def entry(packet: bytes | memoryview, codec: str, extradata: bytes) -> Entry:
+    """What decoding that begins with a packet gives, by the packet itself: what containers call a keyframe is not always one.
+
+    NONE for codecs that are not known here.
+    """
+    view = memoryview(packet)
+    if codec in _PICTURES:
+        return _of_units(view, codec, extradata)
+    if codec in _ALONE:
+        return Entry.CLOSED
+    return _BY_HEADER[codec](bytes(view[:_HEADER])) if codec in _BY_HEADER and len(view) else Entry.NONE
+
+
+def _of_units(packet: memoryview, codec: str, extradata: bytes) -> Entry:
+    recovers = False
+    for unit in _units(packet, codec, extradata):
+        kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+        if codec == "h264" and kind == _MESSAGES:
+            recovers = recovers or _exact(unit)
+        if kind not in _PICTURES[codec]:
+            continue
+        if codec == "h264":
+            return Entry.CLOSED if kind == _IDR else Entry.OPEN if recovers else Entry.NONE
+        return Entry.CLOSED if kind in _CLOSED_HEVC else Entry.OPEN if kind == _CRA else Entry.NONE
+    return Entry.NONE
+
+
+def _units(packet: memoryview, codec: str, extradata: bytes) -> Iterator[memoryview]:
+    """Every unit of a packet, not empty: behind lengths (in mp4 and Matroska), or behind start codes (in transport streams)."""
     place = 4 if codec == "h264" else 21
     if extradata[:1] == b"\x01" and len(extradata) > place:
         width, at = (extradata[place] & 3) + 1, 0
         while at + width < len(packet):
-            yield packet[at + width]
-            at += width + int.from_bytes(packet[at : at + width], "big")
+            length = int.from_bytes(packet[at : at + width], "big")
+            if length:
+                yield packet[at + width : at + width + length]
+            at += width + length
         return
     content = bytes(packet)
     at = content.find(b"\0\0\1")
     while 0 <= at < len(content) - 3:
-        yield content[at + 3]
-        at = content.find(b"\0\0\1", at + 3)
+        after = content.find(b"\0\0\1", at + 3)
+        yield packet[at + 3 : after if after >= 0 else None]
+        at = after
+
+
+def _exact(messages: memoryview) -> bool:
+    """Whether messages say that all is exact from this picture on: recovery_frame_cnt 0 and exact_match_flag 1 (H.264, D.1.8)."""
+    content = bytes(messages[1:]).replace(b"\0\0\3", b"\0\0")
+    at = 0
+    while at + 2 < len(content):
+        kind, at = _sum(content, at)
+        size, at = _sum(content, at)
+        if kind == _RECOVERY_POINT and at < len(content):
+            return content[at] & 0xC0 == 0xC0
+        at += size
+    return False
+
+
+def _sum(content: bytes, at: int) -> tuple[int, int]:
+    """A number that is written as a sum of bytes, of which all but the last are 255, and where it ends."""
+    total = 0
+    while at < len(content):
+        total, last, at = total + content[at], content[at] < 255, at + 1
+        if last:
+            break
+    return total, at
+
+
+_HEADER = 4096  # bytes in which the first picture of a packet begins
+
+
+def _mpeg2(content: bytes) -> Entry:
+    """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): an I picture; frames that lead into its group are whole where that is closed."""
+    group, picture = content.find(b"\0\0\1\xb8"), content.find(b"\0\0\1\0")
+    if picture < 0 or content[picture + 5 : picture + 6] == b"" or content[picture + 5] >> 3 & 7 != 1:
+        return Entry.NONE
+    return Entry.CLOSED if 0 <= group < picture and content[group + 7] & 0x40 else Entry.OPEN
+
+
+def _mpeg4(content: bytes) -> Entry:
+    """MPEG-4 part 2 (6.2.5): an I-VOP."""
+    at = content.find(b"\0\0\1\xb6")
+    return Entry.OPEN if 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0 else Entry.NONE
+
+
+def _vp8(content: bytes) -> Entry:
+    """RFC 6386, 9.1."""
+    return Entry.NONE if content[0] & 1 else Entry.CLOSED
+
+
+def _vp9(content: bytes) -> Entry:
+    """A key frame that is shown (VP9 bitstream specification, 6.2); the header of profile 3 has one bit more."""
+    bits = content[0] << 1 if content[0] & 0x30 == 0x30 else content[0]
+    return Entry.CLOSED if bits & 0x0E == 0x02 else Entry.NONE
+
+
+def _av1(content: bytes) -> Entry:
+    """A key frame that is shown, behind a sequence header (AV1 bitstream specification, 5.3 to 5.9)."""
+    at, told = 0, False
+    while at < len(content):
+        kind, extended, sized = content[at] >> 3 & 15, content[at] >> 2 & 1, content[at] >> 1 & 1
+        at += 1 + extended
+        size, width = 0, 0
+        while sized and at < len(content):
+            size, width, at = size | (content[at] & 127) << 7 * width, width + 1, at + 1
+            if content[at - 1] < 128:
+                break
+        told = told or kind == 1
+        if kind in (3, 6) and at < len(content):
+            return Entry.CLOSED if told and content[at] & 0xF0 == 0x10 else Entry.NONE
+        if not sized:
+            break
+        at += size
+    return Entry.NONE
+
+
+_BY_HEADER = {"mpeg1video": _mpeg2, "mpeg2video": _mpeg2, "mpeg4": _mpeg4, "vp8": _vp8, "vp9": _vp9, "av1": _av1}

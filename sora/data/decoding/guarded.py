@@ -70,6 +70,7 @@ class GuardedReader:
         source: Source,
         *,
         start: float = 0.0,
+        first: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
         size: tuple[int, int] | None = None,
@@ -77,7 +78,7 @@ class GuardedReader:
     ) -> Reading:
         """See `VideoReader`."""
         told = named(source, name)
-        call = {"do": "read", "start": start, "frames": frames, "fps": fps, "size": size, **_said(source, told)}
+        call = {"do": "read", "start": start, "first": first, "frames": frames, "fps": fps, "size": size, **_said(source, told)}
         answer, pixels = self._asked(call, _content(source), told)
         assert pixels is not None
         return Reading(pixels, answer["fps"], ReadReport(**answer["report"]))

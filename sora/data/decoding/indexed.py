@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Int, UInt8
 
-from sora.data.decoding.containers import Walk, opened, upright, walked
+from sora.data.decoding.containers import opened
 from sora.data.decoding.pictures import is_picture
 from sora.data.decoding.pyav import PyAVReader
 from sora.data.decoding.reader import (
@@ -25,17 +25,19 @@ from sora.data.decoding.reader import (
     VideoInfo,
     check_rate,
     check_room,
+    check_start,
     covering,
     middle,
     named,
 )
+from sora.data.decoding.timeline import Walk, walked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to, of which `size` is the middle.
 
-    promised: frames by the header (0: it does not say).
+    promised: frames by the header (0: it does not say). container: as FFmpeg calls it.
     """
 
     named: str
@@ -47,6 +49,7 @@ class Asked:
     shape: tuple[int, int]
     report: ReadReport
     promised: int
+    container: str
 
 
 def by_number(
@@ -55,6 +58,7 @@ def by_number(
     *,
     backend: str,
     start: float,
+    first: int | None,
     frames: int | None,
     fps: float | None,
     size: tuple[int, int] | None,
@@ -66,8 +70,9 @@ def by_number(
     Also a ValueError where the backend finds other frames in the file than PyAV. Images are read alike by all.
     """
     if is_picture(source):
-        return PyAVReader(limits=limits).read(source, start=start, frames=frames, fps=fps, size=size, name=name)
-    wanted = asked(source, start=start, frames=frames, fps=fps, size=size, name=name, limits=limits)
+        reader = PyAVReader(limits=limits)
+        return reader.read(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name)
+    wanted = asked(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name, limits=limits)
     found, pictures = decode(wanted)
     if found != len(wanted.walk.timeline.times):
         raise ValueError(f"{wanted.named} has {len(wanted.walk.timeline.times)} frames, {backend} finds {found}; choose reader=pyav")
@@ -79,6 +84,7 @@ def asked(
     source: Source,
     *,
     start: float,
+    first: int | None,
     frames: int | None,
     fps: float | None,
     size: tuple[int, int] | None,
@@ -87,18 +93,18 @@ def asked(
 ) -> Asked:
     """The numbers of the frames that `VideoReader.read` describes. Raises ValueError as it does."""
     told, content = named(source, name), _content(source, named(source, name), limits)
-    with opened(content, told, limits) as (container, video, info):
-        promised = video.frames
+    check_start(start, first, fps)
+    info = PyAVReader(limits=limits).probe(content, name=told)
+    with opened(content, told, limits) as (container, video, _):
+        promised, kind = video.frames, container.format.name
         walk = walked(container, video, info, limits)
-        container.seek(video.start_time or 0, stream=video)
-        frame = next(container.decode(video), None)
-        if frame is None:
-            raise ValueError(f"{told} has no frame that decodes")
-        info = upright(info, frame, video)
     check_rate(fps, info, told)
-    numbers, late = chosen(walk.timeline.times, start=start, frames=frames, fps=fps, step=1 / info.fps)
+    if first is None:
+        numbers, late = chosen(walk, start=start, frames=frames, fps=fps, step=1 / info.fps)
+    else:
+        numbers, late = np.arange(len(walk.timeline.times))[first:][:frames], 0
     if not len(numbers):
-        raise ValueError(f"{told} has no frame that decodes from {start:g} s on")
+        raise ValueError(f"{told} has no frame that decodes from {f'{start:g} s' if first is None else f'frame {first}'} on")
     check_room(info, start=start, frames=len(numbers), fps=fps, size=size, most=limits.bytes, named=told)
     return Asked(
         named=told,
@@ -110,22 +116,24 @@ def asked(
         shape=covering(info.height, info.width, size) if size else (info.height, info.width),
         report=ReadReport(decoded=len(set(numbers)), late=late, missing=frames - len(numbers) if frames is not None else 0),
         promised=promised,
+        container=kind,
     )
 
 
-def chosen(
-    times: Float64[np.ndarray, "frames"], *, start: float, frames: int | None, fps: float | None, step: float
-) -> tuple[Int[np.ndarray, "T"], int]:
-    """The numbers of the frames nearest to start, start + 1/fps, ... and how many of them are far off. step: seconds of a frame.
+def chosen(walk: Walk, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
+    """The numbers of the frames nearest to start, start + 1/fps, ... and how many of them are far off for what the container lost.
 
-    The earlier of two that are equally near; the last frame serves half a step. fps None: all frames from `start` on.
+    The earlier of two that are equally near; the last frame serves half a step (seconds). fps None: all frames from `start` on.
     """
+    times = walk.timeline.times
     if fps is None:
         return np.flatnonzero(times >= start - step / 2)[:frames], 0
     most = max(0, int(np.floor((times[-1] + LAST_FOR * step - start) * fps + 1e-9)) + 1) if len(times) else 0
     targets = start + np.arange(most if frames is None else min(frames, most)) / fps
     numbers = np.searchsorted((times[1:] + times[:-1]) / 2 + 1e-9, targets)
-    return numbers, int(np.sum(np.abs(times[numbers] - targets) > 1.5 * step + HOLE))
+    far = np.abs(times[numbers] - targets) > 1.5 * step + HOLE
+    lost = [any(before < target < after for before, after in walk.losses) for target in targets]
+    return numbers, int(np.sum(far & np.asarray(lost, bool)))
 
 
 def _content(source: Source, named: str, limits: Limits) -> bytes:

@@ -42,6 +42,9 @@ class Picture(NamedTuple):
     info: VideoInfo
 
 
+Opened = tuple[Picture, None, VideoInfo]  # in the form of `containers.Opened`
+
+
 def identity() -> str:
     return f"pillow {PIL.__version__}"
 
@@ -68,7 +71,7 @@ def probe(source: Source, *, name: str | None, timeline: bool, limits: Limits) -
 
 
 @contextmanager
-def opened(source: Source, name: str | None, limits: Limits) -> Iterator[tuple[Picture, None, VideoInfo]]:
+def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]:
     """An image within limits, in the form of `containers.opened`."""
     told = named(source, name)
     with ExitStack() as stack:

@@ -46,7 +46,9 @@ class VideoInfo:
 
     fps is the average rate; frames is the header's count, or duration x fps where it has none. pixel_aspect: width / height of a
     stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
-    timeline: only where it was asked for; `frames` is its length then.
+    transfer ("pq", "hlg", or "" for what is shown as it is) and wide (colours of BT.2020), as tagged. interlaced: by the first frame.
+    timeline: only where it was asked for; `frames`, `fps` and `duration` are by it then, and lacks says what the file once held, by its
+    header or by what its frames refer to, and does not hold ("": nothing).
     """
 
     frames: int
@@ -61,7 +63,17 @@ class VideoInfo:
     pixel_aspect: float
     colour_matrix: str
     colour_range: str
+    transfer: str = ""
+    wide: bool = False
+    interlaced: bool = False
+    lacks: str = ""
     timeline: Timeline | None = None
+
+    @property
+    def odd(self) -> tuple[str, ...]:
+        """What pictures read from it do not show as it was meant: they are neither deinterlaced nor mapped to fewer tones."""
+        hdr = {"pq": "HDR (PQ)", "hlg": "HDR (HLG)"}.get(self.transfer, "BT.2020 colours" if self.wide else "")
+        return (*(("interlaced",) if self.interlaced else ()), *((hdr,) if hdr else ()))
 
 
 @dataclass
@@ -73,6 +85,11 @@ class ReadReport:
     corrupt: int = 0
     late: int = 0
     missing: int = 0
+
+    @property
+    def faults(self) -> tuple[int, int, int]:
+        """What went wrong with frames that are there."""
+        return self.errors, self.corrupt, self.late
 
     @property
     def clean(self) -> bool:
@@ -111,6 +128,7 @@ class VideoReader(Protocol):
         source: Source,
         *,
         start: float = 0.0,
+        first: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
         size: tuple[int, int] | None = None,
@@ -118,9 +136,10 @@ class VideoReader(Protocol):
     ) -> Reading:
         """Frames from `start` seconds: `frames` of them (None: to the end) at `fps` (None: every frame of the file).
 
-        At `fps`, each frame is the one nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer
-        frames than asked for, and damage, are told in the report; no frame at all, a rate above the file's, and frames beyond the
-        reader's limits are a `ValueError`.
+        first: begin with the frame of this number, in place of a time; frames are counted as they are shown, whatever their times are.
+        Whatever lies before the start, the frames are those that a read of the whole file gives there. At `fps`, each frame is the one
+        nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer frames than asked for, and damage, are
+        told in the report; no frame at all, a rate above the file's, and frames beyond the reader's limits are a `ValueError`.
         """
         ...
 
@@ -148,6 +167,12 @@ def check_rate(fps: float | None, info: VideoInfo, named: str) -> None:
     """Raise ValueError if `fps` is above the file's: frames are not made up. A thousandth is let go: 29.97 is asked of 30000/1001."""
     if fps is not None and not 0 < fps <= info.fps * 1.001:
         raise ValueError(f"{named} has {info.fps:.6g} frames a second, {fps:g} were asked for; lower fps")
+
+
+def check_start(start: float, first: int | None, fps: float | None) -> None:
+    """Raise ValueError for a read that begins at a time and at a number, or that counts frames at another rate than the file's."""
+    if first is not None and (start or fps is not None or first < 0):
+        raise ValueError(f"first={first} counts the file's own frames from 0 on: it goes without start ({start:g}) and fps ({fps})")
 
 
 def check_room(

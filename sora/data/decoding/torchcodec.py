@@ -44,13 +44,14 @@ class TorchcodecReader:
         source: Source,
         *,
         start: float = 0.0,
+        first: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
         size: tuple[int, int] | None = None,
         name: str | None = None,
     ) -> Reading:
         """See `VideoReader` and `by_number`."""
-        given = {"start": start, "frames": frames, "fps": fps, "size": size, "name": name}
+        given = {"start": start, "first": first, "frames": frames, "fps": fps, "size": size, "name": name}
         return by_number(_decoded, source, backend="torchcodec", limits=self.limits, **given)
 
 
@@ -63,6 +64,7 @@ def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     try:
         video = VideoDecoder(wanted.content, dimension_order="NHWC", num_ffmpeg_threads=1, transforms=resize)
         numbers = wanted.numbers[wanted.numbers < len(video)]  # fewer frames than there are: refused by the number that is told
-        return len(video), video.get_frames_at(numbers.tolist()).data.numpy()
+        # The first frame teaches the decoder what only the first packet holds.
+        return len(video), video.get_frames_at([0, *numbers.tolist()]).data.numpy()[1:]
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[0]}") from None

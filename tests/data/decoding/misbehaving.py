@@ -27,7 +27,7 @@ class Misbehaving:
     def probe(self, source, *, name=None, timeline=False):
         raise NotImplementedError("no header here")
 
-    def read(self, source, *, start=0.0, frames=None, fps=None, size=None, name=None):
+    def read(self, source, *, start=0.0, first=None, frames=None, fps=None, size=None, name=None):
         self.do(source.decode(), name)
         pid = np.frombuffer(os.getpid().to_bytes(12, "big"), np.uint8).reshape(1, 2, 2, 3)
         return Reading(pid.copy(), 8.0, ReadReport(decoded=1))
@@ -66,12 +66,12 @@ class Hostile(Misbehaving):
     def identity(self) -> str:
         return PYAV.identity()
 
-    def read(self, source, *, start=0.0, frames=None, fps=None, size=None, name=None):
+    def read(self, source, *, start=0.0, first=None, frames=None, fps=None, size=None, name=None):
         for said in self.keys:
             what, _, key = said.partition(":")
             if f"clip {key} " in name:
                 self.do(what, name)
-        return PYAV.read(source, start=start, frames=frames, fps=fps, size=size, name=name)
+        return PYAV.read(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ REFUSED = {
     ("decord", "h265"): "open groups",
     ("decord", "h264 with open groups"): "open groups",
     ("decord", "ten bits"): "open groups",
+    ("decord", "transport stream"): "of kind mpegts",
+    ("decord", "avi"): "of kind avi",
 }
 
 
