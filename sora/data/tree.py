@@ -183,10 +183,11 @@ def _sort(found: Sorted, stills: list[str], name: str, kind: Kind | str) -> None
 
 def _kinds(folder: Path, names: Sequence[str]) -> list[Kind | str]:
     """What each file is by its first bytes, or why it cannot be read."""
-    return [_kind(folder / name) for name in names]
+    return [kind_in(folder / name) for name in names]
 
 
-def _kind(path: Path) -> Kind | str:
+def kind_in(path: Path) -> Kind | str:
+    """What a file is by its first bytes, or why it cannot be read."""
     try:
         with open(path, "rb") as file:
             return kind_of(file.read(HEAD))
