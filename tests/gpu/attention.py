@@ -66,6 +66,8 @@ def attention(place: Place) -> Iterator[Report]:
                 errors[backend] = wrong(function, case, place.device)
             except (ValueError, RuntimeError, NotImplementedError, ImportError, AttributeError) as refused:
                 yield Report(note=f"{name}: {backend} does not run here ({str(refused).splitlines()[0][:160]})")
+                if backend == "attend" or (place.device == "cuda" and not isinstance(refused, ValueError)):
+                    broken.append(f"{backend} in {name}: {type(refused).__name__} {str(refused).splitlines()[0][:160]}")
                 continue
             yield Report(figures={f"error_{name}_{backend}": errors[backend]})
         broken += [f"{backend} in {name}: {value:.3g}" for backend, value in errors.items() if not value <= TOLERANCE]

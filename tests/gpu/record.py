@@ -63,12 +63,24 @@ class Runner(Protocol):
 
 
 class Record:
-    """The file. Every change is written at once, whole, under the file's name."""
+    """The file. Every change is written at once, whole, under the file's name. keep: what an earlier file says of other sections."""
 
-    def __init__(self, path: Path, *, about: Mapping[str, Any], sections: Sequence[Section], echo: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        about: Mapping[str, Any],
+        sections: Sequence[Section],
+        keep: bool = False,
+        echo: Callable[[str], None] = print,
+    ) -> None:
         self.path, self.echo = path, echo
         entries = {section.name: {"status": NOT_RUN, "seconds": 0.0, "why": "", "rows": []} for section in sections}
         self.data: dict[str, Any] = {"figures": {}, "sections": entries, **about}
+        if keep and path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            self.data["figures"] |= earlier["figures"]
+            self.data["sections"] |= {name: entry for name, entry in earlier["sections"].items() if name in entries}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.log = open(path.with_suffix(".log"), "w", encoding="utf-8")  # noqa: SIM115  open as long as the record is
         self.write()
@@ -91,6 +103,11 @@ class Record:
         told = [*said, *([json.dumps(report.row)] if report.row is not None else []), *([report.note] if report.note else [])]
         self.write()
         self.tell(f"  {', '.join(told)}")
+
+    def forget(self, section: str) -> None:
+        """Drop what an earlier run found of a section."""
+        self.data["figures"] = {name: value for name, value in self.data["figures"].items() if not name.startswith(f"{section}_")}
+        self.data["sections"][section]["rows"] = []
 
     def mark(self, section: str, status: str, *, seconds: float = 0.0, why: str = "") -> None:
         self.data["sections"][section] |= {"status": status, "seconds": round(seconds, 1), "why": why}
@@ -117,6 +134,7 @@ def run(
         if why := section.needs(place):
             record.mark(section.name, NOT_RUN, why=why)
             continue
+        record.forget(section.name)
         record.mark(section.name, RUNNING)
         seconds = min(section.seconds, end - begin)
         try:
