@@ -145,7 +145,7 @@ def _timed(name: str, case: Case, place: Place, *, rate: float) -> Iterator[Repo
         if backend == "attend":
             continue
         try:
-            times[backend] = seconds_of(lambda function=function: _step(function, (q, k, v), grad, *segments, mask), place.device, rounds=5)
+            times[backend] = seconds_of(lambda function=function: _step(function, (q, k, v), grad, *segments, mask), place, rounds=5)
         except (ValueError, RuntimeError, NotImplementedError, ImportError, AttributeError):
             continue  # told above
         share = flops / times[backend] / rate

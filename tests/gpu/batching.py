@@ -29,7 +29,7 @@ def batching(place: Place) -> Iterator[Report]:
     for name, groups in grouped.items():
         runs = [_run(place, name, group) for group in groups]
         steps[name] = lambda runs=runs: [run() for run in runs]
-    seconds = in_turn(steps, place.device, rounds=5)
+    seconds = in_turn(steps, place, rounds=5)
     yield Report(figures={f"packs_vs_{name}": seconds[name] / seconds["packs"] for name in ("buckets", "padding")})
 
 
@@ -111,5 +111,5 @@ def peer(place: Place) -> Iterator[Report]:
             out = theirs(hidden_states=latents, timestep=time, encoder_hidden_states=states).sample
         out.float().square().mean().backward()
 
-    times = in_turn({"ours": lambda: ours.learn(prepared), "theirs": their_step}, place.device, rounds=5)
+    times = in_turn({"ours": lambda: ours.learn(prepared), "theirs": their_step}, place, rounds=5)
     yield Report(figures={"wan_vs_diffusers": times["ours"] / times["theirs"]})

@@ -15,9 +15,9 @@ def ceilings(place: Place) -> Iterator[Report]:
     yield Report(figures={"matmul_tflops": matmul_rate(place, torch.bfloat16) / 1e12})
     source = torch.empty((1 << 24) if place.toy else (1 << 32), dtype=torch.uint8, device=place.device).random_(0, 255)
     target = torch.empty_like(source)
-    yield Report(figures={"copy_gb_per_second": 2 * source.numel() / seconds_of(lambda: target.copy_(source), place.device) / 1e9})
+    yield Report(figures={"copy_gb_per_second": 2 * source.numel() / seconds_of(lambda: target.copy_(source), place) / 1e9})
     small, count = torch.zeros(16, device=place.device), 100 if place.toy else 2000
-    yield Report(figures={"launch_us": seconds_of(lambda: [small.add_(1) for _ in range(count)], place.device, rounds=3) / count * 1e6})
+    yield Report(figures={"launch_us": seconds_of(lambda: [small.add_(1) for _ in range(count)], place, rounds=3) / count * 1e6})
 
 
 def matmul_rate(place: Place, dtype: torch.dtype) -> float:
@@ -26,4 +26,4 @@ def matmul_rate(place: Place, dtype: torch.dtype) -> float:
     draw = torch.Generator(place.device).manual_seed(0)
     left, right = (torch.randn(size, size, device=place.device, generator=draw).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
-    return 2 * size**3 / seconds_of(lambda: torch.mm(left, right, out=out), place.device)
+    return 2 * size**3 / seconds_of(lambda: torch.mm(left, right, out=out), place)

@@ -9,18 +9,24 @@ from typing import Any
 
 import torch
 
+from tests.gpu.record import Place
 
-def seconds_of(step: Callable[[], Any], device: str, *, rounds: int = 10, warm: int = 2) -> float:
+
+def seconds_of(step: Callable[[], Any], place: Place, *, rounds: int = 10, warm: int = 2) -> float:
     """The median time of a call, in seconds."""
-    return in_turn({"": step}, device, rounds=rounds, warm=warm)[""]
+    return in_turn({"": step}, place, rounds=rounds, warm=warm)[""]
 
 
-def in_turn(steps: Mapping[str, Callable[[], Any]], device: str, *, rounds: int = 10, warm: int = 2) -> dict[str, float]:
-    """The median time of each, in seconds, run one after another in rounds, so that a clock that drifts does so for all."""
+def in_turn(steps: Mapping[str, Callable[[], Any]], place: Place, *, rounds: int = 10, warm: int = 2) -> dict[str, float]:
+    """The median time of each, in seconds, run one after another in rounds, so that a clock that drifts does so for all.
+
+    At toy sizes each runs once: its time says nothing anyway.
+    """
+    rounds, warm = (1, 0) if place.toy else (rounds, warm)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(warm + rounds):
         for name, step in steps.items():
-            taken = _timed(step, device)
+            taken = _timed(step, place.device)
             if number >= warm:
                 times[name].append(taken)
     return {name: statistics.median(each) for name, each in times.items()}
@@ -40,9 +46,9 @@ def _timed(step: Callable[[], Any], device: str) -> float:
     return before.elapsed_time(after) / 1e3
 
 
-def peak_bytes(step: Callable[[], Any], device: str) -> int | None:
+def peak_bytes(step: Callable[[], Any], place: Place) -> int | None:
     """The most that was allocated during a call; None on a CPU, where nobody counts it."""
-    if device != "cuda":
+    if place.device != "cuda":
         step()
         return None
     torch.cuda.synchronize()

@@ -70,14 +70,14 @@ def vae(place: Place) -> Iterator[Report]:
             loss = task(prepared).total
         loss.backward()
 
-    yield Report(figures={"ms": seconds_of(step, place.device, rounds=5) * 1e3})
-    held = peak_bytes(step, place.device)
+    yield Report(figures={"ms": seconds_of(step, place, rounds=5) * 1e3})
+    held = peak_bytes(step, place)
     yield Report(figures={"gb": None if held is None else held / 1e9})
     long = torch.randint(0, 256, (1, 17 if place.toy else 161, side, side, 3), dtype=torch.uint8, generator=draw).to(place.device)
     with torch.inference_mode(), torch.autocast(place.device, dtype=torch.bfloat16):
         coded = net.encode(long)
-        yield Report(figures={"encode_ten_seconds": seconds_of(lambda: net.encode(long), place.device, rounds=3, warm=1)})
-        yield Report(figures={"decode_ten_seconds": seconds_of(lambda: net.decode(coded), place.device, rounds=3, warm=1)})
+        yield Report(figures={"encode_ten_seconds": seconds_of(lambda: net.encode(long), place, rounds=3, warm=1)})
+        yield Report(figures={"decode_ten_seconds": seconds_of(lambda: net.decode(coded), place, rounds=3, warm=1)})
 
 
 def sampling(place: Place) -> Iterator[Report]:
@@ -107,7 +107,7 @@ def sampling(place: Place) -> Iterator[Report]:
     request = Request(prompt="anything", frames=frames, height=size[0], width=size[1], fps=fps, seed=0, sample=0)
     first = generator.latents([request])[0]
     yield Report(figures={"same_bits": float(torch.equal(first, generator.latents([request])[0])), "finite": float(first.isfinite().all())})
-    seconds = seconds_of(lambda: generator.generate([request]), place.device, rounds=1, warm=0)
+    seconds = seconds_of(lambda: generator.generate([request]), place, rounds=1, warm=0)
     yield Report(figures={"seconds": seconds, "seconds_per_step": seconds / steps})
 
 
@@ -124,4 +124,4 @@ def evaluation(place: Place) -> Iterator[Report]:
     exact = net(clips)
     there = clips.to(place.device)
     yield Report(figures={"feature_error": error(net(there), exact)})
-    yield Report(figures={"clips_per_second": len(clips) / seconds_of(lambda: net(there), place.device, rounds=3)})
+    yield Report(figures={"clips_per_second": len(clips) / seconds_of(lambda: net(there), place, rounds=3)})
