@@ -28,7 +28,20 @@ BEGAN = time.monotonic()
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KEYS = {"minutes": "8", "only": "", "device": "cuda", "output": "", "wheels": str(ROOT / "outputs" / "gpu-wheels")}
-NEEDED = ("torch", "numpy", "einops", "hydra", "omegaconf", "jaxtyping", "safetensors", "pyarrow", "lightning", "torchmetrics", "av", "rich")
+NEEDED = (
+    "torch",
+    "numpy",
+    "einops",
+    "hydra",
+    "omegaconf",
+    "jaxtyping",
+    "safetensors",
+    "pyarrow",
+    "lightning",
+    "torchmetrics",
+    "av",
+    "rich",
+)
 OPTIONAL = ("diffusers", "flash_attn", "transformers", "triton")  # sections say what they leave out without them
 
 
@@ -38,7 +51,9 @@ def main(words: Sequence[str]) -> int:
         unpacked(Path(said["wheels"]))
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
-            raise ValueError(f"missing here: {', '.join(missing)}; run make gpu-wheels where there is a network, and bring {said['wheels']}")
+            raise ValueError(
+                f"missing here: {', '.join(missing)}; run make gpu-wheels where there is a network, and bring {said['wheels']}"
+            )
         return check(said)
     except ValueError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
@@ -115,7 +130,9 @@ def check(said: dict[str, str]) -> int:
         run(chosen, place, record, minutes=left, runner=forked)
     states = {name: entry["status"] for name, entry in record.data["sections"].items()}
     failed = [name for name, status in states.items() if status not in ("ran", "not run")]
-    print(f"{sum(status == 'ran' for status in states.values())} of {len(states)} sections ran, {', '.join(failed) or 'none'} failed: {path}")
+    print(
+        f"{sum(status == 'ran' for status in states.values())} of {len(states)} sections ran, {', '.join(failed) or 'none'} failed: {path}"
+    )
     print("next: python experiments/gpu_page.py, which writes docs/gpu.md from it")
     return 0
 

@@ -152,7 +152,9 @@ def _timed(name: str, case: Case, place: Place, *, rate: float) -> Iterator[Repo
         yield Report(figures={f"ms_{name}_{backend}": times[backend] * 1e3, f"share_{name}_{backend}": share})
     chosen = fastest(q.device, q.dtype, case.width, masked=mask is not None).__name__
     if chosen in times:
-        yield Report(figures={f"chosen_{name}_is_fastest": float(times[chosen] <= 1.03 * min(times.values()))}, note=f"attend takes {chosen}")
+        yield Report(
+            figures={f"chosen_{name}_is_fastest": float(times[chosen] <= 1.03 * min(times.values()))}, note=f"attend takes {chosen}"
+        )
 
 
 def _step(function: Attention, inputs: tuple[Tensor, ...], grad: Tensor, *about) -> None:

@@ -23,7 +23,9 @@ def batching(place: Place) -> Iterator[Report]:
     grouped = {
         "packs": [list(mix) for mix in sizes(place).mixes],
         "buckets": [[grid for grid in clips if grid == shape] for shape in sorted(set(clips))],
-        "padding": [shuffled[first : first + 4] for shuffled in [random.Random(0).sample(clips, len(clips))] for first in range(0, len(clips), 4)],
+        "padding": [
+            shuffled[first : first + 4] for shuffled in [random.Random(0).sample(clips, len(clips))] for first in range(0, len(clips), 4)
+        ],
     }
     steps: dict[str, Callable[[], Any]] = {}
     for name, groups in grouped.items():

@@ -47,7 +47,7 @@ class Crops:
 
 
 def vae(place: Place) -> Iterator[Report]:
-    """decode_error (float32 beside the CPU), ms and gb of a training step, and how long a clip of ten seconds takes to encode and decode."""
+    """decode_error (float32 beside the CPU), ms and gb of a training step, seconds to encode and decode ten seconds."""
     name, (frames, side), batch = ("toy", (9, 32), 2) if place.toy else ("base", (17, 256), 4)
     config = compose("train", ["task=vae", f"vae={name}"]).config
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
     FILE.json   {"figures": {name: number}, "sections": {name: {"status", "seconds", "why", "rows"}}, "machine", "commit", "when", "device"}
     FILE.log    a line for everything that was reported, in order
 
-A section's status is "not run", "running", "ran", "failed" (an exception, told in `why`) or "cut off" (its clock, or the whole one, ran out).
+A section's status is "not run", "running", "ran", "failed" (an exception, told in `why`) or "cut off" (a clock, its own or the whole one).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST = 5.0  # seconds under which no section begins
 
 @dataclass(frozen=True)
 class Place:
-    """Where a section runs and at which sizes. device: "cuda" or "cpu". toy: sizes that a CPU makes in seconds; figures then say nothing."""
+    """Where a section runs and at which sizes. device: "cuda" or "cpu". toy: small sizes, at which figures say nothing."""
 
     device: str
     toy: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ def of_step(place: Place, name: str, policy: str, *, rate: float) -> Mapping[str
 
 
 def compiling(place: Place) -> Iterator[Report]:
-    """graphs: how many the blocks of b_2 were compiled to over 20 packs; compiled_vs_eager in time, and blocks by hand beside compiled ones."""
+    """graphs: how many the blocks of b_2 were compiled to over 20 packs; then time_vs_best of each block, eager and compiled."""
     import torch._dynamo as dynamo
     from torch._dynamo.utils import counters
 
@@ -156,8 +156,3 @@ def compiling(place: Place) -> Iterator[Report]:
     times = in_turn(made, place, rounds=3, warm=1)
     best = min(times.values())
     yield Report(figures={f"time_vs_best_{name}": seconds / best for name, seconds in times.items()})
-
-
-def shapes(packs: Sequence[Any]) -> int:
-    """How many different shapes of tensors packs have: 1 where a compiler needs one graph."""
-    return len({(pack[0].batch.tokens.patches.shape, pack[0].batch.text.states.shape, pack[0].noised.levels.levels.shape) for pack in packs})

@@ -27,7 +27,9 @@ def gpu_check(*words, blocked=()):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "only", ["ceilings,attention,correctness,waiting,speed,vae,sampling,evaluation", "compiling,batching,training,mesh"], ids=["steps", "runs"]
+    "only",
+    ["ceilings,attention,correctness,waiting,speed,vae,sampling,evaluation", "compiling,batching,training,mesh"],
+    ids=["steps", "runs"],
 )
 def test_every_section_runs_on_a_cpu(tmp_path, only):
     """Heavy packages that a bare machine may lack are blocked; a network and an installation are not needed."""
@@ -40,7 +42,9 @@ def test_every_section_runs_on_a_cpu(tmp_path, only):
     figures = found["figures"]
     errors = {name: value for name, value in figures.items() if "_error" in name}
     assert errors and all(value <= 2e-2 for value in errors.values()), errors
-    truths = [value for name, value in figures.items() if "no_waiting" in name or name.endswith(("resumed_is_equal", "same_bits", "finite"))]
+    truths = [
+        value for name, value in figures.items() if "no_waiting" in name or name.endswith(("resumed_is_equal", "same_bits", "finite"))
+    ]
     assert truths and set(truths) == {1.0}
 
 

@@ -140,8 +140,7 @@ def running(group):
 def test_a_section_that_hangs_is_cut_off_with_its_children_and_one_that_dies_is_told():
     found = []
     with pytest.raises(Cut):
-        for report in forked(Section("hangs", hangs, 60), PLACE, seconds=1.0):
-            found.append(report)
+        found.extend(forked(Section("hangs", hangs, 60), PLACE, seconds=1.0))
     group = int(found[0].note)
     time.sleep(0.2)
     assert not running(group)

@@ -35,7 +35,16 @@ def training(place: Place) -> Iterator[Report]:
     yield Report(figures={"resumed_is_equal": float(killed == toy)}, note=f"last losses {killed[-1].hex()} and {toy[-1].hex()}")
 
     size = ["dit.width=32", "dit.heads=2", "dit.depth=2", "dit.rope.axes=[4,6,6]"] if place.toy else []
-    said = ["dit=b_2", *size, "text=byte", "plan.budget=4096", *common, *here, "log_every=10" if not place.toy else "log_every=2", "workers=4"]
+    said = [
+        "dit=b_2",
+        *size,
+        "text=byte",
+        "plan.budget=4096",
+        *common,
+        *here,
+        "log_every=10" if not place.toy else "log_every=2",
+        "workers=4",
+    ]
     folder = sora_train(home, "b_2", *said)
     account = [json.loads(line) for line in (folder / "goodput.jsonl").read_text().splitlines()][-1]
     yield Report(row={"run": "b_2", **account})

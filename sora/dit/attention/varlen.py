@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,7 +49,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, T
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     shared = q.shape[1] // k.shape[1]  # heads of queries for each of keys
-    known = {"enable_gqa": True} if shared > 1 and _shares_heads() else {}
+    known: dict[str, Any] = {"enable_gqa": True} if shared > 1 and _shares_heads() else {}
     if shared > 1 and not known:
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
     out, logsumexp = varlen_attn(
