@@ -69,7 +69,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         again = first + 1
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=again)
+        self._writer = SummaryWriter(str(folder.absolute() / "tensorboard"), purge_step=again)  # relative, a name with a colon is a URL
         self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", again)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
