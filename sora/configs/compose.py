@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
 from sora.configs.grammar import Word, cut, for_hydra, parse
 from sora.configs.kinds import Kinds, marks, settled, unreadable
+from sora.configs.outputs import refuse_one_place
 from sora.configs.targets import TARGET
 from sora.configs.words import listed, meant
 
@@ -112,6 +113,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     check_values(config, kinds, said_by="the command line")
     check_targets(config, "")
     _settle(config, kinds)
+    refuse_one_place(_plain(config), kinds)
     return Composed(config, with_experiment.choices, known, tuple(word.key for word in (*grouped, *valued)))
 
 

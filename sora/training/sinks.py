@@ -68,7 +68,7 @@ class TensorBoard:
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        place = folder / "tensorboard"
+        place = folder.absolute() / "tensorboard"  # relative, a name with a colon is a URL
         begun = place.is_dir() and any(place.iterdir())
         self._writer = SummaryWriter(str(place), purge_step=first + 1)
         if not begun:  # it takes no text back
