@@ -196,7 +196,7 @@ def ran_in_two(item: Wanted, folder: Path) -> dict[str, float]:
 def foretold(item: Wanted) -> dict[str, float]:
     """What is predicted of the same run."""
     tree = plain(item.config.trainer)
-    ranks = tree.get("devices", 1) * tree.get("nodes", 1)
+    ranks = (tree.get("devices") or 1) * (tree.get("nodes") or 1)
     batch = batch_of(item, item.packs[0], item.config.plan.budget)
     plain_send, handed_out = Tally._send, []
 
@@ -216,7 +216,7 @@ def foretold(item: Wanted) -> dict[str, float]:
 def compared(name: str, folder: Path) -> dict[str, Any]:
     """One run and its prediction, side by side."""
     item = wanted([*SMALL, *RUNS[name]], given=GIVEN, packs=[CLIPS])
-    shared = "devices" in item.config.trainer
+    shared = (item.config.trainer.get("devices") or 1) > 1
     real, said = ran_in_two(item, folder) if shared else ran(item), foretold(item)
     sums = [sum(each[part] for part in PARTS) for each in (said, real)]
     errors = {"memory_error": abs(sums[0] / sums[1] - 1), "kept_error": abs(said["kept"] / real["kept"] - 1)}

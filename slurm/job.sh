@@ -1,7 +1,8 @@
 # What the batch scripts share: `job VERB WORDS…` runs `sora VERB` on every task of the allocation, and decides what comes after.
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
-read -ra python <<<"${SORA_PYTHON:-.venv/bin/python}" # words: "apptainer exec --nv sora.sif python" runs in a container
+python=("${SORA_PYTHON:-.venv/bin/python}") # a file, in whose path there may be spaces, or words: "apptainer exec --nv sora.sif python"
+[[ -f ${python[0]} ]] || mapfile -t python < <(xargs -n 1 printf '%s\n' <<<"${python[0]}")
 
 # one rendezvous for all tasks: the first node, and a port of this job's own
 : "${MASTER_ADDR:=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}" "${MASTER_PORT:=$((20000 + SLURM_JOB_ID % 12000))}"
@@ -14,7 +15,6 @@ job() {
         for word in "$@"; do [[ $word == output=* ]] && output=${word#output=}; done
         [[ -n $output ]] || { echo "name the run's folder, which a requeued job goes on with: output=…" >&2; exit 2; }
         set -- "$@" resume=auto
-        [[ $SLURM_NTASKS -gt 1 ]] && set -- "$@" "trainer.nodes=$SLURM_JOB_NUM_NODES" "trainer.devices=$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))"
     fi
     # Slurm signals the tasks. This shell outlives a signal of its own, and looks at what came of it when they have ended.
     trap : USR1 USR2 TERM

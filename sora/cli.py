@@ -9,6 +9,7 @@ import ast
 import errno
 import importlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -21,12 +22,15 @@ from typing import TYPE_CHECKING
 
 import sora
 from sora.configs.words import listed, meant
+from sora.started import started
+from sora.terminal import writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 LAUNCHER = "launcher"  # the group that says where a command runs
+SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
 TOP = """
@@ -93,7 +97,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     value is missing."""
     count = next((place for place, word in enumerate(words) if "=" in word or word.startswith("-")), len(words)) if verb.bare else 0
     if count:
-        from sora.configs.compose import quoted
+        from sora.configs.grammar import quoted
 
         return [f"{verb.bare[0]}=[{','.join(map(quoted, words[:count]))}]", *words[count:]]
     if not words or words[0] not in verb.actions:
@@ -105,6 +109,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
+    writable()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
@@ -133,6 +138,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. Threads of a GNU OpenMP that spin for long take the core from whoever shares it: one other busy
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    writable()
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(verb, lambda: _run(verb, words))
 
@@ -167,10 +173,11 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
 
 def _who() -> str:
     """Which rank speaks, and from which machine, where there are several: a folder that one node lacks is that node's."""
-    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if os.environ.get(ranks, "1") != "1" and rank in os.environ:
-            return f" (rank {os.environ[rank]} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()})"
-    return ""
+    try:
+        here = started()
+    except ValueError:  # which may be what is told
+        return ""
+    return f" (rank {here.rank} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()})" if here.ranks > 1 else ""
 
 
 def _run(verb: str, words: list[str]) -> int | None:
@@ -194,25 +201,43 @@ def _run(verb: str, words: list[str]) -> int | None:
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
     require_all(composed, verb)
-    if composed.config.get(LAUNCHER):
+    if (launched := bool(composed.config.get(LAUNCHER))) or verb not in SHARING:
+        refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
+    if launched:
         return submitted(verb, composed, flags)
     return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
+
+
+def refuse_ranks(command: str, *, part: object = None) -> None:
+    """Raise ValueError if a launcher started several of this process: each would do the whole work, into one folder. part: its share."""
+    here = started()
+    if here.ranks > 1 and part is None:
+        raise ValueError(
+            f"{here.ranks} ranks were started ({here.by}), and {command} is the work of one: each would do all of it, into the same place. "
+            "Start one (srun --ntasks=1), or give each its part=[K,N] if the verb has that key"
+        )
 
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
     """Hand the command, or the `runs` of a sweep, to its launcher instead of running it; 0 once it is in the queue."""
     from sora.configs.build import build
+    from sora.configs.compose import compose
 
     launcher, folders = build(composed.config[LAUNCHER]), [f"--config-dir={folder.resolve()}" for folder in flags.folders]
     named = [[*(word for word in words if not _launches(word)), *folders] for words in runs or [flags.overrides]]
     if verb == "train" and any(not any(word.startswith("output=") for word in words) for words in named):
         raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
-    if runs:
-        number = launcher.sweep(verb, named, Path("outputs") / "jobs")
-        print(f"submitted {len(runs)} runs as array {number}; squeue -j {number} shows them, their output goes to slurm-{number}-N.log")
-    else:
-        number = launcher.submit(verb, named[0])
-        print(f"submitted as job {number}; squeue -j {number} shows it, its output goes to slurm-{number}*.log")
+    if verb == "train":
+        for words in runs or [flags.overrides]:
+            launcher.refuse_ranks(compose(verb, words, flags.folders).config.trainer)
+    made = launcher.array(verb, named, Path("outputs") / "jobs") if runs else launcher.job(verb, named[0])
+    if launcher.dry:
+        print(made.shown())
+        return 0
+    number = made.submit()
+    what = f"{len(runs)} runs as array" if runs else "as job"
+    log = f"slurm-{number}{'-N' if runs else '*'}.log"
+    print(f"submitted {what} {number}; squeue -j {number} shows {'them' if runs else 'it'}, the output goes to {log}")
     return 0
 
 
@@ -259,6 +284,7 @@ def sweep(verb: str, flags: Flags) -> int:
 
     if flags.help or flags.show:
         raise ValueError("-m runs; leave it away to see the help or the configuration")
+    refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
         return launched(verb, flags.overrides, flags.folders)
     runs = split(verb, flags.overrides, flags.folders)
@@ -267,7 +293,7 @@ def sweep(verb: str, flags: Flags) -> int:
     folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
     for number, overrides in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] sora {' '.join([verb, *overrides])}", flush=True)
+        print(f"[{number}/{len(runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
         codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
         if codes[-1] == INTERRUPTED:
             return INTERRUPTED

@@ -170,12 +170,12 @@ def held_out_clips(
 
     Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
     """
-    from omegaconf import OmegaConf
 
     from sora.configs.build import build, plain, resolve
     from sora.data.planning import Listing
     from sora.data.video_batches import VideoData
     from sora.jobs import Planned, online_encoder
+    from sora.started import started
     from sora.vae import artefact
 
     if split == config.data.split:
@@ -190,7 +190,7 @@ def held_out_clips(
         data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
     listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
     planned = Planned(data, listing, encoder, patchifier, vae, identity, online)
-    near = OmegaConf.select(config, "trainer.devices", default=1)  # what evaluates a run has no trainer
+    near = started().near if "trainer" in config else 1  # what evaluates a run has no trainer
     encode = online_encoder(planned, artefact.load(vae), near=near) if online else None
     size = patchifier.size
 

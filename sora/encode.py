@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from omegaconf import DictConfig
     from torch import Tensor
 
     from sora.configs.compose import Composed
@@ -27,6 +28,25 @@ EXAMPLES = (
 
 
 def main(composed: Composed) -> None:
+    """Encode a dataset that no other process encodes; of its parts, several may at once."""
+    from contextlib import ExitStack
+
+    from sora.data.index import Index
+    from sora.locks import alone_in
+
+    index, part = Index.open(composed.config.data), Part.of(composed.config.part)
+    others = "wait for it or stop it; several jobs encode one dataset with part=[K,N]"
+    name, number, of_all = ".lock-encode", part.number, part.of_all
+    with ExitStack() as held:
+        held.enter_context(alone_in(index.folder, "encoding into", name=name, shared=of_all > 1, advice=others))
+        if of_all > 1:
+            doing = f"encoding part=[{number},{of_all}] of"
+            held.enter_context(alone_in(index.folder, doing, name=f"{name}-{number}-of-{of_all}", advice="each part is for one job"))
+        encode(composed.config, index, part)
+
+
+def encode(config: DictConfig, index: Index, part: Part) -> None:
+    """Write the latents and the token states of a part of a dataset."""
     from pathlib import Path
 
     import torch
@@ -34,19 +54,16 @@ def main(composed: Composed) -> None:
 
     from sora.configs.build import build
     from sora.configs.following import after_encode
-    from sora.data.index import Index
     from sora.data.latents import LatentIndex, shard_rows
     from sora.text import cache
     from sora.vae import artefact
 
-    config = composed.config
     torch.set_num_threads(config.threads or torch.get_num_threads())
     source = Path(config.vae)
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     vae = artefact.load(source).to(_device(config.device))
-    index, encoder, reader = Index.open(config.data), build(config.text), build(config.reader)
+    encoder, reader = build(config.text), build(config.reader)
     encoder.to(vae.shift.device)
-    part = Part.of(config.part)
     captions = captions_of(index, config.captions, part=part)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn()) as progress:

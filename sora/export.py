@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sora import storage
 
 if TYPE_CHECKING:
     import torch
 
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
+    from sora.training.run import Run
 
 EXAMPLES = (
     "sora export checkpoint=outputs/dit output=outputs/transformer",
     "sora export checkpoint=outputs/dit step=20000 ema=0.07 output=outputs/transformer",
     "sora export checkpoint=outputs/dit precision=bfloat16 shard_gb=10 output=outputs/transformer",
 )
+DIFFUSERS, OWN = "diffusers", "run"
 
 
 def main(composed: Composed) -> None:
@@ -24,6 +29,7 @@ def main(composed: Composed) -> None:
     from sora.configs.load import load_diffusion
     from sora.dit.published import checkpoints
     from sora.dit.published.network import PublishedDiT
+    from sora.training.run import open_run
 
     config = composed.config
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,14 +37,49 @@ def main(composed: Composed) -> None:
         raise ValueError(f"precision={config.precision} is none of {', '.join(types)}")
     if not config.shard_gb > 0:
         raise ValueError(f"shard_gb={config.shard_gb} must be above 0")
+    if config.format not in (None, DIFFUSERS, OWN):
+        raise ValueError(f"format={config.format} is none of {DIFFUSERS}, {OWN}")
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    output = Path(config.output)
-    if isinstance(loaded.dit, PublishedDiT):
-        checkpoints.save(loaded.dit, output, dtype=types[config.precision], shard_bytes=int(config.shard_gb * 1e9))
-        print(f"step {loaded.step} as {loaded.dit.keys(loaded.dit).kind}: {output}")
-    else:
+    output, dit = Path(config.output), loaded.dit
+    if config.format == DIFFUSERS and not isinstance(dit, PublishedDiT):
+        raise ValueError(f"format={DIFFUSERS}: {config.checkpoint} is no published network, of which diffusers has a class; leave it out")
+    if not isinstance(dit, PublishedDiT) or config.format == OWN:
         write_run(loaded, output, dtype=types[config.precision], ema=config.ema)
         print(f"step {loaded.step} as a run to sample from: sora sample checkpoint={output}")
+        return
+    refuse_trained_text(loaded)
+    given = {"words": words_of(loaded.config["text"]), "beside": began_with(open_run(loaded.run))}
+    checkpoints.save(dit, output, **given, dtype=types[config.precision], shard_bytes=int(config.shard_gb * 1e9))
+    print(f"step {loaded.step} as {dit.keys(dit).kind}: {output}")
+
+
+def refuse_trained_text(loaded: LoadedDiffusion) -> None:
+    """Raise ValueError where a text module was trained beside the network, which no class of diffusers has room for."""
+    if named := list(loaded.text.state_dict()):
+        raise ValueError(
+            f"text={loaded.encoder.name} trains a module beside the network (text.{named[0]}), which is no part of what diffusers loads, so"
+            f" nothing was written; format={OWN} writes both"
+        )
+
+
+def words_of(text: Mapping[str, Any]) -> int | None:
+    """How long captions get, of a run's text node; None where it does not say."""
+    return {**text.get("states", {}), **text}.get("max_tokens")
+
+
+def began_with(run: Run) -> Mapping[str, Any] | None:
+    """The config.json of the weights that a run began with; None if it began without, or with a file alone.
+
+    Raises:
+        ValueError: what the run noted of it is damaged.
+    """
+    if not run.init_file.is_file():
+        return None
+    noted = storage.read_json(run.init_file)
+    found = noted.get("config") if isinstance(noted, dict) else 0
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{run.init_file} is damaged: it does not say what the run began with")
+    return found
 
 
 def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema: bool | float | str) -> None:
@@ -49,7 +90,7 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     """
     import shutil
 
-    from sora import storage
+    from sora.configs.load import averaged
     from sora.training import checkpoint
     from sora.training.checkpoint import TrainingState
     from sora.training.run import Run, open_run
@@ -57,10 +98,13 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     parts = {"dit": loaded.dit, "text": loaded.text}
     named = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     model = {name: value.to(dtype) if value.is_floating_point() else value for name, value in named.items()}
-    source, origin = open_run(loaded.run), {"step": loaded.step, "ema": ema, "hashes": loaded.hashes}
+    source = open_run(loaded.run)
+    origin = {"step": loaded.step, "ema": ema, "averaged": averaged(source, loaded.step, ema=ema), "hashes": loaded.hashes}
     with storage.whole_folder(output) as staging:
         shutil.copyfile(source.config_file, staging / "config.yaml")
         shutil.copytree(source.vae, staging / "vae")
+        if source.init_file.is_file():
+            shutil.copyfile(source.init_file, staging / source.init_file.name)
         storage.write_json(staging / "run.json", {**source.info, "exported": origin})
         state = TrainingState(step=loaded.step, samples=0, tokens=0, tensors={"model": model}, facts={"exported": origin})
         checkpoint.save(Run(staging).checkpoints, state, keep=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.started import started
 from sora.training.ranks import say
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         objective=objective,
         seed=config.seed,
         bins=config.level_bins,
-        encode=online_encoder(planned, vae, near=config.trainer.get("devices", 1)) if planned.online else None,
+        encode=online_encoder(planned, vae, near=started().near) if planned.online else None,
         flops=flops_of(config.dit, **given),
     )
     return Job(

@@ -30,7 +30,7 @@ def trainable(config: DictConfig, *, patch_channels: int, text_width: int) -> tu
     scales = build(config.parametrization)(dit, lambda **sizes: build({**tree, **sizes}, **given))
     build(config.recompute)(dit)
     if config.compile:
-        compile_blocks(dit)
+        compile_blocks(dit, words=config.data.text_budget is None, levels=config.objective.max_levels is None)
     return dit, scales
 
 

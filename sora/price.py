@@ -102,16 +102,17 @@ def bill(wanted: Wanted) -> Bill:
     traced, memory = measured(wanted, seen, trainer, ranks, cluster, warnings)
     executed = costs.executed(traced, seen).reshape(-1, of_step // traced.readers, traced.readers).sum(axis=1)  # steps, readers
     beside = ranks // traced.readers  # ranks that share a reader's packs, each with its part
-    cluster, assumed = utilised(config, cluster, ratio=float(executed.sum() * beside / costs.model.sum()))
+    bf16 = trainer.precision.startswith("bf16")
+    cluster, assumed = utilised(config, cluster, bf16=bf16, ratio=float(executed.sum() * beside / costs.model.sum()))
     repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, and copies made equal once a step
     sent = {axis: size if axis.startswith("replicate") else size * repeated for axis, size in traced.sent.items()}
     slowest = float(executed.max(axis=1).mean() / executed.mean())
-    time = timed(config, cluster, traced, flops=float(executed.mean()), slowest=slowest, sent=sent)
+    time = timed(cluster, traced, bf16=bf16, flops=float(executed.mean()), slowest=slowest, sent=sent)
     steps_seen = len(packs) / of_step
     return Bill(
         cluster=cluster,
         mesh=mesh,
-        precision=config.trainer.precision,
+        precision=trainer.precision,
         steps=config.steps,
         numbers=traced.numbers,
         tokens=costs.tokens / steps_seen,
@@ -130,23 +131,22 @@ def bill(wanted: Wanted) -> Bill:
     )
 
 
-def timed(config: DictConfig, cluster: Cluster, traced: Traced, *, flops: float, slowest: float, sent: Mapping[str, float]) -> StepTime:
+def timed(cluster: Cluster, traced: Traced, *, bf16: bool, flops: float, slowest: float, sent: Mapping[str, float]) -> StepTime:
     """Of a step in which the mean rank executes `flops`, the slowest so many times more, and each sends so much by axis."""
     from sora.cluster.roofline import step_time
 
     touched = 2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients
-    bf16 = config.trainer.precision.startswith("bf16")
     return step_time(cluster, flops=flops, slowest=slowest, bf16=bf16, sent=sent, layout=traced.layout, touched=touched)
 
 
-def utilised(config: DictConfig, cluster: Cluster, *, ratio: float) -> tuple[Cluster, str]:
+def utilised(config: DictConfig, cluster: Cluster, *, bf16: bool, ratio: float) -> tuple[Cluster, str]:
     """The cluster with the utilisation that holds, and where that is from. ratio: of executed operations to the model's."""
     if config.fit is not None:
         cluster = replace(cluster, utilisation=fitted(Path(config.fit), ratio))
         source = f"fitted to {config.fit}"
     else:
         source = "not measured; cluster.utilisation=… or fit=RUN change it"
-    peak = cluster.peak(bf16=config.trainer.precision.startswith("bf16"))
+    peak = cluster.peak(bf16=bf16)
     return cluster, f"{cluster.utilisation:.1%} of {peak / 1e12:,.0f} TFLOP/s while computing, {source}"
 
 
@@ -172,20 +172,30 @@ def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None
 
 def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple[Any, int, str]:
     """A trainer over all devices of the cluster, which is never run, how many processes it has, and the words that start the same."""
-    from sora.configs.build import build, plain
+    from sora.configs.build import build, plain, resolve
     from sora.training.mesh import MeshStrategy
+    from sora.training.trainers import auto, numerics
 
-    tree = {**plain(config.trainer), "accelerator": "cpu", "threads": 0, "deterministic": False}
+    tree = plain(config.trainer)
+    if tree.get("accelerator") == "cpu":
+        warnings.append(
+            f"this trainer is for CPUs, and priced as if GPUs computed in {tree['precision']}; trainer=auto is for what is there"
+        )
+    if tree.get("precision") is None:
+        tree["precision"] = numerics("gpu")["precision"]
+    tree |= {"accelerator": "cpu", "threads": 0, "deterministic": False}
     ranks, said = 1, "one process"
     if "devices" in tree:
         devices = min(cluster.per_node, cluster.devices)
         tree |= {"devices": devices, "nodes": cluster.nodes}
         ranks, said = devices * cluster.nodes, f"trainer.devices={devices} trainer.nodes={cluster.nodes}"
     elif cluster.devices > 1:
-        warnings.append(f"{cluster.devices - 1:,} of {cluster.devices:,} devices idle: this trainer has one process; choose trainer=fsdp")
+        warnings.append(f"{cluster.devices - 1:,} of {cluster.devices:,} devices idle: this trainer has one process; choose trainer=auto")
     trainer = build(tree)(callbacks=[])
     if isinstance(trainer.strategy, MeshStrategy):
-        said += ": " + (" x ".join(f"{axis} {size}" for axis, size in trainer.strategy.sizes.named if size > 1) or "one rank")
+        said += f": {trainer.strategy.sizes}"
+    if resolve(config.trainer._target_) is auto:
+        said = f"trainer=auto, which is trainer={'ddp' if ranks > 1 else 'gpu'} there, {said}"
     return trainer, ranks, said
 
 

@@ -28,7 +28,8 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
 
     warnings: list[str] = []
     trainer, ranks, mesh = arranged(config, build(config.cluster), warnings)
-    cluster, assumed = utilised(config, build(config.cluster), ratio=1.0)  # nothing is computed again, and there is no padding
+    bf16 = trainer.precision.startswith("bf16")
+    cluster, assumed = utilised(config, build(config.cluster), bf16=bf16, ratio=1.0)  # nothing is computed again, and there is no padding
     crops = plan.batch // plan.packs  # of a pack
     packs, readers = shared_out(plan.packs, trainer, warnings, crops=crops)
     each = packs // readers  # packs of a rank, one after another
@@ -40,11 +41,11 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
     flops = sum(one.flops for one in found) / count * each / seen
     sent = {axis: sum(one.sent.get(axis, 0) for one in found) / count for axis in one.sent}
     sent = {axis: size if axis.startswith("replicate") else size * each / seen for axis, size in sent.items()}
-    time = timed(config, cluster, one, flops=flops, slowest=1.0, sent=sent)
+    time = timed(cluster, one, bf16=bf16, flops=flops, slowest=1.0, sent=sent)
     return Bill(
         cluster=cluster,
         mesh=mesh,
-        precision=config.trainer.precision,
+        precision=trainer.precision,
         steps=config.steps,
         numbers=one.numbers,
         tokens=crops * packs * mean_positions(config, plan.shapes),

@@ -66,21 +66,31 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     output = Path(config.output or f"outputs/{config.kind}")
     if config.resume in (None, "auto"):
         require_given(config, "train")
-    if config.resume is None:
+    if config.resume is None or (config.resume == "auto" and not (output / "run.json").exists()):
+        keep_numerics(config, {})
         return config, output, None
     if config.resume == "auto":
-        if not (output / "run.json").exists():
-            return config, output, None
         asked = config
         run = open_run(output)
     else:
         run = open_run(Path(config.resume))
         asked = laid_over(OmegaConf.create(run.config), config, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
+    keep_numerics(asked, run.config)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
     return asked, run.folder, refuse_changes(changes(run.config, now, free=FREE_OF[asked.kind]), allowed=allowed)
+
+
+def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
+    """Fill in what a trainer that takes what is there computes with: as the run has it, or, in a new one, as this machine would."""
+    from sora.training.trainers import numerics
+
+    known = {**numerics(config.trainer.get("accelerator")), **stored.get("trainer", {})}
+    for key in ("precision", "deterministic"):
+        if config.trainer.get(key, known[key]) is None:
+            config.trainer[key] = known[key]
 
 
 def refuse_unknown(allowed: Sequence[str], known: Collection[str]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.configs.compose import Composed
+    from sora.dit.published.checkpoints import Taken
     from sora.jobs import Job
     from sora.training.checkpoint import TrainingState
     from sora.training.guards import Clock
@@ -28,11 +29,15 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora import storage
+    from sora.configs.build import build
     from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
     from sora.training import ranks, rng
     from sora.training.guards import Clock
+    from sora.training.launching import take_seats, told
+    from sora.training.mesh import seat
     from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
     from sora.training.run import owned
@@ -40,12 +45,16 @@ def main(composed: Composed) -> int:
     from sora.training.watchdog import Watchdog
 
     config, folder, changed = settle(composed.config, composed.said)
+    trainer = build(config.trainer)(callbacks=[])
+    take_seats(trainer)
+    ranks.say(told(trainer))
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
+        taken = begin(config, job) if changed is None else None
         if changed is None:
-            begin(config, job)
+            job.steps.plan.at(0).share(ranks=seat(trainer).readers, rank=seat(trainer).reader)  # ranks that do not divide the packs
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             if state is None or state.step < config.steps:
@@ -53,6 +62,8 @@ def main(composed: Composed) -> int:
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)
+            if taken is not None and ranks.first():
+                storage.write_json(run.init_file, taken.record())
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
@@ -63,7 +74,7 @@ def main(composed: Composed) -> int:
                     finish_vae(config, run, module, job)
                 ranks.together()  # launchers take a rank that ends while others work for one that died
             if goodput is not None and goodput.first < config.steps:  # a look at a finished run is no part of it
-                goodput.write()
+                goodput.write(complete=not stopped)
                 print(goodput.told())
             tell_of_bad(run)
             if stopped:
@@ -93,15 +104,20 @@ def tell_of_bad(run: Run) -> None:
 # ---- training
 
 
-def begin(config: DictConfig, job: Job) -> None:
-    """Give the network the weights of a published checkpoint, if `init` names one."""
+def begin(config: DictConfig, job: Job) -> Taken | None:
+    """Give the network the weights of a published checkpoint, if `init` names one, and say which."""
     from sora.dit.published import checkpoints
     from sora.training import ranks
 
     if config.init is not None:
         dit = job.task.dit if config.kind == "diffusion" else None
-        checkpoints.begin(dit, Path(config.init), patch=tuple(config.patches.size) if dit is not None else ())
-        ranks.say(f"began with the weights of {config.init}")
+        patch = tuple(config.patches.size) if dit is not None else ()
+        taken = checkpoints.begin(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
+        ranks.say(str(taken))
+        return taken
+    if config.get("init_allow"):
+        raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
+    return None
 
 
 def alone(owned: Any, run: Run) -> Any:
@@ -160,7 +176,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         stop=lambda: bool(flag),
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
-    tracker = tracker_of(config, run)
+    tracker = tracker_of(config, run, first=first)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
     goodput = clock.goodput.share if clock.goodput is not None else None
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
@@ -194,7 +210,8 @@ def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:
     job.steps.quarantine.hold({sample: keys.get(sample, "") for sample in samples}, step=step, reason=reason)
 
 
-def tracker_of(config: DictConfig, run: Run) -> Any:
+def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
+    """Where metrics of the steps after `first` go besides the run's folder."""
     from omegaconf import OmegaConf
 
     from sora.configs.build import build
@@ -210,7 +227,7 @@ def tracker_of(config: DictConfig, run: Run) -> Any:
     told = {str(key): value for key, value in values.items()}
     # by name: a resumed run's configuration may be a stranger's, and a tracker can be told to start any command
     patience, room = config.tracker.patience, config.tracker.room
-    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, patience=patience, room=room)
+    return Tracker(sink, folder=run.folder, identity=run.info["id"], config=told, first=first, patience=patience, room=room)
 
 
 if __name__ == "__main__":

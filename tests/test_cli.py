@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, where messages go, flags in any order, sweeps, completion, help."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import sora
 from sora import cli, completion
 from sora.configs import compose as compose_module
+from sora.terminal import writable
 from tests.configs.conftest import toy  # noqa: F401  the toy world is a fixture
 
 CHECKOUT = Path(sora.__file__).resolve().parent.parent
@@ -198,6 +200,44 @@ def test_help_imports_no_torch():
     assert json.loads(done.stdout.splitlines()[-1]) is False
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "koi8-r"])
+def test_what_is_printed_survives_every_terminal(monkeypatch, encoding):
+    """Strict, as a terminal's encoding is: glyphs of our own get letters, others their codes, and what the terminal has stays as it is."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    writable()
+    print("▇█▌ a–b … 3 × 4, ±1 🎈 Ж", "\udcff.mp4 ü")
+    sys.stdout.flush()
+    text = written.getvalue().decode(encoding)
+    assert ("ü" in text) == ("ü".encode(encoding, "ignore") != b"") and "a" in text and ".mp4" in text and "\\udcff" in text
+    if encoding != "utf-8":
+        assert "##" in text or "█" in text
+        assert "\\U0001f388" in text
+    else:
+        assert "█▌ a–b … 3 × 4, ±1 🎈 Ж" in text
+
+
+def test_a_whole_page_of_help_fits_on_an_old_terminal():
+    done = subprocess.run(
+        [sys.executable, "-m", "sora.cli", "sample", "--help"],
+        capture_output=True,
+        cwd=CHECKOUT,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+        check=True,
+    )
+    assert b"checkpoint=..." in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("words", [["train"], ["plan", "task=vae"], ["train", "launcher=slurm", "output=x"], ["encode"], ["sample"]])
+def test_what_is_missing_is_told_before_anything_heavy_is_imported(words, tmp_path):
+    code = f"import sys; from sora.cli import main; print(main({words!r}), 'torch' in sys.modules, 'pyarrow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(CHECKOUT)}, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "2 False False" and " needs " in done.stderr, done
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_broken_installation_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(compose_module, "__file__", str(tmp_path / "sora/configs/compose.py"))
     with pytest.raises(ValueError, match="install sora again"):
@@ -214,6 +254,7 @@ def test_a_mistake_says_which_rank_it_is_on_where_there_are_several(capsys, monk
     assert cli.guarded("train", fails) == 2
     monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURMD_NODENAME", "vn2")
     assert cli.guarded("train", fails) == 2
     assert capsys.readouterr().err == "sora train: shards/x is missing\nsora train (rank 3 on vn2): shards/x is missing\n"

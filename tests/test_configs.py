@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from sora.cli import verbs, worded
 from sora.configs.build import build, resolve
-from sora.configs.compose import compose, config_dir, groups, parse, primaries
+from sora.configs.compose import compose, config_dir, groups, primaries
 from sora.configs.targets import TARGET
 
 CONF = config_dir()
@@ -139,10 +139,6 @@ def test_every_key_of_a_command_is_explained():
         told = comments([path], {})
         silent += [f"{verb}.yaml: {key}" for key in keys if key not in told and key not in OBVIOUS]
     assert not silent, silent
-
-
-def test_sentences_and_sizes_are_read_as_text():
-    assert parse("size=9:16").value() == "9:16"
 
 
 ABLATIONS = {

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sora.cli import guarded, run
-from sora.configs.compose import Composed, compose, config_dir, parse
+from sora.cli import run
+from sora.configs.compose import config_dir
 from sora.data.video import read, write
-from sora.evaluate import main
 from sora.metrics.distribution import VideoDistribution
 from sora.metrics.extractors.pixels import half_pixel
 from sora.metrics.feature_sets import save_features
@@ -41,24 +38,8 @@ def sets(tmp_path_factory):
     return folder(home / "one", seed=0), folder(home / "two", seed=1, bright=40)
 
 
-@cache
-def plain():
-    return compose("evaluate", ["checkpoint=x"])
-
-
-def evaluated(words):
-    """The exit code of the command. It is composed once for all that choose no option of a group: composing takes most of the time."""
-    if any(word.startswith(("extractor", "preset")) for word in words):
-        return run("evaluate", words)
-    config = deepcopy(plain().config)
-    for word in map(parse, words):
-        assert word.key_or_group.partition(".")[0] in config
-        OmegaConf.update(config, word.key_or_group, word.value())
-    return guarded("evaluate", lambda: main(Composed(config, plain().choices)))
-
-
 def scores(output, one, two, *words, code=0):
-    assert evaluated([f"checkpoint={one}", f"data={two}", f"output={output}", "bootstrap=0", *words]) == code
+    assert run("evaluate", [f"checkpoint={one}", f"data={two}", f"output={output}", "bootstrap=0", *words]) == code
     return json.loads((output / "scores.json").read_text()) if code == 0 else None
 
 
@@ -159,7 +140,7 @@ def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path
     file = f"statistics={tmp_path / 'real.safetensors'}"
     first = scores(tmp_path / "a", one, two, file)
     alone = tmp_path / "b"
-    assert evaluated([f"checkpoint={one}", f"output={alone}", "bootstrap=0", file]) == 0
+    assert run("evaluate", [f"checkpoint={one}", f"output={alone}", "bootstrap=0", file]) == 0
     again = json.loads((alone / "scores.json").read_text())
     assert again["figures"] == first["figures"] and again["protocol_sha256"] == first["protocol_sha256"]
     scores(tmp_path / "c", one, two, file)
@@ -176,7 +157,7 @@ def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path
         ([f"statistics={tmp_path / 'nowhere'}"], "needs data=…"),
         ([f"statistics={foreign}"], "does not say of which clips it is"),
     ):
-        assert evaluated([f"checkpoint={one}", f"output={tmp_path / 'x'}", "bootstrap=0", *words]) == 2, told
+        assert run("evaluate", [f"checkpoint={one}", f"output={tmp_path / 'x'}", "bootstrap=0", *words]) == 2, told
         assert told in capsys.readouterr().err
 
 
@@ -224,7 +205,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, ["ddof=2"], "ddof=2: covariances are"),
         (one, ["neighbours=0", "metrics=[precision]"], "neighbours=0"),
         (one, ["n=-1"], "generated: -1 clips are wanted; give at least 1"),
-        (one, ["n=two"], "n=two: give a whole number"),
+        (one, ["n=two"], "n=two is of the wrong kind: it takes a whole number"),
         (one, ["crop=maybe"], "crop=maybe: give true or false"),
         (one, ["keep=-1"], "keep=-1"),
         (one, ["neighbours=6", "metrics=[precision]"], "6 clips have no 6 neighbours each"),
@@ -236,7 +217,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, ["preset=stylegan_v_fvd2048_16f"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         (one, ["preset=videogpt_bair_256", "extractor.path=nowhere"], "a867b87ac3a9097d200598b1d48a1b890d8ec744). Download it"),
     ):
-        assert evaluated([f"checkpoint={checkpoint}", f"data={two}", f"output={tmp_path / 'x'}", *words]) == 2, told
+        assert run("evaluate", [f"checkpoint={checkpoint}", f"data={two}", f"output={tmp_path / 'x'}", *words]) == 2, told
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1, error
 

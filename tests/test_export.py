@@ -1,6 +1,7 @@
 """`sora export` and `sora train init=`: published networks out of runs and into them."""
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+from einops import rearrange
 from omegaconf import OmegaConf
 
 from sora.configs.build import build
@@ -18,33 +20,42 @@ from tests.trained import diffusion_run, option, vae_artefact
 
 pytestmark = pytest.mark.slow
 cli, train = importlib.import_module("sora.cli"), importlib.import_module("sora.train")
-SMALL = {"width": 48, "depth": 2, "heads": 2, "rope": {"width": 48, "heads": 2}, "patch": [1, 2, 2]}
+SMALL = {"width": 48, "depth": 2, "heads": 2, "rope": {"width": 48, "heads": 2, "scales": [1.0, 64.0, 64.0]}, "patch": [1, 2, 2]}
+
+
+def laid_over(changes: dict) -> dict:
+    return OmegaConf.to_container(OmegaConf.merge(option("dit", "ltx_video"), SMALL, changes))
 
 
 def small() -> dict:
-    return OmegaConf.to_container(OmegaConf.merge(option("dit", "ltx_video"), SMALL))
+    return laid_over({})
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("export")
     vae = vae_artefact(root / "vae")
-    published = diffusion_run(root / "run", vae=vae, data=root, dit=small())
+    published = diffusion_run(root / "run", vae=vae, data=root, dit=small(), text="classes")
     assert cli.run("export", [f"checkpoint={published}", f"output={root / 'out'}"]) == 0
     diffusion_run(root / "own", vae=vae, data=root)
     return root, published
+
+
+def channels_first(dit):
+    """The first layer, with its patches as diffusers' pipelines lay them out."""
+    return rearrange(dit.embed.weight, "d (h w c) -> d (c h w)", h=2, w=2)
 
 
 def test_a_run_is_exported_as_diffusers_loads_it_with_averaged_weights_or_the_last(places, capsys):
     root, run = places
     ours = load_diffusion(run).dit
     theirs = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "out")
-    assert torch.equal(theirs.proj_in.weight, ours.embed.weight)
+    assert torch.equal(channels_first(ours), theirs.proj_in.weight)
     words = ["ema=last", "step=5", "precision=bfloat16", "shard_gb=0.0001", f"output={root / 'last'}"]
     assert cli.run("export", [f"checkpoint={run}", *words]) == 0
     assert "step 5 as LTXVideoTransformer3DModel" in capsys.readouterr().out
     last = diffusers.LTXVideoTransformer3DModel.from_pretrained(root / "last")
-    assert torch.equal(last.proj_in.weight, load_diffusion(run, 5, ema=False).dit.embed.weight.bfloat16().float())
+    assert torch.equal(last.proj_in.weight, channels_first(load_diffusion(run, 5, ema=False).dit).bfloat16().float())
 
 
 @pytest.mark.parametrize(
@@ -54,6 +65,8 @@ def test_a_run_is_exported_as_diffusers_loads_it_with_averaged_weights_or_the_la
         (["checkpoint={own}", "ema=0.07"], "holds no profiles to make an average of relative width 0.07 of"),
         (["checkpoint={run}", "precision=float8"], "precision=float8 is none of float32, bfloat16, float16"),
         (["checkpoint={run}", "shard_gb=0"], "shard_gb=0 must be above 0"),
+        (["checkpoint={run}", "format=onnx"], "format=onnx is none of diffusers, run"),
+        (["checkpoint={own}", "format=diffusers"], "is no published network"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(places, words, said, capsys):
@@ -81,9 +94,59 @@ def test_a_network_of_ours_is_exported_as_a_run_to_sample_from(places, capsys):
         assert cli.run("export", words) == 2 and "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("changes", "text", "said"),
+    [
+        ({"rope": {"theta": 100.0}}, "classes", r"LTXVideoTransformer3DModel has no key to say dit.rope.theta=100.0 (it has 10000.0)"),
+        ({"text": {"fill": 7}}, "classes", "dit.text.fill=7 (it has 0)"),
+        ({"qk_norm": {"eps": 1e-3}}, "classes", "dit.qk_norm.eps=0.001 (it has 1e-05)"),
+        ({}, "byte", "text=byte trains a module beside the network (text.embed.weight)"),
+    ],
+)
+def test_what_no_class_can_say_is_refused_by_its_key_and_goes_out_as_a_run(places, changes, text, said, capsys, tmp_path):
+    root, _ = places
+    run = diffusion_run(tmp_path / "run", vae=root / "vae", data=root, dit=laid_over(changes), text=text)
+    assert cli.run("export", [f"checkpoint={run}", f"output={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "format=run" in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert cli.run("export", [f"checkpoint={run}", f"output={tmp_path / 'out'}", "format=run"]) == 0
+    found, wanted = load_diffusion(tmp_path / "out"), load_diffusion(run)
+    for part in ("dit", "text"):
+        for name, value in getattr(wanted, part).state_dict().items():
+            assert torch.equal(getattr(found, part).state_dict()[name], value), name
+
+
+def test_what_a_run_began_with_is_noted_and_goes_out_again(places, tmp_path):
+    """A key without effect on what is predicted, which no option of ours holds."""
+    _, run = places
+    out = tmp_path / "out"
+    assert cli.run("export", [f"checkpoint={run}", f"output={out}"]) == 0
+    noted = {"weights": "x", "bytes": 1, "config": None}
+    for text, said in ((json.dumps(noted), 0), ("[]", 2), ("{", 2)):
+        (run / "init.json").write_text(text)
+        assert cli.run("export", [f"checkpoint={run}", f"output={tmp_path / f'again{said}{len(text)}'}"]) == said
+    (run / "init.json").unlink()
+
+
+def test_an_export_of_averages_gives_no_weights_of_the_last_step(places, tmp_path):
+    root, _ = places
+    for name, ema in (("averages", "own"), ("last", "last")):
+        assert cli.run("export", [f"checkpoint={root / 'own'}", f"ema={ema}", f"output={tmp_path / name}"]) == 0
+    assert cli.run("export", [f"checkpoint={tmp_path / 'averages'}", f"output={tmp_path / 'again'}"]) == 0
+    for name in ("averages", "again"):
+        for ema in ("last", False, 0.07):
+            with pytest.raises(ValueError, match=rf"{name} was exported with ema=own and holds those weights alone, not ema={ema}"):
+                load_diffusion(tmp_path / name, ema=ema)
+    wanted = load_diffusion(root / "own", ema="last").dit.state_dict()
+    for ema in ("own", "last", False):
+        found = load_diffusion(tmp_path / "last", ema=ema).dit.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
 def test_training_begins_with_published_weights_of_the_same_patches_only(places):
     root, run = places
-    config = OmegaConf.create({"kind": "diffusion", "init": str(root / "out"), "patches": {"size": [1, 2, 2]}})
+    given = {"init": str(root / "out"), "init_allow": [], "patches": {"size": [1, 2, 2]}}
+    config = OmegaConf.create({"kind": "diffusion", **given})
     expected = load_diffusion(run).dit
     dit = build(small(), patch_channels=expected.patch_channels, text_width=expected.text_width)
     job = Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")

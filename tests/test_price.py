@@ -32,8 +32,10 @@ def bills():
         "ddp": ["cluster=h100x16", "trainer=ddp"],
         "fsdp": ["cluster=h100x16", "trainer=fsdp"],
         "hsdp": ["cluster=h100x16", "trainer=hsdp"],
+        "auto": ["cluster=h100x16"],
+        "auto alone": ["cluster=h100x1"],
     }
-    packs = {"one": 1}
+    packs = {"one": 1, "auto alone": 1}
     return {name: bill(wanted(*words, f"plan.packs={packs.get(name, 16)}")) for name, words in trainers.items()}
 
 
@@ -103,6 +105,22 @@ def test_time_and_money_follow(bills):
     said = "\n".join(found.lines())
     assert "16 x NVIDIA H100" in said and "45.0% of 989 TFLOP/s" in said and "trainer.devices=8 trainer.nodes=2: shard 16" in said
     assert "WARNING" not in said and json.dumps(found.figures)
+
+
+def test_auto_is_priced_as_what_it_would_be_on_the_cluster_and_says_so(bills):
+    for auto, named, words in (
+        ("auto", "ddp", "trainer=auto, which is trainer=ddp there"),
+        ("auto alone", "one", "which is trainer=gpu there"),
+    ):
+        assert bills[auto].figures == bills[named].figures
+        said = "\n".join(bills[auto].lines())
+        assert words in said and "precision        bf16-mixed: 989 TFLOP/s" in said
+
+
+def test_warnings_come_before_the_money():
+    lines = bill(wanted("cluster=h100x2", "trainer=cpu", "plan.packs=1")).lines()
+    assert [line for line in lines if line.startswith("WARNING")] == lines[:2]
+    assert "is for CPUs, and priced as if GPUs computed in 32-true; trainer=auto" in lines[0] and "trainer=auto" in lines[1]
 
 
 def test_the_budget_that_fits_is_where_memory_ends(bills):

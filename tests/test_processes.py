@@ -66,7 +66,7 @@ def test_the_process_that_decodes_is_born_deaf(bombarded):
 
 
 def test_the_tracker_is_born_deaf(bombarded, tmp_path):
-    tracker = Tracker(Csv(), folder=tmp_path, identity="one", config={}, patience=30, room=10)
+    tracker = Tracker(Csv(), folder=tmp_path, identity="one", config={}, first=0, patience=30, room=10)
     tracker.log(1, {"loss": 0.5})
     tracker.close()
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss", "1,0.5"]

@@ -28,10 +28,12 @@ def vae_artefact(folder: Path) -> Path:
     return folder
 
 
-def diffusion_run(folder: Path, *, vae: Path, data: Path, steps: tuple[int, ...] = (5, 10), dit: dict[str, Any] | None = None) -> Path:
+def diffusion_run(
+    folder: Path, *, vae: Path, data: Path, steps: tuple[int, ...] = (5, 10), dit: dict[str, Any] | None = None, text: str = "byte"
+) -> Path:
     """A run with a checkpoint at each of `steps`; averaged weights differ from the last ones. dit: its configuration, if not dit=toy."""
     torch.manual_seed(1)
-    names = {"patches": "1x2x2", "text": "byte", "dit": "toy", "objective": "velocity", "path": "straight", "density": "logit_normal"}
+    names = {"patches": "1x2x2", "text": text, "dit": "toy", "objective": "velocity", "path": "straight", "density": "logit_normal"}
     config = {
         "kind": "diffusion",
         **{group: option(group, name) for group, name in names.items()},

@@ -112,6 +112,7 @@ class Bill:
         costs = f"{self.hours:,.1f} hours, {self.device_hours:,.0f} GPU-hours, ${self.money:,.0f} at ${cluster.price:g} each"
         told = {
             "cluster": f"{cluster.devices:,} x {cluster.device}, {cluster.per_node} to a node; {self.mesh}",
+            "precision": f"{self.precision}: {self.cluster.peak(bf16=self.precision.startswith('bf16')) / 1e12:,.0f} TFLOP/s of a device",
             "network": f"{_count(self.numbers)} parameters",
             "the model's": f"{_operations(self.flops / self.tokens)} a token, {_operations(self.flops)} a step of {self.clips:,.1f} clips "
             f"and {self.tokens:,.0f} tokens",
@@ -127,7 +128,7 @@ class Bill:
             "a checkpoint": f"{_bytes(self.saved)}, of which {self.checkpoints} are kept",
             "to begin": f"a node's processes fill {_bytes(self.host)} of its memory with weights",
         }
-        return [*(f"{name:<17}{text}" for name, text in told.items()), *(f"WARNING          {warning}" for warning in self.warnings)]
+        return [*(f"WARNING          {warning}" for warning in self.warnings), *(f"{name:<17}{text}" for name, text in told.items())]
 
 
 def _count(number: int) -> str:

@@ -8,9 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 SCRIPTS = ("train.sbatch", "array.sbatch", "job.sh")
 # What a configuration may hand to sbatch: none of these runs a program, sets a variable of the job, or writes a file.
@@ -26,9 +27,9 @@ class Slurm:
 
     tasks: processes of each node, one for each GPU. cpus: of each task. gpus: of each node. time: limit, as sbatch reads it (a
     number is minutes). warning: seconds before the limit at which training is asked to save; Slurm looks twice a minute and may ask a
-    minute earlier. at_once: jobs of a sweep that run together. options: more words for sbatch, out of `OPTIONS`, such as
-    [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the variable SORA_PYTHON, such as
-    "apptainer exec --nv sora.sif python".
+    minute earlier. at_once: jobs of a sweep that run together. dry: show what would be submitted, and submit nothing. options:
+    more words for sbatch, out of `OPTIONS`, such as [--mem=0, --exclusive]. Jobs run the Python that submits them, or the words in the
+    variable SORA_PYTHON, such as "apptainer exec --nv sora.sif python".
 
     Raises:
         ValueError: an option that is not of `OPTIONS`, a time that is none, or a warning that leaves less than half of it to train.
@@ -43,6 +44,7 @@ class Slurm:
     partition: str | None
     account: str | None
     at_once: int | None
+    dry: bool
     options: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -56,35 +58,39 @@ class Slurm:
                 f"its time is over; a warning of 0 to {limit // 2} s fits, or a longer time"
             )
 
-    def submit(self, verb: str, words: Sequence[str]) -> str:
-        """Submit `sora VERB WORDS…`; the job's number."""
+    def job(self, verb: str, words: Sequence[str]) -> Submission:
+        """Of `sora VERB WORDS…`."""
         if verb == "train":
-            return self._sbatch(scripts() / "train.sbatch", words)
-        return self.sweep(verb, [words], Path("outputs") / "jobs")
+            return self._of(scripts() / "train.sbatch", words)
+        return self.array(verb, [words], Path("outputs") / "jobs")
 
-    def sweep(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> str:
-        """Submit the commands as one array, whose list, a line for each, is written into `folder`; the array's number."""
+    def array(self, verb: str, runs: Sequence[Sequence[str]], folder: Path) -> Submission:
+        """Of the commands as one array, whose list, a line for each, is to be written into `folder`."""
         if broken := next((word for words in runs for word in words if "\n" in word), None):
             raise ValueError(
                 f"{broken!r} is of several lines, and an array reads a command from each line; prompts can stand in prompts=FILE"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in folder.glob("*.list"))
         while (path := folder / f"{number:03d}.list").exists():
             number += 1
-        path.write_text("".join(f"{shlex.join([verb, *words])}\n" for words in runs), encoding="utf-8")
         together = f"%{self.at_once}" if self.at_once else ""
-        return self._sbatch(scripts() / "array.sbatch", [str(path.resolve())], f"--array=0-{len(runs) - 1}{together}")
+        made = self._of(scripts() / "array.sbatch", [str(path.resolve())], f"--array=0-{len(runs) - 1}{together}")
+        return replace(made, listing=path, commands=tuple(shlex.join([verb, *words]) for words in runs))
 
-    def _sbatch(self, script: Path, words: Sequence[str], *more: str) -> str:
-        if shutil.which("sbatch") is None:
-            raise ValueError("there is no sbatch here, so nothing can be submitted; use launcher=here, or a login node of the cluster")
-        environment = {"SORA_PYTHON": sys.executable, **os.environ}
-        asked = ["sbatch", "--parsable", "--export=ALL", *self._asked(), *more, str(script), *words]
-        done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ValueError(f"Slurm refused the job: {done.stderr.strip()}; see launcher.… and {shlex.join(asked)}")
-        return done.stdout.strip().split(";")[0]
+    def _of(self, script: Path, words: Sequence[str], *more: str) -> Submission:
+        python = os.environ.get("SORA_PYTHON", sys.executable)
+        return Submission(script, ("sbatch", "--parsable", "--export=ALL", *self._asked(), *more, str(script), *words), python)
+
+    def refuse_ranks(self, trainer: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the trainer of these keys lays out the ranks that a job starts: told now, not after the queue."""
+        devices, nodes = trainer.get("devices", 1), trainer.get("nodes", 1)
+        if (self.tasks if devices is None else devices, self.nodes if nodes is None else nodes) != (self.tasks, self.nodes):
+            said = " ".join(f"trainer.{name}={count}" for name, count in (("devices", devices), ("nodes", nodes)) if count is not None)
+            laid = f"{said} lay out others" if "devices" in trainer else "this trainer is one process"
+            raise ValueError(
+                f"launcher.tasks={self.tasks} launcher.nodes={self.nodes} start {self.tasks * self.nodes} ranks, but {laid}; leave "
+                "trainer.devices and trainer.nodes null, with trainer=auto or ddp, fsdp, …, or ask for as many tasks"
+            )
 
     def _asked(self) -> list[str]:
         said = {
@@ -98,6 +104,41 @@ class Slurm:
             "account": self.account,
         }
         return [*(f"--{name}={value}" for name, value in said.items() if value is not None), *self.options]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch. python: what runs Python in the job. commands: of an array, which are the lines of the file `listing`."""
+
+    script: Path
+    line: tuple[str, ...]
+    python: str
+    listing: Path | None = None
+    commands: tuple[str, ...] = ()
+
+    def submit(self) -> str:
+        """The job's number."""
+        if shutil.which("sbatch") is None:
+            raise ValueError(
+                "there is no sbatch here, so nothing can be submitted; use launcher=here, or a login node of the cluster "
+                "(launcher.dry=true shows what would be submitted)"
+            )
+        if self.listing is not None:
+            self.listing.parent.mkdir(parents=True, exist_ok=True)
+            self.listing.write_text("".join(f"{command}\n" for command in self.commands), encoding="utf-8")
+        environment = {**os.environ, "SORA_PYTHON": self.python}
+        done = subprocess.run(self.line, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"Slurm refused the job: {done.stderr.strip()}; see launcher.… and {shlex.join(self.line)}")
+        return done.stdout.strip().split(";")[0]
+
+    def shown(self) -> str:
+        """What `submit` would do: the batch script and what it calls, the commands of an array, and last the line."""
+        files = (self.script, self.script.parent / "job.sh")
+        parts = [f"# {path}\n{path.read_text(encoding='utf-8')}" for path in files]
+        if self.listing is not None:
+            parts.append(f"# {self.listing}, which does not exist yet\n" + "".join(f"{command}\n" for command in self.commands))
+        return "\n".join([*parts, f"# nothing is submitted; this would be\nSORA_PYTHON={shlex.quote(self.python)} {shlex.join(self.line)}"])
 
 
 def seconds(time: str | int) -> int:

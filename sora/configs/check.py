@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sora.configs.build import fitting, refuse_resolvers
+from sora.configs.kinds import Kinds, fits, refuse
 from sora.configs.targets import TARGET, find, parameters
 from sora.configs.words import listed, meant
 
@@ -26,12 +27,13 @@ def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, 
     return flat
 
 
-def check_values(config: DictConfig, reference: DictConfig, *, said_by: str) -> None:
-    """Every key of `config` exists in `reference`, and no value is of another kind; `said_by` names the culprit in the error.
+def check_values(config: DictConfig, kinds: Kinds, *, said_by: str) -> None:
+    """Every key of `config` exists in the composition that `kinds` is of, and every value is of its kind; `said_by` names the culprit.
 
-    The keys of a node whose target differs from the reference's are those of its own target, which `check_targets` judges.
+    The keys of a node whose target differs from the composition's are those of its own target, which `check_targets` judges.
     """
-    _compare(_container(config), _container(reference), "", said_by)
+    tree = _container(config)
+    _compare(tree, kinds.tree, "", said_by, kinds, tree)
 
 
 def _container(config: DictConfig) -> dict[str, Any]:
@@ -40,24 +42,21 @@ def _container(config: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def _compare(tree: dict[str, Any], reference: dict[str, Any], place: str, said_by: str) -> None:
+def _compare(tree: Mapping[str, Any], reference: Mapping[str, Any], place: str, said_by: str, kinds: Kinds, whole: dict[str, Any]) -> None:
     if tree.get(TARGET) != reference.get(TARGET) or not reference:
         return
+    free = place and kinds.of(place.rstrip("."), whole).values
     for key, value in tree.items():
         name = f"{place}{key}"
-        if key not in reference:
+        if key not in reference and not free:
             names = [str(name) for name in reference]
             where = f"{place.rstrip('.')} has" if place else "its keys are"
             raise ValueError(f"{said_by}: there is no key {name!r}{meant(str(key), names)}; {where} {listed(names)}")
-        known = reference[key]
-        if isinstance(known, dict) and known and value is not None:
-            if not isinstance(value, dict):
-                raise ValueError(f"{said_by}: {name} holds {listed(map(str, known))}; it cannot be {value!r}")
-            _compare(value, known, f"{name}.", said_by)
-        elif isinstance(known, bool) and not isinstance(value, bool | None):
-            raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is true or false (as it stands: {known})")
-        elif isinstance(known, int | float) and not isinstance(known, bool) and isinstance(value, str | bool | list | dict):
-            raise ValueError(f"{said_by}: {name}={value!r} is of the wrong kind: it is a number (as it stands: {known})")
+        known = reference.get(key)
+        if isinstance(known, dict) and known and isinstance(value, dict):
+            _compare(value, known, f"{name}.", said_by, kinds, whole)
+        elif not fits(value, kind := kinds.of(name, whole)):
+            refuse(said_by, name, value, kind)
 
 
 def leave_behind(config: DictConfig, before: DictConfig, said: Collection[str]) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-_PLAIN = re.compile(r"[^\s,'\"\[\]{}\\][^,'\"\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
+from sora.configs.grammar import quoted, typed
+
+_PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
 
 
 def command(verb: str, *words: str, **values: Any) -> str:
@@ -19,7 +21,7 @@ def command(verb: str, *words: str, **values: Any) -> str:
     words: whole words, such as `experiment=laptop`. values: keys and what they are set to (a text, a path, a number or a list of them);
     a dot in a key is written as two underscores.
     """
-    said = [f"{key.replace('__', '.')}={spelled(value)}" for key, value in values.items()]
+    said = [f"{key.replace('__', '.')}={spelled(_here(value))}" for key, value in values.items()]
     return " ".join(["sora", verb, *(_shell(word) for word in (*words, *said))])
 
 
@@ -27,14 +29,20 @@ def spelled(value: Any) -> str:
     """A value as the command line reads it: a list between brackets, with its elements in quotes where they need them."""
     if isinstance(value, list | tuple):
         return f"[{','.join(_element(item) for item in value)}]"
-    return "null" if value is None else str(value)
+    return typed(str(value)) if isinstance(value, str | Path) else "null" if value is None else str(value)
+
+
+def _here(value: Any) -> Any:
+    """A name that begins with `~` as one of this folder: `~` alone is the home folder."""
+    if isinstance(value, list | tuple):
+        return [_here(item) for item in value]
+    return f"./{value}" if isinstance(value, str | Path) and str(value).startswith("~") else value
 
 
 def _element(value: Any) -> str:
-    text = spelled(value)
-    if not isinstance(value, str | Path) or _PLAIN.fullmatch(text):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
+    if not isinstance(value, str | Path):
+        return spelled(value)
+    return str(value) if _PLAIN.fullmatch(str(value)) else quoted(str(value))
 
 
 def _shell(word: str) -> str:

@@ -1,9 +1,10 @@
 """Composing a command's configuration from `conf/`, with every key checked and every mistake answered by what exists.
 
 Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
-without the command line's values: anything else that they bring is a mistake, `+key=` or not. An experiment's values belong to the
-options that it was written for: where the command line names an option itself, that option's own file holds, except for what both
-options make of one class and set alike (`plan=bucketed` keeps an experiment's budget, `dit=xl_2` does not keep its depth).
+without the command line's values: anything else that they bring is a mistake, `+key=` or not. What a typed word means is told by what
+its key takes (`sora.configs.kinds`), never by how it is spelt: Hydra reads the names of options, and no values. An experiment's values
+belong to the options that it was written for: where the command line names an option itself, that option's own file holds, except for
+what both options make of one class and set alike (`plan=bucketed` keeps an experiment's budget, `dit=xl_2` does not keep its depth).
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sora.configs.build import refuse_resolvers
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
+from sora.configs.grammar import Word, cut, for_hydra, parse
+from sora.configs.kinds import Kinds, marks, settled, unreadable
+from sora.configs.outputs import refuse_one_place
+from sora.configs.targets import TARGET
 from sora.configs.words import listed, meant
 
 # Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
@@ -69,6 +73,12 @@ def primaries(verb: str) -> list[Path]:
 
 
 def _defaults(path: Path) -> list[Any]:
+    return _defaults_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _defaults_of(path: Path, changed: int) -> list[Any]:
+    del changed  # a file that has changed is another one
     primary = OmegaConf.load(path)
     return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
 
@@ -84,31 +94,59 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    words = [word for argument in arguments for word in counted(named_file(argument, verb), available)]
-    grouped, valued, direct = _sorted([parse(word) for word in words], loader, available)
-    chosen = [override.input_line for override in grouped]
-    with_experiment = loader.load(chosen, check_hydra=True)
+    words = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
+    grouped, valued = _sorted(words, loader, available)
+    with_experiment = loader.load([word.option for word in grouped], check_hydra=True)
     reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
     named = _named_over_experiment(grouped, with_experiment, reference)
-    shared = _shared(named, grouped, loader, reference, available)
-    _take_own_values(with_experiment, reference, named, but=shared)
+    _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
     source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
-    check_values(with_experiment.config, reference.config, said_by=source)
+    kinds = _kinds(verb, reference, available)
+    check_values(with_experiment.config, kinds, said_by=source or "conf")
     known = flatten(with_experiment.config)
-    for override in [*valued, *direct]:
-        _check_key(override.key_or_group, known, with_experiment.choices, verb)
-    # a key under a mapping that takes any is new to Hydra, so it is added
-    lines = [("" if known.get(item.key_or_group, {}) != {} else "++") + item.input_line.lstrip("+") for item in valued]
-    whole = loader.load([*chosen, *lines]) if lines else with_experiment
-    _take_own_values(whole, reference, named, but=[*shared, *(item.key_or_group for item in valued)])
-    for override in direct:
-        OmegaConf.update(whole.config, override.key_or_group, override.value())
-    refuse_resolvers(OmegaConf.to_container(whole.config, resolve=False))
-    leave_behind(whole.config, with_experiment.config, {key for item in valued for key in flatten({item.key_or_group: item.value()})})
-    check_values(whole.config, reference.config, said_by="the command line")
-    check_targets(whole.config, "")
-    return Composed(whole.config, whole.choices, known, tuple(item.key_or_group for item in (*grouped, *valued, *direct)))
+    for word in valued:
+        _check_key(word.key, known, with_experiment.choices, kinds, verb)
+    config = deepcopy(with_experiment.config)
+    said = _set(config, valued, kinds)
+    leave_behind(config, with_experiment.config, said)
+    check_values(config, kinds, said_by="the command line")
+    check_targets(config, "")
+    _settle(config, kinds)
+    refuse_one_place(_plain(config), kinds)
+    return Composed(config, with_experiment.choices, known, tuple(word.key for word in (*grouped, *valued)))
+
+
+def _kinds(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
+    """What each key takes, by the files that the composition is made of, apart from those which only choose."""
+    chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
+    files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]
+    return Kinds(_plain(reference.config), marks(files, chosen))
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    return tree
+
+
+def _set(config: DictConfig, words: Sequence[Word], kinds: Kinds) -> set[str]:
+    """Give the keys the values that were typed; every key that was said, those of nodes by their dotted names."""
+    said: set[str] = set()
+    for word in sorted(words, key=lambda word: not word.key.endswith(TARGET)):  # the others are of the kinds that the new target takes
+        value = kinds.value(word.key, word.value, _plain(config))
+        free = isinstance(value, dict) and kinds.of(word.key).values is not None
+        OmegaConf.update(config, word.key, value, merge=not free, force_add=True)
+        said |= set(flatten({word.key: value}))
+    return said
+
+
+def _settle(config: DictConfig, kinds: Kinds) -> None:
+    """Whole numbers as such, and paths without `~`, wherever they were said."""
+    tree = _plain(config)
+    for key, value in flatten(tree).items():
+        kind = kinds.of(key, tree)
+        if not isinstance(value, dict) and (new := settled(value, kind)) is not value and repr(new) != repr(value):
+            OmegaConf.update(config, key, new)
 
 
 def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
@@ -116,20 +154,20 @@ def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
     return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
 
 
-def _named_over_experiment(grouped: Sequence[Any], with_experiment: Composed, reference: Composed) -> list[str]:
+def _named_over_experiment(grouped: Sequence[Word], with_experiment: Composed, reference: Composed) -> list[str]:
     """The groups of which the command line names the option, though an experiment may set values of it."""
     if not _chosen(with_experiment.choices):
         return []
-    return [item.key_or_group for item in grouped if item.key_or_group in reference.config]
+    return [word.key for word in grouped if word.key in reference.config]
 
 
 def _shared(
-    named: Sequence[str], grouped: Sequence[Any], loader: Loader, reference: Composed, available: dict[str, dict[str, Path]]
+    named: Sequence[str], grouped: Sequence[Word], loader: Loader, reference: Composed, available: dict[str, dict[str, Path]]
 ) -> list[str]:
     """The keys that the options `named` set like those which the experiment chose itself, where both make one class."""
     if not named:
         return []
-    as_written = loader.load([item.input_line for item in grouped if item.key_or_group not in named])
+    as_written = loader.load([word.option for word in grouped if word.key not in named])
     found = []
     for name in named:
         option = as_written.choices.get(name)
@@ -152,10 +190,16 @@ def _take_own_values(composed: Composed, reference: Composed, named: Sequence[st
 
 
 def require_all(composed: Composed, verb: str) -> None:
-    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML)."""
-    missing = [key for key, value in flatten(composed.config).items() if value == "???"]
+    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
+    on with a run, those which that would know). Called before anything heavy is imported, and before a job is submitted."""
+    flat = flatten(composed.config)
+    missing = [key for key, value in flat.items() if value == "???"]
     if missing:
         raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+    if "data.folders" in flat and flat.get("resume") in (None, "auto"):
+        from sora.resuming import require_given
+
+        require_given(composed.config, verb)
 
 
 def named_file(argument: str, verb: str) -> str:
@@ -175,31 +219,6 @@ def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
         return [argument]
     node = OmegaConf.load(options[name])
     return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
-
-
-def parse(argument: str) -> Any:
-    """One `key=value` as Hydra reads it; a value that holds a sentence or a path need not be quoted a second time."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    key, equals, value = argument.partition("=")
-    if not equals and not key.startswith("~"):
-        raise ValueError(f"{argument!r} is not an option: write KEY=VALUE or GROUP=OPTION")
-    if " " in value and value[0] not in "'\"[{" and not value.startswith(("choice(", "range(", "glob(")):
-        argument = f"{key}={quoted(value)}"
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException:
-        try:
-            return OverridesParser.create().parse_override(f"{key}={quoted(value)}")
-        except HydraException as error:
-            raise ValueError(f"{argument!r} cannot be read as KEY=VALUE: {str(error).splitlines()[0]}") from None
-
-
-def quoted(value: str) -> str:
-    """A value in quotes of Hydra's grammar, which takes backslashes literally except before a quote."""
-    body = value.replace("'", "\\'")
-    return f"'{body}\\'" if body.endswith("\\") else f"'{body}'"
 
 
 class Loader:
@@ -222,7 +241,7 @@ class Loader:
 
         outer = GlobalHydra.instance().hydra  # a job of a Hydra launcher composes within Hydra's own run
         GlobalHydra.instance().hydra = None
-        search = ",".join(quoted(f"file://{folder}") for folder in self.extra)
+        search = ",".join(for_hydra(f"file://{folder}") for folder in self.extra)
         try:
             with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
                 paths = [f"hydra.searchpath=[{search}]"] if search else []
@@ -251,10 +270,9 @@ class Loader:
         if not _chosen(composed.choices):
             return composed
         named = {group: option for group, option in composed.choices.items() if option is not None or group not in self.optional_groups}
-        own = [f"{group}={option or 'null'}" for group, option in named.items() if group in self.own_groups]
-        bare = self.load([item for item in own if item.partition("=")[0] not in CHOOSERS])
-        choices = {group: option or "null" for group, option in named.items() if group not in CHOOSERS}
-        return self.load([f"{'' if group in bare.choices else '+'}{group}={option}" for group, option in choices.items()])
+        choices = {group: Word(group, option or "null").option for group, option in named.items() if group not in CHOOSERS}
+        bare = self.load([word for group, word in choices.items() if group in self.own_groups])
+        return self.load([f"{'' if group in bare.choices else '+'}{word}" for group, word in choices.items()])
 
     @cached_property
     def own_groups(self) -> set[str]:
@@ -306,62 +324,52 @@ def _hydra_untouched() -> dict[str, Any]:
     return settings
 
 
-def _sorted(overrides: list[Any], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Overrides of groups in force, of keys, and of keys that share their name with a group which is not in force here.
+def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Word], list[Word]]:
+    """Words of groups in force, and of keys, among them those that share their name with a group which is not in force here.
 
     `sora encode vae=FOLDER` sets a key, though `vae` is a group of `sora train task=vae`; Hydra would take it for the group.
     """
-    for override in overrides:
-        key, line = override.key_or_group, override.input_line
-        if override.is_delete():
-            raise ValueError(f"{line}: a key cannot be taken away; set it to null, or choose another option of its group")
-        if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
-            raise ValueError(f"{line}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
+    for word in words:
+        if word.key.split(".")[0] == "hydra" or word.key.startswith("hydra/"):
+            raise ValueError(f"{word}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
     own = loader.own_groups
-    grouped = [item for item in overrides if item.key_or_group in own]
-    for override in grouped:
-        _check_option(override, available)
-        if override.value() in (None, "null") and override.key_or_group not in loader.optional_groups:
-            raise ValueError(f"{override.input_line}: there has to be one; its options: {listed(available[override.key_or_group])}")
+    grouped = [word for word in words if word.key in own]
+    for word in grouped:
+        _check_option(word, available)
+        if word.value == "null" and word.key not in loader.optional_groups:
+            raise ValueError(f"{word}: there has to be one; its options: {listed(available[word.key])}")
     # Hydra cannot be told to choose nothing; where nothing is the default, that is what it does when it is told nothing
-    overrides = [item for item in overrides if not (item in grouped and item.value() in (None, "null"))]
-    grouped = [item for item in grouped if item in overrides]
-    doubtful = [item for item in overrides if item.key_or_group in available and item.key_or_group not in own]
-    if not doubtful:
-        return grouped, [item for item in overrides if item not in grouped], []
-    base = loader.load([item.input_line for item in grouped])
-    direct = []
-    for override in doubtful:
-        key = override.key_or_group
-        if key in base.choices:
-            _check_option(override, available)
-            grouped.append(override)
-        elif key in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
-            if override.is_sweep_override():
-                raise ValueError(f"{override.input_line} names several values; add -m to run them one after another, or quote it")
-            direct.append(override)
-        else:
-            raise ValueError(f"{key}= does not fit here: the groups in force are {listed(base.choices)}")
-    return grouped, [item for item in overrides if item not in grouped and item not in direct], direct
+    nothing = [word for word in grouped if word.value == "null"]
+    grouped = [word for word in grouped if word not in nothing]
+    doubtful = [word for word in words if word.key in available and word.key not in own]
+    base = loader.load([word.option for word in grouped]) if doubtful else None
+    for word in doubtful if base is not None else ():
+        if word.key in base.choices:
+            _check_option(word, available)
+            grouped.append(word)
+        elif word.key not in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
+            raise ValueError(f"{word.key}= does not fit here: the groups in force are {listed(base.choices)}")
+    return grouped, [word for word in words if word not in grouped and word not in nothing]
 
 
-def _check_option(override: Any, available: dict[str, dict[str, Path]]) -> None:
-    key, line, options = override.key_or_group, override.input_line, available.get(override.key_or_group, {})
-    if override.is_sweep_override():
-        raise ValueError(f"{line} names several options; add -m to run them one after another")
-    option = override.value()
-    if not isinstance(option, str | int | float | None):
-        raise ValueError(f"{line}: {key} is a group; its options: {listed(options)}")
-    if option not in (None, "null") and str(option) not in options:
-        raise ValueError(f"there is no {key}={option}{meant(str(option), options)}; its options: {listed(options)}")
+def _check_option(word: Word, available: dict[str, dict[str, Path]]) -> None:
+    options = available.get(word.key, {})
+    if word.value in options or word.value == "null":
+        return
+    unreadable(word.value)
+    if len(cut(word.value)) > 1:
+        raise ValueError(f"{word} names several options; add -m (--multirun) to run them one after another")
+    raise ValueError(f"there is no {word}{meant(word.value, options)}; its options: {listed(options)}")
 
 
-def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], verb: str) -> None:
+def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], kinds: Kinds, verb: str) -> None:
     """A key of the command line must be one that the composition has (or lie under a mapping that takes any)."""
     names = [*known, *choices]
     parts = key.split(".")
     above = {".".join(parts[:count]) for count in range(1, len(parts))}
-    if key in known or any(name.startswith(f"{key}.") for name in known) or any(known.get(name) == {} for name in above):
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return
+    if any(known.get(name) == {} or (name in known and kinds.of(name).values) for name in above):
         return
     inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
     top = {name for name in names if "." not in name}  # a group that is left out by itself is a key, too

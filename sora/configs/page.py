@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -10,17 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.configs.compose import Composed, config_dir, groups, primaries
+from sora.configs.notes import comments
 from sora.configs.targets import TARGET
 
 if TYPE_CHECKING:
     from sora.cli import Verb
 
-KEY = re.compile(r"^(\s*)([A-Za-z_]\w*):(.*)$")
 FLAGS = """\
   --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/)
   -m, --multirun        run every combination of KEY=a,b,c and GROUP=x,y
   --cfg job             print the configuration that would run, and stop
   --help, --version"""
+VALUES = """\
+  text and paths   as they stand, to the end of the word: output=2026_11_29, prompt="it's late, a cat sleeps"; ~/ is your home
+  lists            [a cat, b, [1, 2], 'with, comma']        mappings   {short: 0.7, dense: 0.3}        nothing   null
+  quotes           'a, b' keeps commas and brackets, 'null' is the word; with -m, commas outside of quotes and brackets split the sweep
+  <…>              what a key takes: <path>, <out> a path that is written, <[text]> a list, <{number}> a mapping, <text|number> either"""
 
 
 def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour: bool = False) -> str:
@@ -37,6 +41,7 @@ def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour
         parts.append("\n".join([heading("GROUPS") + " (* is in force)", *_groups(chosen, available, width)]))
     notes = comments([*primaries(verb.name), *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
     parts.append("\n".join([heading("KEYS") + " (with the values in force)", *_keys(composed.keys, notes, width)]))
+    parts.append("\n".join([heading("VALUES"), VALUES]))
     parts.append("\n".join([heading("OPTIONS"), FLAGS]))
     parts.append("\n".join([heading("EXAMPLES"), *(f"  {example}" for example in verb.examples)]))
     return "\n\n".join(parts)
@@ -80,23 +85,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_text(item) for item in value) + "]"
     return "…" if value == "???" else str(value)
-
-
-def comments(files: Sequence[Path], chosen: dict[str, str | None]) -> dict[str, str]:
-    """The comment behind each key of YAML files, by dotted key as it is composed; later files win."""
-    found: dict[str, str] = {}
-    for path in files:
-        text = path.read_text(encoding="utf-8")
-        group = path.parent.name
-        prefix = f"{group}." if group in chosen and "@package _global_" not in text and path.stem == chosen[group] else ""
-        stack: list[tuple[int, str]] = []
-        for line in text.splitlines():
-            match = KEY.match(line)
-            if not match:
-                continue
-            indent, key, rest = len(match[1]), match[2], match[3]
-            stack = [*(item for item in stack if item[0] < indent), (indent, key)]
-            _, mark, note = rest.partition(" # ")
-            if mark or rest.lstrip().startswith("# "):
-                found[prefix + ".".join(name for _, name in stack)] = (note or rest.lstrip()[2:]).strip()
-    return found

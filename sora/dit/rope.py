@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -44,7 +44,7 @@ class AxialRope(nn.Module):
         super().__init__()
         if len(axes) != 3 or any(axis % 2 or axis < 0 for axis in axes):
             raise ValueError(f"rope.axes is {list(axes)}; it needs three even numbers: channels for seconds, rows and columns")
-        self.width = sum(axes)
+        self.width, self.axes, self.time_scale, self.theta, self.stretch = sum(axes), tuple(axes), time_scale, theta, stretch
         theta, time_scale = positive("rope.theta", theta), positive("rope.time_scale", time_scale)
         rates = [theta ** (-torch.arange(0, axis, 2, dtype=torch.float64) / max(axis, 1)) for axis in axes]
         rates, self.gain = stretch(rates) if stretch is not None else (rates, 1.0)
@@ -53,6 +53,10 @@ class AxialRope(nn.Module):
         self.register_buffer("axis", torch.cat([torch.full((len(rate),), number) for number, rate in enumerate(rates)]), persistent=False)
         # Beware: a module cast to bf16 takes its float buffers along, and rates of eight bits are wrong by a turn at position 1,000.
         self.register_buffer("bits", table.float().view(torch.int32), persistent=False)
+
+    def values(self) -> dict[str, Any]:
+        """What it was made with, by key."""
+        return {"axes": self.axes, "time_scale": self.time_scale, "theta": self.theta, "stretch": self.stretch}
 
     @property
     def rates(self) -> Float[Tensor, "E2"]:

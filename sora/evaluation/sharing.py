@@ -1,17 +1,21 @@
 """Several processes that share the work of one command: each does its part, and all learn what the others found.
 
-They are those that torchrun or srun started. Large things, as clips and features, they leave in files of the output folder.
+They are those that a launcher started (`sora.started`). Large things, as clips and features, they leave in files of the output folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+from sora.locks import alone_in
+from sora.started import rendezvous, started
 
 LONGEST = timedelta(days=7)  # that a rank waits for the others' parts
 
@@ -23,6 +27,12 @@ class Share:
     rank: int = 0
     ranks: int = 1
     local: int = 0
+    held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+    def hold(self, folder: Path) -> None:
+        """Hold a folder that is written until all leave; ValueError where another evaluation writes it. The first process does for all."""
+        if self.first:
+            self.held.enter_context(alone_in(folder, "evaluating into"))
 
     @property
     def first(self) -> bool:
@@ -68,17 +78,6 @@ def _told(mine: bytes) -> list[bytes]:
     return [part.numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 
-def share_of(environment: Mapping[str, str]) -> Share:
-    """What the launcher says: torchrun's variables, or those of a step of Slurm's srun; without either, one process."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        names: Sequence[str] = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:  # a batch script itself has a rank, too, but no step
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-    else:
-        return Share()
-    return Share(*(int(environment.get(name, "0")) for name in names))
-
-
 @contextmanager
 def joined(device: str) -> Iterator[Share]:
     """This process's share, in a group with the others while it lasts. All leave together: launchers take one that ends early for dead.
@@ -89,17 +88,24 @@ def joined(device: str) -> Iterator[Share]:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        yield Share(dist.get_rank(), dist.get_world_size())
+        share = Share(dist.get_rank(), dist.get_world_size())
+        with share.held:
+            yield share
         return
-    share = share_of(os.environ)
+    here = started()
+    share = Share(here.rank, here.ranks, here.local)
     if share.ranks == 1:
-        yield share
+        with share.held:
+            yield share
         return
+    address, port = rendezvous()
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(share.local % torch.cuda.device_count())
     dist.init_process_group("gloo", rank=share.rank, world_size=share.ranks, timeout=LONGEST)
     try:
-        yield share
-        share.together()
+        with share.held:
+            yield share
+            share.together()
     finally:
         dist.destroy_process_group()

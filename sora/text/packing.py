@@ -24,6 +24,6 @@ def pack_text(states: Sequence[Float[Tensor, "_ D"]], *, budget: int | None, max
             f"{len(states)} captions of {total} tokens do not fit the budget of 1 to {max_clips} clips and {budget} text tokens;"
             " raise data.text_budget (null: no limit) or plan.max_clips, or shorten captions by text.max_tokens"
         )
-    rest = 0 if budget is None else budget - total
+    rest = max(0, 2 - total) if budget is None else budget - total  # an axis of one is another graph to torch than all longer ones
     segments = Segments.of([*lengths, *[0] * (max_clips - len(lengths)), rest])
     return TextTokens(states=pad(torch.cat(list(states)), (0, 0, 0, rest)), segments=segments)

@@ -2,6 +2,7 @@
 
 RUN/config.yaml      the resolved configuration
 RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint
+RUN/init.json        of a run with init=: the file that it began with, and the config.json beside that
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
 RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
@@ -45,6 +46,10 @@ class Run:
     @property
     def info_file(self) -> Path:
         return self.folder / "run.json"
+
+    @property
+    def init_file(self) -> Path:
+        return self.folder / "init.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -2,7 +2,7 @@
 
 That process is this file, alone: it reads one JSON object per line and imports nothing of the framework, so whatever a tracker does
 (hang, crash, wait ninety seconds for a server) happens elsewhere than in training. It does not outlive the trainer by more than its
-patience.
+patience. A run that goes on from step `first` tells the later ones again: what was told of them before is taken back.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class Nowhere:
 class Csv:
     """metrics.csv in the run folder; columns that appear later make it be written anew."""
 
-    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+    def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         self._path = folder / "metrics.csv"
         self._rows: list[dict[str, Any]] = []
         if self._path.exists():
-            with open(self._path, newline="", encoding="utf-8") as file:
-                self._rows = list(csv.DictReader(file))
+            text = self._path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+            self._rows = [row for row in csv.DictReader(whole.splitlines(keepends=True)) if int(row["step"]) <= first]
+            self._write(list(self._rows[0]) if self._rows else [])
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         row = {"step": step, **values}
-        columns = list(self._rows[0]) if self._rows else list(row)
-        again = any(str(old["step"]) == str(step) for old in self._rows[-1:]) or not set(row) <= set(columns) or not self._rows
-        if self._rows and int(self._rows[-1]["step"]) >= step:  # a resumed run makes these steps again
-            self._rows = [old for old in self._rows if int(old["step"]) < step]
-            again = True
+        columns = list(self._rows[0]) if self._rows else []
         self._rows.append(row)
-        if not again:
+        if set(row) <= set(columns):
             with open(self._path, "a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerow(row)
-            return
-        columns = list(dict.fromkeys([*columns, *row]))
+        else:
+            self._write(list(dict.fromkeys([*columns, *row])))
+
+    def _write(self, columns: list[str]) -> None:
         self._rows = [{name: old.get(name, "") for name in columns} for old in self._rows]
         with open(self._path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
@@ -65,11 +65,14 @@ class Csv:
 class TensorBoard:
     """Event files in RUN/tensorboard. Needs the package tensorboard. Videos stay in the run folder: its own video writer drops them."""
 
-    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+    def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+        place = folder.absolute() / "tensorboard"  # relative, a name with a colon is a URL
+        begun = place.is_dir() and any(place.iterdir())
+        self._writer = SummaryWriter(str(place), purge_step=first + 1)
+        if not begun:  # it takes no text back
+            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -85,7 +88,10 @@ class TensorBoard:
 
 @dataclass
 class Wandb:
-    """Weights & Biases. A server that does not answer within `timeout` seconds is done without: the run is kept offline in RUN/wandb."""
+    """Weights & Biases. A server that does not answer within `timeout` seconds is done without: the run is kept offline in RUN/wandb.
+
+    It takes no step twice: what was told first stays, and later ones are dropped there.
+    """
 
     project: str
     entity: str | None
@@ -93,7 +99,7 @@ class Wandb:
     tags: list[str]
     timeout: float
 
-    def open(self, folder: Path, identity: str, config: dict[str, Any]) -> None:
+    def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         import wandb
 
         def start(mode: str):
@@ -137,7 +143,7 @@ def serve(first: str, lines) -> None:
     """Open the sink that the first line describes, then do what each further line says, to the end of the input."""
     start = json.loads(first)
     sink = next(kind for kind in (Csv, TensorBoard, Wandb) if kind.__name__ == start["sink"])(**start["settings"])
-    sink.open(Path(start["folder"]), start["identity"], start["config"])
+    sink.open(Path(start["folder"]), start["identity"], start["config"], start["first"])
     for line in lines:
         message = json.loads(line)
         if "media" in message:
@@ -147,9 +153,9 @@ def serve(first: str, lines) -> None:
     sink.close()
 
 
-def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any], patience: float) -> dict[str, Any]:
-    """The first line: which sink, of which run, and whose: of the process that calls this."""
-    owner = {"owner": os.getpid(), "patience": patience}
+def described(sink: Any, *, folder: Path, identity: str, config: dict[str, Any], first: int, patience: float) -> dict[str, Any]:
+    """The first line: which sink, of which run and from which step on, and whose: of the process that calls this."""
+    owner = {"owner": os.getpid(), "patience": patience, "first": first}
     return {"sink": type(sink).__name__, "settings": asdict(sink), "folder": str(folder), "identity": identity, "config": config, **owner}
 
 

@@ -36,7 +36,7 @@ class NoTracker:
 class Tracker:
     """A sink in a process of its own.
 
-    patience: seconds that `close` waits for it. room: lines that may wait before lines are dropped.
+    first: the step after which it is told. patience: seconds that `close` waits for it. room: lines that may wait before lines are dropped.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Tracker:
         folder: Path,
         identity: str,
         config: Mapping[str, Any],
+        first: int,
         patience: float,
         room: int,
         command: list[str] | None = None,
@@ -56,7 +57,8 @@ class Tracker:
         self._name = type(sink).__name__
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=room)
         self._process = self._start(command or [sys.executable, "-P", str(Path(sinks.__file__))])
-        self._put(sinks.described(sink, folder=Path(folder).resolve(), identity=identity, config=dict(config), patience=patience))
+        told = {"folder": Path(folder).resolve(), "identity": identity, "config": dict(config), "first": first, "patience": patience}
+        self._put(sinks.described(sink, **told))
         threading.Thread(target=self._feed, name="tracker", daemon=True).start()
 
     def _start(self, command: list[str]) -> subprocess.Popen[str] | None:

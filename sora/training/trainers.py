@@ -8,17 +8,55 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 
+from sora.started import started
+from sora.training.launching import environment
 from sora.training.mesh import MeshStrategy, Sizes
 
 PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
 PRECISIONS = ("32-true", "bf16-mixed")  # weights in bf16 alone lose small updates, and the average lives on those
+
+
+def numerics(accelerator: str | None) -> dict[str, str | bool]:
+    """What `auto` computes with on such a device (None: on what is there), where nobody says: its trainer.precision and .deterministic."""
+    gpu = (accelerator or present()) == "gpu"
+    return {"precision": "bf16-mixed" if gpu else "32-true", "deterministic": not gpu}
+
+
+def present() -> str:
+    """The best accelerator that torch sees here."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def auto(
+    *,
+    accelerator: str | None,
+    devices: int | None,
+    nodes: int | None,
+    precision: str | None,
+    threads: int,
+    deterministic: bool | None,
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """One process on one device, or, where a launcher started several, whole copies on all of them (ddp); null: what is there."""
+    here, made = started(), numerics(accelerator)
+    shared: dict[str, Any] = {
+        "accelerator": accelerator or present(),
+        "precision": precision or made["precision"],
+        "threads": threads,
+        "deterministic": made["deterministic"] if deterministic is None else deterministic,
+        "callbacks": callbacks,
+    }
+    devices, nodes = here.near if devices is None else devices, here.nodes if nodes is None else nodes
+    if devices * nodes == 1:
+        return single(**shared)
+    return mesh(devices=devices, nodes=nodes, replicate=None, shard=1, context=1, tensor=1, sharded=False, **shared)
 
 
 def single(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
@@ -38,8 +76,8 @@ def single(*, accelerator: str, precision: str, threads: int, deterministic: boo
 def mesh(
     *,
     accelerator: str,
-    devices: int,
-    nodes: int,
+    devices: int | None,
+    nodes: int | None,
     replicate: int | None,
     shard: int | None,
     context: int,
@@ -52,9 +90,15 @@ def mesh(
 ) -> Trainer:
     """Several processes, laid out as `sora.training.mesh` says; replicate or shard null: what the other axes leave.
 
+    devices, of each node, or nodes null: as many as a launcher started; without one, all GPUs of this machine.
+
     Raises:
         ValueError: the mesh does not use every device.
     """
+    here = started()
+    if devices is None:
+        devices = here.near if here.by or accelerator != "gpu" else max(1, torch.cuda.device_count())
+    nodes = here.nodes if nodes is None else nodes
     ranks = devices * nodes
     rest = max(1, ranks // (max(1, context) * max(1, tensor)))
     replicate = max(1, rest // (shard or rest)) if replicate is None else replicate
@@ -87,9 +131,17 @@ def _trainer(
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.precision={precision} is not trained here; choose {', '.join(PRECISIONS)}")
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer=cpu, or install a torch built for your GPU")
+        raise ValueError(
+            "trainer.accelerator=gpu, but torch sees no GPU here; use trainer=auto, or trainer.accelerator=cpu trainer.precision=32-true, "
+            "or install a torch built for your GPU"
+        )
     if accelerator not in ("cpu", "gpu"):
         raise ValueError(f"trainer.accelerator={accelerator} does not exist; choose cpu or gpu")
+    if accelerator == "gpu" and devices > torch.cuda.device_count():
+        raise ValueError(
+            f"{devices} ranks of a machine need {devices} GPUs, and torch sees {torch.cuda.device_count()}; start fewer "
+            "(trainer.devices=…), or let every rank see all GPUs of its machine (srun --gpus-per-node=… in place of --gpus-per-task)"
+        )
     for noisy in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Lightning's own use of a function that torch has renamed; nothing that whoever trains could mend.
@@ -111,7 +163,7 @@ def _trainer(
         devices=devices,
         num_nodes=nodes,
         precision=precision,  # pyright: ignore[reportArgumentType]
-        plugins=_environment(),  # pyright: ignore[reportArgumentType]
+        plugins=[environment()],
         callbacks=list(callbacks),
         max_epochs=1,  # our loader is the whole run: its steps from the first that is still to be made
         logger=False,
@@ -134,10 +186,3 @@ class Unprofiled(PassThroughProfiler):
 
     def profile(self, action_name: str) -> nullcontext[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._nothing
-
-
-def _environment() -> list[SLURMEnvironment]:
-    """Slurm's, where it started us, without the requeueing that Lightning does by itself: several times, and saving nothing."""
-    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
-        return []
-    return [SLURMEnvironment(auto_requeue=False)]

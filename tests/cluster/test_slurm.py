@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from sora import cli
 from sora.cluster.slurm import OPTIONS, Slurm, scripts, seconds
+from sora.configs.compose import compose
 from sora.configs.sweep import split
 
 PLAIN = {"nodes": 2, "tasks": 4, "cpus": 3, "gpus": None, "time": "1:00:00", "warning": 60, "partition": None, "account": "me"}
-PLAIN |= {"at_once": 5, "options": []}
+PLAIN |= {"at_once": 5, "dry": False, "options": []}
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def asked(tmp_path, monkeypatch):
 
 
 def test_a_job_asks_for_what_the_launcher_says_and_for_nothing_it_leaves_open(asked):
-    assert Slurm(**{**PLAIN, "options": ["--mem=0", "--exclusive"]}).submit("train", ["output=a b", "seed=1"]) == "77"
+    assert Slurm(**{**PLAIN, "options": ["--mem=0", "--exclusive"]}).job("train", ["output=a b", "seed=1"]).submit() == "77"
     words, python = asked()
     wanted = {
         "--nodes=2",
@@ -51,7 +55,7 @@ def test_a_job_asks_for_what_the_launcher_says_and_for_nothing_it_leaves_open(as
 
 def test_the_python_of_the_environment_comes_first(asked, monkeypatch):
     monkeypatch.setenv("SORA_PYTHON", "apptainer exec sora.sif python")
-    Slurm(**PLAIN).submit("train", [])
+    Slurm(**PLAIN).job("train", []).submit()
     assert asked()[1] == "apptainer exec sora.sif python"
 
 
@@ -59,7 +63,7 @@ AWKWARD = ["prompt=a red ball, 'rolling' left", "data.folders=[a,b]", 'title="x"
 
 
 def test_the_lines_of_an_array_are_read_back_word_for_word_and_nothing_of_them_is_run(asked, tmp_path):
-    Slurm(**PLAIN).sweep("train", [AWKWARD, ["seed=1"]], tmp_path / "jobs")
+    Slurm(**PLAIN).array("train", [AWKWARD, ["seed=1"]], tmp_path / "jobs").submit()
     words, _ = asked()
     assert "--array=0-1%5" in words
     line = Path(words[-1]).read_text().splitlines()[0]
@@ -73,13 +77,90 @@ def test_the_lines_of_an_array_are_read_back_word_for_word_and_nothing_of_them_i
 @pytest.mark.parametrize("word", ["prompt=a\nsample prompt=b", "\n", "prompt=a\r\nb"])
 def test_a_word_of_several_lines_is_refused_before_anything_is_submitted(asked, tmp_path, word):
     with pytest.raises(ValueError, match="of several lines"):
-        Slurm(**PLAIN).sweep("sample", [["checkpoint=x", "prompt=a"], ["checkpoint=x", word]], tmp_path / "jobs")
+        Slurm(**PLAIN).array("sample", [["checkpoint=x", "prompt=a"], ["checkpoint=x", word]], tmp_path / "jobs").submit()
     assert not (tmp_path / "jobs").exists() and not (tmp_path / "asked.json").exists()
+
+
+def test_a_dry_job_shows_the_script_and_a_line_that_submits_the_same_and_leaves_nothing(asked, tmp_path, monkeypatch, capsys):
+    words = ["experiment=toy_vae", "data.folders=[w]", "output=a ü's b", "launcher=slurm", "launcher.dry=true"]
+    monkeypatch.setattr(sys, "executable", "/my own/python")
+    before = sorted(tmp_path.iterdir())
+    for given in (words, ["-m", "seed=0,1", *words[:2], *words[3:], "output=o"]):
+        assert cli.run("train", given) == 0
+        assert sorted(tmp_path.iterdir()) == before
+    told = capsys.readouterr().out
+    one, many = (line for line in told.splitlines() if line.startswith("SORA_PYTHON="))
+    assert (scripts() / "train.sbatch").read_text() in told and (scripts() / "job.sh").read_text() in told
+    assert "train seed=1 experiment=toy_vae 'data.folders=[w]' output=o/seed=1\n" in told
+    subprocess.run(["bash", "-c", one], check=True, cwd=tmp_path)
+    wanted = asked()
+    assert cli.run("train", words[:-1]) == 0
+    assert asked() == wanted and wanted[0][-1] == "output=a ü's b" and wanted[1] == "/my own/python"
+    assert "--array=0-1" in many and many.endswith("outputs/jobs/000.list")
+    monkeypatch.setenv("PATH", str(tmp_path))  # a machine without Slurm
+    assert cli.run("train", words) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer=cpu"], "start 8 ranks, but this trainer is one process"),
+        (["trainer=fsdp", "trainer.devices=8"], "start 8 ranks, but trainer.devices=8 lay out others"),
+        (["trainer.devices=4", "trainer.nodes=1"], "trainer.devices=4 trainer.nodes=1 lay out others"),
+        (["trainer.devices=4", "trainer.nodes=2"], ""),
+        ([], ""),
+        (["trainer=fsdp"], ""),
+    ],
+)
+def test_a_trainer_of_other_ranks_than_the_jobs_is_refused_before_the_queue(words, told):
+    trainer = compose("train", words).config.trainer
+    with pytest.raises(ValueError, match=told) if told else nullcontext():
+        assert Slurm(**PLAIN).refuse_ranks(trainer) is None
+
+
+@pytest.fixture(params=["my project", "ü'quoted' \"one\""])
+def elsewhere(request, tmp_path):
+    """Runs a batch script of a checkout whose path is odd, under what stands for Slurm; what the task was started with."""
+    place = tmp_path / request.param
+    shutil.copytree(scripts(), place / "slurm")
+    python = place / "venv" / "python"
+    python.parent.mkdir()
+    for path, text in {
+        python: 'printf "%s\\0" "$0" "$@"',
+        tmp_path / "scontrol": 'printf "   JobId=9\\n   Command=%s\\n" "$COMMAND"',
+        tmp_path / "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    }.items():
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+
+    def ran(name: str, words: list[str], **more: str) -> list[str]:
+        script = place / "slurm" / name
+        given = {"SLURM_JOB_ID": "9", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+        given |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COMMAND": " ".join([str(script), *words])}
+        given |= {"SORA_PYTHON": str(python), "SLURM_SUBMIT_DIR": str(place)} | more
+        copy = tmp_path / "slurm_script"
+        shutil.copy(script, copy)  # as Slurm runs it
+        done = subprocess.run(["bash", str(copy), *words], env=given, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [word.removeprefix(f"{place}/") for word in done.stdout.split("\0")[:-1]]
+
+    return ran
+
+
+def test_a_checkout_and_an_environment_may_lie_in_a_path_with_spaces_and_quotes(elsewhere, tmp_path):
+    words = ["output=a b/train.sbatch x", "seed=1"]
+    assert elsewhere("train.sbatch", words) == ["venv/python", "-m", "sora.train", *words, "resume=auto"]
+    assert elsewhere("evaluate.sbatch", ["data=c d"]) == ["venv/python", "-m", "sora.evaluate", "data=c d"]
+    (tmp_path / "a list").write_text("encode 'data=e f'\n")
+    task = {"SLURM_ARRAY_TASK_ID": "0"}
+    assert elsewhere("array.sbatch", [f"{tmp_path}/a list"], **task) == ["venv/python", "-m", "sora.encode", "data=e f"]
+    container = {"SORA_PYTHON": "env 'A=b c' venv/python"}
+    assert elsewhere("evaluate.sbatch", [], **container) == ["venv/python", "-m", "sora.evaluate"]
 
 
 def test_two_sweeps_do_not_share_a_list(asked, tmp_path):
     for runs in ([["a"]], [["b"]]):
-        Slurm(**PLAIN).sweep("encode", runs, tmp_path / "jobs")
+        Slurm(**PLAIN).array("encode", runs, tmp_path / "jobs").submit()
     assert [path.read_text() for path in sorted((tmp_path / "jobs").iterdir())] == ["encode a\n", "encode b\n"]
 
 
@@ -179,7 +260,7 @@ def test_preemption_is_not_the_runs_fault(turn, tmp_path):
 def test_without_sbatch_nothing_is_submitted_and_the_message_says_what_fits(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="launcher=here"):
-        Slurm(**PLAIN).submit("train", [])
+        Slurm(**PLAIN).job("train", []).submit()
 
 
 @pytest.mark.slow

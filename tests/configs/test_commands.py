@@ -1,6 +1,7 @@
 """A command that a message names does what it says, whatever its folders are called."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -24,6 +25,9 @@ ODD = [
     "a\\b",
     "trailing ",
     "{a: b}",
+    "null",
+    "'quoted'",
+    "🎈:(",
 ]
 
 
@@ -32,14 +36,14 @@ def test_a_named_folder_arrives_as_it_is(name):
     words = shlex.split(command("encode", vae=name, data=f"sets/{name}"))
     assert words[:2] == ["sora", "encode"]
     composed = compose("encode", words[2:]).config
-    assert (composed.vae, composed.data) == (name, f"sets/{name}")
+    assert (Path(composed.vae), composed.data) == (Path(name), f"sets/{name}")
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_named_list_of_folders_arrives_as_it_is(name):
     words = shlex.split(command("train", "task=vae", data__folders=[name, "other"], plan__shapes=[[9, 32, 32], [1, 8, 8]]))
     composed = compose("train", words[2:]).config
-    assert list(composed.data.folders) == [name, "other"]
+    assert list(map(Path, composed.data.folders)) == [Path(name), Path("other")]
     assert OmegaConf.to_container(composed.plan.shapes) == [[9, 32, 32], [1, 8, 8]]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from sora.dit import patterns
+from sora.dit.dual import dual
 from sora.dit.lean import lean
 from sora.training import recompute
 from sora.training.compiling import compile_blocks
@@ -17,15 +18,20 @@ from tests.dit.test_dit import Clip, network, packed
 # Each of them takes seconds to compile, so that they share what they show.
 KINDS = {
     "full": ({}, recompute.none, 50),
+    "fixed": ({}, recompute.none, 4),
     "factorised": ({"pattern": patterns.factorised}, recompute.full, 4),
+    "dual": ({"block": dual}, recompute.none, 4),
     "lean": ({"block": lean, "pattern": partial(patterns.windowed, frames=1, rows=1, columns=1)}, recompute.none, 4),
     "saved": ({"block": lean, "pattern": partial(patterns.causal, frames=-1)}, recompute.save_attention, 4),
 }
 
 
-def pack_of(seed: int):
+def pack_of(seed: int, *, fixed: bool):
+    """A pack whose words and levels are as many as its budgets, or as it needs (data.text_budget, objective.max_levels null)."""
     draw = random.Random(seed)
-    return packed([Clip(draw.randrange(4)) for _ in range(draw.randint(1, 4))], budget=40, max_clips=5, max_levels=24, max_words=40)
+    clips = [Clip(draw.randrange(4)) for _ in range(draw.randint(1, 4))]
+    words = sum(len(clip.words) for clip in clips)
+    return packed(clips, budget=40, max_clips=5, max_levels=24 if fixed else None, max_words=40 if fixed else max(2, words))
 
 
 def step(net, inputs):
@@ -42,14 +48,17 @@ def main() -> None:
         counters.clear()
         plain, compiled = network(depth=2, **changes), network(depth=2, **changes)
         policy(compiled)
-        compile_blocks(compiled, backend="aot_eager")
-        worst = 0.0
+        compile_blocks(compiled, words=name != "fixed", levels=name != "fixed", backend="aot_eager")
+        worst, lengths = 0.0, set()
         for seed in range(packs):
-            inputs = pack_of(seed)
+            inputs = pack_of(seed, fixed=name == "fixed")
+            lengths.add((len(inputs[1].levels), len(inputs[2].states)))
+            with torch.no_grad():  # an evaluation between steps, on packs of other budgets
+                compiled(*packed([Clip(seed % 4)], budget=30 + seed, max_clips=1 + seed % 8))
             for mine, theirs in zip(step(compiled, inputs), step(plain, inputs), strict=True):
                 worst = max(worst, float((mine - theirs).norm() / theirs.norm().clamp_min(1e-3)))
         graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-        found[name] = {"packs": packs, "graphs": graphs, "breaks": breaks, "worst": worst}
+        found[name] = {"packs": packs, "graphs": graphs, "breaks": breaks, "worst": worst, "lengths": len(lengths)}
     print(json.dumps(found))
 
 

@@ -21,7 +21,7 @@ def main() -> None:
 
     def work(rank: int) -> None:
         alone, together = (network(width=64, heads=4, block=lean) for _ in range(2))
-        compile_blocks(together, backend="aot_eager")
+        compile_blocks(together, words=True, levels=True, backend="aot_eager")
         spread_tensor(together, init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
         for dit in (together, alone):
             dit(*inputs).square().mean().backward()

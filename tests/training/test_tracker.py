@@ -26,17 +26,22 @@ from tests.training.stand_ins import fit
 from tests.training.test_watchdog import ROOT, runs
 
 
-def tracker(folder, sink=None, *, command=None, patience=20.0, room=1000) -> Tracker:
-    return Tracker(sink or Csv(), folder=folder, identity="abc", config={"seed": 0}, patience=patience, room=room, command=command)
+def tracker(folder, sink=None, *, first=0, command=None, patience=20.0, room=1000) -> Tracker:
+    given = {"first": first, "patience": patience, "room": room, "command": command}
+    return Tracker(sink or Csv(), folder=folder, identity="abc", config={"seed": 0}, **given)
 
 
 def test_csv_copes_with_columns_that_come_later_and_with_a_resume(tmp_path):
-    for rows in ([(1, {"loss": 1.0}), (2, {"loss": 0.5, "psnr": 20.0}), (3, {"loss": 0.4})], [(3, {"loss": 0.3}), (4, {"loss": 0.2})]):
-        one = tracker(tmp_path)
+    told = [(1, {"loss": 1.0}), (2, {"loss": 0.5, "psnr": 20.0}), (3, {"loss": 0.4}), (5, {"loss": 0.1})]
+    for first, rows in ((0, told), (2, [(3, {"loss": 0.3}), (4, {"loss": 0.2})])):
+        one = tracker(tmp_path, first=first)
         for step, values in rows:
             one.log(step, values)
         one.close()
         assert one.problem is None
+        if not first:
+            with open(tmp_path / "metrics.csv", "a") as file:
+                file.write("1")  # of step 16
     with open(tmp_path / "metrics.csv", newline="") as file:
         found = list(csv.DictReader(file))
     assert [(row["step"], row["loss"], row["psnr"]) for row in found] == [
@@ -74,6 +79,25 @@ def test_tensorboard_writes_its_events(tmp_path):
     one.close()
     assert one.problem is None
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_no_step_twice_however_often_a_run_goes_on(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, last in ((0, 4), (0, 6), (3, 5), (3, 7), (5, 8)):  # killed before a checkpoint, and after those of steps 3 and 5
+        one = TensorBoard()
+        one.open(tmp_path, "abc", {"seed": 0}, first)
+        for step in range(first + 1, last + 1):
+            one.log(step, {"loss": float(10 * last + step)})
+        one.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={accumulator.SCALARS: 0, accumulator.TENSORS: 0})
+    events.Reload()
+    assert [(each.step, each.value) for each in events.Scalars("loss")] == [
+        *((step, 60.0 + step) for step in (1, 2, 3)),
+        *((step, 70.0 + step) for step in (4, 5)),
+        *((step, 80.0 + step) for step in (6, 7, 8)),
+    ]
+    assert len(events.Tensors("config/text_summary")) == 1
 
 
 @pytest.mark.slow
@@ -154,7 +178,7 @@ from sora.training.sinks import Wandb
 from sora.training.tracker import NoTracker, Tracker
 if __name__ == "__main__":
     sink = Wandb(project="p", entity=None, mode="online", tags=[], timeout=5.0)
-    Tracker(sink, folder=sys.argv[1], identity="a", config={}, patience=1.0, room=10)
+    Tracker(sink, folder=sys.argv[1], identity="a", config={}, first=0, patience=1.0, room=10)
     time.sleep(60)
 """
 
@@ -252,7 +276,7 @@ def test_a_strangers_run_does_not_say_what_its_tracker_is(tmp_path):
         "logger": {"_target_": "sora.training.sinks.Csv"},
         "tracker": {"patience": 20.0, "room": 9, "command": ["touch", str(tmp_path / "pwned")]},
     }
-    found = tracker_of(OmegaConf.create(stored), run)
+    found = tracker_of(OmegaConf.create(stored), run, first=0)
     found.log(1, {"loss": 1.0})
     found.close()
     assert (run.folder / "metrics.csv").is_file() and not (tmp_path / "pwned").exists()

@@ -1,22 +1,43 @@
-"""Published checkpoints as diffusers writes them: safetensors, whole or in shards with an index, and config.json beside them."""
+"""Published checkpoints into our networks and out of them, as diffusers writes and reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sora import storage
-from sora.dit.published.keys import to_ours, to_theirs
+from sora.dit.published import files
+from sora.dit.published.keys import KeyMap, to_ours, to_theirs
 from sora.dit.published.network import PublishedDiT
-
-STEM = "diffusion_pytorch_model"
-WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+from sora.dit.published.options import leaves, refuse_other, said, written
 
 
-def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) -> None:
+@dataclass(frozen=True)
+class Taken:
+    """What was taken over. config: what config.json says; None where there was none, and then `unseen` says what could not be compared."""
+
+    weights: Path
+    config: Mapping[str, Any] | None
+    unseen: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        told = f"began with the weights of {self.weights}"
+        if self.config is not None:
+            return f"{told}, whose config.json is of this network"
+        values = ", ".join(f"{key}={value}" for key, value in self.unseen.items())
+        return f"{told}; there is no config.json beside it, so what no tensor tells was not compared: taken for {values}"
+
+    def record(self) -> dict[str, Any]:
+        """What a run notes of it."""
+        return {"weights": str(self.weights.absolute()), "bytes": self.weights.stat().st_size, "config": self.config}
+
+
+def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> Taken:
     """`load`, for a network that is to be trained on patches of size `patch`.
 
     Raises:
@@ -26,89 +47,74 @@ def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) ->
         raise ValueError(f"init={source} is for published networks, such as dit=wan_2_1_1_3b; leave it out, or choose one")
     if patch != network.patch:
         raise ValueError(f"init={source} has patches of {list(network.patch)}, and patches.size={list(patch)}; make them equal")
-    load(network, source)
+    return load(network, source, allowed=allowed)
 
 
-def load(dit: PublishedDiT, source: Path) -> None:
-    """Give `dit` the weights of a published checkpoint: a safetensors file, its folder, or a pipeline's with transformer/ in it.
+def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Taken:
+    """Give `dit` the weights of a published checkpoint: a safetensors file, an index, a folder of either, or a pipeline's.
+
+    allowed: keys in which it may be another network on purpose, such as dit.text.fill.
 
     Raises:
-        ValueError: there is no checkpoint, it is damaged, or it is of another network; the message says which of its tensors are not ours.
+        ValueError: there is no checkpoint, or several, it is damaged, or its config.json or its tensors are of another network; the message
+            says by which of its keys and ours, or by which tensors.
     """
-    source = Path(source)
-    if source.is_dir():
-        source = source / "transformer" if (source / "transformer").is_dir() else source
-        _refuse_other(dit, source / CONFIG)
+    place, map_ = files.locate(Path(source)), dit.keys(dit)
+    ours = leaves(dit)
+    config: Any = None if place.config is None else storage.read_json(place.config)
+    # of what stands alone, that much is known: of which class it is
+    told: tuple[Any, str] = (said(map_.options, ours), f"init={source}") if place.config is None else (config, str(place.config))
+    refuse_other(map_.options, told[0], ours, place=told[1], allowed=[name.removeprefix("dit.") for name in allowed])
+    tensors = files.bared(files.read(place.weights), list(map_.keys))
+    _refuse_makers(tensors, map_, place.weights)
     state = dit.state_dict()
-    state.update(to_ours(dit.keys(dit), read(source), state))
+    state.update(to_ours(map_, tensors, state))
     dit.load_state_dict(state)
+    unseen = {} if config is not None else {key: told[0][key] for key in map_.options.shapeless}
+    return Taken(place.weights, config, unseen)
 
 
-def _refuse_other(dit: PublishedDiT, config: Path) -> None:
-    """What shapes do not tell: which class it is, and how many heads it has."""
-    if not config.is_file():
-        return
-    found, keys = storage.read_json(config), dit.keys(dit)
-    if not isinstance(found, dict):
-        raise ValueError(f"{config} is damaged: it holds no mapping")
-    for key, ours in (("_class_name", keys.kind), ("num_attention_heads", dit.heads)):
-        if found.get(key, ours) != ours:
-            raise ValueError(f"{config} says {key}={found[key]}, this dit is {key}={ours}; choose the dit that the checkpoint was made of")
+def _refuse_makers(tensors: Mapping[str, Tensor], map_: KeyMap, place: Path) -> None:
+    """Raise ValueError for tensors that have the names of somebody else, which says more than that all of them are missing."""
+    if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors))):
+        raise ValueError(f"{place} holds other tensors than {map_.kind}'s in diffusers: {whose}")
 
 
-def read(source: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of all files of a folder, on the host."""
-    if source.is_file():
-        return _file(source)
-    if (source / WEIGHTS).is_file():
-        return _file(source / WEIGHTS)
-    if not (source / INDEX).is_file():
-        raise ValueError(f"{source} is neither a safetensors file nor a folder with {WEIGHTS} or {INDEX}")
-    index = storage.read_json(source / INDEX)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
-        raise ValueError(f"{source / INDEX} is damaged: its weight_map names no files beside it")
-    tensors = {name: tensor for file in sorted(set(places.values())) for name, tensor in _file(source / file).items()}
-    if missing := sorted(places.keys() - tensors.keys()):
-        raise ValueError(f"{source / INDEX} promises {len(missing)} tensors that its files do not hold, such as {missing[0]}")
-    return tensors
+def save(
+    dit: PublishedDiT,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    shard_bytes: int,
+    words: int | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `dit` as diffusers loads it, in files of at most `shard_bytes` (or one tensor).
 
-
-def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def save(dit: PublishedDiT, folder: Path, *, dtype: torch.dtype, shard_bytes: int) -> None:
-    """Write `dit` as diffusers loads it, in files of at most `shard_bytes` (or one tensor); `folder` appears whole or not at all.
+    The folder appears whole or not at all. words: how long captions get. beside: the config.json that it began with, if it did.
 
     Raises:
-        ValueError: the folder exists, or a tensor holds numbers that are not finite.
+        ValueError: the folder exists, a tensor holds numbers that are not finite, or the class cannot say what the network is.
     """
     from safetensors.torch import save_file
 
-    keys = dit.keys(dit)
-    tensors = {name: tensor.to(dtype) for name, tensor in to_theirs(keys, dict(dit.state_dict())).items()}
+    map_ = dit.keys(dit)
+    config = written(map_.options, leaves(dit, words=words), beside=beside)
+    tensors = {name: tensor.to(dtype) for name, tensor in to_theirs(map_, dict(dit.state_dict())).items()}
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds numbers that are not finite in {dtype}; nothing was written")
     shards = _shards(tensors, shard_bytes)
     with storage.whole_folder(folder) as staging:
-        names = [WEIGHTS] if len(shards) == 1 else [f"{STEM}-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+        count = len(shards)
+        names = [files.WEIGHTS] if count == 1 else [f"{files.STEM}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
         for name, shard in zip(names, shards, strict=True):
             save_file(shard, staging / name, metadata={"format": "pt"})
-        if len(shards) > 1:
+        if count > 1:
             size = sum(tensor.nbytes for tensor in tensors.values())
             places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-            storage.write_json(staging / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))})
-        storage.write_json(staging / CONFIG, {"_class_name": keys.kind, **keys.config})
+            storage.write_json(staging / files.INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))})
+        storage.write_json(staging / files.CONFIG, config)
 
 
 def _shards(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:

@@ -2,13 +2,103 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import floordiv, itemgetter, mul
+
+from sora.dit.dit import LayerNorm, Parts
+from sora.dit.plain import PlainBlock
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
+from sora.dit.published.options import OLDER, From, Options, with_variances
 from sora.dit.published.wan import ATTENTION, MLP, SIX, TIME, TWO
+
+OPTIONS = Options(
+    names=("DiTTransformer2DModel", "Transformer2DModel"),  # the second: what diffusers called it when the released ones were written
+    defaults={
+        "num_attention_heads": 16,
+        "attention_head_dim": 72,
+        "in_channels": 4,
+        "out_channels": None,
+        "num_layers": 28,
+        "dropout": 0.0,
+        "norm_num_groups": 32,
+        "attention_bias": True,
+        "sample_size": 32,
+        "patch_size": 2,
+        "activation_fn": "gelu-approximate",
+        "num_embeds_ada_norm": 1000,
+        "upcast_attention": False,
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-5,
+    },
+    only=OLDER
+    | {
+        "dropout": 0.0,
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        "cross_attention_dim": None,
+        "caption_channels": None,
+    },
+    unread=("norm_num_groups", "upcast_attention"),
+    shapeless=("num_attention_heads", "attention_head_dim", "sample_size", "norm_eps"),
+    ours={
+        "width": From("num_attention_heads attention_head_dim", mul),
+        "depth": From("num_layers"),
+        "heads": From("num_attention_heads"),
+        "patch": From("patch_size", lambda size: [1, size, size]),
+        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp_ratio": 4.0,
+        "level._target_": "sora.dit.published.levels.level_and_label",
+        "level.waves": 256,
+        "text._target_": "sora.dit.published.texts.unread",
+        "by_frame": True,
+        "position._target_": "sora.dit.published.positions.sines_2d",
+        "position.rows": From("sample_size patch_size", floordiv),
+        "position.density": 1.0,
+        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm.eps": 1e-6,
+        "qk_norm._target_": "sora.dit.norms.none",
+        "modulation._target_": "sora.dit.modulation.Zero",
+        "pattern._target_": "sora.dit.patterns.full",
+        "block._target_": "sora.dit.published.class_conditional.plain",
+        "block.eps": From("norm_eps"),
+        "final._target_": "sora.dit.published.network.projected",
+        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final.norm.eps": 1e-6,
+        "latent_channels": From("in_channels"),
+        "out_channels": From("in_channels out_channels", with_variances),
+        "text_width": From("num_embeds_ada_norm", lambda classes: classes + 1),
+    },
+    theirs={
+        "num_attention_heads": "heads",
+        "attention_head_dim": From("width heads", floordiv),
+        "in_channels": "latent_channels",
+        "out_channels": "latent_channels",
+        "num_layers": "depth",
+        "sample_size": From("position.rows patch", lambda rows, patch: rows * patch[1]),
+        "patch_size": From("patch", itemgetter(1)),
+        "num_embeds_ada_norm": From("text_width", lambda width: width - 1),
+        "norm_eps": "block.eps",
+    },
+)
+
+
+def plain(number: int, parts: Parts, *, eps: float) -> PlainBlock:
+    """dit.block: see `PlainBlock`. eps: of the layer norm before the MLP, 1e-6 in the paper's code and 1e-5 in diffusers."""
+    block = PlainBlock(number, parts)
+    block.norm2 = LayerNorm(eps)
+    return block
 
 
 def class_to_image(dit: PublishedDiT) -> KeyMap:
     """dit.keys: DiTTransformer2DModel. In its checkpoints every block has a copy of the one embedding of levels and classes."""
+    return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
+
+
+def _keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "pos_embed.proj.weight": Key("embed.weight", "d (t h w c) -> d c (t h) w"),
         "pos_embed.proj.bias": "embed.bias",
@@ -23,15 +113,4 @@ def class_to_image(dit: PublishedDiT) -> KeyMap:
         found |= keys({"weight": SIX.format("own.up.weight"), "bias": SIX.format("table")}, theirs=f"{theirs}norm1.linear.", ours=ours)
         found |= keys(ATTENTION, theirs=f"{theirs}attn1.", ours=f"{ours}attention.")
         found |= keys(MLP, theirs=f"{theirs}ff.", ours=f"{ours}mlp.")
-    config = {
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
-        "num_layers": len(dit.blocks),
-        "sample_size": dit.embed_position.rows * dit.patch[1],
-        "patch_size": dit.patch[1],
-        "num_embeds_ada_norm": dit.text_width - 1,
-        "norm_eps": 1e-6,
-    }
-    return KeyMap("DiTTransformer2DModel", config, found, dit.patch)
+    return found

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from operator import floordiv, itemgetter, mul
+from typing import Any
+
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
+from sora.dit.published.options import From, Options
 from sora.dit.published.wan import ATTENTION, MLP, TIME, TWO
 
 ATTENTION_NORMS = {
@@ -17,8 +23,127 @@ FIRST = "{0}[1/6] {0}[0/6] {0}[2/6] text_{0}[1/6] text_{0}[0/6] text_{0}[2/6]"
 SECOND = "{0}[4/6] {0}[3/6] {0}[5/6] text_{0}[4/6] text_{0}[3/6] text_{0}[5/6]"
 
 
+def _turned(value: Any) -> Callable[..., Any]:
+    """The value, or what a function makes of the other keys, where positions are rotations; None where they are waves."""
+    return lambda turning, *others: (value(*others) if callable(value) else value) if turning else None
+
+
+def _waved(value: Any) -> Callable[..., Any]:
+    """The other way round."""
+    return lambda turning, *others: None if turning else (value(*others) if callable(value) else value)
+
+
+def _axes(head: int) -> list[int]:
+    """A quarter of a head's channels for frames, three eighths for rows and columns each, as its pipeline has them."""
+    return [head // 4, head // 8 * 3, head // 8 * 3]
+
+
+TURNING = "use_rotary_positional_embeddings"
+OPTIONS = Options(
+    names=("CogVideoXTransformer3DModel",),
+    defaults={
+        "num_attention_heads": 30,
+        "attention_head_dim": 64,
+        "in_channels": 16,
+        "out_channels": 16,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "time_embed_dim": 512,
+        "ofs_embed_dim": None,
+        "text_embed_dim": 4096,
+        "num_layers": 30,
+        "dropout": 0.0,
+        "attention_bias": True,
+        "sample_width": 90,
+        "sample_height": 60,
+        "sample_frames": 49,
+        "patch_size": 2,
+        "patch_size_t": None,
+        "temporal_compression_ratio": 4,
+        "max_text_seq_length": 226,
+        "activation_fn": "gelu-approximate",
+        "timestep_activation_fn": "silu",
+        "norm_elementwise_affine": True,
+        "norm_eps": 1e-5,
+        "spatial_interpolation_scale": 1.875,
+        "temporal_interpolation_scale": 1.0,
+        TURNING: False,
+        "use_learned_positional_embeddings": False,
+        "patch_bias": True,
+    },
+    only={
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "ofs_embed_dim": None,
+        "dropout": 0.0,
+        "attention_bias": True,
+        "patch_size_t": None,
+        "activation_fn": "gelu-approximate",
+        "timestep_activation_fn": "silu",
+        "norm_elementwise_affine": True,
+        "temporal_interpolation_scale": 1.0,
+        "use_learned_positional_embeddings": False,
+        "patch_bias": True,
+    },
+    # sizes that its pipeline makes if it is told none, and how many words it can be called with
+    unread=("sample_width", "sample_height", "sample_frames", "temporal_compression_ratio", "max_text_seq_length"),
+    shapeless=("num_attention_heads", "norm_eps", "spatial_interpolation_scale", TURNING),
+    ours={
+        "width": From("num_attention_heads attention_head_dim", mul),
+        "depth": From("num_layers"),
+        "heads": From("num_attention_heads"),
+        "patch": From("patch_size", lambda size: [1, size, size]),
+        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp_ratio": 4.0,
+        "level._target_": "sora.dit.published.levels.narrow_level",
+        "level.level_width": From("time_embed_dim"),
+        "level.before": 1,
+        "text._target_": "sora.dit.published.texts.linear",
+        "rope._target_": From(TURNING, _turned("sora.dit.rope.AxialRope")),
+        "rope.axes": From(f"{TURNING} attention_head_dim", _turned(_axes)),
+        "rope.time_scale": From(TURNING, _turned(1.0)),
+        "rope.theta": From(TURNING, _turned(10000.0)),
+        "by_frame": True,
+        "position._target_": From(TURNING, _waved("sora.dit.published.positions.sines_3d")),
+        "position.stretch": From(f"{TURNING} spatial_interpolation_scale", _waved(float)),
+        "norm._target_": "sora.dit.norms.affine_layer_norm",
+        "norm.eps": From("norm_eps"),
+        "qk_norm._target_": "sora.dit.norms.layer_norm_per_head",
+        "qk_norm.eps": 1e-6,
+        "modulation._target_": "sora.dit.modulation.Zero",
+        "pattern._target_": "sora.dit.patterns.full",
+        "block._target_": "sora.dit.expert.expert",
+        "final._target_": "sora.dit.published.network.normed_projected",
+        "final.norm._target_": "sora.dit.norms.affine_layer_norm",
+        "final.norm.eps": From("norm_eps"),
+        "final.eps": From("norm_eps"),
+        "latent_channels": From("in_channels"),
+        "out_channels": From("out_channels"),
+        "text_width": From("text_embed_dim"),
+    },
+    theirs={
+        "num_attention_heads": "heads",
+        "attention_head_dim": From("width heads", floordiv),
+        "in_channels": "latent_channels",
+        "out_channels": "latent_channels",
+        "time_embed_dim": "level.level_width",
+        "text_embed_dim": "text_width",
+        "num_layers": "depth",
+        "patch_size": From("patch", itemgetter(1)),
+        "max_text_seq_length": "words",
+        "norm_eps": "norm.eps",
+        TURNING: From("rope._target_", lambda kind: kind is not None),
+        "spatial_interpolation_scale": "position.stretch",
+    },
+)
+
+
 def text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: CogVideoXTransformer3DModel of the first generation (not 1.5, whose patches span two frames in another order)."""
+    return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
+
+
+def _keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "patch_embed.proj.weight": Key("embed.weight", "d (t h w c) -> d c (t h) w"),
         "patch_embed.proj.bias": "embed.bias",
@@ -39,16 +164,4 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
             linear = {"weight": order.format("own.up.weight"), "bias": order.format("table")}
             found |= keys(linear, theirs=f"{theirs}{norm}.linear.", ours=ours)
             found |= keys({"weight": "gain", "bias": "bias"}, theirs=f"{theirs}{norm}.norm.", ours=f"{ours}{norm}.")
-    turning = dit.rope is not None
-    config = {
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
-        "time_embed_dim": dit.embed_level.width,
-        "text_embed_dim": dit.text_width,
-        "num_layers": len(dit.blocks),
-        "patch_size": dit.patch[1],
-        "use_rotary_positional_embeddings": turning,
-    } | ({} if turning else {"spatial_interpolation_scale": dit.embed_position.stretch})
-    return KeyMap("CogVideoXTransformer3DModel", config, found, dit.patch)
+    return found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import add, floordiv, itemgetter, mul, sub
+
 from sora.dit.dual import DualBlock
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
+from sora.dit.published.options import From, Options, Told, as_int
 from sora.dit.published.wan import ATTENTION, MLP, QK_NORMS, SIX, TEXT, TIME
 
 ADDED = {
@@ -27,6 +31,128 @@ SINGLE = {
     "proj_out.weight": Key("attention.out.weight mlp.down.weight", axis=1),
     "proj_out.bias": Key("attention.out.bias mlp.down.bias", added=True),
 }
+
+
+# What both have of ours, and back.
+OURS = {
+    "width": From("num_attention_heads attention_head_dim", mul),
+    "depth": From("num_layers num_single_layers", add),
+    "heads": From("num_attention_heads"),
+    "mlp._target_": "sora.dit.mlps.gelu_tanh",
+    "level._target_": "sora.dit.published.levels.level_and_pooled",
+    "level.waves": 256,
+    "level.pooled_width": From("pooled_projection_dim"),
+    "level.guidance": From("guidance_embeds", lambda told: Told() if told else None),
+    "rope._target_": "sora.dit.rope.AxialRope",
+    "rope.time_scale": 1.0,
+    "by_frame": True,
+    "norm._target_": "sora.dit.dit.layer_norm",
+    "norm.eps": 1e-6,
+    "qk_norm._target_": "sora.dit.dit.rms_per_head",
+    "qk_norm.eps": 1e-6,
+    "modulation._target_": "sora.dit.modulation.Zero",
+    "pattern._target_": "sora.dit.patterns.full",
+    "block._target_": "sora.dit.single.dual_then_single",
+    "block.dual": From("num_layers"),
+    "final._target_": "sora.dit.published.network.projected",
+    "final.norm._target_": "sora.dit.dit.layer_norm",
+    "final.norm.eps": 1e-6,
+}
+THEIRS = {
+    "num_attention_heads": "heads",
+    "attention_head_dim": From("width heads", floordiv),
+    "num_layers": "block.dual",
+    "num_single_layers": From("depth block.dual", sub),
+    "pooled_projection_dim": "level.pooled_width",
+    "guidance_embeds": From("level.guidance", lambda scale: scale is not None),
+}
+HUNYUAN = Options(
+    names=("HunyuanVideoTransformer3DModel",),
+    defaults={
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "num_layers": 20,
+        "num_single_layers": 40,
+        "num_refiner_layers": 2,
+        "mlp_ratio": 4.0,
+        "patch_size": 2,
+        "patch_size_t": 1,
+        "qk_norm": "rms_norm",
+        "guidance_embeds": True,
+        "text_embed_dim": 4096,
+        "pooled_projection_dim": 768,
+        "rope_theta": 256.0,
+        "rope_axes_dim": [16, 56, 56],
+        "image_condition_type": None,
+    },
+    only={"qk_norm": "rms_norm", "image_condition_type": None},
+    unread=(),
+    shapeless=("rope_theta", "rope_axes_dim"),
+    ours=OURS
+    | {
+        "patch": From("patch_size_t patch_size", lambda frames, side: [frames, side, side]),
+        "mlp_ratio": From(
+            "mlp_ratio num_attention_heads attention_head_dim", lambda ratio, heads, head: int(heads * head * ratio) / (heads * head)
+        ),
+        "text._target_": "sora.dit.published.texts.refined",
+        "text.depth": From("num_refiner_layers"),
+        "rope.axes": From("rope_axes_dim"),
+        "rope.theta": From("rope_theta"),
+        "latent_channels": From("in_channels"),
+        "out_channels": From("out_channels"),
+        "text_width": From("text_embed_dim"),
+    },
+    theirs=THEIRS
+    | {
+        "in_channels": "latent_channels",
+        "out_channels": "latent_channels",
+        "num_refiner_layers": "text.depth",
+        "mlp_ratio": From("mlp_ratio width", as_int),
+        "patch_size": From("patch", itemgetter(1)),
+        "patch_size_t": From("patch", itemgetter(0)),
+        "text_embed_dim": "text_width",
+        "rope_theta": "rope.theta",
+        "rope_axes_dim": "rope.axes",
+    },
+)
+FLUX = Options(
+    names=("FluxTransformer2DModel",),
+    defaults={
+        "patch_size": 1,
+        "in_channels": 64,
+        "out_channels": None,
+        "num_layers": 19,
+        "num_single_layers": 38,
+        "attention_head_dim": 128,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768,
+        "guidance_embeds": False,
+        "axes_dims_rope": [16, 56, 56],
+    },
+    only={"patch_size": 1},
+    unread=(),
+    shapeless=("axes_dims_rope",),
+    ours=OURS
+    | {
+        "patch": [1, 2, 2],  # its pipeline's, whose patches are channels to the class
+        "mlp_ratio": 4.0,
+        "text._target_": "sora.dit.published.texts.linear",
+        "rope.axes": From("axes_dims_rope"),
+        "rope.theta": 10000.0,
+        "latent_channels": From("in_channels", lambda channels: channels / 4),
+        "out_channels": From("in_channels out_channels", lambda channels, out: (out or channels) / 4),
+        "text_width": From("joint_attention_dim"),
+    },
+    theirs=THEIRS
+    | {
+        "in_channels": From("latent_channels", lambda channels: 4 * channels),
+        "joint_attention_dim": "text_width",
+        "axes_dims_rope": "rope.axes",
+    },
+)
 
 
 def _blocks(dit: PublishedDiT) -> dict[str, Key]:
@@ -59,6 +185,10 @@ def _ends(dit: PublishedDiT) -> dict[str, Key]:
 
 def hunyuan_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: HunyuanVideoTransformer3DModel, text to video."""
+    return KeyMap(HUNYUAN, partial(_hunyuan_keys, dit), dit.patch)
+
+
+def _hunyuan_keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "x_embedder.proj.weight": Key("embed.weight", "d (t h w c) -> d c t h w"),
         "x_embedder.proj.bias": "embed.bias",
@@ -79,27 +209,15 @@ def hunyuan_video(dit: PublishedDiT) -> KeyMap:
     for number in range(len(dit.embed_text.blocks)):
         theirs, ours = f"context_embedder.token_refiner.refiner_blocks.{number}.", f"embed_text.blocks.{number}."
         found |= keys(refiner, theirs=theirs, ours=ours) | keys(ATTENTION, theirs=f"{theirs}attn.", ours=ours)
-    dual = sum(isinstance(block, DualBlock) for block in dit.blocks)
-    config = {
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "num_layers": dual,
-        "num_single_layers": len(dit.blocks) - dual,
-        "num_refiner_layers": len(dit.embed_text.blocks),
-        "mlp_ratio": dit.mlp_ratio,
-        "patch_size": dit.patch[1],
-        "patch_size_t": dit.patch[0],
-        "guidance_embeds": dit.embed_level.guidance is not None,
-        "text_embed_dim": dit.text_width,
-        "pooled_projection_dim": dit.embed_level.pooled[0].in_features,
-    }
-    return KeyMap("HunyuanVideoTransformer3DModel", config, found, dit.patch)
+    return found
 
 
 def flux(dit: PublishedDiT) -> KeyMap:
     """dit.keys: FluxTransformer2DModel; its tokens are patches of 2 x 2 of an image's latents, channels first."""
+    return KeyMap(FLUX, partial(_flux_keys, dit), dit.patch)
+
+
+def _flux_keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "x_embedder.weight": Key("embed.weight", "d (t h w c) -> d (c t h w)"),
         "x_embedder.bias": "embed.bias",
@@ -107,15 +225,4 @@ def flux(dit: PublishedDiT) -> KeyMap:
         "proj_out.weight": Key("out.weight", "(t h w c) d -> (c t h w) d"),
         "proj_out.bias": Key("out.bias", "(t h w c) -> (c t h w)"),
     }
-    dual = sum(isinstance(block, DualBlock) for block in dit.blocks)
-    config = {
-        "in_channels": dit.patch_channels,
-        "num_layers": dual,
-        "num_single_layers": len(dit.blocks) - dual,
-        "attention_head_dim": dit.width // dit.heads,
-        "num_attention_heads": dit.heads,
-        "joint_attention_dim": dit.text_width,
-        "pooled_projection_dim": dit.embed_level.pooled[0].in_features,
-        "guidance_embeds": dit.embed_level.guidance is not None,
-    }
-    return KeyMap("FluxTransformer2DModel", config, keys(table) | _ends(dit) | _blocks(dit), dit.patch)
+    return keys(table) | _ends(dit) | _blocks(dit)

@@ -9,13 +9,16 @@ published tensor is the sum of ours: the first takes it over and the others begi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from sora.dit.published.options import Options
 
 SLICE = re.compile(r"(?P<name>[^\[]+)(\[(?P<number>\d+)/(?P<of>\d+)\])?")
 
@@ -33,12 +36,23 @@ class Key:
 
 @dataclass(frozen=True)
 class KeyMap:
-    """kind: the class in diffusers. config: what it is built with. keys: of each of its tensors. patch: frames, rows, columns."""
+    """options: of the class in diffusers. table: gives the key of each of its tensors. patch: frames, rows, columns.
 
-    kind: str
-    config: Mapping[str, Any]
-    keys: Mapping[str, Key]
+    Beware: a network whose options are not the class's may have no table, so `options` are compared first.
+    """
+
+    options: Options
+    table: Callable[[], Mapping[str, Key]]
     patch: tuple[int, ...]
+
+    @cached_property
+    def keys(self) -> Mapping[str, Key]:
+        return self.table()
+
+    @property
+    def kind(self) -> str:
+        """The class in diffusers."""
+        return self.options.names[0]
 
     @property
     def sizes(self) -> dict[str, int]:

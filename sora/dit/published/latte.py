@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import floordiv, itemgetter
 from typing import ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from sora.dit.dit import Block, Context, Parts, SelfAttention, modulations
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT, extents
+from sora.dit.published.options import OLDER, From, Options, across, with_variances
 from sora.dit.published.positions import sines
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, SIX, TEXT, TIME, TWO
 
@@ -51,8 +54,93 @@ def spatial_and_temporal(number: int, parts: Parts) -> Block | TemporalBlock:
     return TemporalBlock(number, parts, told=number == 1) if number % 2 else Block(number, parts)
 
 
+OPTIONS = Options(
+    names=("LatteTransformer3DModel",),
+    defaults={
+        "num_attention_heads": 16,
+        "attention_head_dim": 88,
+        "in_channels": None,
+        "out_channels": None,
+        "num_layers": 1,
+        "dropout": 0.0,
+        "cross_attention_dim": None,
+        "attention_bias": False,
+        "sample_size": 64,
+        "patch_size": None,
+        "activation_fn": "geglu",
+        "num_embeds_ada_norm": None,
+        "norm_type": "layer_norm",
+        "norm_elementwise_affine": True,
+        "norm_eps": 1e-5,
+        "caption_channels": None,
+        "video_length": 16,
+    },
+    only=OLDER
+    | {
+        "dropout": 0.0,
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_single",
+        "norm_elementwise_affine": False,
+    },
+    unread=(
+        "num_embeds_ada_norm",
+        "norm_num_groups",
+        "upcast_attention",
+        "video_length",
+    ),  # the last: frames that it can be called with
+    shapeless=("num_attention_heads", "attention_head_dim", "sample_size", "norm_eps"),
+    ours={
+        "width": From("num_attention_heads attention_head_dim cross_attention_dim", across),
+        "depth": From("num_layers", lambda pairs: 2 * pairs),
+        "heads": From("num_attention_heads"),
+        "patch": From("patch_size", lambda size: [1, size, size]),
+        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp_ratio": 4.0,
+        "level._target_": "sora.dit.published.levels.level",
+        "level.waves": 256,
+        "level.before": 1,
+        "text._target_": "sora.dit.published.texts.two_layers",
+        "text.fill": 0,
+        "by_frame": True,
+        "position._target_": "sora.dit.published.positions.sines_2d",
+        "position.rows": From("sample_size patch_size", floordiv),
+        "position.density": From("sample_size", lambda size: max(size // 64, 1)),
+        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm.eps": From("norm_eps"),
+        "qk_norm._target_": "sora.dit.norms.none",
+        "modulation._target_": "sora.dit.modulation.Single",
+        "pattern._target_": "sora.dit.patterns.factorised",
+        "block._target_": "sora.dit.published.latte.spatial_and_temporal",
+        "final._target_": "sora.dit.published.network.table",
+        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final.norm.eps": 1e-6,
+        "latent_channels": From("in_channels"),
+        "out_channels": From("in_channels out_channels", with_variances),
+        "text_width": From("caption_channels"),
+    },
+    theirs={
+        "num_attention_heads": "heads",
+        "attention_head_dim": From("width heads", floordiv),
+        "in_channels": "latent_channels",
+        "out_channels": "latent_channels",
+        "num_layers": From("depth", lambda blocks: blocks // 2),
+        "cross_attention_dim": "width",
+        "sample_size": From("position.rows patch", lambda rows, patch: rows * patch[1]),
+        "patch_size": From("patch", itemgetter(1)),
+        "num_embeds_ada_norm": From("", lambda: 1000),
+        "norm_eps": "norm.eps",
+        "caption_channels": "text_width",
+    },
+)
+
+
 def text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LatteTransformer3DModel."""
+    return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
+
+
+def _keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "pos_embed.proj.weight": Key("embed.weight", "d (t h w c) -> d c (t h) w"),
         "pos_embed.proj.bias": "embed.bias",
@@ -70,21 +158,4 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         found |= keys(CROSS, theirs=f"{theirs}attn2.", ours=f"{ours}cross.") if number % 2 == 0 else {}
         found |= keys(MLP, theirs=f"{theirs}ff.", ours=f"{ours}mlp.")
         found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> six d")}, theirs=theirs, ours=ours)
-    config = {
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
-        "num_layers": len(dit.blocks) // 2,
-        "cross_attention_dim": dit.width,
-        "attention_bias": True,
-        "sample_size": dit.embed_position.rows * dit.patch[1],
-        "patch_size": dit.patch[1],
-        "activation_fn": "gelu-approximate",
-        "num_embeds_ada_norm": 1000,
-        "norm_type": "ada_norm_single",
-        "norm_elementwise_affine": False,
-        "norm_eps": 1e-6,
-        "caption_channels": dit.text_width,
-    }
-    return KeyMap("LatteTransformer3DModel", config, found, dit.patch)
+    return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import pi
+from operator import floordiv, itemgetter, mul
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
+from sora.dit.published.options import From, Options, across
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, QK_NORMS, SIX, TEXT, TIME, TWO
 from sora.dit.rope import positive
 
@@ -33,6 +37,11 @@ class WideRope(nn.Module):
         self.width, self.heads = width // heads, heads
         self.scales, self.extents, self.theta = tuple(scales), tuple(extents), positive("rope.theta", theta)
 
+    def values(self) -> dict[str, Any]:
+        """What it was made with, by key."""
+        whole = {"width": self.width * self.heads, "heads": self.heads}
+        return {**whole, "scales": self.scales, "extents": self.extents, "theta": self.theta}
+
     def forward(self, positions: Float[Tensor, "N 3"]) -> Complex[Tensor, "N H E2"]:
         """The unit complex number for each token's pairs, head by head."""
         # As the network computes them, in float32: at a rate of 10,000 a last bit is an angle of 1e-3. No buffers, which a cast would cast.
@@ -45,13 +54,95 @@ class WideRope(nn.Module):
         return torch.polar(torch.ones_like(angles), angles).unflatten(1, (self.heads, -1))
 
 
+OPTIONS = Options(
+    names=("LTXVideoTransformer3DModel",),
+    defaults={
+        "in_channels": 128,
+        "out_channels": 128,
+        "patch_size": 1,
+        "patch_size_t": 1,
+        "num_attention_heads": 32,
+        "attention_head_dim": 64,
+        "cross_attention_dim": 2048,
+        "num_layers": 28,
+        "activation_fn": "gelu-approximate",
+        "qk_norm": "rms_norm_across_heads",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "caption_channels": 4096,
+        "attention_bias": True,
+        "attention_out_bias": True,
+    },
+    only={
+        "patch_size_t": 1,
+        "activation_fn": "gelu-approximate",
+        "qk_norm": "rms_norm_across_heads",
+        "norm_elementwise_affine": False,
+        "attention_bias": True,
+        "attention_out_bias": True,
+    },
+    unread=(),
+    shapeless=("patch_size", "num_attention_heads", "attention_head_dim", "norm_eps"),
+    ours={
+        "width": From("num_attention_heads attention_head_dim cross_attention_dim", across),
+        "depth": From("num_layers"),
+        "heads": From("num_attention_heads"),
+        "patch": From("patch_size", lambda size: [1, size, size]),
+        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp_ratio": 4.0,
+        "level._target_": "sora.dit.published.levels.level",
+        "level.waves": 256,
+        "level.before": 0,
+        "text._target_": "sora.dit.published.texts.two_layers",
+        "text.fill": 0,
+        "rope._target_": "sora.dit.published.ltx.WideRope",
+        "rope.width": From("num_attention_heads attention_head_dim", mul),
+        "rope.heads": From("num_attention_heads"),
+        "rope.scales": From("patch_size", lambda size: [1.0, 32.0 * size, 32.0 * size]),  # 32: what its pipeline calls it with
+        "rope.extents": [20.0, 2048.0, 2048.0],
+        "rope.theta": 10000.0,
+        "by_frame": False,
+        "norm._target_": "sora.dit.norms.rms_norm",
+        "norm.eps": From("norm_eps"),
+        "qk_norm._target_": "sora.dit.norms.rms_across_heads",
+        "qk_norm.eps": 1e-5,
+        "modulation._target_": "sora.dit.modulation.Single",
+        "pattern._target_": "sora.dit.patterns.full",
+        "block._target_": "sora.dit.dit.cross",
+        "final._target_": "sora.dit.published.network.table",
+        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final.norm.eps": 1e-6,
+        "latent_channels": From("in_channels patch_size", lambda channels, size: channels / size**2),
+        "out_channels": From("out_channels in_channels patch_size", lambda out, channels, size: (out or channels) / size**2),
+        "text_width": From("caption_channels"),
+    },
+    theirs={
+        "in_channels": From("latent_channels patch", lambda channels, patch: channels * patch[1] ** 2),  # it is given patches
+        "out_channels": From("latent_channels patch", lambda channels, patch: channels * patch[1] ** 2),
+        "patch_size": From("patch", itemgetter(1)),
+        "num_attention_heads": "heads",
+        "attention_head_dim": From("width heads", floordiv),
+        "cross_attention_dim": "width",
+        "num_layers": "depth",
+        "norm_eps": "norm.eps",
+        "caption_channels": "text_width",
+    },
+)
+
+
 def text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LTXVideoTransformer3DModel."""
+    return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
+
+
+def _keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
-        "proj_in.*": "embed.*",
+        "proj_in.weight": Key("embed.weight", "d (t h w c) -> d (c t h w)"),
+        "proj_in.bias": "embed.bias",
+        "proj_out.weight": Key("out.weight", "(t h w c) d -> (c t h w) d"),
+        "proj_out.bias": Key("out.bias", "(t h w c) -> (c t h w)"),
         "time_embed.linear.*": SIX.format("modulation.*"),
         "scale_shift_table": Key(TWO.format("final.table"), "(two d) -> two d"),
-        "proj_out.*": "out.*",
     }
     found = keys(table)
     found |= keys(TIME, theirs="time_embed.emb.timestep_embedder.", ours="embed_level.time.")
@@ -62,13 +153,4 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         found |= keys(CROSS | QK_NORMS, theirs=f"{theirs}attn2.", ours=f"{ours}cross.")
         found |= keys(MLP, theirs=f"{theirs}ff.", ours=f"{ours}mlp.")
         found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> six d")}, theirs=theirs, ours=ours)
-    config = {
-        "in_channels": dit.patch_channels,  # it is given patches, whatever their size
-        "out_channels": dit.patch_channels,
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "cross_attention_dim": dit.width,
-        "num_layers": len(dit.blocks),
-        "caption_channels": dit.text_width,
-    }
-    return KeyMap("LTXVideoTransformer3DModel", config, found, dit.patch)
+    return found

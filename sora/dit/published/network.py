@@ -75,6 +75,9 @@ class PublishedDiT(nn.Module):
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
         self.patch, self.latent_channels, self.mlp_ratio = tuple(patch), patch_channels // area, mlp_ratio
         self.by_frame, self.keys = by_frame, keys
+        # What it is put together of, by key, for `sora.dit.published.options`; not attention, since who computes it changes nothing.
+        parts = {"mlp": mlp, "level": level, "text": text, "rope": rope, "position": position, "norm": norm, "qk_norm": qk_norm}
+        self.parts = {**parts, "modulation": modulation, "pattern": pattern, "block": block, "final": final}
         self.rope = rope
         self.embed = nn.Linear(patch_channels, width)
         self.embed_position = position(width) if position is not None else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import floordiv, mul
 from typing import ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from sora.dit.dit import Context, CrossAttention, GainedLayerNorm, Parts, SelfAttention, modulations
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
+from sora.dit.published.options import From, Options
 from sora.dit.rope import positive
 
 ATTENTION = {
@@ -65,8 +68,94 @@ def normed_cross(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
     return NormedCrossBlock(number, parts, eps=eps)
 
 
+def _axes(head: int) -> list[int]:
+    """A third of a head's channels for rows and columns each, in pairs, and the rest for frames."""
+    side = 2 * (head // 6)
+    return [head - 2 * side, side, side]
+
+
+OPTIONS = Options(
+    names=("WanTransformer3DModel",),
+    defaults={
+        "patch_size": [1, 2, 2],
+        "num_attention_heads": 40,
+        "attention_head_dim": 128,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "ffn_dim": 13824,
+        "num_layers": 40,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "rope_max_seq_len": 1024,
+        "pos_embed_seq_len": None,
+    },
+    only={
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "pos_embed_seq_len": None,
+    },
+    unread=("rope_max_seq_len",),  # the longest axis that it can be called with
+    shapeless=("num_attention_heads", "attention_head_dim", "eps"),
+    ours={
+        "width": From("num_attention_heads attention_head_dim", mul),
+        "depth": From("num_layers"),
+        "heads": From("num_attention_heads"),
+        "patch": From("patch_size"),
+        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp_ratio": From("ffn_dim num_attention_heads attention_head_dim", lambda hidden, heads, head: hidden / (heads * head)),
+        "level._target_": "sora.dit.published.levels.level",
+        "level.waves": From("freq_dim"),
+        "level.before": 0,
+        "text._target_": "sora.dit.published.texts.two_layers",
+        "text.fill": 512,
+        "rope._target_": "sora.dit.rope.AxialRope",
+        "rope.axes": From("attention_head_dim", _axes),
+        "rope.time_scale": 1.0,
+        "rope.theta": 10000.0,
+        "by_frame": True,
+        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm.eps": From("eps"),
+        "qk_norm._target_": "sora.dit.norms.rms_across_heads",
+        "qk_norm.eps": From("eps"),
+        "modulation._target_": "sora.dit.modulation.Single",
+        "pattern._target_": "sora.dit.patterns.full",
+        "block._target_": "sora.dit.published.wan.normed_cross",
+        "block.eps": From("eps"),
+        "final._target_": "sora.dit.published.network.table",
+        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final.norm.eps": From("eps"),
+        "latent_channels": From("in_channels"),
+        "out_channels": From("out_channels"),
+        "text_width": From("text_dim"),
+    },
+    theirs={
+        "patch_size": "patch",
+        "num_attention_heads": "heads",
+        "attention_head_dim": From("width heads", floordiv),
+        "in_channels": "latent_channels",
+        "out_channels": "latent_channels",
+        "text_dim": "text_width",
+        "freq_dim": "level.waves",
+        "ffn_dim": "hidden",
+        "num_layers": "depth",
+        "eps": "norm.eps",
+    },
+)
+
+
 def text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: WanTransformer3DModel without images as conditions."""
+    return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
+
+
+def _keys(dit: PublishedDiT) -> dict[str, Key]:
     table = {
         "patch_embedding.weight": Key("embed.weight", "d (t h w c) -> d c t h w"),
         "patch_embedding.bias": "embed.bias",
@@ -84,17 +173,4 @@ def text_to_video(dit: PublishedDiT) -> KeyMap:
         found |= keys(MLP, theirs=f"{block}ffn.", ours=f"{block}mlp.")
         found |= keys({"norm2.*": "cross_norm.*"}, theirs=block, ours=block)
         found |= keys({"scale_shift_table": Key(SIX.format("table"), "(six d) -> 1 six d")}, theirs=block, ours=block)
-    config = {
-        "patch_size": list(dit.patch),
-        "num_attention_heads": dit.heads,
-        "attention_head_dim": dit.width // dit.heads,
-        "in_channels": dit.latent_channels,
-        "out_channels": dit.latent_channels,
-        "text_dim": dit.text_width,
-        "freq_dim": 2 * dit.embed_level.time.count,
-        "ffn_dim": round(dit.mlp_ratio * dit.width),
-        "num_layers": len(dit.blocks),
-        "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads",
-    }
-    return KeyMap("WanTransformer3DModel", config, found, dit.patch)
+    return found

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from sora.configs.build import build
 from sora.diffusion.objective import pack_levels
 from sora.dit.published.keys import _slice, _slices, _unshaped, to_ours, to_theirs, uncovered
+from sora.dit.published.options import leaves, said
 from sora.patches import pack, unpack
 from sora.tokens import Grid, Segments, TextTokens
 from tests.test_configs import node
@@ -35,7 +36,7 @@ def video(model, clip, **more):
 
 def wan(model, clip):
     """Its pipeline fills captions up with zeros, which the network reads; here to 9 words."""
-    states = torch.nn.functional.pad(clip.words, (0, 0, 0, 9 - len(clip.words)))[None]
+    states = torch.nn.functional.pad(clip.words, (0, 0, 0, max(0, 9 - len(clip.words))))[None]
     return model(hidden_states=clip.latents[None], timestep=torch.tensor([clip.time]), encoder_hidden_states=states).sample[0]
 
 
@@ -49,20 +50,20 @@ def class_label(model, clip):
 
 
 def ltx(model, clip):
-    _, frames, rows, columns = clip.latents.shape
-    tokens = rearrange(clip.latents, "c t h w -> 1 (t h w) c")
+    size = model.config.patch_size
+    tokens = rearrange(clip.latents, "c t (h p) (w q) -> 1 (t h w) (c p q)", p=size, q=size)
     mask = torch.ones(1, len(clip.words))
     out = model(
         hidden_states=tokens,
         timestep=torch.tensor([clip.time]),
         encoder_hidden_states=clip.words[None],
         encoder_attention_mask=mask,
-        num_frames=frames,
-        height=rows,
-        width=columns,
+        num_frames=clip.grid.t,
+        height=clip.grid.h,
+        width=clip.grid.w,
         rope_interpolation_scale=(8 / 25, 32, 32),
     ).sample[0]
-    return rearrange(out, "(t h w) c -> c t h w", t=frames, h=rows)
+    return rearrange(out, "(t h w) (c p q) -> c t (h p) (w q)", t=clip.grid.t, h=clip.grid.h, p=size, q=size)
 
 
 def cogvideox(model, clip):
@@ -71,9 +72,8 @@ def cogvideox(model, clip):
     if model.config.use_rotary_positional_embeddings:
         from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
-        _, frames, rows, columns = clip.latents.shape
-        size = (rows // 2, columns // 2)
-        rotations = get_3d_rotary_pos_embed(model.config.attention_head_dim, ((0, 0), size), size, frames)
+        size = (clip.grid.h, clip.grid.w)
+        rotations = get_3d_rotary_pos_embed(model.config.attention_head_dim, ((0, 0), size), size, clip.grid.t)
     frames_first = rearrange(clip.latents, "c t h w -> 1 t c h w")
     out = model(frames_first, clip.words[None], torch.tensor([clip.time]), image_rotary_emb=rotations).sample[0]
     return rearrange(out, "t c h w -> c t h w")
@@ -81,7 +81,7 @@ def cogvideox(model, clip):
 
 def hunyuan(model, clip):
     mask = torch.ones(1, len(clip.words), dtype=torch.int64)
-    guidance = torch.tensor([6000.0]) if model.config.guidance_embeds else None
+    guidance = torch.tensor([1000.0 * clip.guidance]) if model.config.guidance_embeds else None
     return video(model, clip, encoder_attention_mask=mask, pooled_projections=clip.pooled[None], guidance=guidance)
 
 
@@ -94,7 +94,7 @@ def flux(model, clip):
         encoder_hidden_states=clip.words[None],
         pooled_projections=clip.pooled[None],
         timestep=torch.tensor([clip.time / 1000]),
-        guidance=torch.tensor([3.5]),
+        guidance=torch.tensor([float(clip.guidance)]) if model.config.guidance_embeds else None,
         img_ids=places,
         txt_ids=torch.zeros(len(clip.words), 3),
     ).sample[0]
@@ -113,8 +113,8 @@ CASES = {
     "dit_xl_2": (class_label, SQUARES, SMALL | {"position": {"rows": 3}}, {}),
     "cogvideox_2b": (cogvideox, ANY, SMALL | {"level": {"level_width": 20}}, {}),
     "cogvideox_5b": (cogvideox, ANY, SMALL | {"width": 32, "rope": {"axes": [4, 6, 6]}, "level": {"level_width": 20}}, {}),
-    "hunyuan_video": (hunyuan, ANY, JOINT | {"block": {"dual": 1}, "rope": {"axes": [8, 12, 12]}}, {"rope_axes_dim": (8, 12, 12)}),
-    "flux_dev": (flux, IMAGES, JOINT | {"block": {"dual": 2}, "rope": {"axes": [8, 12, 12]}}, {"axes_dims_rope": (8, 12, 12)}),
+    "hunyuan_video": (hunyuan, ANY, JOINT | {"block": {"dual": 1}, "rope": {"axes": [8, 12, 12]}}, {}),
+    "flux_dev": (flux, IMAGES, JOINT | {"block": {"dual": 2}, "rope": {"axes": [8, 12, 12]}}, {}),
 }
 
 
@@ -127,7 +127,7 @@ class Clip:
     def __init__(self, number, shape, dit, before):
         draw = torch.Generator().manual_seed(number)
         self.grid, self.level = Grid(*shape), (0.25, 0.875, 0.5, 0.0)[number]
-        self.time = max(0.0, 1000 * self.level - before)
+        self.time, self.guidance = max(0.0, 1000 * self.level - before), getattr(dit.embed_level, "scale", None)
         size = [extent * step for extent, step in zip(shape, dit.patch, strict=True)]
         self.latents = torch.randn(dit.latent_channels, *size, generator=draw).requires_grad_()
         self.weight = torch.randn(self.latents.shape, generator=draw)
@@ -135,7 +135,8 @@ class Clip:
         if dit.text_width == CLASSES:
             self.words = torch.nn.functional.one_hot(torch.tensor([number]), CLASSES).float()
         self.words.requires_grad_()
-        self.pooled = torch.randn(POOLED, generator=draw).requires_grad_()
+        pooled = getattr(dit.embed_level, "pooled", None)
+        self.pooled = torch.randn(POOLED if pooled is None else pooled[0].in_features, generator=draw).requires_grad_()
         self.inputs = [self.latents, self.words, self.pooled]
 
     def gradients(self):
@@ -161,7 +162,7 @@ def inputs_of(dit, clips):
         segments=len(clips) + 2,
     )
     words = torch.cat([*(clip.words for clip in clips), clips[0].words.new_ones(3, dit.text_width)])
-    pooled = torch.stack([*(clip.pooled for clip in clips), *[clips[0].pooled.new_ones(POOLED)] * 2])
+    pooled = torch.stack([*(clip.pooled for clip in clips), *[torch.ones_like(clips[0].pooled)] * 2])
     return tokens, levels, TextTokens(words, Segments.of([*(len(clip.words) for clip in clips), 0, 3]), pooled)
 
 
@@ -175,22 +176,34 @@ def ours_of(dit, clips):
     ]
 
 
-def pair(name):
-    """Our network, small, with the random weights of diffusers' class built from the configuration that our key map writes."""
-    call, shapes, changes, theirs_only = CASES[name]
-    torch.manual_seed(0)
-    config = OmegaConf.merge(node("dit", name), changes)
-    channels = 3 * torch.tensor(list(config.patch)).prod().item()
-    dit = build(config, patch_channels=channels, text_width=CLASSES if name == "dit_xl_2" else TEXT)
-    keys = dit.keys(dit)
-    model = getattr(diffusers, keys.kind)(**(dict(keys.config) | theirs_only)).eval()
+def made(kind, config):
+    """A network of a class in diffusers with random weights."""
+    model = getattr(diffusers, kind)(**{key: value for key, value in config.items() if key != "_class_name"}).eval()
     for parameter in model.parameters():
         parameter.data = torch.randn_like(parameter) * (parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3) + (parameter.ndim == 1)
     state = model.state_dict()
     for key, value in state.items():  # copies of one embedding, as they are in the published checkpoints
         if ".norm1.emb." in key:
             value.copy_(state[key.replace(key.split(".")[1], "0", 1)])
-    dit.load_state_dict(to_ours(keys, state, dit.state_dict()))
+    return model
+
+
+def described(name, more=None):
+    """The node of our network, small, and how many channels its patches have and how wide its text is."""
+    config = OmegaConf.merge(node("dit", name), CASES[name][2], more or {})
+    channels = 3 * torch.tensor(list(config.patch)).prod().item()
+    return OmegaConf.to_container(config), {"patch_channels": channels, "text_width": CLASSES if name == "dit_xl_2" else TEXT}
+
+
+def pair(name, more=None):
+    """Our network, small, with the random weights of diffusers' class built from the configuration that our key map writes."""
+    call, shapes, _, _ = CASES[name]
+    torch.manual_seed(0)
+    config, given = described(name, more)
+    dit = build(config, **given)
+    keys = dit.keys(dit)
+    model = made(keys.kind, said(keys.options, leaves(dit), beside=CASES[name][3]))
+    dit.load_state_dict(to_ours(keys, model.state_dict(), dit.state_dict()))
     return dit, model, keys, call, [Clip(number, shape, dit, int(name in STEPS)) for number, shape in enumerate(shapes)]
 
 

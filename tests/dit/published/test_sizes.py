@@ -6,6 +6,7 @@ import torch
 
 from sora.configs.build import build
 from sora.dit.published.keys import to_theirs
+from sora.dit.published.options import leaves, written
 from tests.test_configs import node
 
 pytestmark = pytest.mark.slow
@@ -33,8 +34,8 @@ def test_shapes_are_those_of_the_released_network(name):
         model = getattr(diffusers, keys.kind)(**changes)
     found = {key: tuple(value.shape) for key, value in to_theirs(keys, dict(dit.named_parameters())).items()}
     assert found == {key: tuple(value.shape) for key, value in model.named_parameters()}
-    for key, value in keys.config.items():  # what shapes do not tell; the class for ImageNet means 1e-6 and says 1e-5 (see README.md there)
-        if key != "norm_eps" and model.config[key] is not None:
+    for key, value in written(keys.options, leaves(dit)).items():  # what shapes do not tell; of norm_eps see README.md there
+        if (name, key) != ("dit_xl_2", "norm_eps") and key != "_class_name" and model.config[key] is not None:
             assert model.config[key] == (tuple(value) if isinstance(model.config[key], tuple) else value), key
     if name in PARAMETERS:
         assert sum(value.numel() for value in dit.parameters()) == pytest.approx(PARAMETERS[name], rel=0.01)

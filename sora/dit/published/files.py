@@ -1,0 +1,189 @@
+"""Which files a published checkpoint is, and its tensors: safetensors, whole or in shards with an index, and config.json beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sora import storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEM = "diffusion_pytorch_model"
+WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# How other files begin, and what they are.
+BEGINNINGS = {
+    b"GGUF": "a GGUF file, whose weights are quantised",
+    b"PK\x03\x04": "a file of torch.save, no safetensors file",
+    b"\x80\x02": "a pickle, no safetensors file",
+    b"version https://git-lfs": "a pointer of git-lfs and not the file itself: git lfs pull",
+    b"<!DOCTYPE": "a web page: what was downloaded is not the file",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint is. weights: its file, or its index. config: the file beside it; None if there is none."""
+
+    weights: Path
+    config: Path | None
+
+
+def locate(source: Path) -> Place:
+    """The one checkpoint that a file, an index, a folder, or a pipeline's folder with transformer/ in it, is.
+
+    Raises:
+        ValueError: there is none, or there are several; the message names them.
+    """
+    if source.is_file():
+        if SHARD.search(source.name):
+            raise ValueError(f"init={source} is one part of several; name their folder, or their index")
+        return _place(source)
+    if not source.is_dir():
+        raise ValueError(f"init={source} does not exist")
+    found = _within(source)
+    for folder in sorted(path for path in source.iterdir() if path.is_dir() and path.name.startswith("transformer")):
+        found += _within(folder)
+    if len(found) > 1:
+        named = ", ".join(f"init={path}" for path in found[:6]) + (", …" if len(found) > 6 else "")
+        raise ValueError(f"init={source} holds {len(found)} checkpoints, and which is meant is yours to say: {named}")
+    if not found:
+        raise ValueError(f"init={source} is neither a safetensors file nor a folder with {WEIGHTS} or {INDEX}{_instead(source)}")
+    return _place(found[0])
+
+
+def _within(folder: Path) -> list[Path]:
+    """The whole files and the indexes of a folder."""
+    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in names if _is_whole(path.name) or _is_index(path.name)]
+
+
+def _is_whole(name: str) -> bool:
+    return name.lower().endswith(".safetensors") and not SHARD.search(name)
+
+
+def _is_index(name: str) -> bool:
+    return ".safetensors.index" in name.lower() and name.lower().endswith(".json")
+
+
+def _place(weights: Path) -> Place:
+    config = weights.parent / CONFIG
+    return Place(weights, config if config.is_file() else None)
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without a checkpoint holds that might be taken for one."""
+    for inside in (folder, folder / "transformer"):
+        names = sorted(path.name for path in inside.iterdir() if path.is_file()) if inside.is_dir() else []
+        if shards := [name for name in names if SHARD.search(name)]:
+            return f": of {shards[0]} and its like the index is missing"
+        if others := [name for name in names if name.lower().endswith((".bin", ".pt", ".pth", ".ckpt", ".gguf"))]:
+            return f": {inside / others[0]} is no safetensors file; let diffusers write it anew: from_pretrained(…).save_pretrained(FOLDER)"
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return f": it has the folders {', '.join(parts[:8])}" if parts else ""
+
+
+# ---- tensors
+
+
+def read(place: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of the files that an index names, on the host.
+
+    Raises:
+        ValueError: a file is missing, damaged, or of another kind, the index and its files disagree, or weights are no floats of 16 bits
+            or more, or not finite; the message names the file, and the tensor.
+    """
+    tensors = _indexed(place) if place.name.lower().endswith(".json") else _file(place)
+    if not tensors:
+        raise ValueError(f"{place} holds no tensors")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{place} has {name} in {kind}: its weights are quantised; init= takes weights of 16 or 32 bits")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{place} is damaged: {name} holds numbers that are not finite")
+    return tensors
+
+
+def _indexed(index: Path) -> dict[str, Tensor]:
+    held = storage.read_json(index)
+    places = held.get("weight_map") if isinstance(held, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+        raise ValueError(f"{index} is damaged: its weight_map names no files beside it")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        held = _file(index.parent / file)
+        if stray := sorted(name for name in held if places.get(name) != file):
+            raise ValueError(f"{index} knows nothing of {stray[0]} in {file}: they are not of one checkpoint")
+        tensors |= held
+    if missing := sorted(places.keys() - tensors.keys()):
+        raise ValueError(f"{index} promises {len(missing)} tensors that its files do not hold, such as {missing[0]}")
+    return tensors
+
+
+def _file(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+        with open(path, "rb") as file:
+            start = file.read(64)
+        for beginning, kind in BEGINNINGS.items():
+            if start.startswith(beginning):
+                raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits") from None
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+# ---- whose they are
+
+# Names of tensors that tell whose a file is: what it is called, and the class in diffusers that reads it.
+MAKERS = {
+    r"lora_(A|B|down|up|unet)": ("of a LoRA, which holds differences to a network and not the network", ""),
+    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", "WanTransformer3DModel"),
+    r"^(patchify_proj\.|transformer_blocks\.\d+\.attn1\.q_norm\.)": (
+        "of LTX-Video's own files",
+        "LTXVideoTransformer3DModel",
+    ),
+    r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": ("of HunyuanVideo's own repository", "HunyuanVideoTransformer3DModel"),
+    r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": ("of FLUX's own repository", "FluxTransformer2DModel"),
+    r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": ("of CogVideoX's own repository (SAT)", "CogVideoXTransformer3DModel"),
+    r"^(y_embedder\.|blocks\.\d+\.adaLN_modulation\.)": ("of DiT's, SiT's or Latte's own repository", ""),
+    r"^(encoder|decoder|first_stage_model)\.(conv_in|down_blocks|up_blocks|conv1|mid)": ("of a VAE", ""),
+    r"^(shared\.weight|encoder\.block\.0\.|text_model\.)": ("of a text encoder", ""),
+}
+ROOTS = ("model.diffusion_model.", "diffusion_model.", "model.", "module.", "_orig_mod.", "transformer.")
+
+
+def makers(names: Sequence[str]) -> str:
+    """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known."""
+    for pattern, (whose, kind) in MAKERS.items():
+        for name in names:
+            bare = name
+            while root := next((root for root in ROOTS if bare.startswith(root) and not re.search(pattern, bare)), ""):
+                bare = bare.removeprefix(root)
+            if re.search(pattern, bare):
+                way = f"; let diffusers write them anew: {kind}.from_single_file(FILE).save_pretrained(FOLDER)" if kind else ""
+                return f"they are {whose} ({name}){way}"
+    return ""
+
+
+def bared(tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors by the names of diffusers, where all of theirs have the same more in front, such as `model.diffusion_model.`"""
+    if not wanted or any(name in tensors for name in wanted):
+        return dict(tensors)
+    fronts = {name[: -len(wanted[0])] for name in tensors if name.endswith(f".{wanted[0]}")}
+    front = fronts.pop() if len(fronts) == 1 else ""
+    everyone = all(name.startswith(front) for name in tensors)
+    return {name.removeprefix(front) if everyone else name: tensor for name, tensor in tensors.items()}

@@ -1,0 +1,164 @@
+"""Which of several processes this one is, by what its launcher left in the environment: torchrun, srun, mpirun, or a trainer of ours.
+
+A launcher's variables are believed whole or not at all. Half of them, or two launchers that say different things, are what a shell kept of
+an earlier job: whoever believed them would wait for ranks that nobody started, or be one of several that think they are alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PARENT = "SORA_STARTED_BY"  # the process whose trainer starts the other ranks itself, and how many there are then
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process among `ranks`. local: its number among the `near` of its machine. by: who started them, and the variable that says so.
+
+    by is empty for a process that no launcher started. allotted: the tasks of the Slurm job in which it was then started without srun.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    local: int = 0
+    near: int = 1
+    by: str = ""
+    allotted: int | None = None
+
+    @property
+    def nodes(self) -> int:
+        return self.ranks // self.near
+
+    @property
+    def node(self) -> int:
+        return self.rank // self.near
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables in which one tells the rank, how many there are, the number on the machine, and how many are there."""
+
+    name: str
+    rank: str
+    ranks: str
+    local: str
+    near: str
+
+    @property
+    def unset(self) -> str:
+        return f"unset {self.rank} {self.ranks} {self.local} {self.near}"
+
+
+TORCHRUN = Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+MPI = (
+    Launcher("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    Launcher("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    Launcher("mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
+)
+
+
+def started(said: Mapping[str, str] | None = None) -> Started:
+    """Which process this is, by the variables `said` (None: the environment).
+
+    A launcher within another one's task is believed, the outer is not: torchrun before mpirun before srun.
+
+    Raises:
+        ValueError: the variables contradict one another, or half of them are missing; it names them.
+    """
+    said = os.environ if said is None else said
+    parent, _, count = said.get(PARENT, "").partition(" ")
+    if parent in (str(os.getpid()), str(os.getppid())):
+        local = 0 if starts_others(said) else _number(said, "LOCAL_RANK")
+        return Started(local, int(count), local, int(count), "by the first of them")
+    step = _step(said)
+    if "RANK" in said or "LOCAL_RANK" in said:
+        found = _whole(said, TORCHRUN)
+        if "TORCHELASTIC_RUN_ID" not in said and step is not None and (found.rank, found.ranks) != (step.rank, step.ranks):
+            raise ValueError(
+                f"RANK={found.rank} of WORLD_SIZE={found.ranks}, but {step.by} has this process as {step.rank} of {step.ranks}: "
+                f"one of the two is left from another job; {TORCHRUN.unset}"
+            )
+        return found
+    for launcher in MPI:
+        if launcher.ranks in said and not (step is not None and launcher.local not in said):  # srun sets some of these for MPI's sake
+            return _whole(said, launcher)
+    if (world := said.get("WORLD_SIZE")) and world != str(step.ranks if step is not None else 1):
+        raise ValueError(
+            f"WORLD_SIZE={world}, but {f'{step.by} started {step.ranks}' if step else 'no launcher said which RANK this is'}; "
+            "start the ranks with torchrun or srun, or, for one process, unset WORLD_SIZE"
+        )
+    if step is not None:
+        return step
+    if said.get("SLURM_PROCID", "0") != "0":
+        raise ValueError(f"SLURM_PROCID={said['SLURM_PROCID']}, but no SLURM_STEP_ID: it is left from another job, so unset SLURM_PROCID")
+    return Started(allotted=_number(said, "SLURM_NTASKS") if "SLURM_JOB_ID" in said and "SLURM_NTASKS" in said else None)
+
+
+def starts_others(said: Mapping[str, str] | None = None) -> bool:
+    """Whether this process starts the other ranks itself."""
+    said = os.environ if said is None else said
+    return said.get(PARENT, "").partition(" ")[0] == str(os.getpid())
+
+
+def rendezvous(said: Mapping[str, str] | None = None) -> tuple[str, int]:
+    """Where the ranks meet: MASTER_ADDR and MASTER_PORT, or for a Slurm step its first node and a port of its own."""
+    said = os.environ if said is None else said
+    nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_JOB_NODELIST") or "127.0.0.1"
+    first = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", re.match(r"(?:[^,[]|\[[^]]*\])+", nodes)[0])  # pyright: ignore[reportOptionalSubscript]
+    job, step = (int(found) if (found := said.get(name, "0")).isdecimal() else 0 for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return said.get("MASTER_ADDR") or first, int(said.get("MASTER_PORT") or 20_000 + (job + 97 * step) % 12_000)
+
+
+def _step(said: Mapping[str, str]) -> Started | None:
+    """The task of a Slurm step; a batch script has a SLURM_PROCID too, but no step, and neither has a shell of salloc."""
+    if "SLURM_PROCID" not in said or not {"SLURM_STEP_ID", "SLURM_STEPID"} & set(said):
+        return None
+    counts = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in said else "SLURM_NTASKS"
+    ranks = _number(said, counts)
+    rank, local = _number(said, "SLURM_PROCID"), _number(said, "SLURM_LOCALID") if "SLURM_LOCALID" in said else 0
+    by = f"srun: {counts}={ranks}"
+    layout = said.get("SLURM_STEP_TASKS_PER_NODE") or said.get("SLURM_TASKS_PER_NODE") or str(ranks)
+    near = re.fullmatch(r"(\d+)(\(x\d+\))?", layout)
+    if near is None:
+        raise ValueError(f"{by} starts {layout} tasks on its nodes, and a mesh wants as many on each; start srun with --ntasks-per-node=…")
+    return _even(Started(rank, ranks, local, min(ranks, int(near[1])), by))
+
+
+def _whole(said: Mapping[str, str], names: Launcher) -> Started:
+    """What a launcher says of this process."""
+    missing = [name for name in (names.rank, names.ranks, names.local, names.near) if name not in said]
+    alone = said.get(names.ranks) == "1" and said.get(names.rank, "0") == "0"
+    if missing and not alone:
+        there = [f"{name}={said[name]}" for name in (names.rank, names.ranks, names.local) if name in said]
+        raise ValueError(
+            f"{' '.join(there)} is set, but not {', '.join(missing)}: half of what {names.name} says, and the rest of an earlier job if no "
+            f"launcher started this process; start ranks with torchrun or srun, or, for one process, {names.unset}"
+        )
+    least = {names.rank: 0, names.ranks: 1, names.local: 0, names.near: 1}
+    rank, ranks, local, near = (_number(said, name) if name in said else value for name, value in least.items())
+    found = _even(Started(rank, ranks, local, near, f"{names.name}: {names.ranks}={ranks}"))
+    if ranks > 1 and (lost := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not said.get(name)]):
+        raise ValueError(
+            f"{found.by}, but there is no {' and no '.join(lost)}, so the ranks have nowhere to meet: give all of them the first machine "
+            f"and a free port of it; if no launcher started this process, {names.unset}"
+        )
+    return found
+
+
+def _even(found: Started) -> Started:
+    if not (found.rank < found.ranks and found.local < found.near) or found.ranks % found.near:
+        raise ValueError(
+            f"rank {found.rank}, number {found.local} of {found.near} on its machine, does not fit {found.by}: ranks are counted from 0, "
+            "as many on every machine; if no launcher started this process, unset its variables"
+        )
+    return found
+
+
+def _number(said: Mapping[str, str], name: str) -> int:
+    if not said.get(name, "").isdecimal():
+        raise ValueError(f"{name}={said.get(name, '')!r} is no whole number from 0; launchers set it, so unset it unless one does")
+    return int(said[name])
