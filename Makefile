@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% ablate-dit soak clean
+.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -57,7 +57,17 @@ lint: setup  ## ruff and pyright
 	$(BIN)/pyright
 
 bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
-	@set -e; for script in experiments/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in experiments/benchmarks/*.py; do test $$script = experiments/benchmarks/gpu.py || { \
+		echo "== $$script"; $(BIN)/python "$$script"; }; done
+
+# The Python that has a torch with CUDA; nothing is installed. GPU_PYTHON_VERSION is that of the machine for which wheels are fetched.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+gpu-check:  ## attention, steps, training, sampling on a GPU in minutes, without an installation; ARGS="minutes=8 only=…"
+	$(GPU_PYTHON) experiments/benchmarks/gpu.py $(ARGS)
+
+gpu-wheels: setup  ## what gpu-check needs besides torch, in outputs/gpu-wheels, to be carried to a machine without a network
+	bash experiments/gpu_wheels.sh $(BIN)/python outputs/gpu-wheels $(GPU_PYTHON_VERSION)
 
 bench-%: setup  ## one benchmark, such as bench-world
 	$(BIN)/python experiments/benchmarks/$*.py

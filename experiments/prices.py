@@ -80,9 +80,10 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return f"""# Prices of training
 
 Computed by `python -m experiments.prices`, not typed; `sora plan cluster=h100x512 …` does the same for a run and its data,
-and says first which trainer and precision it prices: with the default `trainer=auto`, whole copies (ddp) in bf16-mixed on all its devices. Nothing here was
-measured on a GPU. Memory is that of a training step traced through the strategy that trains (`trainer=fsdp`, bf16 products, fp32 weights,
-AdamW, an average of the weights, `recompute` by size), one clip of 81 frames of 480 × 832 in a pack of {BUDGET:,} tokens, with a
+and says first which trainer and precision it prices: with the default `trainer=auto`, whole copies (ddp) in bf16-mixed on all devices.
+Nothing here was measured on a GPU. Memory is that of a training step traced through the strategy that trains (`trainer=fsdp`, bf16
+products, fp32 weights, AdamW, an average of the weights, `recompute` by size), one
+clip of 81 frames of 480 × 832 in a pack of {BUDGET:,} tokens, with a
 caption of {WORDS} tokens, and a pack for each device in each step. What is not traced (the driver's context, NCCL's buffers, gaps
 between blocks) has {one.spare:.0%} of the memory. Time is a roofline:
 

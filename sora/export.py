@@ -90,6 +90,7 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     """
     import shutil
 
+    from sora.configs.load import averaged
     from sora.training import checkpoint
     from sora.training.checkpoint import TrainingState
     from sora.training.run import Run, open_run
@@ -97,7 +98,8 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     parts = {"dit": loaded.dit, "text": loaded.text}
     named = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     model = {name: value.to(dtype) if value.is_floating_point() else value for name, value in named.items()}
-    source, origin = open_run(loaded.run), {"step": loaded.step, "ema": ema, "hashes": loaded.hashes}
+    source = open_run(loaded.run)
+    origin = {"step": loaded.step, "ema": ema, "averaged": averaged(source, loaded.step, ema=ema), "hashes": loaded.hashes}
     with storage.whole_folder(output) as staging:
         shutil.copyfile(source.config_file, staging / "config.yaml")
         shutil.copytree(source.vae, staging / "vae")

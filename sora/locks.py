@@ -22,18 +22,25 @@ _held: set[int] = set()
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE) -> Iterator[bool]:
+def alone_in(folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE, shared: bool = False) -> Iterator[bool]:
     """Hold a folder for this process, making it if it is not there; yields whether it is held, False where its disk has no locks.
 
-    doing: for the message, as in "training in". name: of the lock's file, where several things may be done in a folder at once.
+    doing: for the message, as in "training in". name: of the lock's file, where several things may be done in a folder at once. shared:
+    hold it beside others that share it, against one that wants it alone. A folder that was made and is still empty is gone at the end.
 
     Raises:
         ValueError: another process holds it; the message says which, on which machine and since when.
     """
     folder = Path(folder)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _holding(folder / name, f"{doing} {folder}", advice) as held:
-        yield held
+    try:
+        with _holding(folder / name, f"{doing} {folder}", advice, shared=shared) as held:
+            yield held
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager
@@ -55,25 +62,34 @@ def short(name: str) -> str:
 
 
 @contextmanager
-def _holding(file: Path, doing: str, advice: str) -> Iterator[bool]:
-    handle, locked = _locked(file, doing, advice)
+def _holding(file: Path, doing: str, advice: str, *, shared: bool = False) -> Iterator[bool]:
+    handle, locked = _locked(file, doing, advice, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     _held.add(handle)
     try:
         yield locked
     finally:
         if handle in _held:  # not in a process that was forked meanwhile
-            if locked:
+            if locked and (not shared or _upgraded(handle)):
                 file.unlink(missing_ok=True)  # while it is held: who opened it before sees that it is gone, and opens the next one
             _held.discard(handle)
             os.close(handle)
 
 
-def _locked(file: Path, doing: str, advice: str) -> tuple[int, bool]:
+def _upgraded(handle: int) -> bool:
+    """Whether nobody else shares the lock, which is ours alone then."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _locked(file: Path, doing: str, advice: str, how: int) -> tuple[int, bool]:
     """A handle of the lock's file, and whether the lock is ours."""
     while True:
         handle = _opened(file)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             who = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
             os.close(handle)

@@ -31,17 +31,21 @@ def main(composed: Composed) -> None:
     """Run the stages that are not finished, write the report and the scores, and print where they are."""
     from omegaconf import OmegaConf
 
+    from sora.locks import alone_in
     from sora.report.quickstart import write_report
-    from sora.stages import run_stages
+    from sora.stages import refuse_others, run_stages
     from sora.storage import write_text
 
     config = composed.config
     folder = Path(config.output)
     told: Any = OmegaConf.to_container(config.scale.prompts)
     prompts = folder / "prompts.jsonl"
-    write_text(prompts, "".join(json.dumps({key: item for key, item in line.items() if key != "note"}) + "\n" for line in told))
-    done = run_stages(stages(config, folder, prompts, real_videos()), folder, again=config.again)
-    figures = write_report(folder, done, notes={line["prompt"]: line["note"] for line in told})
+    with alone_in(folder, "running the quickstart in"):
+        whole = stages(config, folder, prompts, real_videos())
+        refuse_others(whole, folder)
+        write_text(prompts, "".join(json.dumps({key: item for key, item in line.items() if key != "note"}) + "\n" for line in told))
+        done = run_stages(whole, folder, again=config.again)
+        figures = write_report(folder, done, notes={line["prompt"]: line["note"] for line in told})
     width = max(len(name) for name in figures)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:.4g}" for name, value in figures.items()))
     print(f"\n{folder / 'scores.json'}\n{(folder / 'report.html').resolve()}")

@@ -85,6 +85,14 @@ def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = Non
     return done
 
 
+def refuse_others(stages: Sequence[Stage], folder: Path) -> None:
+    """Raise ValueError where a stage's output is there, but no stage has begun in the folder: it is not ours, and would be removed."""
+    if (folder / "stages").is_dir():
+        return
+    if there := next((stage.output for stage in stages if stage.output is not None and stage.output.exists()), None):
+        raise ValueError(f"{there} exists and was not made by this command, which would make it anew; choose another output=FOLDER")
+
+
 def depends(stage: Stage, before: Sequence[str]) -> str:
     """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose."""
     from omegaconf import OmegaConf

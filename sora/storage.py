@@ -31,6 +31,11 @@ class NotEncoded(ValueError):
         self.folder = Path(folder)
 
 
+def local(path: Path) -> str:
+    """A path as other libraries take it for one: a relative name with a colon, or with two slashes, is a URL to pyarrow and fsspec."""
+    return os.path.abspath(path)
+
+
 def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     handle = os.open(path, os.O_RDONLY)

@@ -74,7 +74,7 @@ def main(composed: Composed) -> int:
                     finish_vae(config, run, module, job)
                 ranks.together()  # launchers take a rank that ends while others work for one that died
             if goodput is not None and goodput.first < config.steps:  # a look at a finished run is no part of it
-                goodput.write()
+                goodput.write(complete=not stopped)
                 print(goodput.told())
             tell_of_bad(run)
             if stopped:

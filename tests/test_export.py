@@ -128,6 +128,21 @@ def test_what_a_run_began_with_is_noted_and_goes_out_again(places, tmp_path):
     (run / "init.json").unlink()
 
 
+def test_an_export_of_averages_gives_no_weights_of_the_last_step(places, tmp_path):
+    root, _ = places
+    for name, ema in (("averages", "own"), ("last", "last")):
+        assert cli.run("export", [f"checkpoint={root / 'own'}", f"ema={ema}", f"output={tmp_path / name}"]) == 0
+    assert cli.run("export", [f"checkpoint={tmp_path / 'averages'}", f"output={tmp_path / 'again'}"]) == 0
+    for name in ("averages", "again"):
+        for ema in ("last", False, 0.07):
+            with pytest.raises(ValueError, match=rf"{name} was exported with ema=own and holds those weights alone, not ema={ema}"):
+                load_diffusion(tmp_path / name, ema=ema)
+    wanted = load_diffusion(root / "own", ema="last").dit.state_dict()
+    for ema in ("own", "last", False):
+        found = load_diffusion(tmp_path / "last", ema=ema).dit.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
 def test_training_begins_with_published_weights_of_the_same_patches_only(places):
     root, run = places
     given = {"init": str(root / "out"), "init_allow": [], "patches": {"size": [1, 2, 2]}}

@@ -127,3 +127,31 @@ def test_anothers_lock_in_a_shared_folder_is_seen(tmp_path, monkeypatch):
     (tmp_path / ".lock").unlink(missing_ok=True)
     with pytest.raises(PermissionError), alone_in(tmp_path, "writing"):
         pass
+
+
+def test_a_place_may_be_shared_against_one_who_wants_it_alone(tmp_path):
+    share = {"doing": "encoding into", "name": ".lock-encode", "shared": True}
+    with alone_in(tmp_path, **share):
+        with (
+            alone_in(tmp_path, **share),
+            pytest.raises(ValueError, match="another process"),
+            alone_in(tmp_path, "encoding", name=".lock-encode"),
+        ):
+            pass
+        with pytest.raises(ValueError, match="another process"), alone_in(tmp_path, "encoding", name=".lock-encode"):  # one is left
+            pass
+    with (
+        alone_in(tmp_path, "encoding", name=".lock-encode"),
+        pytest.raises(ValueError, match="another process"),
+        alone_in(tmp_path, **share),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone(tmp_path):
+    with pytest.raises(ValueError, match="mistake"), alone_in(tmp_path / "a", "writing"):
+        raise ValueError("mistake")
+    with alone_in(tmp_path / "b", "writing"):
+        (tmp_path / "b/file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

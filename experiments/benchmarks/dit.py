@@ -5,9 +5,9 @@ takes longer than a comparison may, and figures are ratios of medians. Peers are
 beside ours: the least of several noisy times is too small. `gflop` in the rows is what a step multiplies: a network whose tokens attend to
 captions multiplies some 4 % more than one whose words are tokens.
 
-Where the processor does not multiply bfloat16 (`native_bfloat16` in the file), torch emulates it and is slow, so that figures in it say no
-more than that ours multiplies in float32 there. What blocks and packing are worth is then told by those that end in _float32; what the
-attention for bfloat16 (`sora.dit.attention.chunked`) is worth, by none. Needs diffusers (in the dev extra).
+Where the processor does not multiply bfloat16 (`native_bfloat16` in the file), torch emulates it and is slow, and ratios of times in it are
+null. What blocks and packing are worth is then told by those that end in _float32; what the attention for bfloat16
+(`sora.dit.attention.chunked`) is worth, by none. Needs diffusers (in the dev extra).
 """
 
 from __future__ import annotations
@@ -295,7 +295,12 @@ def recomputed_step() -> list[dict]:
     return [row | {"seconds": statistics.median(times[row["policy"]]), "rounds": times[row["policy"]]} for row in rows]
 
 
-def figures(rows: list[dict]) -> dict[str, float]:
+IN_BFLOAT16 = ("time_vs_fastest_peer_1024", "time_vs_fastest_peer_4096", "roofline_share_1024", "packed_vs_buckets", "packed_vs_padding")
+
+
+def figures(rows: list[dict]) -> dict[str, float | None]:
+    """Ratios by name; those of times in bfloat16 are None where the processor emulates it."""
+
     def fixed(tokens: int, dtype: torch.dtype, bench: str = "fixed") -> tuple[dict, list[dict]]:
         found = [row for row in rows if row["bench"] == bench and row["tokens"] == tokens and row["dtype"] == str(dtype)]
         return found[0], found[1:]
@@ -314,7 +319,7 @@ def figures(rows: list[dict]) -> dict[str, float]:
     shares = {row["dtype"]: row["bound"] / row["step"] for row in rows if row["bench"] == "roofline"}
     policies = {row["policy"]: row for row in rows if row["bench"] == "recompute"}
     losses = next(row for row in rows if row["bench"] == "losses")
-    return {
+    found = {
         "time_vs_fastest_peer_1024": against(1024, torch.bfloat16, "seconds"),
         "time_vs_fastest_peer_4096": against(4096, torch.bfloat16, "seconds"),
         "time_vs_fastest_peer_1024_float32": against(1024, torch.float32, "seconds"),
@@ -332,6 +337,7 @@ def figures(rows: list[dict]) -> dict[str, float]:
         "save_attention_memory_vs_full": policies["save_attention"]["peak_mb"] / policies["full"]["peak_mb"],
         "packed_loss_rel_diff": abs(losses["packed"] - losses["alone"]) / losses["alone"],
     }
+    return found if MULTIPLIES_BFLOAT16 else found | dict.fromkeys(IN_BFLOAT16)
 
 
 def main() -> None:

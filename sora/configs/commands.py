@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sora.configs.grammar import quoted, typed
 
-_PLAIN = re.compile(r"[^\s,'\"()\[\]{}:\\][^,'\"()\[\]{}:\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
+_PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
 
 
 def command(verb: str, *words: str, **values: Any) -> str:

@@ -2,8 +2,8 @@
 
 One of these says it, the first that does: the mark at the beginning of the key's comment in its YAML, as in `output: null # <path> …`; the
 annotation of the parameter beside whose `_target_` it stands; the mapping that it lies under; the value that it has. Marks are text, path,
-int, number, bool, [text] for a list, {number} for a mapping of any names, a|b. A key whose value is null may be null, others if `|null`
-stands in their mark.
+out (a path that is written), int, number, bool, [text] for a list, {number} for a mapping of any names, a|b. A key whose value is null may
+be null, others if `|null` stands in their mark.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def _of(node: ast.expr) -> Kind:
         return Kind(items=_of(node.elts[0]))
     if isinstance(node, ast.Set):
         return Kind(values=_of(node.elts[0]))
+    if isinstance(node, ast.Name) and node.id == "out":
+        return Kind(frozenset({"path", "out"}))
     if isinstance(node, ast.Name):
         plain = {"null": Kind(null=True), "list": Kind(items=ANY), "tuple": Kind(items=ANY), "dict": Kind(values=ANY)}
         return plain.get(node.id) or (Kind(frozenset({NAMES[node.id]})) if node.id in NAMES else Kind(node=True))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sora.diffusion.objective import Objective
     from sora.patches import Patchifier
+    from sora.training.run import Run
     from sora.vae.vae import VideoVAE
 
 
@@ -172,8 +173,29 @@ def weights_of(found: Path, *, ema: bool | float | str) -> tuple[dict[str, Tenso
     if not own and not isinstance(ema, float) and ema not in (False, LAST):
         raise ValueError(f"ema={ema!r} names no weights: choose {OWN}, {LAST}, or a relative width such as 0.08")
     state = checkpoint.load(found, only={"model", "ema"} & checkpoint.kinds(found) if own else {"model"})
+    if (exported := state.facts.get("exported")) is not None and not own:
+        if ema != exported["ema"] and (_means(exported) or isinstance(ema, float)):
+            raise ValueError(
+                f"{found.parent.parent} was exported with ema={exported['ema']} and holds those weights alone, not ema={ema}; leave ema "
+                "away, or name the run that it came from"
+            )
+        return state.tensors["model"], state.step
     averages = state.tensors.get("ema", {}) if own else profiles.averaged(found, width=ema) if isinstance(ema, float) else {}
     return {**state.tensors["model"], **averages}, state.step
+
+
+def averaged(run: Run, step: int, *, ema: bool | float | str) -> bool:
+    """Whether the weights that `weights_of` gives of a checkpoint are averages, and not those of its last step."""
+    from sora.training import checkpoint
+
+    if (exported := run.info.get("exported")) is not None:
+        return _means(exported)
+    return isinstance(ema, float) or (ema in (True, OWN) and "ema" in checkpoint.kinds(checkpoint.folder_of(run.checkpoints, step)))
+
+
+def _means(exported: Mapping[str, Any]) -> bool:
+    """The same of an export, by what it says of where its weights are from; older ones say only what was asked for."""
+    return exported.get("averaged", exported["ema"] not in (False, LAST))
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], *, part: str, source: Path) -> None:

@@ -24,7 +24,7 @@ VALUES = """\
   text and paths   as they stand, to the end of the word: output=2026_11_29, prompt="it's late, a cat sleeps"; ~/ is your home
   lists            [a cat, b, [1, 2], 'with, comma']        mappings   {short: 0.7, dense: 0.3}        nothing   null
   quotes           'a, b' keeps commas and brackets, 'null' is the word; with -m, commas outside of quotes and brackets split the sweep
-  <…>              what a key takes: <path>, <[text]> a list of texts, <{number}> a mapping of names to numbers, <text|number> either"""
+  <…>              what a key takes: <path>, <out> a path that is written, <[text]> a list, <{number}> a mapping, <text|number> either"""
 
 
 def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour: bool = False) -> str:

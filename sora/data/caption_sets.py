@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from sora.data.described import count, fits, text
 from sora.data.rows import CAPTIONS, Caption, caption_identity
-from sora.storage import file_hash, read_json, text_hash, whole_file, write_json
+from sora.storage import file_hash, local, read_json, text_hash, whole_file, write_json
 
 VERSION = 1
 SCHEMA = pa.schema([("key", pa.string()), ("captions", CAPTIONS)])
@@ -51,7 +51,7 @@ class CaptionSetWriter:
         path = self.folder / f"captions-{self.name}-{shard:06d}.parquet"
         columns = {"key": list(captions), "captions": [[asdict(caption) for caption in said] for said in captions.values()]}
         with whole_file(path) as staging:
-            pq.write_table(pa.table(columns, schema=SCHEMA), staging, compression="zstd")
+            pq.write_table(pa.table(columns, schema=SCHEMA), local(staging), compression="zstd")
         found = hashlib.sha256()
         for key, said in zip(columns["key"], columns["captions"], strict=True):
             found.update(caption_identity(key, said) + b"\n")
@@ -115,7 +115,7 @@ class CaptionSets:
         if not path.is_file() or file_hash(path) != entry["sha256"]:
             raise ValueError(f"{path} is missing or has changed; write the set of captions again, or delete its captions-*.json")
         try:
-            table = pq.read_table(path).cast(SCHEMA)
+            table = pq.read_table(local(path)).cast(SCHEMA)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         self._kept[name] = dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True))

@@ -28,7 +28,7 @@ from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
-from sora.storage import NotEncoded, file_hash, read_json, whole_file, write_json, write_text
+from sora.storage import NotEncoded, file_hash, local, read_json, whole_file, write_json, write_text
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -64,7 +64,7 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
     if not meta.is_file() or not meta.with_suffix(".tar").is_file():
         return False
     try:
-        table = pq.read_table(meta)
+        table = pq.read_table(local(meta))
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         made = json.loads(about.get("settings", "{}"))
     except (pa.ArrowException, OSError, ValueError):  # of another version of this program, or half a file: it is made again
@@ -106,15 +106,15 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
         meta.with_suffix(".tar").write_bytes(_EMPTY_TAR)
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vae": vae_hash, "settings": json.dumps(settings)})
     with whole_file(meta) as staging:
-        pq.write_table(table, staging, compression="zstd")
+        pq.write_table(table, local(staging), compression="zstd")
 
 
 def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
     """The clips of shard `number` that could not be encoded, by key, and why."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
-    if "refused" not in pq.read_schema(meta).names:  # made before there were such
+    if "refused" not in pq.read_schema(local(meta)).names:  # made before there were such
         return {}
-    table = pq.read_table(meta, columns=["key", "refused"])
+    table = pq.read_table(local(meta), columns=["key", "refused"])
     found = table.filter(table["refused"].is_valid())
     return dict(zip(found["key"].to_pylist(), found["refused"].to_pylist(), strict=True))
 
@@ -279,7 +279,7 @@ def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.nd
     """The places and shapes of a shard's latents, in the order of the dataset's rows."""
     _check_meta(index.folder, entry)
     meta = index.folder / entry["meta"]
-    table = pq.read_table(meta)
+    table = pq.read_table(local(meta))
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:
         there = set(found)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sora.data.shards import Member
-from sora.storage import file_hash, whole_file
+from sora.storage import file_hash, local, whole_file
 
 CAPTIONS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("captioner", pa.string())]))
 SCHEMA = pa.schema(
@@ -76,7 +76,8 @@ class ClipFacts:
 
     @property
     def duration(self) -> float:
-        return self.frames / self.fps
+        """In seconds; an image lasts for none, whatever rate it is said to have."""
+        return self.frames / self.fps if self.frames > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def table_of(rows: Sequence[ClipRow]) -> pa.Table:
 def write_table(path: Path, table: pa.Table) -> None:
     """One shard's rows as a parquet file, whole or not at all."""
     with whole_file(path) as staging:
-        pq.write_table(table, staging, compression="zstd", row_group_size=GROUP_ROWS)
+        pq.write_table(table, local(staging), compression="zstd", row_group_size=GROUP_ROWS)
 
 
 def write_rows(path: Path, rows: Sequence[ClipRow]) -> None:
@@ -149,7 +150,7 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(local(path)) as file:
             return _completed(file.read(columns=_there(file, columns)), columns)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
@@ -221,7 +222,7 @@ class RowFiles:
         if number in self._footers:
             self._footers.move_to_end(number)
             return self._footers[number]
-        about = pq.read_metadata(self.folder / self.entries[number]["meta"])
+        about = pq.read_metadata(local(self.folder / self.entries[number]["meta"]))
         ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
         self._footers[number] = (about, ends)
         if len(self._footers) > _KEPT_FOOTERS:
@@ -235,7 +236,7 @@ class RowFiles:
             return self._kept[place]
         path, (about, _) = self.folder / self.entries[number]["meta"], self._footer(number)
         try:
-            with pq.ParquetFile(path, metadata=about) as file:
+            with pq.ParquetFile(local(path), metadata=about) as file:
                 table = _completed(file.read_row_group(group, columns=_there(file, columns), use_threads=False), columns)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None

@@ -124,10 +124,11 @@ def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: 
     from sora.sample import choose_device
 
     check_places(config, output)
-    if share.first:
-        storage.sweep(output)
     network = build(config.extractor)
     check_extractor(words, network)
+    share.hold(output)
+    if share.first:
+        storage.sweep(output)
     cache = Path(config.cache) if config.cache else home / "features"
     extractor = Extractor(network=network, setting=setting_of(config), cache=cache, share=share, device=choose_device(config.device))
     return Bench(extractor, words, output, Path(config.statistics) if config.statistics else None)

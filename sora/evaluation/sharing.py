@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from sora.locks import alone_in
 from sora.started import rendezvous, started
 
 LONGEST = timedelta(days=7)  # that a rank waits for the others' parts
@@ -25,6 +27,12 @@ class Share:
     rank: int = 0
     ranks: int = 1
     local: int = 0
+    held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+    def hold(self, folder: Path) -> None:
+        """Hold a folder that is written until all leave; ValueError where another evaluation writes it. The first process does for all."""
+        if self.first:
+            self.held.enter_context(alone_in(folder, "evaluating into"))
 
     @property
     def first(self) -> bool:
@@ -44,6 +52,10 @@ class Share:
     def say(self, line: str) -> None:
         if self.first:
             print(line)
+
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.say(line)
 
     def rows(self, total: int, work: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
         """work(number), plain JSON, for every number below `total`: each process does its part and all get all."""
@@ -76,12 +88,15 @@ def joined(device: str) -> Iterator[Share]:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        yield Share(dist.get_rank(), dist.get_world_size())
+        share = Share(dist.get_rank(), dist.get_world_size())
+        with share.held:
+            yield share
         return
     here = started()
     share = Share(here.rank, here.ranks, here.local)
     if share.ranks == 1:
-        yield share
+        with share.held:
+            yield share
         return
     address, port = rendezvous()
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
@@ -89,7 +104,8 @@ def joined(device: str) -> Iterator[Share]:
         torch.cuda.set_device(share.local % torch.cuda.device_count())
     dist.init_process_group("gloo", rank=share.rank, world_size=share.ranks, timeout=LONGEST)
     try:
-        yield share
-        share.together()
+        with share.held:
+            yield share
+            share.together()
     finally:
         dist.destroy_process_group()

@@ -70,11 +70,9 @@ def told(trainer: Trainer) -> str:
     many = trainer.num_devices * trainer.num_nodes
     kind = f"GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "CPU"
     if isinstance(trainer.strategy, MeshStrategy):
-        axes = " x ".join(f"{axis} {size}" for axis, size in trainer.strategy.sizes.named if size > 1) or "one rank"
-        how = (
-            "trainer=ddp" if trainer.strategy.sizes.ranks == trainer.strategy.sizes.replicate and not trainer.strategy.sharded else "a mesh"
-        )
-        line = f"{_ranks(many)} ({here.by}) on {trainer.num_nodes} x {trainer.num_devices} {kind}s as {how} of {axes}"
+        sizes = trainer.strategy.sizes
+        how = "a mesh" if trainer.strategy.sharded or sizes.ranks != sizes.replicate else "trainer=ddp"
+        line = f"{_ranks(many)} ({here.by}) on {trainer.num_nodes} x {trainer.num_devices} {kind}s as {how} of {sizes}"
     else:
         line = f"one process on one {kind}"
     idle = torch.cuda.device_count() - (trainer.num_devices if device.type == "cuda" else 0)

@@ -58,6 +58,9 @@ class Sizes:
     def named(self) -> list[tuple[str, int]]:
         return list(zip(AXES, astuple(self), strict=True))
 
+    def __str__(self) -> str:
+        return " x ".join(f"{axis} {size}" for axis, size in self.named if size > 1) or "one rank"
+
     @property
     def ranks(self) -> int:
         return prod(astuple(self))

@@ -4,10 +4,11 @@ Every moment of a process belongs to one phase, so that the seconds of all phase
 process that trained in the run, rewritten as it goes:
 
     {"began": …, "ended": …, "first": 120, "last": 480, "start": 12.1, "data": 3.0, "step": 540.2, "checkpoint": 1.3, "evaluation": 0.0,
-     "end": 0.4, "wasted": 20.5, "down": 4.2, "undone": [[240, 300]]}
+     "end": 0.4, "wasted": 20.5, "down": 4.2, "undone": [[240, 300]], "complete": false}
 
 wasted: the seconds of earlier processes' steps that this one makes again, and of those that it undid by going back to the weights from
-before them, from a step to a step in `undone`; down: seconds without any process.
+before them, from a step to a step in `undone`; down: seconds without any process, of a run that had steps to make: not after the process
+with which it was `complete`.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Goodput:
         self._earlier = read(self._path)
         self._line: dict[str, Any] = {"began": round(time.time() - (time.monotonic() - phases.began), 3), "ended": 0.0, "first": first}
         self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down(), "undone": []}
+        self._line["complete"] = False
 
     @property
     def first(self) -> int:
@@ -95,10 +97,10 @@ class Goodput:
         lost = _wasted([*self._earlier, line], first)
         self._line |= {"wasted": round(self._line["wasted"] + lost, 3), "undone": [*self._line["undone"], [first, last]]}
 
-    def write(self) -> None:
-        """Bring this process's line up to date. A full disk only costs the account."""
+    def write(self, *, complete: bool = False) -> None:
+        """Bring this process's line up to date. complete: the run has made all its steps. A full disk only costs the account."""
         seconds = {name: round(value, 3) for name, value in self._phases.seconds().items()}
-        self._line |= {"ended": round(time.time(), 3), "last": self._phases.step, **seconds}
+        self._line |= {"ended": round(time.time(), 3), "last": self._phases.step, **seconds, "complete": complete}
         lines = [json.dumps(line) for line in (*self._earlier, self._line)]
         try:
             storage.write_text(self._path, "".join(f"{line}\n" for line in lines))
@@ -119,7 +121,9 @@ class Goodput:
         return round(_wasted(self._earlier, first), 3)
 
     def _down(self) -> float:
-        return round(max(0.0, self._line["began"] - self._earlier[-1]["ended"]), 3) if self._earlier else 0.0
+        if not self._earlier or self._earlier[-1].get("complete", False):
+            return 0.0
+        return round(max(0.0, self._line["began"] - self._earlier[-1]["ended"]), 3)
 
 
 def _wasted(lines: Sequence[Mapping[str, Any]], first: int) -> float:

@@ -68,9 +68,11 @@ class TensorBoard:
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        again = first + 1
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=again)
-        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", again)
+        place = folder.absolute() / "tensorboard"  # relative, a name with a colon is a URL
+        begun = place.is_dir() and any(place.iterdir())
+        self._writer = SummaryWriter(str(place), purge_step=first + 1)
+        if not begun:  # it takes no text back
+            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():

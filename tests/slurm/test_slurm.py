@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,25 +24,22 @@ cli = importlib.import_module("sora.cli")
 
 
 class Lab:
-    """A cluster, a folder with a tiny world, and jobs that train on it."""
+    """A cluster, a folder with a tiny world and the scripts, in whose path there are spaces and a quote, and jobs that train on it."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
+        self.cluster, self.folder, self.scripts = cluster, folder, folder / "my scripts"
 
     def variables(self, **more: str) -> dict[str, str]:
         python = f"{sys.executable} {INJECTED}"
         return {"SORA_PYTHON": python, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **more}
 
     def train(self, name: str, *options: str, steps: int = STEPS, nodes: int = 2, **variables: str) -> str:
-        """Submit the training of a toy VAE into the folder `name`, a task on each node; the job's number."""
-        trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.deterministic=true", "trainer.threads=1"]
+        """Submit the training of a toy VAE into the folder `name`, a task on each node, with the default trainer; the job's number."""
         words = ["experiment=toy_vae", "data.folders=[world]", f"output={name}", f"steps={steps}", "log_every=1", "plan.packs=2"]
-        words += ["plan.shapes=[[5,16,16],[1,16,16]]", f"checkpoint.every={EVERY}"]
+        words += ["plan.shapes=[[5,16,16],[1,16,16]]", f"checkpoint.every={EVERY}", "trainer.threads=1"]
         asked = [f"--nodes={nodes}", "--ntasks-per-node=1", "--cpus-per-task=1", f"--output={name}.log", f"--job-name={name}"]
         sent = self.variables(**variables)
-        return self.cluster.submit(
-            *asked, *options, str(SCRIPTS / "train.sbatch"), *words, *(trainer if nodes > 1 else []), variables=sent, cwd=self.folder
-        )
+        return self.cluster.submit(*asked, *options, str(self.scripts / "train.sbatch"), *words, variables=sent, cwd=self.folder)
 
     def rows(self, name: str) -> list[dict]:
         found = read(self.folder / name / "metrics.jsonl") if (self.folder / name / "metrics.jsonl").exists() else []
@@ -68,12 +66,15 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
+    monkeypatch = pytest.MonkeyPatch()
     if why := lacking():
         pytest.fail(f"no Slurm can be started here: {why}")
-    folder = tmp_path_factory.mktemp("slurm")
-    world = ["source=world", f"output={folder / 'world'}", "count=12", "workers=0", "source.world.sizes=[[24,24]]"]
+    home = tmp_path_factory.mktemp("slurm")
+    shutil.copytree(SCRIPTS, (folder := home / "a lab of ü's") / "my scripts")
+    monkeypatch.chdir(folder)
+    world = ["source=world", "output=world", "count=12", "workers=0", "source.world.sizes=[[24,24]]"]
     assert cli.run("prepare", [*world, "source.world.seconds=[1.0]", "source.world.rates=[8]"]) == 0
-    with Cluster(folder / "cluster") as cluster:
+    with Cluster(home / "cluster") as cluster:
         made = Lab(cluster, folder)
         # the reference, and what needs no other job's end; the nodes run two jobs at once
         whole = made.train("whole")
@@ -81,7 +82,9 @@ def lab(tmp_path_factory):
         job = cluster.ended(whole)
         assert (job.state, job.restarts) == ("COMPLETED", 0), made.log("whole")[-3000:]
         assert [row["step"] for row in made.rows("whole")] == list(range(1, STEPS + 1))
+        assert "training in 32-true: 2 ranks (srun: SLURM_STEP_NUM_TASKS=2) on 2 x 1 CPUs as trainer=ddp" in made.log("whole")
         yield made
+    monkeypatch.undo()
 
 
 def test_a_killed_rank_ends_the_job_which_goes_on_from_its_checkpoint(lab):
@@ -152,10 +155,10 @@ def test_any_verb_runs_as_an_array_and_evaluation_as_a_job(lab):
     (lab.folder / "commands").write_text("\n".join(commands) + "\n")
     python = lab.variables(SORA_PYTHON=sys.executable)
     asked = ["--cpus-per-task=1", "--output=job-%a.log"]
-    array = lab.cluster.submit(*asked, "--array=0-2", str(SCRIPTS / "array.sbatch"), "commands", variables=python, cwd=lab.folder)
+    array = lab.cluster.submit(*asked, "--array=0-2", str(lab.scripts / "array.sbatch"), "commands", variables=python, cwd=lab.folder)
     scored = ["checkpoint=whole", "data=world", "n=4", "keep=0"]
     asked[1] = "--output=evaluate.log"
-    number = lab.cluster.submit(*asked, str(SCRIPTS / "evaluate.sbatch"), *scored, variables=python, cwd=lab.folder)
+    number = lab.cluster.submit(*asked, str(lab.scripts / "evaluate.sbatch"), *scored, variables=python, cwd=lab.folder)
     assert [lab.cluster.ended(f"{array}_{part}").state for part in (0, 1)] == ["COMPLETED", "COMPLETED"]
     assert lab.cluster.ended(f"{array}_2").state == "FAILED"
     assert "has no line 2" in (lab.folder / "job-2.log").read_text()
@@ -163,6 +166,26 @@ def test_any_verb_runs_as_an_array_and_evaluation_as_a_job(lab):
     assert facts[0]["fingerprint"] != facts[1]["fingerprint"]
     assert lab.cluster.ended(number).state == "COMPLETED", lab.log("evaluate")
     assert list((lab.folder / "whole").rglob("scores.json"))
+
+
+def test_ranks_are_those_that_srun_started_and_no_others(lab):
+    """A batch script and a task of it; more tasks than a trainer lays out, and one process where tasks were asked for."""
+    words = "-m sora.train experiment=toy_vae data.folders=[world] output=others steps=2 'plan.shapes=[[5,16,16]]' plan.packs=2"
+    asked = ["-N2", "--ntasks=2", "--cpus-per-task=1", "--output=others.log", "--wrap"]
+    tried = f"{sys.executable} {words}; srun {sys.executable} {words} trainer=cpu; env | grep '^SLURM_\\(STEP\\|PROCID\\|NTASKS\\)'; false"
+    number = lab.cluster.submit(*asked, tried, variables=lab.variables(), cwd=lab.folder)
+    assert lab.cluster.ended(number).state == "FAILED"
+    said = lab.log("others")
+    assert "SLURM_NTASKS=2, this process was started without srun" in said, said
+    assert said.count("2 ranks were started (srun: SLURM_STEP_NUM_TASKS=2), but trainer=cpu lays out 1 rank; trainer=ddp") == 2, said
+    assert not (lab.folder / "others").exists()
+    plain = f"srun {sys.executable} {words} trainer.threads=1"  # --ntasks alone, and nobody has said where to meet
+    unset = {name: value for name, value in lab.variables().items() if name != "MASTER_ADDR"}
+    number = lab.cluster.submit(
+        "-N1", "--ntasks=2", "--cpus-per-task=1", "--output=plain.log", "--wrap", plain, variables=unset, cwd=lab.folder
+    )
+    assert lab.cluster.ended(number).state == "COMPLETED", lab.log("plain")
+    assert [row["step"] for row in lab.rows("others")] == [2], lab.log("plain")
 
 
 def test_what_slurm_refuses_is_told_before_anything_runs(lab):

@@ -70,6 +70,17 @@ def test_steps_made_again_are_wasted_and_time_without_a_process_is_down(tmp_path
     assert f"{total['goodput']:.1%}" in account.told()
 
 
+def test_a_run_that_was_complete_was_not_down_until_it_was_made_longer(tmp_path, clock):
+    process(tmp_path, clock, first=0, last=10, step=4.0, data=0.5).write(complete=True)
+    clock(1_000_000.0)
+    process(tmp_path, clock, first=10, last=20, step=4.0, data=0.5)  # stopped
+    clock(100.0)
+    process(tmp_path, clock, first=20, last=30, step=4.0, data=0.5).write(complete=True)
+    lines = phases.read(tmp_path / "goodput.jsonl")
+    assert [line["down"] for line in lines] == [0.0, 0.0, 93.0]
+    assert totals(lines)["wall"] == pytest.approx(lines[-1]["ended"] - lines[0]["began"] - (1_000_000.0 - 7.0))
+
+
 def test_steps_that_are_lost_twice_are_counted_twice(tmp_path, clock):
     for first, last in ((0, 10), (6, 12), (6, 9), (9, 15)):
         process(tmp_path, clock, first=first, last=last, step=4.0, data=0.5)

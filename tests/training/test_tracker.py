@@ -97,8 +97,7 @@ def test_tensorboard_shows_no_step_twice_however_often_a_run_goes_on(tmp_path):
         *((step, 70.0 + step) for step in (4, 5)),
         *((step, 80.0 + step) for step in (6, 7, 8)),
     ]
-    steps = [each.step for each in events.Tensors("config/text_summary")]
-    assert sorted(set(steps)) == steps
+    assert len(events.Tensors("config/text_summary")) == 1
 
 
 @pytest.mark.slow

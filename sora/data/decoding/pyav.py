@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from sora.data.decoding import pictures
 from sora.data.decoding.containers import Opened, opened, refused, upright
 from sora.data.decoding.converting import Converter, Pictures
 from sora.data.decoding.reader import (
@@ -64,10 +65,13 @@ class PyAVReader:
 
     def identity(self) -> str:
         versions = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavcodec", "libswscale")}
-        return f"pyav {av.__version__} libavcodec {versions['libavcodec']} libswscale {versions['libswscale']}"
+        libraries = " ".join(f"{name} {version}" for name, version in versions.items())
+        return f"pyav {av.__version__} {libraries} {pictures.identity()}"
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
         """See `VideoReader`. One frame is decoded, after the limits are checked: it tells the rotation."""
+        if pictures.is_picture(source):
+            return pictures.probe(source, name=name, timeline=timeline, limits=self.limits)
         shown = stream(source, name=name, limits=self.limits)
         try:
             if next(shown.undecided(), None) is None:
@@ -157,8 +161,8 @@ class stream:
         self.report, self.sought = ReadReport(), False
         self._source, self._name = source, named(source, name)
         self._head: VideoFrame | None = None
-        self._opened: AbstractContextManager[Opened] | None = None
-        self._place: Opened | None = None
+        self._opened: AbstractContextManager[Opened | pictures.Opened] | None = None
+        self._place: Opened | pictures.Opened | None = None
         self.info = self._open(limits)
         self.fps = fps or self.info.fps
         try:
@@ -171,13 +175,16 @@ class stream:
     def _open(self, limits: Limits) -> VideoInfo:
         """Open the file, anew if it is open."""
         self.close()
-        self._opened = opened(self._source, self._name, limits)
+        self._opened = (pictures.opened if pictures.is_picture(self._source) else opened)(self._source, self._name, limits)
         self._place = self._opened.__enter__()
         return self._place[2]
 
     def _there(self) -> tuple[InputContainer, VideoStream]:
         assert self._place is not None
-        return self._place[:2]
+        container, video, _ = self._place
+        assert not isinstance(container, pictures.Picture)
+        assert video is not None
+        return container, video
 
     def __iter__(self) -> Iterator[Shown]:
         return self
@@ -220,14 +227,18 @@ class stream:
         self, start: float, first: int | None, fps: float | None, size: tuple[int, int] | None, limits: Limits
     ) -> Iterator[tuple[VideoFrame, Converter, float, bool]]:
         step = 1 / self.info.fps
-        start, earliest, over = self._begin(start, first, limits)
-        timed = self._decoded(start, earliest, fps, limits)
-        found = next(timed, None)
-        if found is None:
-            return
-        _, video = self._there()
-        self.info = upright(self.info, self._head or found.frame, video)
-        timed = chain([found], timed)
+        if self._place is not None and isinstance(self._place[0], pictures.Picture):
+            start, over = first / self.info.fps if first else start, 0
+            earliest = start - step / 2
+            timed = (_Timed(frame, time, False) for time, frame in pictures.shown(self._place[0], self._name, self.report))
+        else:
+            start, earliest, over = self._begin(start, first, limits)
+            timed = self._decoded(start, earliest, fps, limits)
+            found = next(timed, None)
+            if found is None:
+                return
+            self.info = upright(self.info, self._head or found.frame, self._there()[1])
+            timed = chain([found], timed)
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
         for target, one in asked:

@@ -45,8 +45,11 @@ def _kernel() -> Callable:
 
 @cache
 def _compiled() -> Callable:
-    """Outside a compiled network the kernel is compiled by itself: without, it would make the whole matrix of scores."""
-    return torch.compile(_kernel(), dynamic=False)
+    """Outside a compiled network the kernel is compiled by itself: without, it would make the whole matrix of scores.
+
+    The second length of an axis makes it one of any length: tokens and words together have another one in every pack.
+    """
+    return torch.compile(_kernel())
 
 
 def blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from inspect import signature
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,22 +48,38 @@ def shapes(
 def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
+    shared = q.shape[1] // k.shape[1]  # heads of queries for each of keys
+    known: dict[str, Any] = {"enable_gqa": True} if shared > 1 and _shares_heads() else {}
+    if shared > 1 and not known:
+        k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
     out, logsumexp = varlen_attn(
-        *(q, k, v, places.q_cu, places.k_cu, longest(places.q_host), longest(places.k_host)),
-        return_aux=AuxRequest(lse=True),
-        enable_gqa=q.shape[1] != k.shape[1],
+        *(q, k, v, places.q_cu, places.k_cu, longest(places.q_host), longest(places.k_host)), return_aux=AuxRequest(lse=True), **known
     )
     return out, logsumexp
+
+
+@cache
+def _shares_heads() -> bool:
+    """Whether this torch's kernel takes fewer heads of keys than of queries, as from 2.12 on."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in signature(varlen_attn).parameters
 
 
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, places: Places
 ) -> tuple[Tensor, Tensor, Tensor]:
     unused = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout, which we never ask for
-    lengths = longest(places.q_host), longest(places.k_host)
-    return torch.ops.torch_attn._varlen_attn_backward(
+    lengths, shared = (longest(places.q_host), longest(places.k_host)), q.shape[1] // k.shape[1]
+    apart = shared > 1 and not _shares_heads()
+    if apart:
+        k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
+    of_q, of_k, of_v = torch.ops.torch_attn._varlen_attn_backward(
         grad.contiguous(), q, k, v, out, logsumexp, places.q_cu, places.k_cu, *lengths, False, unused, None, [-1, -1]
     )
+    if apart:
+        of_k, of_v = (x.unflatten(1, (-1, shared)).sum(dim=2) for x in (of_k, of_v))
+    return of_q, of_k, of_v
 
 
 def takes(width: int) -> bool:

@@ -1,0 +1,32 @@
+"""What a command would write must be neither what it reads nor a second thing that it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sora.configs.check import flatten
+from sora.configs.kinds import Kind, Kinds
+
+GOES_ON = "resume"  # names the run that is written on purpose
+
+
+def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
+    """Raise ValueError where a path that is written (marked `<out>` in the YAML) is that of another key, however the two are spelt."""
+    paths = list(_paths(tree, kinds))
+    for number, (key, path, written) in enumerate(paths):
+        for other, same, also in paths[:number]:
+            if (written or also) and GOES_ON not in (key, other) and os.path.realpath(path) == os.path.realpath(same):
+                out, beside = (key, other) if written else (other, key)
+                raise ValueError(f"{out}={path} is what {beside}= names, too, and would be written over; name another {out}=")
+
+
+def _paths(tree: Mapping[str, Any], kinds: Kinds) -> Iterator[tuple[str, str, bool]]:
+    """Each path that is said, its key, and whether it is written."""
+    for key, value in flatten(dict(tree)).items():
+        kind = kinds.of(key)
+        for item in value if isinstance(value, list) else [value]:
+            inner = kind.items if isinstance(value, list) else kind
+            if isinstance(item, str) and isinstance(inner, Kind) and "path" in inner.scalars and item != "???":
+                yield key, item, "out" in inner.scalars

@@ -1,0 +1,161 @@
+"""Every attention backend against the formula in float64, on ragged packs, and what each takes beside the ceiling of products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
+from sora.dit.attention.fastest import fastest
+from sora.dit.attention.op import Places, pairs, places
+from sora.dit.layout import Attention, Layout, Mask
+from sora.patches import pack
+from sora.tokens import Grid, Segments
+from tests.gpu.ceilings import matmul_rate
+from tests.gpu.measuring import error, seconds_of
+from tests.gpu.record import Place, Report
+
+BACKENDS: Mapping[str, Attention] = {
+    "attend": attend,
+    "varlen": varlen,
+    "flash": flash,
+    "flex": flex,
+    "per_segment": per_segment,
+    "chunked": chunked,
+}
+TOLERANCE = 2e-2  # of bfloat16, relative to the norm, outputs and gradients
+
+
+@dataclass(frozen=True)
+class Case:
+    """Grids of the clips, tokens of their captions (None: self-attention), heads of queries and of keys, width, and a mask."""
+
+    grids: tuple[Grid, ...]
+    words: tuple[int, ...] | None = None
+    heads: int = 4
+    kv_heads: int = 4
+    width: int = 64
+    reach: tuple[int, int, int] | None = None
+    causal: bool = False
+
+
+RAGGED = (Grid(3, 9, 16), Grid(1, 12, 12), Grid(1, 12, 12), Grid(5, 7, 3), Grid(1, 1, 1), Grid(9, 4, 4))
+CASES = {
+    "full": Case(RAGGED),
+    "gqa": Case(RAGGED, heads=8, kv_heads=2),
+    "cross": Case(RAGGED, words=(77, 5, 0, 130, 1, 16)),
+    "odd_width": Case(RAGGED, width=36),
+    "window": Case(RAGGED, reach=(1, 3, 3)),
+    "block_causal": Case(RAGGED, reach=(-1, -1, -1), causal=True),
+}
+
+
+def attention(place: Place) -> Iterator[Report]:
+    """error_CASE_BACKEND (the largest of outputs and gradients), then ms_CASE_BACKEND and share_CASE_BACKEND of the ceiling at a real size.
+
+    chosen_CASE_is_fastest: 1 where `attend` takes the quickest backend, or one within 3 % of it.
+    """
+    broken = []
+    for name, case in CASES.items():
+        errors = {}
+        for backend, function in BACKENDS.items():
+            try:
+                errors[backend] = wrong(function, case, place.device)
+            except (ValueError, RuntimeError, NotImplementedError, ImportError, AttributeError) as refused:
+                yield Report(note=f"{name}: {backend} does not run here ({str(refused).splitlines()[0][:160]})")
+                if backend == "attend" or (place.device == "cuda" and not isinstance(refused, ValueError)):
+                    broken.append(f"{backend} in {name}: {type(refused).__name__} {str(refused).splitlines()[0][:160]}")
+                continue
+            yield Report(figures={f"error_{name}_{backend}": errors[backend]})
+        broken += [f"{backend} in {name}: {value:.3g}" for backend, value in errors.items() if not value <= TOLERANCE]
+    rate = matmul_rate(place, torch.bfloat16)
+    for name, case in _large(place).items():
+        yield from _timed(name, case, place, rate=rate)
+    if broken:
+        raise AssertionError(f"further than {TOLERANCE} from the formula: {'; '.join(broken)}")
+
+
+def wrong(function: Attention, case: Case, device: str) -> float:
+    """The largest relative error of outputs and gradients in bfloat16, beside the formula in float64 on the CPU."""
+    q, k, v = tensors(case)
+    segments = segmented(case)
+    out, *grads = _pulled(dense, (q.double(), k.double(), v.double()), *segments, masked(case, "cpu"))
+    there = tuple(x.to(device).bfloat16() for x in (q, k, v))
+    mine = _pulled(function, there, *(each.to(device) for each in segments), masked(case, device))
+    return max(error(found, wanted) for found, wanted in zip(mine, (out, *grads), strict=True) if wanted.numel() and wanted.norm())
+
+
+def _pulled(function: Attention, inputs: tuple[Tensor, ...], *about) -> tuple[Tensor, ...]:
+    """The output and the gradients for a fixed cotangent."""
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+    out = function(*inputs, *about)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out.device, out.dtype)
+    return (out, *torch.autograd.grad(out, inputs, weight))
+
+
+def tensors(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, float32 with values that bfloat16 holds."""
+    draw = torch.Generator().manual_seed(0)
+    rows = sum(grid.tokens for grid in case.grids)
+    keys = rows if case.words is None else sum(case.words)
+    shapes = ((rows, case.heads, case.width), *((keys, case.kv_heads, case.width),) * 2)
+    q, k, v = (torch.randn(shape, generator=draw).bfloat16().float() for shape in shapes)
+    return q, k, v
+
+
+def segmented(case: Case) -> tuple[Segments, Segments]:
+    tokens = Segments.of([*(grid.tokens for grid in case.grids), 0])
+    return tokens, tokens if case.words is None else Segments.of([*case.words, 0])
+
+
+def masked(case: Case, device: str) -> Mask | None:
+    if case.reach is None:
+        return None
+    clips, total = [torch.zeros(grid.tokens, 1) for grid in case.grids], sum(grid.tokens for grid in case.grids)
+    packed = pack(clips, case.grids, seconds=[torch.zeros(grid.t) for grid in case.grids], budget=total, max_clips=len(clips))
+    return Mask(Layout.of(packed.to(device)), case.reach, case.causal)
+
+
+def _large(place: Place) -> dict[str, Case]:
+    """A pack of 32,768 tokens of mixed shapes with heads of 128; of a few on a CPU."""
+    if place.toy:
+        return {"full": CASES["full"], "block_causal": CASES["block_causal"]}
+    grids = (Grid(21, 30, 26), Grid(13, 26, 30), *[Grid(1, 32, 32)] * 4, Grid(4, 26, 12))
+    shape = {"heads": 12, "kv_heads": 12, "width": 128}
+    return {
+        "full": Case(grids, **shape),
+        "cross": Case(grids, words=(128,) * len(grids), **shape),
+        "gqa": Case(grids, heads=12, kv_heads=2, width=128),
+        "window": Case(grids, reach=(1, 8, 8), **shape),
+        "block_causal": Case(grids, reach=(-1, -1, -1), causal=True, **shape),
+    }
+
+
+def _timed(name: str, case: Case, place: Place, *, rate: float) -> Iterator[Report]:
+    q, k, v = (x.to(place.device).bfloat16().requires_grad_() for x in tensors(case))
+    segments, mask = tuple(each.to(place.device) for each in segmented(case)), masked(case, place.device)
+    grad = torch.randn_like(q)
+    about = Places(segments[0].host, segments[1].host, q, q, *places(*segments, mask)[4:])
+    flops = 14 * pairs(about) * case.heads * case.width  # two products forwards, five backwards
+    times = {}
+    for backend, function in BACKENDS.items():
+        if backend == "attend":
+            continue
+        try:
+            times[backend] = seconds_of(lambda function=function: _step(function, (q, k, v), grad, *segments, mask), place, rounds=5)
+        except (ValueError, RuntimeError, NotImplementedError, ImportError, AttributeError):
+            continue  # told above
+        share = flops / times[backend] / rate
+        yield Report(figures={f"ms_{name}_{backend}": times[backend] * 1e3, f"share_{name}_{backend}": share})
+    chosen = fastest(q.device, q.dtype, case.width, masked=mask is not None).__name__
+    if chosen in times:
+        yield Report(
+            figures={f"chosen_{name}_is_fastest": float(times[chosen] <= 1.03 * min(times.values()))}, note=f"attend takes {chosen}"
+        )
+
+
+def _step(function: Attention, inputs: tuple[Tensor, ...], grad: Tensor, *about) -> None:
+    torch.autograd.grad(function(*inputs, *about), inputs, grad)

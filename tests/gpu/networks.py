@@ -1,0 +1,113 @@
+"""A network, its trainer and packs of mixed shapes, made from the configuration that `sora train` would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sora.configs.build import build
+from sora.configs.compose import compose
+from sora.price import Wanted, batch_of, module_of
+from sora.tokens import Batch, Grid
+from sora.training.tracing import attach
+from tests.gpu.record import Place
+
+TEXT, CHANNELS = 384, 64  # widths of caption states and of patches
+MIXES: tuple[tuple[Grid, ...], ...] = (  # of 16,384 tokens at most
+    (Grid(9, 32, 28), Grid(5, 28, 32), Grid(1, 32, 32), Grid(1, 28, 36), Grid(2, 30, 30)),
+    (Grid(13, 30, 30), Grid(1, 32, 32), Grid(1, 24, 42), Grid(1, 42, 24)),
+    (Grid(4, 45, 45), Grid(3, 45, 45), Grid(1, 32, 32), Grid(1, 32, 32)),
+    tuple(Grid(1, 32, 32) for _ in range(16)),
+)
+BUDGET, MAX_CLIPS, WORDS = 16384, 32, 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A budget of tokens, clips of a pack at most, and the clips of several packs."""
+
+    budget: int
+    max_clips: int
+    mixes: Sequence[Sequence[Grid]]
+
+
+def sizes(place: Place) -> Sizes:
+    """The real ones, or what a CPU makes in a moment."""
+    if not place.toy:
+        return Sizes(BUDGET, MAX_CLIPS, MIXES)
+    return Sizes(128, 6, tuple(tuple(Grid(max(1, g.t // 5), max(1, g.h // 12), max(1, g.w // 12)) for g in mix[:6]) for mix in MIXES))
+
+
+def wanted(place: Place, dit: str, *words: str) -> Wanted:
+    """What is trained, as `sora plan` prices it: on the clips of all mixes, one pack a step."""
+    size = sizes(place)
+    trainer = ["trainer=gpu"] if place.device == "cuda" else ["trainer=cpu", "trainer.precision=bf16-mixed"]
+    tiny = ["dit.width=32", "dit.heads=2", "dit.depth=2"] if place.toy and dit != "toy" else []
+    tiny += ["dit.rope.axes=[4,6,6]"] if tiny else []
+    said = [f"dit={dit}", *tiny, *trainer, "plan.packs=1", f"plan.budget={size.budget}", f"plan.max_clips={size.max_clips}", "steps=1000"]
+    config = compose("plan", ["task=diffusion", "cluster=h200", "cluster.devices=1", *said, "recompute=none", *words]).config
+    packs = [[(grid, WORDS if not place.toy else 3) for grid in mix] for mix in size.mixes]
+    longest = max(grid.tokens for mix in size.mixes for grid in mix)
+    given = {"patch_channels": CHANNELS, "text_width": TEXT}
+    return Wanted(config=config, given=given, packs=packs, text=nn.Identity, longest=longest, epoch=None)
+
+
+def batches(item: Wanted, *, seed: int = 0) -> list[Batch]:
+    """A batch of random numbers for each pack of `item`."""
+    draw = torch.Generator().manual_seed(seed)
+    most = max(sum(words for _, words in pack) for pack in item.packs)
+    item.config.data.text_budget = most  # static shapes, as plan.budget makes those of the tokens
+    item.config.objective.max_levels = max(sum(grid.t for grid, _ in pack) for pack in item.packs) + item.config.plan.max_clips + 1
+    found = []
+    for number, pack in enumerate(item.packs):
+        empty = batch_of(item, pack, item.config.plan.budget)
+        patches = torch.randn(empty.tokens.patches.shape, generator=draw)
+        states = torch.randn(empty.text.states.shape, generator=draw)
+        ids = tuple(1000 * number + clip for clip in range(len(pack)))
+        text = replace(empty.text, states=states)
+        found.append(replace(empty, tokens=empty.tokens.with_patches(patches), text=text, sample_ids=ids))
+    return found
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module on its device, as Lightning has it before the first step, and how one is made."""
+
+    module: Any
+    trainer: Any
+    device: torch.device
+
+    def prepare(self, batch: Batch) -> Any:
+        return self.module.task.prepare([batch], self.device)
+
+    def step(self, packs: Any) -> None:
+        with self.trainer.strategy.precision_plugin.train_step_context():
+            self.module.step(packs)
+
+    def learn(self, packs: Any) -> torch.Tensor:
+        """Forward and backward of one pack alone: the mean loss."""
+        with self.trainer.strategy.precision_plugin.train_step_context():
+            loss = self.module.task(packs[0])
+            mean = loss.total / packs[0].count.clamp(min=1)
+            mean.backward()
+        return mean.detach()
+
+
+def trained(place: Place, item: Wanted, *, change: Callable[[nn.Module], None] = lambda _: None) -> Trained:
+    """The module of a configuration. change: of its network, before it moves to the device."""
+    torch.manual_seed(0)
+    module = module_of(item, gpu=False)
+    change(module.task.dit)
+    with torch.no_grad():  # heads start at zero, which would hide what is behind them
+        for value in module.task.parameters():
+            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    device = torch.device(place.device)
+    module.to(device)
+    tree = {**item.config.trainer, "threads": 0, "deterministic": False}
+    trainer = build(tree)(callbacks=[])
+    attach(module, trainer)
+    return Trained(module, trainer, device)

@@ -1,0 +1,127 @@
+"""What else runs on a device: meshes of one rank, the VAE, sampling, features of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sora.configs.build import build
+from sora.configs.compose import compose
+from sora.diffusion.guidance import guide
+from sora.diffusion.path import Straight
+from sora.diffusion.prediction import velocity
+from sora.diffusion.samplers import heun
+from sora.diffusion.shift import constant
+from sora.generation.generator import Generator, Recipe, Request
+from sora.metrics.rand3d import Random3D
+from sora.patches import Patchifier
+from sora.training.vae_module import VaeTask
+from tests.gpu.measuring import error, peak_bytes, seconds_of
+from tests.gpu.record import Place, Report
+from tests.gpu.training import dataset, losses, sora_train
+
+
+def mesh(place: Place) -> Iterator[Report]:
+    """loss_error_NAME: of `trainer=NAME` with one rank (nccl), beside one process without a mesh."""
+    home = place.folder / "mesh"
+    data = dataset(place.folder / "data", count=24 if place.toy else 400)
+    common = ["experiment=toy", *data, "steps=6", "log_every=1", "trainer.precision=32-true"]
+    device = [] if place.device == "cuda" else ["trainer.accelerator=cpu", "trainer.threads=1"]
+    alone = losses(sora_train(home, "alone", *common, "trainer=gpu" if place.device == "cuda" else "trainer=cpu"))
+    for name, more in {"fsdp": [], "tp": ["trainer.tensor=1"]}.items():
+        found = losses(sora_train(home, name, *common, f"trainer={name}", "trainer.devices=1", *device, *more))
+        yield Report(figures={f"loss_error_{name}": max(abs(a - b) / abs(b) for a, b in zip(found, alone, strict=True))})
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random frames, as loading gives them."""
+
+    frames: Tensor
+    sample_ids: tuple[int, ...]
+    epochs: tuple[int, ...]
+
+
+def vae(place: Place) -> Iterator[Report]:
+    """decode_error (float32 beside the CPU), ms and gb of a training step, seconds to encode and decode ten seconds."""
+    name, (frames, side), batch = ("toy", (9, 32), 2) if place.toy else ("base", (17, 256), 4)
+    config = compose("train", ["task=vae", f"vae={name}"]).config
+    torch.manual_seed(0)
+    net, draw = build(config.vae), torch.Generator().manual_seed(0)
+    shape = (net.latent_channels, *net.latent_shape(9, 32, 32))
+    latents = torch.randn(1, *shape, generator=draw)
+    with torch.no_grad():
+        exact = net.decode_float(latents)
+        net.to(place.device)
+        found = net.decode_float(latents.to(place.device))
+    yield Report(figures={"decode_error": error(found, exact)})
+
+    task = VaeTask(vae=net, objective=build(config.objective), seed=0)
+    pixels = torch.randint(0, 256, (batch, frames, side, side, 3), dtype=torch.uint8, generator=draw)
+    (prepared,) = task.prepare([Crops(pixels, tuple(range(batch)), (0,) * batch)], torch.device(place.device))
+
+    def step() -> None:
+        net.zero_grad(set_to_none=True)
+        with torch.autocast(place.device, dtype=torch.bfloat16):
+            loss = task(prepared).total
+        loss.backward()
+
+    yield Report(figures={"ms": seconds_of(step, place, rounds=5) * 1e3})
+    held = peak_bytes(step, place)
+    yield Report(figures={"gb": None if held is None else held / 1e9})
+    long = torch.randint(0, 256, (1, 17 if place.toy else 161, side, side, 3), dtype=torch.uint8, generator=draw).to(place.device)
+    with torch.inference_mode(), torch.autocast(place.device, dtype=torch.bfloat16):
+        coded = net.encode(long)
+        yield Report(figures={"encode_ten_seconds": seconds_of(lambda: net.encode(long), place, rounds=3, warm=1)})
+        yield Report(figures={"decode_ten_seconds": seconds_of(lambda: net.decode(coded), place, rounds=3, warm=1)})
+
+
+def sampling(place: Place) -> Iterator[Report]:
+    """seconds and seconds_per_step for ten seconds of 16:9 video by an untrained network, and whether a second call gives the same bits."""
+    name = "toy" if place.toy else "base"
+    torch.manual_seed(0)
+    net = build(compose("train", ["task=vae", f"vae={name}"]).config.vae).to(place.device).eval()
+    size, frames, fps, steps = ((32, 56), 9, 8.0, 2) if place.toy else ((256, 448), 161, 16.0, 12)
+    patchifier, width = Patchifier(size=(1, 2, 2)), 384
+    words = [f"dit={'toy' if place.toy else 'b_2'}"]
+    dit = build(compose("train", words).config.dit, patch_channels=patchifier.channels(net.latent_channels), text_width=width)
+    with torch.no_grad():
+        for value in dit.parameters():
+            value.add_(0.02 * torch.randn(value.shape))
+    generator = Generator(
+        dit=partial(_in_halves, dit.to(place.device).eval(), place.device),
+        encode=lambda captions: [torch.ones(4, width) for _ in captions],
+        text=lambda text: text,
+        vae=net,
+        patchifier=patchifier,
+        path=Straight(),
+        prediction=velocity,
+        recipe=Recipe(sampler=heun, guidance=partial(guide, scale=4.0), steps=steps, shift=partial(constant, value=1.0)),
+        token_budget=65536,
+        device=place.device,
+    )
+    request = Request(prompt="anything", frames=frames, height=size[0], width=size[1], fps=fps, seed=0, sample=0)
+    first = generator.latents([request])[0]
+    yield Report(figures={"same_bits": float(torch.equal(first, generator.latents([request])[0])), "finite": float(first.isfinite().all())})
+    seconds = seconds_of(lambda: generator.generate([request]), place, rounds=1, warm=0)
+    yield Report(figures={"seconds": seconds, "seconds_per_step": seconds / steps})
+
+
+def _in_halves(dit: nn.Module, device: str, *inputs: object) -> Tensor:
+    with torch.autocast(device, dtype=torch.bfloat16):
+        return dit(*inputs).float()
+
+
+def evaluation(place: Place) -> Iterator[Report]:
+    """feature_error: of rand3d's features beside the CPU's; clips_per_second of 16 frames at 128 pixels."""
+    draw, side = torch.Generator().manual_seed(0), 32 if place.toy else 128
+    clips = torch.randint(0, 256, (4, 16, side, side, 3), dtype=torch.uint8, generator=draw)
+    net = Random3D()
+    exact = net(clips)
+    there = clips.to(place.device)
+    yield Report(figures={"feature_error": error(net(there), exact)})
+    yield Report(figures={"clips_per_second": len(clips) / seconds_of(lambda: net(there), place, rounds=3)})

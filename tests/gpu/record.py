@@ -1,0 +1,148 @@
+"""What a check on a GPU found, written as it is found: a run that is cut off at any moment has told what it knew.
+
+    FILE.json   {"figures": {name: number}, "sections": {name: {"status", "seconds", "why", "rows"}}, "machine", "commit", "when", "device"}
+    FILE.log    a line for everything that was reported, in order
+
+A section's status is "not run", "running", "ran", "failed" (an exception, told in `why`) or "cut off" (a clock, its own or the whole one).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sora.storage import write_json
+
+NOT_RUN, RUNNING, RAN, FAILED, CUT = "not run", "running", "ran", "failed", "cut off"
+LEAST = 5.0  # seconds under which no section begins
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a section runs and at which sizes. device: "cuda" or "cpu". toy: small sizes, at which figures say nothing."""
+
+    device: str
+    toy: bool
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """One thing that a section found: numbers by name (figures), or a row of a table."""
+
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    row: Mapping[str, Any] | None = None
+    note: str = ""
+
+
+Check = Callable[[Place], Iterator[Report]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the check. seconds: its own clock. needs: what must hold where it runs, as a function that returns why it does not."""
+
+    name: str
+    check: Check
+    seconds: float
+    needs: Callable[[Place], str | None] = lambda _: None
+
+
+class Cut(Exception):
+    """A section's clock ran out."""
+
+
+class Runner(Protocol):
+    """Runs a section and yields its reports; raises `Cut` when `seconds` are over, and whatever the section raises."""
+
+    def __call__(self, section: Section, place: Place, *, seconds: float) -> Iterator[Report]: ...
+
+
+class Record:
+    """The file. Every change is written at once, whole, under the file's name. keep: what an earlier file says of other sections."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        about: Mapping[str, Any],
+        sections: Sequence[Section],
+        keep: bool = False,
+        echo: Callable[[str], None] = print,
+    ) -> None:
+        self.path, self.echo = path, echo
+        entries = {section.name: {"status": NOT_RUN, "seconds": 0.0, "why": "", "rows": []} for section in sections}
+        self.data: dict[str, Any] = {"figures": {}, "sections": entries, **about}
+        if keep and path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            self.data["figures"] |= earlier["figures"]
+            self.data["sections"] |= {name: entry for name, entry in earlier["sections"].items() if name in entries}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.log = open(path.with_suffix(".log"), "w", encoding="utf-8")  # noqa: SIM115  open as long as the record is
+        self.write()
+
+    def write(self) -> None:
+        write_json(self.path, self.data)
+
+    def tell(self, line: str) -> None:
+        self.log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        self.log.flush()
+        self.echo(line)
+
+    def add(self, section: str, report: Report) -> None:
+        """Keep what a section found; a figure's name begins with that of its section."""
+        named = {f"{section}_{name}": value for name, value in report.figures.items()}
+        self.data["figures"] |= named
+        if report.row is not None:
+            self.data["sections"][section]["rows"].append(dict(report.row))
+        said = [f"{name} {'null' if value is None else f'{value:.4g}'}" for name, value in named.items()]
+        told = [*said, *([json.dumps(report.row)] if report.row is not None else []), *([report.note] if report.note else [])]
+        self.write()
+        self.tell(f"  {', '.join(told)}")
+
+    def forget(self, section: str) -> None:
+        """Drop what an earlier run found of a section."""
+        self.data["figures"] = {name: value for name, value in self.data["figures"].items() if not name.startswith(f"{section}_")}
+        self.data["sections"][section]["rows"] = []
+
+    def mark(self, section: str, status: str, *, seconds: float = 0.0, why: str = "") -> None:
+        self.data["sections"][section] |= {"status": status, "seconds": round(seconds, 1), "why": why}
+        self.write()
+        self.tell(f"{section}: {status}{f' ({why})' if why else ''}{f' after {seconds:.1f} s' if seconds else ''}")
+
+
+def run(
+    sections: Sequence[Section],
+    place: Place,
+    record: Record,
+    *,
+    minutes: float,
+    runner: Runner,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Run the sections in order, each within its own clock and the whole one; failures are recorded and passed over."""
+    end = clock() + 60 * minutes
+    for section in sections:
+        begin = clock()
+        if end - begin < LEAST:
+            record.mark(section.name, NOT_RUN, why=f"the {minutes:g} minutes were over")
+            continue
+        if why := section.needs(place):
+            record.mark(section.name, NOT_RUN, why=why)
+            continue
+        record.forget(section.name)
+        record.mark(section.name, RUNNING)
+        seconds = min(section.seconds, end - begin)
+        try:
+            for report in runner(section, place, seconds=seconds):
+                record.add(section.name, report)
+        except Cut:
+            record.mark(section.name, CUT, seconds=clock() - begin, why=f"its {seconds:.0f} s were over")
+        except Exception as error:
+            record.mark(section.name, FAILED, seconds=clock() - begin, why=f"{type(error).__name__}: {error}"[:2000])
+        else:
+            record.mark(section.name, RAN, seconds=clock() - begin)

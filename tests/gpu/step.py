@@ -1,0 +1,158 @@
+"""A training step of the network: right beside float32 on the CPU, no waiting inside, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from sora.dit.peak import stated
+from sora.price import bill
+from tests.gpu.ceilings import matmul_rate
+from tests.gpu.measuring import error, in_turn, peak_bytes, seconds_of
+from tests.gpu.networks import batches, trained, wanted
+from tests.gpu.record import Place, Report
+
+NETWORKS = ("b_2", "xl_2", "wan_2_1_1_3b")
+LOSS, GRADIENT = 2e-2, 5e-2  # of bfloat16 beside float32, relative; float32 with bfloat16's products is as far
+
+
+def correctness(place: Place) -> Iterator[Report]:
+    """loss_error_NAME and gradient_error_NAME of two blocks in the trainer's precision, beside float32 on the CPU."""
+    broken = []
+    for name in NETWORKS:
+        try:
+            loss, gradient = wrong(place, name)
+        except (ValueError, RuntimeError) as refused:
+            broken.append(f"{name}: {refused}")
+            continue
+        yield Report(figures={f"loss_error_{name}": loss, f"gradient_error_{name}": gradient})
+        if not (loss <= LOSS and gradient <= GRADIENT):
+            broken.append(f"{name}: loss {loss:.3g}, gradients {gradient:.3g}")
+    if broken:
+        raise AssertionError(f"not as float32 on the CPU (loss {LOSS}, gradients {GRADIENT} allowed): {'; '.join(broken)}")
+
+
+def wrong(place: Place, name: str) -> tuple[float, float]:
+    """Relative errors of the loss and of all gradients together."""
+    item = wanted(place, name, "dit.depth=2")
+    cpu = Place("cpu", place.toy, place.folder)
+    exact = wanted(cpu, name, "dit.depth=2", "trainer.precision=32-true")
+    if not place.toy:  # a CPU's step of whole packs would take the section's time
+        item = _smaller(item)
+        exact = _smaller(exact)
+    found = []
+    for here, each in ((place, item), (cpu, exact)):
+        made = trained(here, each)
+        loss = made.learn(made.prepare(batches(each)[0]))
+        grads = torch.cat([value.grad.flatten().float().cpu() for value in made.module.trained().values() if value.grad is not None])
+        found.append((loss.float().cpu(), grads))
+    (loss, grads), (true_loss, true_grads) = found
+    return error(loss, true_loss), error(grads, true_grads)
+
+
+def _smaller(item: Any) -> Any:
+    from dataclasses import replace
+
+    item.config.plan.budget = 2048
+    packs = [[(grid._replace(t=max(1, grid.t // 9)), 16) for grid, _ in pack[:2]] for pack in item.packs[:1]]
+    return replace(item, packs=packs, longest=max(grid.tokens for grid, _ in packs[0]))
+
+
+def waiting(place: Place) -> Iterator[Report]:
+    """no_waiting_NAME: 1 where a forward and a backward never wait for the device (torch's sync debug mode)."""
+    broken = []
+    for name in NETWORKS:
+        item = wanted(place, name)
+        packs, made = batches(item), trained(place, item)
+        prepared = [made.prepare(batch) for batch in packs]
+        made.learn(prepared[0])  # what is compiled or asked for once is
+        try:
+            with forbidden(place):
+                made.learn(prepared[1])
+        except RuntimeError as waits:
+            broken.append(f"{name}: {str(waits).splitlines()[0]}")
+        yield Report(figures={f"no_waiting_{name}": float(not broken or not broken[-1].startswith(name))})
+    if broken:
+        raise AssertionError("; ".join(broken))
+
+
+class forbidden:
+    """A context in which waiting for the device is an error; nothing on a CPU."""
+
+    def __init__(self, place: Place) -> None:
+        self.cuda = place.device == "cuda"
+
+    def __enter__(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+
+    def __exit__(self, *_: object) -> None:
+        if self.cuda:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def speed(place: Place) -> Iterator[Report]:
+    """Of each network: ms, tokens_per_second, mfu (of the ceiling measured here), mfu_stated, memory_vs_bill, by policy of recomputing."""
+    rate = matmul_rate(place, torch.bfloat16)
+    for name in NETWORKS:
+        for policy in ("none",) if place.toy else ("save_attention", "none", "full"):
+            try:
+                yield Report(figures=of_step(place, name, policy, rate=rate))
+            except (torch.cuda.OutOfMemoryError, RuntimeError) as refused:
+                if "out of memory" not in str(refused):
+                    raise
+                yield Report(note=f"{name} recompute={policy}: out of memory")
+            if place.device == "cuda":
+                torch.cuda.empty_cache()
+
+
+def of_step(place: Place, name: str, policy: str, *, rate: float) -> Mapping[str, float | None]:
+    item = wanted(place, name, f"recompute={policy}")
+    packs, made = batches(item), trained(place, item)
+    prepared = [made.prepare(batch) for batch in packs]
+    step = lambda: [made.step(each) for each in prepared]  # noqa: E731
+    seconds = seconds_of(step, place, rounds=3, warm=1)
+    held, key = peak_bytes(step, place), f"{name}_{policy}"
+    tokens, flops = sum(each[0].tokens for each in prepared), sum(each[0].flops for each in prepared)
+    found: dict[str, float | None] = {
+        f"ms_{key}": seconds / len(prepared) * 1e3,
+        f"tokens_per_second_{key}": tokens / seconds,
+        f"mfu_{key}": flops / seconds / rate,
+    }
+    if place.device == "cuda":
+        known = stated(torch.cuda.get_device_name())
+        found[f"mfu_stated_{key}"] = None if known is None else flops / seconds / known
+        found[f"memory_vs_bill_{key}"] = held / bill(item).memory.largest if held else None
+    return found
+
+
+def compiling(place: Place) -> Iterator[Report]:
+    """graphs: how many the blocks of b_2 were compiled to over 20 packs; then time_vs_best of each block, eager and compiled."""
+    import torch._dynamo as dynamo
+    from torch._dynamo.utils import counters
+
+    from sora.training.compiling import compile_blocks
+
+    backend = "aot_eager" if place.toy else "inductor"
+    blocks = {"plain": "sora.dit.plain.plain", "lean": "sora.dit.lean.lean"}
+    made: dict[str, Any] = {}
+    for name, target in blocks.items():
+        for how in ("eager", "compiled"):
+            dynamo.reset()
+            counters.clear()
+            item = wanted(place, "b_2", f"dit.block._target_={target}")
+            packs = batches(item)
+            change = (lambda net: compile_blocks(net, backend=backend)) if how == "compiled" else (lambda net: None)
+            each = trained(place, item, change=change)
+            prepared = [each.prepare(batch) for batch in packs]
+            for number in range(20 if how == "compiled" else 1):
+                each.step(prepared[number % len(prepared)])
+            if how == "compiled":
+                yield Report(figures={f"graphs_{name}": float(counters["stats"]["unique_graphs"])})
+            made[f"{name}_{how}"] = lambda each=each, prepared=prepared: [each.step(pack) for pack in prepared]
+    times = in_turn(made, place, rounds=3, warm=1)
+    best = min(times.values())
+    yield Report(figures={f"time_vs_best_{name}": seconds / best for name, seconds in times.items()})

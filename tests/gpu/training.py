@@ -1,0 +1,115 @@
+"""Runs by command: the same losses as on the CPU, little time beside the steps, and exactly the same after `kill -9`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.gpu.record import Place, Report
+
+WORKING = ("step", "data", "checkpoint")  # what a run's time between its start and its end is made of
+
+
+def training(place: Place) -> Iterator[Report]:
+    """The toy and b_2 through `sora train` on shards that are made here, and the toy again, killed on its way.
+
+    loss_error: largest relative difference of the toy's losses in float32 from those of a CPU. step_share_b_2, data_share_b_2,
+    checkpoint_share_b_2: of the time after the start. resumed_is_equal: 1 where a killed and resumed run's last loss has the same bits.
+    """
+    home = place.folder / "training"
+    steps = 6 if place.toy else 200
+    data = dataset(place.folder / "data", count=24 if place.toy else 400)
+    common = [*data, "log_every=1", f"steps={steps}", f"checkpoint.every={max(2, steps // 4)}"]
+    here = ["trainer=gpu"] if place.device == "cuda" else ["trainer=cpu"]
+    exact = [*here, "trainer.precision=32-true"]
+
+    toy = losses(sora_train(home, "there", "experiment=toy", *common, *exact, "trainer.deterministic=true"))
+    cpu = losses(sora_train(home, "cpu", "experiment=toy", *common, "trainer=cpu"))
+    yield Report(figures={"loss_error": max(abs(a - b) / abs(b) for a, b in zip(toy, cpu, strict=True))})
+
+    killed = killed_and_resumed(home, ["experiment=toy", *common, *exact, "trainer.deterministic=true"], at=steps // 2)
+    yield Report(figures={"resumed_is_equal": float(killed == toy)}, note=f"last losses {killed[-1].hex()} and {toy[-1].hex()}")
+
+    size = ["dit.width=32", "dit.heads=2", "dit.depth=2", "dit.rope.axes=[4,6,6]"] if place.toy else []
+    said = [
+        "dit=b_2",
+        *size,
+        "text=byte",
+        "plan.budget=4096",
+        *common,
+        *here,
+        "log_every=10" if not place.toy else "log_every=2",
+        "workers=4",
+    ]
+    folder = sora_train(home, "b_2", *said)
+    account = [json.loads(line) for line in (folder / "goodput.jsonl").read_text().splitlines()][-1]
+    yield Report(row={"run": "b_2", **account})
+    working = sum(account[name] for name in WORKING)
+    yield Report(figures={f"{name}_share_b_2": account[name] / working for name in WORKING})
+
+
+def dataset(home: Path, *, count: int) -> list[str]:
+    """The words for a dataset of the world and a VAE, which are made if they are not there."""
+    if not (home / "ready").exists():
+        sora("prepare", "source=world", f"count={count}", f"output={home}/world", "workers=2", home=home)
+        sora("train", "experiment=toy_vae", f"data.folders=[{home}/world]", f"output={home}/vae", "steps=4", "trainer=cpu", home=home)
+        sora("encode", f"vae={home}/vae", f"data={home}/world", "text=byte", "device=cpu", home=home)
+        (home / "ready").touch()
+    return [f"vae={home}/vae", f"data.folders=[{home}/world]"]
+
+
+def begun(*words: str, home: Path) -> int:
+    """Start a command in a forked process, which need not import anything anew; its number. What it prints goes to HOME/said."""
+    home.mkdir(parents=True, exist_ok=True)
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.setsid()
+        said = os.open(home / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        from sora.cli import main
+
+        code = main(list(words))
+    finally:
+        os._exit(code)
+
+
+def sora(*words: str, home: Path) -> None:
+    """Run a command; a RuntimeError with its last lines if it fails."""
+    code = os.waitstatus_to_exitcode(os.waitpid(begun(*words, home=home), 0)[1])
+    if code:
+        raise RuntimeError(f"sora {' '.join(words)} ended with {code}: {(home / 'said').read_text(errors='replace')[-1500:]}")
+
+
+def sora_train(home: Path, name: str, *words: str) -> Path:
+    sora("train", *words, f"output={home}/{name}", home=home)
+    return home / name
+
+
+def losses(folder: Path) -> list[float]:
+    """Of each logged step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def killed_and_resumed(home: Path, words: Sequence[str], *, at: int) -> list[float]:
+    """The losses of a run that is killed once it has logged step `at`, and goes on."""
+    folder = home / "killed"
+    child, log = begun("train", *words, f"output={folder}", home=home), folder / "metrics.jsonl"
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if log.exists() and len(log.read_text().splitlines()) >= at:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.005)
+    else:
+        raise RuntimeError(f"the run that was to be killed at step {at} ended before: {(home / 'said').read_text(errors='replace')[-500:]}")
+    sora("train", f"resume={folder}", home=home)
+    return losses(folder)
