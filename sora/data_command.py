@@ -1,6 +1,6 @@
 """Index shards made by others, check a dataset to the last byte, or show what is inside.
 
-sora data index FOLDER   rows, hashes and offsets for any WebDataset of videos with json or txt captions, beside its shards;
+sora data index FOLDER   rows, hashes and offsets for any WebDataset of videos or images with captions (json, txt, ...), beside its shards;
                          of a URL (s3://…, https://…) into output=FOLDER, with the shards left where they are
 sora data check FOLDER   counts, hashes, and that every clip decodes to what the index says
 sora data show FOLDER    sizes, durations, rates and captions as histograms, and a page with thumbnails
@@ -35,8 +35,9 @@ def index(config: Any) -> None:
 
     from omegaconf import OmegaConf
 
+    from sora.data.clip_texts import CaptionWords
     from sora.data.foreign import Choices
-    from sora.data.indexing import index_shards, mirror, names_of
+    from sora.data.indexing import index_shards, mirror, names_of, passed_over
     from sora.data.stores import store_of, write_remote
     from sora.data.writing import DATASET
 
@@ -59,11 +60,14 @@ def index(config: Any) -> None:
             key_with_shard=config.key_with_shard,
             held_out=config.held_out,
             most_mb=config.most_mb,
+            words=CaptionWords(**OmegaConf.to_container(config.captions)),  # pyright: ignore[reportCallIssue]
         )
+        shards = names_of(store, config.shards)
+        passed = passed_over(store, config.shards, shards, folder)
         with _progress("shards", "clips") as report:
             described = index_shards(
                 store,
-                names_of(store, config.shards),
+                shards,
                 folder,
                 choices,
                 licence=config.licence,
@@ -72,6 +76,7 @@ def index(config: Any) -> None:
                 seconds=config.clip_seconds,
                 memory_gb=config.worker_memory_gb,
                 about={"command": "data index", "config": OmegaConf.to_container(config, resolve=True)},
+                passed=passed,
                 report=report,
             )
     print("\n".join(_told(described, folder)))
@@ -86,6 +91,8 @@ def _there(store: Any, name: str) -> bool:
 
 
 def _told(described: dict[str, Any], folder: Any) -> list[str]:
+    from sora.data.tree import listed
+
     totals = described["totals"]
     shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
     lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
@@ -95,6 +102,9 @@ def _told(described: dict[str, Any], folder: Any) -> list[str]:
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
         lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")
+    if passed := described.get("passed"):
+        shown = listed([f"{one.source} {one.reason}" for one in passed])
+        lines.append(f"  {len(passed)} passed over ({shown}); {folder}/report.json names them")
     return lines + [f"  note: {count} {note}" for note, count in sorted(described.get("notes", {}).items())]
 
 
@@ -126,7 +136,7 @@ def check(config: Any) -> int:
     if config.output is not None:
         faults = [fault._asdict() for fault in checked.faults]
         compared = {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "kinds": dict(checked.kinds)}
-        write_json(Path(config.output), {**compared, "faults": faults})
+        write_json(Path(config.output), {**compared, "notes": checked.notes, "faults": faults})
         print(f"  all of it is in {config.output}")
     return 1 if checked.faults else 0
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sora.data.units import WHOLE, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from omegaconf import DictConfig
     from torch import Tensor
@@ -94,38 +96,14 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     lost = _warn_of_scale(latents)
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    _tell_of_cuts(cache.manifest_path(index.folder, encoder.fingerprint))
     if lost:
         listed = f"latents-{latents.vae_hash[:8]}-refused.jsonl"
         print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
     print(f"next: {after_encode(Path(config.vae), index.folder, shapes=latents.shapes, text=config.text)}")
 
 
-@dataclass(frozen=True)
-class Part:
-    """A share of a dataset's shards, for several jobs at once: each `of_all`-th from `number` on."""
-
-    number: int = 0
-    of_all: int = 1
-
-    @staticmethod
-    def of(said: Sequence[int] | None) -> Part:
-        """part=[number, of_all]; None: everything.
-
-        Raises:
-            ValueError: it is not two whole numbers, the first from 0 and below the second.
-        """
-        if said is None:
-            return Part()
-        if len(said) != 2 or not all(isinstance(value, int) for value in said) or not 0 <= said[0] < said[1]:
-            raise ValueError(f"part={list(said)} must be [K, N] with K from 0 to N - 1: the K-th of N jobs, such as part=[3,64]")
-        return Part(*said)
-
-    def some(self, shards: Sequence[Sequence[int]]) -> dict[int, Sequence[int]]:
-        """The shards of this part, by number."""
-        return {number: rows for number, rows in enumerate(shards) if number % self.of_all == self.number}
-
-
-def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = Part()) -> set[str]:
+def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE) -> set[str]:
     """The texts of all captions of the part's clips, or of those of some kinds, and the empty one that guidance needs.
 
     Raises:
@@ -152,7 +130,7 @@ def encode_clips(
     reader: VideoReader | None = None,
     report: Callable[[int], None] = lambda _: None,
     max_bad_share: float = 0.0,
-    part: Part = Part(),
+    part: Part = WHOLE,
 ) -> int:
     """Write the latents of every clip of the part that has none yet, shard by shard; how many clips had to be trimmed.
 
@@ -278,6 +256,14 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
         print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
     return len(latents) - len(there)
+
+
+def _tell_of_cuts(manifest: Path) -> None:
+    """Say how many captions were longer than the encoder reads."""
+    from sora.text import cache
+
+    for cut in cache.cut_in(manifest) or ():
+        print(f"  {cut.line()}")
 
 
 def _device(name: str) -> Any:

@@ -1,7 +1,10 @@
-"""Make a dataset of shards from a folder of videos, or from the built-in world.
+"""Make a dataset of shards from a folder of videos and images, or from the built-in world.
 
-A folder's videos (mp4, webm, mkv, mov, avi, ogv, ...) may have captions beside them: `name.txt`, `name.json`, or one table for all,
-captions=FILE.jsonl or FILE.csv with a column `file`. Videos that cannot be read are named in report.json.
+Files are known by their bytes (mp4, webm, mkv, mov, avi, ...; jpg, png, webp, avif, gif) and may have captions beside them: `name.txt`,
+`name.mp4.txt`, `name.caption`, `name.json`, one table for all, captions=FILE (.csv, .tsv, .jsonl, .json or .parquet with a column `file`),
+or the folder's own metadata.jsonl as Hugging Face has it. What gives no clip or fits none is counted in the last line and named in
+report.json. A command that was stopped goes on when it is given again; part=[K,N] makes the K-th of N shares, the same line without part
+ends it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sora.configs.compose import Composed
-    from sora.data.sources import Job, Refused, Run
 
 EXAMPLES = (
     "sora prepare input=videos output=data/mine",
@@ -29,67 +31,58 @@ def main(composed: Composed) -> None:
 
     from sora.configs.build import build
     from sora.configs.following import after_prepare
-    from sora.data.index import Index
+    from sora.data.clip_texts import CaptionWords
+    from sora.data.index import DATASET, Index
+    from sora.data.preparing import join, keep
+    from sora.data.tree import Run
+    from sora.data.units import Part, Units
     from sora.data.workers import in_order
-    from sora.storage import whole_folder
 
     config = composed.config
-    output = Path(config.output)
+    output, part = Path(config.output), Part.of(config.part)
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
-    with whole_folder(output) as staging:
-        job = source.job(folder=config.input, captions=config.captions, count=config.count, run=run)
+    said: Any = OmegaConf.to_container(config.captions)
+    table = said.pop("file")
+    with Units(output, part=part, mark=DATASET, doing="preparing") as units:
+        job = source.job(folder=config.input, captions=table, words=CaptionWords(**said), count=config.count, run=run, besides=output)
+        with _progress(len(part.some(job.units))) as report:
+            kept, refused = keep(job, units, run=run, report=report)
+        if part.of_all > 1:
+            print(f"part {part} of {output} is prepared: {len(kept)} files; when all parts are, end with the same line without part")
+            return
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
-        described = write(job, staging, run=run, max_bytes=int(config.shard_mb * 2**20), about=about)
+        described = join(job, units, kept, refused, max_bytes=int(config.shard_mb * 2**20), about=about)
+        units.remove()
     print(summary(described, output))
     print(f"next: {after_prepare(output, Index.open(output))}")
 
 
-def write(job: Job, folder: Path, *, run: Run, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
-    """Make the job's clips into shards, an index and `report.json` in `folder`. What dataset.json holds."""
+def _progress(total: int) -> Any:
+    """A line that counts: `with … as report: report(units, clips)`."""
+    from contextlib import contextmanager
+
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from sora.data.index import DatasetWriter
-    from sora.data.sources import Made, Refused
+    @contextmanager
+    def counting() -> Any:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(show_speed=True),
+            TimeRemainingColumn(),
+        )
+        # Without a thread of its own: worker processes are forked from this one.
+        with Progress(*columns, auto_refresh=False) as progress:
+            task = progress.add_task("preparing", total=total)
 
-    refused = list(job.refused)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
-    )
-    # Without a thread of its own: worker processes are forked from this one.
-    with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer, Progress(*columns, auto_refresh=False) as progress:
-        task = progress.add_task("preparing clips", total=job.clips)
-        for done in run(job.make, job.units):
-            found = [Refused(job.name_of(done.item), 0.0, done.reason)] if done.result is None else done.result
-            for one in found:
-                if isinstance(one, Made) and (job.most is None or writer.rows < job.most):
-                    writer.write(one.facts, one.media)
-                elif isinstance(one, Refused):
-                    refused.append(one)
-            progress.update(task, completed=min(writer.rows, job.clips), refresh=True)
-            if job.most is not None and writer.rows >= job.most:
-                break
-        if not writer.rows:
-            raise ValueError(f"not one clip could be made: {_listed(refused)}")
-        described = writer.finish(about)
-    return described | {"refused": _report(folder, described, refused, job)}
+            def report(done: int, clips: int) -> None:
+                progress.update(task, completed=done, description=f"preparing, {clips} clips", refresh=True)
 
+            yield report
 
-def _report(folder: Path, described: dict[str, Any], refused: list[Refused], job: Job) -> int:
-    from sora.storage import write_json
-
-    listed = [one._asdict() for one in refused]
-    report = {"clips": described["totals"]["clips"], "splits": described["splits"], "refused": listed, **job.notes}
-    write_json(folder / "report.json", report)
-    return len(refused)
-
-
-def _listed(refused: list[Refused]) -> str:
-    return "; ".join(f"{one.source}: {one.reason}" for one in refused[:3])
+    return counting()
 
 
 def summary(described: dict[str, Any], output: Path) -> str:
@@ -100,9 +93,11 @@ def summary(described: dict[str, Any], output: Path) -> str:
         f"{output}: {totals['clips']} clips ({', '.join(parts)}), {totals['frames']} frames, {totals['seconds']:.0f} seconds, "
         f"{totals['bytes'] / 2**20:.1f} MB in {len(described['shards'])} shard{'s' if len(described['shards']) > 1 else ''}"
     )
-    if described["refused"]:
-        line += f"; {described['refused']} could not be used, {output / 'report.json'} says which and why"
-    return line
+    told = [f"{described[key]} {what}" for key, what in (("refused", "could not be used"), ("passed", "passed over")) if described[key]]
+    named = [f"{', '.join(told)}: {output / 'report.json'} says which and why"] if told else []
+    without = sum(counts["without"] for counts in described["captioned"].values())
+    silent = [f"{without} of {totals['clips']} clips have no caption"] if without else []
+    return "; ".join([line, *named, *silent, *described["told"]])
 
 
 if __name__ == "__main__":

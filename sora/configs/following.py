@@ -19,11 +19,19 @@ SMALL = "laptop"  # the experiments for small clips and a CPU; without them the 
 
 
 def after_prepare(folder: Path, index: Index) -> str:
-    """Training a VAE: with the default crops where clips are as large as these, else with those for small clips."""
-    smallest = min(_option("plan", "crops").shapes, key=lambda shape: shape[1] * shape[2])
-    large = (index.frames >= smallest[0]) & (index.heights >= smallest[1]) & (index.widths >= smallest[2])
-    kind = "task=vae" if bool(large.any()) else f"experiment={SMALL}_vae"
-    return command("train", kind, data__folders=[folder], output=Path("outputs") / f"{folder.absolute().name}_vae")
+    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips."""
+    given: dict[str, Any] = {"data__folders": [folder], "output": Path("outputs") / f"{folder.absolute().name}_vae"}
+    small = f"experiment={SMALL}_vae"
+    for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("experiment", f"{SMALL}_vae").plan.shapes)):
+        fitting = [list(shape) for shape in shapes if _some_fit(index, *shape)]
+        if fitting:
+            return command("train", kind, **({} if len(fitting) == len(shapes) else {"plan__shapes": fitting}), **given)
+    return command("train", small, **given)
+
+
+def _some_fit(index: Index, frames: int, height: int, width: int) -> bool:
+    """Whether a clip is as large as a crop."""
+    return bool(((index.frames >= frames) & (index.heights >= height) & (index.widths >= width)).any())
 
 
 def after_vae(run: Path, folders: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,15 +19,18 @@ import pyarrow as pa
 from sora.data.columns import FOLDER as COLUMNS
 from sora.data.duplicates import KeyFile
 from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.parts import FOLDER as PARTS
 from sora.data.parts import Parts
-from sora.data.stores import RemoteStore, Store
+from sora.data.stores import REMOTE, RemoteStore, Store
+from sora.data.tree import Passed, legible, tree
 from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
 from sora.storage import STAGING, read_json, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
-_VERSION = 1  # of what is made of a shard: another program begins anew
+_OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
+_VERSION = 2  # of what is made of a shard: another program begins anew
 
 
 def names_of(store: Store, pattern: str) -> list[str]:
@@ -42,11 +46,29 @@ def names_of(store: Store, pattern: str) -> list[str]:
         folder = Path(store.place(""))
         if not folder.is_dir():
             raise ValueError(f"index={folder} is no folder")
-        found = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file())
+        paths = (path for path in folder.glob(pattern) if path.is_file())
+        found = sorted(path.relative_to(folder).as_posix() for path in paths if legible(str(path)) == str(path))
     kept = [name for name in found if not name.rpartition("/")[2].startswith((".", "latent-"))]
     if not kept:
         raise ValueError(f"{store.place('')} holds no shard that fits shards={pattern}; name them, such as shards=*/*.tar")
     return kept
+
+
+def passed_over(store: Store, pattern: str, shards: Sequence[str], output: Path) -> list[Passed]:
+    """What lies beside the shards and is none of them, with why; what an index in `output` consists of is not counted."""
+    why = f"does not fit shards={pattern}"
+    if isinstance(store, RemoteStore):
+        beside = [] if "{" in pattern else store.names("*")
+        return [Passed(name, why) for name in sorted(set(beside) - {shard.rpartition("/")[2] for shard in shards}) if not _ours(name)]
+    folder = Path(store.place(""))
+    held = tree(folder, key="index", besides=None if output.resolve() == folder.resolve() else output)
+    others = sorted(set(held.files) - set(shards))
+    return sorted([*held.passed, *(Passed(name, why) for name in others if not _ours(name))])
+
+
+def _ours(name: str) -> bool:
+    """Whether a file of a dataset's folder is one that this program writes there, beside shards."""
+    return any(fnmatchcase(name, pattern) for pattern in _OURS)
 
 
 def index_shards(
@@ -61,9 +83,10 @@ def index_shards(
     seconds: float,
     memory_gb: float,
     about: dict[str, Any],
+    passed: Sequence[Passed] = (),
     report: Callable[[int, int], None] = lambda shards, clips: None,
 ) -> dict[str, Any]:
-    """Index shards into `output`; what dataset.json holds, with "refused" and "notes" counted by kind.
+    """Index shards into `output`; what dataset.json holds, with "refused" and "notes" counted by kind, and what was `passed` over.
 
     Every refusal is a line of `refused.jsonl`. Shards that an earlier call with these choices finished before it was stopped are
     kept, unless they have changed since ("kept": how many). `report` is told how many shards and clips are done.
@@ -74,6 +97,7 @@ def index_shards(
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}; it is a share, from 0 to 1")
     settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": PYAV.identity(), **asdict(choices)}
+    settings = json.loads(json.dumps(settings))  # as it is read back
     with Parts(output, settings) as parts:
         for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):
             left.unlink()  # of a process that was killed: no other is here now
@@ -94,13 +118,20 @@ def index_shards(
             part = parts.write(surveyed, rows, refused)
             done, clips = done + 1, clips + part.clips
             report(done, clips)
-        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about)
+        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about, passed=passed)
         parts.remove()
-    return described | {"kept": kept}
+    return described | {"kept": kept, "passed": list(passed)}
 
 
 def _joined(
-    parts: Parts, shards: Sequence[str], output: Path, *, licence: str, max_bad_share: float, about: dict[str, Any]
+    parts: Parts,
+    shards: Sequence[str],
+    output: Path,
+    *,
+    licence: str,
+    max_bad_share: float,
+    about: dict[str, Any],
+    passed: Sequence[Passed],
 ) -> dict[str, Any]:
     """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused."""
     again = _again(parts, shards)
@@ -123,7 +154,8 @@ def _joined(
                 writer.add_table(table.filter(pa.array(~twice)), size=part.size or None)
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
     counted = {"refused": dict(refused), "notes": dict(notes)}
-    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted})
+    beside = [one._asdict() for one in passed]
+    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted, "passed_over": beside})
     return writer.finish(about) | counted
 
 

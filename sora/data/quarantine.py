@@ -22,7 +22,7 @@ class Quarantine:
     and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So what a step holds follows from the
     run so far, and never from how far ahead a worker was.
 
-    clips: how many the dataset has. max_share: of them may be bad before the run stops. path: None keeps the list in memory.
+    clips: how many the dataset has. max_share: of them may be bad before the run stops, and one in any case if it is not 0. path: None keeps the list in memory.
     setting: the key of the configuration that sets max_share.
     """
 
@@ -75,7 +75,7 @@ class Quarantine:
 
     def _limit(self, last: str) -> None:
         bad = len(self._reasons) + len(self._held)
-        if bad > self.max_share * self.clips:
+        if bad > max(self.max_share * self.clips, self.max_share > 0):  # of however few clips, one alone stops nothing
             raise ValueError(
                 f"{bad} of {self.clips} clips cannot be read{' or learned from' if self._held else ''}, more than"
                 f" {self.setting}={self.max_share:g} allows; "

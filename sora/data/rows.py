@@ -76,7 +76,8 @@ class ClipFacts:
 
     @property
     def duration(self) -> float:
-        return self.frames / self.fps
+        """In seconds; an image lasts for none, whatever rate it is said to have."""
+        return self.frames / self.fps if self.frames > 1 else 0.0
 
 
 @dataclass(frozen=True)

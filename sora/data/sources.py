@@ -6,9 +6,8 @@ order, so the dataset does not depend on the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -16,15 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.data import sidecars
+from sora.data.clip_texts import CaptionWords
+from sora.data.decoding.pictures import is_still
 from sora.data.index import Caption, ClipFacts
-from sora.data.video import LIMITS, VideoInfo, encode, probe, stream
-from sora.data.workers import Done
+from sora.data.sidecars import Sidecars
+from sora.data.tree import Passed, Refused, Run, sorted_files
+from sora.data.units import identity_of
+from sora.data.video import LIMITS, PYAV, encode, probe, stream
+from sora.storage import file_hash
 
 if TYPE_CHECKING:
     from sora.data.world.world import World
 
-SUFFIXES = (".mp4", ".m4v", ".webm", ".mkv", ".mov", ".avi", ".ogv", ".mpg", ".mpeg", ".ts", ".flv", ".gif")
+_VERSION = 1  # of what is made of a unit: another program makes it anew
 _WORLD_UNIT = 16  # clips
 _FOLDER_UNIT = 8  # windows
 
@@ -36,36 +39,41 @@ class Made(NamedTuple):
     media: bytes
 
 
-class Refused(NamedTuple):
-    """A video, or a stretch of one, that gives no clip."""
-
-    source: str
-    start: float
-    reason: str
-
-
-Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Done]]
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Job:
-    """Units of work, the function that makes clips of one, how many clips to expect, and what was refused beforehand."""
+    """Units of work, and the functions that make clips of them; those that run in any process raise ValueError for a unit.
+
+    identity: of a unit, what it is made from (any process). steps: the work that it takes (any). make: clips of one step (any).
+    settle: is shown all clips before the first is written. completed: a clip with all that is to be said of it. most: clips, whatever the
+    units give. refused, passed: what gives no clip, and what was not looked into. notes: for report.json. told: for the last line.
+    """
 
     units: Sequence[Any]
+    identity: Callable[[Any], str]
+    steps: Callable[[Any], list[Any]]
     make: Callable[[Any], list[Made | Refused]]
-    clips: int
+    settle: Callable[[Iterable[ClipFacts]], None]
+    completed: Callable[[ClipFacts], ClipFacts]
     name_of: Callable[[Any], str]
     licence: str
-    most: int | None = None  # clips, whatever the units give
-    refused: list[Refused] = field(default_factory=list)
+    most: int | None = None
+    refused: Sequence[Refused] = ()
+    passed: Sequence[Passed] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    told: Sequence[str] = ()
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order."""
+    """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order.
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job: ...
+    captions: a table of them. words: how files with captions are found and read. besides: a folder that is no part of what `folder` holds:
+    the output.
+    """
+
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job: ...
 
 
 class WorldSource:
@@ -76,7 +84,9 @@ class WorldSource:
         if heldout < 0:
             raise ValueError(f"source.heldout is {heldout}; give 0 or more clips")
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job:
         if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
         if not count or count < 1:
@@ -86,7 +96,19 @@ class WorldSource:
             for split, clips in (("train", count), ("heldout", self.heldout))
             for first in range(0, clips, _WORLD_UNIT)
         ]
-        return Job(units, self._make, count + self.heldout, lambda unit: f"world {unit}", self.licence)
+        return Job(
+            units=units,
+            identity=self._identity,
+            steps=_whole,
+            make=self._make,
+            settle=_nothing,
+            completed=_as_it_is,
+            name_of=lambda unit: f"world {unit}",
+            licence=self.licence,
+        )
+
+    def _identity(self, unit: tuple[str, int, int]) -> str:
+        return identity_of(repr(self.world), unit=unit, lossless=self.lossless, version=_VERSION, reader=PYAV.identity())
 
     def _make(self, unit: tuple[str, int, int]) -> list[Made | Refused]:
         split, first, last = unit
@@ -109,11 +131,23 @@ class WorldSource:
         return Made(facts, encode(clip.frames, clip.fps, lossless=self.lossless))
 
 
-class Windows(NamedTuple):
-    """A unit of a folder: windows `first` to `last` - 1 of one video, at `fps` and (H, W) `size`."""
+def _whole(unit: Any) -> list[Any]:
+    return [unit]
 
-    video: str
-    captions: tuple[Caption, ...]
+
+def _nothing(clips: Iterable[ClipFacts]) -> None:
+    """Of clips that know their split."""
+
+
+def _as_it_is(facts: ClipFacts) -> ClipFacts:
+    return facts
+
+
+class Windows(NamedTuple):
+    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`."""
+
+    file: str
+    frames: int
     fps: float
     size: tuple[int, int]
     first: int
@@ -121,14 +155,15 @@ class Windows(NamedTuple):
 
 
 class FolderSource:
-    """Windows of the videos in a folder and its subfolders, one after another in time, nothing overlapping.
+    """Windows of the videos in a folder and its subfolders, one after another in time, nothing overlapping; and its images, each a clip.
 
-    fps: at most this rate (slower videos keep their own; null: all keep their own). frames: of a window; the last one of a video may
-    be shorter, 1 + k * stride_time and at least `min_frames`. size: the short side in pixels that larger videos are scaled down
-    to (null: none are). multiple: sides are multiples of it; what stands over is cut off evenly. windows_per_video: at most
-    (null: all). held_out: share of the videos (held_out_by=video) or of the windows (held_out_by=window) that training does
-    not see, chosen by the hash of their names, at least one if the share is not 0. leave_out: videos that are not wanted, as patterns of
-    their paths in the folder. lossless: RGB without loss, else H.264 at crf 18.
+    What is a video or an image is told by its bytes. fps: at most this rate (slower videos keep their own; null: all keep their own).
+    frames: of a window; the last one of a video may be shorter, 1 + k * stride_time and at least `min_frames`. size: the short side in
+    pixels that larger ones are scaled down to (null: none are). multiple: sides are multiples of it; what stands over is cut off evenly.
+    windows_per_video: at most (null: all). images: whether they are wanted; one that bears a video's name is its cover, and passed over.
+    held_out: share of the files (held_out_by=video) or of the windows (held_out_by=window) that training does not see, chosen by the hash
+    of their names, at least one if the share is not 0. leave_out: files that are not wanted, as patterns of their paths in the folder.
+    follow_links: whether linked folders are walked. lossless: RGB without loss, else H.264 at crf 18.
     """
 
     def __init__(
@@ -141,13 +176,15 @@ class FolderSource:
         size: int | None,
         multiple: int,
         windows_per_video: int | None,
+        images: bool,
         held_out: float,
         held_out_by: str,
         leave_out: Sequence[str],
+        follow_links: bool,
         lossless: bool,
         licence: str,
     ):
-        self.leave_out = tuple(leave_out)
+        self.leave_out, self.images, self.follow_links = tuple(leave_out), images, follow_links
         self.fps, self.frames, self.min_frames, self.stride_time = fps, frames, min_frames, stride_time
         self.size, self.multiple, self.windows_per_video = size, multiple, windows_per_video
         self.held_out, self.held_out_by, self.lossless, self.licence = held_out, held_out_by, lossless, licence
@@ -158,67 +195,74 @@ class FolderSource:
             raise ValueError(f"source.multiple={multiple}: sides of 4:2:0 video are even; use a multiple of 2 or source.lossless=true")
         if not 0 <= held_out < 1 or held_out_by not in ("video", "window"):
             raise ValueError(f"source.held_out={held_out} by {held_out_by!r}; give a share from 0 to below 1, by 'video' or 'window'")
-        self._videos = Path()
-        self._held: frozenset[str] = frozenset()
+        self._folder = Path()
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+    def job(
+        self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
+    ) -> Job:
         if not folder:
-            raise ValueError("source=folder needs input=FOLDER, a folder with videos")
-        self._videos = Path(folder)
-        names = self._wanted(videos_in(self._videos))
-        written, unknown = sidecars.table(Path(captions), names) if captions else ({}, [])
-        infos: dict[str, VideoInfo] = {}
-        refused: list[Refused] = []
-        for done in run(self._probe, names):
-            if done.result is None:
-                refused.append(Refused(done.item, 0.0, done.reason))
-            else:
-                infos[done.item] = done.result
-        units: list[Windows] = []
-        for name, info in infos.items():
+            raise ValueError("source=folder needs input=FOLDER, a folder with videos or images")
+        self._folder = Path(folder)
+        seen = sorted_files(self._folder, run, self.leave_out, images=self.images, follow=self.follow_links, besides=besides)
+        if self.held_out and self.held_out_by == "video" and len(seen.media) == 1:
+            raise one_alone("video")
+        sidecars = Sidecars(self._folder, seen.media, words, table=Path(captions) if captions else None)
+        said: dict[str, tuple[Caption, ...]] = {}
+        for name in seen.media:
             try:
-                captioned = written.get(name, ()) + sidecars.beside(self._videos / name)
-                units += self._units(name, info, captioned)
+                said[name] = sidecars.of(name)
             except ValueError as error:
-                refused.append(Refused(name, 0.0, str(error)))
-        if not units:
-            reasons = "; ".join(f"{one.source}: {one.reason}" for one in refused[:3])
-            raise ValueError(f"none of {len(names)} videos in {folder} gives a clip: {reasons}")
-        self._held = self._chosen(units)
-        clips = sum(unit.last - unit.first for unit in units)
-        notes = {"videos": len(names), "captions_without_video": unknown}
-        return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, count, refused, notes)
+                seen.refused.append(Refused(name, 0.0, str(error)))
+        splits = Splits(self.held_out, self.held_out_by)
+        return Job(
+            units=list(said),
+            identity=self._identity,
+            steps=self._steps,
+            make=self._make,
+            settle=splits.settle,
+            completed=lambda facts: replace(facts, captions=said[facts.source], split=splits.of(facts)),
+            name_of=str,
+            licence=self.licence,
+            most=count,
+            refused=sorted(seen.refused),
+            passed=seen.passed_over(sidecars.taken()),
+            notes={"files": len(seen.media), "captions": sidecars.unused.report()},
+            told=sidecars.unused.lines(),
+        )
 
-    def _wanted(self, names: Sequence[str]) -> list[str]:
-        unmet = [pattern for pattern in self.leave_out if not any(fnmatchcase(name, pattern) for name in names)]
-        if unmet:
-            shown = ", ".join((*names[:5], "…") if len(names) > 5 else names)
-            raise ValueError(f"source.leave_out: no video is called {', '.join(unmet)}; there are {shown}")
-        return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in self.leave_out)]
+    def _identity(self, name: str) -> str:
+        try:
+            content = file_hash(self._folder / name)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror}") from None
+        names = ("fps", "frames", "min_frames", "stride_time", "size", "multiple", "windows_per_video", "lossless")
+        settings = {key: getattr(self, key) for key in names}
+        return identity_of(content, name=name, version=_VERSION, reader=PYAV.identity(), **settings)
 
-    def _probe(self, name: str) -> VideoInfo:
-        return probe(self._videos / name)
-
-    def _units(self, name: str, info: VideoInfo, captions: tuple[Caption, ...]) -> list[Windows]:
-        fps = info.fps if self.fps is None else min(self.fps, info.fps)
+    def _steps(self, name: str) -> list[Windows]:
+        info = probe(self._folder / name)
         size = fitted(info.height, info.width, self.size, self.multiple)
+        if is_still(info):
+            return [Windows(name, 1, info.fps, size, 0, 1)]
+        fps = info.fps if self.fps is None else min(self.fps, info.fps)
         whole = max(info.frames, 1) if fps == info.fps else max(1, int(info.duration * fps + 0.5))
         windows, rest = divmod(whole, self.frames)
         windows += self._usable(rest) >= self.min_frames
         if not windows:
             raise ValueError(f"{whole} frames at {fps:g} a second are fewer than source.min_frames={self.min_frames}")
         windows = min(windows, self.windows_per_video or windows)
-        return [Windows(name, captions, fps, size, first, min(first + _FOLDER_UNIT, windows)) for first in range(0, windows, _FOLDER_UNIT)]
+        ends = range(0, windows, _FOLDER_UNIT)
+        return [Windows(name, self.frames, fps, size, first, min(first + _FOLDER_UNIT, windows)) for first in ends]
 
     def _make(self, unit: Windows) -> list[Made | Refused]:
         made: list[Made | Refused] = []
         pictures: list[np.ndarray] = []
         good, number = True, unit.first
-        shown = stream(self._videos / unit.video, start=unit.first * self.frames / unit.fps, fps=unit.fps, size=unit.size, limits=LIMITS)
+        shown = stream(self._folder / unit.file, start=unit.first * unit.frames / unit.fps, fps=unit.fps, size=unit.size, limits=LIMITS)
         for picture in shown:
             pictures.append(picture.pixels)
             good = good and picture.good
-            if len(pictures) == self.frames:
+            if len(pictures) == unit.frames:
                 made.append(self._window(unit, number, pictures, good))
                 pictures, good, number = [], True, number + 1
                 if number == unit.last:
@@ -231,9 +275,7 @@ class FolderSource:
         if not made:
             raise ValueError(f"no window of {self.min_frames} frames or more decodes ({shown.report})")
         if number < unit.last - 1:  # only the very last window may be missing: durations in headers are rounded
-            made.append(
-                Refused(unit.video, number * self.frames / unit.fps, f"it ends {unit.last - number} windows early ({shown.report})")
-            )
+            made.append(Refused(unit.file, number * unit.frames / unit.fps, f"it ends {unit.last - number} windows early ({shown.report})"))
         return made
 
     def _usable(self, frames: int) -> int:
@@ -241,53 +283,48 @@ class FolderSource:
         return frames - (frames - 1) % self.stride_time if frames else 0
 
     def _window(self, unit: Windows, number: int, pictures: list[np.ndarray], good: bool) -> Made | Refused:
-        start = number * self.frames / unit.fps
+        start = number * unit.frames / unit.fps
         if not good:
-            return Refused(unit.video, start, f"window {number} has corrupt or missing frames")
+            return Refused(unit.file, start, f"window {number} has corrupt or missing frames")
         frames: UInt8[np.ndarray, "T H W 3"] = np.stack(pictures)
-        key = clip_key(unit.video, number)
-        facts = ClipFacts(
-            key=key,
-            frames=len(frames),
-            fps=unit.fps,
-            height=unit.size[0],
-            width=unit.size[1],
-            captions=unit.captions,
-            split="heldout" if self._name(unit.video, number) in self._held else "train",
-            source=unit.video,
-            start=start,
-        )
+        height, width = unit.size
+        facts = ClipFacts(clip_key(unit.file, number), len(frames), unit.fps, height, width, source=unit.file, start=start)
         return Made(facts, encode(frames, unit.fps, lossless=self.lossless))
 
-    def _name(self, video: str, number: int) -> str:
-        return video if self.held_out_by == "video" else f"{video}\0{number}"
 
-    def _chosen(self, units: Sequence[Windows]) -> frozenset[str]:
-        """The names of what is held out: each by its own hash, so that more videos later move none between the splits."""
-        if not self.held_out:
-            return frozenset()
-        names = {self._name(unit.video, number) for unit in units for number in range(unit.first, unit.last)}
+class Splits:
+    """Which clips of a folder are held out: each file (by="video") or window by its own hash, so that more files later move none."""
+
+    def __init__(self, share: float, by: str):
+        self.share, self.by = share, by
+        self._held: frozenset[str] = frozenset()
+
+    def settle(self, clips: Iterable[ClipFacts]) -> None:
+        """Choose among these. Raises ValueError where there is only one."""
+        if not self.share:
+            return
+        names = {self._name(facts) for facts in clips}
         if len(names) == 1:
-            raise ValueError(f"one {self.held_out_by} cannot be split; set source.held_out=0 or source.held_out_by=window")
+            raise one_alone(self.by)
         hashed = {name: int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64 for name in names}
-        chosen = {name for name, value in hashed.items() if value < self.held_out} or {min(names, key=hashed.__getitem__)}
-        return frozenset(chosen if len(chosen) < len(names) else chosen - {max(names, key=hashed.__getitem__)})
+        chosen = {name for name, value in hashed.items() if value < self.share} or {min(names, key=hashed.__getitem__)}
+        self._held = frozenset(chosen if len(chosen) < len(names) else chosen - {max(names, key=hashed.__getitem__)})
+
+    def of(self, facts: ClipFacts) -> str:
+        return "heldout" if self._name(facts) in self._held else "train"
+
+    def _name(self, facts: ClipFacts) -> str:
+        return facts.source if self.by == "video" else f"{facts.source}\0{int(facts.key.rpartition('-')[2])}"
+
+
+def one_alone(by: str) -> ValueError:
+    """A share of one file, or of one window, cannot be held out."""
+    return ValueError(f"one {by} cannot be split; set source.held_out=0{' or source.held_out_by=window' * (by == 'video')}")
 
 
 def clip_key(source: str, number: int) -> str:
     """The key of window `number` of a source: the same in every shard it is ever written to."""
     return f"{sha1(source.encode()).hexdigest()[:12]}-{number:05d}"
-
-
-def videos_in(folder: Path) -> list[str]:
-    """The videos in a folder and below, by suffix, as relative paths in order; none is a `ValueError`. Hidden ones are left out."""
-    if not folder.is_dir():
-        raise ValueError(f"input={folder} is no folder")
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
-    if not found:
-        raise ValueError(f"input={folder} holds no video ({', '.join(SUFFIXES)})")
-    return found
 
 
 def fitted(height: int, width: int, size: int | None, multiple: int) -> tuple[int, int]:

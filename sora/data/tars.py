@@ -89,6 +89,13 @@ class Walk:
             head = self._header(end) if self._go(end) else None
         self._tail()
 
+    def head(self, most: int) -> bytes:
+        """Up to `most` bytes from the beginning of the file that was found last; only where the shard can be sought in."""
+        assert self._found is not None
+        assert self.size is not None
+        self._seek(self._found.offset)
+        return self._take(min(most, self._found.size))
+
     def content(self) -> bytes:
         """The bytes of the file that was found last; a `ValueError` if the shard ends within it."""
         assert self._found is not None

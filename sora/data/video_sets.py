@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +13,10 @@ from jaxtyping import UInt8
 
 from sora import storage
 from sora.data.captioned import caption_kind
+from sora.data.decoding.kinds import Kind
 from sora.data.index import Index
 from sora.data.rows import Caption
-from sora.data.sources import SUFFIXES
+from sora.data.tree import Passed, kind_in, listed, tree
 from sora.data.video import probe, read
 
 EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
@@ -62,6 +63,10 @@ class DatasetVideos:
         self.index, self.kind, self.strict = index, caption_kind(index, caption), caption is not None
         self.place = f"{index.folder} ({index.split})"
 
+    def lines(self) -> list[str]:
+        """What of it is not scored: nothing that is not told elsewhere."""
+        return []
+
     def about(self) -> dict[str, Any]:
         return {"fingerprint": self.index.dataset_fingerprint, "split": self.index.split, "clips": len(self.index)}
 
@@ -105,8 +110,10 @@ class DatasetVideos:
 
 
 class FolderVideos:
-    """The videos in a folder and below it, in the order of their names; hidden ones are left out, and the folders that `sora evaluate` has
-    written, which may lie within. Files are taken as they are.
+    """The videos in a folder and below it, in the order of their names, or its images where it holds no video; bytes tell which is which.
+
+    Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why; files that
+    speak of a video are not counted. Files are taken as they are.
 
     A prompt is what stands beside a video: NAME.json with "prompt" (as `sora sample` writes it), or NAME.txt.
     """
@@ -115,21 +122,36 @@ class FolderVideos:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is no folder")
-        found = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        names = sorted(path.relative_to(self.folder).as_posix() for path in found)
-        ours = {path.parent.relative_to(self.folder).as_posix() for mark in (EVALUATION, SCORES) for path in self.folder.rglob(mark)} - {
-            "."
-        }
-        self.names = [name for name in names if not any(part.startswith(".") for part in name.split("/")) and not _below(name, ours)]
+        marks = (path.parent for mark in (EVALUATION, SCORES) for path in self.folder.rglob(mark))
+        ours = {path.relative_to(self.folder).as_posix() for path in marks} - {"."}
+        held = tree(self.folder, key="folder")
+        names = [name for name in held.files if not _below(name, ours)]
+        kinds = {name: kind_in(self.folder / name) for name in names}
+        videos = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.demuxer]
+        images = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.picture]
+        self.names = videos or images
+        self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
+        self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
+        known = {str(PurePosixPath(name).with_suffix("")) for name in self.names}
+        for name in sorted(set(names) - set(videos) - set(images)):
+            kind, spoken = kinds[name], name.endswith((".json", ".txt")) and str(PurePosixPath(name).with_suffix("")) in known
+            if not spoken:
+                self.passed.append(Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind))
         if not self.names:
-            left = f"; {len(names)} are hidden or were written by sora evaluate" if names else ""
-            raise ValueError(f"{folder} holds neither a run, a VAE or a dataset, nor videos ({', '.join(SUFFIXES)}){left}")
+            told = [f"{one.source} {one.reason}" for one in self.passed] + [f"{one} was written by sora evaluate" for one in sorted(ours)]
+            left = f": {listed(told)}" if told else ""
+            raise ValueError(f"{folder} holds neither a run, a VAE or a dataset, nor a video or an image{left}")
         self._hashes: dict[int, str] = {}
         self._probed: dict[int, Any] = {}
 
     @property
     def place(self) -> str:
         return str(self.folder)
+
+    def lines(self) -> list[str]:
+        """What of the folder is not scored."""
+        told = [f"{one.source} {one.reason}" for one in self.passed]
+        return [f"{self.folder}: {len(told)} passed over: {listed(told)}"] if told else []
 
     def about(self) -> dict[str, Any]:
         """Known by what the files hold, whatever they are called."""

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,11 +21,15 @@ _PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Done(Generic[Item, Result]):
-    """What came of one item: a result, or why there is none (`reason` is empty when it went well)."""
+    """What came of one item: a result, or why there is none (`reason` is empty when it went well).
+
+    died: its process did, of a crash, the clock or the memory's limit, which may not have been its fault.
+    """
 
     item: Item
     result: Result | None
     reason: str = ""
+    died: bool = False
 
 
 class Guarded(Generic[Item, Result]):
@@ -38,8 +42,8 @@ class Guarded(Generic[Item, Result]):
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         try:
             return Done(item, self.function(item))
-        except ValueError as error:
-            return Done(item, None, str(error))
+        except (ValueError, MemoryError) as error:
+            return _failed(item, error)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -49,8 +53,9 @@ def in_order(
 ) -> Iterator[Done[Item, Result]]:
     """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
 
-    A `ValueError` of the function becomes the item's reason, any other exception is raised here. An item whose process dies, or
-    takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb: address space of one process.
+    A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
+    An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb: address
+    space of one process.
     """
     if workers == 0:
         for item in items:
@@ -75,8 +80,14 @@ def in_order(
 def _plainly(function: Callable[[Item], Result], item: Item) -> Done[Item, Result]:
     try:
         return Done(item, function(item))
-    except ValueError as error:
-        return Done(item, None, str(error))
+    except (ValueError, MemoryError) as error:
+        return _failed(item, error)
+
+
+def _failed(item: Item, error: Exception) -> Done[Item, Any]:
+    if isinstance(error, MemoryError):
+        return Done(item, None, "it needs more memory than a process may take", died=True)
+    return Done(item, None, str(error))
 
 
 def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, memory_gb: float) -> Iterator[Done]:
@@ -101,7 +112,7 @@ def _alone(guarded: Guarded[Item, Result], item: Item, memory_gb: float) -> Done
         try:
             return single.submit(guarded, item).result()
         except BrokenProcessPool:
-            return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds")
+            return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
 
 
 def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:

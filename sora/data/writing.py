@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,26 @@ class _Joined:
         return self._hash.hexdigest()
 
 
+class CaptionCounts:
+    """How many clips of each split have a caption of each kind, and how many have none, counted on as rows come."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, dict[str, Any]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """The next rows, as `rows.table_of` makes them."""
+        for split, captions in zip(table["split"].to_pylist(), table["captions"].to_pylist(), strict=True):
+            counts = self.splits.setdefault(split, {"clips": 0, "without": 0, "kinds": {}})
+            counts["clips"] += 1
+            counts["without"] += not captions
+            for kind in {said["kind"] for said in captions}:
+                counts["kinds"][kind] = counts["kinds"].get(kind, 0) + 1
+
+    def described(self) -> dict[str, Any]:
+        """For dataset.json, the same whatever the order of the rows."""
+        return {split: {**counts, "kinds": dict(sorted(counts["kinds"].items()))} for split, counts in sorted(self.splits.items())}
+
+
 class IndexWriter:
     """Writes the rows of shards, one shard after another, and `dataset.json` at the end."""
 
@@ -69,7 +89,7 @@ class IndexWriter:
         self.folder, self.licence = Path(folder), licence
         self.rows = 0
         self._columns = ColumnWriter(self.folder)
-        self._fingerprints = Fingerprints()
+        self._fingerprints, self._captioned = Fingerprints(), CaptionCounts()
         self._entries: list[dict[str, Any]] = []
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
         self.splits: dict[str, int] = {}
@@ -84,6 +104,7 @@ class IndexWriter:
         write_table(meta, table)
         self._columns.write(table)
         self._fingerprints.add(table)
+        self._captioned.add(table)
         for split, count in Counter(table["split"].to_pylist()).items():
             self.splits[split] = self.splits.get(split, 0) + count
         more = {"clips": table.num_rows, "frames": sum(table["frames"].to_pylist()), "seconds": sum(table["duration"].to_pylist())}
@@ -97,8 +118,8 @@ class IndexWriter:
     def close(self) -> None:
         self._columns.close()
 
-    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Write `dataset.json`, and with it say that the dataset is whole; what it holds."""
+    def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Write `dataset.json`, and with it say that the dataset is whole; what it holds. before: is called with that first."""
         described = {
             "version": VERSION,
             "fingerprint": self._fingerprints.clips,
@@ -106,10 +127,13 @@ class IndexWriter:
             "totals": self._totals | {"seconds": round(self._totals["seconds"], 3)},
             "splits": self.splits,
             "captions": self._fingerprints.captions(),
+            "captioned": self._captioned.described(),
             "columns": self._columns.finish(),
             "shards": self._entries,
             "about": dict(about),
         }
+        if before is not None:
+            before(described)
         write_json(self.folder / DATASET, described)
         return described
 
@@ -148,13 +172,13 @@ class DatasetWriter:
         self.rows += 1
         return row
 
-    def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it."""
+    def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it. See `IndexWriter`."""
         if not self.rows:
             raise ValueError(f"no clip was written to {self.folder}; there is nothing to train on")
         self._shards.__exit__(None, None, None)
         self._flush()
-        return self._index.finish(about)
+        return self._index.finish(about, before=before)
 
     def _flush(self) -> None:
         rows, self._open_rows = self._open_rows, []

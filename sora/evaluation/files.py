@@ -37,6 +37,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
     videos = open_videos(scored, split=config.split, caption=config.caption)
+    share.tell(videos.lines())
     if share.first:
         storage.write_text(
             output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
@@ -50,7 +51,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     sides, real = {"generated": clips}, None
     scoring.check_sets(bench, len(clips), sets=config.trajectories)
     if bench.compares:
-        real = real_clips(config)
+        real = real_clips(config, share)
         sides |= {} if real is None else {"real": real}
         refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
     if codecs := lossy(clips.codecs()):
@@ -97,7 +98,7 @@ def real_folder(config: DictConfig) -> Path:
     return Path(given[0])
 
 
-def real_clips(config: DictConfig) -> Clips | None:
+def real_clips(config: DictConfig, share: Share) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
     from sora.data.taking import take
     from sora.data.video_sets import open_videos
@@ -105,6 +106,7 @@ def real_clips(config: DictConfig) -> Clips | None:
     if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
         return None
     videos = open_videos(real_folder(config), split=config.split, caption=config.caption)
+    share.tell(videos.lines())
     real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")

@@ -40,6 +40,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
+    share.tell(videos.lines())
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
     targets = plan_targets(videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed)

@@ -53,6 +53,10 @@ class Share:
         if self.first:
             print(line)
 
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.say(line)
+
     def rows(self, total: int, work: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
         """work(number), plain JSON, for every number below `total`: each process does its part and all get all."""
         done = [dict(work(number)) for number in self.mine(total)]

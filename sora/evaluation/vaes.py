@@ -112,6 +112,7 @@ def score_dataset(
     from sora.evaluation.made import FittedVideos, MadeVideos, whole
 
     videos = open_videos(folder, split=config.split, caption=config.caption)
+    bench.share.tell(videos.lines())
     n = min(USUAL_N if config.n is None else config.n, len(videos))
     originals = FittedVideos(take(videos, policy_of(config.real), n=n, seed=config.seed, named="real"), vae.stride)
     real = whole(originals)

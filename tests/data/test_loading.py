@@ -232,3 +232,12 @@ def test_held_samples_count_as_bad_ones(tmp_path):
         ValueError, match=r"3 of 10 clips cannot be read or learned from, more than data\.max_bad_share=0\.2 allows; the last: c"
     ):
         one.hold({6: "c"}, step=2, reason="its loss was not finite")
+
+
+def test_of_however_few_clips_one_bad_one_stops_nothing_unless_none_may_be():
+    few = Quarantine(None, clips=5, max_share=0.01)
+    few.add("a", shard="s", reason="cut")
+    with pytest.raises(ValueError, match="2 of 5 clips cannot be read"):
+        few.add("b", shard="s", reason="cut")
+    with pytest.raises(ValueError, match="1 of 5 clips cannot be read"):
+        Quarantine(None, clips=5, max_share=0).add("a", shard="s", reason="cut")

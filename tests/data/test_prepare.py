@@ -1,22 +1,27 @@
 import faulthandler
 import importlib
+import io
 import json
 import os
+import signal
 import time
 from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sora import prepare
-from sora.data.index import Index
+from sora.data import preparing
+from sora.data.clip_texts import WORDS
+from sora.data.index import DATASET, Index
 from sora.data.loading import read_clip
-from sora.data.sidecars import captions_of, table
+from sora.data.preparing import join, keep
 from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
+from sora.data.units import WHOLE, Part, Units
 from sora.data.video import PYAV
 from sora.data.workers import in_order
-from sora.storage import whole_folder
-from tests.data.making import counting, muxed, numbers, telling
+from tests.data.making import counting, muxed, numbers, tar, telling
 
 QUIET = {"options": {"g": "12", "crf": "8"}}
 run = partial(in_order, workers=0, seconds=60, memory_gb=64)
@@ -25,13 +30,15 @@ run = partial(in_order, workers=0, seconds=60, memory_gb=64)
 def source(**more):
     settings = {"fps": None, "frames": 9, "min_frames": 5, "stride_time": 4, "size": None, "multiple": 16, "windows_per_video": None}
     settings |= {"held_out": 0.0, "held_out_by": "video", "leave_out": [], "lossless": True, "licence": "CC0-1.0"}
+    settings |= {"images": True, "follow_links": False}
     return FolderSource(**(settings | more))
 
 
-def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
-    with whole_folder(output) as staging:
-        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, count=count, run=run)
-        described = prepare.write(job, staging, run=run, max_bytes=1 << 30, about={})
+def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None, words=WORDS):
+    with Units(output, part=WHOLE, mark=DATASET, doing="preparing") as units:
+        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, words=words, count=count, run=run)
+        described = join(job, units, *keep(job, units, run=run), max_bytes=1 << 30, about={})
+        units.remove()
     return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
 
 
@@ -121,29 +128,19 @@ def test_a_damaged_stretch_gives_no_clip(tmp_path):
 
 def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match="holds no video"):
+    with pytest.raises(ValueError, match="holds no video and no image: it is empty"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     (tmp_path / "in/a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of 1 videos.*a\.mp4 is empty"):
+    with pytest.raises(ValueError, match=r"holds no video and no image; a\.mp4 is empty"):
+        prepared(tmp_path / "out", folder=tmp_path / "in")
+    (tmp_path / "in/b.mp4").write_bytes(muxed(counting(9))[:200])
+    with pytest.raises(ValueError, match=r"not one clip could be made of 1 files: .*b\.mp4 does not decode"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     with pytest.raises(ValueError, match="is no folder"):
         prepared(tmp_path / "out", folder=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="needs input=FOLDER"):
         prepared(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_nothing_behind(tmp_path, videos, error):
-    def interrupted(function, items):
-        for done in in_order(function, items, workers=0, seconds=1, memory_gb=1):
-            yield done
-            if not isinstance(done.item, str):
-                raise error
-
-    with pytest.raises(error):
-        prepared(tmp_path / "out", folder=videos, run=interrupted)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, videos):
@@ -164,7 +161,7 @@ def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
         "below/b.MKV": [("original", "from the table, quoted")],
         "c.webm": [("short", "grey"), ("dense", "A card turns white.")],
     }
-    assert report["captions_without_video"] == ["lost.mp4"]
+    assert report["captions"]["tables"] == {"all.csv": {"rows": 3, "without_video": 1, "names": ["lost.mp4"]}}
 
 
 def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
@@ -178,14 +175,6 @@ def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
     path.write_bytes(b'{"file": "\xff"}')
     with pytest.raises(ValueError, match="no text in UTF-8"):
         prepared(tmp_path / "out", folder=videos, captions=str(path))
-
-
-def test_a_name_that_two_videos_bear_says_neither(tmp_path):
-    path = tmp_path / "all.jsonl"
-    path.write_text('{"file": "a.mp4", "caption": "which?"}\n{"file": "x/a", "text": "this"}\n')
-    found, unknown = table(path, ["x/a.mp4", "y/a.mp4"])
-    assert ([*found], unknown) == (["x/a.mp4"], ["a.mp4"])
-    assert captions_of({"captions": [{"kind": "k", "text": "t", "captioner": "m"}, "plain"]})[0].captioner == "m"
 
 
 def test_splits_follow_from_names_so_that_more_videos_move_none(tmp_path, videos):
@@ -211,8 +200,9 @@ def test_windows_of_one_video_stay_in_one_split(tmp_path, videos):
 def test_videos_that_are_left_out_give_no_clip_and_a_pattern_of_nothing_is_refused(tmp_path, videos):
     index, report, _ = prepared(tmp_path / "out", source(leave_out=["below/*"]), folder=videos)
     assert {index.row(number).source for number in range(len(index))} == {"a.mp4", "c.webm"}
-    assert report["videos"] == 2
-    with pytest.raises(ValueError, match=r"source\.leave_out: no video is called drafts/\*; there are"):
+    assert report["files"] == 2
+    assert {"source": "below/b.MKV", "reason": "source.leave_out names it"} in report["passed_over"]
+    with pytest.raises(ValueError, match=r"source\.leave_out: no file is called drafts/\*; there are"):
         prepared(tmp_path / "none", source(leave_out=["drafts/*"]), folder=videos)
 
 
@@ -264,7 +254,199 @@ def test_a_crash_a_hang_and_a_bad_item_take_nothing_else_along():
 
 
 def test_memory_has_a_limit_and_our_own_errors_are_raised():
-    with pytest.raises(MemoryError):
-        list(in_order(strange, ["a", "memory"], workers=1, seconds=10, memory_gb=6))
+    done = list(in_order(strange, ["a", "memory", "b"], workers=1, seconds=10, memory_gb=6))
+    assert [(one.result, one.reason, one.died) for one in done] == [
+        ("A", "", False),
+        (None, "it needs more memory than a process may take", True),
+        ("B", "", False),
+    ]
     with pytest.raises(AttributeError):
         list(in_order(strange, [7], workers=1, seconds=10, memory_gb=64))
+
+
+def folder_of_everything(folder, elsewhere):
+    """A folder with something of every kind; what gives clips."""
+    film, still = muxed(counting(9), **QUIET), io.BytesIO()
+    Image.fromarray(telling(1, 32, 48)[0]).save(still, "PNG")
+    good = {"a.bin": film, "b": film, "C.MP4": film, "n" * 251 + ".mp4": film, "ü/d.qt": film, "photo.jpg": still.getvalue()}
+    bad = {"page.mp4": b"<html>", "half.mp4": film[:300], "empty.webm": b"", "cut.png": still.getvalue()[:100], "eps.jpg": b"%!PS-Adobe"}
+    rest = {
+        "README.md": b"# a",
+        "lost.txt": b"of nothing",
+        "set.tar": tar([("x", b"y")]),
+        ".hidden/x.mp4": film,
+        ".DS_Store": b"x",
+        "a.jpg": still.getvalue(),
+    }
+    for name, content in {**good, **bad, **rest, "C.txt": b"a caption"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(film)
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"of it")
+    elsewhere.mkdir()
+    (elsewhere / "linked.mp4").write_bytes(film)
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    (folder / "gone.mp4").symlink_to(folder / "nowhere")
+    (folder / "itself.mp4").symlink_to(folder / "itself.mp4")
+    (folder / "linked file").symlink_to(elsewhere / "linked.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    return {*good, "linked file"}, set(bad)
+
+
+def test_all_that_a_folder_holds_is_made_or_named_or_says_something_of_what_is_made(tmp_path):
+    good, bad = folder_of_everything(tmp_path / "in", tmp_path / "elsewhere")
+    index, report, line = prepared(tmp_path / "out", folder=tmp_path / "in")
+    assert {index.row(number).source for number in range(len(index))} == good
+    assert {one["source"] for one in report["refused"]} == bad
+    passed = {one["source"]: one["reason"] for one in report["passed_over"]}
+    left = {
+        "README.md",
+        "set.tar",
+        ".hidden",
+        ".DS_Store",
+        "a.jpg",
+        "caf\\xe9.mp4",
+        "caf\\xe9.txt",
+        "link",
+        "round",
+        "gone.mp4",
+        "itself.mp4",
+    }
+    assert set(passed) == {*left, "pipe.mp4"}
+    assert (passed["README.md"], passed["set.tar"], passed["a.jpg"]) == (
+        "is text",
+        "is a tar archive",
+        "is an image beside a video of its name: its cover",
+    )
+    assert report["captions"]["files_without_video"] == ["lost.txt"]
+    assert "5 could not be used, 12 passed over: " in line
+    assert "(lost.txt)" in line
+    every = {os.fsencode(path.relative_to(tmp_path / "in")).decode(errors="backslashreplace") for path in (tmp_path / "in").rglob("*")}
+    named = {*good, *bad, *passed, "C.txt", "lost.txt", "ü", ".hidden/x.mp4"}
+    assert every == named
+    followed, _, _ = prepared(tmp_path / "followed", source(follow_links=True, images=False), folder=tmp_path / "in")
+    sources = {followed.row(number).source for number in range(len(followed))}
+    assert sources == good - {"photo.jpg"} | {"link/linked.mp4"}
+
+
+def test_an_image_is_a_clip_of_one_frame_and_of_no_time(tmp_path):
+    (tmp_path / "in").mkdir()
+    pictures = {f"{number}.png": telling(1, 32 + 16 * number, 48, seed=number)[0] for number in range(3)}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    (tmp_path / "in/1.txt").write_text("a caption")
+    index, report, line = prepared(tmp_path / "out", source(min_frames=9), folder=tmp_path / "in")
+    assert [(row.source, row.frames, row.duration) for row in map(index.row, range(3))] == [(name, 1, 0.0) for name in pictures]
+    for number, pixels in enumerate(pictures.values()):
+        assert np.array_equal(read_clip(index, number, reader=PYAV)[0], pixels)
+    assert [[said.text for said in index.captions(number)] for number in range(3)] == [[], ["a caption"], []]
+    assert "3 clips (3 train), 3 frames, 0 seconds" in line
+    assert not report["refused"] + report["passed_over"]
+
+
+class Counted:
+    """`in_order`, that counts what is made and stops by an error after some of it."""
+
+    def __init__(self, most=None, workers=0):
+        self.made, self.most, self.workers = 0, most, workers
+
+    def __call__(self, function, items):
+        for done in in_order(function, items, workers=self.workers, seconds=60, memory_gb=64):
+            if isinstance(done.item, preparing._Step):
+                if self.made == self.most:
+                    raise KeyboardInterrupt
+                self.made += 1
+            yield done
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_call_that_is_stopped_goes_on_and_ends_in_the_same_bytes(tmp_path, videos, after):
+    (videos / "page.mp4").write_text("<html>")
+    made = partial(source, held_out=0.3, held_out_by="window")
+    prepared(tmp_path / "whole", made(), folder=videos)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "out", made(), folder=videos, run=Counted(after))
+    assert (tmp_path / "out").exists() == (after > 0)
+    rest = Counted()
+    prepared(tmp_path / "out", made(), folder=videos, run=rest)
+    assert rest.made == 3 - after
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_what_a_call_had_joined_by_other_settings_is_no_part_of_the_next(tmp_path, videos, monkeypatch):
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(preparing, "write_json", dies)
+        prepared(tmp_path / "out", source(frames=5), folder=videos)
+    assert (tmp_path / "out/video-000000.tar").exists()
+    (tmp_path / "out/video-000001.tar").touch()
+    prepared(tmp_path / "out", folder=videos)
+    prepared(tmp_path / "whole", folder=videos)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_a_file_that_changed_meanwhile_is_made_anew(tmp_path, videos):
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "out", folder=videos, run=Counted(2))
+    about = (videos / "a.mp4").stat()
+    (videos / "a.mp4").write_bytes(muxed(counting(18), **QUIET))
+    os.utime(videos / "a.mp4", ns=(about.st_atime_ns, about.st_mtime_ns))
+    index, _, _ = prepared(tmp_path / "out", folder=videos)
+    assert sum(index.row(number).source == "a.mp4" for number in range(len(index))) == 2
+
+
+def test_parts_make_each_file_once_and_are_joined_to_the_same_bytes(tmp_path, videos):
+    made = partial(source, held_out=0.3, held_out_by="window")
+    prepared(tmp_path / "whole", made(), folder=videos)
+    counts = []
+    for number in (2, 0):  # the job of number 1 never ran
+        run = Counted()
+        with Units(tmp_path / "out", part=Part(number, 3), mark=DATASET, doing="preparing") as units:
+            keep(made().job(folder=str(videos), captions=None, words=WORDS, count=None, run=run), units, run=run)
+        counts.append(run.made)
+    rest = Counted()
+    prepared(tmp_path / "out", made(), folder=videos, run=rest)
+    assert [*counts, rest.made] == [1, 1, 1]
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_the_most_clips_are_the_first_whatever_was_kept(tmp_path, videos):
+    few, rest = Counted(), Counted()
+    index, _, _ = prepared(tmp_path / "few", folder=videos, count=4, run=few)
+    assert (len(index), few.made) == (4, 1)  # no file is made that no clip is taken of
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "out", folder=videos, run=Counted(2))
+    again, _, _ = prepared(tmp_path / "out", folder=videos, count=4, run=rest)
+    assert ([*again.keys], rest.made) == ([*index.keys], 0)
+
+
+class Deadly(FolderSource):
+    harmless = False
+
+    def _make(self, unit):
+        if unit.file == "c.webm" and not self.harmless:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._make(unit)
+
+
+@pytest.mark.slow
+def test_a_file_that_kills_its_process_is_named_and_tried_again_by_the_next_call(tmp_path, videos, monkeypatch):
+    made = source()
+    made.__class__ = Deadly
+    guarded = Counted(workers=1)
+    with Units(tmp_path / "out", part=WHOLE, mark=DATASET, doing="preparing") as units:
+        kept, refused = keep(made.job(folder=str(videos), captions=None, words=WORDS, count=None, run=guarded), units, run=guarded)
+        assert (len(kept), refused) == (3, [])
+        told = units.records(kept[2].identity)
+    assert "crashed" in told[0]["refused"]["reason"]
+    monkeypatch.setattr(Deadly, "harmless", True)
+    rest = Counted()
+    index, report, _ = prepared(tmp_path / "out", made, folder=videos, run=rest)
+    assert (rest.made, len(index), report["refused"]) == (1, 9, [])

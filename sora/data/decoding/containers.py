@@ -19,9 +19,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sora.data.decoding.kinds import HEAD, READ_HERE, kind_of
 from sora.data.decoding.reader import Limits, Source, VideoInfo, named
 
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
 _TRANSFERS = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
 _ALIKE = 0.8, 1.25  # ratios of rates between which a header is believed
@@ -37,7 +37,7 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
     told = named(source, name)
     with refused(told):
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            demuxer = _demuxer(file.read(189), told)
+            demuxer = _demuxer(file.read(HEAD), told)
             file.seek(0)
             # The decoder looks at frames to learn the format: a header that lies about their size must not make it allocate them.
             bounded = {"max_pixels": str(limits.pixels)}
@@ -66,22 +66,10 @@ def refused(named: str) -> Iterator[None]:
 
 def _demuxer(head: bytes, named: str) -> str:
     """FFmpeg's name of the container, from its first bytes: only containers of pictures are let in, no playlists."""
-    if not head:
-        raise ValueError(f"{named} is empty")
-    known: tuple[tuple[bool, str], ...] = (
-        (head[4:8] in _MP4_BOXES, "mov"),
-        (head[:4] == b"\x1a\x45\xdf\xa3", "matroska"),
-        (head[:4] == b"RIFF" and head[8:12] == b"AVI ", "avi"),
-        (head[:4] == b"OggS", "ogg"),
-        (head[:3] == b"FLV", "flv"),
-        (head[:4] == b"GIF8", "gif"),
-        (head[:4] == b"\x00\x00\x01\xba", "mpeg"),
-        (head[:1] == b"\x47" and head[188:189] == b"\x47", "mpegts"),
-    )
-    for fits, demuxer in known:
-        if fits:
-            return demuxer
-    raise ValueError(f"{named} is no video that is known here (mp4, mov, webm, mkv, avi, ogv, flv, gif, mpg or ts) by its first bytes")
+    kind = kind_of(head)
+    if not kind.demuxer:
+        raise ValueError(f"{named} is {kind.what}" + (f" by its first bytes; read here are {READ_HERE}" if head else ""))
+    return kind.demuxer
 
 
 def _video_stream(container: InputContainer, named: str) -> VideoStream:

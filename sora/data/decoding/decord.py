@@ -69,7 +69,7 @@ def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
         # The first frame teaches the decoder what only the first packet holds.
         pictures = video.get_batch([0, *numbers.tolist()]).asnumpy()[1:]
     except (decord.DECORDError, RuntimeError) as error:
-        raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[-1]}") from None
+        raise ValueError(f"{wanted.named} does not decode by decord: {str(error).strip().splitlines()[-1]}; choose reader=pyav") from None
     return len(video), pictures if len(places) == len(numbers) else pictures[places]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from sora.data.decoding.containers import opened
+from sora.data.decoding.pictures import is_picture
 from sora.data.decoding.pyav import PyAVReader
 from sora.data.decoding.reader import (
     HOLE,
@@ -66,8 +67,11 @@ def by_number(
 ) -> Reading:
     """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of `Asked.numbers` at `Asked.shape`.
 
-    Also a ValueError where the backend finds other frames in the file than PyAV.
+    Also a ValueError where the backend finds other frames in the file than PyAV. Images are read alike by all.
     """
+    if is_picture(source):
+        reader = PyAVReader(limits=limits)
+        return reader.read(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name)
     wanted = asked(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name, limits=limits)
     found, pictures = decode(wanted)
     if found != len(wanted.walk.timeline.times):

@@ -6,6 +6,7 @@ reference inside a file opens nothing.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+from sora.data.decoding import pictures
 from sora.data.decoding.containers import Opened, opened, refused, upright
 from sora.data.decoding.converting import Converter, Pictures
 from sora.data.decoding.reader import (
@@ -42,10 +44,13 @@ from sora.data.decoding.skipping import AHEAD, CODECS, Wanted
 from sora.data.decoding.timeline import Clock, Packets, measured, opening, walked
 
 T = TypeVar("T")
+_GROUPS = 32  # groups of pictures of which frames may still come when the last one begins
+_SAME = 1e-6  # seconds
 
 
 class Shown(NamedTuple):
-    """One frame of `stream`. time: its own, in seconds from the video's start. good: not corrupt, far from its time or after a loss."""
+    """One frame of `stream`. time: its own, in seconds from the video's start. good: nothing went wrong since the keyframe before it, and
+    nothing that it stands for was lost."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: float
@@ -60,10 +65,13 @@ class PyAVReader:
 
     def identity(self) -> str:
         versions = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavcodec", "libswscale")}
-        return f"pyav {av.__version__} libavcodec {versions['libavcodec']} libswscale {versions['libswscale']}"
+        libraries = " ".join(f"{name} {version}" for name, version in versions.items())
+        return f"pyav {av.__version__} {libraries} {pictures.identity()}"
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
         """See `VideoReader`. One frame is decoded, after the limits are checked: it tells the rotation."""
+        if pictures.is_picture(source):
+            return pictures.probe(source, name=name, timeline=timeline, limits=self.limits)
         shown = stream(source, name=name, limits=self.limits)
         try:
             if next(shown.undecided(), None) is None:
@@ -153,8 +161,8 @@ class stream:
         self.report, self.sought = ReadReport(), False
         self._source, self._name = source, named(source, name)
         self._head: VideoFrame | None = None
-        self._opened: AbstractContextManager[Opened] | None = None
-        self._place: Opened | None = None
+        self._opened: AbstractContextManager[Opened | pictures.Opened] | None = None
+        self._place: Opened | pictures.Opened | None = None
         self.info = self._open(limits)
         self.fps = fps or self.info.fps
         try:
@@ -167,13 +175,16 @@ class stream:
     def _open(self, limits: Limits) -> VideoInfo:
         """Open the file, anew if it is open."""
         self.close()
-        self._opened = opened(self._source, self._name, limits)
+        self._opened = (pictures.opened if pictures.is_picture(self._source) else opened)(self._source, self._name, limits)
         self._place = self._opened.__enter__()
         return self._place[2]
 
     def _there(self) -> tuple[InputContainer, VideoStream]:
         assert self._place is not None
-        return self._place[:2]
+        container, video, _ = self._place
+        assert not isinstance(container, pictures.Picture)
+        assert video is not None
+        return container, video
 
     def __iter__(self) -> Iterator[Shown]:
         return self
@@ -216,24 +227,24 @@ class stream:
         self, start: float, first: int | None, fps: float | None, size: tuple[int, int] | None, limits: Limits
     ) -> Iterator[tuple[VideoFrame, Converter, float, bool]]:
         step = 1 / self.info.fps
-        start, earliest, over = self._begin(start, first, limits)
-        timed = self._decoded(start, earliest, fps, limits)
-        found = next(timed, None)
-        if found is None:
-            return
-        _, video = self._there()
-        self.info = upright(self.info, self._head or found.frame, video)
-        timed = chain([found], timed)
+        if self._place is not None and isinstance(self._place[0], pictures.Picture):
+            start, over = first / self.info.fps if first else start, 0
+            earliest = start - step / 2
+            timed = (_Timed(frame, time, False) for time, frame in pictures.shown(self._place[0], self._name, self.report))
+        else:
+            start, earliest, over = self._begin(start, first, limits)
+            timed = self._decoded(start, earliest, fps, limits)
+            found = next(timed, None)
+            if found is None:
+                return
+            self.info = upright(self.info, self._head or found.frame, self._there()[1])
+            timed = chain([found], timed)
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
-        errors = 0
         for target, one in asked:
             late = one.lost and (first is not None or abs(one.time - target) > 1.5 * step + HOLE)
-            good = not (one.frame.is_corrupt or late) and self.report.errors == errors
-            errors = self.report.errors
-            self.report.corrupt += one.frame.is_corrupt
             self.report.late += late
-            yield one.frame, convert, one.time, good
+            yield one.frame, convert, one.time, one.whole and not late
 
     def _begin(self, start: float, first: int | None, limits: Limits) -> tuple[float, float, int]:
         """The time of the first frame that is asked for, one before which none is, and how many of those after it are not."""
@@ -254,11 +265,15 @@ class stream:
         told: Iterator[Packet] = walked_to(packets, entries, clock, earliest) if self._walks else packets
         if fps is not None and fps < 0.75 * self.info.fps and self.info.codec in CODECS and not clock.by_place:
             told = Wanted(start, fps, clock.of).marked(told, video)
-        anew = True
+        anew, groups = True, deque[tuple[float, int]](maxlen=_GROUPS)
         for packet in told:
+            self.report.errors += packet.pts in packets.torn
             if packet in entries:
-                self.report.errors = 0  # nothing that is read refers to what came before
+                self.report.errors = self.report.corrupt = 0  # nothing that is read refers to what came before
                 clock.begin(packet, anew=anew)
+                groups.clear()
+            if entries.begins(packet):
+                groups.append((clock.of(packet) or 0.0, self.report.errors + self.report.corrupt))
             anew = False
             self.report.errors += packet.is_corrupt
             if video.codec_context.skip_frame == "DEFAULT":
@@ -273,10 +288,11 @@ class stream:
                 self.report.decoded += 1
                 if self.report.decoded > limits.frames:
                     raise ValueError(f"more than {limits.frames} frames decode, whatever the header says; raise limits.frames")
-                shown = _Timed(frame, *clock.shown(frame))
-                # What is read may refer to it.
-                self.report.errors += frame.is_corrupt and shown.time < earliest and not clock.leads(frame)
-                yield shown
+                # Also those that are not wanted: what is read may refer to them.
+                self.report.corrupt += frame.is_corrupt and not clock.leads(frame)
+                time, lost = clock.shown(frame)
+                before = next((faults for begins, faults in reversed(groups) if begins <= time + _SAME), 0)
+                yield _Timed(frame, time, lost, self.report.errors + self.report.corrupt == before)
         self.report.errors += packets.broken
 
     def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, Clock, Entries]:
@@ -309,11 +325,12 @@ class stream:
 
 
 class _Timed(NamedTuple):
-    """A decoded frame, its time, and whether a frame that was to come before it did not."""
+    """A decoded frame, its time, whether a frame that was to come before it did not, and whether all went well since its keyframe."""
 
     frame: VideoFrame
     time: float
     lost: bool
+    whole: bool
 
 
 def _all(frames: Iterator[_Timed], earliest: float, start: float) -> Iterator[tuple[float, _Timed]]:

@@ -78,7 +78,8 @@ class VideoInfo:
 
 @dataclass
 class ReadReport:
-    """What went wrong in a read: packets refused by the decoder, frames it marked corrupt, frames far from their time, frames missing."""
+    """What went wrong in a read: packets refused by the decoder, frames it marked corrupt (also those that lie between the ones that are
+    read, which may refer to them), frames far from their time, frames missing."""
 
     decoded: int = 0
     errors: int = 0

@@ -74,17 +74,19 @@ WAYS = Ways(4096)  # of this process
 
 
 class Entries:
-    """The packets of one opened file at which decoding can begin for frames that are shown from `earliest` on."""
+    """The packets of one opened file at which decoding can begin. `packet in entries`: for frames that are shown from `earliest` on."""
 
     def __init__(self, video: VideoStream, codec: str, clock: Clock, earliest: float):
         self._codec, self._clock, self._earliest = codec, clock, earliest
         self._extradata = bytes(video.codec_context.extradata or b"")
 
     def __contains__(self, packet: Packet) -> bool:
-        if not packet.is_keyframe or not packet.size or packet.pts is None:
-            return False
         time = self._clock.of(packet)
-        if time is None or time > self._earliest:
+        return time is not None and time <= self._earliest and self.begins(packet)
+
+    def begins(self, packet: Packet) -> bool:
+        """Whether frames that are shown from a packet on need nothing before it."""
+        if not packet.is_keyframe or not packet.size or packet.pts is None:
             return False
         found = entry(memoryview(packet), self._codec, self._extradata)
         # Where frames get their times by their place, none may be missing after the keyframe.

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from sora.data.decoding.groups import Entry, entry
 from sora.data.decoding.reader import Limits, Timeline, VideoInfo
 
-_BETWEEN_BLOCKS = 4096  # bytes: what Matroska writes between two blocks takes less
+_BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
 _COUNTED = ("mov", "avi")  # headers of which count the frames
 _ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
 _REORDERED = 16  # frames at most that a later one is coded before
@@ -105,7 +105,8 @@ def _stamp(packet: Packet, untold: bool) -> int | None:
 class Packets:
     """A video's packets in the order of the file, and at the end an empty one. broken: the container broke off.
 
-    after: the stamp behind which a part of the file is lost that lies before the latest packet, or None; clock is told of it.
+    after: the stamp behind which a part of the file is lost that lies before the latest packet, or None; clock is told of it. torn: the
+    stamps of the packets before which something is lost.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream, clock: Clock | None = None):
@@ -115,6 +116,7 @@ class Packets:
         self._number, self.clock, self._back = video.index, clock, deque[Packet]()
         self._end: int | None = None
         self._last: int | None = None
+        self.torn: set[int | None] = set()
         self.ends = 0.0
         self.broken = False
         self.after: int | None = None
@@ -136,21 +138,27 @@ class Packets:
             except av.error.FFmpegError:  # what came so far stays good
                 self.broken = True
                 raise StopIteration from None
-            self._look(packet)
+            lost = self._lost(packet)
+            if lost and self._last is not None:
+                self.after = self._last
+                if self.clock is not None:
+                    self.clock.lost(self._last)
             if packet.stream.index == self._number:
+                if self.after is not None:
+                    self.torn.add(packet.pts)
                 self._last = packet.pts if packet.pts is not None else self._last
                 return packet
 
-    def _look(self, packet: Packet) -> None:
+    def _lost(self, packet: Packet) -> bool:
+        """Whether a part of the file before a packet is lost."""
         if packet.pts is not None and packet.size:
             self.ends = max(self.ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if not self._whole or not packet.size or packet.pos is None:
-            return
-        if self._end is not None and self._last is not None and packet.pos > self._end + _BETWEEN_BLOCKS:
-            self.after = self._last
-            if self.clock is not None:
-                self.clock.lost(self._last)
-        self._end = packet.pos + packet.size
+            return False
+        lost = self._end is not None and packet.pos > self._end + _BETWEEN_BLOCKS
+        # What is told beside a packet, such as its transparency, lies behind it.
+        self._end = None if any(True for _ in packet.iter_sidedata()) else packet.pos + packet.size
+        return lost
 
 
 class Opening(NamedTuple):

@@ -67,4 +67,6 @@ def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
         # The first frame teaches the decoder what only the first packet holds.
         return len(video), video.get_frames_at([0, *numbers.tolist()]).data.numpy()[1:]
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{wanted.named} does not decode: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(
+            f"{wanted.named} does not decode by torchcodec: {str(error).strip().splitlines()[0]}; choose reader=pyav"
+        ) from None
