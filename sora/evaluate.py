@@ -2,7 +2,8 @@
 
 checkpoint= names a diffusion run (clips are generated for held-out prompts), a VAE or its run (clips are reconstructed), or a folder of
 videos or a dataset (taken as they are). What was generated or extracted is kept, and a command that was stopped goes on. Started by
-torchrun or srun, several processes share the work. `sora compare` sets scores side by side.
+torchrun or srun, several processes share the work. `sora compare` sets scores side by side, and `-m checkpoint=outputs/density/*` scores
+all runs of a sweep and ends with their table.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def kind_of(folder: Path) -> str:
     from sora.vae.artefact import CARD
 
     if not folder.is_dir():
-        raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos")
+        several = "; add -m to evaluate each folder that is called so" if "*" in str(folder) else ""
+        raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos{several}")
     return run_kind(folder) if (folder / "run.json").is_file() or (folder / CARD).is_file() else "videos"
 
 
