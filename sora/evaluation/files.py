@@ -46,7 +46,10 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
     prompts = [clips.prompt(number) for number in range(len(clips))]
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
-    scoring.check_needs(words, facts, next((clips.name(number) for number, prompt in enumerate(prompts) if prompt is None), None))
+    bare = [clips.name(number) for number, prompt in enumerate(prompts) if prompt is None]
+    scoring.check_needs(words, facts, bare, uncaptioned=config.uncaptioned)
+    if bare and any("prompt" in MEASURES[word].needs for word in words if word in MEASURES):
+        share.say(f"left out of what is measured by prompts: {scoring.named(bare)} without a caption")
     sides, real = {"generated": clips}, None
     scoring.check_sets(bench, len(clips), sets=config.trajectories)
     if bench.compares:
@@ -69,6 +72,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
+    scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
     return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=paths)

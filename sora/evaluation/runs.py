@@ -42,7 +42,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
-    targets = plan_targets(videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed)
+    targets, bare = plan_targets(
+        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
+    )
+    if bare:
+        share.say(f"left out: {scoring.named(bare)} without a caption")
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
@@ -79,7 +83,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
-    scores |= about
+    scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
+    scores |= {"uncaptioned": bare} if bare else {}
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
@@ -120,7 +125,7 @@ def generated(
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
     about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {len(requests)} clips") as progress:
+    with scoring.bar(share, f"generating {len(requests)} clips", "steps") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 

@@ -52,7 +52,7 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     home = Path(config.checkpoint) / "evaluation"
     output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
     bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
-    figures, rows, about, reals, fakes, paths = {}, [], {}, {}, {}, []
+    figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
         found, clip_rows, real, fake = score_dataset(vae, loaded.hashes, folder, config, one)
@@ -61,10 +61,11 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
         about[name] = {**real.videos.about(), "clips": len(real)}
         reals[name], fakes[name] = real.about(), fake.about()
+        cautions += [f"{name}: {line}" for line in scoring.caution(bench, len(real), len(fake))]
     if not share.first:
         return {}
     protocol = protocol_of(config, bench, about, reals, fakes)
-    scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures)}
+    scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures), "cautions": cautions}
     return scoring.finish(
         output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, preset=preset, rows=rows, clips=paths
     )
@@ -138,7 +139,6 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     from sora.metrics.reconstruction import Reconstruction
 
     device = next(vae.parameters()).device
-    mine = bench.share.mine(len(real))
     with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
 
         def of_clip(number: int) -> dict[str, Any]:
@@ -154,10 +154,9 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
                 write(made.paths[number], other[0].numpy(), real.shape(number).fps, lossless=True)
             if config.keep is None or number < config.keep:
                 row["file"] = write_pair(bench.output, number + 1, original[0].numpy(), other[0].numpy(), real.shape(number).fps)
-            progress(number // bench.share.ranks + 1, len(mine))
             return row
 
-        return bench.share.rows(len(real), of_clip)
+        return bench.share.rows(len(real), of_clip, progress)
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

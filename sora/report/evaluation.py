@@ -246,6 +246,12 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
 
 
+def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
+    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    first, *rest = name.split("/")
+    return bool(rest) and "_".join([first, *rest[1:]]) in figures
+
+
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
     """The preset, where one was chosen; all that the scores depend on, and what was scored."""
     preset = scores.get("preset") or {}
