@@ -73,9 +73,13 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
     scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
+    if real is not None and config.page:
+        scores["real"] = beside(output, real, FOR_THE_PAGE)
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
-    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=paths)
+    return scoring.finish(
+        output, scores, protocol, subject={"place": config.checkpoint, "videos": videos.about()}, preset=preset, rows=rows, clips=paths
+    )
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
@@ -83,6 +87,17 @@ def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
     from sora.evaluation.memory import written
 
     return written(folder, clips, range(min(count, len(clips))))
+
+
+def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
+    """Real clips to look at beside others, spread over all: their files within the output, what they are called and their shapes."""
+    from sora.data.taking import spread
+    from sora.evaluation.memory import size_of, written
+
+    numbers = sorted(spread(len(real))[:count])
+    paths = written(output / "real", real, numbers)
+    names = [{"name": real.name(number), "prompt": real.prompt(number), **size_of(real, number)} for number in numbers]
+    return [{"file": str(path.relative_to(output)), **about} for path, about in zip(paths, names, strict=True)]
 
 
 def policy_of(node: DictConfig) -> ClipPolicy:

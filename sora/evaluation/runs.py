@@ -30,7 +30,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
     from sora.data.video_sets import open_videos
-    from sora.evaluation.files import real_folder
+    from sora.evaluation.files import FOR_THE_PAGE, beside, real_folder
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
@@ -60,10 +60,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
-    real = None
+    real = originals = None
     if bench.compares:
         kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-        real = scoring.real_set(bench, alike(videos, kinds, fit, config))
+        originals = alike(videos, kinds, fit, config)
+        real = scoring.real_set(bench, originals)
     figures, about = {}, {}
     if "loss" in of_run:
         figures, about["heldout"] = measured_loss(loaded, config, share)
@@ -85,6 +86,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
     scores |= {"uncaptioned": bare} if bare else {}
+    if originals is not None and config.page:
+        scores["real"] = beside(output, originals, FOR_THE_PAGE)
     if config.vbench is not None:
         from sora.evaluation.generating import export
 

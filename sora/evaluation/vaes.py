@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sora.evaluation.sharing import Share
 
 USUAL_N = 128
+SHAPE = ("frames", "height", "width")  # of a row
 SUMS = ("videos", "exact_frames")  # of a clip's figures, those of which all have the sum; of the others it is the mean
 MEASURES = {
     "psnr": "uint8 RGB, mean over frames of a clip, then over clips",
@@ -66,9 +67,8 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
         return {}
     protocol = protocol_of(config, bench, about, reals, fakes)
     scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures), "cautions": cautions}
-    return scoring.finish(
-        output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, preset=preset, rows=rows, clips=paths
-    )
+    subject = {"run": config.checkpoint, "vae": loaded.hashes, "step": loaded.step}
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
 
 
 def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
@@ -149,7 +149,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
                 other = vae.decode(vae.encode(original.to(device))).cpu()
             metric = alone(Reconstruction())
             metric.update(original, other)
-            row = {"key": real.name(number), "frames": original.shape[1], **metric.compute()}
+            row = {"key": real.name(number), **dict(zip(SHAPE, original.shape[1:4], strict=True)), **metric.compute()}
             if bench.compares and not made.paths[number].is_file():
                 write(made.paths[number], other[0].numpy(), real.shape(number).fps, lossless=True)
             if config.keep is None or number < config.keep:
@@ -161,7 +161,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The figures of the rows, in order."""
-    return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", "frames", "file")))
+    return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", *SHAPE, "file")))
 
 
 def _summary(name: str, values: Sequence[float]) -> float:
