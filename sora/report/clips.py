@@ -22,7 +22,7 @@ def clip(
 
     info = probe(path)
     width, height = size or (info.width, info.height)
-    return Video(path.read_bytes(), width, height, caption, note, dict(marks or {}), poster(path))
+    return Video(path.read_bytes(), width, height, caption, note, dict(marks or {}), poster(path), still=info.frames == 1)
 
 
 def poster(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -100,11 +101,10 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
     parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
-    for shares in (True, False):
-        for group in _spans(figures, shares=shares):
-            words = "Shares with their 95 % intervals" if shares else _told(group)
-            parts.append(Plot(plots.intervals(group, across="share of clips" if shares else "", shares=shares), words))
-    return parts
+    groups = [(shares, group) for shares in (True, False) for group in _spans(figures, shares=shares)]
+    drawn = [plots.intervals(group, across="share of clips" if shares else "", shares=shares) for shares, group in groups]
+    words = ["Shares with their 95 % intervals" if shares else _told(group) for shares, group in groups]
+    return [*parts, *([Plot(drawn, ". ".join(words))] if drawn else [])]
 
 
 def _told(group: Mapping[str, Span]) -> str:
@@ -269,10 +269,10 @@ def clip_of(folder: Path, name: str, row: Mapping[str, Any], kind: str, note: st
     caption = str(row.get("prompt") or row.get("key") or row.get("name") or Path(name).stem)
     made = clip(folder / name, caption, size=size)
     shape = f"{row['width']}×{row['height']}" if sized else f"{made.width}×{made.height}"
-    rate = f", {row['frames'] / row['fps']:.1f} s" if row.get("fps") and row.get("frames", 1) > 1 else ""
+    rate = f", {row['frames'] / row['fps']:.1f}\u00a0s" if row.get("fps") and row.get("frames", 1) > 1 else ""
     length = "an image" if row.get("frames") == 1 else f"{row['frames']} frames{rate}" if "frames" in row else ""
     told = "; ".join(filter(None, [row.get("dataset", ""), f"{shape}, {length}".rstrip(", "), _how(row), note]))
-    return Video(made.mp4, made.width, made.height, caption, told, marks_of(row), made.jpeg)
+    return replace(made, note=told, marks=marks_of(row))
 
 
 def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:

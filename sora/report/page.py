@@ -65,6 +65,7 @@ class Video:
     note: str = ""
     marks: Mapping[str, bool | None] = field(default_factory=dict)  # what was asked for, and whether the clip shows it
     jpeg: bytes = b""
+    still: bool = False  # an image, which the JPEG shows as well
 
     @property
     def source(self) -> str:
@@ -85,6 +86,12 @@ class Videos:
 
     clips: Sequence[Video]
     together: int = 1
+
+    @property
+    def broad(self) -> bool:
+        """Whether each place of the grid has to hold what is twice as wide as high."""
+        wide = [clip for clip in self.clips if clip.width > 1.9 * clip.height]
+        return self.together > 1 or len(wide) > len(self.clips) / 2
 
     def rows(self) -> list[Sequence[Video]]:
         return [self.clips[start : start + self.together] for start in range(0, len(self.clips), self.together)]

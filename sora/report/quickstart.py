@@ -219,7 +219,7 @@ def _processor() -> str:
 
 
 def _shape(width: int, height: int, frames: int, fps: float) -> str:
-    return f"{width}×{height}, " + ("an image" if frames == 1 else f"{frames} frames, {frames / fps:.1f} s")
+    return f"{width}×{height}, " + ("an image" if frames == 1 else f"{frames} frames, {frames / fps:.1f}\u00a0s")
 
 
 def _duration(seconds: float) -> str:

@@ -59,20 +59,19 @@ def curves(lines: Lines) -> list[Part]:
     """The loss over steps, and what else each line of metrics.jsonl has, in small plots."""
     some = lines[:: max(1, len(lines) // MOST_POINTS)]
     points = [(line["step"], line["loss"]) for line in some if _real(line.get("loss"))]
-    parts: list[Part] = []
+    drawn = []
     if len(points) > 1:
         steps, losses = [step for step, _ in points], [loss for _, loss in points]
         steep = min(losses) > 0 and max(losses) > 20 * min(losses)
-        drawn = plots.curves({"loss": (steps, losses)}, across="step", up="loss", logarithmic=steep, smooth=7)
-        parts.append(Plot(drawn, "Loss of training; the thick line is a running mean"))
+        drawn.append(plots.curves({"loss": (steps, losses)}, across="step", up="loss", logarithmic=steep, smooth=7))
     panels = []
     for name, title in DRAWN.items():
         have = [(line["step"], line[name]) for line in some if _real(line.get(name))]
         if len(have) > 1:
             panels.append(Panel(title, {name: ([step for step, _ in have], [value for _, value in have])}, {}))
-    if panels:
-        parts.append(Plot(plots.panels(panels, across="step", marker=""), "Over the steps of training"))
-    return parts
+    drawn += plots.panels(panels, across="step", marker="")
+    words = "Loss of training, the thick line its running mean, and what else was measured at every line of metrics.jsonl"
+    return [Plot(drawn, words)] if drawn else []
 
 
 def measured_parts(measured: Lines) -> list[Part]:
@@ -103,7 +102,7 @@ def samples_of(folder: Path, *, most: int) -> list[Video]:
         try:
             about = read_json(path.with_suffix(".json"))
             size = (int(about["width"]), int(about["height"]))
-            length = "an image" if about["frames"] == 1 else f"{about['frames']} frames, {about['frames'] / about['fps']:.1f} s"
+            length = "an image" if about["frames"] == 1 else f"{about['frames']} frames, {about['frames'] / about['fps']:.1f}\u00a0s"
             clips.append(clip(path, str(about["prompt"]), size=size, note=f"{size[0]}×{size[1]}, {length}"))
         except (ValueError, KeyError, TypeError, OSError):
             continue
