@@ -34,7 +34,7 @@ def home(tmp_path):
     (home / "goodput.jsonl").write_text(json.dumps({"began": 1.0, "ended": 11.0, "first": 0, "last": 40, **phases, "undone": []}) + "\n")
     (home / "events.jsonl").write_text(json.dumps({"time": 1.0, "event": "skipped", "reason": HOSTILE[0]}) + "\n")
     sampled(home / "samples/step-00000010-ema", HOSTILE[0])
-    sampled(home / "samples/step-00000020-ema", "late")
+    sampled(home / "samples/step-00000020-ema", "a late one")
     (home / "samples/step-00000020-ema/0001-y.mp4").write_bytes(b"half")  # its sidecar is not there yet
     return home
 
@@ -46,7 +46,7 @@ def test_the_page_of_a_run_that_trains_tells_where_it_stands_and_holds_all_of_it
     words = "".join(page.words)
     for told in ("stands at step 40 of 100", "2\u00a0min", "70 %", "Learning rate", "Held-out loss", "70.0 % went into steps", HOSTILE[0]):
         assert told in words, told
-    assert words.index("Step 20") < words.index("late") < words.index("Step 10")
+    assert words.index("Step 20") < words.index("a late one") < words.index("Step 10")
     assert f"sora train resume='{home}'" in words and "24×16, 5 frames" in words
     assert [dict(attributes)["href"] for tag, attributes in page.tags if tag == "a" and dict(attributes)["href"].startswith("./")] == [
         f"./{name}" for name in ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "goodput.jsonl", "events.jsonl")
@@ -76,7 +76,7 @@ def test_runs_and_folders_of_samples_stand_side_by_side(home, tmp_path, capsys):
     sampled(tmp_path / "other", "from elsewhere")
     assert run("report", [str(home), str(tmp_path / "other"), f"output={tmp_path / 'two.html'}"]) == 0
     words = "".join(read((tmp_path / "two.html").read_text()).words)
-    assert "late" in words and "from elsewhere" in words and "2 side by side" in words
+    assert "a late one" in words and "from elsewhere" in words and "2 side by side" in words
     sweep = swept(tmp_path / "sw", {"seed=0": 1.0, "seed=1": 3.0, "seed=0,x=1": 1.0})
     assert run("report", [str(each) for each in sorted(sweep.iterdir())]) == 0
     assert "training loss" in (sweep / "report.html").read_text()
