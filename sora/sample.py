@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ class Line:
 def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar for each sample."""
     from sora.configs.load import load_diffusion
+    from sora.progress import progress_bar
 
     config = composed.config
     lines = read_prompts(config.prompt, config.prompts)
@@ -304,17 +304,6 @@ def write_png(path: Path, picture: Any) -> None:
 
     with whole_file(path) as staging:
         Image.fromarray(picture).save(staging, format="PNG")
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
-    """A bar with the time left; gives a function of (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
     from sora.data.video_sets import open_videos
-    from sora.evaluation.files import real_folder
+    from sora.evaluation.files import FOR_THE_PAGE, beside, real_folder
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
@@ -43,7 +43,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     share.tell(videos.lines())
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
-    targets = plan_targets(videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed)
+    targets, bare = plan_targets(
+        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
+    )
+    if bare:
+        share.say(f"left out: {scoring.named(bare)} without a caption")
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
@@ -57,10 +61,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
-    real = None
+    real = originals = None
     if bench.compares:
         kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-        real = scoring.real_set(bench, alike(videos, kinds, fit, config))
+        originals = alike(videos, kinds, fit, config)
+        real = scoring.real_set(bench, originals)
     figures, about = {}, {}
     if "loss" in of_run:
         figures, about["heldout"] = measured_loss(loaded, config, share)
@@ -80,7 +85,10 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
-    scores |= about
+    scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
+    scores |= {"uncaptioned": bare} if bare else {}
+    if originals is not None and config.page:
+        scores["real"] = beside(output, originals, FOR_THE_PAGE)
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
@@ -121,7 +129,7 @@ def generated(
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
     about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {len(requests)} clips") as progress:
+    with scoring.bar(share, f"generating {len(requests)} clips", "steps") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 
