@@ -1,6 +1,6 @@
 """Index shards made by others, check a dataset to the last byte, or show what is inside.
 
-sora data index FOLDER   rows, hashes and offsets for any WebDataset of videos with json or txt captions, beside its shards;
+sora data index FOLDER   rows, hashes and offsets for any WebDataset of videos with json, txt or caption members, beside its shards;
                          of a URL (s3://…, https://…) into output=FOLDER, with the shards left where they are
 sora data check FOLDER   counts, hashes, and that every clip decodes to what the index says
 sora data show FOLDER    sizes, durations, rates and captions as histograms, and a page with thumbnails
@@ -35,6 +35,7 @@ def index(config: Any) -> None:
 
     from omegaconf import OmegaConf
 
+    from sora.data.clip_texts import CaptionWords
     from sora.data.foreign import Choices
     from sora.data.indexing import index_shards, mirror, names_of
     from sora.data.stores import store_of, write_remote
@@ -59,6 +60,7 @@ def index(config: Any) -> None:
             key_with_shard=config.key_with_shard,
             held_out=config.held_out,
             most_mb=config.most_mb,
+            words=CaptionWords(**OmegaConf.to_container(config.captions)),  # pyright: ignore[reportCallIssue]
         )
         with _progress("shards", "clips") as report:
             described = index_shards(
@@ -126,7 +128,7 @@ def check(config: Any) -> int:
     if config.output is not None:
         faults = [fault._asdict() for fault in checked.faults]
         compared = {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "kinds": dict(checked.kinds)}
-        write_json(Path(config.output), {**compared, "faults": faults})
+        write_json(Path(config.output), {**compared, "notes": checked.notes, "faults": faults})
         print(f"  all of it is in {config.output}")
     return 1 if checked.faults else 0
 

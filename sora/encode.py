@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -77,6 +78,7 @@ def main(composed: Composed) -> None:
     lost = _warn_of_scale(latents)
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
     print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    _tell_of_cuts(cache.manifest_path(index.folder, encoder.fingerprint))
     if lost:
         listed = f"latents-{latents.vae_hash[:8]}-refused.jsonl"
         print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
@@ -261,6 +263,14 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
         print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
     return len(latents) - len(there)
+
+
+def _tell_of_cuts(manifest: Path) -> None:
+    """Say how many captions were longer than the encoder reads."""
+    from sora.text import cache
+
+    for cut in cache.cut_in(manifest) or ():
+        print(f"  {cut.line()}")
 
 
 def _device(name: str) -> Any:

@@ -124,6 +124,16 @@ def encode_command(config: DictConfig, folder: Path) -> str:
     return command("encode", *text, vae=config.vae, data=folder)
 
 
+def captions_told(config: DictConfig, planned: Planned) -> list[str]:
+    """What a run has to know of its captions before it starts."""
+    from omegaconf import OmegaConf
+
+    from sora.data.captioned import texts_told
+
+    data, fill = planned.data, OmegaConf.select(config, "dit.text.fill") or 0
+    return texts_told(data.indexes, data.captions, encoder=planned.encoder, caches=data.texts, fill=fill)
+
+
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.configs.build import build
@@ -138,6 +148,8 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     vae = artefact.load(planned.vae)
     for reason, count in plan.skipped.items():
         say(f"left out: {count} clips ({reason})")
+    for line in captions_told(config, planned):
+        say(line)
     objective = build(config.objective, path=build(config.path), density=build(config.density))
     given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
     dit, scales = trainable(config, **given)

@@ -22,7 +22,7 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora import storage
-    from sora.jobs import diffusion_plan
+    from sora.jobs import captions_told, diffusion_plan
     from sora.resuming import require_given
 
     config = composed.config
@@ -37,6 +37,8 @@ def main(composed: Composed) -> None:
         calibrate(config, planned)
         return
     found: dict[str, Any] = {"figures": told(config, planned.plan)}
+    for line in captions_told(config, planned):
+        print(f"captions         {line}")
     if config.get("cluster") is not None:
         from sora.price import priced
 

@@ -1,7 +1,8 @@
 """Make a dataset of shards from a folder of videos, or from the built-in world.
 
-A folder's videos (mp4, webm, mkv, mov, avi, ogv, ...) may have captions beside them: `name.txt`, `name.json`, or one table for all,
-captions=FILE.jsonl or FILE.csv with a column `file`. Videos that cannot be read are named in report.json.
+A folder's videos (mp4, webm, mkv, mov, avi, ogv, ...) may have captions beside them, `name.txt`, `name.mp4.txt`, `name.caption`,
+`name.json`, or one table for all: captions=FILE (.csv, .tsv, .jsonl, .json or .parquet with a column `file`), or the folder's own
+metadata.jsonl as Hugging Face has it. What cannot be read or fits no video is counted in the last line and named in report.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main(composed: Composed) -> None:
 
     from sora.configs.build import build
     from sora.configs.following import after_prepare
+    from sora.data.clip_texts import CaptionWords
     from sora.data.index import Index
     from sora.data.workers import in_order
     from sora.storage import whole_folder
@@ -37,8 +39,10 @@ def main(composed: Composed) -> None:
     output = Path(config.output)
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
+    said: Any = OmegaConf.to_container(config.captions)
+    table = said.pop("file")
     with whole_folder(output) as staging:
-        job = source.job(folder=config.input, captions=config.captions, count=config.count, run=run)
+        job = source.job(folder=config.input, captions=table, words=CaptionWords(**said), count=config.count, run=run)
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = write(job, staging, run=run, max_bytes=int(config.shard_mb * 2**20), about=about)
     print(summary(described, output))
@@ -76,14 +80,15 @@ def write(job: Job, folder: Path, *, run: Run, max_bytes: int, about: dict[str, 
         if not writer.rows:
             raise ValueError(f"not one clip could be made: {_listed(refused)}")
         described = writer.finish(about)
-    return described | {"refused": _report(folder, described, refused, job)}
+    return described | {"refused": _report(folder, described, refused, job), "told": job.told}
 
 
 def _report(folder: Path, described: dict[str, Any], refused: list[Refused], job: Job) -> int:
     from sora.storage import write_json
 
     listed = [one._asdict() for one in refused]
-    report = {"clips": described["totals"]["clips"], "splits": described["splits"], "refused": listed, **job.notes}
+    said = {"splits": described["splits"], "captioned": described["captioned"], "refused": listed}
+    report = {"clips": described["totals"]["clips"], **said, **job.notes}
     write_json(folder / "report.json", report)
     return len(refused)
 
@@ -102,7 +107,9 @@ def summary(described: dict[str, Any], output: Path) -> str:
     )
     if described["refused"]:
         line += f"; {described['refused']} could not be used, {output / 'report.json'} says which and why"
-    return line
+    without = sum(counts["without"] for counts in described["captioned"].values())
+    told = [f"{without} of {totals['clips']} clips have no caption"] if without else []
+    return "; ".join([line, *told, *described["told"]])
 
 
 if __name__ == "__main__":

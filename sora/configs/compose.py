@@ -93,7 +93,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
             raise ValueError(f"--config-dir {folder} is not a folder")
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    words = [parse(word) for argument in arguments for word in counted(argument, available)]
+    words = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
     grouped, valued = _sorted(words, loader, available)
     with_experiment = loader.load([word.option for word in grouped], check_hydra=True)
     reference = loader.without_experiment(with_experiment)
@@ -198,6 +198,14 @@ def require_all(composed: Composed, verb: str) -> None:
         from sora.resuming import require_given
 
         require_given(composed.config, verb)
+
+
+def named_file(argument: str, verb: str) -> str:
+    """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
+    key, _, value = argument.partition("=")
+    held = [OmegaConf.select(OmegaConf.load(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
+    return f"{key}.file={value}" if files and not value.startswith("{") else argument
 
 
 def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:

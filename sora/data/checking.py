@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt8
 
+from sora.data.captioned import captioned
 from sora.data.columns import FOLDER, LAYOUT, ColumnCheck, check_columns
 from sora.data.duplicates import KeyFile
 from sora.data.index import Index
@@ -24,8 +25,9 @@ from sora.data.stores import Store, open_store
 from sora.data.tars import Walk, sample_of
 from sora.data.video import probe, read
 from sora.data.workers import in_order
-from sora.data.writing import DATASET, Fingerprints
+from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.storage import read_json
+from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers
 _SOUGHT = 4  # frames that are read again from the middle of a clip
@@ -108,7 +110,7 @@ def _metadata(index: Index, checked: Checked) -> bool:
 
     False: the clips cannot be found by these metadata.
     """
-    described, prints = index.described, Fingerprints()
+    described, prints, captioned = index.described, Fingerprints(), CaptionCounts()
     totals: Counter[str] = Counter()
     mapped = (index.folder / FOLDER).is_dir()
     if mapped:
@@ -122,6 +124,7 @@ def _metadata(index: Index, checked: Checked) -> bool:
                 checked.add("metadata", entry["meta"], str(error))
                 return False
             prints.add(table)
+            captioned.add(table)
             compare(table)
             keys.add(table["key"].to_pylist())
             totals.update(clips=table.num_rows, **{name: sum(table[name].to_pylist()) for name in ("frames", "size")})
@@ -137,6 +140,8 @@ def _metadata(index: Index, checked: Checked) -> bool:
         checked.add("fingerprint", DATASET, "its fingerprint is not that of the rows")
     if "captions" in described and prints.captions() != described["captions"]:
         checked.add("fingerprint", DATASET, "its fingerprints of the captions are not those of the rows")
+    if described.get("captioned") not in (None, captioned.described()):
+        checked.add("count", DATASET, "its numbers of clips with and without captions are not those of the rows")
     if len(twice):
         checked.add("duplicate", DATASET, f"{len(twice)} keys come more than once, such as {index.columns.key(int(twice[0]))}")
     if mapped:
@@ -261,7 +266,13 @@ def _compare(folder: Path, decode: float) -> _Compare:
 
 
 def _captions(index: Index, checked: Checked) -> None:
-    """Sets of captions that were added: each file whole, and of clips that there are."""
+    """Sets of captions that were added: each file whole, and of clips that there are. Noted: clips without, and captions that were cut."""
+    checked.notes += captioned([index]).lines(None)
+    for path in sorted(index.folder.glob("text-????????.json")):
+        try:
+            checked.notes += [f"{path.name}: {cut.line()}" for cut in cut_in(path) or ()]
+        except ValueError as error:
+            checked.add("captions", path.name, str(error))
     for entry in index.sets.files():
         try:
             keys = index.sets.keys(entry)

@@ -1,4 +1,4 @@
-"""An index for shards that others made: any WebDataset of videos with captions in `json` or `txt` beside them.
+"""An index for shards that others made: any WebDataset of videos with captions in `json`, `txt` or the like beside them.
 
 The shards are only read. Every sample becomes a row or a `Refusal` with its shard, key and reason; bytes of a shard that belong
 to no sample are refusals too, so nothing is lost in silence. Videos are opened by guarded processes, one at a time each.
@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from sora.data.clip_texts import WORDS, CaptionWords, Said, joined, said_in
 from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards import KEY, Member
-from sora.data.sidecars import said_in
 from sora.data.sources import SUFFIXES
 from sora.data.stores import Store
 from sora.data.tars import ByteFile, Walk, sample_of, told
 from sora.data.video import probe
 from sora.data.workers import Done
 
-_TOLD = ("json", "txt")
-_MOST_TOLD = 1 << 20  # bytes of one json or txt
+MOST_TOLD = 1 << 20  # bytes of one json or txt
 _UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
 _VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 
@@ -62,6 +61,11 @@ class Survey:
     notes: Counter[str] = field(default_factory=Counter)
     stamp: str = ""
 
+    def note(self, said: Said) -> None:
+        """Count what might be captions and is none."""
+        self.notes["captions that are empty"] += said.empty
+        self.notes.update(f"keys that are not read as captions ({told(key.encode())}); captions.keys names them" for key in said.unread)
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -69,7 +73,7 @@ class Choices:
 
     video: the suffix of the member that is the video; None for the only one there is. need_captions: a sample without any is refused.
     key_with_shard: keys begin with the shard's name, for sets whose shards all count from 0. held_out: share of the clips that
-    become the split "heldout", by the hash of their source or key. most_mb: of one clip.
+    become the split "heldout", by the hash of their source or key. most_mb: of one clip. words: which members hold captions, and where.
     """
 
     video: str | None = None
@@ -77,6 +81,7 @@ class Choices:
     key_with_shard: bool = False
     held_out: float = 0.0
     most_mb: float = 1024
+    words: CaptionWords = WORDS
 
 
 def survey(store: Store, shard: str, choices: Choices) -> Survey:
@@ -114,14 +119,14 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
                 twice[key] += 1
                 continue
             own[suffix] = (offset, length)
-            if suffix in _TOLD and length <= _MOST_TOLD:
+            if choices.words.may_tell(suffix) and length <= MOST_TOLD:
                 texts[key][suffix] = walk.content()
     except ValueError as error:
         found.refused.append(Refusal(shard, "", "shard", str(error)))
     found.refused += [Refusal(shard, key, "duplicate", f"{count} more members of names that came before") for key, count in twice.items()]
     found.refused += [Refusal(shard, trouble.place, trouble.kind, trouble.reason) for trouble in walk.troubles]
     found.notes["samples whose members do not lie together"] += len(apart)
-    usual = _usual(members) if walk.troubles else set()
+    usual = _usual(members, choices.words) if walk.troubles else set()
     for key, own in members.items():
         made = _sample(found, key, own, texts.get(key, {}), usual, choices)
         if isinstance(made, Sample):
@@ -131,10 +136,15 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
     return found
 
 
-def _usual(members: dict[str, dict[str, Any]]) -> set[str]:
+def told_of(suffix: str, members: Iterable[str], words: CaptionWords) -> str | None:
+    """The kind of the captions in a sample's member "txt", "dense.txt" or, where an mp4 is among `members`, "mp4.txt"; None: none."""
+    return words.told_by(next((suffix.removeprefix(f"{one}.") for one in members if suffix.startswith(f"{one}.")), suffix))
+
+
+def _usual(members: dict[str, dict[str, Any]], words: CaptionWords) -> set[str]:
     """The suffixes that more than half of the samples have: in a damaged shard, who lacks one has lost it."""
     counts = Counter(suffix for own in members.values() for suffix in own)
-    return {suffix for suffix, count in counts.items() if count * 2 > len(members) or (len(members) <= 2 and suffix in _TOLD)}
+    return {suffix for suffix, count in counts.items() if count * 2 > len(members) or (len(members) <= 2 and words.told_by(suffix))}
 
 
 def _sample(
@@ -155,30 +165,47 @@ def _sample(
     if size > choices.most_mb * 2**20:
         return Refusal(shard, name, "size", f"its video has {size} bytes, more than most_mb={choices.most_mb:g} allows")
     try:
-        facts = _said(own, texts)
+        facts = _said(found, own, texts, choices.words)
     except ValueError as error:
         return Refusal(shard, name, "text", str(error))
     if not facts["captions"]:
         if choices.need_captions:
             return Refusal(shard, name, "caption", "the sample has no caption")
         found.notes["clips without a caption"] += 1
-    others = set(own) - {videos[0], *_TOLD}
+    others = {suffix for suffix in own if suffix != videos[0] and not told_of(suffix, own, choices.words)}
     for suffix in others:
         found.notes[f"members that are not read (.{told(suffix.encode())})"] += 1
     return Sample(shard, key_of(name, shard if choices.key_with_shard else None), name, videos[0], offset, size, facts)
 
 
-def _said(own: dict[str, tuple[int, int]], texts: dict[str, bytes]) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    captions: tuple[Caption, ...] = ()
-    for suffix in _TOLD:
-        if suffix in own and suffix not in texts:
-            raise ValueError(f"its {suffix} has {own[suffix][1]} bytes, too many to read")
-        if suffix in texts:
-            found = said_in(suffix, texts[suffix])
-            captions += tuple(said for said in found.pop("captions") if said.text not in {one.text for one in captions})
-            facts |= found
+def _said(found: Survey, own: dict[str, tuple[int, int]], texts: dict[str, bytes], words: CaptionWords) -> dict[str, Any]:
+    for suffix, (_, size) in own.items():
+        if told_of(suffix, own, words) and suffix not in texts:
+            raise ValueError(f"its {suffix} has {size} bytes, too many to read")
+    captions, facts, odd = said_by(texts, own, words)
+    for said in odd:
+        found.note(said)
     return {**facts, "captions": captions}
+
+
+def said_by(
+    texts: Mapping[str, bytes], members: Collection[str], words: CaptionWords
+) -> tuple[tuple[Caption, ...], dict[str, Any], list[Said]]:
+    """Captions and facts in the texts of a sample, by suffix, those of JSON first; and what each text says.
+
+    Raises:
+        ValueError: one of them cannot be read.
+    """
+    facts: dict[str, Any] = {}
+    told: list[Said] = []
+    for suffix in sorted(texts, key=lambda suffix: (suffix.rpartition(".")[2] != "json", suffix)):
+        kind = told_of(suffix, members, words)
+        if kind is None:
+            continue
+        said, more = said_in(suffix, texts[suffix], words, kind=kind)
+        told.append(said)
+        facts |= more
+    return joined([said.captions for said in told]), facts, told
 
 
 def key_of(name: str, shard: str | None = None) -> str:

@@ -37,6 +37,7 @@ _TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": text, "meta": text, "meta_sha256": text, "clips": some, "bytes": maybe(count)}
 _FORM = {"fingerprint": text, "totals": _TOTALS, "splits": named(some), "shards": [_ENTRY]}
 _SINCE_2 = {"captions": {"whole": text, "splits": named(text)}}
+_CAPTIONED = named({"clips": some, "without": count, "kinds": named(some)})  # datasets of before have none
 _COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)}  # they may be missing
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
@@ -136,6 +137,19 @@ class Index:
             base = written["whole"] if self.split is None else written["splits"][self.split]
         return hashlib.sha256(f"{base}\t{self.sets.fingerprint}".encode()).hexdigest() if self.sets.fingerprint else base
 
+    @property
+    def captioned(self) -> dict[str, Any] | None:
+        """How many clips have captions of which kinds, as dataset.json says: {"clips", "without", "kinds": {kind: clips}}.
+
+        None where it does not: it is of before, or sets of captions were added.
+        """
+        written = self.described.get("captioned")
+        if not written or self.sets.described:
+            return None
+        mine = [counts for split, counts in written.items() if self.split in (None, split)]
+        kinds = {kind: sum(counts["kinds"].get(kind, 0) for counts in mine) for counts in mine for kind in counts["kinds"]}
+        return {"clips": len(self), "without": sum(counts["without"] for counts in mine), "kinds": kinds}
+
     @cached_property
     def keys(self) -> Keys:
         return Keys(self.columns, self._rows)
@@ -213,12 +227,14 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
 def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
     """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
     path, form = folder / DATASET, _FORM if described["version"] == 1 else _FORM | _SINCE_2
-    whole = fits(described, form) and fits(described.get("columns"), maybe(_COLUMNS))
+    more = {"columns": maybe(_COLUMNS), "captioned": maybe(_CAPTIONED)}
+    whole = fits(described, form) and all(fits(described.get(name), inner) for name, inner in more.items())
     if whole:
         clips = described["totals"]["clips"]
         whole = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
     if whole:
         found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
+        found += [described["captioned"]] if described.get("captioned") else []
         whole = all(set(splits) == set(described["splits"]) for splits in found)
     if not whole:
         raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")

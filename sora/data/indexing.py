@@ -26,7 +26,7 @@ from sora.data.writing import DATASET, IndexWriter
 from sora.storage import STAGING, read_json, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
-_VERSION = 1  # of what is made of a shard: another program begins anew
+_VERSION = 2  # of what is made of a shard: another program begins anew
 
 
 def names_of(store: Store, pattern: str) -> list[str]:
@@ -74,6 +74,7 @@ def index_shards(
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}; it is a share, from 0 to 1")
     settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": PYAV.identity(), **asdict(choices)}
+    settings = json.loads(json.dumps(settings))  # as it is read back
     with Parts(output, settings) as parts:
         for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):
             left.unlink()  # of a process that was killed: no other is here now

@@ -65,9 +65,13 @@ class LatentData:
         self.latents = tuple(LatentIndex(Index.open(folder, split, hash_every_read=hash_every_read), vae_hash) for folder in folders)
         self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
         self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
-        require_kinds([latents.index for latents in self.latents], captions)
+        require_kinds(self.indexes, captions)
         for latents, texts in zip(self.latents, self.texts, strict=True):
             require_cached(latents.index, texts, captions)
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        return tuple(latents.index for latents in self.latents)
 
     @cached_property
     def clips(self) -> LatentClips:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.data import sidecars
+from sora.data.clip_texts import CaptionWords
 from sora.data.index import Caption, ClipFacts
+from sora.data.sidecars import Sidecars
 from sora.data.video import LIMITS, VideoInfo, encode, probe, stream
 from sora.data.workers import Done
 
@@ -49,7 +50,10 @@ Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Done]]
 
 @dataclass
 class Job:
-    """Units of work, the function that makes clips of one, how many clips to expect, and what was refused beforehand."""
+    """Units of work, the function that makes clips of one, how many clips to expect, and what was refused beforehand.
+
+    notes: for report.json. told: for the last line of the command.
+    """
 
     units: Sequence[Any]
     make: Callable[[Any], list[Made | Refused]]
@@ -59,13 +63,17 @@ class Job:
     most: int | None = None  # clips, whatever the units give
     refused: list[Refused] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order."""
+    """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order.
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job: ...
+    captions: a table of them. words: how files with captions are found and read.
+    """
+
+    def job(self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run) -> Job: ...
 
 
 class WorldSource:
@@ -76,7 +84,7 @@ class WorldSource:
         if heldout < 0:
             raise ValueError(f"source.heldout is {heldout}; give 0 or more clips")
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+    def job(self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run) -> Job:
         if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
         if not count or count < 1:
@@ -161,12 +169,12 @@ class FolderSource:
         self._videos = Path()
         self._held: frozenset[str] = frozenset()
 
-    def job(self, *, folder: str | None, captions: str | None, count: int | None, run: Run) -> Job:
+    def job(self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run) -> Job:
         if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos")
         self._videos = Path(folder)
         names = self._wanted(videos_in(self._videos))
-        written, unknown = sidecars.table(Path(captions), names) if captions else ({}, [])
+        sidecars = Sidecars(self._videos, names, words, table=Path(captions) if captions else None)
         infos: dict[str, VideoInfo] = {}
         refused: list[Refused] = []
         for done in run(self._probe, names):
@@ -177,8 +185,7 @@ class FolderSource:
         units: list[Windows] = []
         for name, info in infos.items():
             try:
-                captioned = written.get(name, ()) + sidecars.beside(self._videos / name)
-                units += self._units(name, info, captioned)
+                units += self._units(name, info, sidecars.of(name))
             except ValueError as error:
                 refused.append(Refused(name, 0.0, str(error)))
         if not units:
@@ -186,8 +193,9 @@ class FolderSource:
             raise ValueError(f"none of {len(names)} videos in {folder} gives a clip: {reasons}")
         self._held = self._chosen(units)
         clips = sum(unit.last - unit.first for unit in units)
-        notes = {"videos": len(names), "captions_without_video": unknown}
-        return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, count, refused, notes)
+        notes = {"videos": len(names), "captions": sidecars.unused.report()}
+        told = sidecars.unused.lines()
+        return Job(units, self._make, min(clips, count or clips), lambda unit: unit.video, self.licence, count, refused, notes, told)
 
     def _wanted(self, names: Sequence[str]) -> list[str]:
         unmet = [pattern for pattern in self.leave_out if not any(fnmatchcase(name, pattern) for name in names)]

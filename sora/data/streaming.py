@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from sora.data.foreign import Refusal
+from sora.data.clip_texts import WORDS, CaptionWords
+from sora.data.foreign import MOST_TOLD, Refusal, said_by, told_of
 from sora.data.rows import Caption
-from sora.data.sidecars import said_in
 from sora.data.sources import SUFFIXES
 from sora.data.stores import SCHEMES
 from sora.data.tars import ByteFile, Walk, sample_of
 
-_TOLD = ("json", "txt")
 _VIDEOS = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
-_MOST_TOLD = 1 << 20
 
 
 class Streamed(NamedTuple):
@@ -38,11 +36,18 @@ class ShardStream:
 
     urls: of http, https or any place that fsspec reads, or paths. most_mb: of one clip. refused grows as it goes: members of a
     sample that do not lie together, and whatever a shard loses, are named there. Shuffling is the reader's business: give the
-    urls in another order. Another iteration begins at the first url.
+    urls in another order. Another iteration begins at the first url. words: which members hold captions, and where.
     """
 
-    def __init__(self, urls: Sequence[str], *, most_mb: float, open_file: Callable[[str], ByteFile] | None = None):
-        self.urls, self.most_mb = tuple(urls), most_mb
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        most_mb: float,
+        words: CaptionWords = WORDS,
+        open_file: Callable[[str], ByteFile] | None = None,
+    ):
+        self.urls, self.most_mb, self.words = tuple(urls), most_mb, words
         self.refused: list[Refusal] = []
         self._open = open_file or opened
 
@@ -70,8 +75,9 @@ class ShardStream:
                     if name in done:
                         self.refused.append(Refusal(url, name, "apart", "members of it came before; a stream cannot join them"))
                     done.add(name)
-                wanted = parts[1] in _TOLD or parts[1].rpartition(".")[2] in _VIDEOS
-                if wanted and found.size > (_MOST_TOLD if parts[1] in _TOLD else self.most_mb * 2**20):
+                text = self.words.may_tell(parts[1])
+                wanted = text or parts[1].rpartition(".")[2] in _VIDEOS
+                if wanted and found.size > (MOST_TOLD if text else self.most_mb * 2**20):
                     self.refused.append(Refusal(url, found.name, "size", f"it has {found.size} bytes, too many"))
                 elif wanted:
                     own[parts[1]] = walk.content()
@@ -87,20 +93,15 @@ class ShardStream:
     def _sample(self, url: str, name: str | None, own: dict[str, bytes]) -> Iterator[Streamed]:
         if name is None:
             return
-        videos = [suffix for suffix in own if suffix not in _TOLD]
+        texts = {suffix: content for suffix, content in own.items() if told_of(suffix, own, self.words)}
+        videos = [suffix for suffix in own if suffix.rpartition(".")[2] in _VIDEOS]
         if len(videos) != 1:
             self.refused.append(
                 Refusal(url, name, "video", f"the sample has {len(videos)} videos (its members: {', '.join(own) or 'none'})")
             )
             return
-        facts: dict[str, Any] = {}
-        captions: tuple[Caption, ...] = ()
         try:
-            for suffix in _TOLD:
-                if suffix in own:
-                    found = said_in(suffix, own[suffix])
-                    captions += tuple(said for said in found.pop("captions") if said.text not in {one.text for one in captions})
-                    facts |= found
+            captions, facts, _ = said_by(texts, own, self.words)
         except ValueError as error:
             self.refused.append(Refusal(url, name, "text", str(error)))
             return

@@ -62,6 +62,26 @@ class _Joined:
         return self._hash.hexdigest()
 
 
+class CaptionCounts:
+    """How many clips of each split have a caption of each kind, and how many have none, counted on as rows come."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, dict[str, Any]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """The next rows, as `rows.table_of` makes them."""
+        for split, captions in zip(table["split"].to_pylist(), table["captions"].to_pylist(), strict=True):
+            counts = self.splits.setdefault(split, {"clips": 0, "without": 0, "kinds": {}})
+            counts["clips"] += 1
+            counts["without"] += not captions
+            for kind in {said["kind"] for said in captions}:
+                counts["kinds"][kind] = counts["kinds"].get(kind, 0) + 1
+
+    def described(self) -> dict[str, Any]:
+        """For dataset.json, the same whatever the order of the rows."""
+        return {split: {**counts, "kinds": dict(sorted(counts["kinds"].items()))} for split, counts in sorted(self.splits.items())}
+
+
 class IndexWriter:
     """Writes the rows of shards, one shard after another, and `dataset.json` at the end."""
 
@@ -69,7 +89,7 @@ class IndexWriter:
         self.folder, self.licence = Path(folder), licence
         self.rows = 0
         self._columns = ColumnWriter(self.folder)
-        self._fingerprints = Fingerprints()
+        self._fingerprints, self._captioned = Fingerprints(), CaptionCounts()
         self._entries: list[dict[str, Any]] = []
         self._totals = {"clips": 0, "frames": 0, "seconds": 0.0, "bytes": 0, "captions": 0}
         self.splits: dict[str, int] = {}
@@ -84,6 +104,7 @@ class IndexWriter:
         write_table(meta, table)
         self._columns.write(table)
         self._fingerprints.add(table)
+        self._captioned.add(table)
         for split, count in Counter(table["split"].to_pylist()).items():
             self.splits[split] = self.splits.get(split, 0) + count
         more = {"clips": table.num_rows, "frames": sum(table["frames"].to_pylist()), "seconds": sum(table["duration"].to_pylist())}
@@ -106,6 +127,7 @@ class IndexWriter:
             "totals": self._totals | {"seconds": round(self._totals["seconds"], 3)},
             "splits": self.splits,
             "captions": self._fingerprints.captions(),
+            "captioned": self._captioned.described(),
             "columns": self._columns.finish(),
             "shards": self._entries,
             "about": dict(about),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.storage import text_hash
+from sora.text.limits import Limit
 from sora.tokens import TextTokens
 
 START = 256  # stands before every caption, so that the empty one has a token too
@@ -40,11 +41,20 @@ class ByteEncoder:
         rows = [[START, *caption.encode("utf-8")[: self.max_tokens - 1]] for caption in captions]
         return [torch.tensor(row, dtype=torch.float32)[:, None] for row in rows]
 
+    def limits(self) -> list[Limit]:
+        return [Limit("text.max_tokens", self.max_tokens, _beyond)]
+
     def models(self) -> list[nn.Module]:
         return []
 
     def text_module(self) -> ByteText:
         return ByteText(width=self.width, depth=self.depth, reach=self.reach)
+
+
+def _beyond(captions: list[str], tokens: int) -> list[str]:
+    """What stands behind the first bytes of each caption; a letter that is cut in its middle is lost as a whole."""
+    kept = [caption.encode()[: tokens - 1].decode(errors="ignore") for caption in captions]
+    return [caption[len(start) :] for caption, start in zip(captions, kept, strict=True)]
 
 
 class ByteText(nn.Module):

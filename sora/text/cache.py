@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from sora.storage import NotEncoded, file_hash, read_json, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
+from sora.text.limits import Cut, cuts, summed
 
 VERSION = 2
 _STATES, _HASHES, _ENDS = "states", "hashes", "ends"
@@ -73,13 +75,34 @@ def extend(
         with whole_file(path.with_name(name)) as staging:
             save_file({_STATES: whole, _HASHES: hashes, _ENDS: ends}, staging)
         size = path.with_name(name).stat().st_size
-        manifest["shards"].append({"file": name, "sha256": file_hash(path.with_name(name)), "bytes": size, "captions": len(texts)})
+        cut = [asdict(one) for one in cuts(encoder.limits(), [text for _, text in texts])]
+        entry = {"file": name, "sha256": file_hash(path.with_name(name)), "bytes": size, "captions": len(texts), "cut": cut}
+        manifest["shards"].append(entry)
         write_json(path, manifest)
         if progress:
             progress(len(texts))
     if missing or "places" not in manifest:
         _keep_places(path, manifest)
     return len(missing)
+
+
+def cut_in(path: Path) -> list[Cut] | None:
+    """Which captions of a cache are longer than its encoder reads, by its manifest; None where a part of it is of before, and silent."""
+    described = read_json(path)
+    named = described.get("fingerprint") if isinstance(described, dict) else None
+    return _cut(path, _read(path, str(named)))
+
+
+def _cut(path: Path, manifest: dict[str, Any]) -> list[Cut] | None:
+    shards = manifest["shards"]
+    if any("cut" not in shard for shard in shards):
+        return None
+    kinds = {"key": str, "tokens": int, "captions": int, "of": int, "first": str, "lost": str}
+    told = [cut for shard in shards if isinstance(shard["cut"], list) for cut in shard["cut"]]
+    whole = all(isinstance(cut, dict) and {name: type(value) for name, value in cut.items()} == kinds for cut in told)
+    if not whole or not all(isinstance(shard["cut"], list) for shard in shards):
+        raise ValueError(f"{path} is damaged: what it says of captions that were cut is none; delete it and run sora encode again")
+    return summed([{cut["key"]: Cut(**cut) for cut in shard["cut"]} for shard in shards], of=sum(shard["captions"] for shard in shards))
 
 
 def _join(path: Path, encoder: TextEncoder) -> None:
@@ -187,6 +210,8 @@ def _opened(file: Path) -> Any:
 class TextCache:
     """States of captions by their text. A missing or changed file, and a caption that was never encoded, are ValueErrors.
 
+    cut: which captions were longer than the encoder reads (None: a cache of before, which does not say).
+
     Files of states are compared with their hashes when the cache is opened, if they are a gigabyte together or less; else each one when
     a process reads it first.
     """
@@ -199,7 +224,7 @@ class TextCache:
             there = f"there are those of {', '.join(map(str, others))}: choose that text=, or" if others else "there are none:"
             raise NotEncoded(f"{folder} has no captions encoded by this text encoder ({fingerprint[:8]}); {there} run sora encode", folder)
         manifest = _read(path, fingerprint)
-        self._shards = manifest["shards"]
+        self._shards, self.cut = manifest["shards"], _cut(path, manifest)
         small = sum(shard["bytes"] for shard in self._shards) <= _HASHED_AT_ONCE
         for shard in self._shards if verify else ():
             self._check(shard, hashed=small)

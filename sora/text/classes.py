@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sora.storage import text_hash
 from sora.text.encoder import IdentityText
+from sora.text.limits import Limit
 
 
 class ClassEncoder:
@@ -36,6 +37,9 @@ class ClassEncoder:
             raise ValueError(f"{wrong[0][:80]!r} is no class: with text=classes a caption is a number from 0 to {self.count - 1}, or empty")
         numbers = torch.tensor([int(caption) if caption else self.count for caption in captions], dtype=torch.int64)
         return list(torch.nn.functional.one_hot(numbers, self.width).float()[:, None])
+
+    def limits(self) -> list[Limit]:
+        return []
 
     def models(self) -> list[nn.Module]:
         return []

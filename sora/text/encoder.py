@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sora.text.limits import Limit
 from sora.tokens import TextTokens
 
 
@@ -33,6 +34,10 @@ class TextEncoder(Protocol):
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
         """One (tokens, numbers) tensor per caption, float32 on the CPU; it can be stored. The empty caption has tokens too."""
+        ...
+
+    def limits(self) -> Sequence[Limit]:
+        """Where captions are cut; that of the words comes first."""
         ...
 
     def models(self) -> Sequence[nn.Module]:

@@ -7,6 +7,7 @@ those of any other encoder. `PooledText` parts the two again when a pack reaches
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sora.storage import text_hash
+from sora.text.limits import Limit
 from sora.tokens import Segments, TextTokens, owners
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class WholeEncoder(Protocol):
     def fingerprint(self) -> str: ...
 
     def to(self, device: torch.device | str) -> None: ...
+
+    def limits(self) -> Sequence[Limit]: ...
 
     def models(self) -> Sequence[nn.Module]: ...
 
@@ -57,6 +61,11 @@ class PooledCaptions:
     def to(self, device: torch.device | str) -> None:
         self.states.to(device)
         self.whole.to(device)
+
+    def limits(self) -> list[Limit]:
+        """Of the words and of the vector, each by its own key."""
+        both = (("states", self.states), ("whole", self.whole))
+        return [replace(limit, key=limit.key.replace("text.", f"text.{part}.", 1)) for part, encoder in both for limit in encoder.limits()]
 
     def models(self) -> list[nn.Module]:
         return [*self.states.models(), *self.whole.models()]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sora.storage import file_hash, read_json
 from sora.text.encoder import IdentityText
+from sora.text.limits import Limit
 
 PACKAGE = "package:"
 # By the model's own config. Encoder-decoders and image-text models bring halves that captions do not need.
@@ -53,6 +54,18 @@ class Pretrained:
         """Token numbers and masks of captions, on the model's device. fills: all up to max_tokens, else up to the longest."""
         padding = "max_length" if fills else True
         return self.tokenizer(captions, padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt").to(self.device)
+
+    def beyond(self, texts: list[str], tokens: int) -> list[str]:
+        """What each text says behind its first `tokens` tokens, of which the tokenizer's marks are some; "" for nothing."""
+        ids, found = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"], [""] * len(texts)
+        for number in (number for number, own in enumerate(ids) if len(own) > tokens):
+            if self.tokenizer.is_fast:
+                kept = self.tokenizer(texts[number], truncation=True, max_length=tokens, return_offsets_mapping=True)["offset_mapping"]
+                found[number] = texts[number][max((end for _, end in kept), default=0) :]
+            else:  # it cannot say where its tokens stand
+                marks = self.tokenizer.num_special_tokens_to_add()
+                found[number] = self.tokenizer.decode(ids[number][max(0, tokens - marks) :], skip_special_tokens=True)
+        return found
 
     @property
     def width(self) -> int:
@@ -160,6 +173,15 @@ class PretrainedEncoder:
             states |= {number: row[here.bool()][self.crop :].clone() for number, row, here in rows}
         return [states[number] for number in range(len(captions))]
 
+    def limits(self) -> list[Limit]:
+        return [Limit("text.max_tokens", self.max_tokens, self._beyond)]
+
+    def _beyond(self, captions: list[str], tokens: int) -> list[str]:
+        """What is cut off of captions themselves: what the template has behind them is none of it."""
+        behind = len(self.template.partition("{}")[2])
+        found = self.pretrained.beyond([self.template.replace("{}", caption) for caption in captions], tokens + self.crop)
+        return [lost[: max(0, len(lost) - behind)].strip() for lost in found]
+
     def models(self) -> list[nn.Module]:
         return [self.pretrained.model]
 
@@ -191,6 +213,12 @@ class PretrainedPooled:
 
     def to(self, device: torch.device | str) -> None:
         self.pretrained.to(device)
+
+    def limits(self) -> list[Limit]:
+        return [Limit("text.max_tokens", self.max_tokens, self._beyond)]
+
+    def _beyond(self, captions: list[str], tokens: int) -> list[str]:
+        return [lost.strip() for lost in self.pretrained.beyond(captions, tokens)]
 
     def models(self) -> list[nn.Module]:
         return [self.pretrained.model]

@@ -1,8 +1,12 @@
 """A kind of captions that is not there is told before a run; single clips without it are counted like any other bad clip."""
 
+import json
+
 import pytest
 
-from sora.data.captioned import require_cached, require_caption, require_kinds
+from sora.data.caption_sets import CaptionSetWriter
+from sora.data.captioned import captioned, require_cached, require_caption, require_kinds, texts_told
+from sora.data.checking import check
 from sora.data.frame_packs import FramePacks, frame_clips
 from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.planning import Cost, Packed, TokenPlan
@@ -15,12 +19,13 @@ from sora.tokens import Grid
 from tests.data.making import telling
 
 
-def made(folder, kinds) -> Index:
+def made(folder, kinds, heldout=()) -> Index:
     """A clip for each tuple of kinds of captions."""
     with DatasetWriter(folder, licence="CC0-1.0", max_bytes=1 << 30) as writer:
         for number, several in enumerate(kinds):
+            split = "heldout" if number in heldout else "train"
             said = tuple(Caption(kind, f"{kind} of clip {number}", "test") for kind in several)
-            facts = ClipFacts(key=f"clip-{number}", frames=1, fps=8.0, height=32, width=32, captions=said)
+            facts = ClipFacts(key=f"clip-{number}", frames=1, fps=8.0, height=32, width=32, captions=said, split=split)
             writer.write(facts, encode(telling(1, 32, 32, seed=number), 8.0, lossless=True))
         writer.finish({})
     return Index.open(folder)
@@ -58,18 +63,74 @@ def test_prompts_are_of_the_kind_that_is_asked_for_and_never_of_another(tmp_path
         DatasetVideos(bare, caption="dense")
 
 
-def test_a_dataset_without_any_caption_trains_without(tmp_path):
-    """There is nothing to choose among, so nothing is spelt wrong; one caption in it, and the same weights are refused."""
+def test_weights_of_kinds_that_no_clip_has_are_refused_also_where_there_are_no_captions_at_all(tmp_path):
+    """A bare dataset beside one with captions lacks no kind: its clips are shown without, which is told."""
     wanted = {"dense": 1.0}
-    bare, one = made(tmp_path / "bare", [(), ()]), made(tmp_path / "one", [(), ("short",)])
+    bare, one, dense = (made(tmp_path / name, kinds) for name, kinds in (("a", [(), ()]), ("b", [(), ("short",)]), ("c", [("dense",)])))
     assert [bare.captions(row) for row in range(2)] == [(), ()]
-    require_kinds([bare], wanted)
+    with pytest.raises(ValueError, match=r"names dense, but none of 2 clips of .*a has .*no captions at all; data\.captions=null trains"):
+        require_kinds([bare], wanted)
+    require_kinds([bare], None)
+    require_kinds([bare, dense], wanted)
     require_caption(bare, 0, wanted)
-    with pytest.raises(ValueError, match="names dense, but none of 2 clips"):
-        require_kinds([bare, one], wanted)
+    with pytest.raises(ValueError, match=r"names dense, but none of 2 clips of .*b has .*their kinds are short"):
+        require_kinds([dense, one], wanted)
     require_caption(one, 0, wanted)
     with pytest.raises(ValueError, match="its captions are of kinds short"):
         require_caption(one, 1, wanted)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_how_many_clips_have_which_captions_is_counted_by_split(tmp_path, before):
+    """As dataset.json says; and the same of a dataset of before, which did not say, by looking."""
+    index = made(tmp_path, [("short",), ("short", "dense"), (), ("short", "short")], heldout=(1, 2))
+    if before:
+        described = json.loads((tmp_path / "dataset.json").read_text())
+        assert described.pop("captioned")
+        (tmp_path / "dataset.json").write_text(json.dumps(described))
+    found = captioned([Index.open(tmp_path)])
+    assert (found.clips, found.looked, found.without, dict(found.kinds)) == (4, 4, 1, {"short": 3, "dense": 1})
+    held = captioned([Index.open(tmp_path, "heldout"), index])
+    assert (held.clips, held.without, dict(held.kinds)) == (6, 2, {"short": 4, "dense": 2})
+    assert captioned([Index.open(tmp_path, "train")]).lines(None) == []
+    assert found.lines({"dense": 1.0}) == [
+        "1 of 4 clips have no caption (25%): they are shown without",
+        "captions by kind: dense 1, short 3; data.captions shows dense",
+    ]
+    writer = CaptionSetWriter(tmp_path, "more", dataset=index.dataset_fingerprint)
+    writer.write(0, {"clip-2": [Caption("dense", "said later", "m")]})
+    writer.finish({})
+    later = captioned([Index.open(tmp_path)])
+    assert (later.without, dict(later.kinds)) == (0, {"short": 3, "dense": 2})
+
+
+def test_a_count_of_captions_that_is_not_the_rows_own_is_a_fault(tmp_path):
+    made(tmp_path, [("short",), ()])
+    assert not check(Index.open(tmp_path), decode=0, workers=0, seconds=9, memory_gb=64).faults
+    described = json.loads((tmp_path / "dataset.json").read_text())
+    described["captioned"]["train"]["without"] = 0
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    (fault,) = check(Index.open(tmp_path), decode=0, workers=0, seconds=9, memory_gb=64).faults
+    assert "clips with and without captions" in fault.reason
+
+
+def test_captions_that_are_cut_are_told_by_the_cache_or_by_looking(tmp_path):
+    index = made(tmp_path, [("short",), ("dense", "short"), ()])
+    text = ByteEncoder(width=8, depth=1, reach=1, max_tokens=1 + len("dense of clip"))
+    told = "1 of 4 captions are longer than text.max_tokens=14 and are cut there; of 'dense of clip 1' is lost: ' 1'"
+    said = [caption.text for row in range(3) for caption in index.captions(row)]
+    assert said == ["short of clip 0", "dense of clip 1", "short of clip 1"]
+    loose = {"encoder": text, "fill": 0}
+    assert texts_told([index], {"dense": 1.0}, **loose, caches=None)[-1] == told.replace("1 of 4", "1 of 1")
+    cache.extend(tmp_path, text, said[1:2], shard=1)
+    states = cache.TextCache(tmp_path, text.fingerprint)
+    told = told.replace("of 4", "of 2")  # with the empty one
+    assert texts_told([index], {"dense": 1.0}, **loose, caches=[states])[-1] == told
+    assert texts_told([index], {"dense": 1.0}, encoder=text, fill=8, caches=[states])[-1].startswith(
+        "1 of 1 captions are longer than dit.text.fill=8 and are cut there; of 'dense of clip 1' is lost: 'f clip 1'"
+    )
+    notes = check(Index.open(tmp_path), decode=0, workers=0, seconds=9, memory_gb=64).lines()
+    assert any(line.endswith(f"{told}") for line in notes) and any("1 of 3 clips have no caption" in line for line in notes)
 
 
 def test_captions_that_were_not_encoded_are_told_before_the_run(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from sora.data import foreign
 from sora.data.checking import check
+from sora.data.clip_texts import CaptionWords
 from sora.data.foreign import Choices, key_of
 from sora.data.index import Index
 from sora.data.indexing import index_shards, names_of
@@ -320,3 +321,33 @@ def test_bad_clips_of_every_kind_are_named_by_the_index_or_by_the_check_and_no_o
     assert {key for _, key, _ in refused} | undecodable == set(bad)
     assert len(refused) + len(undecodable) == len(bad)
     assert len(index) == 4 * len(bad) + len(undecodable)
+
+
+def test_members_with_captions_are_read_in_every_spelling_and_others_are_counted(tmp_path, media):
+    told = {
+        "a.TXT": "upper", "b.mp4.txt": "appended", "c.caption": "caption", "d.cap": "cap", "e.dense.txt": "dense",
+        "f.json": '{"prompt": "prompt"}', "g.json": '{"caption": ["one", "two"]}', "h.JSON": '{"kind": "vlog", "caption": "kind"}',
+        "i.json": '{"Caption": "capital", "caption_id": "7"}', "j.txt": " ", "k.license.txt": "CC0",
+    }  # fmt: skip
+    members = [pair for name, text in told.items() for pair in ((name, text.encode()), (f"{name[0]}.mp4", media[0]))]
+    write(tmp_path / "a.tar", members)
+    index, refused, described = indexed(tmp_path)
+    found = {index.key(row): [(one.kind, one.text) for one in index.captions(row)] for row in range(len(index))}
+    plain = {"a": "upper", "b": "appended", "c": "caption", "d": "cap", "f": "prompt", "h": "kind", "i": "capital"}
+    assert found == {key: [("original", text)] for key, text in plain.items()} | {
+        "e": [("dense", "dense")], "g": [("original", "one"), ("original", "two")], "j": [], "k": [],
+    }  # fmt: skip
+    assert not refused and described["notes"] == {
+        "captions that are empty": 1,
+        "clips without a caption": 2,
+        "keys that are not read as captions (caption_id); captions.keys names them": 1,
+        "members that are not read (.license.txt)": 1,
+    }
+    assert described["captioned"] == {"train": {"clips": 11, "without": 2, "kinds": {"dense": 1, "original": 8}}}
+
+
+def test_own_names_of_keys_and_suffixes_are_read_in_shards_too(tmp_path, media):
+    write(tmp_path / "a.tar", [("a.mp4", media[0]), ("a.vtt", b"said"), ("a.txt", b"not asked for"), ("a.json", b'{"long text": "x"}')])
+    index, _, described = indexed(tmp_path, words=CaptionWords(suffixes=["vtt", "json"], keys={"dense": "long text"}))
+    assert [(one.kind, one.text) for one in index.captions(0)] == [("dense", "x"), ("original", "said")]
+    assert described["notes"] == {"members that are not read (.txt)": 1}

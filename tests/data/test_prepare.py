@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sora import prepare
+from sora.data.clip_texts import WORDS
 from sora.data.index import Index
 from sora.data.loading import read_clip
-from sora.data.sidecars import captions_of, table
 from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
 from sora.data.video import PYAV
 from sora.data.workers import in_order
@@ -28,9 +28,9 @@ def source(**more):
     return FolderSource(**(settings | more))
 
 
-def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None):
+def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None, words=WORDS):
     with whole_folder(output) as staging:
-        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, count=count, run=run)
+        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, words=words, count=count, run=run)
         described = prepare.write(job, staging, run=run, max_bytes=1 << 30, about={})
     return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
 
@@ -164,7 +164,7 @@ def test_captions_come_from_beside_the_video_and_from_a_table(tmp_path, videos):
         "below/b.MKV": [("original", "from the table, quoted")],
         "c.webm": [("short", "grey"), ("dense", "A card turns white.")],
     }
-    assert report["captions_without_video"] == ["lost.mp4"]
+    assert report["captions"]["tables"] == {"all.csv": {"rows": 3, "without_video": 1, "names": ["lost.mp4"]}}
 
 
 def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
@@ -178,14 +178,6 @@ def test_a_table_that_matches_nothing_is_refused(tmp_path, videos):
     path.write_bytes(b'{"file": "\xff"}')
     with pytest.raises(ValueError, match="no text in UTF-8"):
         prepared(tmp_path / "out", folder=videos, captions=str(path))
-
-
-def test_a_name_that_two_videos_bear_says_neither(tmp_path):
-    path = tmp_path / "all.jsonl"
-    path.write_text('{"file": "a.mp4", "caption": "which?"}\n{"file": "x/a", "text": "this"}\n')
-    found, unknown = table(path, ["x/a.mp4", "y/a.mp4"])
-    assert ([*found], unknown) == (["x/a.mp4"], ["a.mp4"])
-    assert captions_of({"captions": [{"kind": "k", "text": "t", "captioner": "m"}, "plain"]})[0].captioner == "m"
 
 
 def test_splits_follow_from_names_so_that_more_videos_move_none(tmp_path, videos):
