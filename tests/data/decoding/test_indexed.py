@@ -12,7 +12,6 @@ def walk(times, *losses):
     return Walk(Timeline(times, keys), hidden=0, open=0, losses=losses, dropped=0, packets=len(times), ends=0.0, broken=False)
 
 
-
 @pytest.mark.parametrize("seed", range(20))
 def test_the_chosen_frame_is_the_nearest_in_time_and_the_earlier_of_two(seed):
     rng = np.random.default_rng(seed)
