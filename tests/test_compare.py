@@ -262,6 +262,7 @@ def test_the_folders_that_a_sweep_named_are_taken_as_folders_from_anywhere(tmp_p
     assert rows_of(capsys, SEEDS) == expected and rows_of(capsys, [*list(SEEDS)[:2], "figures=[loss]", *list(SEEDS)[2:]])[1][3] == "2.0"
     listed = [f"scores=[{','.join(repr(str(home / name)) for name in SEEDS)}]"]
     assert rows_of(capsys, listed) == expected
+    assert rows_of(capsys, [f"scores=[{','.join(SEEDS)}]"]) == expected
     assert [row[:2] for row in rows_of(capsys, [*SEEDS, "over=[]"])][1:] == [
         ["uniform", "0"],
         ["uniform", "1"],

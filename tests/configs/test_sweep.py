@@ -33,9 +33,9 @@ def test_a_word_of_a_sweep_stands_for_its_values_as_typed(word, values):
     assert several(word) == values
 
 
-@pytest.mark.parametrize("word", ["seed=1,,2", "seed=1,2,", "data.folders=[a,b"])
+@pytest.mark.parametrize("word", ["seed=1,,2", "seed=1,2,", "seed=range(x"])
 def test_a_word_that_cannot_be_read_is_named(word):
-    with pytest.raises(ValueError, match=word.replace("[", r"\[")):
+    with pytest.raises(ValueError, match="cannot be read" if "(" in word else word):
         several(word)
 
 

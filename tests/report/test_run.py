@@ -98,7 +98,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
         ([".", "watch=30"], "watch= follows one run"),
         ([".", "watch=0"], "watch=0: give the seconds"),
         ([".", "clips=0"], "clips=0: give 1 or more"),
-        ([".", "output=."], "output=. is a folder"),
+        ([".", "output=."], "output=. is what place= names"),
     ],
 )
 def test_what_has_no_page_is_told(tmp_path, monkeypatch, capsys, words, told):
