@@ -248,7 +248,8 @@ def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequen
         raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
     if verb == "train":
         for words in runs or [flags.overrides]:
-            launcher.refuse_ranks(compose(verb, words, flags.folders).config.trainer)
+            config = compose(verb, words, flags.folders).config
+            launcher.refuse_ranks(config.trainer, packs=config.plan.packs)
     made = launcher.array(verb, named, Path("outputs") / "jobs") if runs else launcher.job(verb, named[0])
     if launcher.dry:
         print(made.shown())

@@ -216,6 +216,7 @@ def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
     """
     import time
 
+    from sora.started import started
     from sora.training.run import open_run
 
     end = time.monotonic() + seconds
@@ -223,7 +224,8 @@ def wait_for(folder: Path, *, seconds: float = 120.0) -> Run:
         if time.monotonic() > end:
             raise ValueError(
                 f"{folder}, which rank 0 makes, cannot be seen from here after {seconds:.0f} s; "
-                "name an output=FOLDER on a file system that all nodes share and have mounted"
+                "name an output=FOLDER on a file system that all nodes share and have mounted, and see that rank 0 was started: "
+                f"this is rank {started().rank}, by {started().by}"
             )
         time.sleep(0.1)
     return open_run(folder)

@@ -81,8 +81,9 @@ class Slurm:
         python = os.environ.get("SORA_PYTHON", sys.executable)
         return Submission(script, ("sbatch", "--parsable", "--export=ALL", *self._asked(), *more, str(script), *words), python)
 
-    def refuse_ranks(self, trainer: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the trainer of these keys lays out the ranks that a job starts: told now, not after the queue."""
+    def refuse_ranks(self, trainer: Mapping[str, Any], *, packs: int) -> None:
+        """Raise ValueError unless the trainer of these keys lays out the ranks that a job starts, and these divide the packs of a step:
+        told now, not after the queue."""
         devices, nodes = trainer.get("devices", 1), trainer.get("nodes", 1)
         if (self.tasks if devices is None else devices, self.nodes if nodes is None else nodes) != (self.tasks, self.nodes):
             said = " ".join(f"trainer.{name}={count}" for name, count in (("devices", devices), ("nodes", nodes)) if count is not None)
@@ -90,6 +91,12 @@ class Slurm:
             raise ValueError(
                 f"launcher.tasks={self.tasks} launcher.nodes={self.nodes} start {self.tasks * self.nodes} ranks, but {laid}; leave "
                 "trainer.devices and trainer.nodes null, with trainer=auto or ddp, fsdp, …, or ask for as many tasks"
+            )
+        readers = self.tasks * self.nodes // (trainer.get("context", 1) * trainer.get("tensor", 1)) or 1
+        if packs % readers:
+            raise ValueError(
+                f"a step of plan.packs={packs} does not divide over the {readers} ranks that read data of their own; set plan.packs to a "
+                f"multiple of {readers}"
             )
 
     def _asked(self) -> list[str]:

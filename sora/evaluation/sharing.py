@@ -102,6 +102,8 @@ def joined(device: str) -> Iterator[Share]:
     here = started()
     share = Share(here.rank, here.ranks, here.local)
     if share.ranks == 1:
+        if (here.allotted or 1) > 1:
+            print(f"the Slurm job has SLURM_NTASKS={here.allotted}, and this process works alone: start it with srun to share the work")
         with share.held:
             yield share
         return

@@ -110,12 +110,15 @@ def test_a_dry_job_shows_the_script_and_a_line_that_submits_the_same_and_leaves_
         (["trainer.devices=4", "trainer.nodes=2"], ""),
         ([], ""),
         (["trainer=fsdp"], ""),
+        (["trainer=fsdp", "plan.packs=12"], "plan.packs=12 does not divide over the 8 ranks"),
+        (["trainer=fsdp", "trainer.context=4", "plan.packs=2"], ""),
+        (["trainer=tp", "trainer.tensor=2", "plan.packs=2"], "over the 4 ranks .* a multiple of 4"),
     ],
 )
 def test_a_trainer_of_other_ranks_than_the_jobs_is_refused_before_the_queue(words, told):
-    trainer = compose("train", words).config.trainer
+    config = compose("train", ["plan.packs=8", *words] if not any("packs" in word for word in words) else words).config
     with pytest.raises(ValueError, match=told) if told else nullcontext():
-        assert Slurm(**PLAIN).refuse_ranks(trainer) is None
+        assert Slurm(**PLAIN).refuse_ranks(config.trainer, packs=config.plan.packs) is None
 
 
 @pytest.fixture(params=["my project", "ü'quoted' \"one\""])

@@ -179,11 +179,9 @@ def test_ranks_are_those_that_srun_started_and_no_others(lab):
     assert "SLURM_NTASKS=2, this process was started without srun" in said, said
     assert said.count("2 ranks were started (srun: SLURM_STEP_NUM_TASKS=2), but trainer=cpu lays out 1 rank; trainer=ddp") == 2, said
     assert not (lab.folder / "others").exists()
-    plain = f"srun {sys.executable} {words} trainer.threads=1"  # --ntasks alone, and nobody has said where to meet
-    unset = {name: value for name, value in lab.variables().items() if name != "MASTER_ADDR"}
-    number = lab.cluster.submit(
-        "-N1", "--ntasks=2", "--cpus-per-task=1", "--output=plain.log", "--wrap", plain, variables=unset, cwd=lab.folder
-    )
+    plain = f"srun {sys.executable} {words} trainer.threads=1"  # --ntasks alone, and nobody has said at which port to meet
+    asked = ["-N1", "--ntasks=2", "--cpus-per-task=1", "--output=plain.log", "--wrap"]
+    number = lab.cluster.submit(*asked, plain, variables=lab.variables(), cwd=lab.folder)
     assert lab.cluster.ended(number).state == "COMPLETED", lab.log("plain")
     assert [row["step"] for row in lab.rows("others")] == [2], lab.log("plain")
 
