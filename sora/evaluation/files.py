@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.data.taking import ClipPolicy, Clips
+    from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.evaluation.sharing import Share
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
@@ -24,7 +25,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     """Take clips of both sides by their policies, and score the ones against the others."""
     from sora import storage
     from sora.data.taking import refuse_mixed, take
-    from sora.data.video_sets import EVALUATION, open_videos
+    from sora.data.video_sets import EVALUATION
     from sora.data.world import parse
 
     words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
@@ -36,8 +37,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     if output.resolve() == scored.resolve():
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
-    videos = open_videos(scored, split=config.split, caption=config.caption)
-    share.tell(videos.lines())
+    videos = opened(scored, config, share)
     if share.first:
         storage.write_text(
             output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
@@ -117,15 +117,22 @@ def real_folder(config: DictConfig) -> Path:
     return Path(given[0])
 
 
+def opened(folder: Path, config: DictConfig, share: Share) -> DatasetVideos | FolderVideos:
+    """The videos of a folder or a dataset; what of it is none of them is said."""
+    from sora.data.video_sets import open_videos
+
+    videos = open_videos(folder, split=config.split, caption=config.caption)
+    share.tell(videos.lines())
+    return videos
+
+
 def real_clips(config: DictConfig, share: Share) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
     from sora.data.taking import take
-    from sora.data.video_sets import open_videos
 
     if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
         return None
-    videos = open_videos(real_folder(config), split=config.split, caption=config.caption)
-    share.tell(videos.lines())
+    videos = opened(real_folder(config), config, share)
     real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")

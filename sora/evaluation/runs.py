@@ -30,8 +30,7 @@ USUAL_N = 128
 def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
-    from sora.data.video_sets import open_videos
-    from sora.evaluation.files import FOR_THE_PAGE, beside, real_folder
+    from sora.evaluation.files import FOR_THE_PAGE, beside, opened, real_folder
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
@@ -42,8 +41,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
-    clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
-    share.tell(videos.lines())
+    clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
     targets, bare = plan_targets(
