@@ -3,8 +3,8 @@ names it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -13,9 +13,11 @@ from jaxtyping import UInt8
 
 from sora import storage
 from sora.data.captioned import caption_kind
+from sora.data.clip_texts import WORDS
 from sora.data.decoding.kinds import Kind
 from sora.data.index import Index
 from sora.data.rows import Caption
+from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, kind_in, listed, tree
 from sora.data.video import probe, read
 
@@ -115,7 +117,7 @@ class FolderVideos:
     Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why; files that
     speak of a video are not counted. Files are taken as they are.
 
-    A prompt is what stands beside a video: NAME.json with "prompt" (as `sora sample` writes it), or NAME.txt.
+    A prompt is the first caption that stands beside a video, or in the folder's own table: see `sora.data.sidecars`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -180,11 +182,12 @@ class FolderVideos:
         return Shape(info.height, info.width, round(float(info.fps), 3))
 
     def prompt(self, number: int) -> str | None:
-        beside, text = self.path(number).with_suffix(".json"), self.path(number).with_suffix(".txt")
-        if beside.is_file():
-            told = storage.read_json(beside)
-            return str(told["prompt"]) if isinstance(told, Mapping) and "prompt" in told else None
-        return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+        said = self._sidecars.of(self.names[number])
+        return said[0].text if said else None
+
+    @cached_property
+    def _sidecars(self) -> Sidecars:
+        return Sidecars(self.folder, self.names, WORDS)
 
     def prompt_kind(self, number: int) -> str:
         return "file"
