@@ -28,7 +28,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.world import parse
 
     words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
-    for key in ("step", "vbench"):
+    for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.evaluation.made import MadeVideos
     from sora.evaluation.sharing import Share
+    from sora.evaluation.targets import Target
     from sora.generation.generator import Request
 
 OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
@@ -34,9 +35,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
-    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol, to_request
+    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol
+    from sora.prompts import check_numbers
     from sora.sample import make_generator
 
+    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
@@ -56,7 +59,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     output = Path(config.output) if config.output else home / f"step-{loaded.step:08d}"
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
-    requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
+    requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
     if "remembered" in of_run:
         check_training(loaded, config)
@@ -95,6 +98,22 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         export(made, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
+    """What is generated for the targets; says which of their words no encoder reads."""
+    from sora.configs.load import fill_of
+    from sora.evaluation.targets import to_request
+    from sora.prompts import negative_of, refuse_unguided, with_cuts
+    from sora.text.limits import with_fill
+
+    negative = negative_of(config.negative)
+    refuse_unguided(negative, (), config.guidance)
+    plain = [to_request(target, number, seed=config.seed, negative=negative) for number, target in enumerate(targets)]
+    requests, told = with_cuts(plain, with_fill(loaded.encoder.limits(), fill_of(loaded.config)))
+    for line in told:
+        share.say(line)
+    return requests
 
 
 def policy_of_generated(config: DictConfig) -> DictConfig:
@@ -169,6 +188,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
 
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
+    from sora.prompts import negative_of
 
     setting = bench.extractor.setting
     return Protocol(
@@ -186,6 +206,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "shift": config.shift,
             "first": config.first,
             "seed": config.seed,
+            **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
         measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
         seed=config.seed,

@@ -108,10 +108,10 @@ def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: 
     return found
 
 
-def to_request(target: Target, number: int, *, seed: int) -> Request:
+def to_request(target: Target, number: int, *, seed: int, negative: str = "") -> Request:
     from sora.generation.generator import Request
 
-    return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number)
+    return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number, negative=negative)
 
 
 def prompts_protocol(targets: Sequence[Target]) -> dict[str, Any]:

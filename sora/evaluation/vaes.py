@@ -88,6 +88,8 @@ def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
         raise ValueError(
             f"real.frames={real.frames}: this VAE takes 1 + a multiple of {stride[0]} frames; set {fits} or {fits + stride[0]}"
         )
+    if config.negative is not None:
+        raise ValueError("negative: only clips that a run generates have prompts; leave it out")
     if config.vbench is not None:
         raise ValueError("vbench: only clips that a run generates have prompts to be named by; leave it out")
 
