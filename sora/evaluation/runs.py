@@ -36,10 +36,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
     from sora.evaluation.targets import fitting, plan_targets, prompts_protocol
-    from sora.prompts import check_numbers
     from sora.sample import make_generator
 
-    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
