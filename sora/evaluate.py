@@ -30,9 +30,11 @@ def main(composed: Composed) -> None:
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
+    from sora.prompts import check_numbers
     from sora.report.evaluation import write_page
 
     config = composed.config
+    check_numbers(config)
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     with joined(config.device) as share:
         scores = kinds[kind_of(Path(config.checkpoint))](config, share, preset_of(composed))

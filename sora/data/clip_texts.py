@@ -143,12 +143,13 @@ def captions_of(entry: Any, words: CaptionWords, *, kind: str = ORIGINAL) -> Sai
     return found
 
 
-def _of_object(entry: Mapping[str, Any], words: CaptionWords, found: Said) -> None:
+def _of_object(entry: Mapping[str, Any], words: CaptionWords, found: Said, *, inside: bool = False) -> None:
+    """inside: the object is the value of a caption's key, so that every text in it might be a caption."""
     for name, value in entry.items():
         kind = words.kinds.get(plain(name))
         if kind is not None:
             _of_value(value, words, kind, found, key=name)
-        elif isinstance(value, str | list) and value and _LIKE.search(plain(name)) and plain(name) not in words.files:
+        elif isinstance(value, str | list) and value and (inside or _LIKE.search(plain(name))) and plain(name) not in words.files:
             found.unread.append(name)
 
 
@@ -165,7 +166,7 @@ def _of_value(value: Any, words: CaptionWords, kind: str, found: Said, key: str 
             raise ValueError(f"a caption's kind, text and captioner are texts, not {json.dumps(value)[:80]}")
         found.add(value["kind"], value["text"], value.get("captioner", ORIGINAL))
     elif isinstance(value, dict):
-        _of_object(value, words, found)
+        _of_object(value, words, found, inside=True)
     elif value is not None:
         raise ValueError(f"its {key or 'caption'} is {json.dumps(value)[:80]}, which is no text")
 

@@ -136,7 +136,9 @@ class Sidecars:
         known = set(videos)
         for place in sorted(places):
             try:
-                found = sorted(path.name for path in (self.folder / place).iterdir() if path.is_file() and not path.name.startswith("."))
+                # A link to nowhere is a file that cannot be read, which is told.
+                there = [path for path in (self.folder / place).iterdir() if path.is_file() or not path.exists()]
+                found = sorted(path.name for path in there if not path.name.startswith("."))
             except OSError as error:
                 raise ValueError(f"{self.folder / place} cannot be read: {error.strerror}") from None
             names = (name if place == "." else f"{place}/{name}" for name in found if legible(name) == name)

@@ -96,6 +96,8 @@ def test_captions_are_found_by_their_keys(entry, wanted):
 def test_keys_that_might_hold_captions_are_told_and_empty_texts_counted():
     found = captions_of({"caption_id": "7", "video_description": "d", "caption": " ", "url": "u", "file": "f"}, WORDS)
     assert (found.captions, found.unread, found.empty) == ([], ["caption_id", "video_description"], 1)
+    inside = captions_of({"caption": {"short": "s", "shot": "close", "n": 3}, "shot": "close"}, WORDS)
+    assert ([one.text for one in inside.captions], inside.unread) == (["s"], ["shot"])
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,9 @@ def test_a_caption_that_cannot_be_written_is_the_fault_of_its_video_alone(tmp_pa
         with pytest.raises(ValueError, match=r"a\.(json|txt|caption)"):
             Sidecars(tmp_path, ("a.mp4", "b.mp4"), WORDS).of("a.mp4")
         (tmp_path / name).unlink()
+    (tmp_path / "a.txt").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"a\.txt does not exist"):
+        Sidecars(tmp_path, ("a.mp4", "b.mp4"), WORDS).of("a.mp4")
 
 
 @pytest.mark.parametrize(
