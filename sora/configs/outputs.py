@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sora.configs.check import flatten
@@ -20,6 +20,24 @@ def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
             if (written or also) and GOES_ON not in (key, other) and os.path.realpath(path) == os.path.realpath(same):
                 out, beside = (key, other) if written else (other, key)
                 raise ValueError(f"{out}={path} is what {beside}= names, too, and would be written over; name another {out}=")
+
+
+def refuse_shared(written: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError where several runs of a sweep would write one file or folder. Their output= is not asked for: it is given them."""
+    seen: dict[tuple[str, str], str] = {}
+    for one in written:
+        for key, path in one.items():
+            place = (key, os.path.realpath(path))
+            if key not in ("output", "cache") and place in seen:
+                raise ValueError(
+                    f"{key}={path} is one place for several runs of the sweep, and each writes it; leave it out, or run them singly"
+                )
+            seen[place] = path
+
+
+def written(tree: Mapping[str, Any], kinds: Kinds) -> dict[str, str]:
+    """The paths that a command writes, by key, as far as they are said."""
+    return {key: path for key, path, out in _paths(tree, kinds) if out}
 
 
 def _paths(tree: Mapping[str, Any], kinds: Kinds) -> Iterator[tuple[str, str, bool]]:
