@@ -10,6 +10,7 @@ from sora.configs.check import flatten
 from sora.configs.kinds import Kind, Kinds
 
 GOES_ON = "resume"  # names the run that is written on purpose
+SHARED = ("output", "cache", "statistics")  # a sweep gives each run an output of its own; the others are written once and read by all
 
 
 def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
@@ -23,16 +24,14 @@ def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
 
 
 def refuse_shared(written: Sequence[Mapping[str, str]]) -> None:
-    """Raise ValueError where several runs of a sweep would write one file or folder. Their output= is not asked for: it is given them."""
-    seen: dict[tuple[str, str], str] = {}
+    """Raise ValueError where several runs of a sweep would write one file or folder."""
+    seen: set[tuple[str, str]] = set()
     for one in written:
         for key, path in one.items():
             place = (key, os.path.realpath(path))
-            if key not in ("output", "cache") and place in seen:
-                raise ValueError(
-                    f"{key}={path} is one place for several runs of the sweep, and each writes it; leave it out, or run them singly"
-                )
-            seen[place] = path
+            if key not in SHARED and place in seen:
+                raise ValueError(f"{key}={path} is written by several runs of the sweep; leave it out, or name one for each")
+            seen.add(place)
 
 
 def written(tree: Mapping[str, Any], kinds: Kinds) -> dict[str, str]:
