@@ -113,9 +113,14 @@ def check(config: Any) -> int:
 
     from sora.data.checking import check as compare
     from sora.data.index import Index
-    from sora.storage import write_json
+    from sora.storage import refuse_unwritable, write_json
 
     opened = Index.open(config.check)
+    if config.output is not None:
+        output = Path(config.output)
+        refuse_unwritable(output, key="output", suffix=".json")
+        if output.exists() and '"faults"' not in output.read_text(encoding="utf-8", errors="replace"):
+            raise ValueError(f"output={output} is there and no report of a check; it is not written over: name another file")
     with _progress("clips", None) as report:
         done = 0
 
@@ -151,9 +156,15 @@ def show(config: Any) -> None:
     from sora.data.index import Index
     from sora.data.workers import in_order
     from sora.report.dataset import write_page
+    from sora.storage import may_write, refuse_unwritable
 
     folder = Path(config.show)
     opened = Index.open(folder)
+    output = Path(config.output) if config.output is not None else folder / "show.html"
+    if config.output is None and not may_write(folder):
+        output = Path(f"{folder.resolve().name}-show.html")
+        print(f"{folder} is read-only: the page is written to {output}")
+    refuse_unwritable(output, key="output", suffix=".html")
     described = describe(opened, sample=config.sample)
     (length, unit), (size, prefix) = lasting(described.totals["seconds"]), heavy(described.totals["bytes"])
     splits = ", ".join(f"{count} {split}" for split, count in described.splits.items())
@@ -167,7 +178,6 @@ def show(config: Any) -> None:
         print(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
     rows = np.unique(np.linspace(0, len(opened) - 1, config.clips).round().astype(int)).tolist()
     made = list(in_order(Thumbnails(opened), rows, workers=config.workers, seconds=config.clip_seconds, memory_gb=config.worker_memory_gb))
-    output = Path(config.output) if config.output is not None else folder / "show.html"
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
     print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}"]))

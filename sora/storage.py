@@ -36,6 +36,20 @@ def local(path: Path) -> str:
     return os.path.abspath(path)
 
 
+def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
+    """Raise ValueError for a file that could not be written when the work is done: a folder, another kind of file, or nobody may write."""
+    if path.is_dir() or path.suffix.lower() != suffix:
+        raise ValueError(f"{key}={path} is {'a folder' if path.is_dir() else f'no {suffix}'}; name a file that ends with {suffix}")
+    if not may_write(path.parent):
+        raise ValueError(f"{key}={path} cannot be written: {path.parent} is read-only or no folder; name another place")
+
+
+def may_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, which may have to be made itself."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     handle = os.open(path, os.O_RDONLY)

@@ -132,7 +132,11 @@ class Submission:
             )
         if self.listing is not None:
             self.listing.parent.mkdir(parents=True, exist_ok=True)
-            self.listing.write_text("".join(f"{command}\n" for command in self.commands), encoding="utf-8")
+            try:
+                with self.listing.open("x", encoding="utf-8") as file:
+                    file.write("".join(f"{command}\n" for command in self.commands))
+            except FileExistsError:  # of somebody who submits at this moment: their jobs read it
+                raise ValueError(f"{self.listing} has just been written by another command; submit again") from None
         environment = {**os.environ, "SORA_PYTHON": self.python}
         done = subprocess.run(self.line, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
 from sora.configs.grammar import Word, cut, for_hydra, parse
 from sora.configs.kinds import Kinds, marks, settled, unreadable
-from sora.configs.outputs import refuse_one_place
+from sora.configs.outputs import refuse_one_place, written
 from sora.configs.targets import TARGET
 from sora.configs.words import listed, meant
 
@@ -33,13 +33,14 @@ CHOOSERS = ("experiment", "preset")
 class Composed:
     """A command's configuration, and which option of which group went into it (None: no option).
 
-    said: the keys and groups that the command line itself named, whatever values they have.
+    said: the keys and groups that the command line itself named, whatever values they have. writes: the paths that it is to write, by key.
     """
 
     config: DictConfig
     choices: dict[str, str | None]
     keys: dict[str, Any] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    writes: dict[str, str] = field(default_factory=dict)
 
 
 def config_dir() -> Path:
@@ -108,13 +109,14 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     for word in valued:
         _check_key(word.key, known, with_experiment.choices, kinds, verb)
     config = deepcopy(with_experiment.config)
-    said = _set(config, valued, kinds)
-    leave_behind(config, with_experiment.config, said)
+    leave_behind(config, with_experiment.config, _set(config, valued, kinds))
     check_values(config, kinds, said_by="the command line")
     check_targets(config, "")
     _settle(config, kinds)
-    refuse_one_place(_plain(config), kinds)
-    return Composed(config, with_experiment.choices, known, tuple(word.key for word in (*grouped, *valued)))
+    tree = _plain(config)
+    refuse_one_place(tree, kinds)
+    said = tuple(word.key for word in (*grouped, *valued))
+    return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
 
 
 def _kinds(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:

@@ -21,13 +21,14 @@ from unittest.mock import patch
 
 from sora.configs.compose import Composed, compose, require_all
 from sora.configs.grammar import cut
+from sora.configs.outputs import refuse_shared
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 RECORD = ".sweep.json"
 PATTERNED = "checkpoint"  # the key whose several values may be said by a pattern, as in checkpoint=outputs/density/*
-FUNCTIONS = ("choice(", "range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
+FUNCTIONS = ("range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
 LONGEST = 200  # bytes of a folder's name: file systems take 255, and what is written beside it adds some
 
 
@@ -73,6 +74,7 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep
     composed = [compose(verb, run, folders) for run in runs]
     for item in composed:
         require_all(item, verb)
+    refuse_shared([item.writes for item in composed])
     words = [[word for word in run if any(word not in other for other in runs) and not word.startswith("output=")] for run in runs]
     if not all("output" in item.config for item in composed):
         return Sweep(runs, [None] * len(runs), words)
@@ -82,6 +84,8 @@ def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep
 def several(argument: str) -> list[str]:
     """Each of the words that one word of a sweep stands for, its values as they were typed; `key=[a,b]` and `key='a,b'` are one value."""
     key, equals, value = argument.partition("=")
+    if value.startswith("choice(") and value.endswith(")"):  # its values, too, as they were typed
+        value = value.removeprefix("choice(").removesuffix(")")
     if not equals or value.startswith(FUNCTIONS):
         return _by_hydra(argument) if equals else [argument]
     if key == PATTERNED and ("*" in value or "?" in value):

@@ -201,7 +201,7 @@ def test_the_page_shows_clips_and_lets_no_text_of_a_stranger_in(tmp_path, capsys
     flip(tmp_path / "set" / member.shard, member.offset + 9)
     assert cli.main(["data", "show", str(tmp_path / "set"), "workers=0"]) == 0
     out = capsys.readouterr().out
-    assert "32x48" in out and "could not be shown: clip k1" in out
+    assert "48x32" in out and "could not be shown: clip k1" in out
     page = (tmp_path / "set/show.html").read_text()
     assert page.count("data:image/jpeg") == 2
     assert not re.findall(r"<(?:script|b>kind|i>model|u>none|s>core|c>)", page)
