@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sora.configs.compose import Composed, compose
 from sora.evaluate import main
 from sora.evaluation.reads import read, refuse_other_statistics, refuse_unread
 from sora.metrics.feature_sets import FORMAT, read_features, save_features
-from tests.test_evaluate_files import folder, plain
+from tests.test_evaluate_files import folder
 from tests.trained import diffusion_run, vae_artefact
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,11 @@ OTHER = {
     "sampler.x": 1, "guidance.scale": 7.0, "data": None,
 }  # fmt: skip
 SHOWN = ("keep",)  # which shows more or less, and moves no figure
+
+
+@cache
+def plain():
+    return compose("evaluate", ["checkpoint=x"])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,7 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_with_who_would(tmp_path, kind, words, said, told):
-    config = given(checkpoint=str(tmp_path), metrics=words)
+    config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense")
     if told is None:
         refuse_unread(config, [said], kind=kind)
         return

@@ -33,19 +33,24 @@ OF_WORD = {
     "precision": ("neighbours",),
     **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
 }
+KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
 USUAL = {"videos": ("frechet", "kvd"), "diffusion": ("adherence", "frechet", "kvd"), "vae": ("reconstruction",)}
 
 
 def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
-    """Raise ValueError for a key that the command line names and that nothing reads: what is scored is of this kind, as `kind_of` says."""
+    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none. kind: as `kind_of` says."""
     from omegaconf import OmegaConf
 
     words = listed(config.metrics) or USUAL[kind]
+    if any(word not in KNOWN for word in words):
+        return  # which is told where words are read
     counts = read(config, words, kind=kind)
     for key in said:
         if (top := key.partition(".")[0]) in config and top not in counts:
             value = OmegaConf.select(config, key)
+            if value is None or (value == 0 and not isinstance(value, bool)):
+                continue  # none of it is asked for
             told = f"{key}={value}" if not OmegaConf.is_config(value) else key
             raise ValueError(f"{told} has no effect here: {_why(config, top, words, kind)}; leave it out")
 
@@ -88,6 +93,8 @@ def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str
     readers = [f"metrics=[{word}]" for word, keys in OF_WORD.items() if key in keys]
     if key in COMPARING and key != "extractor" and not (key == "rates" and kind != "videos"):
         readers = ["a distance, such as metrics=[frechet]"]
+    elif kind == "diffusion" and key in MAKING:
+        readers = ["what is measured of clips that it makes, such as metrics=[frechet],"]
     elif not readers:
         readers = [NAMED[other] for other, keys in OF_KIND.items() if key in keys or (other == "diffusion" and key in MAKING)]
         readers += ["videos from files"] if key == "rates" else []
