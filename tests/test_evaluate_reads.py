@@ -95,7 +95,7 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_with_who_would(tmp_path, kind, words, said, told):
-    config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense")
+    config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense", n=4, shift=2.0)
     if told is None:
         refuse_unread(config, [said], kind=kind)
         return
@@ -105,7 +105,7 @@ def test_a_key_that_nothing_reads_is_refused_with_who_would(tmp_path, kind, word
 
 
 def test_a_finished_vae_has_one_state_only(tmp_path):
-    config = given(checkpoint=str(vae_artefact(tmp_path / "vae")), metrics=["reconstruction"])
+    config = given(checkpoint=str(vae_artefact(tmp_path / "vae")), metrics=["reconstruction"], step=3)
     for key in ("step", "ema"):
         with pytest.raises(ValueError, match="is a finished VAE"):
             refuse_unread(config, [key], kind="vae")
