@@ -27,6 +27,7 @@ PROTOCOL = ("n", "real", "generated", "size", "kernel", "crop", "trajectories", 
 def main(composed: Composed) -> None:
     """Evaluate what the checkpoint holds, write `scores.json` and the clips, and print the figures."""
     from sora.evaluation.files import evaluate_files
+    from sora.evaluation.reads import refuse_other_statistics, refuse_unread
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
@@ -36,8 +37,11 @@ def main(composed: Composed) -> None:
     config = composed.config
     check_numbers(config)
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
+    kind = kind_of(Path(config.checkpoint))
+    refuse_unread(config, composed.said, kind=kind)
+    refuse_other_statistics(config, composed.said, composed.choices.get("preset"))
     with joined(config.device) as share:
-        scores = kinds[kind_of(Path(config.checkpoint))](config, share, preset_of(composed))
+        scores = kinds[kind](config, share, preset_of(composed))
         if not share.first:
             return
         if config.page:

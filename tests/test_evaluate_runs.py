@@ -90,5 +90,5 @@ def test_what_has_no_meaning_is_refused(home, tmp_path, capsys):
         (["metrics=[loss]", "split=train"], "split=train is what the run trains on"),
         (["metrics=[losses]"], "choose from"),
     ):
-        assert run("evaluate", words(home, tmp_path / "x", "n=4", "steps=1", *more)) == 2
+        assert run("evaluate", words(home, tmp_path / "x", *more)) == 2
         assert told in capsys.readouterr().err

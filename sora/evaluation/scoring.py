@@ -154,6 +154,9 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         if not {"dataset", "real", "scored"} <= set(found.protocol):
             raise ValueError(f"statistics={bench.statistics} does not say of which clips it is; let sora evaluate data=… write one")
         load_features(bench.statistics, {**found.protocol, **about})  # names what differs of the extractor or the pixels
+        if found.features.shape[1] != bench.extractor.network.dimension:
+            wanted = f"{bench.extractor.network.name} has {bench.extractor.network.dimension}"
+            raise ValueError(f"statistics={bench.statistics} holds features of {found.features.shape[1]} numbers, and {wanted}")
         shape = found.protocol["scored"]
         return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
     check_sets(bench, len(real), sets=1)

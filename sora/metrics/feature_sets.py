@@ -17,6 +17,8 @@ from sora import storage
 from sora.metrics.protocol import differences
 
 FORMAT = "sora features 1"
+OTHERS = (b"PK\x03\x04", b"\x93NUMPY", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x89HDF")  # npz and torch.save, npy, pickles
+FOREIGN = "; what others published says nothing of clips, pixels and weights, so it cannot be compared: let data=FOLDER write one"
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,28 @@ def read_features(path: Path) -> FeatureSet:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
-                raise ValueError(f"{path} holds no features of this version ({about.get('format', 'no format')!r}, not {FORMAT!r})")
+                raise ValueError(
+                    f"{path} holds no features of this version ({about.get('format', 'no format')!r}, not {FORMAT!r}){FOREIGN}"
+                )
             features = file.get_tensor("features")
+        protocol = json.loads(about["protocol"])
     except SafetensorError as error:
+        with open(path, "rb") as opened:
+            start = opened.read(8)
+        if start.startswith(OTHERS):
+            raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}") from None
         raise ValueError(f"{path} is damaged: {error}; delete it and extract again") from None
-    if _hash(features) != about["sha256"]:
+    except (KeyError, ValueError) as error:
+        if isinstance(error, json.JSONDecodeError | KeyError):
+            raise ValueError(f"{path} is damaged: its header does not say what it holds; delete it and extract again") from None
+        raise
+    if features.ndim != 2 or not isinstance(protocol, dict):
+        raise ValueError(
+            f"{path} is damaged: it holds {list(features.shape)} numbers, and no rows of features; delete it and extract again"
+        )
+    if _hash(features) != about.get("sha256"):
         raise ValueError(f"{path} is damaged: its values do not have the hash they were written with; delete it and extract again")
-    return FeatureSet(features, json.loads(about["protocol"]))
+    return FeatureSet(features, protocol)
 
 
 def _hash(features: Tensor) -> str:

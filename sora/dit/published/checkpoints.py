@@ -19,16 +19,18 @@ from sora.dit.published.options import leaves, refuse_other, said, written
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken over. config: what config.json says; None where there was none, and then `unseen` says what could not be compared."""
+    """What was taken over. config: what config.json says; None where there was none, and then `unseen` says what could not be compared.
+    other: keys of ours that are another network's on purpose."""
 
     weights: Path
     config: Mapping[str, Any] | None
     unseen: Mapping[str, Any]
+    other: Sequence[str] = ()
 
     def __str__(self) -> str:
         told = f"began with the weights of {self.weights}"
         if self.config is not None:
-            return f"{told}, whose config.json is of this network"
+            return f"{told}, whose config.json is of this network" + (f" but for {', '.join(self.other)}" if self.other else "")
         values = ", ".join(f"{key}={value}" for key, value in self.unseen.items())
         return f"{told}; there is no config.json beside it, so what no tensor tells was not compared: taken for {values}"
 
@@ -71,7 +73,7 @@ def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Tak
     state.update(to_ours(map_, tensors, state))
     dit.load_state_dict(state)
     unseen = {} if config is not None else {key: told[0][key] for key in map_.options.shapeless}
-    return Taken(place.weights, config, unseen)
+    return Taken(place.weights, config, unseen, list(allowed))
 
 
 def _refuse_makers(tensors: Mapping[str, Tensor], map_: KeyMap, place: Path) -> None:

@@ -49,6 +49,8 @@ def locate(source: Path) -> Place:
         return _place(source)
     if not source.is_dir():
         raise ValueError(f"init={source} does not exist")
+    if (source / "run.json").is_file():
+        raise ValueError(f"init={source} is a run of ours; go on with it by resume={source}, or export it: sora export checkpoint={source}")
     found = _within(source)
     for folder in sorted(path for path in source.iterdir() if path.is_dir() and path.name.startswith("transformer")):
         found += _within(folder)

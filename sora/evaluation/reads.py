@@ -1,0 +1,149 @@
+"""Which keys of `sora evaluate` count for what is scored and measured; one that was said and counts for nothing is refused before any work.
+
+The tables are what the code reads; tests change every key that they leave out and find the same figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.evaluation.measures import DISTANCES, MEASURES, listed
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+ALWAYS = ("checkpoint", "metrics", "output", "device", "page", "seed", "launcher", "preset", "departs")
+SORTED = ("split", "caption")  # of datasets that sora made, whose clips have splits, and captions of kinds
+SIZED = ("kernel", "crop", "quantise")  # of clips that are brought to a size
+OF_KIND = {
+    "videos": ("n", "generated", "keep", *SORTED),
+    "diffusion": ("data", "step", "ema", "budget", *SORTED),
+    "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split"),
+}
+MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
+COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
+FRECHET = ("ddof", "bootstrap")
+OF_WORD = {
+    "loss": ("loss",),
+    "remembered": ("training",),
+    "frechet": FRECHET,
+    "fvd": FRECHET,
+    "precision": ("neighbours",),
+    **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
+}
+KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
+NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
+USUAL = {"videos": ("frechet", "kvd"), "diffusion": ("adherence", "frechet", "kvd"), "vae": ("reconstruction",)}
+
+
+def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
+    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none. kind: as `kind_of` says."""
+    from omegaconf import OmegaConf
+
+    words = listed(config.metrics) or USUAL[kind]
+    if any(word not in KNOWN for word in words):
+        return  # which is told where words are read
+    counts = read(config, words, kind=kind)
+    for key in said:
+        if (top := key.partition(".")[0]) in config and top not in counts:
+            value = OmegaConf.select(config, key)
+            if value is None or (value == 0 and not isinstance(value, bool)):
+                continue  # none of it is asked for
+            told = f"{key}={value}" if not OmegaConf.is_config(value) else key
+            raise ValueError(f"{told} has no effect here: {_why(config, top, words, kind)}; leave it out")
+
+
+def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
+    """The keys that count, by their first names."""
+    from sora.vae.artefact import CARD
+
+    found = {*ALWAYS, *OF_KIND[kind], *(key for word in words for key in OF_WORD.get(word, ()))}
+    if kind == "diffusion" and any(word != "loss" for word in words):
+        found |= set(MAKING)
+    if any(word in DISTANCES for word in words):
+        found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
+    if config.size is None:
+        found -= set(SIZED)
+    if kind == "vae":
+        folder = Path(config.checkpoint)
+        whole = (folder / CARD).is_file()
+        found -= {"step"} if whole else set()
+        found -= {"ema"} if whole or (config.step is None and (folder / "vae" / CARD).is_file()) else set()
+    return found if _datasets(config, kind) else found - set(SORTED)
+
+
+def _datasets(config: DictConfig, kind: str) -> bool:
+    """Whether anything that clips are taken of is a dataset that sora made."""
+    data = config.data
+    folders = [] if data is None else [data] if isinstance(data, str) else list(data)
+    return any((Path(folder) / "dataset.json").is_file() for folder in [*folders, *([config.checkpoint] if kind == "videos" else [])])
+
+
+def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str:
+    """Who would read a key that is not read."""
+    measured = f"metrics=[{','.join(words)}] of {NAMED[kind]}"
+    if key in SIZED and config.size is None:
+        return "it says how clips are brought to a size, and size= is null"
+    if key in SORTED and key in OF_KIND[kind]:
+        return "only a dataset that sora made has splits, and captions of kinds, and none is read"
+    if key in ("step", "ema") and kind == "vae":
+        return f"{config.checkpoint} is a finished VAE, with weights of its own"
+    readers = [f"metrics=[{word}]" for word, keys in OF_WORD.items() if key in keys]
+    if key in COMPARING and key != "extractor" and not (key == "rates" and kind != "videos"):
+        readers = ["a distance, such as metrics=[frechet]"]
+    elif kind == "diffusion" and key in MAKING:
+        readers = ["what is measured of clips that it makes, such as metrics=[frechet],"]
+    elif not readers:
+        readers = [NAMED[other] for other, keys in OF_KIND.items() if key in keys or (other == "diffusion" and key in MAKING)]
+        readers += ["videos from files"] if key == "rates" else []
+    return f"{measured} read it not, but {' or '.join(readers)} would" if readers else f"{measured} read it not"
+
+
+# ---- the real side, where a file stands for it
+
+
+def refuse_other_statistics(config: DictConfig, said: Sequence[str], preset: str | None) -> None:
+    """Raise ValueError unless a file of statistics that stands alone is of clips taken as `real` says, where a preset or the command line
+    says it; each field is named. The seed of random draws is not in the file.
+    """
+    from sora.metrics.feature_sets import read_features
+
+    if config.data is not None or config.statistics is None or not Path(config.statistics).is_file():
+        return
+    found = read_features(Path(config.statistics)).protocol
+    taken, dataset = found.get("real"), found.get("dataset")
+    if not isinstance(taken, dict) or not isinstance(dataset, dict):
+        return  # of something else, which is told where it is read
+    named = [key.partition(".")[2] for key in said if key.partition(".")[0] == "real"]
+    keys = list(config.real) if preset is not None or "" in named else [key for key in config.real if key in named]
+    wrong = [
+        f"real.{key}={_word(config.real[key])} (it has {_word(taken.get(key))}{_all(key, config, taken, dataset)})"
+        for key in keys
+        if not _same(key, config, taken, dataset)
+    ]
+    if wrong:
+        asked = "as asked for" if preset is None else f"as preset={preset} and the command line say"
+        raise ValueError(
+            f"statistics={config.statistics} is not of clips that were taken {asked}: {', '.join(wrong)}; score against the real videos"
+            " themselves (data=FOLDER), or say what the file has"
+        )
+
+
+def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
+    """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
+    wanted = config.real[key]
+    if key == "n" and wanted is None:
+        return taken.get("n") == dataset.get("clips") or taken.get("short") == "leave_out"
+    if key == "choose" and taken.get("n") == dataset.get("clips"):
+        return True  # which videos, where all are taken
+    return key in taken and taken[key] == wanted
+
+
+def _all(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> str:
+    return f" of {dataset.get('clips')}" if key == "n" and config.real.n is None else ""
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
