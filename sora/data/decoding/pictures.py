@@ -110,6 +110,8 @@ def _refused(named: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd metadata: limits refuse the first, the second change nothing
             yield
+    except PIL.UnidentifiedImageError:  # its own words tell of an object in memory
+        raise ValueError(f"{named} does not decode: its header is damaged") from None
     except OSError as error:
         raise ValueError(f"{named} does not decode: {error.strerror or error}") from None
     except Exception as error:
