@@ -34,21 +34,15 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
-    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol
-    from sora.prompts import check_numbers
+    from sora.evaluation.targets import fitting, prompts_protocol
     from sora.sample import make_generator
 
-    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
-    targets, bare = plan_targets(
-        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
-    )
-    if bare:
-        share.say(f"left out: {scoring.named(bare)} without a caption")
+    fit = fit_of(loaded)
+    targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
@@ -90,12 +84,30 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     scores |= {"uncaptioned": bare} if bare else {}
     if originals is not None and config.page:
         scores["real"] = beside(output, originals, FOR_THE_PAGE)
+    export_for_vbench(made, config)
+    kept = keep(output, requests, clips, loaded, config)
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfig, share: Share) -> tuple[list[Target], list[str]]:
+    """What to generate, and the videos that are left out as they have no caption, which it says."""
+    from sora.evaluation.targets import plan_targets
+
+    n = USUAL_N if config.n is None else config.n
+    targets, bare = plan_targets(
+        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
+    )
+    if bare:
+        share.say(f"left out: {scoring.named(bare)} without a caption")
+    return targets, bare
+
+
+def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
+    """Write the clips into the folder of `vbench=`, where there is one."""
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
         export(made, Path(config.vbench))
-    kept = keep(output, requests, clips, loaded, config)
-    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
 
 
 def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
