@@ -35,7 +35,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
-    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol
+    from sora.evaluation.targets import fitting, prompts_protocol
     from sora.prompts import check_numbers
     from sora.sample import make_generator
 
@@ -45,12 +45,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
     share.tell(videos.lines())
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
-    targets, bare = plan_targets(
-        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
-    )
-    if bare:
-        share.say(f"left out: {scoring.named(bare)} without a caption")
+    fit = fit_of(loaded)
+    targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
@@ -88,16 +84,27 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
-    scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
-    scores |= {"uncaptioned": bare} if bare else {}
-    if originals is not None and config.page:
-        scores["real"] = beside(output, originals, FOR_THE_PAGE)
+    scores |= about | ({"uncaptioned": bare} if bare else {})
+    if real is not None and originals is not None:
+        scores["cautions"] = scoring.caution(bench, len(real.features), len(clips))
+        scores["real"] = beside(output, originals, FOR_THE_PAGE * config.page)
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
         export(made, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfig, share: Share) -> tuple[list[Target], list[str]]:
+    """What is to be generated, and the names of the clips that were passed over for want of a caption, which it tells."""
+    from sora.evaluation.targets import plan_targets
+
+    n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
+    targets, bare = plan_targets(videos, fit, n=n, **asked, uncaptioned=config.uncaptioned)
+    if bare:
+        share.say(f"left out: {scoring.named(bare)} without a caption")
+    return targets, bare
 
 
 def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
