@@ -30,13 +30,15 @@ USUAL_N = 128
 def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
-    from sora.evaluation.files import FOR_THE_PAGE, beside, opened, real_folder
+    from sora.evaluation.files import opened, real_folder
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
     from sora.evaluation.targets import fitting, prompts_protocol
+    from sora.prompts import check_numbers
     from sora.sample import make_generator
 
+    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
@@ -47,9 +49,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
-    home = loaded.run / "evaluation"
-    output = Path(config.output) if config.output else home / f"step-{loaded.step:08d}"
-    bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
+    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else output.parent)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
@@ -72,42 +73,38 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     if real is not None:
         found, distances = scoring.compared(bench, real, clips)
         figures |= found
-        if "remembered" in of_run:
-            found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
-            figures |= found
+    if real is not None and "remembered" in of_run:
+        found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
+        figures |= found
     if not share.first:
         return {}
-    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
-    scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
-    scores |= {"uncaptioned": bare} if bare else {}
-    if originals is not None and config.page:
-        scores["real"] = beside(output, originals, FOR_THE_PAGE)
-    export_for_vbench(made, config)
-    kept = keep(output, requests, clips, loaded, config)
+    scores |= about | ({"uncaptioned": bare} if bare else {})
+    if real is not None and originals is not None:
+        scores |= seen_beside(bench, real, originals, clips, page=config.page)
+    kept = keep(output, made, clips, loaded, config)
+    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
 
 
+def seen_beside(bench: scoring.Bench, real: scoring.RealSet, originals: Clips, clips: Clips, *, page: bool) -> dict[str, Any]:
+    """What is told beside the figures: a caution where clips are few, and real clips to look at."""
+    from sora.evaluation.files import FOR_THE_PAGE, beside
+
+    told: dict[str, Any] = {"cautions": scoring.caution(bench, len(real.features), len(clips))}
+    return {**told, "real": beside(bench.output, originals, FOR_THE_PAGE * page)}
+
+
 def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfig, share: Share) -> tuple[list[Target], list[str]]:
-    """What to generate, and the videos that are left out as they have no caption, which it says."""
+    """What is to be generated, and the names of the clips that were passed over for want of a caption, which it tells."""
     from sora.evaluation.targets import plan_targets
 
-    n = USUAL_N if config.n is None else config.n
-    targets, bare = plan_targets(
-        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
-    )
+    n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
+    targets, bare = plan_targets(videos, fit, n=n, **asked, uncaptioned=config.uncaptioned)
     if bare:
         share.say(f"left out: {scoring.named(bare)} without a caption")
     return targets, bare
-
-
-def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
-    """Write the clips into the folder of `vbench=`, where there is one."""
-    if config.vbench is not None:
-        from sora.evaluation.generating import export
-
-        export(made, Path(config.vbench))
 
 
 def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
@@ -223,12 +220,16 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     )
 
 
-def keep(output: Path, requests: Sequence[Request], clips: Clips, loaded: LoadedDiffusion, config: DictConfig) -> list[str]:
+def keep(output: Path, made: MadeVideos, clips: Clips, loaded: LoadedDiffusion, config: DictConfig) -> list[str]:
     """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
     import torch
 
+    from sora.evaluation.generating import export
     from sora.sample import describe, write_samples
 
+    if config.vbench is not None:
+        export(made, Path(config.vbench))
+    requests: Any = made.asked
     count = len(requests) if config.keep is None else min(config.keep, len(requests))
     shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(count)]
     paths = write_samples(output / "clips", requests[:count], shown, about=describe(loaded, config)) if count else []
