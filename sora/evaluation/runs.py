@@ -54,14 +54,13 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
+    check_written(config, requests, output)
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
-    real = originals = None
-    if bench.compares:
-        kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-        originals = alike(videos, kinds, fit, config)
-        real = scoring.real_set(bench, originals)
+    kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
+    originals = alike(videos, kinds, fit, config) if bench.compares else None
+    real = scoring.real_set(bench, originals) if originals is not None else None
     figures, about = {}, {}
     if "loss" in of_run:
         figures, about["heldout"] = measured_loss(loaded, config, share)
@@ -85,7 +84,17 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         scores |= seen_beside(bench, real, originals, clips, page=config.page)
     kept = keep(output, made, clips, loaded, config)
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
-    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+    written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+    export_for_vbench(made, config)  # last, so that the scores are there whatever becomes of it
+    return written
+
+
+def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
+    """Write the clips into the folder of `vbench=`, where there is one."""
+    if config.vbench is not None:
+        from sora.evaluation.generating import export
+
+        export(made, Path(config.vbench))
 
 
 def seen_beside(bench: scoring.Bench, real: scoring.RealSet, originals: Clips, clips: Clips, *, page: bool) -> dict[str, Any]:
@@ -135,6 +144,22 @@ def policy_of_generated(config: DictConfig) -> DictConfig:
     if clip.stride < 1 or (clip.frames is not None and clip.frames < 1):
         raise ValueError(f"generated.frames={clip.frames} and generated.stride={clip.stride}: both are at least 1")
     return clip
+
+
+def check_written(config: DictConfig, requests: Sequence[Request], output: Path) -> None:
+    """Refuse, before any work, clips that cannot be written beside the scores, or where VBench would look for them."""
+    from sora.evaluation.generating import check_vbench
+    from sora.samples import check_place, check_videos
+
+    check_videos(kept_of(config, requests), None)
+    if config.vbench is not None:
+        check_place(Path(config.vbench), key="vbench")
+        check_vbench(Path(config.vbench), [request.prompt for request in requests], generated=output / "generated")
+
+
+def kept_of(config: DictConfig, requests: Sequence[Request]) -> Sequence[Request]:
+    """Those of the clips that are written to look at: the first `keep`, or all."""
+    return requests if config.keep is None else requests[: config.keep]
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -224,13 +249,11 @@ def keep(output: Path, made: MadeVideos, clips: Clips, loaded: LoadedDiffusion, 
     """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
     import torch
 
-    from sora.evaluation.generating import export
-    from sora.sample import describe, write_samples
+    from sora.sample import describe
+    from sora.samples import write_samples
 
-    if config.vbench is not None:
-        export(made, Path(config.vbench))
-    requests: Any = made.asked
-    count = len(requests) if config.keep is None else min(config.keep, len(requests))
-    shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(count)]
-    paths = write_samples(output / "clips", requests[:count], shown, about=describe(loaded, config)) if count else []
+    asked: Any = made.asked
+    requests = kept_of(config, asked)
+    shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(len(requests))]
+    paths = write_samples(output / "clips", requests, shown, about=describe(loaded, config)) if requests else []
     return [str(path.relative_to(output)) for path in paths]
