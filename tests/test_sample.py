@@ -191,8 +191,10 @@ def test_samples_of_another_command_are_refused_by_name_and_go_only_when_asked(t
     (out / "holiday.mov").write_bytes(b"mine")
     assert sample(trained, out, "prompt=[a,d]", *quick, "replace=true")[0] == 2
     assert "holds holiday.mov, no samples of this command" in capsys.readouterr().err and (out / "0000-a.mp4").exists()
-    assert sample(trained, trained, "prompt=a", *quick)[0] == 2
-    assert "holds run.json, no samples of this command" in capsys.readouterr().err and not (trained / "samples.json").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").touch()
+    assert sample(trained, tmp_path / "run", "prompt=a", *quick)[0] == 2
+    assert "holds run.json, no samples of this command" in capsys.readouterr().err and not (tmp_path / "run/samples.json").exists()
 
 
 def test_without_an_output_no_command_writes_among_the_samples_of_another(trained, capsys):
@@ -224,7 +226,7 @@ def test_what_cannot_be_written_is_told_before_a_step_is_made(trained, tmp_path,
     assert not (tmp_path / "out").exists()
     with pytest.raises(Stopped):
         sample(trained, tmp_path / "out", "prompt=x", "size=16x16", "seconds=0")
-    assert not list((tmp_path / "out").iterdir())  # nothing was made, so nothing is in the way
+    assert not list((tmp_path / "out").glob("*"))  # nothing was made, so nothing is in the way
 
 
 def test_a_clip_can_begin_with_a_given_frame(trained, tmp_path):

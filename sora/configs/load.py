@@ -151,7 +151,7 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
 TRIES = 5  # at a run that saves and lets go faster than it is read
 
 
-def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, Mapping[str, Tensor], int, str]:
+def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
     """A checkpoint, its weights as `weights_of` gives them, its step, and the hash of its list of files.
 
     A run that still trains may let it go while it is read; then the next whole one is taken, where no step was named.
