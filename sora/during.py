@@ -261,7 +261,7 @@ def keep(config: DictConfig, folder: Path, requests: Sequence[Request], clips: S
     """Write clips as `sora sample` does; the videos' paths."""
     from omegaconf import OmegaConf
 
-    from sora.sample import write_samples
+    from sora.samples import write_samples
 
     return write_samples(folder, requests, clips, about={"evaluation": OmegaConf.to_container(config.evaluation)}) if clips else []
 

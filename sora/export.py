@@ -44,7 +44,7 @@ def main(composed: Composed) -> None:
     if config.format == DIFFUSERS and not isinstance(dit, PublishedDiT):
         raise ValueError(f"format={DIFFUSERS}: {config.checkpoint} is no published network, of which diffusers has a class; leave it out")
     if not isinstance(dit, PublishedDiT) or config.format == OWN:
-        write_run(loaded, output, dtype=types[config.precision], ema=config.ema)
+        write_run(loaded, output, dtype=types[config.precision], ema=config.ema, usual=known_of(loaded))
         print(f"step {loaded.step} as a run to sample from: sora sample checkpoint={output}")
         return
     refuse_trained_text(loaded)
@@ -82,8 +82,22 @@ def began_with(run: Run) -> Mapping[str, Any] | None:
     return found
 
 
-def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema: bool | float | str) -> None:
+def known_of(loaded: LoadedDiffusion) -> dict[str, float]:
+    """The sizes and rates that the run trained on; none, said, of an old run whose dataset is gone."""
+    from sora.training.run import open_run
+    from sora.usual import KEYS, told
+
+    try:
+        return told(open_run(loaded.run), KEYS)
+    except ValueError as error:
+        print(f"beware: {error}, whenever the export is sampled from")
+        return {}
+
+
+def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema: bool | float | str, usual: Mapping[str, float]) -> None:
     """A folder with what sampling needs of a run: its configuration, its VAE, and one checkpoint of the network's weights in `dtype`.
+
+    usual: what it trained on, see `sora.usual`.
 
     Raises:
         ValueError: the folder exists.
@@ -100,12 +114,15 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     model = {name: value.to(dtype) if value.is_floating_point() else value for name, value in named.items()}
     source = open_run(loaded.run)
     origin = {"step": loaded.step, "ema": ema, "averaged": averaged(source, loaded.step, ema=ema), "hashes": loaded.hashes}
+    # it may go anywhere: it samples without its dataset, and run.json says nothing of where that lay
+    info = {key: value for key, value in source.info.items() if key not in ("place", "datasets")}
+    info |= {"usual": dict(usual)} if usual else {}
     with storage.whole_folder(output) as staging:
         shutil.copyfile(source.config_file, staging / "config.yaml")
         shutil.copytree(source.vae, staging / "vae")
         if source.init_file.is_file():
             shutil.copyfile(source.init_file, staging / source.init_file.name)
-        storage.write_json(staging / "run.json", {**source.info, "exported": origin})
+        storage.write_json(staging / "run.json", {**info, "exported": origin})
         state = TrainingState(step=loaded.step, samples=0, tokens=0, tensors={"model": model}, facts={"exported": origin})
         checkpoint.save(Run(staging).checkpoints, state, keep=1)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Job:
     """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends.
 
-    scales: of the rates of single parameters, by their names in the task (`sora.dit.scaling`).
+    scales: of the rates of single parameters, by their names in the task (`sora.dit.scaling`). usual: what clips are trained on, for who
+    samples later (`sora.usual`).
     """
 
     task: Any
@@ -30,6 +31,7 @@ class Job:
     unit: str
     vae: Path | None = None
     scales: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, float] = field(default_factory=dict)
 
 
 def vae_plan(config: DictConfig) -> tuple[Any, Any]:
@@ -140,6 +142,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     from sora.dit.scaling import named
     from sora.network import flops_of, trainable
     from sora.training.diffusion_module import DiffusionTask
+    from sora.usual import usual_of
     from sora.vae import artefact
 
     planned = diffusion_plan(config)
@@ -169,6 +172,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         unit="tokens",
         vae=planned.vae,
         scales=named(scales, "dit."),
+        usual=usual_of(planned, stride=vae.stride),
     )
 
 

@@ -20,6 +20,7 @@ FREE = (
     "output",
     "resume",
     "resume_allow",
+    "data.folders",
     "workers",
     "guard.patience",
     "guard.most",
@@ -49,7 +50,8 @@ FREE = (
     "compile",
 )
 DEPENDS = "depends."  # before what is no key: the hashes of data, VAE and text encoder, in resume_allow
-FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}  # the VAE's path: that it is the same VAE is seen from its hash
+# Paths: that the same clips and the same VAE lie there is seen from their hashes.
+FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
 
 
 def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Path, Mapping[str, Any] | None]:
@@ -93,6 +95,47 @@ def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
             config.trainer[key] = known[key]
 
 
+def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictConfig:
+    """The configuration of a run that goes on, with its paths as they are found from here: what this command line named (`said`: keys and
+    groups; None: all of it) is relative to this folder, the rest lies where the run knows it, and its VAE is the one that it took along."""
+    from os.path import abspath
+
+    from omegaconf import OmegaConf
+
+    from sora.training import places
+    from sora.training.ranks import say
+    from sora.vae.artefact import CARD
+
+    def named_here(key: str, path: Any) -> bool:
+        typed = said is None or any(key == name or key.startswith(f"{name}.") for name in said)
+        return typed and Path(str(path)).exists()
+
+    refuse_exported(run)
+    config, stored = asked.copy(), run.config
+    known = (stored.get("data") or {}).get("folders") or ()
+    folders = asked.data.folders
+    if OmegaConf.is_list(folders):  # anything else is refused where it is opened
+        lost = [name for name in folders if not named_here("data.folders", name) and (said is None or name in known)]
+        config.data.folders = [places.dataset_of(run, name) if name in lost else abspath(name) for name in folders]
+        for name, found in zip(folders, config.data.folders, strict=True):
+            if name in lost and found not in (name, abspath(name)):
+                say(f"data.folders: {name} is read from {found}")
+    if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
+        config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, str(config.vae))
+    if config.get("init") is not None and not named_here("init", config.init):
+        config.init = places.path_of(run, str(config.init))
+    for name in ("text", "evaluation"):
+        if OmegaConf.is_dict(asked.get(name)):
+            config[name] = places.placed(run, OmegaConf.to_container(asked[name], resolve=False))
+    return config
+
+
+def refuse_exported(run: Run) -> None:
+    """Raise ValueError for a run that is to be sampled from alone."""
+    if "exported" in run.info:
+        raise ValueError(f"{run.folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
+
+
 def refuse_unknown(allowed: Sequence[str], known: Collection[str]) -> None:
     """Raise ValueError for names in resume_allow that nothing has: one who mistypes a key believes that it is allowed."""
     if unknown := [name for name in allowed if not any(key == name or key.startswith(f"{name}.") for key in known)]:
@@ -130,25 +173,37 @@ def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> Di
     return stored
 
 
-def record(config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None, *, job: Job) -> None:
-    """Note a resume, and keep the configuration that it goes on with, and what it depends on from now on."""
+def record(
+    asked: DictConfig, config: DictConfig, run: Run, state: TrainingState | None, changed: Mapping[str, Any] | None, *, job: Job
+) -> None:
+    """Note a resume, and keep the configuration that it goes on with, where that leads to, and what it depends on from now on.
+
+    asked: what stays written where nothing has moved; config: the same with paths that were found from here, which is kept otherwise.
+    """
     from omegaconf import OmegaConf
 
     from sora import storage
     from sora.training import ranks
+    from sora.training.places import begun_at
     from sora.training.run import code_version
 
     if changed is None or not ranks.first():
         return
+    place = begun_at(run.folder, ())["place"]
+    kept = asked if run.info.get("place") == place else config
     other = {f"{DEPENDS}{name}": pair for name, pair in differing(run, job).items()}
-    told: dict[str, Any] = {"changed": {key: [str(before), str(after)] for key, (before, after) in {**changed, **other}.items()}}
+    before, now = (list(each) for each in ((run.config.get("data") or {}).get("folders") or (), kept.data.folders))
+    moved = {"data.folders": (before, now)} if before != now else {}
+    pairs = {**changed, **moved, **other}
+    told: dict[str, Any] = {"changed": {key: [str(before), str(after)] for key, (before, after) in pairs.items()}}
     if (code := code_version()) != (began := run.info.get("code")):
         told["code"] = code
         print(f"the run began with the code {began}, and goes on with {code}")
     run.event("resumed", step=state.step if state else 0, **told)
-    storage.write_text(run.config_file, OmegaConf.to_yaml(config, resolve=False))
+    storage.write_text(run.config_file, OmegaConf.to_yaml(kept, resolve=False))
     if other:
         run.depend_on(job.depends, vae=job.vae)
+    run.note(**begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual))
 
 
 def differing(run: Run, job: Job) -> dict[str, tuple[str, str]]:
@@ -162,26 +217,33 @@ def _brief(known: str) -> str:
     return known if " " in known else known[:12]
 
 
+def _where(name: str, config: DictConfig) -> str:
+    """Where what is another one was read from."""
+    if name == "data":
+        return f" (data.folders=[{','.join(config.data.folders)}])"
+    return f" (vae={config.vae})" if name == "vae" else ""
+
+
 def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tuple[Run, TrainingState | None]:
     """Make the run's folder, or open it and read its newest checkpoint; what it depends on must be what it was."""
     from omegaconf import OmegaConf
 
     from sora.training import checkpoint, ranks
+    from sora.training.places import begun_at
     from sora.training.run import create, open_run
 
     if not going_on:
         if ranks.first():
-            info = {"kind": config.kind, "depends": dict(job.depends)}
+            info = {"kind": config.kind, "depends": dict(job.depends), **begun_at(folder, config.data.folders, job.usual)}
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)
-    if "exported" in run.info:
-        raise ValueError(f"{folder} was exported to sample from: it holds no optimiser to go on with; resume the run that it came from")
+    refuse_exported(run)
     refuse_unknown([name for name in config.resume_allow if name.startswith(DEPENDS)], [f"{DEPENDS}{name}" for name in job.depends])
     for name, (before, now) in differing(run, job).items():
         if f"{DEPENDS}{name}" not in config.resume_allow:
             raise ValueError(
-                f"{name} is not what {folder} was trained with: it is {_brief(now)}, the run's is {_brief(before)}; "
+                f"{name} is not what {folder} was trained with{_where(name, config)}: it is {_brief(now)}, the run's is {_brief(before)}; "
                 f"put the old one back, or say so on purpose with resume_allow=[{DEPENDS}{name}]"
             )
     # whether its files are there at all; sizes and every byte are looked at when the ranks can share that out

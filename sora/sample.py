@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
     from sora.generation.generator import Generator, Request
+    from sora.samples import Batch
 
 EXAMPLES = (
     'sora sample checkpoint=outputs/dit prompt="a red circle moves left"',
@@ -35,22 +37,66 @@ class Line:
 
 
 def main(composed: Composed) -> None:
-    """Generate, and write a video, a strip of its frames and a JSON sidecar for each sample."""
+    """Generate, and write a video, a strip of its frames and a JSON sidecar of each sample as soon as its pack is denoised."""
     from sora.configs.load import load_diffusion
-    from sora.progress import progress_bar
+    from sora.locks import alone_in
+    from sora.samples import check_place, check_videos, times
 
     config = composed.config
     lines = read_prompts(config.prompt, config.prompts)
+    times(1, 1, config.enlarge)
+    if config.output:
+        check_place(Path(config.output), key="output")
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema, stretch=config.stretch)
     generator = make_generator(loaded, config)
     requests = plan_requests(lines, config, loaded)
-    output = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
-    print(f"{len(requests)} samples from step {loaded.step} of {loaded.run}")
-    with progress_bar("sampling") as progress:
-        clips = generator.generate(requests, progress=progress)
-    about = describe(loaded, config)
-    paths = write_samples(output, requests, clips, about=about, enlarge=config.enlarge)
-    print(f"the samples are in {output}: {', '.join(path.name for path in paths[:3])}{', …' if len(paths) > 3 else ''}")
+    packs = generator.packs(requests)
+    check_videos(requests, config.enlarge)
+    batch = batch_of(requests, loaded, config, device=str(generator.device))
+    with alone_in(batch.folder, "sampling into"):
+        batch.claim(replace=config.replace)
+        try:
+            make(generator, batch, packs, source=f"step {loaded.step} of {loaded.run}")
+        finally:
+            batch.leave()
+        paths = batch.finish()
+    print(f"the samples are in {batch.folder}: {', '.join(path.name for path in paths[:3])}{', …' if len(paths) > 3 else ''}")
+
+
+def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:
+    """The samples and their folder: the one that was named, else the first in the run that holds no others."""
+    from sora.samples import Batch, check_place, free_folder
+
+    within = {"device": device, "budget": config.budget}
+    home = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
+    batch = Batch(home, requests, describe(loaded, config), within, config.enlarge)
+    if config.output:
+        return batch
+    check_place(home, key="output")
+    return dataclasses.replace(batch, folder=free_folder(home, batch.mark, batch.files))
+
+
+def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, source: str) -> None:
+    """Write the samples that are not there yet, pack by pack; of a pack all are made again, since their bytes depend on one another."""
+    from sora.progress import progress_bar
+
+    missing = [pack for pack in packs if not all(batch.made(number) for number in pack)]
+    total, left = len(batch.requests), sum(len(pack) for pack in missing)
+    there = f", {total - left} of which are there" if left < total else ""
+    goes_on = "; stopped, the same command goes on" if left else ""
+    print(f"{total} sample{'s' * (total > 1)} from {source}, into {batch.folder}{there}{goes_on}", flush=True)
+    if not missing:
+        return
+    steps = generator.recipe.steps
+    with progress_bar("sampling", "steps") as progress:
+        for done, pack in enumerate(missing):
+
+            def report(step: int, _: int, before: int = done * steps) -> None:
+                progress(before + step, len(missing) * steps)
+
+            clips = generator.generate([batch.requests[number] for number in pack], progress=report)
+            for number, clip in zip(pack, clips, strict=True):
+                batch.write(number, clip)
 
 
 # ---- what to make
@@ -89,49 +135,41 @@ def _read_file(path: Path) -> list[Line]:
 
 
 def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -> list[Request]:
-    """One request for each sample of each prompt; sample numbers count within a prompt's seed, so that adding prompts changes no others."""
+    """One request for each sample of each prompt. Sample numbers count within what is asked of one prompt, so that adding others changes
+    none, and a prompt that comes three times gives three samples."""
     from sora.draws import sample_id
     from sora.generation.generator import Request
     from sora.generation.sizes import frames_of, size_of
+    from sora.training.run import open_run
+    from sora.usual import KEYS, told
 
     stride, patch = loaded.vae.stride, loaded.patchifier.size
-    usual = (1.0, 1.0)
-    if config.area is None or (config.fps is None and any(line.fps is None for line in lines)):
-        usual = trained_on(loaded.config)
-    area, fps = float(config.area or usual[0]), float(config.fps or usual[1])
+    multiple = (stride[1] * patch.h, stride[2] * patch.w)
+    usual = told(open_run(loaded.run), missing_of(lines, config)) | {key: config[key] for key in KEYS if config[key] is not None}
+    seen: Counter[tuple[Any, ...]] = Counter()
     requests = []
     for line in lines:
-        rate = line.fps or fps
-        size = size_of(str(line.size or config.size), area=area, multiple=(stride[1] * patch.h, stride[2] * patch.w))
-        seconds = config.seconds if line.seconds is None else line.seconds
+        rate = float(usual["fps"] if line.fps is None else line.fps)
+        size = size_of(str(line.size or config.size), area=float(usual.get("area", 1)), multiple=multiple)
+        seconds = float(usual["seconds"] if line.seconds is None else line.seconds)
         frames = frames_of(seconds, rate, stride[0], patch=patch.t)
         given = None if config.input is None else read_input(Path(config.input), size=size, frames=config.input_frames, fps=rate)
         seed = config.seed if line.seed is None else line.seed
-        for copy in range(config.samples):
-            sample = sample_id(line.prompt, copy)
+        wanted = (line.prompt, frames, size, rate, seed)
+        for _ in range(config.samples):
+            sample = sample_id(line.prompt, seen[wanted])
+            seen[wanted] += 1  # who asks twice for the same wants two samples
             requests.append(Request(line.prompt, frames, *size, fps=rate, seed=seed, sample=sample, given=given))
     return requests
 
 
-def trained_on(config: Mapping[str, Any]) -> tuple[float, float]:
-    """The usual pixels of a frame and the commonest frame rate of what a run trained on."""
-    import numpy as np
+def missing_of(lines: Sequence[Line], config: Any) -> set[str]:
+    """What neither the command nor all lines say, so that the run is asked for it."""
+    from sora.generation.sizes import exact
 
-    from sora.data.index import Index
-
-    data = config["data"]
-    folders = data.get("folders") or [data.get("folder")]
-    try:
-        indexes = [Index.open(Path(folder), "train") for folder in folders]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the run's dataset cannot be asked for its size and frame rate ({error}); give area= and fps=") from None
-    area = np.concatenate([index.heights * index.widths for index in indexes])
-    fps = np.concatenate([index.fps for index in indexes])
-    if ladder := data.get("areas"):  # of data=videos: clips were trained on at these sizes and rates
-        area = np.sort(ladder)[np.maximum(np.searchsorted(np.sort(ladder), area, side="right") - 1, 0)]
-        fps = np.minimum(fps, data["rate"] or np.inf)
-    rates, counts = np.unique(fps, return_counts=True)
-    return float(np.median(area)), float(rates[counts.argmax()])
+    sized = all(exact(str(line.size or config.size)) for line in lines)
+    found = {"area"} if config.area is None and not sized else set()
+    return found | {key for key in ("fps", "seconds") if config[key] is None and any(getattr(line, key) is None for line in lines)}
 
 
 def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) -> Any:
@@ -222,88 +260,6 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
         "code": code_version(),
         "trained_by": loaded.code,
     }
-
-
-def write_samples(
-    folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any], enlarge: int | None = None
-) -> list[Path]:
-    """A video, a strip of frames and a sidecar of each sample, and one sheet of all; returns the videos' paths.
-
-    enlarge: see `enlarged`; the sidecar keeps the clip's own size, and says by how much its video is larger.
-    """
-    from sora import storage
-    from sora.data.video import write
-
-    paths = []
-    for number, (request, clip) in enumerate(zip(requests, clips, strict=True)):
-        frames = clip.numpy()
-        shown = enlarged(frames, enlarge)
-        path = folder / f"{number:04d}-{slug(request.prompt)}.mp4"
-        write(path, shown, request.fps, lossless=False)
-        write_png(path.with_suffix(".png"), strip(frames))
-        storage.write_json(path.with_suffix(".json"), {**sidecar(request), "enlarged": shown.shape[1] // request.height, **about})
-        paths.append(path)
-    write_png(folder / "sheet.png", sheet([clip.numpy() for clip in clips[:64]]))
-    return paths
-
-
-def sidecar(request: Request) -> dict[str, Any]:
-    """What makes one sample itself."""
-    return {
-        "prompt": request.prompt,
-        "seed": request.seed,
-        "sample": request.sample,
-        "width": request.width,
-        "height": request.height,
-        "frames": request.frames,
-        "fps": request.fps,
-        "seconds": request.frames / request.fps,
-        "given_frames": 0 if request.given is None else len(request.given),
-    }
-
-
-def enlarged(frames: Any, factor: int | None = None) -> Any:
-    """Frames (T, H, W, 3) with each pixel as a square of `factor` by `factor`; None brings the short side of small ones to about 128.
-
-    Players take colours at half resolution (yuv420p), which would blur clips of 32 pixels, though nothing in them is blurred.
-    """
-    if factor is not None and factor < 1:
-        raise ValueError(f"enlarge={factor} must be 1 or more, or null")
-    times = factor or max(1, 128 // min(frames.shape[1:3]))
-    return frames.repeat(times, axis=1).repeat(times, axis=2)
-
-
-def slug(text: str, *, length: int = 48) -> str:
-    """A prompt as a part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].rstrip("-") or "sample"
-
-
-def strip(frames: Any, *, most: int = 8) -> Any:
-    """Up to `most` frames of a clip, evenly spread in time, side by side."""
-    import numpy as np
-
-    chosen = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
-    return np.concatenate([np.pad(frames[index], ((0, 0), (0, 2), (0, 0)), constant_values=255) for index in chosen], axis=1)
-
-
-def sheet(clips: Sequence[Any]) -> Any:
-    """Strips of clips of any sizes, one below the other."""
-    import numpy as np
-
-    strips = [strip(clip) for clip in clips]
-    width = max(row.shape[1] for row in strips)
-    rows = [np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in strips]
-    return np.concatenate(rows)
-
-
-def write_png(path: Path, picture: Any) -> None:
-    """Write uint8 (H, W, 3), whole or not at all."""
-    from PIL import Image
-
-    from sora.storage import whole_file
-
-    with whole_file(path) as staging:
-        Image.fromarray(picture).save(staging, format="PNG")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     FOLDER/stages/NAME.begun      a stage that began: the same hash, and the seconds that earlier attempts took
 
 What a stage depends on is its command, the configuration which that command composes to, the version of sora, and the same of the
-stages it comes after. If any of it changes, the stage's output is removed and it is made again, and so is all that follows.
+stages it comes after. If any of it changes, the stage's output is removed and it is made again, and so is all that follows. Where FOLDER
+lies is none of it: seen from elsewhere, or moved, it is the same.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import sora
 from sora.storage import read_json, write_json
@@ -68,14 +70,16 @@ def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = Non
     if again is not None and again not in names:
         raise ValueError(f"there is no stage {again!r}; the stages: {', '.join(names)}")
     hashes: dict[str, str] = {}
+    earlier: dict[str, str] = {}  # as versions before wrote them, with the folder's own name
     for stage in stages:
-        hashes[stage.name] = depends(stage, [hashes[name] for name in stage.after])
+        hashes[stage.name] = depends(stage, [hashes[name] for name in stage.after], folder)
+        earlier[stage.name] = depends(stage, [earlier[name] for name in stage.after], None)
     if again is not None:
         _forget(folder, again, stages)
     done = []
     for number, stage in enumerate(stages, 1):
         heading = f"[{number}/{len(stages)}] {stage.title}"
-        kept = finished(stage, folder, hashes[stage.name])
+        kept = finished(stage, folder, hashes[stage.name]) or finished(stage, folder, earlier[stage.name])
         if kept is not None:
             print(f"{heading}: done before, in {kept.seconds:.0f} s", flush=True)
         else:
@@ -93,8 +97,11 @@ def refuse_others(stages: Sequence[Stage], folder: Path) -> None:
         raise ValueError(f"{there} exists and was not made by this command, which would make it anew; choose another output=FOLDER")
 
 
-def depends(stage: Stage, before: Sequence[str]) -> str:
-    """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose."""
+def depends(stage: Stage, before: Sequence[str], folder: Path | None) -> str:
+    """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose.
+
+    folder: whose own place does not count in it.
+    """
     from omegaconf import OmegaConf
 
     from sora.configs.compose import compose, require_all
@@ -104,8 +111,20 @@ def depends(stage: Stage, before: Sequence[str]) -> str:
         require_all(composed, stage.verb)
     except ValueError as error:
         raise ValueError(f"the stage {stage.name!r} ({stage.command}) cannot run: {error}") from error
-    parts = [stage.command, OmegaConf.to_yaml(composed.config), sora.__version__, *before]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if folder is None:
+        parts: list[Any] = [stage.command, OmegaConf.to_yaml(composed.config)]
+    else:
+        parts = [stage.verb, placeless(OmegaConf.to_container(composed.config, resolve=False), f"{folder}{os.sep}")]
+    return hashlib.sha256(json.dumps([*parts, sora.__version__, *before]).encode()).hexdigest()
+
+
+def placeless(value: Any, home: str) -> Any:
+    """A configuration's values with paths in `home` told from there."""
+    if isinstance(value, dict):
+        return {key: placeless(item, home) for key, item in value.items()}
+    if isinstance(value, list):
+        return [placeless(item, home) for item in value]
+    return f"FOLDER{os.sep}{value.removeprefix(home)}" if isinstance(value, str) and value.startswith(home) else value
 
 
 def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:

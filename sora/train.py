@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.resuming import enter, opened, record, settle
+from sora.resuming import enter, opened, record, settle, standing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,14 +40,16 @@ def main(composed: Composed) -> int:
     from sora.training.mesh import seat
     from sora.training.peers import Peers
     from sora.training.phases import Goodput, Phases, age
-    from sora.training.run import owned
+    from sora.training.run import open_run, owned
     from sora.training.signals import StopFlag
     from sora.training.watchdog import Watchdog
 
-    config, folder, changed = settle(composed.config, composed.said)
-    trainer = build(config.trainer)(callbacks=[])
+    asked, folder, changed = settle(composed.config, composed.said)
+    typed = None if composed.config.resume == "auto" else composed.said
+    trainer = build(asked.trainer)(callbacks=[])
     take_seats(trainer)
     ranks.say(told(trainer))
+    config = asked if changed is None else standing(asked, open_run(folder), typed)
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
@@ -58,7 +60,7 @@ def main(composed: Composed) -> int:
         run, state = enter(config, folder, going_on=changed is not None, job=job)
         with alone(owned, run):
             if state is None or state.step < config.steps:
-                record(config, run, state, changed, job=job)
+                record(asked, config, run, state, changed, job=job)
             phases.step = state.step if state else 0
             goodput = Goodput(run.folder, phases, first=phases.step) if ranks.first() else None
             watchdog = Watchdog(phases, folder=run.folder, rank=ranks.mine(), **config.watchdog)

@@ -1,5 +1,6 @@
 """`sora evaluate` writes one file of scores with all they depend on, and refuses what it cannot measure."""
 
+import errno
 import json
 
 import pytest
@@ -120,6 +121,40 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
     assert {row["frames"] for row in found["rows"]} == {6} and any(name.startswith("kvd/rand3d-v1@") for name in found["figures"])
     wanted = sorted(row["prompt"] for row in found["rows"])
     assert sorted(path.stem.rpartition("-")[0] for path in (tmp_path / "vbench").iterdir()) == wanted
+
+
+def test_scores_are_written_whatever_becomes_of_the_export_and_what_cannot_be_exported_is_told_first(home, tmp_path, monkeypatch, capsys):
+    from sora.evaluation import generating
+
+    words = [
+        f"checkpoint={home / 'dit'}",
+        f"data={home / 'world'}",
+        "metrics=[kvd]",
+        "n=2",
+        "steps=1",
+        "bootstrap=0",
+        "page=false",
+        "keep=0",
+    ]
+
+    def refused(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "vb")
+
+    monkeypatch.setattr(generating, "export", refused)
+    assert run("evaluate", [*words, f"output={tmp_path / 'a'}", f"vbench={tmp_path / 'vb'}"]) == 1
+    assert json.loads((tmp_path / "a/scores.json").read_text())["n"] == 2
+    monkeypatch.setattr(generating, "generate", refused)  # from here on nothing may be made
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/other.mp4").touch()
+    for word, told in (
+        (f"vbench={tmp_path / 'file'}", "file is a file; name a folder"),
+        (f"vbench={tmp_path / 'full'}", "holds 'other.mp4', which this evaluation did not make"),
+        (f"output={tmp_path / 'file/below'}", "file is a file; name a folder"),
+    ):
+        capsys.readouterr()
+        assert run("evaluate", [*words, *([] if word.startswith("output") else [f"output={tmp_path / 'b'}"]), word]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, tmp_path):

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from sora.cli import run
 from sora.configs.compose import config_dir
 from sora.data.video import read, write
+from sora.evaluation.scoring import size_asked
 from sora.metrics.distribution import VideoDistribution
 from sora.metrics.extractors.pixels import half_pixel
 from sora.metrics.feature_sets import save_features
@@ -161,10 +162,15 @@ def test_statistics_stand_for_the_real_side_and_only_for_the_same(sets, tmp_path
         assert told in capsys.readouterr().err
 
 
+def test_a_size_is_width_by_height_as_everywhere():
+    assert size_asked("64x48") == (48, 64) and size_asked(32) == size_asked([32, 32]) == size_asked("32x32") == (32, 32)
+    assert size_asked(None) is None
+
+
 def test_sizes_are_brought_together_only_when_asked(sets, tmp_path, capsys):
     other = folder(tmp_path / "large", seed=2, size=(24, 32))
     assert scores(tmp_path / "a", sets[0], other, code=2) is None
-    assert "11 frames of 24x32 at 8 fps" in capsys.readouterr().err
+    assert "11 frames of 32x24 at 8 fps" in capsys.readouterr().err
     found = scores(tmp_path / "b", sets[0], other, "size=16", "kernel=half_pixel", "crop=false")
     planes = [torch.from_numpy(video).permute(0, 3, 1, 2).float() for video in videos(other)]
     resized = [half_pixel(plane, (16, 16)).round().permute(0, 2, 3, 1).byte().numpy() for plane in planes]
@@ -204,6 +210,9 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, ["trajectories=6"], "at least 2 each"),
         (one, ["rates=some"], "rates=some"),
         (one, ["real.start=last"], "start=last: choose from first, middle, random"),
+        (one, ["size=[24,16]"], "size=[24,16] does not say which is the width: write WIDTHxHEIGHT, size=16x24 or size=24x16"),
+        (one, ["size=16x"], "size=16x: give one side of a square, or WIDTHxHEIGHT in pixels"),
+        (one, ["size=0"], "size=0: give one side"),
         (one, ["kernel=cubic", "size=8"], ": kernel=cubic: choose from half_pixel, legacy, antialiased"),
         (one, ["bootstrap=5"], "bootstrap=5: an interval takes at least 20 repeats"),
         (one, ["ddof=2"], "ddof=2: covariances are"),

@@ -34,7 +34,7 @@ def test_the_command_of_every_stage_composes(scale, tmp_path):
     """Nothing is run: a renamed key or option of any verb shows here."""
     config = compose("quickstart", [f"scale={scale}"]).config
     for stage in stages(config, tmp_path / "an odd, name", tmp_path / "prompts.jsonl", tmp_path):
-        assert depends(stage, [])
+        assert depends(stage, [], None)
 
 
 def test_every_setting_of_a_scale_is_of_some_stage(tmp_path):

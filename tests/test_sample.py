@@ -1,6 +1,8 @@
 """`sora sample` makes what it was asked for, the same again, and says what it cannot make."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import torch
 from sora.cli import run
 from sora.configs.load import load_diffusion, load_vae
 from sora.data.video import read, write
-from sora.sample import Line, enlarged, read_prompts, slug, write_png
+from sora.draws import sample_id
+from sora.generation.generator import Generator
+from sora.sample import Line, read_prompts
+from sora.samples import SUFFIXES, enlarged, slug, write_png
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
 pytestmark = pytest.mark.slow
@@ -93,6 +98,121 @@ def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+class Stopped(BaseException):
+    """As a kill, after which nothing is tidied up."""
+
+
+FOUR = ('prompt=[a red ball,"the blue/green ball","été",a red ball]', "size=16x16", "seconds=1", "budget=20")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stop_at(monkeypatch, pack: int) -> list[int]:
+    """Sampling ends when it begins with this pack, counted from 1; the numbers of clips of each pack that was begun."""
+    whole, begun = Generator.generate, []
+
+    def generate(self, requests, **more):
+        begun.append(len(requests))
+        if len(begun) == pack:
+            raise Stopped
+        return whole(self, requests, **more)
+
+    monkeypatch.setattr(Generator, "generate", generate)
+    return begun
+
+
+def test_a_batch_that_is_stopped_goes_on_by_the_same_command_with_the_same_bytes(trained, tmp_path, monkeypatch, capsys):
+    assert sample(trained, tmp_path / "whole", *FOUR)[0] == 0
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 4 * 3 + 2 and len({whole[name] for name in whole if name.endswith(".mp4")}) == 4
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        begun = stop_at(patched, 3)
+        sample(trained, tmp_path / "cut", *FOUR)
+    assert begun == [1, 1, 1]
+    cut = contents(tmp_path / "cut")
+    assert len(cut) == 2 * 3 + 1 and all(whole[name] == content for name, content in cut.items())
+    (tmp_path / "cut" / "0001-the-blue-green-ball.json").unlink()  # as if the kill had come between its files
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "cut").rename(tmp_path / "moved/cut")
+    with monkeypatch.context() as patched:
+        begun = stop_at(patched, 99)
+        assert sample(trained, tmp_path / "moved/cut", *FOUR, "replace=true")[0] == 0
+    assert begun == [1, 1, 1] and ", 1 of which are there; stopped" in capsys.readouterr().out
+    assert contents(tmp_path / "moved/cut") == whole
+
+
+def test_one_prompt_three_times_is_three_samples_and_no_other_sample_changes(trained, tmp_path):
+    _, paths = sample(trained, tmp_path / "a", "prompt=[x,x,y,x]", "size=16x16", "seconds=0", "steps=1")
+    stories = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+    assert [story["sample"] for story in stories] == [sample_id(*each) for each in (("x", 0), ("x", 1), ("y", 0), ("x", 2))]
+    _, paths = sample(trained, tmp_path / "b", "prompt=[x,x]", "samples=2", "size=16x16", "seconds=0", "steps=1")
+    assert [json.loads(path.with_suffix(".json").read_text())["sample"] for path in paths] == [sample_id("x", n) for n in range(4)]
+
+
+def test_samples_of_another_command_are_refused_by_name_and_go_only_when_asked(trained, tmp_path, capsys):
+    quick, out = ("size=16x16", "seconds=0", "steps=1"), tmp_path / "out"
+    assert sample(trained, out, "prompt=[a,b,c]", *quick)[0] == 0
+    (out / "notes.txt").write_text("mine")
+    before = contents(out)
+    for words, told in (
+        (("prompt=[a,b,c]", *quick, "guidance.scale=7"), "guidance.scale: 4.0 there, 7"),
+        (("prompt=[a,b,c]", *quick, "budget=64"), "budget: 4096 there, 64 now"),
+        (("prompt=[a,b]", *quick), "other prompts, sizes or seeds"),
+        (("prompt=[a,b,c]", *quick, "step=5"), "checkpoint.step: 10 there, 5 now"),
+    ):
+        assert sample(trained, out, *words)[0] == 2
+        said = capsys.readouterr().err
+        assert told in said and "0000-a.mp4 and 9 more files" in said and "replace=true" in said
+    assert contents(out) == before
+    assert sample(trained, out, "prompt=[a,d]", *quick, "replace=true")[0] == 0
+    left = {"0000-a", "0001-d"}
+    assert contents(out).keys() == {"notes.txt", "sheet.png", "samples.json"} | {f"{name}{end}" for name in left for end in SUFFIXES}
+    (out / "samples.json").unlink()  # as versions before left it
+    assert sample(trained, out, "prompt=[a,d]", *quick)[0] == 2
+    assert "of an earlier version" in capsys.readouterr().err
+    (out / "holiday.mov").write_bytes(b"mine")
+    assert sample(trained, out, "prompt=[a,d]", *quick, "replace=true")[0] == 2
+    assert "holds holiday.mov, no samples of this command" in capsys.readouterr().err and (out / "0000-a.mp4").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").touch()
+    assert sample(trained, tmp_path / "run", "prompt=a", *quick)[0] == 2
+    assert "holds run.json, no samples of this command" in capsys.readouterr().err and not (tmp_path / "run/samples.json").exists()
+
+
+def test_without_an_output_no_command_writes_among_the_samples_of_another(trained, capsys):
+    words = [f"checkpoint={trained}", "size=16x16", "seconds=0", "steps=1"]
+    for prompt in ("a", "b", "a"):
+        assert run("sample", [*words, f"prompt={prompt}"]) == 0
+    home = trained / "samples"
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*.mp4")} == {"step-00000010/0000-a.mp4", "step-00000010-2/0000-b.mp4"}
+    assert ", 1 of which are there\n" in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_told_before_a_step_is_made(trained, tmp_path, monkeypatch, capsys):
+    stop_at(monkeypatch, 1)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for output, words, told in (
+        ("file", (), "output=TMP/file is a file; name a folder"),
+        ("file/below", (), "cannot be made: TMP/file is a file"),
+        ("link", (), "is a link to nowhere"),
+        ("ü" * 130, (), "longer than the 255 bytes"),
+        ("out", ("enlarge=0",), "enlarge=0 must be 1 or more"),
+        ("out", ("enlarge=2000",), "videos of 32000x32000 are too large"),
+        ("out", ("fps=5000",), "samples of 16x16 at fps=5000 cannot be written as video: 5000"),
+        ("out", ("fps=1e-4",), "at fps=0.0001 cannot be written as video"),
+    ):
+        words = [f"checkpoint={trained}", f"output={tmp_path / output}", "prompt=x", "size=16x16", "seconds=0", *words]
+        assert run("sample", words) == 2, output
+        assert told.replace("TMP", str(tmp_path)) in capsys.readouterr().err, told
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(Stopped):
+        sample(trained, tmp_path / "out", "prompt=x", "size=16x16", "seconds=0")
+    assert not list((tmp_path / "out").glob("*"))  # nothing was made, so nothing is in the way
+
+
 def test_a_clip_can_begin_with_a_given_frame(trained, tmp_path):
     shown = np.zeros((40, 40, 3), dtype=np.uint8)
     shown[:20, :, 0], shown[20:, :, 2] = 250, 250  # red over blue
@@ -114,6 +234,29 @@ def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
     assert not averaged.dit.training
 
 
+def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_makes_way_for_the_next(trained, tmp_path, monkeypatch, capsys):
+    from sora.training import checkpoint
+
+    live, read_whole = shutil.copytree(trained, tmp_path / "live") / "checkpoints", checkpoint.load
+    state = read_whole(live / "step-00000010")
+    tensors = {kind: dict(found) for kind, found in state.tensors.items()}
+    later = checkpoint.save(tmp_path / "later", dataclasses.replace(state, step=12, tensors=tensors), keep=1)
+
+    def load(path, **more):
+        if path.name == "step-00000010":
+            shutil.rmtree(path)
+            later.rename(live / later.name)
+        return read_whole(path, **more)
+
+    monkeypatch.setattr(checkpoint, "load", load)
+    assert load_diffusion(live.parent).step == 12
+    assert "damaged" not in capsys.readouterr().out
+    (live / later.name).rename(later)
+    shutil.copytree(trained / "checkpoints/step-00000010", live / "step-00000010")
+    with pytest.raises(ValueError, match="has no checkpoint of step=10; it has 5, 12"):
+        load_diffusion(live.parent, 10)
+
+
 def test_rotary_positions_stretch_at_sampling_and_only_when_asked(trained, tmp_path, capsys):
     plain, once, twice = (
         load_diffusion(trained, stretch=stretch and {"_target_": "sora.dit.stretch.interpolated", "factors": stretch})
@@ -131,8 +274,6 @@ def test_rotary_positions_stretch_at_sampling_and_only_when_asked(trained, tmp_p
 
 
 def test_what_was_not_trained_together_is_refused(trained, tmp_path):
-    import shutil
-
     copy = shutil.copytree(trained, tmp_path / "copy")
     config = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(config.replace("max_tokens: 256", "max_tokens: 255"))

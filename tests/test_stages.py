@@ -39,7 +39,7 @@ def commands(monkeypatch):
     """No process is started, and commands are told apart by their words alone (composing each takes a while)."""
     made = Commands()
     monkeypatch.setattr(stages, "run_command", made)
-    monkeypatch.setattr(stages, "depends", lambda stage, before: storage.text_hash(repr([stage.command, *before])))
+    monkeypatch.setattr(stages, "depends", lambda stage, before, folder: storage.text_hash(repr([stage.command, *before])))
     return made
 
 
@@ -63,6 +63,22 @@ def test_finished_stages_are_not_made_again(commands, tmp_path):
     first = run_stages(chain(tmp_path), tmp_path)
     assert commands.ran == ["a", "b", "c", "d"] and [done.stage for done in first] == commands.ran
     assert run_stages(chain(tmp_path), tmp_path) == first and len(commands.ran) == 4
+
+
+def test_finished_stages_are_known_from_another_folder_after_a_move_and_as_versions_before_marked_them(composing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("new", "old 1"):
+        home = Path(name)
+        run_stages(chain(home)[:2], home)
+        for marker in (home / "stages").glob("*.json") if name == "old 1" else ():
+            stage = next(item for item in chain(home) if item.name == marker.stem)
+            storage.write_json(marker, {**storage.read_json(marker), "depends": stages.depends(stage, [], None)})
+    assert composing.ran == ["a", "b"] * 2
+    run_stages(chain(Path("old 1"))[:2], Path("old 1"))
+    run_stages(chain(tmp_path / "new")[:2], tmp_path / "new")
+    Path("new").rename("moved")
+    run_stages(chain(Path("moved"))[:2], Path("moved"))
+    assert composing.ran == ["a", "b"] * 2
 
 
 @pytest.mark.parametrize(("changed", "made"), [("a", "acd"), ("b", "bd"), ("c", "cd"), ("d", "d")])

@@ -68,6 +68,7 @@ def load_diffusion(
     Raises:
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
     """
+    from sora.training.places import placed
     from sora.training.run import open_run
     from sora.vae import artefact
 
@@ -75,10 +76,10 @@ def load_diffusion(
     info, config = run.info, run.config
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
-    found = _checkpoint(run.folder, step)
-    tensors, reached = weights_of(found, ema=ema)
+    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])
+    config["text"] = placed(run, config["text"])
     encoder = build(config["text"])
     identity = artefact.artefact_hash(run.vae)
     for name, value in (("vae", identity), ("text", encoder.fingerprint)):
@@ -95,7 +96,7 @@ def load_diffusion(
     _fill(dit, tensors, part="dit", source=found)
     _fill(text, tensors, part="text", source=found)
     hashes = {
-        "checkpoint": storage.file_hash(found / "manifest.json"),
+        "checkpoint": hashed,
         "vae": identity,
         "text": encoder.fingerprint,
         "config": storage.file_hash(run.config_file),
@@ -135,11 +136,32 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
         return LoadedVae(artefact.load(run.vae), run.config, None, {"vae": artefact.artefact_hash(run.vae)})
     if run.info["kind"] != "vae":
         raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
-    found = _checkpoint(run.folder, step)
-    tensors, reached = weights_of(found, ema=ema)
+    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = build(run.config["vae"])
     _fill(vae, tensors, part="vae", source=found)
-    return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": storage.file_hash(found / "manifest.json")})
+    return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": hashed})
+
+
+TRIES = 5  # at a run that saves and lets go faster than it is read
+
+
+def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
+    """A checkpoint, its weights as `weights_of` gives them, its step, and the hash of its list of files.
+
+    A run that still trains may let it go while it is read; then the next whole one is taken, where no step was named.
+    """
+    from sora.training import checkpoint
+
+    for left in reversed(range(TRIES)):
+        before = checkpoint.listed(folder / "checkpoints")
+        found = _checkpoint(folder, step)
+        try:
+            tensors, reached = weights_of(found, ema=ema)
+            return found, tensors, reached, storage.file_hash(found / "manifest.json")
+        except (ValueError, OSError):
+            if not left or checkpoint.listed(folder / "checkpoints") == before:
+                raise
+    raise AssertionError
 
 
 def _checkpoint(folder: Path, step: int | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ def captioned(indexes: Sequence[Index]) -> Captioned:
             kinds.update(said)
         looked += len(rows)
     return Captioned(clips, looked, without, dict(kinds))
+
+
+def identity(indexes: Sequence[Index], *parts: str) -> str:
+    """The hash of datasets' clips and captions, in order, and of what else is trained on: what a run on them depends on."""
+    lines = [*parts, *(f"{index.fingerprint}\t{index.captions_fingerprint}" for index in indexes)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None) -> None:

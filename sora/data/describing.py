@@ -69,11 +69,11 @@ def describe(index: Index, *, sample: int) -> Description:
     frames, heights, widths = (np.asarray(column) for column in (index.frames, index.heights, index.widths))
     seconds = frames / index.fps
     shapes = Counter(dict(zip(*_counts(heights.astype(np.int64) << 32 | widths), strict=True)))
-    sizes = {f"{size >> 32}x{size & 0xFFFFFFFF}": count for size, count in shapes.most_common(_BARS)}
+    sizes = {f"{size & 0xFFFFFFFF}x{size >> 32}": count for size, count in shapes.most_common(_BARS)}
     if len(shapes) > _BARS:
         sizes["others"] = len(index) - sum(sizes.values())
     made = [
-        Histogram("height x width in pixels", sizes),
+        Histogram("width x height in pixels", sizes),
         Histogram("aspect ratio, width:height (the nearest)", _aspects(heights, widths)),
         Histogram("duration in seconds", binned(seconds)),
         Histogram("frames", binned(frames)),
@@ -200,7 +200,7 @@ class Thumbnails:
         shown.close()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=80)
-        title = f"{member.key}: {height}x{width}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"
+        title = f"{member.key}: {width}x{height}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"
         said = index.captions(row)
         return Thumbnail(file.getvalue(), *size, title, said[0].text if said else "")
 

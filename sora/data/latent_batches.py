@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sora.data.captioned import require_cached, require_caption, require_kinds
+from sora.data.captioned import identity, require_cached, require_caption, require_kinds
 from sora.data.index import Index, refuse_no_folders
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, PackPlan
@@ -102,9 +101,8 @@ class LatentData:
     @cached_property
     def fingerprint(self) -> str:
         """Of the clips, their captions, the VAE and the stored captions' encoder."""
-        parts = [self.vae_hash, *(text.fingerprint for text in self.texts)]
-        parts += [f"{item.index.fingerprint}\t{item.index.captions_fingerprint}" for item in self.latents]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        indexes = [item.index for item in self.latents]
+        return identity(indexes, self.vae_hash, *(text.fingerprint for text in self.texts))
 
     @property
     def depends(self) -> dict[str, str]:

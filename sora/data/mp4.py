@@ -31,7 +31,7 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
         raise ValueError(f"{fps} frames a second is no frame rate; give one above 0 and up to {_MOST_RATE:g}")
     _, height, width, _ = frames.shape
     if not lossless and (height % 2 or width % 2):
-        raise ValueError(f"frames of {height}x{width} do not fit 4:2:0 video; crop to even sizes or write with lossless=True")
+        raise ValueError(f"frames of {width}x{height} do not fit 4:2:0 video; crop to even sizes or write with lossless=True")
     options = {
         "preset": "faster" if lossless else "medium",
         "bf": "0",

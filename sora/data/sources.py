@@ -332,5 +332,5 @@ def fitted(height: int, width: int, size: int | None, multiple: int) -> tuple[in
     scale = min(1.0, size / min(height, width)) if size else 1.0
     fits = [round(side * scale) // multiple * multiple for side in (height, width)]
     if min(fits) < 1:
-        raise ValueError(f"{height}x{width} pixels are too few for sides that are multiples of source.multiple={multiple}")
+        raise ValueError(f"{width}x{height} pixels are too few for sides that are multiples of source.multiple={multiple}")
     return fits[0], fits[1]

@@ -392,5 +392,6 @@ def open_store(folder: Path | str) -> Store:
 
 
 def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int | None) -> None:
-    """Say in a dataset's folder where its shards lie."""
-    write_json(Path(folder) / REMOTE, {"url": url, "cache": cache, "cache_mb": cache_mb, "fetch_after": fetch_after})
+    """Say in a dataset's folder where its shards lie. A cache's path is kept whole, as who reads stands elsewhere."""
+    kept = cache if cache is None else os.path.abspath(cache)
+    write_json(Path(folder) / REMOTE, {"url": url, "cache": kept, "cache_mb": cache_mb, "fetch_after": fetch_after})

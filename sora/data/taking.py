@@ -220,11 +220,11 @@ def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> Non
         for number in range(len(clips)):
             frames, shape = clips.frames(number), clips.shape(number)
             kind = (frames, None if sized else (shape.height, shape.width), round(shape.fps, 2) if rates else None)
-            seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {frames} frames of {shape})")
+            seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {frames} frames of {shape.told})")
     if len(seen) > 1:
         raise ValueError(
             f"clips of several lengths, sizes or rates: {' and '.join(list(seen.values())[:2])}. One distance compares one kind, and "
-            "nothing is resampled unasked: set real.frames and generated.frames for the length, size=[height,width] for the size, "
+            "nothing is resampled unasked: set real.frames and generated.frames for the length, size=WIDTHxHEIGHT for the size, "
             "and the strides, or rates=any, for the rate"
         )
 

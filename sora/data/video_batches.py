@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sora.data.captioned import require_cached, require_caption, require_kinds
+from sora.data.captioned import identity, require_cached, require_caption, require_kinds
 from sora.data.decoding.reader import VideoReader
 from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
 from sora.data.index import Index, refuse_no_folders
@@ -114,9 +113,7 @@ class VideoData:
     @cached_property
     def fingerprint(self) -> str:
         """Of the clips, their captions, and the stored captions' encoder."""
-        parts = [text.fingerprint for text in self.texts or ()]
-        parts += [f"{index.fingerprint}\t{index.captions_fingerprint}" for index in self.indexes]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return identity(self.indexes, *(text.fingerprint for text in self.texts or ()))
 
     def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> VideoBatches:
         """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""

@@ -31,7 +31,13 @@ class Shape:
     fps: float
 
     def __str__(self) -> str:
+        """As protocols hold it, behind the frames: their hashes say which scores compare, so it stays."""
         return f"{self.height}x{self.width} at {self.fps:g} fps"
+
+    @property
+    def told(self) -> str:
+        """For messages, width first as in size=."""
+        return f"{self.width}x{self.height} at {self.fps:g} fps"
 
 
 class Videos(Protocol):

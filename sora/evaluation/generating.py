@@ -10,6 +10,7 @@ goes on with the same bits.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,16 +85,39 @@ def generate(
     return MadeVideos(requests, paths)
 
 
-def export(videos: MadeVideos, folder: Path) -> list[Path]:
-    """The clips under the names by which VBench finds prompts, PROMPT-0.mp4, PROMPT-1.mp4, …, bit by bit; their paths."""
+def vbench_names(prompts: Sequence[str]) -> list[str]:
+    """The file names by which VBench finds prompts, PROMPT-0.mp4, PROMPT-1.mp4, …; ValueError for prompts that are no part of a name."""
     from sora.metrics.quality import vbench_name
 
-    seen: dict[str, int] = {}
-    paths = []
-    for number, path in enumerate(videos.paths):
-        prompt = str(videos.prompt(number))
-        paths.append(folder / vbench_name(prompt, seen.get(prompt, 0)))
-        seen[prompt] = seen.get(prompt, 0) + 1
-        with storage.whole_file(paths[-1]) as staging:
-            staging.write_bytes(path.read_bytes())
+    seen: Counter[str] = Counter()
+    names, refused = [], []
+    for prompt in prompts:
+        try:
+            names.append(vbench_name(prompt, seen[prompt]))
+        except ValueError as error:
+            refused.append(str(error))
+        seen[prompt] += 1
+    if refused:
+        many = f" (and so {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise ValueError(f"{refused[0]}{many}; leave vbench= out, or choose other prompts with data=, split= or caption=")
+    return names
+
+
+def check_vbench(folder: Path, prompts: Sequence[str], *, generated: Path) -> None:
+    """Refuse, before any work, a folder that clips of these prompts cannot be exported to: VBench scores all that lies in it, so it may
+    hold nothing but what was exported of the clips in `generated` before."""
+    names = set(vbench_names(prompts))
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    ours = {storage.file_hash(path) for path in generated.glob("*.mp4")} if there else set()
+    if other := [path.name for path in there if path.name not in names or not path.is_file() or storage.file_hash(path) not in ours]:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise ValueError(f"vbench={folder} holds {other[0]!r}{more}, which this evaluation did not make; name another folder")
+
+
+def export(videos: MadeVideos, folder: Path) -> list[Path]:
+    """The clips under the names of `vbench_names`, bit by bit; their paths."""
+    paths = [folder / name for name in vbench_names([str(videos.prompt(number)) for number in range(len(videos.paths))])]
+    for path, made in zip(paths, videos.paths, strict=True):
+        with storage.whole_file(path) as staging:
+            staging.write_bytes(made.read_bytes())
     return paths

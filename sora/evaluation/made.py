@@ -125,7 +125,7 @@ def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> U
     time, rows, columns = stride
     count, height, width = frames.shape[:3]
     if height < rows or width < columns:
-        raise ValueError(f"frames of {height}x{width} are smaller than the VAE's blocks of {rows}x{columns}")
+        raise ValueError(f"frames of {width}x{height} are smaller than the VAE's blocks of {columns}x{rows}")
     return frames[: 1 + (count - 1) // time * time, : height // rows * rows, : width // columns * columns].copy()
 
 

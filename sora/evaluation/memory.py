@@ -82,7 +82,7 @@ def size_of(clips: Clips, number: int) -> dict[str, int]:
 def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
     """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
     from sora.data.video import write
-    from sora.sample import enlarged
+    from sora.samples import enlarged
 
     paths = []
     for place, number in enumerate(numbers):

@@ -31,6 +31,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.configs.load import load_diffusion
     from sora.data.video_sets import open_videos
     from sora.evaluation.files import FOR_THE_PAGE, beside, real_folder
+    from sora.evaluation.generating import export
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
@@ -58,6 +59,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
+    check_written(config, requests, output)
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
@@ -89,12 +91,11 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     scores |= {"uncaptioned": bare} if bare else {}
     if originals is not None and config.page:
         scores["real"] = beside(output, originals, FOR_THE_PAGE)
-    if config.vbench is not None:
-        from sora.evaluation.generating import export
-
-        export(made, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
-    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+    written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+    if config.vbench is not None:  # last, so that the scores are there whatever becomes of it
+        export(made, Path(config.vbench))
+    return written
 
 
 def policy_of_generated(config: DictConfig) -> DictConfig:
@@ -109,6 +110,22 @@ def policy_of_generated(config: DictConfig) -> DictConfig:
     if clip.stride < 1 or (clip.frames is not None and clip.frames < 1):
         raise ValueError(f"generated.frames={clip.frames} and generated.stride={clip.stride}: both are at least 1")
     return clip
+
+
+def check_written(config: DictConfig, requests: Sequence[Request], output: Path) -> None:
+    """Refuse, before any work, clips that cannot be written beside the scores, or where VBench would look for them."""
+    from sora.evaluation.generating import check_vbench
+    from sora.samples import check_place, check_videos
+
+    check_videos(kept_of(config, requests), None)
+    if config.vbench is not None:
+        check_place(Path(config.vbench), key="vbench")
+        check_vbench(Path(config.vbench), [request.prompt for request in requests], generated=output / "generated")
+
+
+def kept_of(config: DictConfig, requests: Sequence[Request]) -> Sequence[Request]:
+    """Those of the clips that are written to look at: the first `keep`, or all."""
+    return requests if config.keep is None else requests[: config.keep]
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -196,9 +213,10 @@ def keep(output: Path, requests: Sequence[Request], clips: Clips, loaded: Loaded
     """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
     import torch
 
-    from sora.sample import describe, write_samples
+    from sora.sample import describe
+    from sora.samples import write_samples
 
-    count = len(requests) if config.keep is None else min(config.keep, len(requests))
-    shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(count)]
-    paths = write_samples(output / "clips", requests[:count], shown, about=describe(loaded, config)) if count else []
+    requests = kept_of(config, requests)
+    shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(len(requests))]
+    paths = write_samples(output / "clips", requests, shown, about=describe(loaded, config)) if requests else []
     return [str(path.relative_to(output)) for path in paths]

@@ -59,9 +59,7 @@ def setting_of(config: DictConfig) -> Setting:
     """How clips are scored, of a command's configuration. Raises ValueError for a size that is none."""
     from sora.evaluation.extraction import Setting
 
-    size = None if config.size is None else tuple(config.size) if not isinstance(config.size, int) else (config.size, config.size)
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size={list(size)}: give one side of a square, or [height,width]")
+    size = size_asked(config.size)
     check_numbers(config)
     return Setting(
         size=size,
@@ -74,6 +72,24 @@ def setting_of(config: DictConfig) -> Setting:
         trajectories=config.trajectories,
         seed=config.seed,
     )
+
+
+def size_asked(said: Any) -> tuple[int, int] | None:
+    """(height, width) of `size=`: one side of a square, or WIDTHxHEIGHT as everywhere; None leaves sizes as they are. A list of two
+    different sides is refused, since nobody sees which of them is the width."""
+    from sora.generation.sizes import PIXELS
+
+    sides = [said, said] if isinstance(said, int) else list(said) if not isinstance(said, str | None) else None
+    if isinstance(said, str) and (found := PIXELS.fullmatch(said.strip())):
+        sides = [int(found[2]), int(found[1])]
+    if said is None:
+        return None
+    if sides is None or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(f"size={said}: give one side of a square, or WIDTHxHEIGHT in pixels, such as 64x48")
+    if not isinstance(said, str) and sides[0] != sides[1]:
+        meant = " or ".join(f"size={width}x{height}" for height, width in (sides, sides[::-1]))
+        raise ValueError(f"size=[{sides[0]},{sides[1]}] does not say which is the width: write WIDTHxHEIGHT, {meant}")
+    return sides[0], sides[1]
 
 
 def check_numbers(config: DictConfig) -> None:
@@ -103,9 +119,11 @@ def check_numbers(config: DictConfig) -> None:
 
 def check_places(config: DictConfig, output: Path) -> None:
     """Refuse, before any work, places that nothing can be written to: a file where a folder is to be, or the other way round."""
-    for key, folder in (("output", output), ("cache", config.cache and Path(config.cache))):
-        if folder and folder.exists() and not folder.is_dir():
-            raise ValueError(f"{key}={folder} is a file; name a folder")
+    from sora.samples import check_place
+
+    check_place(output, key="output")
+    if config.cache and Path(config.cache).exists() and not Path(config.cache).is_dir():
+        raise ValueError(f"cache={config.cache} is a file; name a folder")
     if config.statistics and Path(config.statistics).is_dir():
         raise ValueError(f"statistics={config.statistics} is a folder; name a file")
 

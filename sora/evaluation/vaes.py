@@ -174,7 +174,7 @@ def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float)
     import numpy as np
 
     from sora.data.video import write
-    from sora.sample import enlarged, strip, write_png
+    from sora.samples import enlarged, strip, write_png
 
     path = folder / f"{number:04d}.mp4"
     pair = enlarged(np.concatenate([original, other], axis=2))

@@ -103,7 +103,7 @@ class Generator:
     def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C _ _ _"]]:
         """Whitened latents of the requests."""
         planned = [self.plan(request) for request in requests]
-        packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
+        packs = self.packs(requests)
         total = len(packs) * self.recipe.steps
         states = self.encode([request.prompt for request in requests])
         empty = self.encode([""])[0]
@@ -116,6 +116,14 @@ class Generator:
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
+
+    def packs(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Numbers of the requests that are denoised together. Each pack alone is again one, in the same order: it may be made by itself."""
+        return fill_packs([self.grid(request).tokens for request in requests], self.token_budget)
+
+    def grid(self, request: Request) -> Grid:
+        """Of a request's patches; ValueError if its size or length does not fit."""
+        return self.patchifier.grid(*self.vae.latent_shape(request.frames, request.height, request.width))
 
     @torch.no_grad()
     def decode(self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8) -> list[UInt8[Tensor, "_ _ _ 3"]]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from math import sqrt
 
+PIXELS = re.compile(r"(\d+)x(\d+)")
+
+
+def exact(text: str) -> bool:
+    """Whether a size says its pixels, WIDTHxHEIGHT, so that no area is needed."""
+    return PIXELS.fullmatch(text.strip()) is not None
+
 
 def size_of(text: str, *, area: float, multiple: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels for "9:16" (width to height, at about `area` pixels) or "WIDTHxHEIGHT" (exactly).
 
     multiple: what height and width must divide by, VAE stride times patch size.
     """
-    if found := re.fullmatch(r"(\d+)x(\d+)", text.strip()):
+    if found := PIXELS.fullmatch(text.strip()):
         width, height = int(found[1]), int(found[2])
         if min(width, height) < 1 or height % multiple[0] or width % multiple[1]:
             near = f"{_near(width, multiple[1])}x{_near(height, multiple[0])}"

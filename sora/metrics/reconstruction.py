@@ -40,7 +40,7 @@ def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]
     _check(original, other)
     height, width = original.shape[2:4]
     if min(height, width) < 11:
-        raise ValueError(f"frames of {height}x{width} are smaller than SSIM's window of 11x11")
+        raise ValueError(f"frames of {width}x{height} are smaller than SSIM's window of 11x11")
     values = []
     for one, two in zip(original, other, strict=True):
         x, y = (rearrange(video, "t h w c -> (t c) 1 h w").to(torch.float64) / 255 for video in (one, two))

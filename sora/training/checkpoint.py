@@ -269,11 +269,14 @@ def newest(checkpoints: Path, *, report=print, look: Callable[[Path], object] | 
         try:
             (look or verify)(path)
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            if path.is_dir():  # else it was let go meanwhile
+                problems.append(str(error))
             continue
         for problem in problems:
             report(f"passed over a damaged checkpoint: {problem}")
         return path
+    if found and not problems:  # all were let go
+        return newest(checkpoints, report=report, look=look)
     if found:
         raise ValueError(f"no checkpoint in {checkpoints} is whole: {'; '.join(problems)}. To start again, choose another output folder")
     return None

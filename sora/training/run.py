@@ -1,7 +1,8 @@
 """A run is one folder; only one process trains in it at a time, and it is resumed in place.
 
 RUN/config.yaml      the resolved configuration
-RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint
+RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint, where it was begun
+                     and what sizes it trained on (see `places.py`)
 RUN/init.json        of a run with init=: the file that it began with, and the config.json beside that
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
@@ -112,6 +113,11 @@ class Run:
         """Note that there has been a checkpoint: who finds none from now on must not start from step 0."""
         if "saved" not in (info := self.info):
             storage.write_json(self.info_file, {**info, "saved": step})
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts of the run in run.json, in place of earlier ones of their names."""
+        if any((info := self.info).get(name) != value for name, value in facts.items()):
+            storage.write_json(self.info_file, {**info, **facts})
 
     def depend_on(self, depends: Mapping[str, str], *, vae: Path | None) -> None:
         """From now on the run depends on these hashes. Another VAE takes the place of the one it took along, which stays beside it."""

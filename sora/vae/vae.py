@@ -110,7 +110,7 @@ class VideoVAE(nn.Module):
             near = 1 + max(frames - 1, 0) // time * time
             raise ValueError(f"{frames} frames are not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
         if height < 1 or width < 1 or height % rows or width % columns:
-            raise ValueError(f"frames of {height}x{width} do not divide into {rows}x{columns} blocks; change the clip's size")
+            raise ValueError(f"frames of {width}x{height} do not divide into {columns}x{rows} blocks; change the clip's size")
         return 1 + (frames - 1) // time, height // rows, width // columns
 
     def posterior(self, frames: UInt8[Tensor, "B T H W 3"]) -> Posterior:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sora.data.video import read
-from sora.evaluation.generating import export, generate, identities, packs_of
+from sora.evaluation.generating import check_vbench, export, generate, identities, packs_of
 from sora.evaluation.sharing import Share
 from sora.generation.generator import Request
 from tests.training.faults import Countdown, die, in_child, injected
@@ -155,6 +155,24 @@ def test_a_damaged_file_is_told(tmp_path):
     videos.paths[1].write_bytes(videos.paths[0].read_bytes())
     with pytest.raises(ValueError, match="delete it, and it is made again"):
         videos.read(1, 0, 1)
+
+
+def test_a_folder_for_vbench_is_refused_before_any_work_unless_all_in_it_is_this_evaluation_s(tmp_path):
+    videos, prompts = made(tmp_path / "a"), [request.prompt for request in REQUESTS]
+    check_vbench(tmp_path / "b", prompts, generated=tmp_path / "a")  # not there yet
+    for bad in (["a cat and/or a dog"], [""], ["ü" * 130], ["🎈" * 64]):
+        with pytest.raises(ValueError, match=r"cannot be part of a file name, .*; leave vbench= out"):
+            check_vbench(tmp_path / "b", [*prompts, *bad], generated=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"\(and so 1 more\)"):
+        check_vbench(tmp_path / "b", ["a/b", "a/b"], generated=tmp_path / "a")
+    paths = export(videos, tmp_path / "b")
+    (tmp_path / "b/.hidden").touch()
+    check_vbench(tmp_path / "b", prompts, generated=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"holds 'a thing 0-2\.mp4', which this evaluation did not make"):  # of a prompt that is gone
+        check_vbench(tmp_path / "b", prompts[:-1], generated=tmp_path / "a")
+    paths[1].write_bytes(paths[0].read_bytes() + b"another run's")
+    with pytest.raises(ValueError, match=r"holds 'a thing 1-0\.mp4', which this"):
+        check_vbench(tmp_path / "b", prompts, generated=tmp_path / "a")
 
 
 def test_vbench_finds_prompts_and_the_very_pixels(tmp_path):

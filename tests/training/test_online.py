@@ -21,12 +21,13 @@ from sora.data.loading import step_loader
 from sora.data.video import PYAV
 from sora.data.video_batches import VideoPack
 from sora.jobs import diffusion_job, diffusion_plan, online_encoder
-from sora.sample import trained_on
 from sora.tokens import Batch
-from sora.training import checkpoint
+from sora.training import checkpoint, run
 from sora.training.mesh import AXES
 from sora.training.metrics import read
 from sora.training.online import OnlineEncoder, share_encoding
+from sora.training.run import open_run
+from sora.usual import asked_of_data, usual_of
 from sora.vae import artefact
 from tests.data.making import flip
 from tests.trained import vae_artefact, world_dataset
@@ -230,5 +231,11 @@ def test_sizes_are_on_the_ladder_and_told_before_the_run(made, capsys):
 
 
 @pytest.mark.parametrize(("said", "area", "rate"), [([AREAS], 576, 8), (["data.areas=[400,90000]", "data.rate=4"], 400, 4)])
-def test_sampling_asks_for_what_was_trained_on(made, said, area, rate):
-    assert trained_on({"data": OmegaConf.to_container(config(*words(made), *said).data)}) == (area, rate)
+def test_a_run_knows_what_it_was_trained_on_and_an_old_one_asks_its_data(made, tmp_path, said, area, rate):
+    """Clips of one second, 9 frames at 8 a second and 5 at 4; of the plan's whole patches 24x24 is the nearest to an area of 400, too."""
+    found = planned(made, *said)
+    usual = usual_of(found, stride=artefact.load(found.vae).stride)
+    assert (usual["fps"], usual["seconds"]) == (rate, (9 / 8, 5 / 4)[rate == 4]) and usual["area"] == 576
+    told = OmegaConf.to_yaml(config(*words(made), *said))
+    run.create(tmp_path / "old", config=told, info={"kind": "diffusion", "depends": {"data": found.data.fingerprint}})
+    assert asked_of_data(open_run(tmp_path / "old")) == {**usual, "area": area}

@@ -22,7 +22,7 @@ class PlanFigures:
     fill: clips' tokens over all tokens of packs.
     balance[R]: the mean over the most that a rank of R has to do in a step. useful[R]: what clips cost over what is paid for
     by R ranks, padding and waiting included. tail: packs that the last step of an epoch takes from the next epoch.
-    lengths: the least, median and most frames that are trained on of a clip. sizes: shares of the clips by rows x columns, the commonest
+    lengths: the least, median and most frames that are trained on of a clip. sizes: shares of the clips by columns x rows, the commonest
     first; both as the plan counts them, latent ones where clips are encoded beforehand.
     """
 
@@ -96,7 +96,7 @@ def _drawn_rows(plan: TokenPlan, packs: int) -> np.ndarray:
 def _sizes(taken: Int[np.ndarray, "n 2"]) -> dict[str, float]:
     sizes, counts = np.unique(taken, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return {f"{sizes[place][0]}x{sizes[place][1]}": float(counts[place] / len(taken)) for place in order.tolist()}
+    return {f"{sizes[place][1]}x{sizes[place][0]}": float(counts[place] / len(taken)) for place in order.tolist()}
 
 
 def _kept(plan: TokenPlan, rows: np.ndarray) -> float:

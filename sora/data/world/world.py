@@ -211,7 +211,7 @@ class World:
                 if play is not None:
                     return self._finish(rng, stage, fps, motion, play)
         raise ValueError(
-            f"no scene fits: motions={list(self.motions)} in {height}x{width} pixels and {frames} frames, objects={list(self.objects)}; "
+            f"no scene fits: motions={list(self.motions)} in {width}x{height} pixels and {frames} frames, objects={list(self.objects)}; "
             f"split {split!r} has {len(self.combinations[split])} combinations. Add motions, longer seconds or larger sizes"
         )
 

@@ -45,7 +45,7 @@ def unresized(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[
     if tuple(frames.shape[2:]) != size:
         height, width = frames.shape[2:]
         raise ValueError(
-            f"frames are {height}x{width} and the extractor takes {size[0]}x{size[1]}; extractor.kernel=none resizes nothing, "
+            f"frames are {width}x{height} and the extractor takes {size[1]}x{size[0]}; extractor.kernel=none resizes nothing, "
             "choose half_pixel, legacy or antialiased"
         )
     return frames
