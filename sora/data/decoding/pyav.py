@@ -230,7 +230,7 @@ class stream:
         if self._place is not None and isinstance(self._place[0], pictures.Picture):
             start, over = first / self.info.fps if first else start, 0
             earliest = start - step / 2
-            timed = (_Timed(frame, time, False) for time, frame in pictures.shown(self._place[0], self._name, self.report))
+            timed = (_Timed(frame, time, lost=False, whole=True) for time, frame in pictures.shown(self._place[0], self._name, self.report))
         else:
             start, earliest, over = self._begin(start, first, limits)
             timed = self._decoded(start, earliest, fps, limits)
