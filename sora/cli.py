@@ -95,16 +95,34 @@ def _said(tree: ast.Module, constant: str) -> tuple[str, ...]:
 def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     """`check FOLDER` as `check=FOLDER`, for a verb's actions; `A B` as one list, for a verb that takes any. Raises ValueError where the
     value is missing."""
-    count = next((place for place, word in enumerate(words) if "=" in word or word.startswith("-")), len(words)) if verb.bare else 0
-    if count:
+    if verb.bare and (places := [word for word in words if _bare(verb, word)]):
         from sora.configs.grammar import quoted
 
-        return [f"{verb.bare[0]}=[{','.join(map(quoted, words[:count]))}]", *words[count:]]
+        if twice := next((word for word in words if word.startswith(f"{verb.bare[0]}=")), None):
+            raise ValueError(f"{twice} beside {places[0]}: give all as plain words, or all in {verb.bare[0]}=[…]")
+        return [f"{verb.bare[0]}=[{','.join(map(quoted, places))}]", *(word for word in words if word not in places)]
     if not words or words[0] not in verb.actions:
         return list(words)
     if len(words) == 1 or words[1].startswith("-"):
         raise ValueError(f"{words[0]} needs a value: sora {verb.name} {words[0]} FOLDER")
     return [f"{words[0]}={words[1]}", *words[2:]]
+
+
+def _bare(verb: Verb, word: str) -> bool:
+    """Whether a word is a value by itself: it has no `=`, or what stands before that is no key of the verb, as in the name of a sweep's
+    folder, density=uniform,seed=0. Where both might be meant, `./NAME` is the folder."""
+    key, equals, _ = word.partition("=")
+    return not equals or (key not in _keys(verb.name) and ("/" in key or Path(word).exists()))
+
+
+@cache
+def _keys(verb: str) -> set[str]:
+    """The keys of a verb's own file, for verbs without groups."""
+    import yaml
+
+    from sora.configs.compose import primaries
+
+    return {str(key) for path in primaries(verb) for key in yaml.safe_load(path.read_text(encoding="utf-8"))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,7 +199,8 @@ def _who() -> str:
 
 
 def _run(verb: str, words: list[str]) -> int | None:
-    flags = parse(worded(verbs()[verb], words))
+    flags = parse(words)
+    flags.overrides = worded(verbs()[verb], flags.overrides)
     if flags.version:
         print(f"sora {sora.__version__}")
         return 0
@@ -281,26 +300,36 @@ def sweep(verb: str, flags: Flags) -> int:
     """
     from sora.configs.compose import compose
     from sora.configs.sweep import launched, split
+    from sora.sweeps import ended, later
 
     if flags.help or flags.show:
         raise ValueError("-m runs; leave it away to see the help or the configuration")
     refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
         return launched(verb, flags.overrides, flags.folders)
-    runs = split(verb, flags.overrides, flags.folders)
+    found = split(verb, flags.overrides, flags.folders)
     if any(_launches(word) for word in flags.overrides):
-        return submitted(verb, compose(verb, runs[0], flags.folders), flags, runs)
+        composed = compose(verb, found.runs[0], flags.folders)
+        code = submitted(verb, composed, flags, found.runs)
+        if not composed.config[LAUNCHER].dry:
+            found.record()
+            print(*later(verb, found), sep="\n")
+        return code
+    found.record()
     folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
-    for number, overrides in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
+    for number, overrides in enumerate(found.runs, 1):
+        print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
         codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
         if codes[-1] == INTERRUPTED:
-            return INTERRUPTED
-    failed = [number for number, code in enumerate(codes, 1) if code]
+            print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
+            break
+    failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]
     if failed:
-        print(f"sora {verb}: {len(failed)} of {len(runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
-    return max(codes, default=0)
+        print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
+    for line in ended(verb, found):
+        print(line)
+    return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
 
 
 if __name__ == "__main__":

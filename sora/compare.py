@@ -1,24 +1,30 @@
-"""Set scores side by side that one protocol measured; others are refused, with the field that differs.
+"""Set scores side by side that one protocol measured; others are refused, with the fields that differ.
 
 sora compare A B …        scores.json files, folders that hold one, or runs (their newest evaluation), as a table; what each clip has a
                           score of (held-out losses, reconstructions, adherence) also as its change against the first one's, clip by clip
+sora compare SWEEP        the folder of a sweep (sora train -m …) stands for all of its runs: a row for each combination of the swept
+                          words, the mean ± over seeds; runs without scores are compared by what they measured while they trained
 format=                   text, markdown, latex or csv
 differ=[sampling.steps]   fields that may differ on purpose: they become columns
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sora.grouping import Board, Entry
+from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
+from sora.tables import Cell
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
 EXAMPLES = (
     "sora compare outputs/one outputs/two",
-    "sora compare outputs/one outputs/two outputs/three figures=[frechet,kvd] format=latex",
+    "sora compare outputs/density/* figures=[frechet,kvd] format=latex",
     "sora compare outputs/one/evaluation/step-00001000 outputs/one/evaluation/step-00002000 output=table.csv format=csv",
 )
 BARE = ("scores",)  # the key that words without KEY= are values of
@@ -38,147 +44,115 @@ HEADLINES = (
 )
 PAIRED = ("dataset", "measures.loss", "seed")  # fields of a protocol that make losses those of the same clips with the same noise
 CHANGE = "loss change, %"  # of the first score's, clip by clip
-MOST = 6  # fields that a message tells one by one
 ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured; clips: each clip's
-    own value of the figures that are means over clips."""
-
-    label: str
-    path: Path
-    figures: Mapping[str, float]
-    protocol: Mapping[str, Any]
-    n: int
-    losses: Mapping[str, float]
-    clips: Mapping[str, Mapping[Any, float]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure with its 95 % interval, where it has one; None where it was not measured."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 def main(composed: Composed) -> None:
     """Read the scores, refuse those of different protocols, and print the table or write it."""
+    import sys
+
     from sora import storage
+    from sora.tables import FORMATS
 
     config = composed.config
     if config.format not in FORMATS:
         raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
-    found = read([Path(place) for place in config.scores])
-    check_alike(found, tuple(config.differ))
-    head, rows = table(found, None if config.figures is None else tuple(config.figures), tuple(config.differ))
-    text = FORMATS[config.format](head, rows)
+    figures = None if config.figures is None else tuple(config.figures)
+    try:
+        made = board([str(place) for place in config.scores], figures=figures, differ=tuple(config.differ), over=tuple(config.over))
+    except Unlike as unlike:
+        print(unlike.table, file=sys.stderr)
+        raise
+    text = FORMATS[config.format](made.head, made.rows)
+    print(*made.notes, sep="\n", end="\n" if made.notes else "", file=sys.stderr if config.output is None else sys.stdout)
     if config.output is None:
         print(text, end="")
         return
     storage.write_text(Path(config.output), text)
-    print(f"the table of {len(found)} scores is in {config.output}")
+    print(f"the table of {len(made.rows)} rows is in {config.output}")
 
 
-# ---- reading
+def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str]) -> Board:
+    """The table of all places: of their scores where any has some, else of what runs measured while they trained."""
+    from sora.configs.sweep import words_of
+    from sora.grouping import arranged
 
-
-def read(places: Sequence[Path]) -> list[Score]:
-    """The scores of each place; labels are the parts of the paths in which they differ. Raises ValueError for fewer than two."""
-    if len(places) < 2:
-        raise ValueError(f"{len(places)} scores are nothing to compare: sora compare A B …, with folders or files of scores")
+    places, missing = opened(words)
+    if len(places) + len(missing) < 2:
+        raise ValueError(f"{len(places)} scores are nothing to compare: sora compare A B …, with folders or files of scores, or runs")
+    if not places:
+        raise ValueError(f"{' '.join(words)}: none of the {len(missing)} runs of this sweep has begun")
+    names = labels([*places, *missing])
     paths = [find(place) for place in places]
-    if len(set(paths)) != len(paths):
-        raise ValueError(f"the same scores twice: {', '.join(map(str, paths))}")
-    return [_score(label, path) for label, path in zip(labels(places), paths, strict=True)]
+    if same := [place for number, (place, path) in enumerate(zip(places, paths, strict=True)) if path and path in paths[:number]]:
+        raise ValueError(f"the same scores twice: {same[0]} means {find(same[0])}, which another place means, too")
+    if not any(paths):
+        entries, notes = of_training(places, names[: len(places)], figures)
+    else:
+        entries, notes = of_scores(places, names[: len(places)], paths, figures, differ)
+    gone = zip(names[len(places) :], missing, strict=True)
+    entries += [Entry(name, words_of(place), {}, {}, "it is not there: the run has not begun") for name, place in gone]
+    found = arranged(entries, over)
+    return Board(found.head, found.rows, [*found.notes, *notes])
 
 
-def find(place: Path) -> Path:
-    """The scores.json that a place means: itself, one within it, or that of a run's newest evaluation."""
-    if place.is_file():
-        return place
-    if (place / "scores.json").is_file():
-        return place / "scores.json"
-    newest = sorted(place.glob("evaluation/**/scores.json"))
-    if not newest:
-        raise ValueError(f"{place} holds no scores.json; make one with sora evaluate")
-    return newest[-1]
+# ---- the tables
 
 
-def _score(label: str, path: Path) -> Score:
-    from sora import storage
-    from sora.evaluation.pairing import of_clips
-    from sora.metrics.protocol import Protocol
+def of_scores(
+    places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
+) -> tuple[list[Entry], list[str]]:
+    """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
+    from sora.configs.sweep import words_of
 
-    held = storage.read_json(path)
-    if not isinstance(held, dict) or not isinstance(held.get("figures"), dict) or "protocol" not in held:
-        raise ValueError(f"{path} holds no scores of sora evaluate")
-    try:
-        protocol = Protocol.from_json(held["protocol"])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} holds {error}; evaluate again with this one") from None
-    if protocol.sha256 != held.get("protocol_sha256"):
-        raise ValueError(
-            f"{path} was changed by hand: its protocol does not have the hash {str(held.get('protocol_sha256'))[:12]} that it names"
-        )
-    losses = (held.get("heldout") or {}).get("clips", {})
-    try:
-        clips = of_clips(held.get("rows") or [])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} was changed by hand: its rows are not those of clips ({error!r})") from None
-    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses, clips)
-
-
-def labels(places: Sequence[Path]) -> list[str]:
-    """Short names of places: their paths without the parts that all begin and all end with."""
-    parts = [[part for part in place.parts if part != "scores.json"] for place in places]
-    while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
-        parts = [each[1:] for each in parts]
-    while all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
-        parts = [each[:-1] for each in parts]
-    return ["/".join(each) for each in parts]
+    scores = {name: score_of(name, path) for name, path in zip(names, paths, strict=True) if path is not None}
+    every = list(scores.values())
+    check_alike(every, differ)
+    shown, apart, steps = columns(every, wanted), fields(every), {score.step for score in every}
+    entries = []
+    for place, name in zip(places, names, strict=True):
+        if name not in scores:
+            entries.append(Entry(name, words_of(place), {}, {}, f"it has no scores; sora evaluate checkpoint={shlex.quote(str(place))} …"))
+            continue
+        score = scores[name]
+        texts = {field: short(at(score.protocol, field)) for field in apart}
+        texts |= ({"step": text_of(score.step)} if len(steps) > 1 else {}) | {"n": str(score.n)}
+        entries.append(Entry(name, words_of(place), texts, cells_of(every, score, shown)))
+    notes = [f"beware: scores of different steps, {', '.join(sorted(map(text_of, steps)))}"] if len(steps) > 1 else []
+    return entries, notes
 
 
-def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
-    """Raise ValueError, naming every field in which protocols differ, unless `differ` names it."""
-    from sora.metrics.protocol import allowed, differences
-
-    first = scores[0]
-    for other in scores[1:]:
-        wrong = [found for found in differences(first.protocol, other.protocol) if not allowed(found.place, differ)]
-        if wrong:
-            shown = [str(found) for found in wrong[:MOST]] + ([f"and {len(wrong) - MOST} more"] if len(wrong) > MOST else [])
-            places = [found.place for found in wrong]
-            places = places if len(places) <= MOST else list(dict.fromkeys(place.partition(".")[0] for place in places))
-            raise ValueError(
-                f"{first.label} and {other.label} were measured by different protocols: {'; '.join(shown)}. Evaluate them alike, "
-                f"or, if the difference is what you compare, say so: differ=[{','.join(places)}]"
-            )
+def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dict[str, Cell]:
+    """The figures of one score, each with its change from the first score's, where any has one."""
+    found: dict[str, Cell] = {}
+    for name in names:
+        found[name] = cell(score.figures, name)
+        if any(change(scores[0], other, name) for other in scores):
+            found[CHANGE if name == "loss" else f"{name} change"] = change(scores[0], score, name) or Cell(None)
+    return found
 
 
-# ---- the table
+def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[Entry], list[str]]:
+    """A row for each run, with what it measured while it trained."""
+    from sora.configs.sweep import words_of
+    from sora.trained import trained, unlike
 
-
-def table(scores: Sequence[Score], figures: Sequence[str] | None, differ: Sequence[str]) -> tuple[list[str], list[list[str | Cell]]]:
-    """The heads of the columns and a row for each score: its name, the fields that differ, n, and the figures."""
-    from sora.metrics.protocol import differences
-
-    names = columns(scores, figures)
-    places = dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol))
-    changes = {name: [change(scores[0], score, name) for score in scores] for name in names}
-    rows: list[list[str | Cell]] = []
-    for number, score in enumerate(scores):
-        told: list[str | Cell] = [score.label, *(_text(_at(score.protocol, place)) for place in places), str(score.n)]
-        for name in names:
-            told.append(cell(score.figures, name))
-            if any(changes[name]):
-                told.append(changes[name][number] or Cell(None))
-        rows.append(told)
-    heads = [head for name in names for head in ([name, CHANGE if name == "loss" else f"{name} change"] if any(changes[name]) else [name])]
-    return ["", *places, "n", *heads], rows
+    runs = [trained(place) for place in places]
+    if kinds := {str(run.info.get("kind")) for run in runs if len({one.info.get("kind") for one in runs}) > 1}:
+        raise ValueError(f"runs of kinds {' and '.join(sorted(kinds))} have no figure in common; compare those of one kind")
+    figures = [run.figures() for run in runs]
+    every = list(dict.fromkeys(name for found in figures for name in found if not name.endswith(ROUGH)))
+    if unknown := [word for word in wanted or () if not any(word in (name, name.rpartition(" ")[2]) for name in every)]:
+        raise ValueError(f"figures=[{unknown[0]}]: no run measured it while it trained; they have {', '.join(every) or 'none yet'}")
+    shown = [name for name in every if wanted is None or any(word in (name, name.rpartition(" ")[2]) for word in wanted)]
+    entries = []
+    for place, name, run, found in zip(places, names, runs, figures, strict=True):
+        steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
+        lacks = "" if run.finished else f"it stands at step {steps}; sora train resume={shlex.quote(str(place))}"
+        entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
+    others = unlike(runs)
+    notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []
+    return entries, [*notes, "figures are those that the runs measured while they trained, the loss of training on each run's own terms"]
 
 
 def change(first: Score, other: Score, name: str) -> Cell | None:
@@ -190,7 +164,7 @@ def change(first: Score, other: Score, name: str) -> Cell | None:
 
     ours, theirs = first.clips.get(name, {}), other.clips.get(name, {})
     shared = [clip for clip in ours if clip in theirs]
-    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in alike(name))
+    same = all(at(first.protocol, place) == at(other.protocol, place) for place in alike(name))
     if first is other or not same or len(shared) < 3 or len(shared) < min(len(ours), len(theirs)):
         return None
     import torch
@@ -208,7 +182,7 @@ def loss_change(first: Score, other: Score) -> Cell | None:
     None where the two are not of the same clips with the same noise at the same levels, or of fewer than three of them.
     """
     shared = [name for name in first.losses if name in other.losses]
-    same = all(_at(first.protocol, place) == _at(other.protocol, place) for place in PAIRED)
+    same = all(at(first.protocol, place) == at(other.protocol, place) for place in PAIRED)
     if first is other or not same or len(shared) < 3:
         return None
     import torch
@@ -259,83 +233,6 @@ def cell(figures: Mapping[str, float], name: str) -> Cell:
     between = "/" if "/" in name else "_"
     return Cell(figures.get(name), figures.get(f"{name}{between}low"), figures.get(f"{name}{between}high"))
 
-
-def _at(tree: Any, place: str) -> Any:
-    for part in place.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
-
-
-def _text(value: Any) -> str:
-    import json
-
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def number(value: float | None) -> str:
-    """Four figures, and no more than are known."""
-    return "–" if value is None else f"{value:.4g}"
-
-
-def told(found: str | Cell) -> str:
-    if isinstance(found, str):
-        return found
-    interval = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
-    return f"{number(found.value)}{interval}"
-
-
-def as_text(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """Columns side by side."""
-    lines = [list(head), *([told(found) for found in row] for row in rows)]
-    wide = [max(len(line[place]) for line in lines) for place in range(len(head))]
-    return "".join("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip() + "\n" for line in lines)
-
-
-def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    lines = [list(head), ["---"] * len(head), *([told(found) for found in row] for row in rows)]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
-
-
-def as_latex(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """A tabular of the package booktabs."""
-    marks = str.maketrans({mark: f"\\{mark}" for mark in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"})
-
-    def line(texts: Sequence[str]) -> str:
-        return " & ".join(text.translate(marks).replace("–", "--") for text in texts) + r" \\" + "\n"
-
-    body = "".join(line([told(found) for found in row]) for row in rows)
-    shape = "l" + "r" * (len(head) - 1)
-    return f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{line(head)}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
-
-
-def as_csv(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
-    """Every digit; intervals as columns of their own."""
-    import csv
-    import io
-
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    cells = [place for place in range(len(head)) if any(isinstance(row[place], Cell) and row[place].low is not None for row in rows)]
-    writer.writerow(
-        [text for place, name in enumerate(head) for text in ([name, f"{name} low", f"{name} high"] if place in cells else [name])]
-    )
-    for row in rows:
-        values: list[Any] = []
-        for place, found in enumerate(row):
-            if isinstance(found, Cell):
-                values += [found.value, found.low, found.high] if place in cells else [found.value]
-            else:
-                values.append(found)
-        writer.writerow(values)
-    return file.getvalue()
-
-
-FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str | Cell]]], str]] = {
-    "text": as_text,
-    "markdown": as_markdown,
-    "latex": as_latex,
-    "csv": as_csv,
-}
 
 if __name__ == "__main__":
     from sora.cli import run

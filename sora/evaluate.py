@@ -2,11 +2,13 @@
 
 checkpoint= names a diffusion run (clips are generated for held-out prompts), a VAE or its run (clips are reconstructed), or a folder of
 videos or a dataset (taken as they are). What was generated or extracted is kept, and a command that was stopped goes on. Started by
-torchrun or srun, several processes share the work. `sora compare` sets scores side by side.
+torchrun or srun, several processes share the work. `sora compare` sets scores side by side, and `-m checkpoint=outputs/density/*` scores
+all runs of a sweep and ends with their table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +39,31 @@ def main(composed: Composed) -> None:
         if not share.first:
             return
         if config.page:
-            print(f"  {write_page(scores['output']).resolve()}")
-        width = max(len(name) for name in scores["figures"])
-        for name, value in scores["figures"].items():
-            print(f"  {name:<{width}}  {value:.5g}")
+            write_page(scores["output"])
+        for line in figure_lines(scores["figures"]):
+            print(f"  {line}")
+        print(ending(scores["output"], page=config.page))
+
+
+def figure_lines(figures: Mapping[str, float]) -> list[str]:
+    """A line for each figure, with its interval where it has one. Of a figure that stands there with its extractor's name as well as by a
+    short name, the short one; the former are in scores.json."""
+    from sora.report.evaluation import told_shorter
+
+    shown = [name for name in figures if not told_shorter(name, figures)]
+    ends = {f"{name}{end}" for name in shown for end in ("_low", "_high") if f"{name}_low" in figures and f"{name}_high" in figures}
+    lines = [name for name in shown if name not in ends]
+    width = max((len(name) for name in lines), default=0)
+    spans = {name: f"   [{figures[f'{name}_low']:.5g}, {figures[f'{name}_high']:.5g}]" for name in lines if f"{name}_low" in ends}
+    return [f"{name:<{width}}  {figures[name]:.5g}{spans.get(name, '')}" for name in lines]
+
+
+def ending(output: Path, *, page: bool) -> str:
+    """One line: where everything is, and what comes next."""
+    from shlex import quote
+
+    seen = f"{(output / 'report.html').resolve()} shows them; " if page else ""
+    return f"{seen}beside another's: sora compare {quote(str(output))} OTHER"
 
 
 def preset_of(composed: Composed) -> dict[str, Any] | None:
@@ -56,7 +79,8 @@ def kind_of(folder: Path) -> str:
     from sora.vae.artefact import CARD
 
     if not folder.is_dir():
-        raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos")
+        several = "; add -m to evaluate each folder that is called so" if "*" in str(folder) else ""
+        raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos{several}")
     return run_kind(folder) if (folder / "run.json").is_file() or (folder / CARD).is_file() else "videos"
 
 

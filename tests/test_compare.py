@@ -69,9 +69,14 @@ def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, 
     places = [str(two[1]), str(written(tmp_path / "steps", protocol(steps=50, ddof=0), **figures(7.0)))]
     assert run("compare", places) == 2
     error = capsys.readouterr().err
-    assert "distances.ddof: 1 here, 0 there" in error and "sampling.steps: 24 here, 50 there" in error and "dataset" not in error
-    assert "differ=[distances.ddof,sampling.steps]" in error
-    assert run("compare", [*places, "differ=[sampling]"]) == 2 and "sampling.steps:" not in capsys.readouterr().err
+    *table, line = error.strip().splitlines()
+    assert [row.split() for row in table if row] == [
+        ["different", "other", "steps"],
+        ["distances.ddof", "1", "0"],
+        ["sampling.steps", "24", "50"],
+    ]
+    assert "differ=[distances.ddof,sampling.steps]" in line and "dataset" not in line
+    assert run("compare", [*places, "differ=[sampling]"]) == 2 and "sampling.steps" not in capsys.readouterr().err
     assert run("compare", [*places, "differ=[sampling.steps,distances.ddof]", "figures=[kvd]", "format=csv"]) == 0
     head, *rows = csv.reader(capsys.readouterr().out.splitlines())
     assert head == ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"]
@@ -221,3 +226,91 @@ def test_labels_are_what_differs():
 
 def test_the_figures_of_a_score_are_not_lost_in_the_file(two):
     assert json.loads((two[1] / "scores.json").read_text())["figures"]["frechet"] == 8.25
+
+
+# ---- the folders of a sweep
+
+
+def swept(home, values, *, step=10, steps=10, **more):
+    """Runs that a sweep named by its words, each with lines of its training: {words: loss}."""
+    for words, loss in values.items():
+        folder = home / words
+        write_json(folder / "run.json", {"kind": "diffusion", "id": "x"})
+        (folder / "config.yaml").write_text(json.dumps({"steps": steps, "data": {"split": "train"}, **more}))
+        lines = [{"step": number, "loss": 9.0 if number < step else loss, "tokens_per_second": 100.0} for number in range(1, step + 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return home
+
+
+SEEDS = {"density=uniform,seed=0": 1.0, "density=uniform,seed=1": 3.0, "density=mode,seed=0": 5.0, "density=mode,seed=1": 5.0}
+
+
+def rows_of(capsys, words):
+    assert run("compare", [*map(str, words), "format=csv"]) == 0
+    return list(csv.reader(capsys.readouterr().out.splitlines()))
+
+
+def test_the_folders_that_a_sweep_named_are_taken_as_folders_from_anywhere(tmp_path, monkeypatch, capsys):
+    home = swept(tmp_path / "2026_11_29 ü", SEEDS)
+    expected = [
+        ["density", "runs", "step", "training loss", "training loss sd", "tokens/s", "tokens/s sd"],
+        ["uniform", "2", "10", "2.0", "1.4142135623730951", "100.0", "0.0"],
+        ["mode", "2", "10", "5.0", "0.0", "100.0", "0.0"],
+    ]
+    assert rows_of(capsys, [home / name for name in SEEDS]) == expected
+    monkeypatch.chdir(home)
+    assert rows_of(capsys, SEEDS) == expected and rows_of(capsys, [*list(SEEDS)[:2], "figures=[loss]", *list(SEEDS)[2:]])[1][3] == "2.0"
+    listed = [f"scores=[{','.join(repr(str(home / name)) for name in SEEDS)}]"]
+    assert rows_of(capsys, listed) == expected
+    assert [row[:2] for row in rows_of(capsys, [*SEEDS, "over=[]"])][1:] == [
+        ["uniform", "0"],
+        ["uniform", "1"],
+        ["mode", "0"],
+        ["mode", "1"],
+    ]
+
+
+def test_a_run_that_is_not_whole_or_not_there_has_no_part_in_a_mean_and_is_named(tmp_path, capsys):
+    home = swept(swept(tmp_path / "sw", SEEDS), {"density=uniform,seed=1": 3.0}, step=4)
+    write_json(home / ".sweep.json", {"runs": {name: name.split(",") for name in [*SEEDS, "density=late,seed=0"]}})
+    assert run("compare", [str(home)]) == 0
+    told = capsys.readouterr()
+    rows = [line.split() for line in told.out.splitlines()]
+    assert [row[:2] + row[3:4] for row in rows[:2]] == [["density", "runs", "training"], ["uniform", "1", "2"]]
+    assert "1 of 2" in told.out and "1 ±" not in told.out and "0 of 1" in told.out
+    assert "density=uniform,seed=1: it stands at step 4 of 10; sora train resume=" in told.err and "density=late,seed=0" in told.err
+    written(home / "density=uniform,seed=0", protocol(), **figures(2.0))
+    assert run("compare", [str(home)]) == 0
+    told = capsys.readouterr()
+    assert "12.5" not in told.out and "frechet" in told.out and told.err.count("it has no scores; sora evaluate checkpoint=") == 3
+
+
+def test_what_was_measured_on_other_clips_is_told(tmp_path, capsys):
+    home = swept(tmp_path, {"seed=0": 1.0}, evaluation={"clips": 8})
+    swept(home, {"seed=1": 1.0}, evaluation={"clips": 16})
+    assert run("compare", [str(home / "seed=0"), str(home / "seed=1")]) == 0
+    assert "depends on evaluation, in which these runs differ" in capsys.readouterr().err
+
+
+def test_scores_of_a_sweep_are_the_mean_over_seeds_with_their_deviation(tmp_path, capsys):
+    for number, (words, _) in enumerate(SEEDS.items()):
+        written(tmp_path / words / "evaluation/step-00000010", protocol(), kvd=float(number))
+    head, *rows = rows_of(capsys, [tmp_path / name for name in SEEDS])
+    assert head == ["density", "runs", "n", "kvd", "kvd sd"]
+    assert [row[:4] for row in rows] == [["uniform", "2", "20", "0.5"], ["mode", "2", "20", "2.5"]]
+    assert float(rows[0][4]) == pytest.approx(0.5**0.5)
+
+
+def test_different_protocols_stand_side_by_side_and_counts_are_told_one_by_one(tmp_path, capsys):
+    one, two, three = protocol(), protocol(), protocol(steps=9)
+    shapes = {"5x8x8 at 8 fps": 2}
+    for found, count in ((one, 4), (two, 3), (three, 3)):
+        found.generated["shapes"] = {**shapes, "9x8x8 at 8 fps": count}
+    places = [written(tmp_path / name, found, kvd=1.0) for name, found in (("one", one), ("two", two), ("also", two), ("three", three))]
+    assert run("compare", list(map(str, places))) == 2
+    head, *rows = [line for line in capsys.readouterr().err.splitlines() if line][:-1]
+    assert head.split() == ["different", "one", "two", "(and", "1", "more)", "three"]
+    assert [row.rsplit(maxsplit=3) for row in rows] == [
+        ["generated.shapes: 9x8x8 at 8 fps", "4", "3", "3"],
+        ["sampling.steps", "24", "24", "9"],
+    ]

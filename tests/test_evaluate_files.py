@@ -194,7 +194,11 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (cut, [], "clip-2.mp4"),
         (tmp_path / "empty", [], "holds neither a run"),
         (one, ["metrics=[text]"], "reads no text; choose an image-text model"),
-        (one, ["metrics=[adherence]"], "clip-0.mp4 has no prompt"),
+        (
+            one,
+            ["metrics=[adherence]"],
+            "6 clips (clip-0.mp4, clip-1.mp4, clip-2.mp4, clip-3.mp4, clip-4.mp4, …) without a caption; put it beside",
+        ),
         (one, ["metrics=[inception_score]"], "gives no class logits"),
         (one, ["trajectories=4"], "do not fall into trajectories=4"),
         (one, ["trajectories=6"], "at least 2 each"),
@@ -242,6 +246,42 @@ def test_a_dataset_may_stand_on_either_side_and_clips_have_scores_of_their_own(s
     turned = scores(tmp_path / "b", sets[1], plain, "metrics=[quality]", "generated.frames=5")
     assert [row["quality"]["temporal_flickering"] for row in turned["rows"]] == pytest.approx(flicker)
     assert turned["protocol"]["extractor"] is None and turned["protocol"]["dataset"] == {}
+
+
+def test_every_figure_is_told_once_few_clips_with_a_caution_and_the_last_line_leads_on(sets, tmp_path, capsys):
+    output = tmp_path / "an output"
+    found = scores(output, *sets, "metrics=[frechet,kvd]", "bootstrap=20")
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert len(named) == len(set(named)) and "frechet" in named and not any("/" in name or name.endswith("_low") for name in named)
+    (told,) = [line for line in lines if line.split()[0] == "frechet"]
+    figures = found["figures"]
+    assert told.split(maxsplit=1)[1] == f"{figures['frechet']:.5g}   [{figures['frechet_low']:.5g}, {figures['frechet_high']:.5g}]"
+    assert {"frechet/rand3d-v1@11f", "frechet"} <= set(figures)  # the file has both
+    (beware,) = [line for line in lines if line.startswith("beware: a Fréchet distance over 6 clips of")]
+    assert found["cautions"] == [beware] and last == f"{output / 'report.html'} shows them; beside another's: sora compare '{output}' OTHER"
+    assert "cautions" in found and scores(tmp_path / "b", *sets, "metrics=[kvd]")["cautions"] == []
+
+
+def test_long_work_is_counted_where_there_is_no_terminal_too(sets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sora.progress.EVERY", 0.0)
+    scores(tmp_path / "a", *sets, "metrics=[quality,frechet]", "page=false")
+    told = capsys.readouterr()
+    for what in ("measuring quality", "features of the real clips", "features of what is scored"):
+        assert f"{what}: 3/6 clips, " in told.err and f"{what}: 6 clips in 0:0" in told.err
+    assert "/s  0:0" in told.err and "left" in told.err and "distances of 6 clips to 6 real ones" in told.out
+
+
+def test_a_video_without_a_caption_is_refused_by_name_or_left_out_of_what_takes_one(sets, tmp_path, capsys, monkeypatch):
+    from sora.evaluation import scoring
+
+    with pytest.raises(ValueError, match=r"metrics=\[text\]: 2 clips \(a, b\) without a caption.*uncaptioned=leave_out"):
+        scoring.check_needs(("text",), [None] * 3, ["a", "b"])
+    scoring.check_needs(("text",), [None] * 3, ["a", "b"], uncaptioned="leave_out")
+    with pytest.raises(ValueError, match="3 clips"):
+        scoring.check_needs(("text",), [None] * 3, ["a", "b", "c"], uncaptioned="leave_out")
+    with pytest.raises(ValueError, match="uncaptioned=never"):
+        scoring.check_needs(("text",), None, uncaptioned="never")
 
 
 PRESETS = sorted(path.stem for path in (config_dir() / "preset").glob("*.yaml"))

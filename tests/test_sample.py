@@ -10,7 +10,7 @@ import torch
 from sora.cli import run
 from sora.configs.load import load_diffusion, load_vae
 from sora.data.video import read, write
-from sora.sample import Line, enlarged, read_prompts, slug, write_png
+from sora.sample import enlarged, slug, write_png
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
 pytestmark = pytest.mark.slow
@@ -65,19 +65,30 @@ def test_enlarging_repeats_pixels_and_spoils_no_colour(trained, tmp_path):
     assert sample(trained, tmp_path / "out", "prompt=x", "enlarge=0")[0] == 2
 
 
-def test_prompt_files_and_their_mistakes(tmp_path):
-    (tmp_path / "p.txt").write_text("one\n\n  two \n")
-    (tmp_path / "p.jsonl").write_text('{"prompt": "three", "size": "4:3", "seconds": 1.5, "seed": 9}\n')
-    assert read_prompts(None, tmp_path / "p.txt") == [Line("one"), Line("two")]
-    assert read_prompts(["zero"], tmp_path / "p.jsonl") == [Line("zero"), Line("three", size="4:3", seconds=1.5, seed=9)]
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n{"prompt": "y", "sized": 3}\n')
-    with pytest.raises(ValueError, match=r"line 2 of .*bad\.jsonl: it has 'sized'; a line may have prompt, size"):
-        read_prompts(None, tmp_path / "bad.jsonl")
-    for empty in (None, []):
-        with pytest.raises(ValueError, match="nothing to make"):
-            read_prompts(empty, None)
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_prompts(None, tmp_path / "missing.txt")
+def test_a_negative_prompt_changes_the_sample_and_stands_in_its_story(trained, tmp_path, capsys):
+    rows = [{"prompt": "a circle"}, {"prompt": "a circle", "negative": "blurred"}, {"prompt": "a circle", "negative": "grey"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row | {"size": "16x16", "seconds": 0}) + "\n" for row in rows))
+    code, paths = sample(trained, tmp_path / "out", f"prompts={tmp_path / 'p.jsonl'}", "negative=blurred")
+    stories = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+    assert code == 0 and [story["negative"] for story in stories] == ["blurred", "blurred", "grey"]
+    one, two, three = (read(path).frames.astype(int) for path in paths)
+    assert abs(one - two).max() <= 2 < abs(two - three).max()  # the same noise: what is led away from makes the difference
+    for words, told in (
+        (["negative=grey", "guidance=none"], "negative='grey' has no effect at guidance.scale=1"),
+        ([f"prompts={tmp_path / 'p.jsonl'}", "guidance.scale=1"], "negative='blurred' has no effect at guidance.scale=1"),
+        (["negative=[a,b]"], "negative="),
+    ):
+        assert sample(trained, tmp_path / "none", "prompt=x", *words)[0] == 2
+        assert told in capsys.readouterr().err
+
+
+def test_words_that_the_encoder_does_not_read_are_told_and_stand_in_the_story(trained, tmp_path, capsys):
+    long = f"{'a red circle ' * 19}and 22"  # 256 bytes are read, one of them marks the start
+    code, (path, other) = sample(trained, tmp_path / "out", f"prompt=[{long}blue dogs, short]", "size=16x16", "seconds=0")
+    told = capsys.readouterr().out
+    assert code == 0 and "1 of 2 prompts are longer than text.max_tokens=256 and are cut there" in told and "is lost: 'ue dogs'" in told
+    assert json.loads(path.with_suffix(".json").read_text())["cut"] == {"prompt": "ue dogs"}
+    assert json.loads(other.with_suffix(".json").read_text())["cut"] == {}
 
 
 def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
@@ -87,6 +98,12 @@ def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
         (["prompt=x", "device=tpu"], "device=tpu"),
         (["prompt=x", "input=nowhere.png"], "input=nowhere.png does not exist"),
         ([], "nothing to make"),
+        (["prompt=x", "fps=0"], "fps=0 is out of range"),
+        (["prompt=x", "area=-5"], "area=-5 is out of range"),
+        (["prompt=x", "samples=1.5"], "samples=1.5"),
+        (["prompt=x", "samples=0"], "samples=0 is out of range"),
+        (["prompt=x", "seconds=-1"], "seconds=-1 is out of range"),
+        (["prompt=x", "seconds=.inf"], "seconds"),
     ):
         assert sample(trained, tmp_path / "out", *words)[0] == 2
         assert told in capsys.readouterr().err

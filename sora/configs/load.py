@@ -115,6 +115,12 @@ def load_diffusion(
     )
 
 
+def fill_of(config: Mapping[str, Any]) -> int:
+    """How many words of a caption a run's network reads; 0 for all."""
+    text = config["dit"].get("text")
+    return int(text.get("fill") or 0) if isinstance(text, Mapping) else 0
+
+
 def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, Any]:
     """A network's node with other rotary positions. Raises ValueError for one that has none."""
     if not isinstance(dit.get("rope"), Mapping):

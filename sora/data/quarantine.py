@@ -22,8 +22,8 @@ class Quarantine:
     and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So what a step holds follows from the
     run so far, and never from how far ahead a worker was.
 
-    clips: how many the dataset has. max_share: of them may be bad before the run stops, and one in any case if it is not 0. path: None keeps the list in memory.
-    setting: the key of the configuration that sets max_share.
+    clips: how many the dataset has. max_share: of them may be bad before the run stops, and one in any case if it is not 0.
+    path: None keeps the list in memory. setting: the key of the configuration that sets max_share.
     """
 
     def __init__(self, path: Path | str | None, *, clips: int, max_share: float, setting: str = "data.max_bad_share"):

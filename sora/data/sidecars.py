@@ -112,11 +112,11 @@ class Sidecars:
                 self.unused.files.append(name)
 
     def of(self, video: str) -> tuple[Caption, ...]:
-        """The captions of a video, those of tables first. Raises ValueError where a file or a row for it cannot be read."""
+        """The captions of a video: of tables, of JSON, of texts. Raises ValueError where a file or a row for it cannot be read."""
         if video in self._wrong:
             raise ValueError(self._wrong[video])
         found = [tuple(self._written.get(video, ()))]
-        for path, kind in sorted(self._beside.get(video, ()), key=lambda one: (one[0].suffix.lower() == ".json", one[0].name)):
+        for path, kind in sorted(self._beside.get(video, ()), key=lambda one: (one[0].suffix.lower() != ".json", one[0].name)):
             said, name = _read_beside(path, self.words, kind), path.relative_to(self.folder).as_posix()
             self.unused.keys.update(said.unread)
             if not said.captions:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -109,7 +109,7 @@ class Units:
         if not any(self.folder.glob("*/*.unit")) and self.part.of_all == 1:  # nothing to go on with
             shutil.rmtree(self.folder, ignore_errors=True)
         self._locks.close()
-        if not any(self.output.iterdir()):
+        with suppress(OSError):  # it holds something, or went with the lock
             self.output.rmdir()
 
     @contextmanager

@@ -3,9 +3,9 @@ names it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +13,11 @@ from jaxtyping import UInt8
 
 from sora import storage
 from sora.data.captioned import caption_kind
+from sora.data.clip_texts import WORDS
 from sora.data.decoding.kinds import Kind
 from sora.data.index import Index
 from sora.data.rows import Caption
+from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, kind_in, listed, tree
 from sora.data.video import probe, read
 
@@ -112,10 +114,10 @@ class DatasetVideos:
 class FolderVideos:
     """The videos in a folder and below it, in the order of their names, or its images where it holds no video; bytes tell which is which.
 
-    Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why; files that
-    speak of a video are not counted. Files are taken as they are.
+    Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why. Files are
+    taken as they are.
 
-    A prompt is what stands beside a video: NAME.json with "prompt" (as `sora sample` writes it), or NAME.txt.
+    A prompt is the first caption that stands beside a video, or in the folder's own table: see `sora.data.sidecars`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,11 +134,8 @@ class FolderVideos:
         self.names = videos or images
         self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
         self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
-        known = {str(PurePosixPath(name).with_suffix("")) for name in self.names}
-        for name in sorted(set(names) - set(videos) - set(images)):
-            kind, spoken = kinds[name], name.endswith((".json", ".txt")) and str(PurePosixPath(name).with_suffix("")) in known
-            if not spoken:
-                self.passed.append(Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind))
+        others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
+        self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind) for name, kind in others.items()]
         if not self.names:
             told = [f"{one.source} {one.reason}" for one in self.passed] + [f"{one} was written by sora evaluate" for one in sorted(ours)]
             left = f": {listed(told)}" if told else ""
@@ -150,7 +149,8 @@ class FolderVideos:
 
     def lines(self) -> list[str]:
         """What of the folder is not scored."""
-        told = [f"{one.source} {one.reason}" for one in self.passed]
+        spoken = self._sidecars.taken() - set(self._sidecars.unused.files)
+        told = [f"{one.source} {one.reason}" for one in sorted(self.passed) if one.source not in spoken]
         return [f"{self.folder}: {len(told)} passed over: {listed(told)}"] if told else []
 
     def about(self) -> dict[str, Any]:
@@ -180,11 +180,12 @@ class FolderVideos:
         return Shape(info.height, info.width, round(float(info.fps), 3))
 
     def prompt(self, number: int) -> str | None:
-        beside, text = self.path(number).with_suffix(".json"), self.path(number).with_suffix(".txt")
-        if beside.is_file():
-            told = storage.read_json(beside)
-            return str(told["prompt"]) if isinstance(told, Mapping) and "prompt" in told else None
-        return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+        said = self._sidecars.of(self.names[number])
+        return said[0].text if said else None
+
+    @cached_property
+    def _sidecars(self) -> Sidecars:
+        return Sidecars(self.folder, self.names, WORDS)
 
     def prompt_kind(self, number: int) -> str:
         return "file"

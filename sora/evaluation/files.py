@@ -28,7 +28,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.world import parse
 
     words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
-    for key in ("step", "vbench"):
+    for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
@@ -47,7 +47,10 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
     prompts = [clips.prompt(number) for number in range(len(clips))]
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
-    scoring.check_needs(words, facts, next((clips.name(number) for number, prompt in enumerate(prompts) if prompt is None), None))
+    bare = [clips.name(number) for number, prompt in enumerate(prompts) if prompt is None]
+    scoring.check_needs(words, facts, bare, uncaptioned=config.uncaptioned)
+    if bare and any("prompt" in MEASURES[word].needs for word in words if word in MEASURES):
+        share.say(f"left out of what is measured by prompts: {scoring.named(bare)} without a caption")
     sides, real = {"generated": clips}, None
     scoring.check_sets(bench, len(clips), sets=config.trajectories)
     if bench.compares:
@@ -70,9 +73,14 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
+    scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
+    if real is not None and config.page:
+        scores["real"] = beside(output, real, FOR_THE_PAGE)
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
-    return scoring.finish(output, scores, protocol, subject={"videos": videos.about()}, preset=preset, rows=rows, clips=paths)
+    return scoring.finish(
+        output, scores, protocol, subject={"place": config.checkpoint, "videos": videos.about()}, preset=preset, rows=rows, clips=paths
+    )
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
@@ -80,6 +88,17 @@ def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
     from sora.evaluation.memory import written
 
     return written(folder, clips, range(min(count, len(clips))))
+
+
+def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
+    """Real clips to look at beside others, spread over all: their files within the output, what they are called and their shapes."""
+    from sora.data.taking import spread
+    from sora.evaluation.memory import size_of, written
+
+    numbers = sorted(spread(len(real))[:count])
+    paths = written(output / "real", real, numbers)
+    names = [{"name": real.name(number), "prompt": real.prompt(number), **size_of(real, number)} for number in numbers]
+    return [{"file": str(path.relative_to(output)), **about} for path, about in zip(paths, names, strict=True)]
 
 
 def policy_of(node: DictConfig) -> ClipPolicy:

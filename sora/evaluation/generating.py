@@ -49,7 +49,8 @@ def identities(requests: Sequence[Request], packs: Sequence[Sequence[int]], abou
 
 
 def _asked(request: Request) -> list[Any]:
-    return [request.prompt, request.frames, request.height, request.width, request.fps, request.seed, request.sample]
+    told = [request.prompt, request.frames, request.height, request.width, request.fps, request.seed, request.sample]
+    return [*told, request.negative] if request.negative else told  # clips of before have none
 
 
 def generate(

@@ -79,7 +79,9 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
 
     listing = clips.listing
     tally = Tally(listing.samples, listing.grids, loss.levels)
-    for row in share.rows(len(listing), of_pack):
+    with scoring.bar(share, "held-out loss", "packs") as progress:
+        rows = share.rows(len(listing), of_pack, progress)
+    for row in rows:
         for level, errors in row["pieces"]:
             tally.add(Piece(0, level, torch.tensor(errors, dtype=torch.float64)), [int(sample) for sample in row["samples"]])
     losses = tally.losses()

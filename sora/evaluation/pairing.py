@@ -12,7 +12,7 @@ from sora.evaluation.measures import MEASURES
 OF_ORIGINALS = ("dataset", "real", "generated", "pixels", "measures")
 OF_PROMPTS = ("prompts", "generated", "pixels", "seed")
 VAE = "_vae_"  # between a dataset's name and a figure's
-NO_SCORES = ("dataset", "key", "frames", "file", "videos", "exact_frames")  # of a reconstruction's row
+NO_SCORES = ("dataset", "key", "frames", "height", "width", "file", "videos", "exact_frames")  # of a reconstruction's row
 
 Clip = tuple[Any, ...]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.evaluation.made import MadeVideos
     from sora.evaluation.sharing import Share
+    from sora.evaluation.targets import Target
     from sora.generation.generator import Request
 
 OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
@@ -30,20 +31,26 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
     from sora.configs.load import load_diffusion
     from sora.data.video_sets import open_videos
-    from sora.evaluation.files import real_folder
+    from sora.evaluation.files import FOR_THE_PAGE, beside, real_folder
     from sora.evaluation.heldout import measured_loss
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
-    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol, to_request
+    from sora.evaluation.targets import fitting, plan_targets, prompts_protocol
+    from sora.prompts import check_numbers
     from sora.sample import make_generator
 
+    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), open_videos(real_folder(config), split=config.split, caption=config.caption)
     share.tell(videos.lines())
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit, n = fit_of(loaded), USUAL_N if config.n is None else config.n
-    targets = plan_targets(videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed)
+    targets, bare = plan_targets(
+        videos, fit, n=n, split=config.split, caption=config.caption, seed=config.seed, uncaptioned=config.uncaptioned
+    )
+    if bare:
+        share.say(f"left out: {scoring.named(bare)} without a caption")
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
@@ -52,15 +59,16 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     output = Path(config.output) if config.output else home / f"step-{loaded.step:08d}"
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else home)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
-    requests = [to_request(target, number, seed=config.seed) for number, target in enumerate(targets)]
+    requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
     if "remembered" in of_run:
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
-    real = None
+    real = originals = None
     if bench.compares:
         kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-        real = scoring.real_set(bench, alike(videos, kinds, fit, config))
+        originals = alike(videos, kinds, fit, config)
+        real = scoring.real_set(bench, originals)
     figures, about = {}, {}
     if "loss" in of_run:
         figures, about["heldout"] = measured_loss(loaded, config, share)
@@ -80,13 +88,32 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
-    scores |= about
+    scores |= about | ({"cautions": scoring.caution(bench, len(real.features), len(clips))} if real is not None else {})
+    scores |= {"uncaptioned": bare} if bare else {}
+    if originals is not None and config.page:
+        scores["real"] = beside(output, originals, FOR_THE_PAGE)
     if config.vbench is not None:
         from sora.evaluation.generating import export
 
         export(made, Path(config.vbench))
     kept = keep(output, requests, clips, loaded, config)
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
+
+
+def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
+    """What is generated for the targets; says which of their words no encoder reads."""
+    from sora.configs.load import fill_of
+    from sora.evaluation.targets import to_request
+    from sora.prompts import negative_of, refuse_unguided, with_cuts
+    from sora.text.limits import with_fill
+
+    negative = negative_of(config.negative)
+    refuse_unguided(negative, (), config.guidance)
+    plain = [to_request(target, number, seed=config.seed, negative=negative) for number, target in enumerate(targets)]
+    requests, told = with_cuts(plain, with_fill(loaded.encoder.limits(), fill_of(loaded.config)))
+    for line in told:
+        share.say(line)
+    return requests
 
 
 def policy_of_generated(config: DictConfig) -> DictConfig:
@@ -121,7 +148,7 @@ def generated(
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
     about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {len(requests)} clips") as progress:
+    with scoring.bar(share, f"generating {len(requests)} clips", "steps") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 
@@ -161,6 +188,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
 
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
+    from sora.prompts import negative_of
 
     setting = bench.extractor.setting
     return Protocol(
@@ -178,6 +206,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "shift": config.shift,
             "first": config.first,
             "seed": config.seed,
+            **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
         measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
         seed=config.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ class Bench:
 
 WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
+MOST_NAMED = 5  # clips that a message names
+FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
 
 
 def setting_of(config: DictConfig) -> Setting:
@@ -178,6 +181,8 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
         return {}, []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
     shapes = shapes_of(fake, setting)
+    repeats = f", {setting.bootstrap} repeats for the intervals" if setting.bootstrap else ""
+    print(f"distances of {len(features)} clips to {len(real.features)} real ones{repeats}", flush=True)
     found, rows = zip(
         *(
             distances(real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting)
@@ -187,6 +192,16 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
     )
     figures = {name: sum(each[name] for each in found) / sets for name in found[0]}
     return of_words(figures, bench.words), [row for each in rows for row in each]
+
+
+def caution(bench: Bench, real: int, fake: int) -> list[str]:
+    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
+    dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
+    if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
+        return []
+    wanted = -(-dimension // FEW)
+    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
+    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]
 
 
 # ---- single clips
@@ -204,28 +219,48 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
             return row
         asked = None if facts is None else facts[number]
         seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
-        return {**row, **{word: MEASURES[word].of_clip(seen) for word in words}}
+        fit = [word for word in words if seen.prompt is not None or "prompt" not in MEASURES[word].needs]
+        return {**row, **{word: MEASURES[word].of_clip(seen) for word in fit}}
 
-    rows = bench.share.rows(len(clips), of_clip)
+    with bar(bench.share, f"measuring {', '.join(words)}") if words else nullcontext() as progress:
+        rows = bench.share.rows(len(clips), of_clip, progress)
     figures: dict[str, float] = {}
     for word in words:
-        figures |= MEASURES[word].of_all([row[word] for row in rows])
+        figures |= MEASURES[word].of_all([row[word] for row in rows if word in row])
     return figures, rows
 
 
-def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: str | None = None) -> None:
-    """Refuse, before any work, a word that these clips have not what it takes for. unprompted: the name of a clip without a prompt."""
+def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: Sequence[str] = (), *, uncaptioned: str = "refuse") -> None:
+    """Refuse, before any work, a word that these clips have not what it takes for. unprompted: names of the clips without a prompt, which
+    uncaptioned="leave_out" leaves out of what is measured by prompts."""
+    check_uncaptioned(uncaptioned)
     for word in words:
         needs = MEASURES[word].needs if word in MEASURES else ()
-        if "prompt" in needs and unprompted is not None:
+        none = facts is not None and len(unprompted) == len(facts)
+        if "prompt" in needs and unprompted and (uncaptioned == "refuse" or none):
+            leave = "" if none else ", or leave such clips out with uncaptioned=leave_out"
             raise ValueError(
-                f'metrics=[{word}]: {unprompted} has no prompt; put it beside the video as NAME.txt, or as {{"prompt": …}} in NAME.json'
+                f"metrics=[{word}]: {named(unprompted)} without a caption; put it beside the video as NAME.txt, or as "
+                f'{{"prompt": …}} in NAME.json{leave}'
             )
-        if "facts" in needs and (facts is None or any(asked is None or not asked.count for asked in facts)):
+        asked = [fact for fact in facts or () if fact is not None] if unprompted else facts
+        if "facts" in needs and (asked is None or any(fact is None or not fact.count for fact in asked)):
             raise ValueError(
                 f"metrics=[{word}]: {word} is measured on prompts of the built-in world, and these are none; leave it out: "
                 "metrics=[frechet,kvd]"
             )
+
+
+def check_uncaptioned(word: str) -> None:
+    """Raise ValueError for a word that says neither."""
+    if word not in ("refuse", "leave_out"):
+        raise ValueError(f"uncaptioned={word}: refuse (a clip without a caption stops the command) or leave_out")
+
+
+def named(names: Sequence[str]) -> str:
+    """How many clips, and which, of many the first."""
+    told = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
+    return f"{len(names)} clip{'s' * (len(names) != 1)} ({told})"
 
 
 # ---- what is written
@@ -258,6 +293,8 @@ def finish(
     storage.write_json(output / "scores.json", written)
     for line in preset_lines(preset or {}):
         print(line)
+    for line in scores.get("cautions", ()):
+        print(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}
 
@@ -267,10 +304,8 @@ def floors(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}
 
 
-def bar(share: Share, what: str) -> Any:
+def bar(share: Share, what: str, unit: str = "clips") -> Any:
     """A progress bar on the first process, silence on the others."""
-    from contextlib import nullcontext
+    from sora.progress import progress_bar
 
-    from sora.sample import progress_bar
-
-    return progress_bar(what) if share.first else nullcontext(lambda done, total: None)
+    return progress_bar(what, unit) if share.first else nullcontext(lambda done, total: None)

@@ -57,9 +57,16 @@ class Share:
         for line in lines:
             self.say(line)
 
-    def rows(self, total: int, work: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """work(number), plain JSON, for every number below `total`: each process does its part and all get all."""
-        done = [dict(work(number)) for number in self.mine(total)]
+    def rows(
+        self, total: int, work: Callable[[int], Mapping[str, Any]], progress: Callable[[int, int], None] | None = None
+    ) -> list[dict[str, Any]]:
+        """work(number), plain JSON, for every number below `total`: each process does its part and all get all. progress: is told of what
+        this one has done, (done, of how many)."""
+        done, mine = [], self.mine(total)
+        for number in mine:
+            done.append(dict(work(number)))
+            if progress is not None:
+                progress(len(done), len(mine))
         parts = [done] if self.ranks == 1 else [json.loads(part) for part in _told(json.dumps(done, allow_nan=False).encode())]
         return [parts[number % self.ranks][number // self.ranks] for number in range(total)]
 

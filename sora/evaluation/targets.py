@@ -31,32 +31,45 @@ class Target:
     facts: Any
 
 
-def plan_targets(videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:
+def plan_targets(
+    videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int, uncaptioned: str
+) -> tuple[list[Target], list[str]]:
     """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
-    patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone."""
+    patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone. And the
+    names of the clips that were passed over for want of a caption, as uncaptioned="leave_out" asks for; else they are refused.
+    """
     from sora.data.taking import spread
     from sora.data.video_sets import DatasetVideos
+    from sora.evaluation.scoring import check_uncaptioned, named
 
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")
     if isinstance(videos, DatasetVideos) and (world := world_of(videos.index)) is not None:
-        return world_targets(world, n=n, split=split, caption=caption, seed=seed)
+        return world_targets(world, n=n, split=split, caption=caption, seed=seed), []
+    check_uncaptioned(uncaptioned)
     shapes = {number: videos.shape(number) for number in range(len(videos))}
     order = [number for number in spread(len(videos)) if fit.takes(videos.frames(number), shapes[number].height, shapes[number].width)]
     if not order:
         raise ValueError(f"no clip of {videos.place} is as large as one patch of the run; score it against larger ones")
+    with_caption, bare = [], []
+    for number in order:
+        (bare if videos.prompt(number) is None else with_caption).append(number)
+        if len(with_caption) == n:
+            break
+    names = [videos.name(number) for number in bare]
+    if not with_caption or (bare and uncaptioned == "refuse"):
+        kind = "" if caption is None or not isinstance(videos, DatasetVideos) else f" of kind {caption}"
+        leave = ", or leave such clips out with uncaptioned=leave_out" if with_caption else ""
+        raise ValueError(
+            f"{named(names)} of {videos.place} without a caption{kind} to prompt with; caption the dataset first, put NAME.txt beside each "
+            f"video of a folder{leave}"
+        )
     targets = []
     for place in range(n):
-        number = order[place % len(order)]
-        prompt, shape = videos.prompt(number), shapes[number]
-        if prompt is None:
-            kind = "" if caption is None or not isinstance(videos, DatasetVideos) else f" of kind {caption}"
-            raise ValueError(
-                f"{videos.name(number)} of {videos.place} has no caption{kind} to prompt with; caption the dataset first, or put NAME.txt "
-                "beside each video of a folder"
-            )
+        number = with_caption[place % len(with_caption)]
+        prompt, shape = str(videos.prompt(number)), shapes[number]
         targets.append(Target(prompt, videos.prompt_kind(number), videos.frames(number), shape.height, shape.width, shape.fps, None))
-    return targets
+    return targets, names
 
 
 def world_of(index: Index) -> Mapping[str, Any] | None:
@@ -95,10 +108,10 @@ def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: 
     return found
 
 
-def to_request(target: Target, number: int, *, seed: int) -> Request:
+def to_request(target: Target, number: int, *, seed: int, negative: str = "") -> Request:
     from sora.generation.generator import Request
 
-    return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number)
+    return Request(target.prompt, target.frames, target.height, target.width, fps=target.fps, seed=seed, sample=number, negative=negative)
 
 
 def prompts_protocol(targets: Sequence[Target]) -> dict[str, Any]:

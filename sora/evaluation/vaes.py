@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sora.evaluation.sharing import Share
 
 USUAL_N = 128
+SHAPE = ("frames", "height", "width")  # of a row
 SUMS = ("videos", "exact_frames")  # of a clip's figures, those of which all have the sum; of the others it is the mean
 MEASURES = {
     "psnr": "uint8 RGB, mean over frames of a clip, then over clips",
@@ -52,7 +53,7 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     home = Path(config.checkpoint) / "evaluation"
     output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
     bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
-    figures, rows, about, reals, fakes, paths = {}, [], {}, {}, {}, []
+    figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
         found, clip_rows, real, fake = score_dataset(vae, loaded.hashes, folder, config, one)
@@ -61,13 +62,13 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
         about[name] = {**real.videos.about(), "clips": len(real)}
         reals[name], fakes[name] = real.about(), fake.about()
+        cautions += [f"{name}: {line}" for line in scoring.caution(bench, len(real), len(fake))]
     if not share.first:
         return {}
     protocol = protocol_of(config, bench, about, reals, fakes)
-    scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures)}
-    return scoring.finish(
-        output, scores, protocol, subject={"vae": loaded.hashes, "step": loaded.step}, preset=preset, rows=rows, clips=paths
-    )
+    scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures), "cautions": cautions}
+    subject = {"run": config.checkpoint, "vae": loaded.hashes, "step": loaded.step}
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
 
 
 def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
@@ -87,6 +88,8 @@ def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
         raise ValueError(
             f"real.frames={real.frames}: this VAE takes 1 + a multiple of {stride[0]} frames; set {fits} or {fits + stride[0]}"
         )
+    if config.negative is not None:
+        raise ValueError("negative: only clips that a run generates have prompts; leave it out")
     if config.vbench is not None:
         raise ValueError("vbench: only clips that a run generates have prompts to be named by; leave it out")
 
@@ -139,7 +142,6 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     from sora.metrics.reconstruction import Reconstruction
 
     device = next(vae.parameters()).device
-    mine = bench.share.mine(len(real))
     with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
 
         def of_clip(number: int) -> dict[str, Any]:
@@ -150,20 +152,19 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
                 other = vae.decode(vae.encode(original.to(device))).cpu()
             metric = alone(Reconstruction())
             metric.update(original, other)
-            row = {"key": real.name(number), "frames": original.shape[1], **metric.compute()}
+            row = {"key": real.name(number), **dict(zip(SHAPE, original.shape[1:4], strict=True)), **metric.compute()}
             if bench.compares and not made.paths[number].is_file():
                 write(made.paths[number], other[0].numpy(), real.shape(number).fps, lossless=True)
             if config.keep is None or number < config.keep:
                 row["file"] = write_pair(bench.output, number + 1, original[0].numpy(), other[0].numpy(), real.shape(number).fps)
-            progress(number // bench.share.ranks + 1, len(mine))
             return row
 
-        return bench.share.rows(len(real), of_clip)
+        return bench.share.rows(len(real), of_clip, progress)
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The figures of the rows, in order."""
-    return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", "frames", "file")))
+    return list(dict.fromkeys(name for row in rows for name in row if name not in ("key", *SHAPE, "file")))
 
 
 def _summary(name: str, values: Sequence[float]) -> float:

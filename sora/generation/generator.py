@@ -6,8 +6,8 @@ A sample follows from (prompt, size, frames, seed, sample number) and the networ
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -31,7 +31,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to make. given: frames the clip begins with, 1 + k·stride of them at its size; they are kept and continued."""
+    """One clip to make. given: frames the clip begins with, 1 + k·stride of them at its size; they are kept and continued.
+
+    negative: what guidance leads away from; "" is the empty caption that the network trained on without. cut: words of the prompt and of
+    the negative one that the text encoder does not read, for who asks how a clip was made.
+    """
 
     prompt: str
     frames: int
@@ -41,6 +45,8 @@ class Request:
     seed: int
     sample: int
     given: UInt8[Tensor, "K H W 3"] | None = None
+    negative: str = ""
+    cut: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,13 +112,14 @@ class Generator:
         packs = fill_packs([item.grid.tokens for item in planned], self.token_budget)
         total = len(packs) * self.recipe.steps
         states = self.encode([request.prompt for request in requests])
-        empty = self.encode([""])[0]
+        away = dict.fromkeys(request.negative for request in requests)
+        away = dict(zip(away, self.encode(list(away)), strict=True))
         found: dict[int, Tensor] = {}
         for number, members in enumerate(packs):
             report = partial(_report, progress, before=number * self.recipe.steps, total=total)
             captions = self._packed([states[member] for member in members])
-            nothing = self._packed([empty] * len(members))
-            clips = self._denoise([planned[member] for member in members], captions, nothing, report)
+            negatives = self._packed([away[requests[member].negative] for member in members])
+            clips = self._denoise([planned[member] for member in members], captions, negatives, report)
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
@@ -154,7 +161,9 @@ class Generator:
         latents = self.vae.encode(given[None].to(self.device))[0]
         return self.patchifier.patchify(latents).cpu()
 
-    def _denoise(self, clips: Sequence[Planned], captions: TextTokens, nothing: TextTokens, report: Callable[[int], None]) -> list[Tensor]:
+    def _denoise(
+        self, clips: Sequence[Planned], captions: TextTokens, negatives: TextTokens, report: Callable[[int], None]
+    ) -> list[Tensor]:
         grids = [clip.grid for clip in clips]
         total = sum(grid.tokens for grid in grids)
         tokens = pack([clip.start for clip in clips], grids, seconds=[clip.seconds for clip in clips], budget=total, max_clips=len(clips))
@@ -166,7 +175,7 @@ class Generator:
         first = path_start(self.path, levels[0], tokens.patches, conditions.to(self.device))
         owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor([grid.tokens for grid in grids])).to(self.device)
         evaluate = partial(self._velocity, tokens=tokens, packed=packed.to(self.device), moving=levels[0] > 0)
-        guided = self.recipe.guidance(partial(evaluate, text=captions), partial(evaluate, text=nothing), clips=owner)
+        guided = self.recipe.guidance(partial(evaluate, text=captions), partial(evaluate, text=negatives), clips=owner)
         tops = table.amax(1).tolist()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from sora.metrics.protocol import preset_lines
 from sora.report import plots
-from sora.report.page import Figure, Figures, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
+from sora.report.clips import clip
+from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.report.plots import Panel, Span
 from sora.storage import read_json, write_text
 
+KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
 SHOWN = 12  # clips from either end, and pairs of neighbours
 # What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
 TOLD = {
@@ -25,8 +28,8 @@ TOLD = {
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
     "gravity_deviation": ("Off the gravity arc", "short sides; lower is better", ""),
     "remembered": ("Near copies", "share of clips nearer to training clips than 95 % of real ones", ""),
-    "psnr": ("Reconstruction", "dB PSNR", ""),
 }
+OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
 
 
 def write_page(folder: Path) -> Path:
@@ -37,20 +40,28 @@ def write_page(folder: Path) -> Path:
     """
     scores = read_json(folder / "scores.json")
     lines = read_lines(folder.parent.parent / "evaluation.jsonl")
+    every = [[name, float(value)] for name, value in scores["figures"].items() if not told_shorter(name, scores["figures"])]
     sections = [
         Section("Figures", figure_parts(scores)),
+        Section("Clips from worst to best" if any(map(ranked, scores["rows"])) else "Clips", clip_parts(folder, scores)),
         Section("Over checkpoints", curve_parts(history(folder, scores), lines)),
         Section("Held-out loss", loss_parts(scores)),
-        Section("Clips from worst to best" if any(map(ranked, scores["rows"])) else "Clips", clip_parts(folder, scores)),
         Section("Nearest training clips", neighbour_parts(folder, scores)),
-        Section("Every figure", [Table(["Figure", "Value"], [[name, float(value)] for name, value in scores["figures"].items()])]),
+        Section("Every figure", [Folded(f"{len(every)} figures", [Table(["Figure", "Value"], every)])] if every else []),
         Section("Protocol", protocol_parts(scores)),
     ]
-    kinds = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
-    lead = f"Scores of {scores['n']} {kinds.get(scores['kind'], 'clips')}; protocol {scores['protocol_sha256'][:12]}."
+    lead = f"{scores['n']} {KINDS.get(scores['kind'], 'clips')}"
+    lead += f" of {place_of(scores)}" if place_of(scores) else ""
+    lead += f"; protocol {scores['protocol_sha256'][:12]}."
     page = Page(_title(scores), lead, [section for section in sections if section.parts])
     write_text(folder / "report.html", render(page))
     return folder / "report.html"
+
+
+def place_of(scores: Mapping[str, Any]) -> str:
+    """The run or the folder that was scored, as the command named it; nothing for scores that do not say."""
+    subject = scores.get("subject") or {}
+    return str(subject.get("run") or subject.get("place") or "")
 
 
 def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str, float]]]:
@@ -74,7 +85,12 @@ def step_of(scores: Mapping[str, Any]) -> int | None:
 def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
     """What matters in large type, then everything with an interval."""
     figures: Mapping[str, float] = scores["figures"]
-    items = []
+    items = [
+        Figure(f"{title} of {name.removesuffix(f'_vae_{word}')}", number(float(value)), note)
+        for name, value in figures.items()
+        for word, (title, note) in OF_VAES.items()
+        if name.endswith(f"_vae_{word}") and _finite(value)
+    ]
     for name, (title, note, floor) in TOLD.items():
         if not _finite(value := figures.get(name)):
             continue
@@ -84,11 +100,11 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
-    for shares in (True, False):
-        for group in _spans(figures, shares=shares):
-            words = "Shares with their 95 % intervals" if shares else _told(group)
-            parts.append(Plot(plots.intervals(group, across="share of clips" if shares else "", shares=shares), words))
-    return parts
+    parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
+    groups = [(shares, group) for shares in (True, False) for group in _spans(figures, shares=shares)]
+    drawn = [plots.intervals(group, across="share of clips" if shares else "", shares=shares) for shares, group in groups]
+    words = ["Shares with their 95 % intervals" if shares else _told(group) for shares, group in groups]
+    return [*parts, *([Plot(drawn, ". ".join(words))] if drawn else [])]
 
 
 def _told(group: Mapping[str, Span]) -> str:
@@ -188,23 +204,56 @@ def marks_of(row: Mapping[str, Any]) -> dict[str, bool | None]:
 
 
 def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
-    """The clips that were kept, the worst ones first; of many only both ends; in their order where nothing ranks them."""
+    """The clips that were kept, each beside a real one of its size where there are any, the worst ones first; of many only both ends; in
+    their order where nothing ranks them."""
     kept = [row for row in scores["rows"] if "file" in row] if scores["kind"] == "vae" else list(scores["rows"])
     pairs = [(name, row, standing(row)) for name, row in zip(scores["clips"], kept, strict=False)]
     judged = sorted(((name, row, value) for name, row, value in pairs if value is not None), key=lambda item: item[2])
+    beside = Beside(folder, scores.get("real") or ())
+
+    def shown(some: Sequence[tuple[str, Mapping[str, Any], Any]]) -> Videos:
+        return beside.videos([(clip_of(folder, name, row, scores["kind"]), row) for name, row, _ in some])
+
     if not judged:  # nothing says which are good
-        first = [_clip(folder, name, row, _how(row)) for name, row, _ in pairs[: 2 * SHOWN]]
-        return [Prose(f"The first {len(first)} of {scores['n']}; nothing was measured that ranks them."), Videos(first)] if first else []
-    parts: list[Part] = []
+        first = pairs[: 2 * SHOWN]
+        words = f"The first {len(first)} of {scores['n']}; nothing was measured that ranks them. {beside.words}".strip()
+        return [Prose(words), shown(first)] if first else []
+    told: list[Part] = [Prose(words) for words in (OF_PAIRS if scores["kind"] == "vae" else beside.words,) if words]
     if len(judged) <= 2 * SHOWN:
-        return [Videos([_clip(folder, name, row, _how(row)) for name, row, _ in judged])]
+        return [*told, shown(judged)]
     for what, some in (("worst", judged[:SHOWN]), ("best", judged[-SHOWN:])):
         alike = sum(value == some[0][2] for _, _, value in judged)
         all_alike = some[0][2] == some[-1][2] and alike > SHOWN
         words = f"{SHOWN} of the {alike} that do {what}, which do equally well" if all_alike else f"The {SHOWN} that do {what}"
-        words = f"{words}, of {len(judged)}."
-        parts += [Prose(words), Videos([_clip(folder, name, row, _how(row)) for name, row, _ in some])]
-    return parts
+        told += [Prose(f"{words}, of {len(judged)}."), shown(some)]
+    return told
+
+
+OF_PAIRS = "The original is on the left, what the VAE made of it on the right."
+
+
+class Beside:
+    """Real clips, each shown beside a clip of its length and size. real: rows with file, frames, height, width and a name or a prompt."""
+
+    def __init__(self, folder: Path, real: Sequence[Mapping[str, Any]]) -> None:
+        self._folder, self._real, self._asked = folder, real, 0
+
+    @property
+    def words(self) -> str:
+        return "On the right of each a real clip of its length and size; not of its prompt." if self._real else ""
+
+    def videos(self, clips: Sequence[tuple[Video, Mapping[str, Any]]]) -> Videos:
+        """The clips in pairs with real ones, or alone where there are none."""
+        if not self._real:
+            return Videos([video for video, _ in clips])
+        return Videos([each for video, row in clips for each in (video, self._for(row))], together=2)
+
+    def _for(self, row: Mapping[str, Any]) -> Video:
+        shape = [row.get(key) for key in ("frames", "height", "width")]
+        alike = [real for real in self._real if [real.get(key) for key in ("frames", "height", "width")] == shape] or self._real
+        self._asked += 1
+        real = alike[self._asked % len(alike)]
+        return clip(self._folder / real["file"], "real", size=(real["width"], real["height"]), note=str(real.get("prompt") or real["name"]))
 
 
 def _how(row: Mapping[str, Any]) -> str:
@@ -213,14 +262,17 @@ def _how(row: Mapping[str, Any]) -> str:
     return "; ".join([*told, *([f"{number(float(arc))} short sides off the arc"] if arc is not None else [])])
 
 
-def _clip(folder: Path, name: str, row: Mapping[str, Any], note: str) -> Video:
-    from sora.data.video import probe
-
-    info = probe(folder / name)
-    marks = marks_of(row)
-    size = f"{row.get('width', info.width)}×{row.get('height', info.height)}, {row.get('frames', info.frames)} frames"
+def clip_of(folder: Path, name: str, row: Mapping[str, Any], kind: str, note: str = "") -> Video:
+    """A clip with what is known of it. Of a reconstruction the file holds two side by side, and the row the size of one."""
+    sized = "width" in row and "height" in row
+    size = (row["width"] * (2 if kind == "vae" else 1), row["height"]) if sized else None
     caption = str(row.get("prompt") or row.get("key") or row.get("name") or Path(name).stem)
-    return Video((folder / name).read_bytes(), info.width, info.height, caption, "; ".join(filter(None, [size, note])), marks)
+    made = clip(folder / name, caption, size=size)
+    shape = f"{row['width']}×{row['height']}" if sized else f"{made.width}×{made.height}"
+    rate = f", {row['frames'] / row['fps']:.1f}\u00a0s" if row.get("fps") and row.get("frames", 1) > 1 else ""
+    length = "an image" if row.get("frames") == 1 else f"{row['frames']} frames{rate}" if "frames" in row else ""
+    told = "; ".join(filter(None, [row.get("dataset", ""), f"{shape}, {length}".rstrip(", "), _how(row), note]))
+    return replace(made, note=told, marks=marks_of(row))
 
 
 def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
@@ -241,19 +293,24 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
             {"prompt": text, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
             for text, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
         )
-        clips.append(_clip(folder, scores["clips"][pair["number"]], near, ""))
-        clips.append(_clip(folder, pair["file"], far, f"training clip, at {number(pair['distance'])}"))
+        clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
+        clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
+
+
+def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
+    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    first, *rest = name.split("/")
+    return bool(rest) and "_".join([first, *rest[1:]]) in figures
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
     """The preset, where one was chosen; all that the scores depend on, and what was scored."""
     preset = scores.get("preset") or {}
     parts: list[Part] = [Prose(line) for line in preset_lines(preset)]
-    for name in ("subject", "protocol"):
-        if scores.get(name):
-            parts += [Table([name.capitalize(), ""], [list(pair) for pair in _flat(scores[name])])]
-    return parts
+    titles = {"subject": "What was scored", "protocol": "All that the scores depend on beside it"}
+    tables = {name: Table(["Field", "Value"], [list(pair) for pair in _flat(scores[name])]) for name in titles if scores.get(name)}
+    return [*parts, *(Folded(titles[name], [table]) for name, table in tables.items())]
 
 
 def _flat(node: Any, place: str = "") -> list[tuple[str, str]]:
@@ -284,5 +341,5 @@ def _finite(value: Any) -> TypeGuard[float]:
 
 
 def _title(scores: Mapping[str, Any]) -> str:
-    step = step_of(scores)
-    return "sora evaluate" + (f": step {number(step)}" if step is not None else "")
+    step, name = step_of(scores), Path(place_of(scores)).name
+    return (f"Scores of {name}" if name else "sora evaluate") + (f", step {number(step)}" if step is not None else "")

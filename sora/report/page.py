@@ -1,7 +1,8 @@
 """The kit of a report: sections of figures, tables, plots, videos, text and commands, rendered to one file of HTML.
 
 The page holds no script and loads nothing (its content policy forbids both); videos are data within it. Every text may come from
-a stranger (captions do) and is escaped; only `Plot.svg` goes in as it is, so it must come from `sora.report.plots`.
+a stranger (captions do) and is escaped; only `Plot.svgs` go in as they are, so they must come from `sora.report.plots`. Links lead to
+files beside the page, and only there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-SHOWN_WIDTH = 176  # tiny clips are enlarged by a whole factor until a square one would be about this wide
+TINY = 160  # pixels of a side below which a clip is enlarged with its pixels left sharp
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture of `sora.report.plots`, with what it shows in words for those who cannot see it."""
+    """A picture of `sora.report.plots`, or several side by side, with what they show in words for those who cannot see it."""
 
-    svg: str
+    svgs: str | Sequence[str]
     caption: str
+
+    @property
+    def each(self) -> Sequence[str]:
+        return [self.svgs] if isinstance(self.svgs, str) else self.svgs
 
 
 @dataclass(frozen=True)
 class Video:
-    """One clip: bytes of an mp4 that browsers play (H.264, yuv420p), its size in pixels, and what stands below it."""
+    """One clip: bytes of an mp4 that browsers play (H.264, yuv420p), its size in pixels, what stands below it, and a JPEG of one frame."""
 
     mp4: bytes
     width: int
@@ -58,15 +64,20 @@ class Video:
     caption: str
     note: str = ""
     marks: Mapping[str, bool | None] = field(default_factory=dict)  # what was asked for, and whether the clip shows it
+    jpeg: bytes = b""
+    still: bool = False  # an image, which the JPEG shows as well
 
     @property
     def source(self) -> str:
         return "data:video/mp4;base64," + base64.b64encode(self.mp4).decode("ascii")
 
     @property
-    def shown_width(self) -> int:
-        """The width on the page: a whole multiple of the clip's, so that pixels stay square and even."""
-        return self.width * max(1, round(SHOWN_WIDTH / (self.width * self.height) ** 0.5 - 0.5))
+    def poster(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii") if self.jpeg else ""
+
+    @property
+    def tiny(self) -> bool:
+        return min(self.width, self.height) < TINY
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,12 @@ class Videos:
 
     clips: Sequence[Video]
     together: int = 1
+
+    @property
+    def broad(self) -> bool:
+        """Whether each place of the grid has to hold what is twice as wide as high."""
+        wide = [clip for clip in self.clips if clip.width > 1.9 * clip.height]
+        return self.together > 1 or len(wide) > len(self.clips) / 2
 
     def rows(self) -> list[Sequence[Video]]:
         return [self.clips[start : start + self.together] for start in range(0, len(self.clips), self.together)]
@@ -111,12 +128,33 @@ class Prose:
 
 @dataclass(frozen=True)
 class Commands:
-    """Lines as one would type them."""
+    """Lines as one would type them, each to be taken whole by one click."""
 
     lines: Sequence[str]
 
 
-Part = Figures | Table | Plot | Videos | Pictures | Prose | Commands
+@dataclass(frozen=True)
+class Links:
+    """Files beside the page: (what it is, its path relative to the page's folder, with parts joined by /)."""
+
+    items: Sequence[tuple[str, str]]
+
+    def safe(self) -> list[tuple[str, str]]:
+        """The paths as addresses. Raises ValueError for one that is not below or beside the page's folder."""
+        if wrong := [path for _, path in self.items if path.startswith("/") or not path]:
+            raise ValueError(f"{wrong[0]!r} is no path relative to the page's folder")
+        return [(text, "./" + quote(path, errors="surrogateescape")) for text, path in self.items]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parts that stand behind their title until it is opened."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+Part = Figures | Table | Plot | Videos | Pictures | Prose | Commands | Links | Folded
 
 
 @dataclass(frozen=True)
@@ -133,11 +171,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report. `lead` is its first paragraph."""
+    """A report. `lead` is its first paragraph. again: seconds after which a browser loads the page anew, for one that is written again."""
 
     title: str
     lead: str
     sections: Sequence[Section]
+    again: int | None = None
 
 
 def render(page: Page) -> str:

@@ -9,6 +9,7 @@ from io import StringIO
 from typing import Any
 
 INK = "#010203"  # no plot uses this colour of its own accord; it becomes the page's own ink
+WIDE = 4.8  # inches of a plot: on a phone's screen its letters, of 9 points, are still read
 COLOURS = ("#2f7fb8", "#d9822b", "#3f9d5f", "#b04a8c", "#8a7a2f", "#6f63c4")
 
 
@@ -21,7 +22,7 @@ def curves(
     are not finite leave gaps.
     """
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7.2, 3.0))
+    figure, axes = pyplot.subplots(figsize=(WIDE, 2.6))
     for (name, (xs, ys)), colour in zip(series.items(), _repeated(len(series)), strict=True):
         if smooth > 1 and len(ys) > smooth:
             axes.plot(xs, ys, color=colour, alpha=0.25, linewidth=0.8)
@@ -42,7 +43,7 @@ def curves(
 def bars(values: Mapping[str, float], *, across: str) -> str:
     """One horizontal bar for each name, longest names and all, as one `<svg>` element."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7.2, 0.5 + 0.32 * max(1, len(values))))
+    figure, axes = pyplot.subplots(figsize=(WIDE, 0.5 + 0.32 * max(1, len(values))))
     names = [_plain(name) for name in values]
     drawn = axes.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.65)
     axes.bar_label(drawn, fmt="%.3g", padding=3, color=INK, fontsize=9)
@@ -63,27 +64,24 @@ class Panel:
     level: float | None = None
 
 
-def panels(items: Sequence[Panel], *, across: str, columns: int = 2) -> str:
-    """Small plots over one axis, as one `<svg>` element: points joined by lines, with their intervals shaded."""
-    pyplot = _pyplot()
-    rows = -(-len(items) // columns)
-    figure, grid = pyplot.subplots(rows, columns, figsize=(7.2, 2.1 * rows), squeeze=False, sharex=True, layout="constrained")
-    for axes, item in zip(grid.flat, items, strict=False):
-        for (name, (xs, ys)), colour in zip(item.lines.items(), _repeated(len(item.lines)), strict=True):
-            axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6, marker="o", markersize=3)
-            if name in item.bands:
-                at, low, high = item.bands[name]
-                axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-        if item.level is not None:
-            axes.axhline(item.level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
-        axes.set_title(_plain(item.title), color=INK, fontsize=9, loc="left")
-        if len(item.lines) > 1:
-            axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-    for place, axes in enumerate(grid.flat):
-        axes.set_visible(place < len(items))
-        if place + columns >= len(items):  # the last of its column
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel(_plain(across))
+def panels(items: Sequence[Panel], *, across: str, marker: str = "o") -> list[str]:
+    """Small plots over one axis, an `<svg>` element each: points, marked so, joined by lines, with their intervals shaded."""
+    return [_panel(item, across=across, marker=marker) for item in items]
+
+
+def _panel(item: Panel, *, across: str, marker: str) -> str:
+    figure, axes = _pyplot().subplots(figsize=(WIDE, 2.2), layout="constrained")
+    for (name, (xs, ys)), colour in zip(item.lines.items(), _repeated(len(item.lines)), strict=True):
+        axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6, marker=marker, markersize=3)
+        if name in item.bands:
+            at, low, high = item.bands[name]
+            axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
+    if item.level is not None:
+        axes.axhline(item.level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.set_title(_plain(item.title), color=INK, fontsize=9, loc="left")
+    axes.set_xlabel(_plain(across))
+    if len(item.lines) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     return _finished(figure)
 
 
@@ -100,7 +98,7 @@ class Span:
 def intervals(spans: Mapping[str, Span], *, across: str, shares: bool = False) -> str:
     """A point with its interval for each name, and a mark at its floor, as one `<svg>` element. shares: they lie between 0 and 1."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.34 * max(1, len(spans))))
+    figure, axes = pyplot.subplots(figsize=(WIDE, 0.6 + 0.34 * max(1, len(spans))))
     for place, span in enumerate(spans.values()):
         axes.plot([span.low, span.high], [place, place], color=COLOURS[0], linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot([span.value], [place], color=COLOURS[0], marker="o", markersize=5)

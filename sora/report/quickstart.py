@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sora.report import plots
-from sora.report.evaluation import TOLD, panels_of, read_lines
-from sora.report.page import Commands, Figure, Figures, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
+from sora.report.clips import clip
+from sora.report.evaluation import OF_PAIRS, TOLD, clip_of, panels_of, read_lines, told_shorter
+from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Part, Plot, Prose, Section, Table, Videos, number, render
 from sora.storage import read_json, write_json, write_text
 
 PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transformers", "einops", "safetensors")
@@ -65,6 +66,7 @@ def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str,
             "environment": where,
         },
     )
+    machine = Folded("What this ran on", [Table(["", ""], [[name, value] for name, value in where.items()])])
     sections = [
         Section("Figures", figure_parts(figures, dit["figures"])),
         Section("Samples", sample_parts(folder / "samples", notes)),
@@ -74,8 +76,7 @@ def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str,
         Section("Training", curve_parts(folder)),
         Section("Stages", stage_parts(done)),
         Section("Data", data_parts(folder)),
-        Section("Scores in full", [scores_table(vae["figures"], dit["figures"])]),
-        Section("Environment", [Table(["", ""], [[name, value] for name, value in where.items()])]),
+        Section("More", [Links(links(folder)), Folded("Every figure", [scores_table(vae["figures"], dit["figures"])]), machine]),
     ]
     lead = (
         "A text-to-video model made from nothing on this machine: a video VAE trained on procedurally drawn and on real clips, a diffusion "
@@ -83,6 +84,17 @@ def write_report(folder: Path, done: Sequence[StageDone], *, notes: Mapping[str,
     )
     write_text(folder / "report.html", render(Page("sora quickstart", lead, [section for section in sections if section.parts])))
     return figures
+
+
+def links(folder: Path) -> list[tuple[str, str]]:
+    """The pages that stages wrote, by their paths below the folder."""
+    pages = {
+        "dit/report.html": "The run of the model: curves, samples over steps, where its time went",
+        "vae/report.html": "The run of the VAE",
+        "scores/report.html": "The model's scores, clip by clip",
+        "vae_scores/report.html": "The VAE's scores, clip by clip",
+    }
+    return [(title, path) for path, title in pages.items() if (folder / path).is_file()]
 
 
 def figure_parts(figures: Mapping[str, float], dit: Mapping[str, float]) -> list[Part]:
@@ -104,17 +116,14 @@ def sample_parts(folder: Path, notes: Mapping[str, str]) -> list[Part]:
         about = read_json(path.with_suffix(".json"))
         shape = _shape(about["width"], about["height"], about["frames"], about["fps"])
         note = "; ".join(filter(None, [shape, notes.get(about["prompt"], "")]))
-        clips.append(Video(path.read_bytes(), about["width"], about["height"], about["prompt"], note))
+        clips.append(clip(path, about["prompt"], size=(about["width"], about["height"]), note=note))
     return [Prose("Clips of several sizes and durations, denoised together in packs; each loops."), Videos(clips)]
 
 
 def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     """Generated clips whose prompts name combinations that training never showed, with what the checker saw in each."""
-    clips = []
-    for name, row in list(zip(scores["clips"], scores["rows"], strict=False))[:SHOWN]:
-        marks = {key: verdict for key, verdict in row.get("adherence", {}).items() if key != "all"}
-        shape = _shape(row["width"], row["height"], row["frames"], row["fps"])
-        clips.append(Video((folder / name).read_bytes(), row["width"], row["height"], row["prompt"], shape, marks))
+    rows = list(zip(scores["clips"], scores["rows"], strict=False))[:SHOWN]
+    clips = [clip_of(folder, name, row, scores["kind"]) for name, row in rows]
     words = (
         f"The first {len(clips)} of {scores['n']} clips that the scores are over, not chosen. Their prompts name combinations of colour, "
         "shape and direction that were held out of training; the marks are what a checker measured in the pixels alone."
@@ -124,18 +133,11 @@ def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     """Held-out clips beside what the VAE made of them, by dataset."""
-    from sora.data.video import probe
-
     rows = [row for row in scores["rows"] if "file" in row]
-    parts: list[Part] = [Prose("Original on the left, reconstruction on the right; none of these was trained on.")]
+    parts: list[Part] = [Prose(f"{OF_PAIRS} None of these was trained on.")]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        clips = []
-        for name, row in [(name, row) for name, row in zip(scores["clips"], rows, strict=True) if row["dataset"] == dataset][: SHOWN // 2]:
-            info = probe(folder / name)
-            clips.append(
-                Video((folder / name).read_bytes(), info.width, info.height, f"{row['psnr']:.1f} dB", f"{dataset}, {row['frames']} frames")
-            )
-        parts.append(Videos(clips))
+        some = [pair for pair in zip(scores["clips"], rows, strict=True) if pair[1]["dataset"] == dataset][: SHOWN // 2]
+        parts.append(Videos([clip_of(folder, name, row, scores["kind"]) for name, row in some]))
     return parts
 
 
@@ -191,8 +193,9 @@ def data_parts(folder: Path) -> list[Part]:
 
 
 def scores_table(vae: Mapping[str, float], dit: Mapping[str, float]) -> Table:
-    """Every number that the evaluations gave."""
-    return Table(["Figure", "Value"], [[name, float(value)] for name, value in {**vae, **dit}.items()])
+    """Every number that the evaluations gave, once."""
+    every = {**vae, **dit}
+    return Table(["Figure", "Value"], [[name, float(value)] for name, value in every.items() if not told_shorter(name, every)])
 
 
 def environment() -> dict[str, str]:
@@ -216,7 +219,7 @@ def _processor() -> str:
 
 
 def _shape(width: int, height: int, frames: int, fps: float) -> str:
-    return f"{width}×{height}, " + ("an image" if frames == 1 else f"{frames} frames, {frames / fps:.1f} s")
+    return f"{width}×{height}, " + ("an image" if frames == 1 else f"{frames} frames, {frames / fps:.1f}\u00a0s")
 
 
 def _duration(seconds: float) -> str:

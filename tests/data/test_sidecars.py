@@ -51,7 +51,7 @@ def test_a_file_beside_a_video_is_its_caption_in_every_spelling(tmp_path, name):
 def test_the_letters_between_name_and_suffix_may_be_a_kind_and_nothing_else(tmp_path):
     files = {"a.dense.txt": "all of it", "a.short.json": '["one", "two"]', "b.mp4.camera_caption.txt": "pan", "a.license.txt": "CC0"}
     found, unused = said(tmp_path, files)
-    assert found["a.mp4"] == [("dense", "all of it"), ("short", "one"), ("short", "two")]
+    assert found["a.mp4"] == [("short", "one"), ("short", "two"), ("dense", "all of it")]
     assert found["b.MP4"] == []  # b.mp4 is another file
     assert sorted(unused.files) == ["a.license.txt", "b.mp4.camera_caption.txt"]
 

@@ -32,7 +32,8 @@ def test_videos_are_told_by_their_bytes_and_all_the_rest_is_named(tmp_path):
     found = FolderVideos(tmp_path)
     assert found.names == ["a.mp4", "b", "c.MKV"]
     assert [found.prompt(number) for number in range(3)] == ["a card", "another", None]
-    assert {one.source: one.reason for one in found.passed} == {
+    speak = {"a.json": "is text", "b.txt": "is text"}
+    assert {one.source: one.reason for one in found.passed} == speak | {
         ".x.mp4": "is hidden",
         "gone.mp4": "is a link to nowhere (No such file or directory)",
         "grid.png": "is an image beside videos",

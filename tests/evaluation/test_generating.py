@@ -72,14 +72,14 @@ def test_nothing_is_made_twice_and_more_clips_change_none_of_the_full_packs(tmp_
     assert contents(whole) == contents(more) and [path.name for path in whole.paths] == [path.name for path in more.paths]
 
 
-@pytest.mark.parametrize("change", ["about", "seed", "prompt", "size"])
+@pytest.mark.parametrize("change", ["about", "seed", "prompt", "size", "negative"])
 def test_other_clips_have_other_files(tmp_path, change):
     first, requests, about = made(tmp_path), list(REQUESTS), ABOUT
     if change == "about":
         about = {**ABOUT, "steps": 3}
     else:
         values = dict(vars(REQUESTS[0]))
-        values |= {"seed": {"seed": 1}, "prompt": {"prompt": "b"}, "size": {"height": 16}}[change]
+        values |= {"seed": {"seed": 1}, "prompt": {"prompt": "b"}, "size": {"height": 16}, "negative": {"negative": "n"}}[change]
         requests[0] = Request(**values)
     other = made(tmp_path, requests, about=about)
     assert first.paths[0] != other.paths[0]

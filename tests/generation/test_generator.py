@@ -115,6 +115,18 @@ def test_guidance_extrapolates_from_the_empty_caption(vae):
     assert torch.allclose(latent, torch.full_like(latent, 1.5), atol=1e-5)
 
 
+def test_guidance_leads_away_from_each_clips_own_negative_prompt(vae):
+    """u + w (c - u) with the number of the negative caption, also where clips with others, or with none, lie in the same pack."""
+    wanted = [request("0.5", 0, negative="1"), request("0.5", 1), request("2", 2, frames=1, negative="-1 of many words"), request("1", 3)]
+    network = Perfect()
+    found = make(vae, dit=network, scale=3.0, budget=1000).latents(wanted)
+    assert len(network.calls) == 8  # one pack
+    for latent, number in zip(found, (1 + 3 * (0.5 - 1), 1.5, -1 + 3 * 3, 3.0), strict=True):
+        assert torch.allclose(latent, torch.full_like(latent, number), atol=1e-5)
+    alone = make(vae, scale=1.0).latents(wanted[:1])[0]
+    assert torch.allclose(alone, torch.full_like(alone, 0.5), atol=1e-5)
+
+
 def test_larger_clips_get_levels_of_their_own(vae):
     network = Perfect()
     make(vae, dit=network, shift=partial(by_tokens, reference=8, power=1.0, least=1.0, most=9.0)).latents([MIXED[0], MIXED[1]])

@@ -76,7 +76,40 @@ def test_the_page_is_whole_and_shows_the_worst_clip_first(home):
     assert len(videos) == 4 + 2 and "a real one" in words and "at 1.25" in words and "25.0 % of" in words
     assert "script" not in [tag for tag, _ in page.tags] and not re.search(r'(?:src|href)="http', text)
     assert "floor 12" in words and "95 % interval 0.55 to 0.95" in words and "dataset.split" in words
-    assert text.count("<svg") == 5  # shares, the Fréchet interval, checkpoints, while training, loss by level
+    assert text.count("<svg") == 7  # shares, the Fréchet interval, three of checkpoints, one while training, loss by level
+
+
+def test_the_page_names_its_run_folds_its_protocol_and_shows_a_real_clip_of_its_size_beside_each(home):
+    told = json.loads((home / "scores.json").read_text())
+    write(home / "real/0000.mp4", np.full((5, 16, 24, 3), 7, np.uint8), 8.0, lossless=False)
+    real = [{"file": "real/0000.mp4", "name": "train-9", "prompt": HOSTILE[0], "frames": 5, "height": 16, "width": 24}]
+    write_json(
+        home / "scores.json", {**told, "real": real, "cautions": ["beware: few"], "subject": {**told["subject"], "run": "outputs/my run"}}
+    )
+    text = write_page(home).read_text()
+    page = read(text)
+    words = "".join(page.words)
+    assert "Scores of my run, step 500" in words and "of outputs/my run;" in words and "Beware: few." in words
+    assert len([1 for tag, _ in page.tags if tag == "video"]) == 2 * 4 + 2 and words.count("not of its prompt") == 1
+    assert [tag for tag, _ in page.tags].count("details") == 3
+    videos = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert all(
+        video["poster"].startswith("data:image/jpeg;base64,") and (video["width"], video["height"]) == ("24", "16") for video in videos
+    )
+
+
+def test_the_page_of_a_vae_has_its_figures_in_large_type_and_names_originals_at_their_size(tmp_path):
+    write(tmp_path / "reconstructions/set/0001.mp4", np.zeros((5, 64, 192, 3), np.uint8), 8.0, lossless=False)  # two of 24x16, enlarged
+    row = {"dataset": "set", "key": "clip-7", "frames": 5, "height": 16, "width": 24, "psnr": 31.25, "file": "0001.mp4"}
+    figures = {"set_vae_psnr": 31.25, "set_vae_ssim": 0.5, "set_vae_videos": 1.0}
+    told = {"kind": "vae", "figures": figures, "n": 1, "rows": [row], "clips": ["reconstructions/set/0001.mp4"], "subject": {"run": "vae"}}
+    write_json(tmp_path / "scores.json", {**told, "protocol_sha256": "p" * 64, "protocol": {"seed": 0}})
+    page = read(write_page(tmp_path).read_text())
+    words = "".join(page.words)
+    assert "PSNR of set" in words and "31.25" in words and "SSIM of set" in words and "clip-7" in words
+    assert "set; 24×16, 5 frames; 31.2 dB" in words and "original is on the left" in words
+    (video,) = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert (video["width"], video["height"]) == ("48", "16")
 
 
 def test_a_preset_is_named_with_all_that_is_not_as_published(home, tmp_path):
@@ -133,9 +166,9 @@ def test_the_quickstart_draws_what_was_measured_while_it_trained_in_one_plot(tmp
         lines += [{"step": step, "weights": name, **figures} for name in ("ema", "raw")]
     (tmp_path / "evaluation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (part,) = watched_parts(tmp_path)
-    assert isinstance(part, Plot) and "measured 3 times" in part.caption and part.svg.count("stroke-dasharray") >= 1
+    assert isinstance(part, Plot) and "measured 3 times" in part.caption and "".join(part.each).count("stroke-dasharray") >= 1
     for title in ("Held-out loss", "Prompt adherence", "Fréchet distance", "Kernel distance"):
-        assert title in part.svg
+        assert title in "".join(part.each)
 
 
 def test_plots_of_intervals_and_panels_follow_the_page_and_are_the_same_each_time():
@@ -143,7 +176,7 @@ def test_plots_of_intervals_and_panels_follow_the_page_and_are_the_same_each_tim
     items = [Panel("a", {"a": ([1, 2], [3.0, 4.0])}, {"a": ([1, 2], [2.0, 3.0], [4.0, 5.0])}, 1.0), Panel("b", {"b": ([1], [1.0])}, {})]
     for make in (lambda: plots.intervals(spans, across="share"), lambda: plots.panels([*items, items[0]], across="step")):
         first = make()
-        assert first == make() and "currentColor" in first and plots.INK not in first
+        assert first == make() and "currentColor" in "".join(first) and plots.INK not in "".join(first)
     assert "colour" in plots.intervals(spans, across="share") and "$x$" in plots.intervals(spans, across="share")
 
 

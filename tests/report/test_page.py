@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sora.report import plots
-from sora.report.page import Commands, Figure, Figures, Page, Plot, Prose, Section, Table, Video, Videos, number, render
+from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Plot, Prose, Section, Table, Video, Videos, number, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -47,7 +47,7 @@ def read(text: str) -> Reader:
 
 
 def page_of(word: str) -> Page:
-    clip = Video(b"\x00\x01mp4", 16, 24, word, note=word, marks={word: True, "shape": False, "count": None})
+    clip = Video(b"\x00\x01mp4", 16, 24, word, note=word, marks={word: True, "shape": False, "count": None}, jpeg=b"jpeg")
     parts = [
         Prose(word),
         Commands([word, "second line"]),
@@ -55,7 +55,11 @@ def page_of(word: str) -> Page:
         Table([word], [[word, 3, 0.5]]),
         Plot(plots.curves({word: ([0, 1], [1, 2]), "b": ([0], [1])}, across=word, up=word), word),
         Plot(plots.bars({word: 1.0}, across=word), word),
+        Plot([plots.bars({word: 1.0}, across=word)] * 2, word),
         Videos([clip, clip, clip], together=2),
+        Videos([Video(b"", 8, 8, word, jpeg=b"jpeg", still=True)]),
+        Folded(word, [Prose(word), Table([word], [[word]])]),
+        Links([(word, f"scores/{word}/report.html")]),
     ]
     return Page(word, word, [Section(word, parts), Section("b", []), Section("c", [])])
 
@@ -75,7 +79,9 @@ def test_nothing_runs_and_nothing_is_loaded():
         assert not any(name.startswith("on") for name in attributes), (tag, attributes)
         for name in ("src", "href", "xlink:href", "poster", "data"):
             value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:video/mp4;base64,")), (tag, name, value)
+            kinds = {"poster": "data:image/jpeg;base64,", "src": "data:"}
+            assert value.startswith(("#", "./", kinds.get(name, "#"))), (tag, name, value)
+            assert ":" not in value.partition(";")[0].removeprefix("data:"), (tag, name, value)
     policy = next(a["content"] for t, a in reader.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy and "script-src" not in policy
 
@@ -86,12 +92,35 @@ def test_videos_are_whole_inside_and_play_by_themselves():
     assert len(videos) == 3
     for video in videos:
         assert base64.b64decode(video["src"].partition(",")[2]) == b"\x00\x01mp4"
-        assert {"autoplay", "loop", "muted", "playsinline"} <= set(video)
+        assert {"autoplay", "loop", "muted", "playsinline", "controls"} <= set(video)
+        assert base64.b64decode(video["poster"].partition(",")[2]) == b"jpeg"
 
 
-@pytest.mark.parametrize(("width", "height", "shown"), [(16, 24, 128), (32, 32, 160), (64, 32, 192), (176, 144, 176), (640, 360, 640)])
-def test_tiny_clips_grow_by_a_whole_factor(width, height, shown):
-    assert Video(b"", width, height, "").shown_width == shown
+@pytest.mark.parametrize(("width", "height", "tiny"), [(16, 24, True), (32, 320, True), (176, 160, False), (640, 360, False)])
+def test_tiny_clips_keep_their_pixels_sharp(width, height, tiny):
+    assert Video(b"", width, height, "").tiny == tiny
+    assert ('class="tiny"' in render(Page("", "", [Section("a", [Videos([Video(b"", width, height, "")])])]))) == tiny
+
+
+def test_a_command_stands_alone_so_that_one_click_takes_it_whole_and_it_wraps():
+    text = render(Page("", "", [Section("a", [Commands(["sora train a=1", "sora sample 'b c'"])])]))
+    assert "<pre>sora train a=1</pre>" in text and "<pre>sora sample &#39;b c&#39;</pre>" in text
+    assert re.search(r"pre \{[^}]*white-space: pre-wrap;[^}]*user-select: all;", text)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", ""])
+def test_links_lead_nowhere_but_beside_the_page(path):
+    with pytest.raises(ValueError, match="no path relative"):
+        Links([("x", path)]).safe()
+    assert Links([("x", "javascript:alert(1)"), ("y", "a b/ü#?.html")]).safe() == [
+        ("x", "./javascript%3Aalert%281%29"),
+        ("y", "./a%20b/%C3%BC%23%3F.html"),
+    ]
+
+
+def test_a_page_loads_itself_anew_only_where_it_is_written_again():
+    assert 'http-equiv="refresh" content="30"' in render(Page("", "", [], again=30))
+    assert "refresh" not in render(Page("", "", []))
 
 
 def test_rows_keep_an_original_beside_its_reconstruction():

