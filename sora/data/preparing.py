@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from sora.data.columns import FOLDER as COLUMNS
 from sora.data.index import Caption, ClipFacts, DatasetWriter
-from sora.data.sources import Job, Made
+from sora.data.sources import Job, Made, Noted
 from sora.data.tree import Refused, Run, listed
 from sora.data.units import Unit, Units, is_kept
 from sora.data.writing import DATASET
 from sora.storage import STAGING, write_json
 
 REPORT = "report.json"
-_MADE, _REFUSED = "clip", "refused"  # what a record of a unit is of
+_MADE, _REFUSED, _NOTED = "clip", "refused", "noted"  # what a record of a unit is of
 
 
 class Kept(NamedTuple):
@@ -51,7 +51,7 @@ class _Make:
     def __init__(self, job: Job):
         self._make = job.make
 
-    def __call__(self, step: _Step) -> list[Made | Refused]:
+    def __call__(self, step: _Step) -> list[Made | Refused | Noted]:
         return self._make(step.work)
 
 
@@ -97,7 +97,7 @@ def keep(
                 if isinstance(one, Made):
                     writing.add({_MADE: asdict(one.facts)}, one.media)
                 else:
-                    writing.add({_REFUSED: one._asdict()})
+                    writing.add({_NOTED if isinstance(one, Noted) else _REFUSED: one._asdict()})
             if step.last:
                 clips += _clips([entry["record"] for entry in writing.records])
                 writing = None
@@ -117,7 +117,7 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
 
     Besides, "refused" and "passed": how many; "told": for people.
     """
-    folder, refused = units.output, [*job.refused, *refused]
+    folder, refused, noted = units.output, [*job.refused, *refused], list[Noted]()
     _clear(folder)
     job.settle(_facts(record) for one in kept for record in units.records(one.identity) if _MADE in record)
     with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer:
@@ -125,11 +125,14 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
             for record, media in units.read(one.identity):
                 if _REFUSED in record:
                     refused.append(Refused(**record[_REFUSED]))
+                elif _NOTED in record:
+                    noted.append(Noted(**record[_NOTED]))
                 elif job.most is None or writer.rows < job.most:
                     writer.write(job.completed(_facts(record)), media)
         if not writer.rows:
             raise ValueError(f"not one clip could be made{_why(job, refused)}")
         lists = {"refused": [one._asdict() for one in refused], "passed_over": [one._asdict() for one in job.passed]}
+        lists["noted"] = [one._asdict() for one in noted]
 
         def told(described: dict[str, Any]) -> None:
             write_json(
@@ -138,7 +141,19 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
             )
 
         described = writer.finish(about, before=told)
-    return described | {"refused": len(refused), "passed": len(job.passed), "told": list(job.told)}
+    return described | {"refused": len(refused), "passed": len(job.passed), "told": [*job.told, *_lines(noted)]}
+
+
+def _lines(noted: list[Noted]) -> list[str]:
+    """What is noted of all files, for people: each thing once, with the first file."""
+    lines = []
+    for what in sorted({one.what for one in noted}):
+        files = [one for one in noted if one.what == what]
+        frames = sum(one.frames for one in files)
+        lines.append(
+            f"{f'{frames} ' if frames else ''}{what}: {len(files)} file{'s' if len(files) > 1 else ''}, the first {files[0].source}"
+        )
+    return lines
 
 
 def _facts(record: dict[str, Any]) -> ClipFacts:

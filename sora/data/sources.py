@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import blake2b, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -21,15 +22,17 @@ from sora.data.index import Caption, ClipFacts
 from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, Refused, Run, sorted_files
 from sora.data.units import identity_of
-from sora.data.video import LIMITS, PYAV, encode, probe, stream
+from sora.data.video import LIMITS, PYAV, ReadReport, encode, probe, settled, stream
 from sora.storage import file_hash
 
 if TYPE_CHECKING:
     from sora.data.world.world import World
 
-_VERSION = 1  # of what is made of a unit: another program makes it anew
+_VERSION = 2  # of what is made of a unit: another program makes it anew
 _WORLD_UNIT = 16  # clips
 _FOLDER_UNIT = 8  # windows
+_ROUNDED = 1e-3  # seconds by which the times in a file may be off
+_TAIL, _BEYOND = "frames at the end, too few for a window (source.min_frames, source.stride_time)", "frames beyond source.windows_per_video"
 
 
 class Made(NamedTuple):
@@ -37,6 +40,14 @@ class Made(NamedTuple):
 
     facts: ClipFacts
     media: bytes
+
+
+class Noted(NamedTuple):
+    """What is to be known of a video that gives clips: frames of it that are in none, or (frames 0) how its pictures are."""
+
+    source: str
+    what: str
+    frames: int
 
 
 @dataclass(kw_only=True)
@@ -51,7 +62,7 @@ class Job:
     units: Sequence[Any]
     identity: Callable[[Any], str]
     steps: Callable[[Any], list[Any]]
-    make: Callable[[Any], list[Made | Refused]]
+    make: Callable[[Any], list[Made | Refused | Noted]]
     settle: Callable[[Iterable[ClipFacts]], None]
     completed: Callable[[ClipFacts], ClipFacts]
     name_of: Callable[[Any], str]
@@ -110,7 +121,7 @@ class WorldSource:
     def _identity(self, unit: tuple[str, int, int]) -> str:
         return identity_of(repr(self.world), unit=unit, lossless=self.lossless, version=_VERSION, reader=PYAV.identity())
 
-    def _make(self, unit: tuple[str, int, int]) -> list[Made | Refused]:
+    def _make(self, unit: tuple[str, int, int]) -> list[Made | Refused | Noted]:
         split, first, last = unit
         return [self._clip(split, index) for index in range(first, last)]
 
@@ -144,7 +155,7 @@ def _as_it_is(facts: ClipFacts) -> ClipFacts:
 
 
 class Windows(NamedTuple):
-    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`."""
+    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`; told: what else is known."""
 
     file: str
     frames: int
@@ -152,6 +163,7 @@ class Windows(NamedTuple):
     size: tuple[int, int]
     first: int
     last: int
+    told: tuple[Noted | Refused, ...] = ()
 
 
 class FolderSource:
@@ -240,25 +252,42 @@ class FolderSource:
         return identity_of(content, name=name, version=_VERSION, reader=PYAV.identity(), **settings)
 
     def _steps(self, name: str) -> list[Windows]:
-        info = probe(self._folder / name)
+        # By all packets: headers are often wrong about how much there is.
+        info = probe(self._folder / name, timeline=True)
         size = fitted(info.height, info.width, self.size, self.multiple)
         if is_still(info):
             return [Windows(name, 1, info.fps, size, 0, 1)]
+        assert info.timeline is not None
         fps = info.fps if self.fps is None else min(self.fps, info.fps)
-        whole = max(info.frames, 1) if fps == info.fps else max(1, int(info.duration * fps + 0.5))
+        whole = int((float(info.timeline.times[-1]) + _ROUNDED) * fps) + 1
         windows, rest = divmod(whole, self.frames)
-        windows += self._usable(rest) >= self.min_frames
-        if not windows:
+        kept = self._usable(rest) if self._usable(rest) >= self.min_frames else 0
+        if not windows + bool(kept):
             raise ValueError(f"{whole} frames at {fps:g} a second are fewer than source.min_frames={self.min_frames}")
-        windows = min(windows, self.windows_per_video or windows)
-        ends = range(0, windows, _FOLDER_UNIT)
-        return [Windows(name, self.frames, fps, size, first, min(first + _FOLDER_UNIT, windows)) for first in ends]
+        wanted = min(windows + bool(kept), self.windows_per_video or windows + 1)
+        told: list[Noted | Refused] = [Refused(name, 0.0, info.lacks)] if info.lacks else []
+        told += [Noted(name, what, 0) for what in info.odd]
+        beyond = (windows - wanted) * self.frames + kept if wanted < windows + bool(kept) else 0
+        told += [Noted(name, _BEYOND, beyond)] if beyond else []
+        told += [Noted(name, _TAIL, rest - kept)] if rest > kept else []
+        ends = [(first, min(first + _FOLDER_UNIT, wanted)) for first in range(0, wanted, _FOLDER_UNIT)]
+        return [Windows(name, self.frames, fps, size, *end, told=() if end[0] else tuple(told)) for end in ends]
 
-    def _make(self, unit: Windows) -> list[Made | Refused]:
+    def _make(self, unit: Windows) -> list[Made | Refused | Noted]:
+        start = unit.first * unit.frames / unit.fps
+        windows, file = partial(self._windows, unit), self._folder / unit.file
+        made, number, report = settled(windows, file, start=start, fps=unit.fps, size=unit.size, limits=LIMITS)
+        if not made:
+            raise ValueError(f"no window of {self.min_frames} frames or more decodes ({report})")
+        if number < unit.last:
+            made.append(Refused(unit.file, number * unit.frames / unit.fps, f"it ends {unit.last - number} windows early ({report})"))
+        return [*unit.told, *made]
+
+    def _windows(self, unit: Windows, shown: stream) -> tuple[list[Made | Refused], int, ReadReport]:
+        """The windows of a unit, the number behind the last one, and how reading them went."""
         made: list[Made | Refused] = []
         pictures: list[np.ndarray] = []
         good, number = True, unit.first
-        shown = stream(self._folder / unit.file, start=unit.first * unit.frames / unit.fps, fps=unit.fps, size=unit.size, limits=LIMITS)
         for picture in shown:
             pictures.append(picture.pixels)
             good = good and picture.good
@@ -267,16 +296,11 @@ class FolderSource:
                 pictures, good, number = [], True, number + 1
                 if number == unit.last:
                     break
-        shown.close()
         kept = self._usable(len(pictures))
         if number < unit.last and kept >= self.min_frames:
             made.append(self._window(unit, number, pictures[:kept], good))
             number += 1
-        if not made:
-            raise ValueError(f"no window of {self.min_frames} frames or more decodes ({shown.report})")
-        if number < unit.last - 1:  # only the very last window may be missing: durations in headers are rounded
-            made.append(Refused(unit.file, number * unit.frames / unit.fps, f"it ends {unit.last - number} windows early ({shown.report})"))
-        return made
+        return made, number, shown.report
 
     def _usable(self, frames: int) -> int:
         """The largest 1 + k * stride_time up to `frames`; 0 of none."""

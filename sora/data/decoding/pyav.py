@@ -230,7 +230,7 @@ class stream:
         if self._place is not None and isinstance(self._place[0], pictures.Picture):
             start, over = first / self.info.fps if first else start, 0
             earliest = start - step / 2
-            timed = (_Timed(frame, time, False, True) for time, frame in pictures.shown(self._place[0], self._name, self.report))
+            timed = (_Timed(frame, time, lost=False, whole=True) for time, frame in pictures.shown(self._place[0], self._name, self.report))
         else:
             start, earliest, over = self._begin(start, first, limits)
             timed = self._decoded(start, earliest, fps, limits)
@@ -242,7 +242,9 @@ class stream:
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
         for target, one in asked:
-            late = one.lost and (first is not None or abs(one.time - target) > 1.5 * step + HOLE)
+            # By number every frame counts, and at a rate every target that another frame was nearer to.
+            near = 0.0 if first is not None else LAST_FOR * step + _SAME if fps is not None else 1.5 * step + HOLE
+            late = one.lost and abs(one.time - target) > near
             self.report.late += late
             yield one.frame, convert, one.time, one.whole and not late
 

@@ -23,7 +23,7 @@ from sora.data.decoding.reader import Limits, Timeline, VideoInfo
 _BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
 _COUNTED = ("mov", "avi")  # headers of which count the frames
 _ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
-_REORDERED = 16  # frames at most that a later one is coded before
+_USUAL = 0.9  # share of the steps by which a rate is judged
 _LOOK = 16 << 20  # bytes in which a keyframe is looked for
 _VP8_SHOWN = 0x10  # RFC 6386, 9.1
 
@@ -70,7 +70,8 @@ class Clock:
 
     def refused(self, packet: Packet) -> None:
         """The decoder makes nothing of a packet that was sent."""
-        if (stamp := _stamp(packet, self.untold)) in self._sent:
+        stamp = _stamp(packet, self.untold)
+        if self.by_place and stamp in self._sent:
             self._sent.remove(stamp)
             heapify(self._sent)
 
@@ -251,10 +252,16 @@ def measured(container: InputContainer, video: VideoStream, info: VideoInfo, wal
     info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk))
     if not count:
         return replace(info, duration=0.0)
-    body = times[: max(2, count - _REORDERED)]  # at the end of what is cut short some frames are missing among others
-    if times[-1] > times[0] and abs(rate * (body[-1] - body[0]) - (len(body) - 1)) > 0.5:
+    if times[-1] > times[0] and not _holds(times, rate):
         rate = (count - 1) / float(times[-1] - times[0])
     return replace(info, fps=rate, duration=float(times[-1]) + 1 / rate)
+
+
+def _holds(times: np.ndarray, rate: float) -> bool:
+    """Whether frames come at a rate, but for a few that are lost or left out."""
+    steps = np.diff(times) * rate
+    usual = steps[np.abs(steps - 1) < 0.5]
+    return len(usual) >= _USUAL * len(steps) and bool(abs(usual.sum() - len(usual)) <= 0.5)
 
 
 def _lacking(container: InputContainer, video: VideoStream, walk: Walk) -> str:
