@@ -80,7 +80,6 @@ def test_a_negative_prompt_changes_the_sample_and_stands_in_its_story(trained, t
     for words, told in (
         (["negative=grey", "guidance=none"], "negative='grey' has no effect at guidance.scale=1"),
         ([f"prompts={tmp_path / 'p.jsonl'}", "guidance.scale=1"], "negative='blurred' has no effect at guidance.scale=1"),
-        (["negative=[a,b]"], "negative="),
     ):
         assert sample(trained, tmp_path / "none", "prompt=x", *words)[0] == 2
         assert told in capsys.readouterr().err
