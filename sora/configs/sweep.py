@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from sora.configs.compose import Composed, compose, require_all
-from sora.configs.grammar import cut
+from sora.configs.grammar import bracketed, cut
 from sora.configs.outputs import refuse_shared
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def several(argument: str) -> list[str]:
             raise ValueError(f"{argument}: no folder is called so, seen from {Path.cwd()}")
         return [f"{key}={path}" for path in sorted(found, key=_counted)]
     values = [item.strip() for item in rejoined(cut(value))]
+    if opened := next((item for item in values if item[:1] in ("[", "{") and not bracketed(item)), None):
+        raise ValueError(f"the sweep cannot be read: nothing closes the bracket of {opened!r} in {argument}; a text stands in quotes")
     if len(values) > 1 and not all(values):
         raise ValueError(f"{argument}: a value between commas is empty")
     return [f"{key}={item}" for item in values]
