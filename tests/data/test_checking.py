@@ -161,7 +161,7 @@ def test_the_index_command_indexes_beside_and_elsewhere_and_refuses_a_second_tim
 def test_a_description_counts_every_clip_once(folder):
     told = describe(Index.open(folder), sample=3)
     assert all(sum(histogram.counts.values()) == 5 for histogram in told.histograms if "words" not in histogram.about)
-    assert told.histograms[0].counts == {"16x16": 2, "16x24": 1, "18x20": 1, "8x8": 1}
+    assert told.histograms[0].counts == {"16x16": 2, "24x16": 1, "20x18": 1, "8x8": 1}
     assert (told.totals["clips"], told.totals["frames"], told.sampled) == (5, 23, 3)
     assert told.counted["licence"] == {"CC0-1.0": 3}
 

@@ -83,7 +83,7 @@ def test_videos_shrink_to_the_short_side_and_lose_only_what_multiples_need():
     assert fitted(1280, 720, 256, 16) == (448, 256)
     assert fitted(100, 130, 256, 2) == (100, 130)
     assert fitted(100, 130, None, 32) == (96, 128)
-    with pytest.raises(ValueError, match="8x100 pixels are too few"):
+    with pytest.raises(ValueError, match="100x8 pixels are too few"):
         fitted(8, 100, None, 16)
 
 

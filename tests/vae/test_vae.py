@@ -89,7 +89,7 @@ def test_shapes_agree_with_the_stride_at_sizes_where_axes_could_be_confused(vae)
 
 
 @pytest.mark.parametrize(("frames", "height", "width", "what"), [(4, 16, 16, "crop the clip to 1"), (8, 16, 16, "crop the clip to 5"),
-                                                                (5, 18, 16, "18x16"), (5, 16, 2, "16x2")])  # fmt: skip
+                                                                (5, 18, 16, "16x18"), (5, 16, 2, "2x16")])  # fmt: skip
 def test_clips_that_do_not_fit_the_stride_say_what_does(frames, height, width, what):
     with pytest.raises(ValueError, match=what):
         awake("toy").encode(clips(1, frames, height, width))
