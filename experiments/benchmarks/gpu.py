@@ -13,8 +13,10 @@ process and with a clock of its own; what fails or is cut off is recorded and pa
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,8 +122,9 @@ def check(said: dict[str, str]) -> int:
         torch.set_num_threads(1)
     path = Path(said["output"]) if said["output"] else (Path(tempfile.gettempdir()) / "gpu-cpu.json" if toy else HERE / "gpu.json")
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        place = Place(said["device"], toy, Path(folder))
-        record = Record(path, about=about(said), sections=SECTIONS, keep=bool(names))
+        known = about(said)
+        place = Place(said["device"], toy, Path(folder), math.inf if toy else memory_of(str(known["device"])))
+        record = Record(path, about=known, sections=SECTIONS, keep=bool(names))
         for name in OPTIONAL:
             if find_spec(name) is None:
                 record.tell(f"{name} is not here; what needs it is left out")
@@ -142,6 +145,12 @@ def devices() -> int:
     ask = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     ran = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
     return int(ran.stdout.strip() or 0) if ran.returncode == 0 else 0
+
+
+def memory_of(told: str) -> float:
+    """GiB of a device, by what `about` tells of it; 0 where it could not be asked."""
+    found = re.search(r"(\d+) GiB$", told)
+    return float(found[1]) if found else 0.0
 
 
 def about(said: dict[str, str]) -> dict[str, object]:

@@ -9,6 +9,7 @@ A section's status is "not run", "running", "ran", "failed" (an exception, told 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +24,15 @@ LEAST = 5.0  # seconds under which no section begins
 
 @dataclass(frozen=True)
 class Place:
-    """Where a section runs and at which sizes. device: "cuda" or "cpu". toy: small sizes, at which figures say nothing."""
+    """Where a section runs and at which sizes. device: "cuda" or "cpu". toy: small sizes, at which figures say nothing.
+
+    memory: of the device, in GiB.
+    """
 
     device: str
     toy: bool
     folder: Path
+    memory: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,22 @@ Check = Callable[[Place], Iterator[Report]]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the check. seconds: its own clock. needs: what must hold where it runs, as a function that returns why it does not."""
+    """A part of the check. seconds: its own clock. memory: of the device in GiB, that it needs at its real sizes.
+
+    needs: what must hold where it runs, as a function that returns why it does not.
+    """
 
     name: str
     check: Check
     seconds: float
+    memory: float = 0.0
     needs: Callable[[Place], str | None] = lambda _: None
+
+    def lacks(self, place: Place) -> str | None:
+        """Why it cannot run there; None if it can."""
+        if not place.toy and self.memory > place.memory:
+            return f"it needs {self.memory:g} GiB of memory on the device, which has {place.memory:.0f}"
+        return self.needs(place)
 
 
 class Cut(Exception):
@@ -131,7 +146,7 @@ def run(
         if end - begin < LEAST:
             record.mark(section.name, NOT_RUN, why=f"the {minutes:g} minutes were over")
             continue
-        if why := section.needs(place):
+        if why := section.lacks(place):
             record.mark(section.name, NOT_RUN, why=why)
             continue
         record.forget(section.name)

@@ -91,7 +91,7 @@ def test_a_failure_and_a_need_are_recorded_and_passed_over(tmp_path):
     def fine(place):
         yield Report(figures={"figure": 2.0}, note="well")
 
-    parts = [Section("broken", broken, 60), Section("needy", fine, 60, lambda _: "diffusers is not here"), Section("fine", fine, 60)]
+    parts = [Section("broken", broken, 60), Section("needy", fine, 60, 0, lambda _: "diffusers is not here"), Section("fine", fine, 60)]
     record = Record(tmp_path / "gpu.json", about={}, sections=parts, echo=lambda _: None)
     run(parts, PLACE, record, minutes=8, runner=forked)
     found = read(tmp_path / "gpu.json")
@@ -99,6 +99,18 @@ def test_a_failure_and_a_need_are_recorded_and_passed_over(tmp_path):
     assert "an illegal memory access" in found["sections"]["broken"]["why"]
     assert found["sections"]["needy"]["why"] == "diffusers is not here"
     assert found["figures"] == {"broken_before": 1.0, "fine_figure": 2.0}
+
+
+def test_a_device_of_too_little_memory_runs_the_sections_that_fit(tmp_path):
+    def fine(place):
+        yield Report(figures={"figure": 2.0})
+
+    parts = [Section("large", fine, 60, 40.0), Section("small", fine, 60, 16.0)]
+    record = Record(tmp_path / "gpu.json", about={}, sections=parts, echo=lambda _: None)
+    run(parts, Place("cuda", False, tmp_path, 24.0), record, minutes=8, runner=lambda section, place, seconds: section.check(place))
+    found = read(tmp_path / "gpu.json")["sections"]
+    assert [entry["status"] for entry in found.values()] == [NOT_RUN, RAN]
+    assert found["large"]["why"] == "it needs 40 GiB of memory on the device, which has 24"
 
 
 def test_sections_that_are_not_asked_for_keep_what_an_earlier_run_found(tmp_path):
