@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from sora import storage
 from sora.data.captioned import caption_kind
 from sora.data.clip_texts import WORDS
-from sora.data.decoding.kinds import Kind
+from sora.data.decoding.kinds import VIDEO_SUFFIXES, Kind
 from sora.data.index import Index
 from sora.data.rows import Caption
 from sora.data.sidecars import Sidecars
@@ -141,6 +141,10 @@ class FolderVideos:
         self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
         self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
         others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
+        for name, kind in others.items():
+            if PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:  # a score over fewer clips is another score
+                what = f"is {kind.what}" if isinstance(kind, Kind) else kind
+                raise ValueError(f"{self.folder / name} is called a video, but {what}; make it anew, or take it out of the folder")
         self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind) for name, kind in others.items()]
         if not self.names:
             told = [f"{one.source} {one.reason}" for one in self.passed] + [f"{one} was written by sora evaluate" for one in sorted(ours)]

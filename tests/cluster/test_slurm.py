@@ -270,11 +270,11 @@ def test_without_sbatch_nothing_is_submitted_and_the_message_says_what_fits(monk
 def test_runs_of_a_sweep_have_folders_of_their_own_unless_they_are_given():
     base = ["data.folders=[w]", "vae=v"]
     runs = split("train", [*base, "seed=0,1", "density=uniform,mode", "output=o"], [])
-    assert sorted(word for run in runs for word in run if word.startswith("output=")) == [
+    assert sorted(word for run in runs.runs for word in run if word.startswith("output=")) == [
         f"output=o/seed={seed},density={name}" for seed in (0, 1) for name in ("mode", "uniform")
     ]
     given = [*base, "seed=3", "output=a,b"]
-    assert [run[-1] for run in split("train", given, [])] == ["output=a", "output=b"]
-    odd = split("train", [*base, "data.split='a/b','..'"], [])
+    assert [run[-1] for run in split("train", given, []).runs] == ["output=a", "output=b"]
+    odd = split("train", [*base, "data.split='a/b','..'"], []).runs
     assert len({run[-1] for run in odd}) == 2
     assert all("/" not in run[-1].removeprefix("output=outputs/train/") for run in odd)

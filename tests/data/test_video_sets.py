@@ -19,7 +19,7 @@ def still(number):
 def test_videos_are_told_by_their_bytes_and_all_the_rest_is_named(tmp_path):
     film = muxed(counting(5))
     (tmp_path / "evaluation").mkdir()
-    held = {"a.mp4": film, "b": film, "c.MKV": film, "grid.png": still(0), "text.mp4": b"a text", "notes.md": b"# a", ".x.mp4": film}
+    held = {"a.mp4": film, "b": film, "c.MKV": film, "grid.png": still(0), "text.bin": b"a text", "notes.md": b"# a", ".x.mp4": film}
     held |= {
         "a.json": json.dumps({"prompt": "a card"}).encode(),
         "b.txt": b"another",
@@ -38,7 +38,7 @@ def test_videos_are_told_by_their_bytes_and_all_the_rest_is_named(tmp_path):
         "gone.mp4": "is a link to nowhere (No such file or directory)",
         "grid.png": "is an image beside videos",
         "notes.md": "is text",
-        "text.mp4": "is text",
+        "text.bin": "is text",
     }
     assert found.lines()[0].startswith(f"{tmp_path}: 5 passed over: .x.mp4 is hidden; gone.mp4 is a link to nowhere")
 
@@ -53,6 +53,14 @@ def test_a_folder_of_images_alone_is_scored_as_clips_of_one_frame(tmp_path):
 
 
 def test_a_folder_without_any_says_what_it_holds(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=r"nor a video or an image: a\.mp4 is a web page"):
+    (tmp_path / "a.bin").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"nor a video or an image: a\.bin is a web page"):
+        FolderVideos(tmp_path)
+
+
+def test_what_is_called_a_video_and_is_none_is_refused(tmp_path):
+    """A score over fewer clips than there are names is another score."""
+    (tmp_path / "a.mp4").write_bytes(muxed(counting(5)))
+    (tmp_path / "b.MP4").write_bytes(b"a text")
+    with pytest.raises(ValueError, match=r"b\.MP4 is called a video, but is text; make it anew, or take it out"):
         FolderVideos(tmp_path)

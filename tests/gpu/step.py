@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,7 +146,8 @@ def compiling(place: Place) -> Iterator[Report]:
             counters.clear()
             item = wanted(place, "b_2", f"dit.block._target_={target}")
             packs = batches(item)
-            change = (lambda net: compile_blocks(net, backend=backend)) if how == "compiled" else (lambda net: None)
+            compiled = partial(compile_blocks, words=False, levels=False, backend=backend)  # both axes have budgets here
+            change = compiled if how == "compiled" else (lambda net: None)
             each = trained(place, item, change=change)
             prepared = [each.prepare(batch) for batch in packs]
             for number in range(20 if how == "compiled" else 1):
