@@ -33,6 +33,7 @@ LAUNCHER = "launcher"  # the group that says where a command runs
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
+NAME_ERRORS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}  # of a path that was given, and can be of nothing
 TOP = """
 sora VERB --help        what a verb does, its groups and keys, and examples
 sora VERB --cfg job     the configuration that a command would run with
@@ -182,6 +183,9 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
         print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
+        if error.errno in NAME_ERRORS:
+            print(f"sora {verb}{_who()}: {error.strerror}: {error.filename}; name another place", file=sys.stderr)
+            return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"

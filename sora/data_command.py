@@ -35,8 +35,10 @@ def index(config: Any) -> None:
 
     from omegaconf import OmegaConf
 
+    from sora.configs.following import after_prepare
     from sora.data.clip_texts import CaptionWords
     from sora.data.foreign import Choices
+    from sora.data.index import Index
     from sora.data.indexing import index_shards, mirror, names_of, passed_over
     from sora.data.stores import store_of, write_remote
     from sora.data.writing import DATASET
@@ -79,7 +81,7 @@ def index(config: Any) -> None:
                 passed=passed,
                 report=report,
             )
-    print("\n".join(_told(described, folder)))
+    print("\n".join([*_told(described, folder), f"next: {after_prepare(folder, Index.open(folder))}"]))
 
 
 def _there(store: Any, name: str) -> bool:

@@ -143,11 +143,12 @@ def encode_clips(
     from functools import partial
 
     from sora.data import latents
+    from sora.data.decoded import decoded_by
     from sora.data.quarantine import Quarantine
     from sora.data.video import PYAV
 
     decode = reader or PYAV
-    settings = {"multiple": [int(size) for size in multiple], "reader": decode.identity()}
+    settings = {"multiple": [int(size) for size in multiple], "reader": decoded_by(decode, index)}
     bad = Quarantine(None, clips=len(index), max_share=max_bad_share, setting="max_bad_share")
     trimmed = sum(_box(index, row, vae.stride, multiple) not in (None, _shape(index, row)) for row in range(len(index)))
     shards = latents.shard_rows(index)

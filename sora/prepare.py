@@ -37,9 +37,12 @@ def main(composed: Composed) -> None:
     from sora.data.tree import Run
     from sora.data.units import Part, Units
     from sora.data.workers import in_order
+    from sora.storage import refuse_nested
 
     config = composed.config
     output, part = Path(config.output), Part.of(config.part)
+    if config.input is not None:
+        refuse_nested(output, Path(config.input), key="input")
     run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
     said: Any = OmegaConf.to_container(config.captions)

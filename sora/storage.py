@@ -128,6 +128,14 @@ def refuse_there(path: Path) -> None:
         raise ValueError(f"{path} exists already; remove it or name another folder")
 
 
+def refuse_nested(output: Path, read: Path, *, key: str) -> None:
+    """Raise ValueError for a folder to be made in one that is read (key= names it), or around it."""
+    made, there = (Path(os.path.realpath(path)) for path in (output, read))  # which take a link to itself as it stands
+    if made != there and (made.is_relative_to(there) or there.is_relative_to(made)):
+        first, second = (f"output={output}", f"{key}={read}") if made.is_relative_to(there) else (f"{key}={read}", f"output={output}")
+        raise ValueError(f"{first} lies within {second}; what is made and what it is made from stay apart: name another output=")
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as staging:
         staging.write_text(text, encoding="utf-8")

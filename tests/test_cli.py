@@ -244,6 +244,17 @@ def test_a_broken_installation_says_so(monkeypatch, tmp_path):
         compose_module.config_dir()
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "loop/below"])
+def test_a_path_that_can_be_of_nothing_is_one_line_and_exit_code_2(capsys, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("loop").symlink_to("loop")
+    assert cli.guarded("prepare", lambda: Path(name).mkdir(parents=True)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sora prepare: ")
+    assert f": {name}; name another place" in line
+
+
 def test_a_mistake_says_which_rank_it_is_on_where_there_are_several(capsys, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)

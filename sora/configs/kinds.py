@@ -162,12 +162,14 @@ class Kinds:
             written = tree(text) if structured and (not kind.scalars or bracketed(text)) else word(text)
             return self._typed(written, kind, key, now)
         except Unfit:
-            raise ValueError(f"{key}={text} is of the wrong kind: {self._fitting(kind, text, declared=_at(self.tree, key))}") from None
+            raise ValueError(f"{key}={text} is of the wrong kind: {self._fitting(key, kind, text, declared=_at(self.tree, key))}") from None
         except ValueError as error:
             raise ValueError(f"{key}={text}: {error}") from None
 
-    def _fitting(self, kind: Kind, text: str, declared: Any) -> str:
-        said = f"it takes {kind.told}"
+    def _fitting(self, key: str, kind: Kind, text: str, declared: Any) -> str:
+        own = declared if isinstance(declared, Mapping) and TARGET not in declared and not kind.scalars else ()
+        named = ", ".join(f"{key}.{name}=" for name in own)
+        said = f"it takes its own keys, {named}" if named else f"it takes {kind.told}"
         if kind.items and not bracketed(text) and text:
             said += f", such as [{text}]"
         elif not kind.scalars & {"text", "path"} and (len(cut(text)) > 1 or FUNCTIONS.fullmatch(text)):

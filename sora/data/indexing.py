@@ -10,13 +10,14 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from sora.data.columns import FOLDER as COLUMNS
+from sora.data.decoding import pictures
 from sora.data.duplicates import KeyFile
 from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
 from sora.data.parts import FOLDER as PARTS
@@ -30,6 +31,7 @@ from sora.storage import STAGING, read_json, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
+_TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -56,14 +58,18 @@ def names_of(store: Store, pattern: str) -> list[str]:
 
 def passed_over(store: Store, pattern: str, shards: Sequence[str], output: Path) -> list[Passed]:
     """What lies beside the shards and is none of them, with why; what an index in `output` consists of is not counted."""
-    why = f"does not fit shards={pattern}"
+
+    def passed(name: str) -> Passed:
+        why = _TABLE if PurePosixPath(name).suffix.lower() in (".csv", ".tsv", ".jsonl") else ""
+        return Passed(name, f"does not fit shards={pattern}{why}")
+
     if isinstance(store, RemoteStore):
         beside = [] if "{" in pattern else store.names("*")
-        return [Passed(name, why) for name in sorted(set(beside) - {shard.rpartition("/")[2] for shard in shards}) if not _ours(name)]
+        return [passed(name) for name in sorted(set(beside) - {shard.rpartition("/")[2] for shard in shards}) if not _ours(name)]
     folder = Path(store.place(""))
     held = tree(folder, key="index", besides=None if output.resolve() == folder.resolve() else output)
     others = sorted(set(held.files) - set(shards))
-    return sorted([*held.passed, *(Passed(name, why) for name in others if not _ours(name))])
+    return sorted([*held.passed, *(passed(name) for name in others if not _ours(name))])
 
 
 def _ours(name: str) -> bool:
@@ -96,7 +102,8 @@ def index_shards(
     """
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}; it is a share, from 0 to 1")
-    settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": PYAV.identity(), **asdict(choices)}
+    settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": f"{PYAV.identity()} {pictures.identity()}"}
+    settings |= asdict(choices)
     settings = json.loads(json.dumps(settings))  # as it is read back
     with Parts(output, settings) as parts:
         for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from sora.data.decoded import decoded_by
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
@@ -76,7 +77,7 @@ class FrameData:
     @property
     def depends(self) -> dict[str, str]:
         """What a run on these depends on."""
-        return {"data": self.fingerprint, "reader": self.reader.identity()}
+        return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @property
     def fingerprint(self) -> str:

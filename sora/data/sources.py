@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora.data.clip_texts import CaptionWords
+from sora.data.decoding import pictures
 from sora.data.decoding.pictures import is_still
 from sora.data.index import Caption, ClipFacts
 from sora.data.sidecars import Sidecars
@@ -249,7 +250,7 @@ class FolderSource:
             raise ValueError(f"cannot be read: {error.strerror}") from None
         names = ("fps", "frames", "min_frames", "stride_time", "size", "multiple", "windows_per_video", "lossless")
         settings = {key: getattr(self, key) for key in names}
-        return identity_of(content, name=name, version=_VERSION, reader=PYAV.identity(), **settings)
+        return identity_of(content, name=name, version=_VERSION, reader=f"{PYAV.identity()} {pictures.identity()}", **settings)
 
     def _steps(self, name: str) -> list[Windows]:
         # By all packets: headers are often wrong about how much there is.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.captioned import identity, require_cached, require_caption, require_kinds
+from sora.data.decoded import decoded_by
 from sora.data.decoding.reader import VideoReader
 from sora.data.frame_packs import ClipFrames, FramePacks, frame_clips
 from sora.data.index import Index, refuse_no_folders
@@ -108,7 +109,7 @@ class VideoData:
     @property
     def depends(self) -> dict[str, str]:
         """What a run on these depends on."""
-        return {"data": self.fingerprint, "reader": self.reader.identity()}
+        return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sora.configs.compose import compose
 from sora.data import foreign
 from sora.data.checking import check
 from sora.data.clip_texts import CaptionWords
+from sora.data.decoded import decoded_by
+from sora.data.decoding import pictures
 from sora.data.foreign import Choices, key_of
 from sora.data.index import Index
 from sora.data.indexing import index_shards, names_of, passed_over
@@ -386,6 +389,28 @@ def test_shards_of_images_with_texts_are_indexed_as_clips_of_one_frame(tmp_path)
         ("00000_stats.json", "does not fit shards=*.tar"),
         ("gone.tar", "is a link to nowhere (No such file or directory)"),
     ]
+
+
+def test_a_table_beside_shards_is_named_with_the_way_that_reads_it(tmp_path, media):
+    write(tmp_path / "x.tar", samples(media[:1], prefix="a"))
+    (tmp_path / "captions.CSV").write_text("key,caption\n")
+    (beside,) = passed_over(store_of(str(tmp_path)), "*.tar", ["x.tar"], tmp_path)
+    assert beside.reason.startswith("does not fit shards=*.tar, and no captions are read from a table beside shards")
+    assert "sora prepare captions=FILE" in beside.reason
+    with pytest.raises(ValueError, match="it takes its own keys, captions.suffixes=, captions.keys="):
+        compose("data", ["index=shards", "captions=x.csv"])
+
+
+def test_what_reads_images_is_named_only_where_a_dataset_may_hold_some(tmp_path, media):
+    """So that latents and runs of videos alone go on with another Pillow, or from before images were read."""
+    for name, second in {"films": ("b.view.MOV", media[1]), "mixed": ("b.jpg", still(1))}.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "x.tar", [("a.mp4", media[0]), second])
+    films, mixed = indexed(tmp_path / "films")[0], indexed(tmp_path / "mixed")[0]
+    assert len(films) == len(mixed) == 2
+    assert decoded_by(PYAV, films) == PYAV.identity()
+    assert "pillow" not in PYAV.identity()
+    assert decoded_by(PYAV, mixed) == decoded_by(PYAV, films, mixed) == f"{PYAV.identity()} {pictures.identity()}"
 
 
 def test_an_image_beside_a_video_is_its_cover_and_bytes_tell_where_names_do_not(tmp_path, media):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sora import prepare
+from sora.configs.compose import compose
 from sora.data import preparing
 from sora.data.clip_texts import WORDS
 from sora.data.index import DATASET, Index
@@ -450,3 +451,13 @@ def test_a_file_that_kills_its_process_is_named_and_tried_again_by_the_next_call
     rest = Counted()
     index, report, _ = prepared(tmp_path / "out", made, folder=videos, run=rest)
     assert (rest.made, len(index), report["refused"]) == (1, 9, [])
+
+
+@pytest.mark.parametrize(("made", "read"), [("in/out", "in"), ("link/out", "in"), ("in", "in/videos"), (".", "in")])
+def test_what_is_made_and_what_it_is_made_of_do_not_lie_in_one_another(made, read, tmp_path, monkeypatch):
+    (tmp_path / "in" / "videos").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"output={made} lies within input={read}|input={read} lies within output={made}"):
+        prepare.main(compose("prepare", [f"input={read}", f"output={made}"]))
+    assert not (tmp_path / "in" / "out").exists()

@@ -46,6 +46,7 @@ Opened = tuple[Picture, None, VideoInfo]  # in the form of `containers.Opened`
 
 
 def identity() -> str:
+    """What the pixels of an image depend on; of a video they do not, so it is no part of a `VideoReader`'s identity."""
     return f"pillow {PIL.__version__}"
 
 

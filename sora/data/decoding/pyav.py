@@ -66,7 +66,7 @@ class PyAVReader:
     def identity(self) -> str:
         versions = {name: ".".join(map(str, av.library_versions[name])) for name in ("libavcodec", "libswscale")}
         libraries = " ".join(f"{name} {version}" for name, version in versions.items())
-        return f"pyav {av.__version__} {libraries} {pictures.identity()}"
+        return f"pyav {av.__version__} {libraries}"
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
         """See `VideoReader`. One frame is decoded, after the limits are checked: it tells the rotation."""
