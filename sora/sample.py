@@ -122,7 +122,7 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
         given = None if config.input is None else read_input(Path(config.input), size=size, frames=config.input_frames, fps=rate)
         seed = config.seed if line.seed is None else line.seed
         negative = negative_of(config.negative) if line.negative is None else line.negative
-        wanted = (line.prompt, frames, size, rate, seed)
+        wanted = (line.prompt, negative, frames, size, rate, seed)
         for _ in range(config.samples):
             sample = sample_id(line.prompt, seen[wanted])
             seen[wanted] += 1  # who asks twice for the same wants two samples
