@@ -54,8 +54,7 @@ def main(composed: Composed) -> int:
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
-        if changed is None:
-            foresee(config)
+        foresee(config, going_on=changed is not None)
         job = JOBS[config.kind](config, folder)
         taken = begin(config, job) if changed is None else None
         if changed is None:
@@ -110,13 +109,16 @@ def tell_of_bad(run: Run) -> None:
 # ---- training
 
 
-def foresee(config: DictConfig) -> None:
-    """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at."""
+def foresee(config: DictConfig, *, going_on: bool) -> None:
+    """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at; a run that goes
+    on has begun."""
     from sora.configs.build import build
     from sora.dit.published import checkpoints
     from sora.network import outline
     from sora.vae import artefact
 
+    if going_on:
+        return
     if config.init is None:
         if config.get("init_allow"):
             raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
