@@ -26,6 +26,7 @@ DIFFUSERS, OWN = "diffusers", "run"
 def main(composed: Composed) -> None:
     import torch
 
+    from sora.configs.following import after_diffusion
     from sora.configs.load import load_diffusion
     from sora.dit.published import checkpoints
     from sora.dit.published.network import PublishedDiT
@@ -39,13 +40,16 @@ def main(composed: Composed) -> None:
         raise ValueError(f"shard_gb={config.shard_gb} must be above 0")
     if config.format not in (None, DIFFUSERS, OWN):
         raise ValueError(f"format={config.format} is none of {DIFFUSERS}, {OWN}")
+    output = Path(config.output)
+    storage.refuse_there(output)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    output, dit = Path(config.output), loaded.dit
+    dit = loaded.dit
     if config.format == DIFFUSERS and not isinstance(dit, PublishedDiT):
         raise ValueError(f"format={DIFFUSERS}: {config.checkpoint} is no published network, of which diffusers has a class; leave it out")
     if not isinstance(dit, PublishedDiT) or config.format == OWN:
         write_run(loaded, output, dtype=types[config.precision], ema=config.ema, usual=known_of(loaded))
-        print(f"step {loaded.step} as a run to sample from: sora sample checkpoint={output}")
+        print(f"step {loaded.step} as a run to sample from: {output}")
+        print(f"next: {after_diffusion(output)}")
         return
     refuse_trained_text(loaded)
     given = {"words": words_of(loaded.config["text"]), "beside": began_with(open_run(loaded.run))}

@@ -44,6 +44,16 @@ def flops_of(dit: DictConfig | Mapping[str, Any], *, patch_channels: int, text_w
     return Flops.of(lambda attention: build(tree, attention=attention, **given), pooled_width=tree.get("level", {}).get("pooled_width"))
 
 
+def outline(dit: DictConfig, *, patch_channels: int, text_width: int) -> nn.Module:
+    """The network without memory for its weights: how it is put together."""
+    import torch
+
+    from sora.configs.build import build
+
+    with torch.device("meta"):
+        return build(dit, patch_channels=patch_channels, text_width=text_width)
+
+
 def peak_of(trainer: Any) -> float:
     """Floating-point operations a second that the devices of a trainer could make together, in the precision it multiplies in."""
     import torch

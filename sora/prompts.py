@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -177,13 +177,38 @@ def negative_of(said: Any) -> str:
     return text
 
 
-def refuse_unguided(negative: str, lines: Sequence[Line], guidance: Mapping[str, Any]) -> None:
-    """Raise ValueError for a negative prompt where nothing is guided: it would change nothing."""
+def refuse_unguided(negative: str, lines: Sequence[Line], guidance: Mapping[str, Any], chosen: str | None = None) -> None:
+    """Raise ValueError for a negative prompt, or what says how to guide, where nothing is guided: it would change nothing.
+
+    chosen: the option of the group, whose name must not say otherwise than its scale."""
+    if chosen == "none" and guidance.get("scale") != 1:
+        raise ValueError(f"guidance=none guides nothing, and guidance.scale={guidance.get('scale')} does; leave one of them out")
+    if idle := next((key for key in ("interval", "rescale") if guidance.get("scale") == 1 and guidance.get(key)), None):
+        raise ValueError(f"guidance.{idle}={guidance[idle]} has no effect at guidance.scale=1, where nothing is guided; leave it out")
     asked = next((text for text in (negative, *(line.negative for line in lines)) if text), None)
     if asked is not None and guidance.get("scale") == 1:
         raise ValueError(
             f"negative={asked!r} has no effect at guidance.scale=1, where nothing leads away from it; set guidance.scale=4, or leave it out"
         )
+
+
+def refuse_idle(config: Mapping[str, Any], said: Collection[str], lines: Sequence[Line]) -> None:
+    """Raise ValueError for a key of `sora sample` that the command line names and that nothing made would follow.
+
+    said: keys, as typed.
+    """
+    from sora.generation.sizes import exact
+
+    asked = [key for key in said if key in config and config[key] is not None]
+    for key in FIELDS[1:]:
+        if key in asked and all(getattr(line, key) is not None for line in lines):
+            raise ValueError(f"{key}={config[key]} has no effect: every line of prompts={config['prompts']} sets its own; leave it out")
+    if "area" in asked and all(exact(str(line.size or config["size"])) for line in lines):
+        raise ValueError(f"area={config['area']} has no effect: every size is said in pixels already; leave it out, or give size=16:9")
+    if "input_frames" in asked and config["input_frames"] != 1 and config["input"] is None:
+        raise ValueError(f"input_frames={config['input_frames']} has no effect without input=, the video that they are of; give both")
+    if config["replace"] and config["output"] is None:
+        raise ValueError("replace=true has no effect without output=: a folder of the run that is free is taken; name one, or leave it out")
 
 
 def with_cuts(requests: Sequence[Request], limits: Sequence[Limit]) -> tuple[list[Request], list[str]]:

@@ -25,16 +25,18 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar of each sample as soon as its pack is denoised."""
+    from sora.configs.following import after_samples
     from sora.configs.load import fill_of, load_diffusion
     from sora.locks import alone_in
-    from sora.prompts import check_numbers, negative_of, read_prompts, refuse_unguided, with_cuts
+    from sora.prompts import check_numbers, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
     from sora.samples import check_place, check_videos, times
     from sora.text.limits import with_fill
 
     config = composed.config
     check_numbers(config)
     lines = read_prompts(config.prompt, config.prompts)
-    refuse_unguided(negative_of(config.negative), lines, config.guidance)
+    refuse_unguided(negative_of(config.negative), lines, config.guidance, composed.choices.get("guidance"))
+    refuse_idle(config, composed.said, lines)
     times(1, 1, config.enlarge)
     if config.output:
         check_place(Path(config.output), key="output")
@@ -55,6 +57,7 @@ def main(composed: Composed) -> None:
             batch.leave()
         paths = batch.finish()
     print(f"the samples are in {batch.folder}: {', '.join(path.name for path in paths[:3])}{', …' if len(paths) > 3 else ''}")
+    print(f"next: {after_samples(batch.folder, loaded.run)}")
 
 
 def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:

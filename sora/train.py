@@ -31,6 +31,7 @@ def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
     from sora import storage
     from sora.configs.build import build
+    from sora.configs.commands import command
     from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
@@ -53,6 +54,7 @@ def main(composed: Composed) -> int:
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
         rng.seed(config.seed)
+        foresee(config, going_on=changed is not None)
         job = JOBS[config.kind](config, folder)
         taken = begin(config, job) if changed is None else None
         if changed is None:
@@ -83,6 +85,7 @@ def main(composed: Composed) -> int:
                 ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
                 return flag.exit_code
     ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    ranks.say(f"its page: {command('report', str(run.folder))}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
     return 0
 
@@ -106,6 +109,29 @@ def tell_of_bad(run: Run) -> None:
 # ---- training
 
 
+def foresee(config: DictConfig, *, going_on: bool) -> None:
+    """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at; a run that goes
+    on has begun."""
+    from sora.configs.build import build
+    from sora.dit.published import checkpoints
+    from sora.network import outline
+    from sora.vae import artefact
+
+    if going_on:
+        return
+    if config.init is None:
+        if config.get("init_allow"):
+            raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
+        return
+    dit, patch = None, ()
+    if config.kind == "diffusion":
+        source, patch = Path(config.vae), tuple(config.patches.size)
+        card = artefact.read_card(source / "vae" if (source / "vae" / artefact.CARD).is_file() else source)
+        channels = build(config.patches).channels(card["settings"]["latent_channels"])
+        dit = outline(config.dit, patch_channels=channels, text_width=build(config.text).width)
+    checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
+
+
 def begin(config: DictConfig, job: Job) -> Taken | None:
     """Give the network the weights of a published checkpoint, if `init` names one, and say which."""
     from sora.dit.published import checkpoints
@@ -117,8 +143,6 @@ def begin(config: DictConfig, job: Job) -> Taken | None:
         taken = checkpoints.begin(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
         ranks.say(str(taken))
         return taken
-    if config.get("init_allow"):
-        raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
     return None
 
 

@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, ["neighbours=6", "metrics=[precision]"], "6 clips have no 6 neighbours each"),
         (one, [f"statistics={tmp_path}"], "is a folder; name a file"),
         (one, [f"cache={one / 'clip-0.mp4'}"], "is a file; name a folder"),
-        (one, ["metrics=loss"], "metrics=['loss']: for videos, choose from"),
+        (one, ["metrics=[loss]"], "metrics=['loss']: for videos, choose from"),
         (one, ["vbench=x"], "only a run has that"),
         (one, ["step=3"], "only a run has that"),
         (one, ["preset=stylegan_v_fvd2048_16f"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,7 +83,7 @@ def test_a_network_of_ours_is_exported_as_a_run_to_sample_from(places, capsys):
         output = root / f"alone-{word}"
         words = [f"checkpoint={root / 'own'}", f"ema={word}", f"precision={precision}", f"output={output}"]
         assert cli.run("export", words) == 0
-        assert f"sora sample checkpoint={output}" in capsys.readouterr().out
+        assert f"checkpoint={output}" in capsys.readouterr().out
         found, wanted = load_diffusion(output), load_diffusion(root / "own", ema=word)
         assert found.step == wanted.step == 10
         for name, value in wanted.dit.state_dict().items():
@@ -141,6 +142,32 @@ def test_an_export_of_averages_gives_no_weights_of_the_last_step(places, tmp_pat
     for ema in ("own", "last", False):
         found = load_diffusion(tmp_path / "last", ema=ema).dit.state_dict()
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([], "is of another network"),
+        (["patches.size=[2,2,2]"], r"patches of \[1, 1, 1\], and patches\.size=\[2, 2, 2\]"),
+        (["dit=toy"], "is for published networks"),
+        (["init=nowhere"], "init=nowhere does not exist"),
+        (["init=null", "init_allow=[dit.rope.theta]"], "has no effect without init="),
+    ],
+)
+def test_weights_of_another_network_are_refused_before_the_data_are_looked_at(places, changes, said, capsys, tmp_path):
+    root, _ = places
+    given = [f"vae={root / 'vae'}", "data.folders=[no_data]", "dit=ltx_video", "patches.size=[1,1,1]", "text=classes"]
+    keys = {word.partition("=")[0] for word in changes}
+    words = [word for word in [f"init={root / 'out'}", *given] if word.partition("=")[0] not in keys]
+    assert cli.run("train", [*words, *changes, f"output={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and "no_data" not in error and len(error.splitlines()) == 1
+
+
+def test_an_output_that_is_there_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    assert cli.run("export", ["checkpoint=nowhere", f"output={tmp_path / 'there'}"]) == 2
+    assert f"{tmp_path / 'there'} exists already" in capsys.readouterr().err
 
 
 def test_training_begins_with_published_weights_of_the_same_patches_only(places):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sora.generation.generator import Request
-from sora.prompts import NUMBERS, Line, check_numbers, negative_of, read_file, read_prompts, refuse_unguided, with_cuts
+from sora.prompts import NUMBERS, Line, check_numbers, negative_of, read_file, read_prompts, refuse_idle, refuse_unguided, with_cuts
 from sora.text.byte import ByteEncoder
 
 
@@ -127,6 +127,49 @@ def test_a_negative_prompt_without_guidance_is_refused():
     assert (negative_of(None), negative_of("n"), negative_of(3)) == ("", "n", "3")
     with pytest.raises(ValueError, match="is no text"):
         negative_of(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("guidance", "chosen", "why"),
+    [
+        ({"scale": 6.0}, "none", "guidance=none guides nothing, and guidance.scale=6.0 does"),
+        ({"scale": 1.0, "interval": [0.1, 0.5]}, "none", "guidance.interval=.* has no effect"),
+        ({"scale": 1, "rescale": 0.5}, "cfg", "guidance.rescale=0.5 has no effect"),
+    ],
+)
+def test_what_says_how_to_guide_is_refused_where_nothing_is_guided(guidance, chosen, why):
+    with pytest.raises(ValueError, match=why):
+        refuse_unguided("", [Line("a")], guidance, chosen)
+
+
+NONE = dict.fromkeys(("seconds", "fps", "area", "negative", "input", "output"))
+DEFAULTS = {**NONE, "prompts": "p.csv", "size": "1:1", "seed": 0, "input_frames": 1, "replace": False}
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "why"),
+    [
+        ([Line("a", seconds=1), Line("b", seconds=0)], {"seconds": 4}, "seconds=4 has no effect: every line of prompts=p.csv sets its own"),
+        ([Line("a", seed=3)], {"seed": 0}, "seed=0 has no effect"),
+        ([Line("a", negative="")], {"negative": "grey"}, "negative=grey has no effect"),
+        ([Line("a", size="16x16")], {"area": 4096}, "area=4096 has no effect: every size is said in pixels"),
+        ([Line("a")], {"size": "64x64", "area": 4096}, "area=4096 has no effect"),
+        ([Line("a")], {"input_frames": 5}, "input_frames=5 has no effect without input="),
+        ([Line("a")], {"replace": True}, "replace=true has no effect without output="),
+        ([Line("a", seconds=1), Line("b")], {"seconds": 4}, None),
+        ([Line("a", size="16x16"), Line("b", size="9:16")], {"area": 4096}, None),
+        ([Line("a")], {"size": "9:16", "area": 4096, "seed": 3, "negative": "grey"}, None),
+        ([Line("a", fps=4)], {"fps": None}, None),
+        ([Line("a")], {"input": "x.mp4", "input_frames": 5, "output": "o", "replace": True}, None),
+    ],
+)
+def test_a_key_that_nothing_made_would_follow_is_refused(lines, changes, why):
+    config = {**DEFAULTS, **changes}
+    if why is None:
+        refuse_idle(config, [*changes], lines)
+        return
+    with pytest.raises(ValueError, match=why):
+        refuse_idle(config, [*changes], lines)
 
 
 def test_each_request_says_which_of_its_words_are_lost():

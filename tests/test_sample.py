@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,19 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory):
     home = tmp_path_factory.mktemp("sample")
     return diffusion_run(home / "dit", vae=vae_artefact(home / "vae"), data=world_dataset(home / "world", clips=4))
+
+
+def test_the_last_line_names_the_page_of_the_samples(trained, tmp_path, monkeypatch, capsys):
+    """As one types it, from another folder, whatever the folders are called."""
+    monkeypatch.chdir(tmp_path)
+    for output, page in (["output=a ü/=2"], tmp_path / "a ü" / "=2" / "report.html"), ([], trained / "report.html"):
+        assert run("sample", [f"checkpoint={trained}", "steps=1", "prompt=x", "seconds=0", "size=16x16", *output]) == 0
+        told = capsys.readouterr().out.splitlines()[-1]
+        words = shlex.split(told.removeprefix("next: sora "))
+        assert told.startswith("next: sora report ") and run(words[0], words[1:]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == str(page.resolve())
+        page.unlink()
+    shutil.rmtree(trained / "samples")
 
 
 def sample(trained, output, *words):
@@ -75,9 +89,10 @@ def test_a_negative_prompt_changes_the_sample_and_stands_in_its_story(trained, t
     code, paths = sample(trained, tmp_path / "out", f"prompts={tmp_path / 'p.jsonl'}", "negative=blurred")
     stories = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
     assert code == 0 and [story["negative"] for story in stories] == ["blurred", "grey", "blurred"]
-    assert [story["sample"] == stories[0]["sample"] for story in stories] == [True, True, False]  # the third asks for the first once more
-    one, two, _ = (read(path).frames.astype(int) for path in paths)
-    assert abs(one - two).max() > 2  # of the same noise: what is led away from makes the difference
+    numbers = [story["sample"] for story in stories]
+    assert numbers[0] == numbers[1] != numbers[2]  # the same noise: what is led away from differs; the same twice is two
+    one, two, three = (read(path).frames.astype(int) for path in paths)
+    assert abs(one - two).max() > 2 and abs(one - three).max() > 2
     for words, told in (
         (["negative=grey", "guidance=none"], "negative='grey' has no effect at guidance.scale=1"),
         ([f"prompts={tmp_path / 'p.jsonl'}", "guidance.scale=1"], "negative='grey' has no effect at guidance.scale=1"),
@@ -108,6 +123,8 @@ def test_mistakes_end_with_code_two_and_name_the_key(trained, tmp_path, capsys):
         (["prompt=x", "samples=0"], "samples=0 is out of range"),
         (["prompt=x", "seconds=-1"], "seconds=-1 is out of range"),
         (["prompt=x", "seconds=.inf"], "seconds"),
+        (["prompt=x", "input_frames=5"], "input_frames=5 has no effect without input="),
+        (["prompt=x", "guidance=none", "guidance.scale=6"], "guidance=none guides nothing"),
     ):
         assert sample(trained, tmp_path / "out", *words)[0] == 2
         assert told in capsys.readouterr().err

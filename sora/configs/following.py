@@ -54,6 +54,11 @@ def after_diffusion(run: Path) -> str:
     return command("sample", "prompt=what your captions describe", checkpoint=run)
 
 
+def after_samples(folder: Path, run: Path) -> str:
+    """The page that shows them: the run's, if they lie in it, else their own."""
+    return command("report", str(run if folder.absolute().is_relative_to(run.absolute() / "samples") else folder))
+
+
 def _option(group: str, name: str) -> Any:
     return OmegaConf.load(config_dir() / group / f"{name}.yaml")
 

@@ -45,11 +45,20 @@ def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], al
     Raises:
         ValueError: as `load`; or it is no published network, or one of other patches.
     """
+    return load(_of_patches(network, source, patch=patch), source, allowed=allowed)
+
+
+def foresee(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> None:
+    """Raise ValueError for what `begin` would refuse before it reads a tensor; the network may be one without memory for its weights."""
+    _compared(_of_patches(network, source, patch=patch), source, allowed)
+
+
+def _of_patches(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) -> PublishedDiT:
     if not isinstance(network, PublishedDiT):
         raise ValueError(f"init={source} is for published networks, such as dit=wan_2_1_1_3b; leave it out, or choose one")
     if patch != network.patch:
         raise ValueError(f"init={source} has patches of {list(network.patch)}, and patches.size={list(patch)}; make them equal")
-    return load(network, source, allowed=allowed)
+    return network
 
 
 def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Taken:
@@ -61,19 +70,25 @@ def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Tak
         ValueError: there is no checkpoint, or several, it is damaged, or its config.json or its tensors are of another network; the message
             says by which of its keys and ours, or by which tensors.
     """
-    place, map_ = files.locate(Path(source)), dit.keys(dit)
-    ours = leaves(dit)
-    config: Any = None if place.config is None else storage.read_json(place.config)
-    # of what stands alone, that much is known: of which class it is
-    told: tuple[Any, str] = (said(map_.options, ours), f"init={source}") if place.config is None else (config, str(place.config))
-    refuse_other(map_.options, told[0], ours, place=told[1], allowed=[name.removeprefix("dit.") for name in allowed])
+    map_ = dit.keys(dit)
+    place, config, told = _compared(dit, source, allowed)
     tensors = files.bared(files.read(place.weights), list(map_.keys))
     _refuse_makers(tensors, map_, place.weights)
     state = dit.state_dict()
     state.update(to_ours(map_, tensors, state))
     dit.load_state_dict(state)
-    unseen = {} if config is not None else {key: told[0][key] for key in map_.options.shapeless}
+    unseen = {} if config is not None else {key: told[key] for key in map_.options.shapeless}
     return Taken(place.weights, config, unseen, list(allowed))
+
+
+def _compared(dit: PublishedDiT, source: Path, allowed: Sequence[str]) -> tuple[files.Place, Any, Any]:
+    """Where the checkpoint is, what its config.json says (None if there is none), and what it is taken for: no other network than `dit`."""
+    place, options, ours = files.locate(Path(source)), dit.keys(dit).options, leaves(dit)
+    config: Any = None if place.config is None else storage.read_json(place.config)
+    told: Any = said(options, ours) if place.config is None else config  # of what stands alone it is known of which class it is
+    named = f"init={source}" if place.config is None else str(place.config)
+    refuse_other(options, told, ours, place=named, allowed=[name.removeprefix("dit.") for name in allowed])
+    return place, config, told
 
 
 def _refuse_makers(tensors: Mapping[str, Tensor], map_: KeyMap, place: Path) -> None:
