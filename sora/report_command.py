@@ -42,7 +42,10 @@ def main(composed: Composed) -> None:
     places, _ = opened([str(place) for place in config.place])
     if not places:
         raise ValueError("none of these runs has begun")
+    places = [place.parent if place.name == "scores.json" else place for place in places]
     output = Path(config.output) if config.output is not None else home_of([str(place) for place in config.place]) / PAGE
+    if config.output is None and len(places) > 1 and any((output.parent / name).is_file() for name in ("scores.json", "run.json")):
+        raise ValueError(f"{output} is the page of {output.parent} itself; name one for these: output=FILE.html")
     if output.is_dir():
         raise ValueError(f"output={output} is a folder; name a file")
     if config.watch is not None and not (len(places) == 1 and is_run(places[0])):
@@ -129,12 +132,13 @@ def several(places: Sequence[Path], *, most: int):
     from sora.tables import told
     from sora.trained import is_run
 
-    names, sections = labels(places), []
+    names, sections, why = labels(places), [], ""
     try:
         made = board([str(place) for place in places], figures=None, differ=[], over=("seed",))
         rows = [[told(cell) for cell in row] for row in made.rows]
         sections.append(Section("Figures", [Table(made.head, rows), *(Prose(note) for note in made.notes)]))
     except ValueError as error:  # folders of samples have no figures
+        why = str(error)
         if any(is_run(place) for place in places):
             sections.append(Section("Figures", [Prose(f"No table: {error}.")]))
     for name, place in zip(names, places, strict=True):
@@ -142,7 +146,8 @@ def several(places: Sequence[Path], *, most: int):
         if clips := samples_of(shown, most=most):
             sections.append(Section(name, [Videos(clips)]))
     if not sections:
-        raise ValueError(f"{places[0]} holds no run, no scores and no samples that could be shown")
+        some = len(places) > 1 and all((place / "scores.json").is_file() for place in places)
+        raise ValueError(why if some else f"{places[0]} holds no run, no scores and no samples that could be shown")
     return Page(f"{len(places)} side by side" if len(places) > 1 else names[0], ", ".join(names), sections)
 
 

@@ -43,7 +43,11 @@ class Sweep:
     named: bool = False
 
     def record(self) -> None:
-        """Write which words tell the runs apart into the folders that hold them, beside what earlier sweeps left there."""
+        """Write which words tell the runs apart into the folders that hold them, beside what earlier sweeps left there.
+
+        Raises ValueError where another sweep is writing its own at that moment.
+        """
+        from sora.locks import alone_in
         from sora.storage import write_json
 
         homes: dict[Path, dict[str, list[str]]] = {}
@@ -51,7 +55,8 @@ class Sweep:
             if place is not None and self.named:
                 homes.setdefault(place.parent, {})[place.name] = words
         for folder, runs in homes.items():
-            write_json(folder / RECORD, {"runs": {**recorded(folder), **runs}})
+            with alone_in(folder, "sweeping into", name=".lock-sweep"):
+                write_json(folder / RECORD, {"runs": {**recorded(folder), **runs}})
 
 
 def recorded(folder: Path) -> dict[str, list[str]]:

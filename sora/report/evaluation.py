@@ -39,6 +39,8 @@ def write_page(folder: Path) -> Path:
     is what was measured while training.
     """
     scores = read_json(folder / "scores.json")
+    if missing := [key for key in ("figures", "rows", "n", "kind", "protocol", "protocol_sha256") if key not in scores]:
+        raise ValueError(f"{folder / 'scores.json'} holds no scores of sora evaluate: it has no {missing[0]}")
     lines = read_lines(folder.parent.parent / "evaluation.jsonl")
     every = [[name, float(value)] for name, value in scores["figures"].items() if not told_shorter(name, scores["figures"])]
     sections = [

@@ -8,6 +8,7 @@ import pytest
 from sora import cli
 from sora.configs import sweep
 from sora.configs.sweep import LONGEST, RECORD, name_of, rejoined, several, split, words_of
+from sora.locks import alone_in
 from sora.storage import write_json
 from tests.test_compare import swept
 
@@ -130,3 +131,12 @@ def test_a_sweep_that_is_submitted_tells_how_to_see_its_table(trained, capsys, m
     assert cli.main([*trained, "launcher=slurm", "seed=0,1"]) == 0
     assert "their table, also while they run: sora compare 'my runs'" in capsys.readouterr().out
     assert len(sweep.recorded(Path("my runs"))) == 4
+
+
+def test_words_of_two_sweeps_into_one_folder_are_kept_and_none_is_written_while_another_writes(tmp_path):
+    sweeps = [sweep.Sweep([[]], [tmp_path / "a" / f"seed={seed}"], [[f"seed={seed}"]], named=True) for seed in (0, 1)]
+    with alone_in(tmp_path / "a", "sweeping into", name=".lock-sweep"), pytest.raises(ValueError, match="is sweeping into"):
+        sweeps[0].record()
+    for each in sweeps:
+        each.record()
+    assert set(sweep.recorded(tmp_path / "a")) == {"seed=0", "seed=1"} and [path.name for path in (tmp_path / "a").iterdir()] == [RECORD]

@@ -106,3 +106,19 @@ def test_what_has_no_page_is_told(tmp_path, monkeypatch, capsys, words, told):
     assert run("report", words) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_a_page_of_several_takes_the_place_of_no_other_page_and_a_file_of_scores_is_its_folder(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole = home.parent
+    write_json(whole / "scores.json", {"figures": {}, "stages": []})  # a quickstart's, which no evaluation wrote
+    for name in ("samples", "more"):
+        sampled(whole / name, name)
+    for words in ([str(whole)], [str(whole / "scores.json")]):
+        assert run("report", words) == 2
+        assert "holds no scores of sora evaluate: it has no rows" in capsys.readouterr().err
+    (whole / "report.html").write_text("the quickstart's")
+    several = [str(whole / "samples"), str(whole / "more")]
+    assert run("report", several) == 2 and "is the page of" in capsys.readouterr().err
+    assert (whole / "report.html").read_text() == "the quickstart's"
+    assert run("report", [*several, "output=both.html"]) == 0 and (tmp_path / "both.html").is_file()
