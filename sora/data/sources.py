@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 _VERSION = 2  # of what is made of a unit: another program makes it anew
 _WORLD_UNIT = 16  # clips
-_FOLDER_UNIT = 8  # windows
+_FOLDER_UNIT = 8  # windows of a step, at least
+_STEPS = 64  # of a file, at most: each may go through all packets before it
+_LONGEST = 4096  # frames of the file in a step that is made longer, so that it ends within prepare's unit_seconds
 _ROUNDED = 1e-3  # seconds by which the times in a file may be off
 _TAIL, _BEYOND = "frames at the end, too few for a window (source.min_frames, source.stride_time)", "frames beyond source.windows_per_video"
 
@@ -271,7 +273,8 @@ class FolderSource:
         beyond = (windows - wanted) * self.frames + kept if wanted < windows + bool(kept) else 0
         told += [Noted(name, _BEYOND, beyond)] if beyond else []
         told += [Noted(name, _TAIL, rest - kept)] if rest > kept else []
-        ends = [(first, min(first + _FOLDER_UNIT, wanted)) for first in range(0, wanted, _FOLDER_UNIT)]
+        unit = max(_FOLDER_UNIT, -(-wanted // _STEPS), int(min(info.run, _LONGEST) / info.fps * fps / self.frames))
+        ends = [(first, min(first + unit, wanted)) for first in range(0, wanted, unit)]
         return [Windows(name, self.frames, fps, size, *end, told=() if end[0] else tuple(told)) for end in ends]
 
     def _make(self, unit: Windows) -> list[Made | Refused | Noted]:

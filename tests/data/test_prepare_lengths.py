@@ -1,8 +1,12 @@
 """How much there is in a folder's videos is told by their packets, and what no clip holds is told by name and number."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from sora.data import sources
 from sora.data.loading import read_clip
 from sora.data.video import PYAV
 from tests.data.decoding.clips import file_of
@@ -94,3 +98,23 @@ def test_a_video_that_is_cut_short_gives_its_windows_and_is_named(tmp_path):
     index, report, _ = prepared(tmp_path / "out", source(frames=5), folder=tmp_path / "in")
     assert len(index) > 2
     assert "breaks off after" in report["refused"][0]["reason"]
+
+
+@pytest.mark.parametrize("fps", [None, 24.0])
+def test_a_recording_of_variable_rate_gives_all_its_windows_at_its_own_rate(tmp_path, fps):
+    """Its header, which counts how long the last frame stands, says fewer frames a second than its packets."""
+    steps = np.random.default_rng(5).choice([0.005, 0.01, 0.04, 0.08, 0.2, 0.5], 99, p=[0.1, 0.1, 0.5, 0.2, 0.05, 0.05])
+    content = file_of(counting(100), times=np.cumsum([0, *steps]).round(3).tolist(), options={"bf": "2", "g": "12"})
+    assert PYAV.probe(content, timeline=True).fps > PYAV.probe(content).fps * 1.001
+    clips, report, _ = made(tmp_path, content, fps=fps, frames=9)
+    assert (len(clips), report["refused"]) == (11, [])
+
+
+def test_a_file_without_a_place_to_begin_at_is_decoded_once_and_not_once_for_each_stretch(monkeypatch):
+    (film := source(frames=1))._folder = Path()
+    monkeypatch.setattr(sources, "probe", lambda path, timeline: info)
+    for run, steps in ((12, 10), (120, 1)):
+        info = replace(PYAV.probe(file_of(counting(120, 32, 32)), timeline=True), run=run)
+        assert len(film._steps("a.mpg")) == steps
+    assert PYAV.probe(FILES["mpg of mpeg2"](), timeline=True).run == FRAMES
+    assert PYAV.probe(FILES["ts"](), timeline=True).run == 12

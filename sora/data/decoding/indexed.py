@@ -30,7 +30,7 @@ from sora.data.decoding.reader import (
     middle,
     named,
 )
-from sora.data.decoding.timeline import Walk, walked
+from sora.data.decoding.timeline import Walk, measured, walked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def asked(
     with opened(content, told, limits) as (container, video, _):
         promised, kind = video.frames, container.format.name
         walk = walked(container, video, info, limits)
-    check_rate(fps, info, told)
+        check_rate(fps, info if fps is None or fps <= info.fps else measured(container, video, info, walk), told)
     if first is None:
         numbers, late = chosen(walk, start=start, frames=frames, fps=fps, step=1 / info.fps)
     else:

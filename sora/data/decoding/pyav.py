@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import inf
 from typing import Any, NamedTuple, TypeVar
@@ -166,6 +166,8 @@ class stream:
         self.info = self._open(limits)
         self.fps = fps or self.info.fps
         try:
+            if fps is not None and fps > self.info.fps and not self._pictured():
+                self._measure(limits)
             check_rate(fps, self.info, self._name)
             self._frames = self._generate(start, first, fps, size, limits)
         except BaseException:
@@ -178,6 +180,16 @@ class stream:
         self._opened = (pictures.opened if pictures.is_picture(self._source) else opened)(self._source, self._name, limits)
         self._place = self._opened.__enter__()
         return self._place[2]
+
+    def _pictured(self) -> bool:
+        return self._place is not None and isinstance(self._place[0], pictures.Picture)
+
+    def _measure(self, limits: Limits) -> None:
+        """Take the rate by the packets, which `probe` tells: headers count how long the last frame of a recording stands."""
+        container, video = self._there()
+        with refused(self._name):
+            self.info = replace(self.info, fps=measured(container, video, self.info, walked(container, video, self.info, limits)).fps)
+        self._open(limits)
 
     def _there(self) -> tuple[InputContainer, VideoStream]:
         assert self._place is not None

@@ -48,7 +48,8 @@ class VideoInfo:
     stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
     transfer ("pq", "hlg", or "" for what is shown as it is) and wide (colours of BT.2020), as tagged. interlaced: by the first frame.
     timeline: only where it was asked for; `frames`, `fps` and `duration` are by it then, and lacks says what the file once held, by its
-    header or by what its frames refer to, and does not hold ("": nothing).
+    header or by what its frames refer to, and does not hold ("": nothing); run is the most frames from one at which decoding can begin to
+    the next.
     """
 
     frames: int
@@ -67,6 +68,7 @@ class VideoInfo:
     wide: bool = False
     interlaced: bool = False
     lacks: str = ""
+    run: int = 0
     timeline: Timeline | None = None
 
     @property

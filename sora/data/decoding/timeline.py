@@ -18,11 +18,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sora.data.decoding.groups import Entry, entry
-from sora.data.decoding.reader import Limits, Timeline, VideoInfo
+from sora.data.decoding.reader import HOLE, Limits, Timeline, VideoInfo
 
 _BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
 _COUNTED = ("mov", "avi")  # headers of which count the frames
 _ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
+_GUESSED = ("mpeg1video", "mpeg2video")
 _USUAL = 0.9  # share of the steps by which a rate is judged
 _LOOK = 16 << 20  # bytes in which a keyframe is looked for
 _VP8_SHOWN = 0x10  # RFC 6386, 9.1
@@ -113,6 +114,14 @@ class Packets:
     def __init__(self, container: InputContainer, video: VideoStream, clock: Clock | None = None):
         # A Matroska file that was damaged goes on with its next whole block, and only the place of that tells. All streams lie in between.
         self._whole = container.format.name.startswith("matroska")
+        # A program stream tells the times of some frames only, and FFmpeg guesses the others for its own codecs.
+        rate, placed = (
+            video.guessed_rate or video.average_rate,
+            container.format.name == "mpeg" and video.codec_context.name not in _GUESSED,
+        )
+        self._step = 1 / float(rate * video.time_base) if placed and rate and video.time_base else 0.0
+        self._told: int | None = None
+        self._since = 0
         self._packets: Iterator[Packet] = container.demux(*(() if self._whole else (video,)))
         self._number, self.clock, self._back = video.index, clock, deque[Packet]()
         self._end: int | None = None
@@ -145,10 +154,21 @@ class Packets:
                 if self.clock is not None:
                     self.clock.lost(self._last)
             if packet.stream.index == self._number:
+                self._fill(packet)
                 if self.after is not None:
                     self.torn.add(packet.pts)
                 self._last = packet.pts if packet.pts is not None else self._last
                 return packet
+
+    def _fill(self, packet: Packet) -> None:
+        """Give a packet the time of its place in the file, which is its time of showing but for the order of neighbours."""
+        if not self._step or not packet.size:
+            return
+        placed = None if self._told is None else self._told + round(self._since * self._step)
+        if placed is None or (packet.is_keyframe and packet.pts is not None and packet.pts - placed > HOLE / packet.time_base):
+            placed, self._told, self._since = packet.pts, packet.pts, 0
+        packet.pts = placed
+        self._since += 1
 
     def _lost(self, packet: Packet) -> bool:
         """Whether a part of the file before a packet is lost."""
@@ -193,7 +213,8 @@ class Walk(NamedTuple):
 
     hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before. losses: the times
     around what the container lost. dropped: packets at the beginning, and frames shown there, that need what the file does not hold.
-    packets: all of them. ends: seconds at which the last packet of any stream ends. broken: the container broke off.
+    packets: all of them. ends: seconds at which the last packet of any stream ends. broken: the container broke off. run: the most frames
+    from one at which decoding can begin to the next.
     """
 
     timeline: Timeline
@@ -204,6 +225,7 @@ class Walk(NamedTuple):
     packets: int
     ends: float
     broken: bool
+    run: int
 
 
 def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits, *, most: int | None = None) -> Walk:
@@ -214,7 +236,7 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
     times: list[float] = []
     keys: list[bool] = []
     losses: list[tuple[float, float]] = []
-    hidden = unclosed = count = 0
+    hidden = unclosed = count = run = longest = 0
     extradata = bytes(video.codec_context.extradata or b"")
     for packet in packets:
         hidden += packet.is_discard
@@ -228,7 +250,10 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
             continue
         if packets.after is not None and times:
             losses.append((times[-1], time))
-        unclosed += packet.is_keyframe and entry(memoryview(packet), info.codec, extradata) is not Entry.CLOSED
+        found = entry(memoryview(packet), info.codec, extradata) if packet.is_keyframe else Entry.NONE
+        unclosed += packet.is_keyframe and found is not Entry.CLOSED
+        run = 1 if found is Entry.CLOSED or (found is Entry.OPEN and not clock.by_place) else run + 1
+        longest = max(longest, run)
         times.append(time)
         keys.append(packet.is_keyframe)
         if len(times) > limits.frames:
@@ -237,7 +262,7 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
             break
     order = np.argsort(times, kind="stable")
     timeline = Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order])
-    return Walk(timeline, hidden, unclosed, tuple(losses), dropped, dropped + count, packets.ends, packets.broken)
+    return Walk(timeline, hidden, unclosed, tuple(losses), dropped, dropped + count, packets.ends, packets.broken, longest)
 
 
 def _unseen(packet: Packet, codec: str) -> bool:
@@ -249,7 +274,7 @@ def measured(container: InputContainer, video: VideoStream, info: VideoInfo, wal
     """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second, and what it lacks."""
     times = walk.timeline.times
     count, rate = len(times), info.fps
-    info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk))
+    info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk), run=walk.run)
     if not count:
         return replace(info, duration=0.0)
     if times[-1] > times[0] and not _holds(times, rate):

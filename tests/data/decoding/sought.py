@@ -92,6 +92,9 @@ FILES = {
     "ts of mpeg2": lambda: _plain("mpeg2video", "mpegts"),
     "ts that begins within a group": lambda: copied(_h264(), "mpegts", without=5),
     "mpg of mpeg2": lambda: _plain("mpeg2video", "mpeg"),
+    "mpg of h264, which tells few times": lambda: file_of(
+        moving(), container="mpeg", base=TS, options={"x264-params": GROUPS, "bf": "2", "crf": "20"}
+    ),
     "mpg of mpeg1": lambda: _plain("mpeg1video", "mpeg"),
     "mkv": lambda: _h264(container="matroska"),
     "mkv of mpeg2": lambda: _plain("mpeg2video", "matroska"),

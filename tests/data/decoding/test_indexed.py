@@ -9,7 +9,7 @@ from sora.data.decoding.timeline import Walk
 
 def walk(times, *losses):
     keys = np.ones(len(times), bool)
-    return Walk(Timeline(times, keys), hidden=0, open=0, losses=losses, dropped=0, packets=len(times), ends=0.0, broken=False)
+    return Walk(Timeline(times, keys), hidden=0, open=0, losses=losses, dropped=0, packets=len(times), ends=0.0, broken=False, run=1)
 
 
 @pytest.mark.parametrize("seed", range(20))
