@@ -122,10 +122,14 @@ class Packets:
         self._step = 1 / float(rate * video.time_base) if placed and rate and video.time_base else 0.0
         self._told: int | None = None
         self._since = 0
+        # Files of these kinds that were put one behind another begin to count anew where the next one begins.
+        self._joined = container.format.name in ("mpeg", "mpegts")
+        self._length, self._shift = round(1 / float(rate * video.time_base)) if rate and video.time_base else 1, 0
         self._packets: Iterator[Packet] = container.demux(*(() if self._whole else (video,)))
         self._number, self.clock, self._back = video.index, clock, deque[Packet]()
         self._end: int | None = None
         self._last: int | None = None
+        self._latest = 0
         self.torn: set[int | None] = set()
         self.ends = 0.0
         self.broken = False
@@ -148,6 +152,8 @@ class Packets:
             except av.error.FFmpegError:  # what came so far stays good
                 self.broken = True
                 raise StopIteration from None
+            if self._joined and packet.stream.index == self._number:
+                self._go_on(packet)
             lost = self._lost(packet)
             if lost and self._last is not None:
                 self.after = self._last
@@ -159,6 +165,18 @@ class Packets:
                     self.torn.add(packet.pts)
                 self._last = packet.pts if packet.pts is not None else self._last
                 return packet
+
+    def _go_on(self, packet: Packet) -> None:
+        """Count a packet's times on from what came before, where a keyframe's lie more than a second behind that."""
+        if packet.pts is None or not packet.size:
+            return
+        if packet.is_keyframe and self._last is not None and packet.pts + self._shift < self._last - 1 / packet.time_base:
+            self._shift = self._latest + self._length - packet.pts
+            self._told = None
+        packet.pts += self._shift
+        if packet.dts is not None:
+            packet.dts += self._shift
+        self._latest = max(self._latest, packet.pts)
 
     def _fill(self, packet: Packet) -> None:
         """Give a packet the time of its place in the file, which is its time of showing but for the order of neighbours."""
