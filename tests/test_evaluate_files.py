@@ -227,12 +227,13 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, [f"statistics={tmp_path}"], "is a folder; name a file"),
         (one, [f"cache={one / 'clip-0.mp4'}"], "is a file; name a folder"),
         (one, ["metrics=[loss]"], "metrics=['loss']: for videos, choose from"),
-        (one, ["vbench=x"], "only a run has that"),
-        (one, ["step=3"], "only a run has that"),
+        (one, ["vbench=x"], "but a run would; leave it out"),
+        (one, ["step=3"], "but a run or a VAE would; leave it out"),
         (one, ["preset=stylegan_v_fvd2048_16f"], "git blob SHA-1 93daef59c7ae0e9e8f76225521407e60cbafa6aa). Download it"),
         (one, ["preset=videogpt_bair_256", "extractor.path=nowhere"], "a867b87ac3a9097d200598b1d48a1b890d8ec744). Download it"),
     ):
-        real = [] if words[:1] in (["metrics=[text]"], ["metrics=[adherence]"]) else [f"data={two}"]  # which measure no distance
+        without = ["metrics=[text]"], ["metrics=[adherence]"], ["metrics=[loss]"]  # which measure no distance
+        real = [] if words[:1] in without else [f"data={two}"]
         assert run("evaluate", [f"checkpoint={checkpoint}", *real, f"output={tmp_path / 'x'}", *words]) == 2, told
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1, error
