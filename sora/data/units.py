@@ -36,7 +36,7 @@ class Part:
     of_all: int = 1
 
     @staticmethod
-    def of(said: Sequence[int] | None) -> Part:
+    def of(said: Sequence[Any] | None) -> Part:
         """part=[number, of_all]; None: everything.
 
         Raises:
