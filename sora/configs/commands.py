@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sora.configs.check import flatten
 from sora.configs.grammar import quoted, typed
 
 _PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
@@ -50,15 +51,15 @@ def _shell(word: str) -> str:
     return word if re.fullmatch(r"[\w@%+=:,./\[\]-]+", word, re.ASCII) else shlex.quote(word)
 
 
-def option_words(group: str, node: DictConfig | Mapping[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:
+def option_words(group: str, node: DictConfig | dict[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:
     """The words that choose a group's option and set what differs from its file: `text=minilm text.max_tokens=64`.
 
     node: the group's part of a configuration. options: the group's files by name. () when no file names the same `_target_`.
     """
-    wanted = _flat(node)
+    wanted = flatten(node)
     best: tuple[str, ...] | None = None
     for name, path in sorted(options.items()):
-        own = _flat(OmegaConf.load(path))
+        own = flatten(_plain(path))
         if own.get("_target_") != wanted.get("_target_") or own.keys() != wanted.keys():
             continue
         words = (f"{group}={name}", *(f"{group}.{key}={spelled(value)}" for key, value in wanted.items() if own[key] != value))
@@ -67,12 +68,6 @@ def option_words(group: str, node: DictConfig | Mapping[str, Any], options: Mapp
     return best or ()
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-    found: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+def _plain(path: Path) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return tree

@@ -35,10 +35,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     from sora.evaluation.made import whole
     from sora.evaluation.memory import check_training, remembered
     from sora.evaluation.targets import fitting, prompts_protocol
-    from sora.prompts import check_numbers
     from sora.sample import make_generator
 
-    check_numbers(config)
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)

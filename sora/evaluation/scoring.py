@@ -60,7 +60,7 @@ def setting_of(config: DictConfig) -> Setting:
     from sora.evaluation.extraction import Setting
 
     size = size_asked(config.size)
-    check_numbers(config)
+    check_settings(config)
     return Setting(
         size=size,
         kernel=config.kernel,
@@ -92,7 +92,7 @@ def size_asked(said: Any) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def check_numbers(config: DictConfig) -> None:
+def check_settings(config: DictConfig) -> None:
     """Refuse, before any work, settings that no distance can be measured with."""
     from sora.metrics.extractors.pixels import KERNELS
     from sora.metrics.resampling import LEAST_REPEATS

@@ -146,8 +146,11 @@ def _timed(name: str, case: Case, place: Place, *, rate: float) -> Iterator[Repo
             continue
         try:
             times[backend] = seconds_of(lambda function=function: _step(function, (q, k, v), grad, *segments, mask), place, rounds=5)
-        except (ValueError, RuntimeError, NotImplementedError, ImportError, AttributeError):
-            continue  # told above
+        except ValueError:
+            continue  # it does not compute this, as was told above
+        except (RuntimeError, NotImplementedError, ImportError, AttributeError) as refused:
+            yield Report(note=f"{name}: {backend} was not timed: {type(refused).__name__} {str(refused)[:160]}")
+            continue
         share = flops / times[backend] / rate
         yield Report(figures={f"ms_{name}_{backend}": times[backend] * 1e3, f"share_{name}_{backend}": share})
     chosen = fastest(q.device, q.dtype, case.width, masked=mask is not None).__name__
