@@ -92,7 +92,7 @@ class FrameData:
 
 
 class FrameBatches(Dataset):
-    """The crops of each step of a `CropPlan`, decoded: `[step] -> FrameBatch`.
+    """The crops of each step of a `CropPlan`, decoded: `[step] -> [FrameBatch, ...]`, one for each pack.
 
     A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one
     process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
@@ -102,13 +102,15 @@ class FrameBatches(Dataset):
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
         self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
-    def __getitem__(self, step: int) -> FrameBatch:
+    def __getitem__(self, step: int) -> list[FrameBatch]:
         return self.share(step, ranks=1, rank=0)
 
-    def share(self, step: int, *, ranks: int, rank: int) -> FrameBatch:
-        """What one rank trains on at a step: its packs' crops in one batch."""
+    def share(self, step: int, *, ranks: int, rank: int) -> list[FrameBatch]:
+        """What one rank trains on at a step."""
         self.quarantine.enter(step)
-        items = [item for pack in self.plan.at(step).share(ranks=ranks, rank=rank) for item in pack.items]
+        return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def _pack(self, items: Sequence[Item]) -> FrameBatch:
         crops = [self._readable(item) for item in items]
         keys = tuple(self._key(item) for item, _ in crops)
         return FrameBatch(
