@@ -1,4 +1,4 @@
-"""The torture: a real run that is killed at random moments, on one, two or four ranks, must end where an undisturbed one ends, to the last bit.
+"""The torture: a real run that is killed at random moments, on one, two or four ranks, must end where an undisturbed one ends, to the bit.
 
     python -m tests.training.soak [seed] [kills]
 
@@ -50,7 +50,8 @@ class Trained:
 
     def words(self, home: Path) -> list[str]:
         if self.task == "vae":
-            return ["experiment=toy_vae", f"data.folders=[{home}/world]", "plan.shapes=[[5,16,16],[1,16,16]]", f"plan.batch={2 * self.packs}"]
+            plan = ["plan.shapes=[[5,16,16],[1,16,16]]", f"plan.batch={2 * self.packs}"]
+            return ["experiment=toy_vae", f"data.folders=[{home}/world]", *plan]
         return ["experiment=toy", f"vae={home}/vae", f"data.folders=[{home}/world]", "plan.budget=120", "plan.window=2"]
 
 
@@ -139,9 +140,7 @@ def saved(output: Path) -> int:
     return max((checkpoint.step_of(path) or 0 for path in checkpoint.listed(output / "checkpoints")), default=0)
 
 
-def torture(
-    home: Path, output: Path, what: Trained, *, kills: int, steps: int, draw: random.Random, say: Callable[[str], object]
-) -> Told:
+def torture(home: Path, output: Path, what: Trained, *, kills: int, steps: int, draw: random.Random, say: Callable[[str], object]) -> Told:
     """Kill a run so often, then let it end."""
     told = Told()
     for number in range(1, kills + 1):
