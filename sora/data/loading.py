@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -271,7 +272,7 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         if threading.current_thread() is threading.main_thread() and before is not None:
             # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
             signal.signal(signal.SIGCHLD, before)
-        self._data_queue = _Received(self._dead)
+        self._data_queue = _Received(weakref.WeakMethod(self._dead))  # the thread knows it, and must not keep this object alive
         threading.Thread(target=_receive, args=(self._worker_result_queue, self._data_queue, self._ended), daemon=True).start()
 
     def __next__(self) -> Any:
@@ -327,9 +328,9 @@ def killed_for_memory() -> str:
 
 
 class _Received(queue.Queue):
-    """Steps, or why one could not be received, which is raised where it is asked for. dead: tells of workers that died."""
+    """Steps, or why one could not be received, which is raised where it is asked for. dead: gives what tells of workers that died."""
 
-    def __init__(self, dead: Callable[[], list[str]]):
+    def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]):
         super().__init__()
         self._dead = dead
 
@@ -339,7 +340,8 @@ class _Received(queue.Queue):
             try:
                 item = super().get(block, _LOOK_UP)
             except queue.Empty:
-                if told := self._dead():
+                dead = self._dead()
+                if told := dead() if dead is not None else []:
                     raise RuntimeError("; ".join(told)) from None
                 if not block or (end is not None and time.monotonic() >= end):
                     raise
