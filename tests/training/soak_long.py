@@ -2,9 +2,9 @@
 
     python -m tests.training.soak_long [steps] [output.json]
 
-`sora train` with loader workers, a tracker, averages that leave snapshots, a checkpoint every 25 steps and a held-out loss is looked at from
-outside, all its processes together. What it finds goes to experiments/benchmarks/soak.json, of which `python experiments/soak_page.py` makes
-the plot in docs/checkpoints.md. Exit code 1: something grew, or a process is left behind.
+`sora train` with loader workers, a tracker, averages that leave snapshots, a held-out loss and a checkpoint every 25 steps is looked at
+from outside, all its processes together. What is found goes to experiments/benchmarks/soak.json, of which `python experiments/soak_page.py`
+makes the plot in docs/checkpoints.md. Exit code 1: something grew, or a process is left behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sora.training.metrics import read
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "experiments" / "benchmarks" / "soak.json"
-STEPS, EVERY, PAUSE = 2000, 25, 0.5
+STEPS, EVERY, PAUSE = 2000, 25, 2.0
 WARM = 0.25  # of the steps, before which caches still fill
 GROWTH = {"memory_mb": 0.02, "descriptors": 0.0, "threads": 0.0, "children": 0.0, "shared_mb": 0.0}  # of the first quarter after that
 CHILD_SUBREAPER = 36  # linux/prctl.h: whoever is left by its parent becomes ours

@@ -78,10 +78,11 @@ def test_a_run_whose_loader_worker_is_killed_saves_says_so_and_asks_for_another_
     monkeypatch.setattr(FrameBatches, "share", dying)
     folder = tmp_path / "killed"
     assert cli.run("train", words(world, f"output={folder}", "workers=1")) == 137
-    assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == 5
+    step = checkpoint.step_of(checkpoint.newest(folder / "checkpoints"))
+    assert step in (4, 5)  # what a worker has made may die with it on its way
     told = capfd.readouterr()
     assert "rank 0: loader worker 0 (process " in told.err and "was killed by SIGKILL: " in told.err and "Traceback" not in told.err
-    assert f"stopped and saved at step 5 of {STEPS}; go on with: sora train resume={folder}" in told.out
+    assert f"stopped and saved at step {step} of {STEPS}; go on with: sora train resume={folder}" in told.out
     (event,) = [row for row in read(folder / "events.jsonl") if row["event"] == "worker lost"]
     assert event["rank"] == 0 and "memory" in event["reason"]
     monkeypatch.undo()
