@@ -32,6 +32,7 @@ def main(composed: Composed) -> None:
     from contextlib import ExitStack
 
     from sora.data.index import Index
+    from sora.data.units import refuse_other_counts
     from sora.locks import alone_in
 
     index, part = Index.open(composed.config.data), Part.of(composed.config.part)
@@ -40,8 +41,9 @@ def main(composed: Composed) -> None:
     with ExitStack() as held:
         held.enter_context(alone_in(index.folder, "encoding into", name=name, shared=of_all > 1, advice=others))
         if of_all > 1:
-            doing = f"encoding part=[{number},{of_all}] of"
+            doing = f"encoding part {part} of"
             held.enter_context(alone_in(index.folder, doing, name=f"{name}-{number}-of-{of_all}", advice="each part is for one job"))
+            refuse_other_counts(index.folder, part, name=name, doing="encoding")
         encode(composed.config, index, part)
 
 
