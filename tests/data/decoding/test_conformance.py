@@ -35,6 +35,8 @@ REFUSED = {
     ("decord", "ten bits"): "open groups",
     ("decord", "transport stream"): "of kind mpegts",
     ("decord", "avi"): "of kind avi",
+    ("decord", "variable rate in ts"): "of kind mpegts",
+    ("decord", "variable rate in flv"): "of kind flv",
 }
 
 
