@@ -31,11 +31,19 @@ def main(composed: Composed) -> None:
     """Encode a dataset that no other process encodes; of its parts, several may at once."""
     from contextlib import ExitStack
 
+    from sora.configs.commands import command
     from sora.data.index import Index
     from sora.data.units import refuse_other_counts
     from sora.locks import alone_in
+    from sora.storage import may_write
 
     index, part = Index.open(composed.config.data), Part.of(composed.config.part)
+    if not may_write(index.folder):
+        shown = command("data", "index", str(index.folder), "output=FOLDER")
+        raise ValueError(
+            f"data={index.folder} cannot be written, and what is encoded lies beside the shards; {shown} makes a dataset of them "
+            "in a folder of your own: encode that one"
+        )
     others = "wait for it or stop it; several jobs encode one dataset with part=[K,N]"
     name, number, of_all = ".lock-encode", part.number, part.of_all
     with ExitStack() as held:
