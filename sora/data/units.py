@@ -175,7 +175,7 @@ def refuse_other_counts(folder: Path, part: Part, *, name: str, doing: str) -> N
     name: what the locks of parts are called, up to -K-of-N; that of `part` is held already, so that one of two that begin at once sees
     the other.
     """
-    advice = f"parts of {part.of_all} and of another number do not go together: give all jobs one N"
+    advice = f"its parts and those of {part.of_all} would do the same work twice: give all jobs one N"
     for lock in sorted(folder.glob(f"{glob.escape(name)}-*-of-*")):
         said = re.fullmatch(r"(\d+)-of-(\d+)", lock.name.removeprefix(f"{name}-"))
         if said is not None and int(said[2]) != part.of_all:
