@@ -140,7 +140,7 @@ GOOD = {
     "variable rate in ts": lambda: _of_variable_rate("mpegts", steps=UNEVEN, base=Fraction(1, 90000)),
     "variable rate in flv": lambda: _of_variable_rate("flv"),
     "variable rate in mkv through a pipe": lambda: (lambda made: made._replace(content=piped(made.content, "matroska")))(
-        _of_variable_rate("matroska", steps=UNEVEN)
+        _of_variable_rate(steps=UNEVEN)
     ),
     "edit list": _with_an_edit_list,
     "late start": _that_starts_late,

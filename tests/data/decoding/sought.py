@@ -108,6 +108,6 @@ FILES = {
     "uneven times": lambda: _h264(times=UNEVEN),
     "uneven times in mkv": lambda: _h264(container="matroska", times=UNEVEN),
     "uneven times in ts": lambda: _h264(container="mpegts", times=BROWSER),
-    "uneven times in mkv through a pipe": lambda: piped(_h264(container="matroska", times=BROWSER), "matroska"),
+    "uneven times in mkv through a pipe": lambda: piped(_h264(times=BROWSER), "matroska"),
     "two frames at a time": lambda: _h264(container="matroska", times=[number // 2 / 12 for number in range(FRAMES)], bf="0"),
 }
