@@ -37,6 +37,7 @@ REFUSED = {
     ("decord", "avi"): "of kind avi",
     ("decord", "variable rate in ts"): "of kind mpegts",
     ("decord", "variable rate in flv"): "of kind flv",
+    ("decord", "variable rate in mkv through a pipe"): "broken metadata",
 }
 
 
