@@ -30,6 +30,7 @@ class Setting:
     quantise: bool
     ddof: int
     bootstrap: int
+    permutations: int
     neighbours: int
     trajectories: int
     seed: int
@@ -41,7 +42,8 @@ class Setting:
 
     def distances(self) -> dict[str, Any]:
         """Of a protocol."""
-        return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours, "trajectories": self.trajectories}
+        names = ("ddof", "bootstrap", "permutations", "neighbours", "trajectories")
+        return {name: getattr(self, name) for name in names}
 
     def metric(self, extractor: VideoFeatures) -> VideoDistribution:
         """Of this process alone: every one has all features."""
@@ -56,6 +58,7 @@ class Setting:
                 quantise=self.quantise,
                 ddof=self.ddof,
                 bootstrap=self.bootstrap,
+                permutations=self.permutations,
                 neighbours=self.neighbours,
             )
         )
@@ -117,6 +120,20 @@ class Extractor:
 
 
 Shapes = Sequence[tuple[int, int, int]]
+
+
+def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The figures of several sets as one: the mean of what all of them have; over_floor of these means; of p twice the mean, at most 1, which
+    is a p value whatever the sets have in common (Vovk and Wang 2020), as a mean itself is none."""
+    if len(sets) == 1:
+        return dict(sets[0])
+    found = {name: sum(each[name] for each in sets) / len(sets) for name in sets[0] if all(name in each for each in sets)}
+    for name, value in found.items():
+        if name.endswith(("/p", "_p")):
+            found[name] = min(1.0, 2 * value)
+        elif name.endswith("over_floor") and found[name.removesuffix("over_floor") + "floor"] > 0:
+            found[name] = found[name[: -len("_over_floor")]] / found[name.removesuffix("over_floor") + "floor"]
+    return found
 
 
 def shapes_of(clips: Clips, setting: Setting) -> Shapes:

@@ -66,9 +66,10 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     clips = whole(made, frames=clip.frames, stride=clip.stride)
     found, rows = scoring.measured(bench, clips, facts)
     rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, made.paths, strict=True)]
-    figures, distances = {**found, **figures}, []
+    figures, distances, cautions = {**found, **figures}, [], []
     if real is not None:
-        found, distances = scoring.compared(bench, real, clips)
+        found, distances, cautions = scoring.compared(bench, real, clips)
+        cautions += scoring.of_rates(real.clips, clips.about())
         figures |= found
     if real is not None and "remembered" in of_run:
         found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
@@ -79,7 +80,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about | ({"uncaptioned": bare} if bare else {})
     if real is not None and originals is not None:
-        scores |= seen_beside(bench, real, originals, clips, page=config.page)
+        scores |= seen_beside(bench, originals, cautions, page=config.page)
     kept = keep(output, made, clips, loaded, config)
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
@@ -95,11 +96,11 @@ def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
         export(made, Path(config.vbench))
 
 
-def seen_beside(bench: scoring.Bench, real: scoring.RealSet, originals: Clips, clips: Clips, *, page: bool) -> dict[str, Any]:
-    """What is told beside the figures: a caution where clips are few, and real clips to look at."""
+def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, page: bool) -> dict[str, Any]:
+    """What is told beside the figures: what to beware of, and real clips to look at."""
     from sora.evaluation.files import FOR_THE_PAGE, beside
 
-    told: dict[str, Any] = {"cautions": scoring.caution(bench, len(real.features), len(clips))}
+    told: dict[str, Any] = {"cautions": cautions}
     return {**told, "real": beside(bench.output, originals, FOR_THE_PAGE * page)}
 
 
