@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sora.metrics.distribution import VideoDistribution
     from sora.metrics.extractors.features import VideoFeatures
 
+TRIED = 64  # pixels a side of the grey clip that an extractor is tried on
 KEPT_EVERY = 32  # clips between writes of the cache
 FEW = 8  # clips of one shape below which they have no distance of their own
 
@@ -119,12 +120,31 @@ class Extractor:
         return cache.get(keys)
 
 
+def tried(network: VideoFeatures, device: str) -> None:
+    """Give the extractor one grey clip, so that weights which do not fit it are told before a video is read, under the extractor's name.
+    Raises ValueError."""
+    import torch
+
+    frames = max(network.minimum_frames, network.settings.get("frames") or 1)
+    clip = torch.full((1, frames, TRIED, TRIED, 3), 128, dtype=torch.uint8, device=device)
+    try:
+        found = network(clip)
+    except ValueError as error:
+        raise ValueError(f"extractor {network.name}: {error}") from error
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:  # a file of somebody else's program may raise anything
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"extractor {network.name} does not run on a clip of {frames} frames, other weights? {said}") from error
+    if found.shape != (1, network.dimension) or not torch.isfinite(found).all():
+        told = f"features of shape {tuple(found.shape)}" if found.shape != (1, network.dimension) else "features that are not finite"
+        raise ValueError(f"extractor {network.name} gives {told} for one clip, and {network.dimension} numbers are wanted: other weights?")
+
+
 Shapes = Sequence[tuple[int, int, int]]
 
 
 def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The figures of several sets as one: the mean of what all of them have; over_floor of these means; of p twice the mean, at most 1, which
-    is a p value whatever the sets have in common (Vovk and Wang 2020), as a mean itself is none."""
+    """The figures of several sets as one: the mean of what all of them have; over_floor of these means; of p twice the mean, at most 1,
+    which is a p value whatever the sets have in common (Vovk and Wang 2020), as a mean itself is none."""
     if len(sets) == 1:
         return dict(sets[0])
     found = {name: sum(each[name] for each in sets) / len(sets) for name in sets[0] if all(name in each for each in sets)}

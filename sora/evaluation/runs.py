@@ -39,6 +39,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
 
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
+    network = scoring.network_of(config, listed(config.metrics) or ("frechet",))
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit = fit_of(loaded)
@@ -48,7 +49,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
-    bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else output.parent)
+    home = output if config.output else output.parent
+    bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)

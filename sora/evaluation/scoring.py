@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sora.data.taking import Clips
     from sora.evaluation.extraction import Extractor, Setting, Shapes
     from sora.evaluation.sharing import Share
+    from sora.metrics.extractors.features import VideoFeatures
     from sora.metrics.protocol import Protocol
 
 
@@ -143,16 +144,30 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
         raise ValueError(f"{n} clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
 
-def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path) -> Bench:
-    """home: where features are kept, unless the configuration names a folder. Clears what killed evaluations left half-written."""
+def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:
+    """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
     from sora.configs.build import build
+    from sora.evaluation.extraction import tried
+    from sora.evaluation.measures import check_extractor, needs_extractor
+    from sora.sample import choose_device
+
+    network = build(config.extractor)
+    check_extractor(words, network)
+    if needs_extractor(words):
+        tried(network, choose_device(config.device))
+    return network
+
+
+def bench_of(
+    config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path, network: VideoFeatures | None = None
+) -> Bench:
+    """home: where features are kept, unless the configuration names a folder. network: what `network_of` gave, where it was asked before.
+    Clears what killed evaluations left half-written."""
     from sora.evaluation.extraction import Extractor
-    from sora.evaluation.measures import check_extractor
     from sora.sample import choose_device
 
     check_places(config, output)
-    network = build(config.extractor)
-    check_extractor(words, network)
+    network = network_of(config, words) if network is None else network
     share.hold(output)
     if share.first:
         storage.sweep(output)
@@ -229,10 +244,10 @@ def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
     if told[0] == told[1]:
         return []
     rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
-    return [
-        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance also "
-        "tells of rates, and a small p need not mean other videos; set the strides, or bring the videos to one rate"
-    ]
+    told_apart = (
+        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
+    )
+    return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
 
 
 def too_few(bench: Bench, real: int, fake: int) -> list[str]:

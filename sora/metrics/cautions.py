@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import comb
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,9 +21,10 @@ def cautions(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"]) -> list[str
         told.append(few(len(real), len(fake)))
     for part, different, name in ((real, ours, "the real clips"), (fake, theirs, "what is scored")):
         if len(different) < len(part):
+            found = "one clip" if len(different) == 1 else f"{len(different)} different clips"
             told.append(
-                f"beware: {name} {'is one clip' if len(different) == 1 else f'are {len(different)} different clips'} among {len(part)}: floor, "
-                "p and interval take copies for independent clips and are too narrow; no distance tells how varied the original is"
+                f"beware: {name} {'is' if len(different) == 1 else 'are'} {found} among {len(part)}: floor, p and interval take copies for "
+                "independent clips and are too small; take each clip once"
             )
     shared = len(ours) + len(theirs) - len(np.unique(np.concatenate([ours, theirs]), axis=0))
     if shared:
@@ -39,7 +39,7 @@ def few(n: int, m: int) -> str:
     """Of sets of fewer than 8 clips."""
     ways = comb(n + m, n) // (2 if n == m else 1)
     least = f"there are {ways} ways to split them, so p is never below {1 / ways:.2g}" if ways < MOST_WAYS else "p alone is to be relied on"
-    return f"beware: {n} real and {m} scored clips: {least}; the distance, its floor and its interval are guesses that more clips would move"
+    return f"beware: {n} real and {m} scored clips: {least}; the distance, its floor and its interval are guesses that more clips move"
 
 
 def paired() -> str:

@@ -1,4 +1,4 @@
-"""Distances between the distributions of real and generated videos as torchmetrics classes, all figures from one pass of one extractor.
+"""Distances between the distributions of real and generated videos as a torchmetrics class, all figures from one pass of one extractor.
 
 `compute()` gathers over ranks, so every rank must call it: under a hook that runs on rank zero alone it waits for ever.
 """
@@ -19,7 +19,7 @@ from sora.metrics.extractors.features import VideoFeatures, describe
 from sora.metrics.feature_sets import load_features, save_features
 from sora.metrics.frechet import check_features
 from sora.metrics.metric import Figures, TwoSided
-from sora.metrics.moments import Moments, frechet_of_moments
+from sora.metrics.streamed import StreamedFrechet as StreamedFrechet  # where it stood before
 
 UNKNOWN_FPS = 0
 
@@ -251,53 +251,6 @@ class VideoDistribution(TwoSided):
             raise ValueError(f"{_told(bad, real, done)} lie in [{lowest:.4g}, {highest:.4g}], floats must lie in [0, 1]; {hint}")
         videos = videos.clamp(0, 1)
         return (videos * 255).round().to(torch.uint8) if self.quantise else videos.float()
-
-
-class StreamedFrechet(TwoSided):
-    """The Fréchet distance alone, for sets whose features would not fit: keeps moments, (d, d), whatever the number of clips.
-
-    update(features, real=...) takes (B, D); figures are `frechet/KEY`, `n_real/KEY` and `n_fake/KEY`. It agrees with the exact form up
-    to the rounding of a covariance; there is no interval, floor or other figure, which need the features.
-    """
-
-    exact = ("real_n", "real_mean", "real_scatter", "fake_n", "fake_mean", "fake_scatter")
-
-    def __init__(self, *, dimension: int, key: str, ddof: int = 1, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.key, self.ddof, self.dimension = key, ddof, dimension
-        for name in ("real", "fake"):
-            # None: ranks' moments are stacked, and merged in compute(); sums of them would lose the digits that deviations keep
-            self.add_state(f"{name}_n", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
-            self.add_state(f"{name}_mean", default=torch.zeros(dimension, dtype=torch.float64), dist_reduce_fx=None)
-            self.add_state(f"{name}_scatter", default=torch.zeros(dimension, dimension, dtype=torch.float64), dist_reduce_fx=None)
-
-    def update(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        if features.ndim != 2 or features.shape[1] != self.dimension or not torch.isfinite(features).all():
-            raise ValueError(f"features of shape {tuple(features.shape)}; give finite ones, {self.dimension} a clip")
-        if len(features):
-            self._put(real, self._moments(real).merge(Moments.of(features)))
-
-    def compute(self) -> dict[str, float]:
-        real, fake = self._moments(True), self._moments(False)
-        distance = frechet_of_moments(real, fake, ddof=self.ddof)
-        return {f"frechet/{self.key}": distance, f"n_real/{self.key}": float(real.n), f"n_fake/{self.key}": float(fake.n)}
-
-    def _moments(self, real: bool) -> Moments:
-        name = "real" if real else "fake"
-        n, mean, scatter = (getattr(self, f"{name}_{part}") for part in ("n", "mean", "scatter"))
-        if n.ndim == 0:
-            return Moments(int(n), mean, scatter)
-        found = Moments.none(self.dimension)
-        for rank in range(len(n)):
-            found = found.merge(Moments(int(n[rank]), mean[rank], scatter[rank]))
-        return found
-
-    def _put(self, real: bool, moments: Moments) -> None:
-        name = "real" if real else "fake"
-        device = getattr(self, f"{name}_mean").device
-        setattr(self, f"{name}_n", torch.tensor(moments.n, device=device))
-        setattr(self, f"{name}_mean", moments.mean.to(device))
-        setattr(self, f"{name}_scatter", moments.scatter.to(device))
 
 
 def _told(clips: list[int], real: bool, done: int) -> str:

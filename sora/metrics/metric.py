@@ -28,7 +28,7 @@ class VideoMetric(Metric):
         super().__init__(**{"compute_with_cache": False, **settings})
 
     def plot(self, val: Figures | Sequence[Figures] | None = None, ax: Any = None) -> Any:
-        """Draw what compute() gave, or a list of that over time, by matplotlib; compute it where nothing is given. Returns (figure, axes)."""
+        """Draw what compute() gave, or a list of that over time; compute it where nothing is given. Returns matplotlib's (figure, axes)."""
         found = self.compute() if val is None else val
         if isinstance(found, Mapping):
             return self._plot({name: torch.tensor(found[name]) for name in self.drawn(found)}, ax)

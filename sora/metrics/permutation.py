@@ -47,9 +47,13 @@ class Pooled:
         What is permuted are the labels of clips in order, and not the clips of two sets one behind the other: a fixed seed would then give
         the same ranks of values to the same side each time, and p would be uniform over seeds, but not over data.
         """
-        draw = torch.Generator().manual_seed(seed)
-        splits = [self.first[torch.randperm(len(self.first), generator=draw).numpy()] for _ in range(permutations)]
-        return np.stack([self.first, *splits])
+        return relabelled(self.first, permutations, seed=seed)
+
+
+def relabelled(first: Bool[ndarray, "N"], permutations: int, *, seed: int) -> Bool[ndarray, "K N"]:
+    """The labels as they are, and then in as many random orders: a function of the seed and of how many there are."""
+    draw = torch.Generator().manual_seed(seed)
+    return np.stack([first, *(first[torch.randperm(len(first), generator=draw).numpy()] for _ in range(permutations))])
 
 
 def pooled(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> Pooled:

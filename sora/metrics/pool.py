@@ -79,7 +79,7 @@ class Pool:
     def _combine(self, means: float, spreads: tuple[float, float], matrix: ndarray, n: int, m: int) -> float:
         values = np.linalg.eigvalsh(matrix)
         # Below this an eigenvalue is the rounding of zero, and its root would be a million times larger.
-        cross = np.sqrt(values[values > len(values) * 2.2e-16 * values[-1]]).sum()
+        cross = np.sqrt(values[values > len(values) * 2.2e-16 * values.max(initial=0.0)]).sum()
         n, m = n - self.ddof, m - self.ddof
         return max(0.0, means + spreads[0] / n + spreads[1] / m - 2 * float(cross) / (n * m) ** 0.5)
 
