@@ -30,8 +30,8 @@ from sora.quickstart import real_videos
 
 PERMUTATIONS, BOOTSTRAP = 79, 100  # as in conf/evaluate.yaml
 FRAMES, SIDE, HEIGHT = 9, 48, 144
-SMALL = ((16, 16, 2000), (64, 64, 800), (16, 64, 1000))  # clips of either side, pairs of sets
-MIDDLE, LARGE = ((256, 128, 100),), ((2048, 2048, 24), (2048, 512, 24))
+SMALL = ((16, 16, 1000), (64, 64, 400), (16, 64, 500))  # clips of either side, pairs of sets
+MIDDLE, LARGE = ((256, 128, 100),), ((2048, 2048, 12), (2048, 512, 12))
 TIMED = ((2048, 2048, 400), (400, 400, 400), (256, 256, 1408), (64, 64, 224), (512, 64, 224))
 ROUNDS = 3
 
