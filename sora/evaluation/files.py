@@ -69,7 +69,6 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         if real is None:
             check_statistics(config, bench, theirs, clips)
         found, distances, cautions = scoring.compared(bench, theirs, clips)
-        cautions += scoring.of_rates(theirs.clips, clips.about())
     if not share.first:
         return {}
     figures |= found

@@ -71,7 +71,6 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     figures, distances, cautions = {**found, **figures}, [], []
     if real is not None:
         found, distances, cautions = scoring.compared(bench, real, clips)
-        cautions += scoring.of_rates(real.clips, clips.about())
         figures |= found
     if real is not None and "remembered" in of_run:
         found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)

@@ -213,10 +213,11 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     return RealSet(features, shapes, dataset, clips)
 
 
-def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
-    """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes."""
+def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
+    """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes.
+    pairs: what is scored are the real clips themselves, reconstructed."""
     from sora.evaluation.extraction import averaged, distances, shapes_of
-    from sora.metrics.cautions import cautions
+    from sora.metrics.cautions import cautions, paired
 
     with bar(bench.share, "features of what is scored") as progress:
         features = bench.extractor.features(fake, real=False, progress=progress)
@@ -234,7 +235,8 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
         ),
         strict=True,
     )
-    told = [*cautions(real.features, features[::sets]), *too_few(bench, len(real.features), len(fake))]
+    told = [paired()] if pairs else of_rates(real.clips, fake.about())
+    told += [*cautions(real.features, features[::sets]), *too_few(bench, len(real.features), len(fake))]
     return of_words(averaged(found), bench.words), [row for each in rows for row in each], told
 
 

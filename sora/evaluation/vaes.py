@@ -113,7 +113,6 @@ def score_dataset(
     from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
     from sora.evaluation.made import FittedVideos, MadeVideos, whole
-    from sora.metrics.cautions import paired
 
     videos = open_videos(folder, split=config.split, caption=config.caption)
     bench.share.tell(videos.lines())
@@ -128,9 +127,8 @@ def score_dataset(
     figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
     fake, told = whole(made), []
     if bench.compares:
-        found, _, told = scoring.compared(bench, scoring.real_set(bench, real), fake)
+        found, _, told = scoring.compared(bench, scoring.real_set(bench, real), fake, pairs=True)
         figures |= found
-        told = [paired(), *told]
     return figures, rows, real, fake, told
 
 

@@ -23,6 +23,7 @@ class VideoMetric(Metric):
     full_state_update = False
     is_differentiable = False
     exact: tuple[str, ...] = ()
+    undrawn: tuple[str, ...] = ("n",)  # of figures, those that only count
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"compute_with_cache": False, **settings})
@@ -36,8 +37,8 @@ class VideoMetric(Metric):
         return self._plot([{name: torch.tensor(each[name]) for name in common} for each in found], ax)
 
     def drawn(self, figures: Figures) -> list[str]:
-        """The names of the figures that are drawn on one axis."""
-        return list(figures)
+        """The names of the figures that are drawn on one axis: all but counts."""
+        return [name for name in figures if name not in self.undrawn]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Any:
         super()._apply(fn, (*exclude_state, *self.exact))

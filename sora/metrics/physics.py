@@ -102,6 +102,7 @@ class Physics(VideoMetric):
 
     totals: Tensor
     exact = ("totals",)
+    undrawn = ("gravity_clips", "permanence_clips")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -69,6 +69,7 @@ class Reconstruction(VideoMetric):
     moving_sum: Tensor
     exact_frames_sum: Tensor
     exact = tuple(f"{name}_sum" for name in SUMS)
+    undrawn = ("videos", "exact_frames")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

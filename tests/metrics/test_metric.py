@@ -8,10 +8,12 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
+from sora.metrics.adherence import ASPECTS, PromptAdherence
 from sora.metrics.distribution import VideoDistribution
 from sora.metrics.extractors.efficientnet import Lite0
 from sora.metrics.extractors.pixels import Preparation
 from sora.metrics.extractors.weights import fill
+from sora.metrics.quality import VideoQuality
 from sora.metrics.rand3d import Random3D
 from sora.metrics.reconstruction import Reconstruction
 from sora.metrics.streamed import StreamedFrechet
@@ -51,6 +53,25 @@ def test_the_default_dtype_changes_no_figure(make, wide):
     for kind in (torch.float64, torch.bfloat16):
         torch.set_default_dtype(kind)
         assert fed(make()).compute() == expected
+
+
+def test_the_other_metrics_keep_their_digits_in_any_dtype(wide):
+    moving = torch.stack([torch.roll(torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8, generator=DRAW), step, 1) for step in range(4)])
+    verdicts = [dict.fromkeys(ASPECTS, True), dict.fromkeys(ASPECTS, False), dict.fromkeys(ASPECTS)]
+    expected: list[dict[str, float]] = []
+    for kind in (torch.float32, torch.float64, torch.float16):
+        torch.set_default_dtype(kind)
+        quality, pairs, adherence = VideoQuality(encoders={}), Reconstruction(), PromptAdherence()
+        for metric, given in ((quality, {"videos": moving[None], "fps": 8.0}), (pairs, {"original": REAL, "other": OTHER})):
+            metric.update(**given)
+            metric.set_dtype(torch.float16)
+            metric.update(**given)
+            assert all(getattr(metric, name).dtype == torch.float64 for name in metric.exact)
+        adherence.set_dtype(torch.float16)
+        adherence.update(verdicts)
+        found = [metric.compute() for metric in (quality, pairs, adherence)]
+        expected = expected or found
+        assert found == expected
 
 
 def test_networks_that_are_built_in_another_default_dtype_give_the_same_features(wide):
@@ -116,7 +137,7 @@ def test_plots_are_drawn_of_one_result_and_of_many():
         for drawn, points in ((metric.plot(), 1), (metric.plot(found), 1), (metric.plot([found, found, found]), 3)):
             figure, axes = drawn
             labels = axes.get_legend_handles_labels()[1]
-            assert labels == (list(found) if names is None else names)
+            assert labels == ([name for name in found if name not in metric.undrawn] if names is None else names)
             assert axes.lines[0].get_ydata()[0] == pytest.approx(found[labels[0]], rel=1e-6)
             assert len(axes.lines[0].get_ydata()) == points
             pyplot.close(figure)
