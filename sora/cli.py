@@ -198,7 +198,7 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
         print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
-        if error.errno in NAME_ERRORS:
+        if error.errno in NAME_ERRORS or _unmakeable(error):
             print(f"sora {verb}{_who()}: {error.strerror}: {error.filename}; name another place", file=sys.stderr)
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
@@ -206,6 +206,16 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
         print(f"sora {verb}{_who()}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
         return FAILED
+
+
+def _unmakeable(error: OSError) -> bool:
+    """Whether an error is of a file or folder that was to be made where nothing can be."""
+    from sora.storage import blocked
+
+    if error.errno not in (errno.ENOENT, errno.EEXIST) or not isinstance(error.filename, str):
+        return False
+    path = Path(error.filename)
+    return (path.is_symlink() and not path.exists()) or blocked(path) is not None
 
 
 def _who() -> str:
@@ -243,6 +253,9 @@ def _run(verb: str, words: list[str]) -> int | None:
         refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
     if launched:
         return submitted(verb, composed, flags)
+    from sora.storage import refuse_blocked
+
+    refuse_blocked(composed.writes)
     return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 

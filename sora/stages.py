@@ -32,7 +32,8 @@ PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `output` is the folder that it alone makes (None: it adds to another's); `goes_on`: it can go on with half of it."""
+    """One command. output: the folder that it alone makes (None: it adds to another's). goes_on: it can go on with half of it. mark: a file
+    of the output by which it is whole, where the command refuses one that is."""
 
     name: str
     title: str
@@ -41,6 +42,7 @@ class Stage:
     output: Path | None
     after: tuple[str, ...] = ()
     goes_on: bool = False
+    mark: str | None = None
 
     @property
     def command(self) -> str:
@@ -141,7 +143,8 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> D
     """Run one stage to its end and mark it as finished."""
     marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
     earlier = read_json(begun) if begun.exists() else {}
-    same = stage.goes_on and earlier.get("depends") == hashed
+    refused = stage.output is not None and stage.mark is not None and (stage.output / stage.mark).exists()
+    same = stage.goes_on and earlier.get("depends") == hashed and not refused
     _forget(folder, stage.name, stages)
     if not same and stage.output is not None and stage.output.exists():
         shutil.rmtree(stage.output)

@@ -66,6 +66,21 @@ def test_finished_stages_are_not_made_again(commands, tmp_path):
     assert run_stages(chain(tmp_path), tmp_path) == first and len(commands.ran) == 4
 
 
+def test_a_stage_whose_output_is_whole_and_would_be_refused_is_made_anew_and_half_of_it_is_gone_on_with(commands, tmp_path):
+    """It may be stopped between the end of its work and the word that it is finished."""
+    stage = Stage("c", "Make c", "prepare", (f"resume={tmp_path / 'c'}",), tmp_path / "c", goes_on=True, mark="whole")
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([stage], tmp_path)
+    (tmp_path / "c/whole").touch()
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([stage], tmp_path)
+    assert not commands.found["c"]
+    run_stages([stage], tmp_path)
+    assert commands.found["c"] and (tmp_path / "c/whole").exists()
+
+
 def test_finished_stages_are_known_from_another_folder_after_a_move_and_as_versions_before_marked_them(composing, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("new", "old 1"):

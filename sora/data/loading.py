@@ -27,7 +27,7 @@ from sora.data.decoded import decoded_by
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
-from sora.data.quarantine import Quarantine, planned_keys
+from sora.data.quarantine import Quarantine, owner, planned_keys
 from sora.draws import sample_id
 from sora.processes import Parent, ignore_asking
 from sora.tokens import Movable
@@ -132,10 +132,10 @@ class FrameBatches(Dataset):
             index, row = self.plan.locate(item.row)
             found, sample = self.indexes[index], sample_id(self._key(item), item.window)
             try:
-                self.quarantine.refuse(self._key(item), dataset=found.folder.name, sample=sample)
+                self.quarantine.refuse(self._key(item), **owner(found), sample=sample)
                 return item, self._clips.crop(index, row, item)
             except ValueError as error:
-                told = {"shard": found.member(row).shard, "reason": str(error), "dataset": found.folder.name}
+                told = {"shard": found.member(row).shard, "reason": str(error), **owner(found)}
                 self.quarantine.add(self._key(item), **told, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:

@@ -11,7 +11,7 @@ from sora.data import loading, quarantine
 from sora.data.index import Index
 from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
 from sora.data.planning import CropPlan
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, owner
 from sora.data.video import PYAV
 from sora.draws import sample_id
 from tests.data.making import dataset, flip, joined
@@ -152,6 +152,37 @@ def test_a_line_of_the_quarantine_that_is_torn_or_says_nothing_hides_no_clip(tmp
     found = Quarantine(path, clips=10, max_share=1)
     assert found.keys() == {"a", "c"} and list(found._held) == [7]
     found.refuse("b", sample=1)
+
+
+def test_clips_of_one_key_in_folders_of_one_name_are_told_apart(tmp_path):
+    for place, size in (("a", 16), ("b", 24)):
+        (tmp_path / place).mkdir()
+        dataset(tmp_path / place / "set", [(5, size, 16)] * 2)
+    one, two = Index.open(tmp_path / "a/set"), Index.open(tmp_path / "b/set")
+    assert one.keys[0] == two.keys[0] and one.folder.name == two.folder.name
+    for path in (tmp_path / "q.jsonl", None):
+        found = Quarantine(path, clips=4, max_share=0.5)
+        found.add(one.keys[0], shard="s", reason="torn", **owner(one))
+        found.refuse(two.keys[0], **owner(two))
+        with pytest.raises(ValueError, match="^torn$"):
+            found.refuse(one.keys[0], **owner(one))
+        found.add(two.keys[0], shard="s", reason="cut", **owner(two))
+        with pytest.raises(ValueError, match="^cut$"):
+            found.refuse(two.keys[0], **owner(two))
+    listed = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert [(line["dataset"], line["fingerprint"]) for line in listed] == [("set", index.dataset_fingerprint) for index in (one, two)]
+
+
+def test_lines_that_name_a_dataset_by_its_folder_alone_still_hold(tmp_path):
+    dataset(tmp_path / "set", [(5, 16, 16)] * 2)
+    index = Index.open(tmp_path / "set")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"key": index.keys[0], "dataset": "set", "shard": "s", "reason": "old"}) + "\n")
+    found = Quarantine(tmp_path / "q.jsonl", clips=2, max_share=0.5)
+    found.enter(0)
+    found.add(index.keys[0], shard="s", reason="again", **owner(index))
+    with pytest.raises(ValueError, match="^old$"):
+        found.refuse(index.keys[0], **owner(index))
+    assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
 
 
 class Slow:
