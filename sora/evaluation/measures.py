@@ -114,6 +114,15 @@ def quality(seen: Seen) -> Row:
     return {name: value for name, value in metric.compute().items() if name != "n"}
 
 
+def cautions(figures: Mapping[str, float]) -> list[str]:
+    """What figures of quality cannot tell, if any are among these."""
+    from sora.metrics.quality import FLATTERED
+
+    told = [name for name in figures if name in FLATTERED or "_consistency/" in name]
+    beware = "get better when videos are blurred, compressed or frozen: a better score is a better video only where"
+    return [f"{', '.join(told)} {beware} sharpness, noise_level and dynamic_degree_lite are alike"] if told else []
+
+
 def text(seen: Seen) -> Row:
     """The cosine between frames and caption in an image-text model's space, a mean over frames (CLIPSIM)."""
     import torch
