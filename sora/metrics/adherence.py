@@ -1,7 +1,8 @@
 """Prompt adherence: does a clip show what its prompt asks for? Measured from the pixels alone, aspect by aspect.
 
 `Facts` is the checkable content of a prompt, `observe` (in `observation`) measures a clip, `agreement` compares the two,
-`judge` does both for many clips, and `PromptAdherence` counts. The share "all" is colour and shape and direction together.
+`judge` does both for many clips, and `PromptAdherence` counts. The share "all" is of clips that show all that their prompt asks for and
+stay steady; "all_v1" is what "all" was at first, colour and shape and direction on the whole, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torchmetrics import Metric
 from sora.metrics.observation import Observation, Thing, observe
 from sora.metrics.steadiness import leap, progress
 
-__all__ = ["ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "judge", "observe"]
+__all__ = ["ALL", "ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "judge", "observe"]
 
 ASPECTS = ("colour", "shape", "direction", "count", "event", "steady")
+ALL = {"all": ASPECTS, "all_v1": ("colour", "shape", "direction")}  # shares of clips in which several are right together
+VERSION = 2  # counts up when a verdict changes, so that figures of before are told apart
 # What can be seen to happen in each motion, beyond moving on a line.
 EVENTS = {"bounce": "bounces", "occlude": "hides", "rotate": "turns", "pan": "pans", "still": "rests"}
 MOVED = 0.08  # shares of the short side below which nothing has moved
@@ -32,7 +35,7 @@ SEEN = 0.9  # share of the frames in which a thing is seen, where no bar covers 
 RECOLOURED = 0.3  # of its colour, how far a thing's mean colours of two thirds may lie apart
 GROWN = 1.3  # how much larger a thing may be in one third than in another
 RESHAPED = 0.3  # by what part another shape may fit better in a third
-GETS_ON = 0.8  # share of its steps that bring a thing on its way
+GETS_ON = 0.7  # share of its steps that bring a thing on its way
 LEAPS, JUMP = 4.0, 0.06  # median steps, and short sides above them, that no step exceeds
 WOBBLED = 0.5  # what part of the fit's error may go with an angle for each frame
 EXTRA = 0.4  # area of what belongs to none of the things, summed over the frames, in the largest thing's
@@ -198,7 +201,7 @@ def judge(
 
 
 class PromptAdherence(Metric):
-    """Shares of clips that agree with their prompts, for each aspect and for "all" (colour, shape and direction together)."""
+    """Shares of clips that agree with their prompts, for each aspect and for each of ALL."""
 
     full_state_update = False
     hits: Tensor
@@ -206,8 +209,8 @@ class PromptAdherence(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("hits", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("asked", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("hits", default=torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("asked", default=torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, agreed: Sequence[Mapping[str, bool | None]]) -> None:
         """Count the verdicts on some clips, each as `judge` gives it."""
@@ -221,23 +224,30 @@ class PromptAdherence(Metric):
 
 
 def counted(agreed: Sequence[Mapping[str, bool | None]]) -> tuple[Int[Tensor, "A"], Int[Tensor, "A"]]:
-    """How many clips show each of ASPECTS and "all", and of how many that was asked."""
-    hits, asked = torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), torch.zeros(len(ASPECTS) + 1, dtype=torch.int64)
+    """How many clips show each of ASPECTS and of ALL, and of how many that was asked."""
+    hits, asked = torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64), torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64)
     for clip in agreed:
-        verdicts = [*(clip[name] for name in ASPECTS), together(clip)]
+        verdicts = [*(clip[name] for name in ASPECTS), *together(clip).values()]
         asked += torch.tensor([verdict is not None for verdict in verdicts])
         hits += torch.tensor([verdict is True for verdict in verdicts])
     return hits, asked
 
 
-def together(clip: Mapping[str, bool | None]) -> bool | None:
-    """The verdict "all" of a clip: on those of ASPECTS that its prompt asks for; None where it asks for none."""
-    told = [clip[name] for name in ASPECTS if clip[name] is not None]
-    return all(told) if told else None
+def together(clip: Mapping[str, bool | None]) -> dict[str, bool | None]:
+    """The verdicts ALL of a clip: on those of the aspects that its prompt asks for; None where it asks for none.
+
+    Verdicts of before "steady" was looked at have "all_v1" alone.
+    """
+    found: dict[str, bool | None] = {}
+    for name, aspects in ALL.items():
+        if all(aspect in clip for aspect in aspects):
+            told = [verdict for aspect in aspects if (verdict := clip[aspect]) is not None]
+            found[name] = all(told) if told else None
+    return found
 
 
 def shares(hits: Int[Tensor, "A"], asked: Int[Tensor, "A"]) -> dict[str, float]:
-    """The share for each aspect that any prompt asked for, "all", and "n", the number of clips that "all" was asked of."""
-    names = (*ASPECTS, "all")
+    """The share for each aspect that any prompt asked for, those of ALL, and "n", the number of clips that "all" was asked of."""
+    names = (*ASPECTS, *ALL)
     found = {name: hit / out_of for name, hit, out_of in zip(names, hits.tolist(), asked.tolist(), strict=True) if out_of}
-    return {**found, "n": float(asked[-1].item())}
+    return {**found, "n": float(asked[names.index("all")].item())}

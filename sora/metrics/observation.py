@@ -109,7 +109,7 @@ def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str,
     return Observation(
         things=tuple(_thing(track, view, chroma, short, scale) for track, view in zip(tracks, views, strict=True)),
         camera=_camera(pixels, tracks, short),
-        extra=extra(pixels, coloured, near, largest),
+        extra=extra(pixels, strength, coloured, near, largest),
         frames=len(frames),
         short=min(frames.shape[1:3]),
     )

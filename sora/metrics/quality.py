@@ -20,6 +20,7 @@ from sora.metrics.flow import grey, optical_flow, visible, warp
 from sora.metrics.picture import PICTURE
 
 MOVING_FPS = 8  # at which the dynamic degree is measured
+VERSION = 2  # counts up when a figure changes, so that those of before are told apart
 IN_TIME = ("temporal_flickering", "motion_smoothness_lite", "dynamic_degree_lite", "warping_error_lite")
 FLATTERED = ("temporal_flickering", "motion_smoothness_lite", "warping_error_lite")  # and consistency: better for a worse picture
 

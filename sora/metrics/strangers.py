@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import ndimage
 
+STRONG = 55.0  # chroma, from which a spot is a thing's: what a codec spreads around edges is weaker
 GREY = 55.0  # grey levels above or below the ground, from which something without colour may be a thing
 STEEP = 22.0  # grey levels a pixel at its border: what rises more softly is the ground's
 LEAST = 4.0  # pixels
@@ -22,17 +23,19 @@ _FLAT[1] = True  # neighbours in the frame, diagonals too, never in time
 
 def extra(
     pixels: Float[ndarray, "T H W 3"],
+    strength: Float[ndarray, "T H W"],
     coloured: Bool[ndarray, "T H W"],
     own: Bool[ndarray, "T H W"],
     largest: float,
 ) -> float:
     """The area of spots that are no thing's, summed over frames, in areas of the largest thing.
 
-    coloured: pixels whose chroma is more than noise. own: those of the things, and those that may be theirs. largest: pixels.
+    strength: chroma above the ground's. coloured: where it is more than noise. own: pixels of the things, and those that may be theirs.
+    largest: pixels.
     """
     around = ndimage.binary_dilation(own, _SQUARE, iterations=SOFT)
     tinted = ndimage.binary_dilation(own | coloured, _SQUARE, iterations=SOFT + 1)
-    spots = np.concatenate([_sizes(*_labelled(coloured & ~around)), _grey(pixels, tinted)])
+    spots = np.concatenate([_sizes(*_labelled(coloured & (strength > STRONG) & ~around)), _grey(pixels, tinted)])
     return float(spots[spots >= max(LEAST, LEAST_SHARE * largest)].sum()) / max(largest, 1.0)
 
 
