@@ -28,10 +28,13 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 
-from sora.metrics.frechet import frechet_distance
-from sora.storage import write_json
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from experiments.faulty_clips import steady_figures  # noqa: E402
+from sora.metrics.frechet import frechet_distance  # noqa: E402
+from sora.storage import write_json  # noqa: E402
+
 SHAPES = ((2048, 400, 25), (256, 1408, 3))  # clips, dimensions, rounds
 
 
@@ -110,12 +113,14 @@ def main() -> None:
     for row in wrong:
         suffix = "" if row["way"] == "factors" else f"_{row['way']}"
         figures[f"frechet_error_{row['what']}_n{row['n']}{suffix}"] = float(row["error"])
+    steady, of_faults = steady_figures()
+    figures |= steady
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     write_json(
         HERE / "metrics.json",
         {
             "figures": figures,
-            "rows": [*rows, *wrong],
+            "rows": [*rows, *wrong, *of_faults],
             "settings": {"shapes": [list(shape) for shape in SHAPES], "threads": 1, "dtype": "float64", "ratios": "of median CPU seconds"},
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
             "versions": {

@@ -22,7 +22,8 @@ DARK, BRIGHT = 5.0, 250.0  # levels of luma, from which a pixel is taken as clip
 def sharpness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
     """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: how much of the differences of neighbouring pixels another blur takes away.
 
-    0 where nothing differs. Noise counts as sharp: read it beside `noise_level`.
+    0 where nothing differs. Noise and block borders count as sharp: read it beside `noise_level` and `blockiness`. So does rounding, where
+    nothing else is left of nearly flat pictures.
     """
     frames = _luma(videos, least=2)
     blurs = []

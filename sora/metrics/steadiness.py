@@ -164,7 +164,7 @@ def progress(places: Float[ndarray, "N"], when: ndarray) -> float:
     return float(min((gone >= pace / 3).mean(), 1.0 - back))
 
 
-def leap(places: Float[ndarray, "N 2"], when: ndarray) -> tuple[float, float]:
+def leap(places: Float[ndarray, "N D"], when: ndarray) -> tuple[float, float]:
     """The longest step from a frame to the next, and the median step, in the unit of places."""
     if len(when) < 2:
         return 0.0, 0.0

@@ -17,11 +17,12 @@ from sora.data.world import PALETTE, SHAPES
 from sora.data.world.render import render
 from sora.data.world.scenes import Actor
 from sora.data.world.world import Scene
-from sora.metrics.adherence import Facts
+from sora.metrics.adherence import Facts, agreement, observe, together
 from sora.metrics.silhouettes import OUTLINES, coverage
 
 Frames = UInt8[ndarray, "T H W 3"]
 Faulty = tuple[Frames, Facts] | None
+Judged = tuple[int, str | None, dict[str, bool | None]]  # index, motion, verdict
 ON_THE_WAY = ("linear", "bounce", "occlude", "pan")
 LEAST = 6  # frames of a clip in whose thirds anything can be seen
 SMALLER = (0.35, 0.6)  # the radius of a second object, in the first's; no smaller than SEEN pixels
@@ -182,3 +183,33 @@ FAULTS: dict[str, Callable[[Scene, np.random.Generator], Faulty]] = {
     "a grey second object": grey_second,
     "a flashing second object": flashing_second,
 }
+
+
+def verdicts(world: World, indexes: range) -> dict[str, list[Judged]]:
+    """(index, motion, verdict) of the world's clips under "true", and of those with each of FAULTS that a clip can have."""
+    found: dict[str, list[Judged]] = {"true": [], **{name: [] for name in FAULTS}}
+    for index in indexes:
+        scene = world.scene(index)
+        given = {"true": (drawn(scene, scene.play.actors), scene.facts)}
+        if _count(scene) >= LEAST:
+            made = {name: fault(scene, np.random.default_rng(index)) for name, fault in FAULTS.items()}
+            given |= {name: clip for name, clip in made.items() if clip is not None}
+        for name, (frames, facts) in given.items():
+            found[name].append((index, scene.facts.motion, agreement(observe(frames, scene.fps, PALETTE), facts)))
+    return found
+
+
+def steady_figures(clips: int = 240) -> tuple[dict[str, float], list[dict[str, float | int | str]]]:
+    """`steady_true` and `steady_caught_min`, and a row for each fault; of clips of the quickstart's sizes and of the default ones."""
+    found: dict[str, list[Judged]] = {}
+    for sizes in (((32, 32), (24, 40), (40, 24), (24, 32)), World().sizes):
+        for name, rows in verdicts(World(seed=41, sizes=sizes), range(clips // 2)).items():
+            found.setdefault(name, []).extend(rows)
+    passed = {name: float(np.mean([bool(together(verdict)["all"]) for _, _, verdict in rows])) for name, rows in found.items()}
+    before = {name: float(np.mean([bool(together(verdict)["all_v1"]) for _, _, verdict in rows])) for name, rows in found.items()}
+    told = {"passes": passed, "passed_before": before}.items()
+    table = [
+        {"what": "steady", "clips": name, "n": len(rows), **{word: share[name] for word, share in told}} for name, rows in found.items()
+    ]
+    caught = min(1 - share for name, share in passed.items() if name != "true")
+    return {"steady_true": passed["true"], "steady_caught_min": caught}, table
