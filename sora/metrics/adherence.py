@@ -240,7 +240,7 @@ def together(clip: Mapping[str, bool | None]) -> dict[str, bool | None]:
     """
     found: dict[str, bool | None] = {}
     for name, aspects in ALL.items():
-        if all(aspect in clip for aspect in aspects):
+        if "steady" in clip or "steady" not in aspects:
             told = [verdict for aspect in aspects if (verdict := clip[aspect]) is not None]
             found[name] = all(told) if told else None
     return found

@@ -43,7 +43,7 @@ def blockiness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
 
     About 0 for pictures that were never coded in blocks, 1 for flat blocks; the block borders of Wang, Sheikh and Bovik 2002, as a share.
     Blocks are counted from the upper left corner, so a video that was resized or cropped after coding shows nothing. Deblocking
-    codecs (H.264 by default) smooth their borders away: their compression shows in `sharpness`.
+    codecs (H.264 by default) smooth their borders away: their compression shows as lower `sharpness` and `noise_level`.
     """
     frames = _luma(videos, least=2)
     border, other = [], []

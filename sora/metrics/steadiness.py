@@ -15,8 +15,8 @@ from numpy import ndarray
 
 from sora.metrics.silhouettes import Fit, name_shape, normalise
 
-EDGE = 12.0  # grey levels over two pixels, from which a line of pixels is the edge of a bar
-ALONG = 0.35  # of a line's pixels may be weaker: a bar may have the shade of the ground behind some part of it
+EDGE = 8.0  # grey levels over two pixels, from which a line of pixels is the edge of a bar
+ALONG = 0.5  # of a line's pixels may be weaker: a bar may have the shade of the ground behind some part of it
 FLAT = 10.0  # grey levels about its median that the inside of a bar keeps to, but for a tenth of its pixels
 LEAST_BAR = 1.5  # radii of the thing that it hides
 REACH = 1.6  # the farthest point of any shape from its centre, in radii of the circle of equal area

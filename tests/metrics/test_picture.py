@@ -73,10 +73,13 @@ def falls(values):
 
 
 @pytest.mark.slow
-def test_sharpness_falls_with_blur_and_with_a_deblocking_codec(clips):
+def test_sharpness_falls_with_blur_and_a_deblocking_codec_takes_grain_and_sharpness(clips):
     for clip in clips:
         assert falls([score(sharpness, blurred(clip, sigma)) for sigma in (0, 0.5, 1, 2)])
-        assert falls([score(sharpness, coded(clip, "libx264", crf)) for crf in (26, 34, 42, 50)])
+        decoded = [coded(clip, "libx264", crf) for crf in (18, 26, 34, 42, 50)]
+        grain = [score(noise_level, frames) for frames in decoded]
+        assert grain == sorted(grain, reverse=True) and grain[-1] < 0.5 * grain[0]
+        assert max(score(sharpness, frames) for frames in decoded[2:]) < score(sharpness, clip)
 
 
 @pytest.mark.slow
