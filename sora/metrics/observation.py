@@ -105,7 +105,7 @@ def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str,
     short = min(pixels.shape[1:3])
     own = np.any([track.masks > 0.05 for track in tracks], axis=0) if tracks else np.zeros(strength.shape, dtype=bool)
     views = [_view(track, pixels, own) for track in tracks]
-    near = own | may_be_theirs(own.shape, [view.hidden for view in views], [REACH * view.radius + SLACK for view in views])
+    near = own | may_be_theirs(own, [view.hidden for view in views], [REACH * view.radius + SLACK for view in views])
     return Observation(
         things=tuple(_thing(track, view, chroma, short, scale) for track, view in zip(tracks, views, strict=True)),
         camera=_camera(pixels, tracks, short),

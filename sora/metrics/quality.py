@@ -9,14 +9,16 @@ Beware: those in FLATTERED, and consistency, get better when a video is blurred,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 
 from sora.metrics.extractors.frames import FrameFeatures
 from sora.metrics.flow import grey, optical_flow, visible, warp
+from sora.metrics.metric import VideoMetric
 from sora.metrics.picture import PICTURE
 
 MOVING_FPS = 8  # at which the dynamic degree is measured
@@ -119,7 +121,7 @@ def warping_error(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
     return torch.stack(found).double()
 
 
-class VideoQuality(Metric):
+class VideoQuality(VideoMetric):
     """Means over videos of any sizes and lengths. update(videos, fps=...) with uint8 B T H W 3.
 
     encoders: of consistency, by the figure's word, such as {"subject": DINO, "background": CLIP}; figures are named
@@ -128,11 +130,10 @@ class VideoQuality(Metric):
 
     totals: Tensor
     counts: Tensor
-    full_state_update = False
-    is_differentiable = False
+    exact = ("totals", "counts")
 
-    def __init__(self, *, encoders: dict[str, FrameFeatures]) -> None:
-        super().__init__()
+    def __init__(self, *, encoders: dict[str, FrameFeatures], **settings: Any) -> None:
+        super().__init__(**settings)
         self._held = (encoders,)  # no state dict carries their weights
         self.names = (*IN_TIME, *PICTURE, *(f"{word}_consistency" for word in encoders))
         for name in ("totals", "counts"):

@@ -35,7 +35,7 @@ def extra(
     """
     around = ndimage.binary_dilation(own, _SQUARE, iterations=SOFT)
     tinted = ndimage.binary_dilation(own | coloured, _SQUARE, iterations=SOFT + 1)
-    spots = np.concatenate([_sizes(*_labelled(coloured & (strength > STRONG) & ~around)), _grey(pixels, tinted)])
+    spots = np.concatenate([_sizes(*_labelled(coloured & (strength > STRONG) & np.logical_not(around))), _grey(pixels, tinted)])
     return float(spots[spots >= max(LEAST, LEAST_SHARE * largest)].sum()) / max(largest, 1.0)
 
 
@@ -55,7 +55,7 @@ def _grey(pixels: Float[ndarray, "T H W 3"], tinted: Bool[ndarray, "T H W"]) -> 
     if not number:
         return np.zeros(0, dtype=np.int64)
     sizes = _sizes(labels, number) - _sizes(np.where(tinted, labels, 0), number)
-    border = mask & ~ndimage.binary_erosion(mask, _SQUARE) & ~tinted
+    border = mask & np.logical_not(ndimage.binary_erosion(mask, _SQUARE) | tinted)
     slopes = np.hypot(*np.gradient(luma, axis=(1, 2)))
     steep = np.asarray(ndimage.median(slopes, np.where(border, labels, 0), np.arange(1, number + 1))) >= STEEP
     edge = np.concatenate([labels[:, [0, -1]].ravel(), labels[:, :, [0, -1]].ravel()])
@@ -79,10 +79,12 @@ def _above_ground(luma: Float[ndarray, "T H W"], but: Bool[ndarray, "T H W"]) ->
     return above - np.median(above, axis=(1, 2), keepdims=True)
 
 
-def may_be_theirs(shape: tuple[int, int, int], places: Sequence[Float[ndarray, "T 2"]], reaches: Sequence[float]) -> Bool[ndarray, "T H W"]:
-    """Discs around the places (row, column; NaN: none) of things in frames where they are seen in part or not at all."""
-    count, height, width = shape
-    found = np.zeros(shape, dtype=bool)
+def may_be_theirs(
+    like: Bool[ndarray, "T H W"], places: Sequence[Float[ndarray, "T 2"]], reaches: Sequence[float]
+) -> Bool[ndarray, "T H W"]:
+    """Discs around the places (row, column; NaN: none) of things in frames where they are seen in part or not at all, sized as `like`."""
+    found = np.zeros_like(like)
+    count, height, width = like.shape
     y, x = np.mgrid[:height, :width]
     for place, reach in zip(places, reaches, strict=True):
         for t in range(count):
