@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -179,6 +179,6 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
         extractor=describe(bench.extractor.network) if bench.compares else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=None,
+        measures=conventions(bench.words) or None,
         seed=config.seed,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions, listed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -223,6 +223,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     from sora.prompts import negative_of
 
     setting = bench.extractor.setting
+    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
@@ -240,7 +241,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
+        measures={**loss, **conventions(bench.words)} or None,
         seed=config.seed,
     )
 

@@ -21,7 +21,8 @@ SHOWN = 12  # clips from either end, and pairs of neighbours
 # What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
 TOLD = {
     "loss": ("Held-out loss", "of the velocity; lower is better", ""),
-    "adherence_all": ("Prompt adherence", "share of clips that show colour, shape and direction", ""),
+    "adherence_all": ("Prompt adherence", "share of clips that show all that their prompt asks for, and stay steady", ""),
+    "adherence_all_v1": ("Prompt adherence, as before", "colour, shape and direction on the whole, whatever happens in between", ""),
     "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
     "frechet_over_floor": ("Fréchet over its floor", "1 is what sets that do not differ have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
