@@ -101,7 +101,7 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told = [note]
         told += [f"95 % interval {number(low)} to {number(high)}"] if _finite(low) and _finite(high) else []
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
-        told += [f"p {number(figures[f'{name}_p'])} if nothing differs"] if _finite(figures.get(f"{name}_p")) else []
+        told += [f"p {number(figures[f'{name}_p'])}, the chance of this if nothing differed"] if _finite(figures.get(f"{name}_p")) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
     parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
