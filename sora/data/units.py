@@ -91,6 +91,8 @@ class Units:
         self._locks = ExitStack()
 
     def __enter__(self) -> Units:
+        if (self.output / self.mark).exists() and self.folder.is_dir():
+            self._clear_of_whole()
         there = self.output.exists() or self.output.is_symlink()
         if there and ((self.output / self.mark).exists() or not (self.folder.is_dir() or self._begun())):
             raise ValueError(f"{self.output} exists already; remove it or name another folder")
@@ -151,6 +153,12 @@ class Units:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+    def _clear_of_whole(self) -> None:
+        """Where a job was stopped between its end and the removal of what it was made from, that takes as much room again."""
+        with alone_in(self.output, self._doing):
+            self.remove()
+        raise ValueError(f"{self.output} is whole already, and what was left of making it is removed now; name another folder for another")
 
     def _begun(self) -> bool:
         """Whether a job of this kind has only just begun here: nothing but its locks."""
