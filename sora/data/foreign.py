@@ -38,6 +38,9 @@ class Refusal(NamedTuple):
     reason: str
 
 
+REFUSAL = Fields(dict.fromkeys(Refusal._fields, text), closed=True)  # of a line of refused.jsonl
+
+
 class Sample(NamedTuple):
     """A video in a shard and what is said of it: fields of `ClipFacts`."""
 

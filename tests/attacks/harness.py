@@ -1,9 +1,9 @@
 """What attacks are written with: a command's end, what must hold of it, and the ways of spoiling a file.
 
-    def test_…(sora, runs):
-        run = runs.copy("dit")                       # a small run of this test's own
-        (run / "run.json").write_text("[]")
-        assert_refused(sora("sample", f"checkpoint={run}", "prompt=x"), "run.json")
+def test_…(sora, runs):
+    run = runs.copy("dit")                       # a small run of this test's own
+    (run / "run.json").write_text("[]")
+    assert_refused(sora("sample", f"checkpoint={run}", "prompt=x"), "run.json")
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Ended:
     @property
     def told(self) -> str:
         """For the message of a test that fails."""
-        return f"sora {' '.join(self.words)}\n-> {self.code} {self.ended_for} in {self.seconds:.1f} s\n{self.out[-800:]}\n{self.err[-2000:]}"
+        return (
+            f"sora {' '.join(self.words)}\n-> {self.code} {self.ended_for} in {self.seconds:.1f} s\n{self.out[-800:]}\n{self.err[-2000:]}"
+        )
 
 
 class Server:
@@ -56,9 +58,7 @@ class Server:
         )
         self.baseline_mb = self._answer()["baseline_mb"]
 
-    def __call__(
-        self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, seconds: float = SECONDS
-    ) -> Ended:
+    def __call__(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, seconds: float = SECONDS) -> Ended:
         """`sora WORDS`, from `cwd` (None: an empty folder), with more of an environment."""
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "here").mkdir()
