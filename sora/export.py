@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
+from sora.gate.forms import Maybe, Named, anything, fitting
 
 if TYPE_CHECKING:
     import torch

@@ -82,7 +82,7 @@ def load_diffusion(
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
     fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
-    fitting(info, {"code": Named(text_form)}, str(run.info_file))
+    fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
     found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])

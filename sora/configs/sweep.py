@@ -21,6 +21,9 @@ from unittest.mock import patch
 from sora.configs.compose import Composed, compose, require_all
 from sora.configs.grammar import bracketed, cut
 from sora.configs.outputs import refuse_shared
+from sora.gate.forms import Fields, Named, fitting, inside
+from sora.gate.forms import text as text_form
+from sora.gate.texts import read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,7 +65,7 @@ def recorded(folder: Path) -> dict[str, list[str]]:
     """The words of each run that sweeps left below a folder, by its folder's name; none where there was no sweep."""
     if not (folder / RECORD).exists():
         return {}
-    form, advice = Fields({"runs": Named([text], name=inside)}), "remove it, names of folders are read then"
+    form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
     return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD), advice)["runs"]
 
 

@@ -53,14 +53,13 @@ FACTS = Fields(
     may={
         "counters": Fields(_COUNTS, may=_COUNTERS, closed=True),
         "losses": Items(real(0), most=1_000_000),
-        "window": _WINDOW,
-        "seconds": real(0),
         "suspects": [Row((whole(), [whole(0, (1 << 64) - 1)]))],
         "profiles": Named(real(0, above=True)),
         "exported": Fields({"ema": anything}, may={"averaged": flag}),
     },
 )
 FORM = Fields({**_COUNTS, "facts": FACTS})  # of state.json
+TRAINED = Fields({"counters": FACTS.may["counters"], "window": _WINDOW, "seconds": real(0)})  # of the facts that training goes on from
 
 
 @dataclass(frozen=True)

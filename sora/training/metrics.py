@@ -12,7 +12,7 @@ from typing import Any
 from sora import storage
 from sora.gate.files import appending
 from sora.gate.files import read as file_content
-from sora.gate.forms import Fields, Form, fitting, text, whole
+from sora.gate.forms import Fields, Form, anything, fitting, text, whole
 from sora.gate.texts import CARD, LIST, json_of, read_lines
 
 STEPPED = Fields({"step": whole()}, may={"weights": text})  # of a line of metrics.jsonl and evaluation.jsonl
@@ -58,7 +58,7 @@ class MetricsLog:
             os.close(handle)
 
 
-def read(path: Path, form: Form) -> list[dict[str, Any]]:
+def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
     """The lines of a metrics or events file; a torn last line is left out. Raises ValueError for one that is not of a form."""
     if not os.path.lexists(path):
         return []

@@ -86,9 +86,15 @@ def _become(order: dict[str, Any]) -> None:
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
         _watch(order["seen"])
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        from sora.cli import main as command
+        if order["words"][0] == "!make":
+            from tests.attacks.material import make
 
-        code = command(order["words"])
+            make(Path(order["words"][1]))
+            code = 0
+        else:
+            from sora.cli import main as command
+
+            code = command(order["words"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
