@@ -62,15 +62,17 @@ def main(composed: Composed) -> None:
 
 def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:
     """The samples and their folder: the one that was named, else the first in the run that holds no others."""
+    from sora.gate.files import below
     from sora.samples import Batch, check_place, free_folder
 
     within = {"device": device, "budget": config.budget}
-    home = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
+    home = Path(config.output) if config.output else below(loaded.run, "samples", f"step-{loaded.step:08d}")
     batch = Batch(home, requests, describe(loaded, config), within, config.enlarge)
     if config.output:
         return batch
     check_place(home, key="output")
-    return dataclasses.replace(batch, folder=free_folder(home, batch.mark, batch.files))
+    folder = free_folder(home, batch.mark, batch.files)
+    return dataclasses.replace(batch, folder=below(loaded.run, "samples", folder.name))
 
 
 def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, source: str) -> None:

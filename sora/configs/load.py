@@ -59,7 +59,7 @@ def run_kind(folder: Path) -> str:
     from sora.training.run import open_run
     from sora.vae.artefact import CARD
 
-    return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
+    return "vae" if (Path(folder) / CARD).exists() else open_run(folder).info["kind"]
 
 
 def load_diffusion(

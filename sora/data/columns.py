@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from sora.data.mapped import ArrayWriter, Column, changed, check_arrays, open_arrays
+from sora.gate.files import below
 
 FOLDER = "columns"
 SOURCES = ("key", "suffix", "offset", "size", "sha256", "frames", "fps", "height", "width", "split")
@@ -124,7 +125,7 @@ class ColumnWriter:
     """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
 
     def __init__(self, folder: Path):
-        self._arrays, self._writer = _Arrays(), ArrayWriter(Path(folder) / FOLDER, LAYOUT)
+        self._arrays, self._writer = _Arrays(), ArrayWriter(below(folder, FOLDER), LAYOUT)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write(self._arrays(table))
@@ -160,7 +161,7 @@ class ColumnCheck:
 def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:
     """The mapped columns of a dataset (see `open_arrays`); None if it has none."""
     about = described.get("columns")
-    if about is None or not (folder / FOLDER).is_dir():
+    if about is None or not below(folder, FOLDER).is_dir():
         return None
     arrays = open_arrays(folder / FOLDER, LAYOUT, about["sha256"], rows=rows)
     if arrays["key_end"][-1] != len(arrays["keys"]):

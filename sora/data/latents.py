@@ -28,6 +28,7 @@ from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
 from sora.gate import parquet
+from sora.gate.files import below
 from sora.gate.forms import Fields, Items, Maybe, beside, count, digest, fitting, some, text
 from sora.gate.tensors import finite
 from sora.gate.texts import CARD, LIST, json_of, read_json
@@ -158,7 +159,7 @@ def _list_refused(index: Index, shards: int, vae_hash: str) -> None:
 
 
 def _columns_path(folder: Path, vae_hash: str) -> Path:
-    return folder / f"latents-{vae_hash[:8]}"
+    return below(folder, f"latents-{vae_hash[:8]}")
 
 
 def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
