@@ -7,6 +7,7 @@ through the `VideoReader` that `conf/reader/` names instead.
 
 from __future__ import annotations
 
+import atexit
 from dataclasses import replace
 
 from sora.data.decoding.guarded import GuardedReader
@@ -25,3 +26,4 @@ probe, read = PYAV.probe, PYAV.read
 CONFINED = GuardedReader(
     reader=PyAVReader(limits=replace(LIMITS, bytes=832 << 20)), seconds=12.0, memory_gb=2.0, restart_after=2000
 )
+atexit.register(CONFINED.close)

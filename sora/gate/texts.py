@@ -112,7 +112,7 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.items, self.depth = self.items + 1, self.depth + 1
             if self.check_event(yaml.AliasEvent):
-                raise ValueError(f"it holds an alias{self.peek_event().start_mark}")
+                raise ValueError(f"it holds an alias, line {self.peek_event().start_mark.line + 1}")
             if self.items > 2 * limit.items:
                 raise ValueError(f"it has over {limit.items:,} items, the most that such a file has")
             if self.depth > limit.depth:
@@ -123,8 +123,11 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
 
     try:
         value = yaml.load(content.decode("utf-8"), Loader=Plain)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"{error.problem or error.context}{f', line {mark.line + 1}' if mark else ''}") from None
     except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None
     refuse_odd(value)
     return value
 

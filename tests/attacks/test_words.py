@@ -16,7 +16,6 @@ VERBS = {
     "export": ("checkpoint={run}", "output={out}"),
     "prepare": ("source=folder", "input={videos}", "output={out}"),
     "data": ("check", "{data}", "output={out}.json"),
-    "price": (*TRAIN, "steps=1"),
 }
 WORDS = ("x", "-1", "0", "1e300", "[]", "[x]", "{a: 1}", "null", "true", "", "99999999999999999999", "1.5", "nan")
 AT_ONCE = 12  # words of one trial: a verb stops at the first that it refuses
@@ -85,7 +84,7 @@ SIZES = {
         "clip_gb=0",
     ),
     "evaluate": ("n=1000000000000", "size=100000", "bootstrap=1000000000", "generated.frames=1000000000", "keep=-1"),
-    "price": ("dit.depth=10000000", "dit.width=10000000"),
+    "plan": ("dit.depth=10000000", "dit.width=10000000", "plan.budget=1000000000000"),
 }
 
 
