@@ -93,13 +93,13 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
 
 def kept(run: Run) -> DictConfig:
     """The configuration that a run keeps, whole: what versions before did not have is as it stands today, and said."""
-    from sora.configs.compose import stored
+    from sora.configs import kept as configs
     from sora.training.ranks import say
 
     kind = run.info["kind"]
     if run.config.get("kind") != kind:
         raise ValueError(f"{run.config_file} is damaged: kind is not {kind}, as {run.info_file.name} says")
-    config, lacking = stored("train", run.config, [f"task={kind}"], str(run.config_file))
+    config, lacking = configs.kept("train", run.config, [f"task={kind}"], str(run.config_file))
     if lacking:
         say(f"{run.config_file} has no {', '.join(lacking)}, as it is of another version; as it stands today is what holds")
     return config

@@ -103,7 +103,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     named = _named_over_experiment(grouped, with_experiment, reference)
     _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
     source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
-    kinds = _kinds(verb, reference, available)
+    kinds = kinds_of(verb, reference, available)
     check_values(with_experiment.config, kinds, said_by=source or "conf")
     known = flatten(with_experiment.config)
     for word in valued:
@@ -119,35 +119,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
 
 
-def stored(verb: str, tree: Mapping[str, Any], arguments: Sequence[str], named: str) -> tuple[DictConfig, list[str]]:
-    """A configuration of `sora VERB ARGUMENTS` that was kept in a file, with what it lacks as it is composed today, and the keys of that.
-
-    named: the file. Raises ValueError, naming the key, where a value is of another kind than its key takes.
-    """
-    reference = Loader(verb, ()).load([parse(argument).option for argument in arguments])
-    config = OmegaConf.create(dict(tree))
-    check_values(config, _kinds(verb, reference, groups([config_dir()])), said_by=named, older=True)
-    check_targets(config, "")
-    return _completed(config, reference.config)
-
-
-def _completed(config: DictConfig, reference: DictConfig, place: str = "") -> tuple[DictConfig, list[str]]:
-    """With the keys that only the reference has, apart from those of nodes, which depend on what they name; and these keys."""
-    lacking = []
-    for key in reference:
-        mine, theirs = config.get(key, _NOTHING), reference._get_node(key)
-        if mine is _NOTHING:
-            config[key] = theirs
-            lacking.append(f"{place}{key}")
-        elif isinstance(mine, DictConfig) and isinstance(theirs, DictConfig) and TARGET not in theirs and TARGET not in mine:
-            lacking += _completed(mine, theirs, f"{place}{key}.")[1]
-    return config, lacking
-
-
-_NOTHING = object()
-
-
-def _kinds(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
+def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
     """What each key takes, by the files that the composition is made of, apart from those which only choose."""
     chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
     files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]

@@ -99,8 +99,10 @@ def assert_refused(ended: Ended, *names: str) -> None:
     assert_bounded(ended)
     assert ended.code == 2, ended.told
     said = ended.err.strip()
-    last = said.splitlines()[-1] if said else ""
-    assert last.startswith("sora "), ended.told
+    told = [line for line in said.splitlines() if line.startswith("sora ")]
+    assert told, ended.told
+    if "resuming would change" not in said:  # which lists what would, a line for each key
+        assert said.splitlines()[-1] == told[-1], f"more than one line\n{ended.told}"
     assert len(said) < 4000, f"a line of {len(said)} letters\n{ended.told}"
     for name in names:
         assert name in said, f"{name!r} is not named\n{ended.told}"
