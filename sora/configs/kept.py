@@ -32,6 +32,8 @@ def _completed(config: DictConfig, reference: DictConfig, place: str = "") -> li
     lacking = []
     for key in reference:
         mine, theirs = config.get(key, _NOTHING), reference._get_node(key)
+        if mine is _NOTHING and reference.get(key) is None:
+            continue  # nothing is what a missing key stands for
         if mine is _NOTHING:
             config[key] = theirs
             lacking.append(f"{place}{key}")

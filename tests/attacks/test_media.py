@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.attacks.harness import DEEP, assert_bounded, assert_refused, content, elsewhere, fifo, huge, zeros
+from tests.attacks.harness import DEEP, assert_bounded, assert_refused, content, elsewhere, fifo, huge, in_turn, zeros
 
 
 def png(width, height, data=None):
@@ -194,8 +194,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["txt", "json"])
-@pytest.mark.parametrize("how", BESIDE)
+@pytest.mark.parametrize(("how", "suffix"), in_turn([*BESIDE], ["txt", "json"]))
 def test_captions_beside_videos_are_read_within_limits(sora, material, tmp_path, how, suffix):
     videos = material.copy("videos")
     path = videos / f"clip0.{suffix}"

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.attacks.harness import BROKEN, assert_bounded, assert_refused, changed, without
+from tests.attacks.harness import BROKEN, assert_bounded, assert_refused, changed, in_turn, without
 
 DOORS = {"report": ("{scores}", "output={scores}.html"), "compare": ("{scores}",)}
 
@@ -20,8 +20,7 @@ def attack(sora, material):
     return attacked
 
 
-@pytest.mark.parametrize("how", BROKEN)
-@pytest.mark.parametrize("verb", DOORS)
+@pytest.mark.parametrize(("how", "verb"), in_turn([*BROKEN], [*DOORS]))
 def test_scores_are_a_regular_file_of_their_form(attack, verb, how):
     ended = attack(verb, BROKEN[how])
     assert_bounded(ended)
@@ -45,14 +44,13 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in SAYS.items() for value in values])
-@pytest.mark.parametrize("verb", DOORS)
-def test_scores_hold_what_they_say(attack, verb, key, value):
+@pytest.mark.parametrize(("case", "verb"), in_turn([(key, value) for key, values in SAYS.items() for value in values], [*DOORS]))
+def test_scores_hold_what_they_say(attack, verb, case):
+    key, value = case
     assert_refused(attack(verb, changed(key, value)), "scores.json")
 
 
-@pytest.mark.parametrize("key", ["figures", "protocol", "protocol_sha256", "n", "kind"])
-@pytest.mark.parametrize("verb", DOORS)
+@pytest.mark.parametrize(("key", "verb"), in_turn(["figures", "protocol", "protocol_sha256", "n", "kind"], [*DOORS]))
 def test_scores_have_what_is_needed(attack, verb, key):
     assert_refused(attack(verb, without(key)), "scores.json")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.attacks.harness import assert_refused
+from tests.attacks.harness import assert_refused, in_turn
 
 VERBS = {
     "sample": ("checkpoint={run}", "prompt=x", "seconds=0.5", "steps=1", "output={out}"),
@@ -141,8 +141,7 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("what", HEADERS)
-@pytest.mark.parametrize("verb", ["sample", "train"])
+@pytest.mark.parametrize(("what", "verb"), in_turn([*HEADERS], ["sample", "sample", "sample", "train"]))
 def test_headers_of_tensors_are_of_their_form(attack, verb, what):
     assert_refused(attack(verb, header(HEADERS[what])), "safetensors")
 
