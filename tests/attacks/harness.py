@@ -110,7 +110,7 @@ def assert_refused(ended: Ended, *names: str) -> None:
 
 
 def in_turn(first: Sequence[Any], second: Sequence[Any], each: int = 1) -> list[tuple[Any, Any]]:
-    """Pairs in which every one of `first` stands with `each` of `second`, these in turn: all doors and all kinds, in a fraction of the time."""
+    """Pairs in which every one of `first` stands with `each` of `second`, these in turn: all doors and all kinds, in less time."""
     return [(one, second[(place * each + step) % len(second)]) for place, one in enumerate(first) for step in range(min(each, len(second)))]
 
 

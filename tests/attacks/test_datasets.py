@@ -18,7 +18,7 @@ VERBS = {
     "encode": ("data={data}", "vae={vae}", "text=byte"),
     "check": ("check", "{data}", "output={out}.json"),
     "show": ("show", "{data}", "output={out}.html"),
-    "evaluate": ("checkpoint={data}", "data={data}", "n=2", "output={out}"),
+    "evaluate": ("checkpoint={data}", "data={data}", "n=2", "size=24x24", "output={out}"),
 }
 TRAINS, READS = ("plan", "train"), ("plan", "encode", "check", "show", "evaluate")
 

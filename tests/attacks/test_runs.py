@@ -182,9 +182,9 @@ def test_the_card_of_its_vae_is_a_regular_file_of_its_form(attack, how):
     assert_refused(attack("sample", BROKEN[how], "vae/vae.json"), "" if how == "folder" else "vae.json")
 
 
-def test_no_pipe_is_waited_for_anywhere_in_a_run(attack):
-    for file in ("metrics.jsonl", "events.jsonl", "goodput.jsonl", "quarantine.jsonl"):
-        assert_refused(attack("report", fifo, file), file)
+@pytest.mark.parametrize("file", ["metrics.jsonl", "events.jsonl", "goodput.jsonl", "quarantine.jsonl"])
+def test_no_pipe_is_waited_for_anywhere_in_a_run(attack, file):
+    assert_refused(attack("report", fifo, file), file)
 
 
 LINES = {
