@@ -25,9 +25,9 @@ from torch import Tensor
 
 from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
+from sora.data.rows import refuse_impossible
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
-from sora.data.rows import refuse_impossible
 from sora.gate import parquet
 from sora.gate.files import below
 from sora.gate.forms import Fields, Items, Maybe, beside, count, digest, fitting, some, text

@@ -137,7 +137,7 @@ def test_a_caption_from_elsewhere_is_none_and_pairs_of_links_are_fine(sora, mate
     (tmp_path / "secret.txt").write_text("of the user")
     (videos / "clip0.txt").unlink()
     (videos / "clip0.txt").symlink_to(tmp_path / "secret.txt")
-    ended = sora("prepare", "source=folder", f"input={videos}", f"output={tmp_path / 'made'}", "max_bad_share=0.5")
+    ended = sora("prepare", "source=folder", f"input={videos}", f"output={tmp_path / 'made'}")
     assert "of the user" not in ended.out + ended.err
     assert ended.code == 0 and "link out of" in (tmp_path / "made/report.json").read_text(), ended.told
     farm = tmp_path / "farm"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.attacks.harness import BROKEN, assert_bounded, assert_refused, changed, in_turn, without
 
-DOORS = {"report": ("{scores}", "output={scores}.html"), "compare": ("{scores}",)}
+DOORS = {"report": ("{scores}",), "compare": ("{scores}", "{sound}")}
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def attack(sora, material):
     def attacked(verb, spoil, file="scores.json"):
         scores = material.copy("scores")
         spoil(scores / file)
-        return sora(verb, *(word.format(scores=scores) for word in DOORS[verb]))
+        return sora(verb, *(word.format(scores=scores, sound=material.folder / "scores") for word in DOORS[verb]))
 
     return attacked
 
@@ -47,6 +47,7 @@ SAYS = {
 @pytest.mark.parametrize(("case", "verb"), in_turn([(key, value) for key, values in SAYS.items() for value in values], [*DOORS]))
 def test_scores_hold_what_they_say(attack, verb, case):
     key, value = case
+    verb = "compare" if key.startswith("protocol") else verb  # which alone asks by which protocol
     assert_refused(attack(verb, changed(key, value)), "scores.json")
 
 

@@ -23,7 +23,7 @@ WITH = {"train": ["task=diffusion", "task=vae"], "prepare": ["source=folder", "s
 
 @cache
 def composed(verb: str, words: tuple[str, ...]) -> Kinds:
-    from sora.configs.compose import Loader, kinds_of, config_dir, groups
+    from sora.configs.compose import Loader, config_dir, groups, kinds_of
 
     loader = Loader(verb, [])
     return kinds_of(verb, loader.without_experiment(loader.load(words)), groups([config_dir()]))
