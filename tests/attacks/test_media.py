@@ -217,7 +217,7 @@ SHARDS = {
     "empty": content(b""),
     "text": content("hello " * 500),
     "binary": content(os.urandom(5000)),
-    "huge": huge,
+    "hole": hole,
     "sizes": content(b"a.mp4".ljust(100, b"\0") + b"0000644\0" + b"0" * 16 + b"77777777777\0" + b"\0" * 376),
 }
 
