@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
+from sora import trust
 from sora.configs.words import listed, meant
 from sora.started import started
 from sora.terminal import writable
@@ -66,10 +67,15 @@ class Flags:
 
     overrides: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
     help: bool = False
     version: bool = False
     multirun: bool = False
     show: bool = False
+
+    def again(self) -> list[str]:
+        """The dashed options that another process needs for the same overrides."""
+        return [*(f"--config-dir={folder.resolve()}" for folder in self.folders), *(f"--allow={trust.absolute(place)}" for place in self.allow)]
 
 
 @cache
@@ -228,7 +234,12 @@ def _run(verb: str, words: list[str]) -> int | None:
         refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
     if launched:
         return submitted(verb, composed, flags)
-    return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
+    from omegaconf import OmegaConf
+
+    from sora import hub
+
+    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+        return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
 def refuse_ranks(command: str, *, part: object = None) -> None:
@@ -246,8 +257,8 @@ def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequen
     from sora.configs.build import build
     from sora.configs.compose import compose
 
-    launcher, folders = build(composed.config[LAUNCHER]), [f"--config-dir={folder.resolve()}" for folder in flags.folders]
-    named = [[*(word for word in words if not _launches(word)), *folders] for words in runs or [flags.overrides]]
+    launcher = build(composed.config[LAUNCHER])
+    named = [[*(word for word in words if not _launches(word)), *flags.again()] for words in runs or [flags.overrides]]
     if verb == "train" and any(not any(word.startswith("output=") for word in words) for words in named):
         raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
     if verb == "train":
@@ -273,7 +284,7 @@ def parse(words: Sequence[str]) -> Flags:
     """Sort a command line into dashed options and overrides, in any order. Raises ValueError for an option that does not exist."""
     flags, rest = Flags(), list(words)
     plain = {"--help": "help", "-h": "help", "--version": "version", "--multirun": "multirun", "-m": "multirun"}
-    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show"}
+    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show", "--allow": "allow"}
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -283,16 +294,19 @@ def parse(words: Sequence[str]) -> Flags:
             setattr(flags, plain[word], True)
         elif name in valued:
             if not equals and not rest:
-                raise ValueError(f"{name} needs a value: {name} {'job' if valued[name] == 'show' else 'FOLDER'}")
+                wanted = {"show": "job", "folders": "FOLDER", "allow": "PLACE"}
+                raise ValueError(f"{name} needs a value: {name} {wanted[valued[name]]}")
             value = value if equals else rest.pop(0)
             if valued[name] == "folders":
                 flags.folders.append(Path(value))
+            elif valued[name] == "allow":
+                flags.allow.append(value)
             elif value != "job":
                 raise ValueError(f"{name} {value}: the configuration that can be shown is 'job'")
             else:
                 flags.show = True
         else:
-            known = ["--help", "--version", "--multirun", "--config-dir", "--cfg"]
+            known = ["--help", "--version", "--multirun", "--config-dir", "--allow", "--cfg"]
             raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
     return flags
 
@@ -311,7 +325,8 @@ def sweep(verb: str, flags: Flags) -> int:
         raise ValueError("-m runs; leave it away to see the help or the configuration")
     refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
-        return launched(verb, flags.overrides, flags.folders)
+        with trust.allowing(flags.allow):
+            return launched(verb, flags.overrides, flags.folders)
     found = split(verb, flags.overrides, flags.folders)
     if any(_launches(word) for word in flags.overrides):
         composed = compose(verb, found.runs[0], flags.folders)
@@ -321,11 +336,10 @@ def sweep(verb: str, flags: Flags) -> int:
             print(*later(verb, found), sep="\n")
         return code
     found.record()
-    folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
     for number, overrides in enumerate(found.runs, 1):
         print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
-        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
+        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *flags.again()]))
         if codes[-1] == INTERRUPTED:
             print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
             break

@@ -40,7 +40,7 @@ def index(config: Any) -> None:
     from sora.data.foreign import Choices
     from sora.data.index import Index
     from sora.data.indexing import index_shards, mirror, names_of, passed_over
-    from sora.data.stores import store_of, write_remote
+    from sora.data.stores import names_place, store_of, write_remote
     from sora.data.writing import DATASET
 
     place, output = str(config.index), None if config.output is None else Path(config.output)
@@ -49,10 +49,15 @@ def index(config: Any) -> None:
     if output is None and store.remote:
         raise ValueError(f"index={place} is a URL; name the folder for its index with output=FOLDER")
     folder = output or Path(place)
+    far = place if store.remote else str(Path(place).resolve())
+    if output is not None and (folder / DATASET).exists() and names_place(folder, far):
+        write_remote(folder, far, **elsewhere)
+        print(f"{folder}: its shards lie at {far}, by your word from now on\nnext: {after_prepare(folder, Index.open(folder))}")
+        return
     if (folder / DATASET).exists():
         raise ValueError(f"{folder / DATASET} exists already: it is indexed; remove that file, or index into another folder with output=")
     if output is not None:
-        write_remote(folder, place if store.remote else str(Path(place).resolve()), **elsewhere)
+        write_remote(folder, far, **elsewhere)
     if output is not None and _there(store, DATASET):
         described = mirror(store, folder)
     else:

@@ -16,8 +16,8 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"locks", "processes", "references", "started"},
-    {"tokens", "draws", "storage"},
+    {"locks", "processes", "references", "started", "terminal", "trust", "words"},
+    {"tokens", "draws", "storage", "hub"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},
     {"cluster", "training", "report"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from sora.data.columns import FOLDER as COLUMNS
 from sora.data.decoding import pictures
+from sora.data.described import fits, maybe, named, text
 from sora.data.duplicates import KeyFile
 from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
 from sora.data.parts import FOLDER as PARTS
@@ -32,6 +34,9 @@ from sora.storage import STAGING, read_json, whole_file, write_json
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
+_METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
+_MIRRORED = {"shards": [{"meta": text, "meta_sha256": text}]}
+_COLUMNED = {"sha256": named(text)}
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -201,15 +206,22 @@ def _first(output: Path) -> str:
 
 
 def mirror(store: Store, output: Path) -> dict[str, Any]:
-    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there."""
+    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there.
+
+    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word.
+    """
     output.mkdir(parents=True, exist_ok=True)
     _copy(store, DATASET, output / f"{DATASET}.partial", None)
     described = read_json(output / f"{DATASET}.partial")
+    if not fits(described, _MIRRORED) or not fits(described.get("columns"), maybe(_COLUMNED)):
+        raise ValueError(f"{store.place(DATASET)} is damaged: it does not say which files of metadata there are")
     wanted = {entry["meta"]: entry["meta_sha256"] for entry in described["shards"]}
-    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in described.get("columns", {}).get("sha256", {}).items()}
+    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in (described.get("columns") or {"sha256": {}})["sha256"].items()}
     for name, digest in wanted.items():
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which leads out of its folder; it is not to be trusted")
+        if not _METADATA.fullmatch(name):
+            raise ValueError(
+                f"{store.place(DATASET)} lists {name!r}, which leads out of its folder or is no metadata; it is not to be trusted"
+            )
         _copy(store, name, output / name, digest)
     (output / f"{DATASET}.partial").replace(output / DATASET)
     return described
