@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import sora
-from sora import storage
+from sora import storage, trust
 from sora.locks import alone_in
 from sora.processes import born_deaf
-from sora.references import refuse_growth
+from sora.references import refuse_growth, refuse_resolvers
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
@@ -82,8 +82,25 @@ class Run:
         return found
 
     @property
+    def own(self) -> bool:
+        """Whether what its configuration names elsewhere may be read: this user wrote it, or the command line allows the run's folder."""
+        return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
+
+    def may_read(self, path: Path | str) -> bool:
+        """Whether a path that the run names may be read: it lies in the run, or see `own`, or the command line allows it."""
+        return trust.within(path, self.folder) or trust.allowed(path) or self.own
+
+    def seal(self) -> None:
+        """Note that this user wrote what config.yaml says."""
+        self.note(seal=trust.seal(*self._said()))
+
+    def _said(self) -> tuple[Any, ...]:
+        return "run", storage.file_hash(self.config_file)
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values: data, never something to be run."""
+        """The stored configuration, as plain values: data, never something to be run. Raises ValueError where it is damaged, and where it
+        calls a resolver, which would put the environment or a file in the place of a value."""
         import yaml
 
         class Plain(yaml.SafeLoader):
@@ -98,6 +115,7 @@ class Run:
             text = self.config_file.read_text(encoding="utf-8")
             refuse_growth(text)
             value = yaml.load(text, Loader=Plain)
+            refuse_resolvers(value)
         except FileNotFoundError:
             raise ValueError(f"{self.config_file} does not exist: {self.folder} is no run") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -167,6 +185,7 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         if vae is not None:
             shutil.copytree(vae, staging / "vae")
         storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version()})
+        Run(staging).seal()
     return Run(folder)
 
 
