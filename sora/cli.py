@@ -24,7 +24,7 @@ import sora
 from sora import trust
 from sora.configs.words import listed, meant
 from sora.started import started
-from sora.terminal import writable
+from sora.terminal import Lines, line, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -173,7 +173,7 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {shown(str(error)) if isinstance(error, Lines) else line(str(error))}", file=sys.stderr)
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
@@ -186,16 +186,16 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
     except ConnectionError as error:
         if error.errno is not None:
             raise
-        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
+        print(f"sora {verb}{_who()}: {line(str(error))}", file=sys.stderr)  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
         if error.errno in NAME_ERRORS:
-            print(f"sora {verb}{_who()}: {error.strerror}: {error.filename}; name another place", file=sys.stderr)
+            print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename))}; name another place", file=sys.stderr)
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}{_who()}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}", file=sys.stderr)
         return FAILED
 
 
@@ -222,7 +222,7 @@ def _run(verb: str, words: list[str]) -> int | None:
     if flags.help:
         from sora.configs.page import page
 
-        print(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
+        styled(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
         return 0
     if flags.show:
         from omegaconf import OmegaConf

@@ -194,13 +194,15 @@ def _progress(what: str, more: str | None) -> Any:
     """A line that counts, for work whose end is not known: `with … as report: report(shards, clips)`."""
     from contextlib import contextmanager
 
-    from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from sora.terminal import bars
 
     @contextmanager
     def counting() -> Any:
         columns = (TextColumn("{task.completed} {task.description}"), TaskProgressColumn(show_speed=True), TimeElapsedColumn())
         # Without a thread of its own: worker processes are forked from this one.
-        with Progress(*columns, auto_refresh=False) as progress:
+        with bars(*columns, stderr=False, auto_refresh=False) as progress:
             task = progress.add_task(what, total=None)
 
             def report(done: int, clips: int) -> None:

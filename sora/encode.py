@@ -50,11 +50,12 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     from pathlib import Path
 
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sora.configs.build import build
     from sora.configs.following import after_encode
     from sora.data.latents import LatentIndex, shard_rows
+    from sora.terminal import bars
     from sora.text import cache
     from sora.vae import artefact
 
@@ -66,7 +67,7 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     encoder.to(vae.shift.device)
     captions = captions_of(index, config.captions, part=part)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn()) as progress:
+    with bars(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), stderr=False) as progress:
         clips = progress.add_task("encoding clips", total=sum(len(rows) for rows in part.some(shard_rows(index)).values()))
         trimmed = encode_clips(
             index,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sora import trust
+from sora import terminal, trust
 from sora.storage import read_json
 
 SCHEME, PACKAGE = "hf://", "package:"
@@ -32,7 +32,8 @@ def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key:
 
     asked = trust.allowed(f"{SCHEME}{source}") and revision is not None
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns), local_files_only=not asked))
+        with terminal.steered():  # its bars of a download
+            return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns), local_files_only=not asked))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         told = f"{key}={source} (revision {revision}) is no local folder"
         download = f"hf download {source}{f' --revision {revision}' if revision else ''}"

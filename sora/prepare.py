@@ -65,7 +65,9 @@ def _progress(total: int) -> Any:
     """A line that counts: `with … as report: report(units, clips)`."""
     from contextlib import contextmanager
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from sora.terminal import bars
 
     @contextmanager
     def counting() -> Any:
@@ -77,7 +79,7 @@ def _progress(total: int) -> Any:
             TimeRemainingColumn(),
         )
         # Without a thread of its own: worker processes are forked from this one.
-        with Progress(*columns, auto_refresh=False) as progress:
+        with bars(*columns, stderr=False, auto_refresh=False) as progress:
             task = progress.add_task("preparing", total=total)
 
             def report(done: int, clips: int) -> None:

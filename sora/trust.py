@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sora import credentials
+
 ALLOW = "SORA_ALLOW"
 KEY_BYTES = 32
 
@@ -65,6 +67,7 @@ def absolute(place: str) -> str:
     """A place as it is named from any folder. Raises ValueError for what names none."""
     if not place.strip() or "\n" in place:
         raise ValueError(f"--allow {place!r} names no place; it is a folder, a file, a URL or a model of the hub, hf://OWNER/NAME")
+    credentials.refuse(place, said_by="--allow")
     return place if "://" in place else os.path.abspath(place)
 
 

@@ -16,7 +16,8 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"locks", "processes", "references", "started", "terminal", "trust", "words"},
+    {"locks", "processes", "references", "started", "credentials"},
+    {"terminal", "trust"},
     {"tokens", "draws", "storage", "hub"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},

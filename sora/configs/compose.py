@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sora import credentials
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
 from sora.configs.grammar import Word, cut, for_hydra, parse
 from sora.configs.kinds import Kinds, marks, settled, unreadable
@@ -114,6 +115,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     check_targets(config, "")
     _settle(config, kinds)
     tree = _plain(config)
+    credentials.refuse(tree, said_by="the configuration")
     refuse_one_place(tree, kinds)
     said = tuple(word.key for word in (*grouped, *valued))
     return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
@@ -256,7 +258,7 @@ class Loader:
             raise ValueError(f"the configuration cannot be read: {error}") from error
         except Exception as error:
             if type(error).__module__.startswith("yaml"):
-                raise ValueError(f"a YAML file of the configuration is damaged: {error}") from error
+                raise ValueError(f"a YAML file of the configuration is damaged: {' '.join(str(error).split())}") from error
             raise
         finally:
             GlobalHydra.instance().hydra = outer

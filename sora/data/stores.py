@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from sora import trust
+from sora import credentials, trust
 from sora.data.described import count, fits, maybe, positive, text
 from sora.data.shard_cache import ShardCache, pread
 from sora.data.tars import ByteFile
@@ -144,6 +144,7 @@ class RemoteStore:
     def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int | None):
         self.url, self.cache, self.fetch_after = url.rstrip("/"), cache, fetch_after
         scheme, found, _ = url.partition("://")
+        credentials.refuse(url, said_by="where shards lie")
         if not found or scheme not in SCHEMES or "::" in url:
             raise ValueError(f"{url!r} is no URL that is read from; it begins with one of {', '.join(f'{one}://' for one in SCHEMES)}")
         self._reads: Counter[str] = Counter()
@@ -212,7 +213,9 @@ class RemoteStore:
             try:
                 from fsspec.core import url_to_fs
 
-                self._opened = (os.getpid(), url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)[0])
+                # http: with the proxies of the environment, and the names and passwords of ~/.netrc
+                more = {"client_kwargs": {"trust_env": True}} if self.url.partition(":")[0] in ("http", "https") else {}
+                self._opened = (os.getpid(), url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **more)[0])
             except ImportError as error:
                 raise ValueError(f"{self.url} needs a package that is not installed: {error}") from None
         return self._opened[1]
@@ -229,7 +232,8 @@ class RemoteStore:
                     raise ValueError(f"{url} does not exist") from None
                 if attempt == _TRIES - 1:
                     why = error.__cause__ or error
-                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {why}") from error
+                    said = credentials.masked(str(why))
+                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {said}") from error
                 self._opened = None
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError

@@ -29,6 +29,7 @@ from sora import storage, trust
 from sora.locks import alone_in
 from sora.processes import born_deaf
 from sora.references import refuse_growth, refuse_resolvers
+from sora.terminal import Lines
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
@@ -119,7 +120,7 @@ class Run:
         except FileNotFoundError:
             raise ValueError(f"{self.config_file} does not exist: {self.folder} is no run") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.config_file} is damaged: {error}") from None
+            raise ValueError(f"{self.config_file} is damaged: {' '.join(str(error).split())}") from None
         if not isinstance(value, dict):
             raise ValueError(f"{self.config_file} is damaged: it holds no configuration")
         return value
@@ -220,7 +221,7 @@ def refuse_changes(found: Mapping[str, tuple[Any, Any]], *, allowed: Sequence[st
     if refused:
         lines = "\n".join(f"  {key}: {before!r} in the run, {after!r} now" for key, (before, after) in refused.items())
         keys = ",".join(refused)
-        raise ValueError(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
+        raise Lines(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
     return dict(found)
 
 
