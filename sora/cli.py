@@ -75,7 +75,8 @@ class Flags:
 
     def again(self) -> list[str]:
         """The dashed options that another process needs for the same overrides."""
-        return [*(f"--config-dir={folder.resolve()}" for folder in self.folders), *(f"--allow={trust.absolute(place)}" for place in self.allow)]
+        folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
+        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow)]
 
 
 @cache
@@ -346,8 +347,7 @@ def sweep(verb: str, flags: Flags) -> int:
     failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]
     if failed:
         print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
-    for line in ended(verb, found):
-        print(line)
+    print("".join(f"{told}\n" for told in ended(verb, found)), end="")
     return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
 
 

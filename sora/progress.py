@@ -40,8 +40,8 @@ def _bar(what: str, unit: str) -> Iterator[Told]:
 
     from sora.terminal import bars, line
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    with bars(*columns, TextColumn("left"), TimeRemainingColumn()) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with bars(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as bar:
         task, began = bar.add_task(line(what), total=None, rate=""), time.monotonic()
 
         def told(done: int, total: int) -> None:

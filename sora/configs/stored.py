@@ -21,16 +21,16 @@ READER = ("seconds", "memory_gb", "pixels", "frames", "rate", "bytes")  # keys o
 
 
 def refuse_programs(config: DictConfig | Mapping[str, Any], said: Sequence[str]) -> None:
-    """Raise ValueError for a file that is a program, such as TorchScript, unless the command line names its path (`said`: keys and
-    groups) and, where its hash is not that of the published file, its SHA-256."""
+    """Raise ValueError for a file that is a program, such as TorchScript, unless the command line names its path (`said`: keys) and, where
+    its hash is not that of the published file, its SHA-256."""
     for key, node in _nodes(_plain(config)):
         if _defined(node[TARGET]) not in PROGRAMS or node.get("path") is None:
             continue
         path, name = node["path"], f"{key}.path"
         if name not in said:
             raise ValueError(
-                f"{name}={path} is a TorchScript file, which is a program, and stands in a file, not on this command line; if you trust it, "
-                f"say it now: {name}={path}"
+                f"{name}={path} is a TorchScript file, which is a program, and stands in a file, not on this command line; if you trust "
+                f"it, say it now: {name}={path}"
             )
         _refuse_unknown_program(key, Path(path), node.get("sha256"))
 

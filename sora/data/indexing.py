@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from sora.data.columns import FOLDER as COLUMNS
 from sora.data.decoding import pictures
-from sora.data.described import fits, maybe, named, text
 from sora.data.duplicates import KeyFile
-from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.foreign import REFUSAL, Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.index import FORM
 from sora.data.parts import FOLDER as PARTS
 from sora.data.parts import Parts
 from sora.data.stores import REMOTE, RemoteStore, Store
@@ -29,14 +29,15 @@ from sora.data.tree import Passed, legible, tree
 from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
-from sora.storage import STAGING, read_json, whole_file, write_json
+from sora.gate.files import opened
+from sora.gate.forms import fitting
+from sora.gate.texts import CARD, LIST, json_of, read_json
+from sora.storage import STAGING, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
 _METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
-_MIRRORED = {"shards": [{"meta": text, "meta_sha256": text}]}
-_COLUMNED = {"sha256": named(text)}
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -197,11 +198,11 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
 
 def _first(output: Path) -> str:
     """The first refusal, for those who do not open the file."""
-    with open(output / REFUSED, encoding="utf-8") as lines:
-        line = lines.readline()
+    with opened(output / REFUSED) as lines:
+        line = lines.readline(CARD.bytes)
     if not line:
         return ""
-    told = Refusal(**json.loads(line))
+    told = Refusal(**fitting(json_of(line, limit=CARD), REFUSAL, str(output / REFUSED)))
     return f": {' of '.join(part for part in (told.key, told.shard) if part)}: {told.reason}"
 
 
@@ -212,18 +213,15 @@ def mirror(store: Store, output: Path) -> dict[str, Any]:
     """
     output.mkdir(parents=True, exist_ok=True)
     _copy(store, DATASET, output / f"{DATASET}.partial", None)
-    described = read_json(output / f"{DATASET}.partial")
-    if not fits(described, _MIRRORED) or not fits(described.get("columns"), maybe(_COLUMNED)):
-        raise ValueError(f"{store.place(DATASET)} is damaged: it does not say which files of metadata there are")
+    partial = output / f"{DATASET}.partial"
+    described = fitting(read_json(partial, limit=LIST), FORM, store.place(DATASET))
     wanted = {entry["meta"]: entry["meta_sha256"] for entry in described["shards"]}
-    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in (described.get("columns") or {"sha256": {}})["sha256"].items()}
+    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in ((described.get("columns") or {}).get("sha256") or {}).items()}
     for name, digest in wanted.items():
         if not _METADATA.fullmatch(name):
-            raise ValueError(
-                f"{store.place(DATASET)} lists {name!r}, which leads out of its folder or is no metadata; it is not to be trusted"
-            )
+            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which is no file of metadata; it is not to be trusted")
         _copy(store, name, output / name, digest)
-    (output / f"{DATASET}.partial").replace(output / DATASET)
+    partial.replace(output / DATASET)
     return described
 
 

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sora.data.shards import Member
+from sora.gate import parquet
+from sora.gate.texts import CARD, json_of
 from sora.storage import file_hash, local, whole_file
 
 CAPTIONS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("captioner", pa.string())]))
@@ -141,7 +143,7 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
     """A row as it was written, from the values of a table's row."""
     kept: dict[str, Any] = {name: value for name, value in values.items() if name != "duration"}
     kept["captions"] = tuple(Caption(**caption) for caption in kept["captions"])
-    kept["extra"] = json.loads(kept["extra"]) if kept["extra"] else {}
+    kept["extra"] = json_of(kept["extra"].encode(), limit=CARD) if kept["extra"] else {}
     kept["scores"] = dict(kept["scores"] or ())
     kept["consent"] = kept["consent"] or ""  # the first version had none
     return ClipRow(**kept)
@@ -149,15 +151,8 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
-    try:
-        with pq.ParquetFile(local(path)) as file:
-            return _completed(file.read(columns=_there(file, columns)), columns)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
-    return [name for name in columns or SCHEMA.names if name in file.schema_arrow.names]
+    with parquet.opened(path) as file:
+        return _completed(parquet.taken(file, path, columns or SCHEMA.names), columns)
 
 
 def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -222,7 +217,8 @@ class RowFiles:
         if number in self._footers:
             self._footers.move_to_end(number)
             return self._footers[number]
-        about = pq.read_metadata(local(self.folder / self.entries[number]["meta"]))
+        with parquet.opened(self.folder / self.entries[number]["meta"]) as file:
+            about = file.metadata
         ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
         self._footers[number] = (about, ends)
         if len(self._footers) > _KEPT_FOOTERS:
@@ -235,11 +231,8 @@ class RowFiles:
             self._kept.move_to_end(place)
             return self._kept[place]
         path, (about, _) = self.folder / self.entries[number]["meta"], self._footer(number)
-        try:
-            with pq.ParquetFile(local(path), metadata=about) as file:
-                table = _completed(file.read_row_group(group, columns=_there(file, columns), use_threads=False), columns)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        with parquet.opened(path, about=about) as file:
+            table = _completed(parquet.taken(file, path, columns, group=group), columns)
         self._kept[place] = table
         if len(self._kept) > _KEPT_GROUPS:
             self._kept.popitem(last=False)

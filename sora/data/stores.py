@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from sora import credentials, trust
-from sora.data.described import count, fits, maybe, positive, text
 from sora.data.shard_cache import ShardCache, pread
 from sora.data.tars import ByteFile
+from sora.gate.files import regular
+from sora.gate.forms import Fields, Maybe, count, fitting, real, text
 from sora.storage import read_json, write_json
 
 __all__ = ["LocalStore", "RemoteStore", "ShardCache", "Store", "open_store", "pread", "store_of", "write_remote"]
@@ -35,7 +36,11 @@ SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss
 _OPEN_FILES = 64
 _TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
 _CHUNK = 8 << 20
-_FORM = {"url": text, "cache": maybe(text), "cache_mb": positive, "fetch_after": maybe(count), "seal": maybe(text)}  # of remote.json
+FORM = Fields(
+    {"url": text},
+    may={"cache": Maybe(text), "cache_mb": real(0), "fetch_after": Maybe(count), "seal": Maybe(text)},
+    closed=True,
+)  # of remote.json
 _USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4, "seal": None}
 _STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
 Result = TypeVar("Result")
@@ -102,7 +107,7 @@ class LocalStore:
     def open(self, name: str) -> tuple[ByteFile, int]:
         """The file from its beginning, and its size."""
         try:
-            file = open(self.folder / name, "rb", buffering=1 << 18)  # noqa: SIM115 (the caller closes it)
+            file = os.fdopen(regular(self.folder / name), "rb", buffering=1 << 18)  # the caller closes it
         except OSError as error:
             raise ValueError(f"{self.folder / name} cannot be read: {error.strerror}") from None
         return file, os.fstat(file.fileno()).st_size
@@ -115,7 +120,7 @@ class LocalStore:
         if name in self._handles:
             self._handles.move_to_end(name)
             return self._handles[name]
-        self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
+        self._handles[name] = regular(self.folder / name)
         if len(self._handles) > _OPEN_FILES:
             _, oldest = self._handles.popitem(last=False)
             os.close(oldest)
@@ -320,10 +325,7 @@ def names_place(folder: Path, url: str) -> bool:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    described = read_json(path)
-    if not isinstance(described, dict) or set(described) - set(_FORM) or not fits(_USUAL | described, _FORM):
-        raise ValueError(f"{path} is damaged: it holds {', '.join(_FORM)}; index the dataset again")
-    return _USUAL | described
+    return _USUAL | fitting(read_json(path, within=path.parent), FORM, str(path), "index the dataset again")
 
 
 def _refuse_stranger(path: Path, described: dict[str, Any], seal: str | None) -> None:
@@ -335,14 +337,17 @@ def _refuse_stranger(path: Path, described: dict[str, Any], seal: str | None) ->
     if apart and not ("://" not in url and not cache and trust.within(url, path.parent)):
         whose = "you have not indexed this dataset" if seal is None else f"its seal is not one of {trust.key_file()}"
         raise ValueError(
-            f"{path} says that shards lie at {url}{f', to be kept in {cache}' if cache else ''}, and {whose}, so nothing is read there; if "
-            f"you trust that, make the place your own word once (sora data index={shlex.quote(url)} output={shlex.quote(str(path.parent))}), "
-            f"or allow it now: {trust.words(*apart)}"
+            f"{path} says that shards lie at {url}{f', to be kept in {cache}' if cache else ''}, and {whose}, so nothing is read there; "
+            "if you trust that, make the place your own word once "
+            f"(sora data index={shlex.quote(url)} output={shlex.quote(str(path.parent))}), or allow it now: {trust.words(*apart)}"
         )
 
 
 def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int | None) -> None:
-    """Say in a dataset's folder where its shards lie, with this user's seal. A cache's path is kept whole, as who reads stands elsewhere."""
+    """Say in a dataset's folder where its shards lie, with this user's seal.
+
+    A cache's path is kept whole, as who reads stands elsewhere.
+    """
     kept = cache if cache is None else os.path.abspath(cache)
     said = {"url": url, "cache": kept, "cache_mb": cache_mb, "fetch_after": fetch_after}
     write_json(Path(folder) / REMOTE, {**said, "seal": trust.seal(REMOTE, said)})
