@@ -5,6 +5,7 @@ A run's config.yaml may be a stranger's (`Run.own` tells). Programs are run of n
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +24,41 @@ READER = ("seconds", "memory_gb", "pixels", "frames", "rate", "bytes")  # keys o
 def refuse_programs(config: DictConfig | Mapping[str, Any], said: Sequence[str]) -> None:
     """Raise ValueError for a file that is a program, such as TorchScript, unless the command line names its path (`said`: keys) and, where
     its hash is not that of the published file, its SHA-256."""
-    for key, node in _nodes(_plain(config)):
+    tree = _plain(config)
+    for key, node in _nodes(tree):
         if _defined(node[TARGET]) not in PROGRAMS or node.get("path") is None:
             continue
         path, name = node["path"], f"{key}.path"
         if name not in said:
             raise ValueError(
                 f"{name}={path} is a TorchScript file, which is a program, and stands in a file, not on this command line; if you trust "
-                f"it, say it now: {name}={path}"
+                f"it, say it now: {_words(tree, key, node)}"
             )
         _refuse_unknown_program(key, Path(path), node.get("sha256"))
+
+
+def _words(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> str:
+    """What says a node on the command line: its path, and, of one that lies in the values of a group, that group with all that differs
+    from the option of the same keys, as a resume takes the group anew."""
+    from sora.configs.check import flatten
+    from sora.configs.commands import spelled
+    from sora.configs.compose import config_dir, groups
+
+    group, _, inner = key.partition(".")
+    if not inner:
+        return shlex.quote(f"{key}.path={spelled(node['path'])}")
+    wanted = {name: value for name, value in flatten(dict(tree[group])).items() if not name.startswith(f"{inner}.")}
+    best: list[str] | None = None
+    for option, path in groups([config_dir()]).get(group, {}).items():
+        own = {name: value for name, value in flatten(_plain_file(path)).items() if not name.startswith(f"{inner}.")}
+        words = [
+            f"{group}={option}",
+            *(f"{group}.{name}={spelled(value)}" for name, value in wanted.items() if own.get(name, ...) != value),
+        ]
+        if own.keys() == wanted.keys() and (best is None or len(words) < len(best)):
+            best = words
+    said = [f"{key}.{name}={spelled(value)}" for name, value in node.items() if value is not None or name == "path"]
+    return shlex.join([*(best or []), *said])
 
 
 def _refuse_unknown_program(key: str, path: Path, said: str | None) -> None:
@@ -114,6 +140,13 @@ def _defined(target: Any) -> str:
     """Where what a target names is defined, whatever name it goes by."""
     definition = find(target)
     return str(target) if definition is None else f"{definition.module}.{definition.node.name}"
+
+
+def _plain_file(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return tree
 
 
 def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
