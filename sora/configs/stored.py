@@ -29,12 +29,12 @@ def refuse_programs(config: DictConfig | Mapping[str, Any], said: Sequence[str])
         if _defined(node[TARGET]) not in PROGRAMS or node.get("path") is None:
             continue
         path, name = node["path"], f"{key}.path"
-        if name not in said:
+        if not any(name == word or ("." in word and name.startswith(f"{word}.")) for word in said):  # a group's option is no word of it
             raise ValueError(
                 f"{name}={path} is a TorchScript file, which is a program, and stands in a file, not on this command line; if you trust "
                 f"it, say it now: {_words(tree, key, node)}"
             )
-        _refuse_unknown_program(key, Path(path), node.get("sha256"))
+        _refuse_unknown_program(tree, key, node)
 
 
 def _words(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> str:
@@ -43,6 +43,7 @@ def _words(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> str:
     from sora.configs.check import flatten
     from sora.configs.commands import spelled
     from sora.configs.compose import config_dir, groups
+    from sora.configs.grammar import quoted
 
     group, _, inner = key.partition(".")
     if not inner:
@@ -57,19 +58,20 @@ def _words(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> str:
         ]
         if own.keys() == wanted.keys() and (best is None or len(words) < len(best)):
             best = words
-    said = [f"{key}.{name}={spelled(value)}" for name, value in node.items() if value is not None or name == "path"]
-    return shlex.join([*(best or []), *said])
+    values = [f"{name}: {quoted(value) if isinstance(value, str) else spelled(value).lower()}" for name, value in node.items()]
+    return shlex.join([*(best or []), f"{key}={{{', '.join(values)}}}"])
 
 
-def _refuse_unknown_program(key: str, path: Path, said: str | None) -> None:
+def _refuse_unknown_program(tree: Mapping[str, Any], key: str, node: Mapping[str, Any]) -> None:
     from sora.metrics.extractors.i3d_files import SCRIPT
     from sora.metrics.extractors.weights import hashes
 
+    path, said = Path(node["path"]), node.get("sha256")
     if path.is_file() and (found := hashes(path)).blob != SCRIPT and said != found.sha256:
         whose = f"not the file of {key}.sha256={said}" if said else "not the published one"
         raise ValueError(
             f"{key}.path={path} is a TorchScript file, which is a program, and {whose}; if you trust it, say which file you mean: "
-            f"{key}.sha256={found.sha256}"
+            f"{_words(tree, key, {**node, 'sha256': found.sha256}) if '.' in key else f'{key}.sha256={found.sha256}'}"
         )
 
 
