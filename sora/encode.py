@@ -262,10 +262,11 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
 
 def _tell_of_cuts(manifest: Path) -> None:
     """Say how many captions were longer than the encoder reads."""
+    from sora.terminal import say
     from sora.text import cache
 
     for cut in cache.cut_in(manifest) or ():
-        print(f"  {cut.line()}")
+        say(f"  {cut.line()}")
 
 
 def _device(name: str) -> Any:

@@ -38,6 +38,7 @@ def main(composed: Composed) -> None:
     from sora.data.units import Part, Units
     from sora.data.workers import in_order
     from sora.storage import refuse_nested
+    from sora.terminal import say
 
     config = composed.config
     output, part = Path(config.output), Part.of(config.part)
@@ -57,7 +58,7 @@ def main(composed: Composed) -> None:
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = join(job, units, kept, refused, max_bytes=int(config.shard_mb * 2**20), about=about)
         units.remove()
-    print(summary(described, output))
+    say(summary(described, output))
     print(f"next: {after_prepare(output, Index.open(output))}")
 
 

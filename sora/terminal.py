@@ -63,6 +63,11 @@ def line(text: str) -> str:
     return shown(text).replace("\n", "\\n")
 
 
+def say(*lines: str) -> None:
+    """Print lines that hold words of strangers: each stays one line."""
+    print("\n".join(map(line, lines)))
+
+
 def _escape(found: re.Match[str]) -> str:
     return ascii(found[0])[1:-1]
 

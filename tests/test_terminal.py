@@ -1,4 +1,4 @@
-"""What is printed steers no terminal and shows no credential, whoever wrote the words; bars and headings of ours still do what they should."""
+"""What is printed steers no terminal and shows no credential, whoever wrote the words; bars and headings of ours do what they should."""
 
 import io
 import sys
@@ -51,7 +51,7 @@ def test_honest_letters_stay_as_they_are(monkeypatch):
 
 
 def test_a_door_is_put_once_and_is_otherwise_the_stream(monkeypatch):
-    written = writing(monkeypatch)
+    writing(monkeypatch)
     before = sys.stdout
     terminal.writable()
     assert sys.stdout is before and sys.stdout.encoding == "utf-8" and not sys.stdout.isatty()
