@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
-from sora import trust
+from sora import credentials, trust
 from sora.configs.words import listed, meant
 from sora.started import started
 from sora.terminal import Lines, line, shown, styled, writable
@@ -299,6 +299,7 @@ def parse(words: Sequence[str]) -> Flags:
                 raise ValueError(f"{name} needs a value: {name} {wanted[valued[name]]}")
             value = value if equals else rest.pop(0)
             if valued[name] == "folders":
+                credentials.refuse(value, said_by=name)
                 flags.folders.append(Path(value))
             elif valued[name] == "allow":
                 flags.allow.append(value)

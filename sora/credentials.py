@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 MASK = "***"
-# abfs writes CONTAINER@ACCOUNT, which is no credential unless a colon stands in it
-_USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]*)://))(?P<user>[^/\s@'\"]+)@")
+# abfs writes CONTAINER@ACCOUNT, which is no credential unless a colon stands in it; a URL that was taken for a path has lost a slash
+_USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]*):(?://|/(?=[^/\s@'\"]+:[^/\s@'\"]+@))))(?P<user>[^/\s@'\"]+)@")
 _CONTAINERS = ("abfs", "abfss", "az")
 _QUERY = re.compile(
     r"(?P<before>[?&](?i:sig|signature|x-amz-signature|x-amz-security-token|x-amz-credential|awsaccesskeyid|x-goog-signature"
