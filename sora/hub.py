@@ -48,8 +48,8 @@ def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key:
             pin = f"{key.rpartition('.')[0]}.revision"
             raise ValueError(
                 f"{told} and not in the hub's local cache; what is downloaded without a revision may be another model tomorrow: name a "
-                f"commit ({pin}=COMMIT, as the model's page lists them), or the newest on purpose ({pin}=main), or download it first "
-                f"({download}), or {instead}"
+                f"commit ({pin}=COMMIT, or the revision beside this source, where an option has several; the model's page lists them), or "
+                f"the newest on purpose ({pin}=main), or download it first ({download}), or {instead}"
             ) from None
         raise ValueError(
             f"{told} and not in the hub's local cache, and this command line did not name it: download it first ({download}), or allow "
