@@ -388,11 +388,12 @@ def fitted(run: Path, ratio: float) -> float:
     Raises:
         ValueError: the log says nothing of it.
     """
-    import json
     from statistics import median
 
+    from sora.training.metrics import MEASURED, read
+
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    rows = read(path, MEASURED)
     reached = [row["mfu"] / (1 - row["data_share"]) for row in rows if row.get("mfu") and row["data_share"] < 1]
     if len(reached) < 2:
         raise ValueError(f"fit={run}: {path} has fewer than two lines with mfu; name a run of this network on such a device")

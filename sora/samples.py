@@ -142,6 +142,20 @@ def check_place(folder: Path, *, key: str) -> None:
         raise ValueError(f"{key}={folder}: {there} cannot be written to; name another folder or change its permissions")
 
 
+MOST_SAMPLES = 100_000  # of one command
+
+
+def check_frames(frames: int, height: int, width: int, *, most_gb: float) -> None:
+    """Raise ValueError for a clip that is larger than videos are, or whose frames take more memory than they may."""
+    if max(height, width) > LARGEST:
+        raise ValueError(f"samples of {width}x{height} are too large; a side has at most {LARGEST}: lower size= or area=")
+    if (bytes_ := frames * height * width * 3 * 4) > most_gb * 2**30:
+        raise ValueError(
+            f"a clip of {frames:,} frames of {width}x{height} takes {bytes_ / 2**30:,.1f} GiB of memory, and clip_gb={most_gb:g} is all; "
+            "lower size=, area= or seconds=, or raise clip_gb="
+        )
+
+
 def check_videos(requests: Sequence[Request], enlarge: int | None) -> None:
     """Raise ValueError for sizes and rates that no video can have, by encoding one black frame of each."""
     import av
@@ -319,5 +333,7 @@ def read_png(path: Path) -> Any:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as picture:
+    from sora.gate.files import opened
+
+    with opened(path) as file, Image.open(file, formats=["PNG"]) as picture:
         return np.array(picture)

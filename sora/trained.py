@@ -66,7 +66,7 @@ def number(value: Any) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / RUN).is_file()
+    return (folder / RUN).exists()
 
 
 def trained(folder: Path) -> Trained:

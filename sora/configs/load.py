@@ -59,7 +59,7 @@ def run_kind(folder: Path) -> str:
     from sora.training.run import open_run
     from sora.vae.artefact import CARD
 
-    return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
+    return "vae" if (Path(folder) / CARD).exists() else open_run(folder).info["kind"]
 
 
 def load_diffusion(
@@ -82,7 +82,7 @@ def load_diffusion(
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
     fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
-    fitting(info, {"code": Named(text_form)}, str(run.info_file))
+    fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
     found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])

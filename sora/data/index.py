@@ -28,12 +28,12 @@ from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
 from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.gate.files import refuse_outside
-from sora.gate.forms import Fields, Maybe, Named, count, digest, fitting, inside, some, text, whole
+from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
 from sora.gate.texts import LIST, read_json
 
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
 
-_TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
+_TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}
 _CAPTIONS = {"whole": text, "splits": Named(text)}  # since the second version
 _CAPTIONED = Named({"clips": some, "without": count, "kinds": Named(some)})  # datasets of before have none

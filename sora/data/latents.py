@@ -25,9 +25,11 @@ from torch import Tensor
 
 from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
+from sora.data.rows import refuse_impossible
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
 from sora.gate import parquet
+from sora.gate.files import below
 from sora.gate.forms import Fields, Items, Maybe, beside, count, digest, fitting, some, text
 from sora.gate.tensors import finite
 from sora.gate.texts import CARD, LIST, json_of, read_json
@@ -158,7 +160,7 @@ def _list_refused(index: Index, shards: int, vae_hash: str) -> None:
 
 
 def _columns_path(folder: Path, vae_hash: str) -> Path:
-    return folder / f"latents-{vae_hash[:8]}"
+    return below(folder, f"latents-{vae_hash[:8]}")
 
 
 def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
@@ -297,7 +299,10 @@ def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.nd
     """The places and shapes of a shard's latents, in the order of the dataset's rows."""
     _check_meta(index.folder, entry)
     meta = index.folder / entry["meta"]
-    table = parquet.read(meta)
+    needed = pa.schema([SCHEMA.field(name) for name in SCHEMA.names[:-1]])  # without "refused", which older ones have not
+    with parquet.opened(meta) as file:
+        table = parquet.taken(file, meta).select(needed.names).cast(needed)
+    refuse_impossible(table, meta, dict.fromkeys(("offset", "size", "frames", "rows", "columns"), 0), needed.names)
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:
         there = set(found)

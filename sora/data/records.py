@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sora.gate.files import read
-from sora.gate.texts import Limit, refuse_large
+from sora.gate.texts import Limit, refuse_deep, refuse_many
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
@@ -63,8 +63,10 @@ def lines_of(text: str, named: str) -> list[str]:
 def json_of(text: str, named: str) -> Any:
     """The value of a JSON text. Raises ValueError for none, and for an object that has a key twice: one of its values would be lost."""
     try:
-        refuse_large(text.encode("utf-8", "surrogatepass"), TABLE)
-        return json.loads(text, object_pairs_hook=_once)
+        refuse_many(text.encode("utf-8", "surrogatepass"), TABLE)
+        value = json.loads(text, object_pairs_hook=_once)
+        refuse_deep(value, TABLE)
+        return value
     except (ValueError, RecursionError) as error:  # also numbers of very many digits
         raise ValueError(f"{named} is no JSON: {error}") from None
 

@@ -152,7 +152,9 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
     with parquet.opened(path) as file:
-        return _completed(parquet.taken(file, path, columns or SCHEMA.names), columns)
+        table = _completed(parquet.taken(file, path, columns or SCHEMA.names), columns)
+        refuse_impossible(table, path)
+        return table
 
 
 def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -161,6 +163,31 @@ def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
             table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
     wanted = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
     return table.select(wanted.names).cast(wanted)
+
+
+LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # that a row's numbers may be
+WHOLE = ("key", "shard", "suffix", "sha256", "split", "fps", *LEAST)  # columns in which every row says something
+
+
+def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LEAST, whole: Sequence[str] = WHOLE) -> None:
+    """Raise ValueError, naming the column, for rows that no clip has. least: of columns, the least number. whole: columns without gaps."""
+    import pyarrow.compute as pc
+
+    def wrong(name: str, what: str) -> ValueError:
+        return ValueError(f"{path} is damaged: {name} {what}; prepare or index the dataset again")
+
+    for name in table.column_names if table.num_rows else ():
+        column = table[name]
+        if name in whole and column.null_count:
+            raise wrong(name, f"is missing in {column.null_count:,} rows")
+        if name in least and (low := pc.min(column).as_py()) is not None and low < least[name]:
+            raise wrong(name, f"is {low}, and {least[name]} is the least that fits")
+        if name == "fps" and not pc.all(pc.and_(pc.is_finite(column), pc.greater(column, 0))).as_py():
+            raise wrong(name, "is not a finite number above 0")
+        if name.endswith("sha256") and not pc.all(pc.match_substring_regex(column, "^[0-9a-f]{64}$")).as_py():
+            raise wrong(name, "is no SHA-256 in hexadecimal")
+        if name == "captions" and any(part.null_count for part in column.combine_chunks().flatten().flatten()):
+            raise wrong(name, "lack a kind, a text or a captioner")
 
 
 class RowFiles:
@@ -233,6 +260,7 @@ class RowFiles:
         path, (about, _) = self.folder / self.entries[number]["meta"], self._footer(number)
         with parquet.opened(path, about=about) as file:
             table = _completed(parquet.taken(file, path, columns, group=group), columns)
+            refuse_impossible(table, path)
         self._kept[place] = table
         if len(self._kept) > _KEPT_GROUPS:
             self._kept.popitem(last=False)

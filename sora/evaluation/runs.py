@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
 from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,7 +48,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else output.parent)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)

@@ -79,6 +79,15 @@ def refuse_links_out(folder: Path | str) -> None:
         refuse_outside(path, folder)
 
 
+def below(home: Path | str, *parts: str) -> Path:
+    """The path of a file or folder that the program makes or reads below one that the user named. Raises ValueError where a link on the
+    way, or right in it, leads out of that folder."""
+    path = Path(home, *parts)
+    refuse_outside(path, home)
+    refuse_links_out(path)
+    return path
+
+
 def appending(path: Path | str) -> int:
     """A handle to append to a file with, which is made if it is not there. Raises ValueError where it is a link, or no file."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -43,19 +43,25 @@ def read_json(path: Path | str, *, limit: Limit = CARD, within: Path | str | Non
 
 def json_of(content: bytes, *, limit: Limit) -> Any:
     """The value of JSON in UTF-8. Raises ValueError for what is none, has not-a-number in it, or is above a limit."""
-    refuse_large(content, limit)
-    return json.loads(content.decode("utf-8"), parse_constant=_no_number)
-
-
-def refuse_large(content: bytes, limit: Limit) -> None:
-    """Raise ValueError for JSON of too many items, or too deep, before any of it takes memory."""
     refuse_many(content, limit)
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep") from None
     if content.count(b"[") + content.count(b"{") > limit.depth:
-        depth = 0
-        for bracket in _STRINGS.sub(b"", content).translate(None, _NO_BRACKETS):
-            depth += 1 if bracket in b"[{" else -1
-            if depth > limit.depth:
-                raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep")
+        refuse_deep(value, limit)
+    return value
+
+
+def refuse_deep(value: Any, limit: Limit) -> None:
+    """Raise ValueError for lists and mappings that are too deep within one another."""
+    ahead = [(value, 1)]
+    while ahead:
+        one, depth = ahead.pop()
+        if depth > limit.depth:
+            raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep")
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        ahead += [(inner, depth + 1) for inner in inside if isinstance(inner, dict | list)]
 
 
 def refuse_many(content: bytes, limit: Limit) -> None:
@@ -67,7 +73,6 @@ def refuse_many(content: bytes, limit: Limit) -> None:
 
 
 _BEFORE_ITEMS = (b"[", b"{", b",", b"\n")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _no_number(word: str) -> NoReturn:
@@ -79,8 +84,7 @@ def json_lines(content: bytes, *, limit: Limit) -> Iterator[Any]:
     refuse_many(content, limit)
     for line in content.split(b"\n"):
         try:
-            refuse_large(line, limit)
-            yield json.loads(line, parse_constant=_no_number)
+            yield json_of(line, limit=limit)
         except (ValueError, RecursionError):
             continue
 
@@ -112,7 +116,7 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.items, self.depth = self.items + 1, self.depth + 1
             if self.check_event(yaml.AliasEvent):
-                raise ValueError(f"it holds an alias{self.peek_event().start_mark}")
+                raise ValueError(f"it holds an alias, line {self.peek_event().start_mark.line + 1}")
             if self.items > 2 * limit.items:
                 raise ValueError(f"it has over {limit.items:,} items, the most that such a file has")
             if self.depth > limit.depth:
@@ -123,8 +127,11 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
 
     try:
         value = yaml.load(content.decode("utf-8"), Loader=Plain)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"{error.problem or error.context}{f', line {mark.line + 1}' if mark else ''}") from None
     except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None
     refuse_odd(value)
     return value
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from sora import storage
 from sora.gate.files import refuse_links_out, refuse_outside
-from sora.gate.forms import Either, Fields, Items, Named, Row, anything, fitting, flag, number, real, whole
+from sora.gate.forms import Either, Fields, Form, Items, Named, Row, anything, fitting, flag, number, real, whole
 from sora.gate.texts import STATE as STATE_LIMIT
 from sora.gate.texts import read_json
 from sora.training import manifest
@@ -44,7 +44,7 @@ STATE = "state.json"
 SNAPSHOTS = "snapshots"
 NAME = re.compile(r"step-(\d{8,12})")
 _COUNTS = {"step": whole(0, 10**12), "samples": whole(), "tokens": whole()}
-_COUNTERS = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
+_COUNTERS: dict[str, Form] = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
 _SUM = Either([number], number)
 _SUMS = dict.fromkeys(("loss", "grad_norm", "flops", "data_seconds", "step_seconds"), real(0))
 _WINDOW = Fields({**dict.fromkeys(("steps", "skipped", "samples", "tokens"), whole()), **_SUMS, "parts": Named(Row((_SUM, _SUM)))})
@@ -53,14 +53,13 @@ FACTS = Fields(
     may={
         "counters": Fields(_COUNTS, may=_COUNTERS, closed=True),
         "losses": Items(real(0), most=1_000_000),
-        "window": _WINDOW,
-        "seconds": real(0),
         "suspects": [Row((whole(), [whole(0, (1 << 64) - 1)]))],
         "profiles": Named(real(0, above=True)),
         "exported": Fields({"ema": anything}, may={"averaged": flag}),
     },
 )
 FORM = Fields({**_COUNTS, "facts": FACTS})  # of state.json
+TRAINED = Fields({"counters": FACTS.may["counters"], "window": _WINDOW, "seconds": real(0)})  # of the facts that training goes on from
 
 
 @dataclass(frozen=True)

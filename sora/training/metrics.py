@@ -12,10 +12,11 @@ from typing import Any
 from sora import storage
 from sora.gate.files import appending
 from sora.gate.files import read as file_content
-from sora.gate.forms import Fields, Form, fitting, text, whole
+from sora.gate.forms import Fields, Form, Maybe, anything, fitting, real, text, whole
 from sora.gate.texts import CARD, LIST, json_of, read_lines
 
 STEPPED = Fields({"step": whole()}, may={"weights": text})  # of a line of metrics.jsonl and evaluation.jsonl
+MEASURED = Fields({"step": whole(), "data_share": real(0, 1)}, may={"mfu": Maybe(real(0))})  # the same, of lines with a share of the peak
 EVENT = Fields({"event": text})  # of events.jsonl
 
 
@@ -58,7 +59,7 @@ class MetricsLog:
             os.close(handle)
 
 
-def read(path: Path, form: Form) -> list[dict[str, Any]]:
+def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
     """The lines of a metrics or events file; a torn last line is left out. Raises ValueError for one that is not of a form."""
     if not os.path.lexists(path):
         return []

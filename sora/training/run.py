@@ -39,10 +39,17 @@ from sora.training import checkpoint
 KINDS = ("vae", "diffusion")
 MOST_STEPS = 10**12
 FORM = Fields(
-    {"kind": word(*KINDS), "depends": Named(text)},
+    {"kind": word(*KINDS)},
     may={
-        "id": text, "seal": Maybe(text), "code": Named(text), "saved": whole(0, MOST_STEPS), "place": {"folder": text, "from": text},
-        "datasets": Named(text), "usual": Named(real(0)), "exported": Fields({"ema": anything}, may={"averaged": flag}),
+        "depends": Named(text),
+        "id": text,
+        "seal": Maybe(text),
+        "code": Named(text),
+        "saved": whole(0, MOST_STEPS),
+        "place": {"folder": text, "from": text},
+        "datasets": Named(text),
+        "usual": Named(real(0)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
     },
 )  # of run.json
 SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on

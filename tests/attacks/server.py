@@ -67,6 +67,7 @@ def _trial(order: dict[str, Any]) -> dict[str, Any]:
     return {
         "code": code,
         "seconds": time.monotonic() - began,
+        "cpu": used.ru_utime + used.ru_stime,
         "peak_mb": max(peak, used.ru_maxrss / 1024),
         "ended_for": why,
         "left": left,
