@@ -151,7 +151,8 @@ def _plain_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def _plain(config: DictConfig | Mapping[str, Any]) -> Mapping[str, Any]:
     from omegaconf import DictConfig, OmegaConf
 
-    return dict(OmegaConf.to_container(config, resolve=False)) if isinstance(config, DictConfig) else dict(config)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    tree: Any = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
+    return tree

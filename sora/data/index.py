@@ -26,6 +26,7 @@ from sora.data.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_c
 from sora.data.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
+from sora.data.unfinished import no_dataset
 from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.gate.files import refuse_outside
 from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
@@ -72,8 +73,7 @@ class Index:
         """
         folder = Path(folder)
         if not (folder / DATASET).is_file():
-            why = "holds no dataset.json, so it is no finished dataset" if folder.is_dir() else "is no folder"
-            raise ValueError(f"{folder} {why}; make one with: sora prepare output={folder} …, or index shards: sora data index {folder}")
+            raise ValueError(no_dataset(folder))
         described = describe(folder)
         files = RowFiles(folder, described["shards"])
         _check_files(folder, described, files)

@@ -181,5 +181,5 @@ def _parquet(path: Path, named: str) -> Iterator[Record]:
                 for values in batch.to_pylist():
                     number += 1
                     yield Record(f"{named} row {number}", values, typed=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{named} cannot be read as parquet: {error}") from None

@@ -8,9 +8,11 @@ under its name only when it is whole. The folder goes when all of it is joined.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
+from sora.gate.files import opened
+from sora.gate.texts import LIST, json_of
 from sora.locks import NAME, alone_in
 from sora.storage import staging_of
 
@@ -89,6 +93,8 @@ class Units:
         self._locks = ExitStack()
 
     def __enter__(self) -> Units:
+        if (self.output / self.mark).exists() and self.folder.is_dir():
+            self._clear_of_whole()
         there = self.output.exists() or self.output.is_symlink()
         if there and ((self.output / self.mark).exists() or not (self.folder.is_dir() or self._begun())):
             raise ValueError(f"{self.output} exists already; remove it or name another folder")
@@ -101,6 +107,7 @@ class Units:
                 self._not_while_whole()
                 name = f"{NAME}-{self.part.number}-of-{self.part.of_all}"
                 self._locks.enter_context(alone_in(self.output, f"{self._doing} part {self.part} of", name=name))
+                refuse_other_counts(self.output, self.part, name=NAME, doing=self._doing)
             self.folder.mkdir(exist_ok=True)
             self._locks = self._locks.pop_all()
         return self
@@ -138,7 +145,7 @@ class Units:
         """Everything that a unit gave: what is said of it, and its bytes. Raises ValueError where it is damaged."""
         path = _path(self.folder, identity)
         entries = _said(path)["records"]
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for entry in entries:
                 media = file.read(entry["size"])
                 if hashlib.sha256(media).hexdigest() != entry["sha256"]:
@@ -148,6 +155,12 @@ class Units:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+    def _clear_of_whole(self) -> None:
+        """Where a job was stopped between its end and the removal of what it was made from, that takes as much room again."""
+        with alone_in(self.output, self._doing):
+            self.remove()
+        raise ValueError(f"{self.output} is whole already, and what was left of making it is removed now; name another folder for another")
 
     def _begun(self) -> bool:
         """Whether a job of this kind has only just begun here: nothing but its locks."""
@@ -164,6 +177,20 @@ class Units:
                 if attempt == 4:
                     raise
                 time.sleep(0.1)
+
+
+def refuse_other_counts(folder: Path, part: Part, *, name: str, doing: str) -> None:
+    """Raise ValueError where a process works on a part of another number of parts: the two would do the same work, or write the same files.
+
+    name: what the locks of parts are called, up to -K-of-N; that of `part` is held already, so that one of two that begin at once sees
+    the other.
+    """
+    advice = f"its parts and those of {part.of_all} would do the same work twice: give all jobs one N"
+    for lock in sorted(folder.glob(f"{glob.escape(name)}-*-of-*")):
+        said = re.fullmatch(r"(\d+)-of-(\d+)", lock.name.removeprefix(f"{name}-"))
+        if said is not None and int(said[2]) != part.of_all:
+            with alone_in(folder, f"{doing} part {said[1]} of {said[2]} of", name=lock.name, advice=advice):
+                pass
 
 
 def is_kept(folder: Path, identity: str) -> bool:
@@ -185,7 +212,7 @@ def _path(folder: Path, identity: str) -> Path:
 
 def _said(path: Path) -> dict[str, Any]:
     """A unit's JSON. Raises OSError or ValueError where it is not there or not whole."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size < _TAIL:
             raise ValueError(f"{path} ends early")
@@ -196,7 +223,7 @@ def _said(path: Path) -> dict[str, Any]:
         said = file.read(length)
     if hashlib.sha256(said).digest() != tail[8:]:
         raise ValueError(f"{path} has changed")
-    told = json.loads(said)
+    told = json_of(said, limit=LIST)
     if sum(entry["size"] for entry in told["records"]) != size - _TAIL - length:
         raise ValueError(f"{path} ends early")
     return told

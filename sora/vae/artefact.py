@@ -76,7 +76,7 @@ def load(folder: Path) -> VideoVAE:
     try:
         vae.load_state_dict(found)
     except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit the settings in {folder / CARD}: {error}") from None
+        raise ValueError(f"{weights} does not fit the settings in {folder / CARD}: {' '.join(str(error).split())[:500]}") from None
     if list(vae.stride) != card["stride"]:
         raise ValueError(f"{folder / CARD} is damaged: its stride is {card['stride']}, its settings make {list(vae.stride)}; copy it again")
     return vae.eval()

@@ -1,6 +1,7 @@
 """Mutants of sound files against their declared forms: ten thousand each, and nothing but a ValueError, in no time."""
 
 import json
+import marshal
 import random
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def places(value, place=()):
 
 def mutant(value, spots, draw):
     """A copy with one to three places that hold another value, are gone, or hold one thing more."""
-    whole = json.loads(json.dumps(value))
+    whole = marshal.loads(marshal.dumps(value))  # the fastest copy
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         place = draw.choice(spots)
         if not place:
@@ -85,7 +86,7 @@ def mutant(value, spots, draw):
                 holder[draw.choice(("other", "", "../x", "a" * 300))] = draw.choice(VALUES)
             else:
                 holder.append(draw.choice(VALUES))
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, AttributeError):
             continue
     return whole
 
