@@ -68,15 +68,16 @@ def refuse_outside(path: Path | str, folder: Path | str) -> None:
         )
 
 
-def refuse_links_out(folder: Path | str) -> None:
-    """Raise ValueError where anything that lies right in a folder is a link out of it. A folder that is not there holds none."""
+def refuse_links_out(folder: Path | str, *, home: Path | str | None = None) -> None:
+    """Raise ValueError where anything that lies right in a folder is a link out of it, or out of `home`, in which it lies. A folder that is
+    not there holds none."""
     try:
         with os.scandir(folder) as entries:
             links = [entry.path for entry in entries if entry.is_symlink()]
     except (FileNotFoundError, NotADirectoryError):
         return
     for path in links:
-        refuse_outside(path, folder)
+        refuse_outside(path, home or folder)
 
 
 def below(home: Path | str, *parts: str) -> Path:
@@ -84,7 +85,7 @@ def below(home: Path | str, *parts: str) -> Path:
     way, or right in it, leads out of that folder."""
     path = Path(home, *parts)
     refuse_outside(path, home)
-    refuse_links_out(path)
+    refuse_links_out(path, home=home)
     return path
 
 

@@ -198,7 +198,7 @@ def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
     """
     path = Path(path)
     refuse_outside(path.parent, path.parent.parent)
-    refuse_links_out(path)
+    refuse_links_out(path, home=path.parent.parent)
     files = contents(path).files
     with os.scandir(path) as entries:
         present = {entry.name: entry.is_file() for entry in entries if entry.name != MANIFEST}

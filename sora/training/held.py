@@ -24,7 +24,7 @@ def held(path: Path) -> Iterator[Path]:
     """
     run = path.parent.parent
     refuse_outside(path, run)
-    refuse_links_out(path)  # of which there would be other links, that lead nowhere else
+    refuse_links_out(path, home=run)  # of which there would be other links, that lead nowhere else
     aside = run / f"{storage.STAGING}read-{os.getpid()}-{secrets.token_hex(4)}"
     there = aside / path.parent.name / path.name
     try:
