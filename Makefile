@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long test-attacks test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long clean
+.PHONY: help setup quickstart test test-fast test-long test-attacks test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -65,6 +65,9 @@ lint: setup  ## ruff and pyright
 bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
 	@set -e; for script in experiments/benchmarks/*.py; do test $$script = experiments/benchmarks/gpu.py || { \
 		echo "== $$script"; $(BIN)/python "$$script"; }; done
+
+lock: setup  ## requirements.lock, every package with the hash of its file, as pip would install them today
+	$(BIN)/python tools/lock.py
 
 # The Python that has a torch with CUDA; nothing is installed. GPU_PYTHON_VERSION is that of the machine for which wheels are fetched.
 GPU_PYTHON ?= python3

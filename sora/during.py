@@ -349,6 +349,8 @@ class Scorer:
     def _originals(self) -> dict[int, Tensor]:
         """The held-out clips by the numbers of the requests, as what trains sees them: what their patches cover, or what is brought to
         size and rate for encoding. Says which cannot be read."""
+        from sora.terminal import say
+
         shown, reasons = self._stored() if self._clips.encode is None else self._prepared()
         lacking = [number for number in range(len(self._requests)) if number not in shown]
         if lacking:
@@ -356,7 +358,7 @@ class Scorer:
             told = [f"{listing.clips.key(self._requests[number][0])}{reasons.get(number, '')}" for number in lacking[:TOLD]]
             more = f", and {len(lacking) - TOLD} more" if len(lacking) > TOLD else ""
             left = "" if len(shown) > 1 else "; of fewer than two there is no distance"
-            print(
+            say(
                 f"beware: {len(lacking)} held-out clips of {len(self._requests)} have no part in distances: {', '.join(told)}{more}{left}"
             )
         return shown

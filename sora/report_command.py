@@ -165,13 +165,16 @@ def sample_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def datasets(run: Trained):
-    """The datasets of a run with what their dataset.json says; None for those that cannot be read from here."""
+    """The datasets of a run with what their dataset.json says; None for those that cannot be read from here, or that another user's run
+    names outside its folder."""
     from sora.data.index import describe
+    from sora.training.run import open_run
 
     found = []
     for folder in run.config.get("data", {}).get("folders") or []:
         try:
-            found.append((str(folder), describe(Path(folder))))
+            seen = open_run(run.folder).may_read(folder)
+            found.append((str(folder), describe(Path(folder)) if seen else None))
         except (ValueError, OSError):
             found.append((str(folder), None))
     return found

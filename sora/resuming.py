@@ -63,6 +63,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     """
     from omegaconf import OmegaConf
 
+    from sora.configs import stored
     from sora.configs.check import flatten
     from sora.training.run import changes, open_run, refuse_changes
 
@@ -70,6 +71,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     if config.resume in (None, "auto"):
         require_given(config, "train")
     if config.resume is None or (config.resume == "auto" and not (output / "run.json").exists()):
+        stored.refuse_programs(config, said)
         keep_numerics(config, {})
         return config, output, None
     if config.resume == "auto":
@@ -83,7 +85,9 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
                 "begin another run with output="
             )
         asked = laid_over(kept(run), config, said)
+        stored.refuse_unsaid(run, asked, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
+    stored.refuse_programs(asked, said)
     keep_numerics(asked, run.config)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
@@ -141,12 +145,12 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
             if name in lost and found not in (name, abspath(name)):
                 say(f"data.folders: {name} is read from {found}")
     if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
-        config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, str(config.vae))
+        config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, "vae", str(config.vae))
     if config.get("init") is not None and not named_here("init", config.init):
-        config.init = places.path_of(run, str(config.init))
+        config.init = places.path_of(run, "init", str(config.init))
     for name in ("text", "evaluation"):
         if OmegaConf.is_dict(asked.get(name)):
-            config[name] = places.placed(run, OmegaConf.to_container(asked[name], resolve=False))
+            config[name] = places.placed(run, OmegaConf.to_container(asked[name], resolve=False), name, here=named_here)
     return config
 
 
@@ -209,7 +213,7 @@ def record(
 
     if changed is None or not ranks.first():
         return
-    place = begun_at(run.folder, ())["place"]
+    own, place = run.own, begun_at(run.folder, ())["place"]
     kept = asked if run.info.get("place") == place else config
     other = {f"{DEPENDS}{name}": pair for name, pair in differing(run, job).items()}
     before, now = (list(each) for each in ((run.config.get("data") or {}).get("folders") or (), kept.data.folders))
@@ -224,6 +228,8 @@ def record(
     if other:
         run.depend_on(job.depends, vae=job.vae)
     run.note(**begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual))
+    if own:
+        run.seal()
 
 
 def differing(run: Run, job: Job) -> dict[str, tuple[str, str]]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora import terminal
+
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
@@ -45,7 +47,7 @@ def main(composed: Composed) -> None:
     limits = with_fill(loaded.encoder.limits(), fill_of(loaded.config))
     requests, told = with_cuts(plan_requests(lines, config, loaded), limits)
     for line in told:
-        print(line)
+        terminal.say(line)
     packs = generator.packs(requests)
     check_videos(requests, config.enlarge)
     batch = batch_of(requests, loaded, config, device=str(generator.device))

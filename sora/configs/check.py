@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sora.configs.build import fitting, refuse_resolvers
+from sora.configs.build import fitting
 from sora.configs.kinds import Kinds, fits, refuse
 from sora.configs.targets import TARGET, find, parameters
 from sora.configs.words import listed, meant
+from sora.references import refuse_resolvers
 
 
 def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, Any]:

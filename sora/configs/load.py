@@ -86,7 +86,7 @@ def load_diffusion(
     found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])
-    config["text"] = placed(run, config["text"])
+    config["text"] = placed(run, config["text"], "text")
     encoder = build(config["text"])
     identity = artefact.artefact_hash(run.vae)
     for name, value in (("vae", identity), ("text", encoder.fingerprint)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -37,6 +38,7 @@ from sora.storage import STAGING, whole_file, write_json
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
+_METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -208,7 +210,10 @@ def _first(output: Path) -> str:
 
 
 def mirror(store: Store, output: Path) -> dict[str, Any]:
-    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there."""
+    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there.
+
+    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word.
+    """
     output.mkdir(parents=True, exist_ok=True)
     _copy(store, DATASET, output / f"{DATASET}.partial", None)
     partial = output / f"{DATASET}.partial"
@@ -216,6 +221,8 @@ def mirror(store: Store, output: Path) -> dict[str, Any]:
     wanted = {entry["meta"]: entry["meta_sha256"] for entry in described["shards"]}
     wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in ((described.get("columns") or {}).get("sha256") or {}).items()}
     for name, digest in wanted.items():
+        if not _METADATA.fullmatch(name):
+            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which is no file of metadata; it is not to be trusted")
         _copy(store, name, output / name, digest)
     partial.replace(output / DATASET)
     return described

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage
+from sora import storage, terminal
 from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
 
 if TYPE_CHECKING:
@@ -352,10 +352,8 @@ def finish(
         "clips": clips,
     }
     storage.write_json(output / "scores.json", written)
-    for line in preset_lines(preset or {}):
-        print(line)
-    for line in told:
-        print(line)
+    for line in (*preset_lines(preset or {}), *told):
+        terminal.say(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}
 

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import sora
-from sora import storage
+from sora import storage, trust
 from sora.gate.files import appending, read, refuse_links_out
 from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
 from sora.gate.texts import CONFIG, read_json, yaml_of
 from sora.locks import alone_in
 from sora.processes import born_deaf
-from sora.references import refuse_growth
+from sora.references import refuse_growth, refuse_resolvers
+from sora.terminal import Lines
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
@@ -41,10 +42,17 @@ FORM = Fields(
     {"kind": word(*KINDS)},
     may={
         "depends": Named(text),
-        "id": text, "code": Named(text), "saved": whole(0, MOST_STEPS), "place": {"folder": text, "from": text},
-        "datasets": Named(text), "usual": Named(real(0)), "exported": Fields({"ema": anything}, may={"averaged": flag}),
+        "id": text,
+        "seal": Maybe(text),
+        "code": Named(text),
+        "saved": whole(0, MOST_STEPS),
+        "place": {"folder": text, "from": text},
+        "datasets": Named(text),
+        "usual": Named(real(0)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
     },
 )  # of run.json
+SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on
 NODE = Fields({"_target_": text})  # of config.yaml: an object, by the name of its class
 NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds of a kind
 _DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
@@ -98,8 +106,25 @@ class Run:
         return fitting(read_json(self.info_file, within=self.folder), FORM, str(self.info_file))
 
     @property
+    def own(self) -> bool:
+        """Whether what its configuration names elsewhere may be read: this user wrote it, or the command line allows the run's folder."""
+        return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
+
+    def may_read(self, path: Path | str) -> bool:
+        """Whether a path that the run names may be read: it lies in the run, or see `own`, or the command line allows it."""
+        return trust.within(path, self.folder) or trust.allowed(path) or self.own
+
+    def seal(self) -> None:
+        """Note that this user wrote what config.yaml says."""
+        self.note(seal=trust.seal(*self._said()))
+
+    def _said(self) -> tuple[Any, ...]:
+        return SEALED, storage.file_hash(self.config_file)
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values: data, never something to be run."""
+        """The stored configuration, as plain values: data, never something to be run. Raises ValueError where it is damaged, and where it
+        calls a resolver, which would put the environment or a file in the place of a value."""
         path = self.config_file
         if not path.exists():
             raise ValueError(f"{path} does not exist: {self.folder} is no run")
@@ -107,8 +132,9 @@ class Run:
         try:
             refuse_growth(content.decode("utf-8", "replace"))
             value = yaml_of(content)
+            refuse_resolvers(value)
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
         return fitting(value, CONFIG_FORM, str(path))
 
     def newest(self) -> Path | None:
@@ -171,7 +197,8 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         (staging / "config.yaml").write_text(config, encoding="utf-8")
         if vae is not None:
             shutil.copytree(vae, staging / "vae")
-        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version()})
+        seal = trust.seal(SEALED, storage.text_hash(config))
+        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version(), "seal": seal})
     return Run(folder)
 
 
@@ -207,7 +234,7 @@ def refuse_changes(found: Mapping[str, tuple[Any, Any]], *, allowed: Sequence[st
     if refused:
         lines = "\n".join(f"  {key}: {before!r} in the run, {after!r} now" for key, (before, after) in refused.items())
         keys = ",".join(refused)
-        raise ValueError(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
+        raise Lines(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
     return dict(found)
 
 
