@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from sora import storage
 from sora.data.video import PYAV
 from sora.data.video_sets import Shape, Videos
 from sora.draws import generator, sample_id
@@ -119,6 +120,18 @@ class Clips:
         """For a protocol."""
         rates = sorted({round(self.shape(number).fps, 2) for number in range(len(self))})
         return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes, "rates": rates}
+
+    def taken_sha256(self, *, sets: int = 1) -> str:
+        """Which clips these are: a hash of the videos' bytes and of the frames taken of each, whatever the files are called. sets: that the
+        clips fall into in turn, and which of them each is in counts then."""
+        picked = [f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}" for clip in self.taken]
+        return storage.text_hash("\n\n".join("\n".join(sorted(picked[place::sets])) for place in range(sets)))
+
+    def by_names(self, *, sets: int = 1) -> str | None:
+        """A hash of the files' names, in their order, where these say which clips are taken or which set each is in; else None."""
+        names = [self.name(number) for number in range(len(self))]
+        every = {clip.video for clip in self.taken} == set(range(len(self.videos)))
+        return None if sets == 1 and (every or self.policy.choose == "random") else storage.text_hash("\n".join(names))
 
     def codecs(self) -> list[str]:
         """Of all videos that clips are taken of, where they are looked up."""

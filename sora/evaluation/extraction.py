@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from sora.data.taking import Clips
@@ -73,6 +74,12 @@ class Setting:
         prepare = Preparation(size=self.size, kernel=self.kernel, crop=self.crop, low=0.0, high=255.0)
         sized = prepare(video).permute(0, 2, 3, 4, 1).clamp(0, 255)
         return sized.round().to(torch.uint8) if self.quantise else sized / 255
+
+    def pictures(self, frames: ndarray) -> ndarray:
+        """Frames (T, H, W, 3) as what measures single clips sees them: at the same size, always rounded, uint8."""
+        if self.size is None:
+            return frames
+        return replace(self, quantise=True).prepared(frames, "cpu")[0].numpy()
 
 
 Progress = Callable[[int, int], None]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
+from sora.evaluation.motion import MOTION, held_in, measures_protocol
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,7 +29,10 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.video_sets import EVALUATION
     from sora.data.world import parse
 
-    words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
+    alone = standing_alone(config)
+    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION), scored="videos")
+    if alone is not None:
+        words = held_in(alone, words, said=config.metrics is not None, share=share)
     for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
@@ -76,11 +80,11 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
+    taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)
+    subject = {"place": config.checkpoint, "videos": videos.about(), "taken": taken}
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
-    return scoring.finish(
-        output, scores, protocol, subject={"place": config.checkpoint, "videos": videos.about()}, preset=preset, rows=rows, clips=paths
-    )
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
@@ -126,11 +130,17 @@ def opened(folder: Path, config: DictConfig, share: Share) -> DatasetVideos | Fo
     return videos
 
 
+def standing_alone(config: DictConfig) -> Path | None:
+    """The file of statistics that stands for the real videos; None where those are named, or no file is there yet."""
+    file = None if config.statistics is None else Path(config.statistics)
+    return file if config.data is None and file is not None and file.is_file() else None
+
+
 def real_clips(config: DictConfig, share: Share) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
     from sora.data.taking import take
 
-    if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
+    if standing_alone(config) is not None:
         return None
     videos = opened(real_folder(config), config, share)
     real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
@@ -172,12 +182,12 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
     return Protocol(
         dataset=real.dataset if real else {},
         real=real.clips if real else None,
-        generated=clips.about(),
+        generated=scoring.about_scored(clips, sets=config.trajectories if bench.compares else 1),
         prompts=None,
         pixels={**setting.pixels(), "codec": clips.codecs()},
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=None,
+        measures=measures_protocol(bench.words) or None,
         seed=config.seed,
     )

@@ -137,6 +137,8 @@ MEASURES = {
     "quality": Measure(quality, _means, ("extractor",)),
     "text": Measure(text, _means, ("prompt", "extractor")),
 }
+# What is measured where metrics= says nothing; adherence only where all prompts are of the built-in world.
+USUAL = {"videos": ("frechet", "kvd", "motion"), "diffusion": ("adherence", "frechet", "kvd", "motion"), "vae": ("reconstruction",)}
 # What distances between sets are called: the beginnings of their figures.
 DISTANCES = {
     "frechet": ("frechet",),
@@ -171,11 +173,20 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
     return names
 
 
+def reads_extractor(word: str, extractor: Any) -> bool:
+    """Whether the figures of a word depend on the extractor: of quality only those of one that sees single frames."""
+    from sora.metrics.extractors.frames import FrameFeatures
+
+    if word == "quality":
+        return isinstance(extractor, FrameFeatures)
+    return word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs)
+
+
 def check_extractor(words: Sequence[str], extractor: Any) -> None:
     """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
     from sora.metrics.extractors.frames import TextFeatures
 
-    if not any(word in DISTANCES or "extractor" in MEASURES[word].needs for word in words):
+    if not any(word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs) for word in words):
         return
     name = extractor.name  # reads the weights: a missing file says what to download
     if "fvd" in words and not extractor.canonical:

@@ -18,8 +18,9 @@ Clip = tuple[Any, ...]
 
 
 def alike(name: str) -> tuple[str, ...]:
-    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's."""
-    return OF_ORIGINALS if VAE in name else OF_PROMPTS
+    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's, the encoder's
+    for one that is named by it."""
+    return OF_ORIGINALS if VAE in name else (*OF_PROMPTS, *(("extractor",) if "/" in name else ()))
 
 
 def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:

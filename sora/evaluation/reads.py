@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures import DISTANCES, MEASURES, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, listed
+from sora.evaluation.motion import MOTION
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,17 +26,18 @@ OF_KIND = {
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap")
+PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
 OF_WORD = {
     "loss": ("loss",),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
     "precision": ("neighbours",),
-    **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
+    **dict.fromkeys(MOTION, FRECHET),
+    **{word: (*PICTURES, *(("extractor",) if "extractor" in measure.needs else ())) for word, measure in MEASURES.items()},
 }
 KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
-USUAL = {"videos": ("frechet", "kvd"), "diffusion": ("adherence", "frechet", "kvd"), "vae": ("reconstruction",)}
 
 
 def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
@@ -62,8 +64,10 @@ def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
     found = {*ALWAYS, *OF_KIND[kind], *(key for word in words for key in OF_WORD.get(word, ()))}
     if kind == "diffusion" and any(word != "loss" for word in words):
         found |= set(MAKING)
-    if any(word in DISTANCES for word in words):
+    if any(word in DISTANCES or word in MOTION for word in words):
         found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
+    if not any(word in DISTANCES for word in words):
+        found -= {"statistics", *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",))}
     if config.size is None:
         found -= set(SIZED)
     if kind == "vae":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, listed
+from sora.evaluation.motion import MOTION, measures_protocol
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sora.generation.generator import Request
 
 OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
-KNOWN = (*MEASURES, *DISTANCES, *OF_RUNS)
+KNOWN = (*MEASURES, *DISTANCES, *MOTION, *OF_RUNS)
 USUAL_N = 128
 
 
@@ -44,7 +45,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     fit = fit_of(loaded)
     targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
-    usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
+    usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
@@ -221,13 +222,14 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     from sora.prompts import negative_of
 
     setting = bench.extractor.setting
+    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
         generated=clips.about(),
         prompts=prompts,
         pixels={**setting.pixels(), "codec": clips.codecs()},
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling={
             "sampler": OmegaConf.to_container(config.sampler),
@@ -238,7 +240,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
+        measures={**loss, **measures_protocol(bench.words)} or None,
         seed=config.seed,
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
 from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
+from sora.evaluation.motion import MOTION
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RealSet:
-    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it."""
+    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it. Features have no columns where no word
+    asks for the extractor's."""
 
     features: Tensor
     shapes: Shapes
     dataset: Mapping[str, Any]
     clips: Mapping[str, Any]
+    clips_taken: Clips | None = None  # themselves; None where a file stands for them
+    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their features of motion, where a file has them
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,19 @@ class Bench:
 
     @property
     def compares(self) -> bool:
+        """Whether two sets are compared."""
+        return self.extracts or any(word in MOTION for word in self.words)
+
+    @property
+    def reads_extractor(self) -> bool:
+        """Whether any figure depends on the extractor that the command chose."""
+        from sora.evaluation.measures import reads_extractor
+
+        return any(reads_extractor(word, self.extractor.network) for word in self.words)
+
+    @property
+    def extracts(self) -> bool:
+        """Whether by features of the extractor that the command chose, or by those of motion alone."""
         return any(word in DISTANCES for word in self.words)
 
 
@@ -175,25 +192,60 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         if found.features.shape[1] != bench.extractor.network.dimension:
             wanted = f"{bench.extractor.network.name} has {bench.extractor.network.dimension}"
             raise ValueError(f"statistics={bench.statistics} holds features of {found.features.shape[1]} numbers, and {wanted}")
-        shape = found.protocol["scored"]
-        return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
+        shape, clips = found.protocol["scored"], found.protocol["real"]
+        if "taken" not in clips:  # a file of before: what it holds stands for which clips they are
+            clips = {**clips, "taken": f"not recorded; features {found.sha256}"}
+            bench.share.say(f"statistics={bench.statistics} is of an earlier version and says not which clips it is of")
+        return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], clips, None, found.more)
+    import torch
+
+    from sora.evaluation import motion
+
     check_sets(bench, len(real), sets=1)
-    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), real.about()
+    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), about_real(real)
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
+    if not bench.extracts:
+        return RealSet(torch.zeros(len(real), 0), shapes, dataset, clips, real)
     if bench.statistics is not None and len(set(shapes)) > 1:
         raise ValueError(f"statistics={bench.statistics} holds clips of one shape, and these are {', '.join(clips['shapes'])}; set size=")
     if bench.statistics is not None and bench.statistics.is_file():
-        return RealSet(load_features(bench.statistics, about).features, shapes, dataset, clips)
+        return RealSet(load_features(bench.statistics, about).features, shapes, dataset, clips, real)
     with bar(bench.share, "features of the real clips") as progress:
         features = bench.extractor.features(real, real=True, progress=progress)
+    if bench.statistics is not None:
+        moving = motion.features_of(bench, real)
     if bench.statistics is not None and bench.share.first:
-        save_features(bench.statistics, features, about)
+        save_features(bench.statistics, features, about, more=moving)
         print(f"features of the {len(features)} real clips are in {bench.statistics}")
-    return RealSet(features, shapes, dataset, clips)
+    return RealSet(features, shapes, dataset, clips, real)
+
+
+def about_real(real: Clips) -> dict[str, Any]:
+    """What a protocol says of real clips: how they were taken, and which they are."""
+    return {**real.about(), "taken": real.taken_sha256()}
+
+
+def about_scored(clips: Clips, *, sets: int) -> dict[str, Any]:
+    """What a protocol says of clips that are scored: how they were taken, but not which they are, which is the subject. Where names of
+    files decide which are taken, or which set each falls into, a hash of these: others are scored by other names."""
+    names = clips.by_names(sets=sets)
+    return clips.about() | ({} if names is None else {"names": names})
 
 
 def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The figures that the words ask for, and the rows of single shapes. Every process extracts; the first one computes."""
+    from sora.evaluation import motion
+
+    moving, told = motion.compared(bench, real, fake)
+    bench.share.tell(told)
+    if not bench.extracts:
+        return moving, []
+    found, rows = by_extractor(bench, real, fake)
+    return {**found, **moving}, rows
+
+
+def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Those by features of the extractor that the command chose."""
     from sora.evaluation.extraction import distances, shapes_of
 
     with bar(bench.share, "features of what is scored") as progress:
@@ -239,7 +291,8 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         if not words:
             return row
         asked = None if facts is None else facts[number]
-        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
+        frames = bench.extractor.setting.pictures(clips.read(number))
+        seen = Seen(frames, shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
         fit = [word for word in words if seen.prompt is not None or "prompt" not in MEASURES[word].needs]
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in fit}}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sora import storage
 from sora.evaluation import scoring
 from sora.evaluation.measures import DISTANCES, chosen
+from sora.evaluation.motion import MOTION, measures_protocol
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,22 +47,22 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     from sora.configs.load import load_vae
     from sora.sample import choose_device
 
-    words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES), scored="a VAE")
+    words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES, *MOTION), scored="a VAE")
     loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
     check_clips(config, loaded.vae.stride)
     vae = loaded.vae.to(choose_device(config.device))
     home = Path(config.checkpoint) / "evaluation"
     output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
-    bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
+    bench = scoring.bench_of(config, [word for word in words if word in (*DISTANCES, *MOTION)], share, output=output, home=output)
     figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
-        found, clip_rows, real, fake = score_dataset(vae, loaded.hashes, folder, config, one)
+        found, clip_rows, real, fake, taken = score_dataset(vae, loaded.hashes, folder, config, one)
         figures |= {f"{name}_vae_{key}": value for key, value in found.items()}
         rows += [{"dataset": name, **row} for row in clip_rows]
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
         about[name] = {**real.videos.about(), "clips": len(real)}
-        reals[name], fakes[name] = real.about(), fake.about()
+        reals[name], fakes[name] = real.about() | {"taken": taken}, fake.about()
         cautions += [f"{name}: {line}" for line in scoring.caution(bench, len(real), len(fake))]
     if not share.first:
         return {}
@@ -107,8 +108,8 @@ def dataset_folders(data: Any) -> dict[str, Path]:
 
 def score_dataset(
     vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
-) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips]:
-    """The figures of one dataset or folder, a row for each clip, and the clips of both sides."""
+) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, str]:
+    """The figures of one dataset or folder, a row for each clip, the clips of both sides, and a hash of which originals they are of."""
     from sora.data.taking import take
     from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
@@ -129,7 +130,7 @@ def score_dataset(
     if bench.compares:
         found, _ = scoring.compared(bench, scoring.real_set(bench, real), fake)
         figures |= found
-    return figures, rows, real, fake
+    return figures, rows, real, fake, originals.clips.taken_sha256()
 
 
 def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Bench) -> list[dict[str, Any]]:
@@ -197,9 +198,9 @@ def protocol_of(config: DictConfig, bench: Bench, about: Any, reals: Any, fakes:
         generated={name: {"n": fake["n"], "shapes": fake["shapes"]} for name, fake in fakes.items()},
         prompts=None,
         pixels=setting.pixels(),
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=MEASURES,
+        measures=MEASURES | measures_protocol(bench.words),
         seed=config.seed,
     )
