@@ -34,6 +34,8 @@ HEADLINES = (
     "fvd",
     "frechet",
     "kvd",
+    "motion_frechet",
+    "fvmd_lite",
     "jedi_formula",
     "precision",
     "recall",

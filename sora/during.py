@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sora.training.phases import Phases
     from sora.training.run import Run
 
-METRICS = ("adherence", "frechet", "kvd")
+METRICS = ("adherence", "frechet", "kvd", "motion")
+DISTANCES = {"frechet", "kvd", "motion"}
 TOLD = 3  # clips that cannot be read, of those that a message names
 
 
@@ -283,18 +284,29 @@ def scorer(
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
-    if not {"frechet", "kvd"} & set(names):
+    if not DISTANCES & set(names):
         return Scorer(names, clips, requests, extractor=None)
     extractor, shortest = build(said.extractor), min(request.frames for _, request in requests)
     name = extractor.name  # reads the weights: a missing file is told before training
     if len(requests) < 2:
-        raise ValueError(f"evaluation.videos.count={len(requests)}: frechet and kvd take at least 2 videos")
+        raise ValueError(f"evaluation.videos.count={len(requests)}: frechet, kvd and motion take at least 2 videos")
+    if "motion" in names and sum(request.frames > 1 for _, request in requests) < 2:
+        raise ValueError("evaluation.videos.metrics has motion, and fewer than two of the held-out clips are videos; leave it out")
     if shortest < extractor.minimum_frames:
         raise ValueError(
             f"evaluation.videos.extractor: {name} sees {extractor.minimum_frames} frames or more, and held-out clips have {shortest}; "
             "choose another, or leave frechet and kvd out of evaluation.videos.metrics"
         )
     return Scorer(names, clips, requests, extractor=extractor)
+
+
+def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """The distances of two sets of features that are told while training."""
+    from sora.metrics.comparison import compare_features
+
+    figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
+    named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
+    return {name: named[name] for name in ("frechet", "frechet_floor", "frechet_over_floor", "kvd") if name in named}
 
 
 class Scorer:
@@ -305,7 +317,8 @@ class Scorer:
 
     def __init__(self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractor: Any) -> None:
         self._names, self._clips, self._requests, self._extractor = names, clips, requests, extractor
-        self._real: dict[int, Tensor] | None = None
+        self._real: dict[str, tuple[Any, dict[int, Tensor]]] | None = None  # of each extractor, by what begins its figures' names
+        self._readable = 0
 
     def __call__(self, videos: Sequence[Tensor]) -> dict[str, float]:
         found = self._adherence(videos) if "adherence" in self._names else {}
@@ -327,23 +340,32 @@ class Scorer:
     def _distances(self, videos: Sequence[Tensor]) -> dict[str, float]:
         """To the very clips whose captions were the prompts, so that both sets are the same mixture of sizes and lengths.
 
-        distance_clips: how many those are. Where an original cannot be read, what was made of its caption is left out, too.
+        distance_clips: how many those are, motion_clips: how many of them are videos. Where an original
+        cannot be read, what was made of its caption is left out, too.
         """
         import torch
 
-        from sora.metrics.comparison import compare_features
+        from sora.evaluation.motion import network_of
 
         if self._real is None:
-            self._real = {number: self._extractor(frames[None]) for number, frames in self._originals().items()}
-        found = {"distance_clips": float(len(self._real))}
-        if len(self._real) < 2:
-            return found
-        fake = torch.cat([self._extractor(videos[number][None]) for number in self._real])
-        real = torch.cat(list(self._real.values()))
-        figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
-        named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
-        wanted = ("frechet", "frechet_floor", "frechet_over_floor", "kvd")
-        return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names} | found
+            extractors = {"": self._extractor} if {"frechet", "kvd"} & set(self._names) else {}
+            extractors |= {"motion_": network_of("motion")} if "motion" in self._names else {}
+            originals = self._originals()
+            self._readable = len(originals)
+            self._real = {}
+            for prefix, extractor in extractors.items():
+                long_enough = {number: frames for number, frames in originals.items() if len(frames) >= extractor.minimum_frames}
+                self._real[prefix] = (extractor, {number: extractor(frames[None]) for number, frames in long_enough.items()})
+        found = {"distance_clips": float(self._readable)}
+        for prefix, (extractor, features) in self._real.items():
+            if len(features) < 2:
+                continue
+            fake = torch.cat([extractor(videos[number][None]) for number in features])
+            figures = of_features(torch.cat(list(features.values())), fake)
+            asked = figures if prefix else {name: value for name, value in figures.items() if name.split("_")[0] in self._names}
+            found |= {f"{prefix}{name}": value for name, value in asked.items()}
+            found |= {f"{prefix}clips": float(len(features))} if prefix else {}
+        return found
 
     def _originals(self) -> dict[int, Tensor]:
         """The held-out clips by the numbers of the requests, as what trains sees them: what their patches cover, or what is brought to

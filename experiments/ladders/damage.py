@@ -27,9 +27,9 @@ def windows(folder: Path, names: Sequence[str], *, side: int, most: int) -> tupl
     found: list[tuple[int, Tensor]] = []
     for name in names:
         frames = sized(folder / name, side)
+        ends = sorted({0, frames.shape[2] - side})
         for place, start in enumerate(range(0, len(frames) - SPAN + 1, EVERY)):
-            for left in sorted({0, frames.shape[2] - side}):
-                found.append((place % 2, frames[start : start + SPAN, :side, left : left + side]))
+            found += [(place % 2, frames[start : start + SPAN, :side, left : left + side]) for left in ends]
     sets = [torch.stack([clip for turn, clip in found if turn == which]) for which in (0, 1)]
     n = min(most, *map(len, sets))
     one, two = (clips[np.linspace(0, len(clips) - 1, n).round().astype(int)] for clips in sets)

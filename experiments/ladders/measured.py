@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Ladder:
     def monotone(self) -> bool:
         """Whether each rung is farther than the one before, and the first than no damage."""
         steps = (self.base, *self.rungs)
-        return all(low < high for low, high in zip(steps, steps[1:], strict=False))
+        return all(low < high for low, high in pairwise(steps))
 
 
 def real_sets(*, clips: int, side: int) -> tuple[Tensor, Tensor]:

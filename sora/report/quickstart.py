@@ -26,8 +26,9 @@ WANTED = {
     "adherence_shape": ("Shape", "share of generated clips"),
     "adherence_direction": ("Direction", "share of generated clips"),
     "frechet_over_floor": ("Fréchet distance over its floor", "1 is what two halves of the real clips have"),
+    "motion_frechet_over_floor": ("Motion: Fréchet distance over its floor", "of how clips change along time, which the other hardly sees"),
 }
-WATCHED = ("loss", "adherence_all", "frechet", "kvd")  # while training
+WATCHED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # while training
 SHOWN = 24  # clips of a section; the rest are in the folder
 
 
