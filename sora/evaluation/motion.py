@@ -129,6 +129,7 @@ def _distance(
 ) -> dict[str, float]:
     """Of one word, over the clips of either side that move; the mean over sets of trajectories."""
     from sora.evaluation.extraction import distances, shapes_of
+    from sora.evaluation.sides import several
     from sora.metrics.feature_sets import named as held
 
     setting = bench.extractor.setting
@@ -140,11 +141,13 @@ def _distance(
     if not bench.share.first:
         return {}
     shapes = [real.shapes[number] for number in ours], shapes_of(fake, setting)
-    found = []
+    videos, found = several(real, fake), []
+    if videos is not None:
+        videos = ([videos[0][number] for number in ours], [videos[1][number] for number in theirs])
     for place in range(setting.trajectories):
         mine = [at for at, number in enumerate(theirs) if number % setting.trajectories == place]
         kinds = [shapes[1][theirs[at]] for at in mine]
-        found.append(distances(one, shapes[0], two[mine], kinds, network=network, setting=setting)[0])
+        found.append(distances(one, shapes[0], two[mine], kinds, network=network, setting=setting, videos=videos)[0])
     return named({name: sum(each[name] for each in found) / len(found) for name in found[0]}, MOTION[word])
 
 

@@ -138,6 +138,8 @@ def refuse_other_statistics(config: DictConfig, said: Sequence[str], preset: str
 def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
     """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
     wanted = config.real[key]
+    if key == "windows" and key not in taken:
+        return wanted == 1  # a file of before, when a video had one
     if key == "n" and wanted is None:
         return taken.get("n") == dataset.get("clips") or taken.get("short") == "leave_out"
     if key == "choose" and taken.get("n") == dataset.get("clips"):

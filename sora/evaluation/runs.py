@@ -134,7 +134,7 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: Dict
 def policy_of_generated(config: DictConfig) -> DictConfig:
     """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
     clip = config.generated
-    for key, only in (("start", "first"), ("short", "refuse"), ("choose", "first")):
+    for key, only in (("windows", 1), ("start", "first"), ("short", "refuse"), ("choose", "first")):
         if clip[key] != only:
             raise ValueError(
                 f"generated.{key}={clip[key]}: clips are generated as long and as many as are scored, and all are taken from their first "
@@ -202,7 +202,7 @@ def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, i
     from sora.data.taking import fitted, only, take
     from sora.evaluation.files import policy_of
 
-    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:

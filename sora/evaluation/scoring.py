@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
+from sora.evaluation import sides
 from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
 from sora.evaluation.motion import MOTION
 
@@ -202,7 +203,7 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     from sora.evaluation import motion
 
     check_sets(bench, len(real), sets=1)
-    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), about_real(real)
+    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), sides.about_real(real)
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
     if not bench.extracts:
         return RealSet(torch.zeros(len(real), 0), shapes, dataset, clips, real)
@@ -218,18 +219,6 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         save_features(bench.statistics, features, about, more=moving)
         print(f"features of the {len(features)} real clips are in {bench.statistics}")
     return RealSet(features, shapes, dataset, clips, real)
-
-
-def about_real(real: Clips) -> dict[str, Any]:
-    """What a protocol says of real clips: how they were taken, and which they are."""
-    return {**real.about(), "taken": real.taken_sha256()}
-
-
-def about_scored(clips: Clips, *, sets: int) -> dict[str, Any]:
-    """What a protocol says of clips that are scored: how they were taken, but not which they are, which is the subject. Where names of
-    files decide which are taken, or which set each falls into, a hash of these: others are scored by other names."""
-    names = clips.by_names(sets=sets)
-    return clips.about() | ({} if names is None else {"names": names})
 
 
 def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -253,12 +242,15 @@ def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, fl
     if not bench.share.first:
         return {}, []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
-    shapes = shapes_of(fake, setting)
+    shapes, videos = shapes_of(fake, setting), sides.several(real, fake)
     repeats = f", {setting.bootstrap} repeats for the intervals" if setting.bootstrap else ""
-    print(f"distances of {len(features)} clips to {len(real.features)} real ones{repeats}", flush=True)
+    of = ["", ""] if videos is None else [f" of {len(set(side))} videos" for side in videos]
+    print(f"distances of {len(features)} clips{of[1]} to {len(real.features)} real ones{of[0]}{repeats}", flush=True)
     found, rows = zip(
         *(
-            distances(real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting)
+            distances(
+                real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting, videos=videos
+            )
             for place in range(sets)
         ),
         strict=True,

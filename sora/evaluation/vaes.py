@@ -75,13 +75,15 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
 def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
     """Raise ValueError for keys that say what reconstructions cannot be: they are of the real clips, one each."""
     real, given = config.real, config.generated
-    usual = {"frames": None, "stride": 1, "start": "first", "short": "refuse", "choose": "first"}
+    usual = {"frames": None, "stride": 1, "windows": 1, "start": "first", "short": "refuse", "choose": "first"}
     for key, value in usual.items():
         if given[key] not in (value, real[key]):
             raise ValueError(
                 f"generated.{key}={given[key]}: reconstructions are of the clips that real.{key}={real[key]} takes; set that, and leave "
                 f"generated.{key} out"
             )
+    if real.windows != 1:
+        raise ValueError(f"real.windows={real.windows}: a VAE is scored by one clip of each video; leave it out")
     if real.n not in (None, config.n):
         raise ValueError(f"real.n={real.n}: as many originals as reconstructions are compared; set n={real.n}")
     if real.frames is not None and (real.frames - 1) % stride[0]:
@@ -118,7 +120,7 @@ def score_dataset(
     videos = open_videos(folder, split=config.split, caption=config.caption)
     bench.share.tell(videos.lines())
     n = min(USUAL_N if config.n is None else config.n, len(videos))
-    originals = FittedVideos(take(videos, policy_of(config.real), n=n, seed=config.seed, named="real"), vae.stride)
+    originals = FittedVideos(take(videos, policy_of(config, "real"), n=n, seed=config.seed, named="real"), vae.stride)
     real = whole(originals)
     copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
     keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]

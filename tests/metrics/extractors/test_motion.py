@@ -51,7 +51,10 @@ def test_a_lag_that_a_clip_is_too_short_for_is_its_longest():
 
 def test_what_is_held_changes_unevenly_and_what_is_shuffled_more():
     video = texture(17, 32, step=(1.0, 0.0))[None]
-    held, shuffled = video[:, [time // 2 * 2 for time in range(17)]], video[:, torch.randperm(17, generator=torch.Generator().manual_seed(2))]
+    held, shuffled = (
+        video[:, [time // 2 * 2 for time in range(17)]],
+        video[:, torch.randperm(17, generator=torch.Generator().manual_seed(2))],
+    )
     plain, at_twos, mixed = (MOTION(one).reshape(3, 5) for one in (video, held, shuffled))
     assert (at_twos[:, 1] > plain[:, 1] + 1).all() and (mixed[:, 0] > plain[:, 0] + 0.3).all()
     backwards = MOTION(video.flip(1)).reshape(3, 5)

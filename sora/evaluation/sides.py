@@ -1,0 +1,40 @@
+"""What a protocol says of the clips on either side, and which of them belong together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora.data.taking import ClipPolicy, Clips
+    from sora.evaluation.scoring import RealSet
+
+
+def about_real(real: Clips) -> dict[str, Any]:
+    """What a protocol says of real clips: how they were taken, and which they are."""
+    return {**real.about(), "taken": real.taken_sha256()}
+
+
+def about_scored(clips: Clips, *, sets: int) -> dict[str, Any]:
+    """What a protocol says of clips that are scored: how they were taken, but not which they are, which is the subject. Where names of
+    files decide which are taken, or which set each falls into, a hash of these: others are scored by other names."""
+    names = clips.by_names(sets=sets)
+    return clips.about() | ({} if names is None else {"names": names})
+
+
+def several(real: RealSet, fake: Clips) -> tuple[list[str], list[str]] | None:
+    """What the video of each clip is known by, on both sides, where a video has several windows; else None: clips are independent then."""
+    if real.clips.get("windows", 1) == 1 and fake.policy.windows == 1:
+        return None
+    ours = real.clips_taken
+    return (
+        [str(number) if ours is None else ours.video(number) for number in range(len(real.shapes))],
+        [fake.video(number) for number in range(len(fake))],
+    )
+
+
+def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str) -> None:
+    """Raise ValueError for several windows of a video where each clip must be of a video of its own."""
+    if policy.windows > 1 and sets > 1:
+        raise ValueError(f"{named}.windows={policy.windows}: trajectories={sets} are of clips of one video each; set one of the two to 1")
+    if policy.windows > 1 and statistics is not None:
+        raise ValueError(f"{named}.windows={policy.windows}: statistics= holds one clip of each video; leave it out, or set windows to 1")
