@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.evaluation.continued import WORD, check_continuation, continued
 from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
 from sora.evaluation.motion import MOTION, held_in, measures_protocol
 from sora.evaluation.sides import about_scored
@@ -31,9 +32,10 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.world import parse
 
     alone = standing_alone(config)
-    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION), scored="videos")
+    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION, WORD), scored="videos")
     if alone is not None:
         words = held_in(alone, words, said=config.metrics is not None, share=share)
+    check_continuation(config, words, alone=alone is not None)
     for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
@@ -61,7 +63,8 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     if bench.compares:
         real = real_clips(config, share)
         sides |= {} if real is None else {"real": real}
-        refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
+        if bench.distances:
+            refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
     if codecs := lossy(clips.codecs()):
         share.say(f"beware: what is scored is compressed with loss ({', '.join(codecs)}), which moves distances; lossless files do not")
     figures, rows = scoring.measured(bench, clips, facts)
@@ -73,12 +76,17 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         if real is None:
             check_statistics(config, bench, theirs, clips)
         found, distances = scoring.compared(bench, theirs, clips)
+    told, about = [], {}
+    if WORD in words and real is not None:
+        more, each, told, about[WORD] = continued(bench, real, clips, config)
+        found |= more
+        rows = [row | one for row, one in zip(rows, each, strict=True)]
     if not share.first:
         return {}
     figures |= found
-    protocol = protocol_of(config, bench, theirs, clips)
+    protocol = protocol_of(config, bench, theirs, clips, about)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
+    scores |= {"cautions": [*scoring.caution(bench, len(theirs.features), len(clips)), *told]} if theirs is not None else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
     taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)
@@ -178,7 +186,7 @@ def lossy(codecs: list[str]) -> list[str]:
     return [codec for codec in codecs if not codec.startswith(LOSSLESS) and codec.partition("/")[2] not in EXACT_PIXELS]
 
 
-def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
+def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, about: Mapping[str, Any]) -> Any:
     """All that the scores depend on beside the videos that are scored: not on their fingerprint, which is the subject."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
@@ -193,6 +201,6 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
         extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=measures_protocol(bench.words) or None,
+        measures={**measures_protocol(bench.words), **about} or None,
         seed=config.seed,
     )

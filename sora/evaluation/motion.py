@@ -101,7 +101,7 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
             told.append(f"{word} is left out: a distance needs at least 2 clips that move on both sides")
             continue
         figures |= _distance(bench, word, network, real, fake, *kept.values())
-    if not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
+    if told and not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
         raise ValueError(f"metrics=[{','.join(bench.words)}]: {'; '.join(told)}; add another: metrics=[frechet]")
     return figures, told
 

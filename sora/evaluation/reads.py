@@ -29,6 +29,7 @@ FRECHET = ("ddof", "bootstrap")
 PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
 OF_WORD = {
     "loss": ("loss",),
+    "continuation": ("continuation", "data", "real", "bootstrap", *PICTURES),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,

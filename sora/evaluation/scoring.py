@@ -52,6 +52,11 @@ class Bench:
     @property
     def compares(self) -> bool:
         """Whether two sets are compared."""
+        return self.distances or "continuation" in self.words
+
+    @property
+    def distances(self) -> bool:
+        """Whether by a distance of their distributions, which takes clips of one kind."""
         return self.extracts or any(word in MOTION for word in self.words)
 
     @property

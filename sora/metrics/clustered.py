@@ -84,3 +84,15 @@ def _drawn(videos: Int[ndarray, "n"], draw: np.random.Generator) -> Int[Tensor, 
         times = np.bincount(draw.integers(len(which), size=len(which)), minlength=len(which))
         if (times > 0).sum() > 1:
             return torch.from_numpy(times[place])
+
+
+def mean_interval(
+    values: Float[Tensor, "n"], videos: Int[ndarray, "n"], *, repeats: int, seed: int, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of a mean over clips, had other videos been drawn: percentiles of the means of `repeats` draws of videos."""
+    draw, found = np.random.Generator(np.random.PCG64(seed)), []
+    for _ in range(repeats):
+        times = _drawn(videos, draw).to(values)
+        found.append(float((times * values).sum() / times.sum()))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
