@@ -68,7 +68,10 @@ def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
     if any(word in DISTANCES or word in MOTION for word in words):
         found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
     if not any(word in DISTANCES for word in words):
-        found -= {*(("statistics",) if config.data is not None else ()), *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",))}
+        found -= {
+            *(("statistics",) if config.data is not None else ()),
+            *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",)),
+        }
     if config.size is None:
         found -= set(SIZED)
     if kind == "vae":
