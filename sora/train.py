@@ -217,7 +217,8 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
     job.steps.plan.at(first).share(**readers)
-    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
+    lost = partial(worker_lost, run, flag)
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, lost=lost, **readers)
     if state is not None and first >= config.steps:
         confirmed(run.checkpoints, first, device=module.device)
         restore_finished(module, state, source=run.checkpoints)
@@ -225,9 +226,29 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         return module
     try:
         trainer.fit(module, loader)
+    except SystemExit:  # Lightning makes this of KeyboardInterrupt
+        if flag.unsaved:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         journal.close()
     return module
+
+
+def worker_lost(run: Run, flag: Any, told: str) -> None:
+    """A loader worker died: say so, and stop once the step is saved, with the exit code that asks a scheduler for another turn."""
+    import signal
+    import sys
+
+    from sora.training import ranks
+
+    run.event("worker lost", rank=ranks.mine(), reason=told)
+    flag.ask(signal.SIGKILL)
+    print(
+        f"\nrank {ranks.mine()}: {told}. This process loads the step by itself; it is finished and saved, then the run stops with exit "
+        f"code {flag.exit_code}, after which slurm/job.sh starts it again",
+        file=sys.stderr,
+    )
 
 
 def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:

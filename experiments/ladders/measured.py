@@ -72,25 +72,21 @@ def motion_figures() -> dict[str, float]:
 
 
 def measured() -> dict[str, Any]:
-    """All axes, by every extractor that needs no download, with what a page tells of them."""
+    """All axes by features of motion, of a network of shot cuts and of appearance, with what a page tells of them."""
     import platform
     import subprocess
 
     import torch
 
     from experiments.ladders.damage import FRAMES
-    from sora.metrics.extractors.efficientnet import EfficientNetLite0
-    from sora.metrics.extractors.flow_histograms import FlowHistograms
     from sora.metrics.extractors.transnet import TransNetV2
     from sora.progress import progress_bar
 
     one, two = real_sets(clips=CLIPS, side=SIDE)
     extractors = {
         "motion3d": Motion3D(),
-        "flow_histograms": FlowHistograms(),
         "transnetv2": TransNetV2(batch=8),
         "rand3d": Random3D(),
-        "efficientnet_lite0": EfficientNetLite0(frames=2, batch=32),
     }
     found: dict[str, dict[str, Ladder]] = {}
     with progress_bar("ladders", "kinds of damage") as progress:

@@ -22,10 +22,8 @@ RUNGS = {
 }
 SEES = {
     "motion3d": "motion: fifteen numbers of how frames differ (`metrics=[motion]`, `extractor=motion3d`)",
-    "flow_histograms": "motion: histograms of velocity and acceleration (`metrics=[fvmd_lite]`, `extractor=flow_histograms`)",
     "transnetv2": "a network of shot cuts (`extractor=transnetv2`)",
     "rand3d": "appearance: a random network (`extractor=rand3d`, the default)",
-    "efficientnet_lite0": "appearance: a network of ImageNet, two frames of each clip (`extractor=efficientnet_lite0`)",
 }
 
 

@@ -70,23 +70,25 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures, rows = scoring.measured(bench, clips, facts)
     found: dict[str, float] = {}
     distances: list[dict[str, Any]] = []
+    cautions: list[str] = []
     theirs = None
     if bench.compares:
         theirs = scoring.real_set(bench, real)
         if real is None:
             check_statistics(config, bench, theirs, clips)
-        found, distances = scoring.compared(bench, theirs, clips)
-    told, about = [], {}
+        found, distances, told = scoring.compared(bench, theirs, clips)
+    about: dict[str, Any] = {}
     if WORD in words and real is not None:
-        more, each, told, about[WORD] = continued(bench, real, clips, config)
+        more, each, beware, about[WORD] = continued(bench, real, clips, config)
         found |= more
+        told = [*told, *beware]
         rows = [row | one for row, one in zip(rows, each, strict=True)]
     if not share.first:
         return {}
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips, about)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    scores |= {"cautions": [*scoring.caution(bench, len(theirs.features), len(clips)), *told]} if theirs is not None else {}
+    scores |= {"cautions": cautions} if theirs is not None else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
     taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)

@@ -128,7 +128,7 @@ def _distance(
     bench: Bench, word: str, network: VideoFeatures, real: RealSet, fake: Clips, ours: Sequence[int], theirs: Sequence[int]
 ) -> dict[str, float]:
     """Of one word, over the clips of either side that move; the mean over sets of trajectories."""
-    from sora.evaluation.extraction import distances, shapes_of
+    from sora.evaluation.extraction import averaged, distances, shapes_of
     from sora.evaluation.sides import several
     from sora.metrics.feature_sets import named as held
 
@@ -148,7 +148,7 @@ def _distance(
         mine = [at for at, number in enumerate(theirs) if number % setting.trajectories == place]
         kinds = [shapes[1][theirs[at]] for at in mine]
         found.append(distances(one, shapes[0], two[mine], kinds, network=network, setting=setting, videos=videos)[0])
-    return named({name: sum(each[name] for each in found) / len(found) for name in found[0]}, MOTION[word])
+    return named(averaged(found), MOTION[word])
 
 
 def named(found: Mapping[str, float], motion: Motion) -> dict[str, float]:

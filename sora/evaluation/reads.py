@@ -25,7 +25,7 @@ OF_KIND = {
 }
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
-FRECHET = ("ddof", "bootstrap")
+FRECHET = ("ddof", "bootstrap", "permutations")
 PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
 OF_WORD = {
     "loss": ("loss",),
@@ -33,6 +33,8 @@ OF_WORD = {
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
+    "kvd": ("permutations",),
+    "jedi": ("permutations",),
     "precision": ("neighbours",),
     **dict.fromkeys(MOTION, FRECHET),
     **{word: (*PICTURES, *(("extractor",) if "extractor" in measure.needs else ())) for word, measure in MEASURES.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,3 +39,15 @@ def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str)
         raise ValueError(f"{named}.windows={policy.windows}: trajectories={sets} are of clips of one video each; set one of the two to 1")
     if policy.windows > 1 and statistics is not None:
         raise ValueError(f"{named}.windows={policy.windows}: statistics= holds one clip of each video; leave it out, or set windows to 1")
+
+
+def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
+    """What to beware of where the clips of two sides are of other rates, after their strides. real, fake: as a protocol tells them."""
+    told = [sorted({round(rate / side.get("stride", 1), 2) for rate in side["rates"]}) for side in (real, fake)]
+    if told[0] == told[1]:
+        return []
+    rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
+    told_apart = (
+        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
+    )
+    return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 METRICS = ("adherence", "frechet", "kvd", "motion")
 DISTANCES = {"frechet", "kvd", "motion"}
+WANTED = ("frechet", "frechet_floor", "frechet_over_floor", "frechet_p", "kvd", "kvd_p")
+PERMUTATIONS = 79  # of both sets together, for floors and p values
 TOLD = 3  # clips that cannot be read, of those that a message names
 
 
@@ -50,9 +52,9 @@ def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
     """The distances of two sets of features that are told while training."""
     from sora.metrics.comparison import compare_features
 
-    figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
+    figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, permutations=PERMUTATIONS, neighbours=5)
     named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
-    return {name: named[name] for name in ("frechet", "frechet_floor", "frechet_over_floor", "kvd") if name in named}
+    return {name: named[name] for name in WANTED if name in named}
 
 
 class Scorer:
