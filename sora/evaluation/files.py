@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.video_sets import EVALUATION
     from sora.data.world import parse
 
-    alone = standing_alone(config)
-    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION, WORD), scored="videos")
-    if alone is not None:
-        words = held_in(alone, words, said=config.metrics is not None, share=share)
-    check_continuation(config, words, alone=alone is not None)
+    words = words_of(config, share)
     for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
@@ -68,27 +65,16 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     if codecs := lossy(clips.codecs()):
         share.say(f"beware: what is scored is compressed with loss ({', '.join(codecs)}), which moves distances; lossless files do not")
     figures, rows = scoring.measured(bench, clips, facts)
-    found: dict[str, float] = {}
-    distances: list[dict[str, Any]] = []
-    cautions: list[str] = []
-    theirs = None
+    against = Against()
     if bench.compares:
-        theirs = scoring.real_set(bench, real)
-        if real is None:
-            check_statistics(config, bench, theirs, clips)
-        found, distances, told = scoring.compared(bench, theirs, clips)
-    about: dict[str, Any] = {}
-    if WORD in words and real is not None:
-        more, each, beware, about[WORD] = continued(bench, real, clips, config)
-        found |= more
-        told = [*told, *beware]
-        rows = [row | one for row, one in zip(rows, each, strict=True)]
+        against = compared_with(bench, config, real, clips)
+        rows = [row | one for row, one in zip(rows, against.rows or [{}] * len(rows), strict=True)]
     if not share.first:
         return {}
-    figures |= found
-    protocol = protocol_of(config, bench, theirs, clips, about)
-    scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    scores |= {"cautions": cautions} if theirs is not None else {}
+    figures |= against.figures
+    protocol = protocol_of(config, bench, against.real, clips, against.about)
+    scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": against.distances}
+    scores |= {"cautions": against.cautions} if bench.compares else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
     taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)
@@ -96,6 +82,40 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
+
+
+def words_of(config: DictConfig, share: Share) -> tuple[str, ...]:
+    """The words of `metrics=`, as far as a file of statistics that stands alone has what they need."""
+    alone = standing_alone(config)
+    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION, WORD), scored="videos")
+    if alone is not None:
+        words = held_in(alone, words, said=config.metrics is not None, share=share)
+    check_continuation(config, words, alone=alone is not None)
+    return words
+
+
+@dataclass(frozen=True)
+class Against:
+    """What came of comparing with real clips. rows: of each clip that is scored, or none; about: of a protocol's measures."""
+
+    real: scoring.RealSet | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    distances: Sequence[Mapping[str, Any]] = ()
+    cautions: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compared_with(bench: scoring.Bench, config: DictConfig, real: Clips | None, clips: Clips) -> Against:
+    """Distances to the real clips, or to a file of statistics that stands for them, and continuations beside their futures."""
+    theirs = scoring.real_set(bench, real)
+    if real is None:
+        check_statistics(config, bench, theirs, clips)
+    figures, distances, told = scoring.compared(bench, theirs, clips)
+    if WORD not in bench.words or real is None:
+        return Against(theirs, figures, distances, told)
+    more, rows, beware, about = continued(bench, real, clips, config)
+    return Against(theirs, {**figures, **more}, distances, [*told, *beware], rows, {WORD: about})
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:

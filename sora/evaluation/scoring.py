@@ -76,7 +76,6 @@ class Bench:
 WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "permutations", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
 MOST_NAMED = 5  # clips that a message names
-FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
 
 
 def setting_of(config: DictConfig) -> Setting:
@@ -285,18 +284,8 @@ def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, fl
         ),
         strict=True,
     )
-    told = [*cautions(real.features, features[::sets]), *too_few(bench, len(real.features), len(fake))]
+    told = [*cautions(real.features, features[::sets]), *sides.too_few(bench, len(real.features), len(fake))]
     return of_words(averaged(found), bench.words), [row for each in rows for row in each], told
-
-
-def too_few(bench: Bench, real: int, fake: int) -> list[str]:
-    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
-    dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
-    if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
-        return []
-    wanted = -(-dimension // FEW)
-    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
-    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]
 
 
 # ---- single clips

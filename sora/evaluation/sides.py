@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sora.data.taking import ClipPolicy, Clips
-    from sora.evaluation.scoring import RealSet
+    from sora.evaluation.scoring import Bench, RealSet
+
+FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
 
 
 def about_real(real: Clips) -> dict[str, Any]:
@@ -51,3 +53,13 @@ def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
         f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
     )
     return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
+
+
+def too_few(bench: Bench, real: int, fake: int) -> list[str]:
+    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
+    dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
+    if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
+        return []
+    wanted = -(-dimension // FEW)
+    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
+    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]
