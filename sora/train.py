@@ -92,12 +92,13 @@ def main(composed: Composed) -> int:
 
 def tell_of_bad(run: Run) -> None:
     """Say how many clips could not be read so far, if any: others stood in for them, and the run went on."""
-    from sora.training import ranks
+    from sora.data.quarantine import LINE
+    from sora.training import metrics, ranks
 
     listed = run.folder / "quarantine.jsonl"
     if listed.exists():
-        lines = listed.read_text(encoding="utf-8").splitlines()
-        held = sum('"sample_id"' in line for line in lines)
+        lines = metrics.read(listed, LINE)
+        held = sum("sample_id" in line for line in lines)
         told = [
             f"{count} clips {why}"
             for count, why in ((len(lines) - held, "could not be read"), (held, "had losses that are not finite"))
@@ -203,22 +204,20 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     tracker = tracker_of(config, run, first=first)
-    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
-    goodput = clock.goodput.share if clock.goodput is not None else None
+    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker, "peak": peak}
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
-    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
+    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, goodput=clock.goodput and clock.goodput.share)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     said: Any = OmegaConf.to_container(config, resolve=False)
-    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first)}
+    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first), **job.depends}
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(callbacks=[Alike(told), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
-    readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
-    job.steps.plan.at(first).share(**readers)
-    lost = partial(worker_lost, run, flag)
-    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, lost=lost, **readers)
+    mine = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
+    job.steps.plan.at(first).share(**mine)
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, lost=partial(worker_lost, run, flag), **mine)
     if state is not None and first >= config.steps:
         confirmed(run.checkpoints, first, device=module.device)
         restore_finished(module, state, source=run.checkpoints)

@@ -53,7 +53,7 @@ def page(found: Mapping[str, Any]) -> str:
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
         lines.append("")
     lines += [
-        "What follows: read a distance of motion beside one of appearance, which hardly sees frames that freeze, as motion does not see colour.",
+        "Read a distance of motion beside one of appearance, which hardly sees frames that freeze, as motion does not see colour.",
         f"Measured at commit {found['commit'][:12]}, torch {found['versions']['torch']}, Python {found['versions']['python']}.",
     ]
     return "\n".join(lines) + "\n"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.continued import WORD, check_continuation, continued
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, conventions
 from sora.evaluation.motion import MOTION, held_in, measures_protocol
 from sora.evaluation.sides import about_scored
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,7 +38,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
-    output = Path(config.output) if config.output else scored / "evaluation"
+    output = Path(config.output) if config.output else below(scored, "evaluation")
     if output.resolve() == scored.resolve():
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
@@ -223,6 +224,6 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, about: 
         extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures={**measures_protocol(bench.words), **about} or None,
+        measures={**conventions(bench.words), **measures_protocol(bench.words), **about} or None,
         seed=config.seed,
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, conventions, listed
 from sora.evaluation.motion import MOTION, measures_protocol
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,7 +50,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
     bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
@@ -242,7 +243,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={**loss, **measures_protocol(bench.words)} or None,
+        measures={**loss, **conventions(bench.words), **measures_protocol(bench.words)} or None,
         seed=config.seed,
     )
 
