@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 RUN = "run.json"
-MEASURED = ("loss", "adherence_all", "frechet", "kvd")  # of what was measured while it trained, in the order of a table
+MEASURED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # of what was measured while it trained, in the order of a table
 WEIGHTS = "ema"  # of which it was measured
 LAST = 0.1  # of the steps so far, over which the loss of training is averaged
 SAME = ("evaluation", "data.split", "data.folders", "text", "vae")  # of a configuration: what figures measured while training depend on

@@ -23,7 +23,5 @@ LIMITS = Limits(pixels=4096 * 2304, frames=6 * 3600 * 120, seconds=6 * 3600.0, r
 PYAV = PyAVReader(limits=LIMITS)
 probe, read = PYAV.probe, PYAV.read
 # The frames of one read lie twice in memory for a moment: 129 at 1080p are 800 MB.
-CONFINED = GuardedReader(
-    reader=PyAVReader(limits=replace(LIMITS, bytes=832 << 20)), seconds=12.0, memory_gb=2.0, restart_after=2000
-)
+CONFINED = GuardedReader(reader=PyAVReader(limits=replace(LIMITS, bytes=832 << 20)), seconds=12.0, memory_gb=2.0, restart_after=2000)
 atexit.register(CONFINED.close)

@@ -131,6 +131,6 @@ def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> U
 
 def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, stride: int = 1) -> Clips:
     """A clip of each: all of it, or its first `frames` frames at a stride."""
-    policy = ClipPolicy(frames=frames, stride=stride, start="first", short="refuse", choose="first")
+    policy = ClipPolicy(frames=frames, stride=stride, windows=1, start="first", short="refuse", choose="first")
     counts = [frames or 1 + (videos.frames(number) - 1) // stride for number in range(len(videos))]
     return Clips(videos, policy, tuple(Taken(number, 0, count) for number, count in enumerate(counts)))

@@ -19,7 +19,10 @@ _PAIR = Fields({"number": count, "file": inside, "distance": number, "prompt": t
 _NEIGHBOURS = {"remembered": number, "z": number, "extractor": text, "training": count, "usual": number, "pairs": [_PAIR]}
 FORM = Fields(
     {
-        "figures": Named(_NUMBER), "protocol": Named(anything), "protocol_sha256": text, "n": count,
+        "figures": Named(_NUMBER),
+        "protocol": Named(anything),
+        "protocol_sha256": text,
+        "n": count,
         "kind": word("diffusion", "vae", "videos"),
     },
     may={

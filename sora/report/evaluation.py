@@ -30,6 +30,9 @@ TOLD = {
     "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
     "frechet_over_floor": ("Fréchet over its floor", "1 is what sets that do not differ have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
+    "motion_frechet": ("Fréchet distance of motion", "of how clips change along time; lower is better", "motion_frechet_floor"),
+    "motion_frechet_over_floor": ("Motion over its floor", "1 is what two sets of real clips have", ""),
+    "fvmd_lite": ("FVMD-like distance", "of histograms of flow; lower is better", "fvmd_lite_floor"),
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
     "gravity_deviation": ("Off the gravity arc", "short sides; lower is better", ""),
     "remembered": ("Near copies", "share of clips nearer to training clips than 95 % of real ones", ""),
@@ -164,7 +167,7 @@ def panels_of(points: Sequence[tuple[int, Mapping[str, Any]]], wanted: Mapping[s
         sides = [(step, figures[f"{name}_low"], figures[f"{name}_high"]) for step, figures in have if _finite(figures.get(f"{name}_low"))]
         at, low, high = ([side[place] for side in sides] for place in range(3))
         band = {name: (at, low, high)} if len(sides) > 1 else {}
-        level = have[-1][1].get(floor, 1.0 if name == "frechet_over_floor" else None)
+        level = have[-1][1].get(floor, 1.0 if name.endswith("over_floor") else None)
         found.append(Panel(title, {name: (steps, [figures[name] for _, figures in have])}, band, level))
     return found
 
