@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from io import BufferedReader
 
 
 def regular(path: Path | str, *, within: Path | str | None = None) -> int:
@@ -39,7 +39,7 @@ def regular(path: Path | str, *, within: Path | str | None = None) -> int:
 
 
 @contextmanager
-def opened(path: Path | str, *, within: Path | str | None = None) -> Iterator[BinaryIO]:
+def opened(path: Path | str, *, within: Path | str | None = None) -> Iterator[BufferedReader]:
     """A regular file to read from, see `regular`."""
     with open(regular(path, within=within), "rb") as file:
         yield file
