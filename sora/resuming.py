@@ -50,6 +50,7 @@ FREE = (
     "recompute",
     "compile",
 )
+MOST = {"workers": 1024, "plan.budget": 1 << 30}  # processes; tokens of a pack
 DEPENDS = "depends."  # before what is no key: the hashes of data, VAE and text encoder, in resume_allow
 # Paths: that the same clips and the same VAE lie there is seen from their hashes.
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
@@ -67,6 +68,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     from sora.configs.check import flatten
     from sora.training.run import changes, open_run, refuse_changes
 
+    refuse_sizes(config)
     output = Path(config.output or f"outputs/{config.kind}")
     if config.resume in (None, "auto"):
         require_given(config, "train")
@@ -87,12 +89,25 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         asked = laid_over(kept(run), config, said)
         stored.refuse_unsaid(run, asked, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
+<<<<<<< HEAD
     stored.refuse_programs(asked, said)
+=======
+    refuse_sizes(asked)
+>>>>>>> gate
     keep_numerics(asked, run.config)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
     return asked, run.folder, refuse_changes(changes(run.config, now, free=FREE_OF[asked.kind]), allowed=allowed)
+
+
+def refuse_sizes(config: DictConfig) -> None:
+    """Raise ValueError for what no machine trains with, such as a million processes that load data."""
+    from omegaconf import OmegaConf
+
+    for key, most in MOST.items():
+        if (found := OmegaConf.select(config, key)) is not None and found > most:
+            raise ValueError(f"{key}={found:,} is above {most:,}, the most that is trained with; lower {key}")
 
 
 def kept(run: Run) -> DictConfig:
