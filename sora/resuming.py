@@ -89,11 +89,8 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         asked = laid_over(kept(run), config, said)
         stored.refuse_unsaid(run, asked, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
-<<<<<<< HEAD
     stored.refuse_programs(asked, said)
-=======
     refuse_sizes(asked)
->>>>>>> gate
     keep_numerics(asked, run.config)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)

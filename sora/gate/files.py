@@ -6,8 +6,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from io import BufferedReader
+from pathlib import Path
 
 
 def regular(path: Path | str, *, within: Path | str | None = None) -> int:
