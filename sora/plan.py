@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora import terminal
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -38,7 +40,7 @@ def main(composed: Composed) -> None:
         return
     found: dict[str, Any] = {"figures": told(config, planned.plan)}
     for line in captions_told(config, planned):
-        print(f"captions         {line}")
+        terminal.say(f"captions         {line}")
     if config.get("cluster") is not None:
         from sora.price import priced
 

@@ -95,12 +95,13 @@ def parts_of(run: Trained, output: Path, *, most: int):
     """The sections of a run's page."""
     import shlex
 
+    from sora.data.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
     from sora.training.metrics import read
     from sora.training.phases import totals
 
-    spent = [dict(line) for line in run.spent if "began" in line]
+    spent = [dict(line) for line in run.spent]
     account = totals(spent) if spent else None
     goodput = account["goodput"] if account else None
     flat = _flat(run.config)
@@ -110,7 +111,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
         "Curves": page.curves(run.lines),
         "Measured while training": page.measured_parts(run.measured),
         "Where the time went": page.time_parts(spent, account),
-        "Data": page.data_parts(datasets(run), run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl"))),
+        "Data": page.data_parts(datasets(run), run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl", LINE))),
         "Events": page.event_parts(run.events),
         "Configuration": [Folded(f"{len(flat)} values", [Table(["Key", "Value"], flat)])],
     }
@@ -164,13 +165,16 @@ def sample_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def datasets(run: Trained):
-    """The datasets of a run with what their dataset.json says; None for those that cannot be read from here."""
-    from sora.storage import read_json
+    """The datasets of a run with what their dataset.json says; None for those that cannot be read from here, or that another user's run
+    names outside its folder."""
+    from sora.data.index import describe
+    from sora.training.run import open_run
 
     found = []
     for folder in run.config.get("data", {}).get("folders") or []:
         try:
-            found.append((str(folder), read_json(Path(folder) / "dataset.json")))
+            seen = open_run(run.folder).may_read(folder)
+            found.append((str(folder), describe(Path(folder)) if seen else None))
         except (ValueError, OSError):
             found.append((str(folder), None))
     return found

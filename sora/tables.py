@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sora.terminal import line as one_line
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -32,7 +34,7 @@ def told(found: str | Cell) -> str:
 
 def as_text(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
     """Columns side by side."""
-    lines = [list(head), *([told(found) for found in row] for row in rows)]
+    lines = [[one_line(told(found)) for found in row] for row in (head, *rows)]
     wide = [max(len(line[place]) for line in lines) for place in range(len(head))]
     return "".join("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip() + "\n" for line in lines)
 

@@ -16,8 +16,10 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"locks", "processes", "references", "started"},
+    {"gate", "locks", "processes", "references", "started", "credentials"},
+    {"terminal", "trust"},
     {"tokens", "draws", "storage"},
+    {"hub"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},
     {"cluster", "training", "report"},

@@ -1,8 +1,9 @@
-"""The Fréchet distance by factors against the matrix square root, in time and in digits, and its floor (`experiments/metric_floors.py`):
-`make bench-metrics` writes metrics.json here.
+"""The Fréchet distance by factors against the matrix square root, in time and in digits, and its floor (`experiments/metric_floors.py`);
+what prompt adherence makes of clips with faults (`experiments/faulty_clips.py`): `make bench-metrics` writes metrics.json here.
 
 Ours, SciPy's square root of the product of covariances (what most public FVD code does) and torchmetrics' eigenvalues of it run in turns on
-the same features; ratios are of medians. What is right is known: 0 for identical sets, and a closed form
+the same features; ratios are of medians. `motion_frozen_over_floor` is what a distance of motion makes of frozen real clips: see
+experiments/ladders. What is right is known: 0 for identical sets, and a closed form
 for a set that is the other, widened and moved.
 """
 
@@ -29,13 +30,14 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 
+from experiments.ladders.measured import motion_figures
 from sora.metrics.frechet import frechet_distance
 from sora.storage import write_json
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # a script's own folder is not the repository's
 
-from experiments import metric_floors  # noqa: E402
+from experiments import faulty_clips, metric_floors  # noqa: E402
 
 SHAPES = ((2048, 400, 25), (256, 1408, 3))  # clips, dimensions, rounds
 
@@ -111,18 +113,21 @@ def main() -> None:
         figures[f"frechet_speedup_vs_scipy_d{d}"] = spent["scipy"] / spent["factors"]
         figures[f"frechet_speedup_vs_torchmetrics_d{d}"] = spent["torchmetrics"] / spent["factors"]
         figures |= {f"frechet_{name}_cpu_seconds_d{d}": seconds for name, seconds in spent.items()}
+    figures |= motion_figures()
     wrong = errors()
     for row in wrong:
         suffix = "" if row["way"] == "factors" else f"_{row['way']}"
         figures[f"frechet_error_{row['what']}_n{row['n']}{suffix}"] = float(row["error"])
     floors, of_floors = metric_floors.figures()
     figures |= floors
+    steady, of_faults = faulty_clips.figures()
+    figures |= steady
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     write_json(
         HERE / "metrics.json",
         {
             "figures": figures,
-            "rows": [*rows, *wrong, *of_floors],
+            "rows": [*rows, *wrong, *of_floors, *of_faults],
             "settings": {"shapes": [list(shape) for shape in SHAPES], "threads": 1, "dtype": "float64", "ratios": "of median CPU seconds"},
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
             "versions": {

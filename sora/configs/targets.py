@@ -24,6 +24,8 @@ ROOMS = (
     *(f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")),
 )
 OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.optim.SGD")
+# Classes that run a file which they are given, as a program: its path is taken from the command line alone, see `sora.configs.stored`.
+PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")

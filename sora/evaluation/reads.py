@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures import DISTANCES, MEASURES, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, listed
+from sora.evaluation.motion import MOTION
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,19 +26,21 @@ OF_KIND = {
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap", "permutations")
+PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
 OF_WORD = {
     "loss": ("loss",),
+    "continuation": ("continuation", "data", "real", "bootstrap", *PICTURES),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
     "kvd": ("permutations",),
     "jedi": ("permutations",),
     "precision": ("neighbours",),
-    **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
+    **dict.fromkeys(MOTION, FRECHET),
+    **{word: (*PICTURES, *(("extractor",) if "extractor" in measure.needs else ())) for word, measure in MEASURES.items()},
 }
 KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
-USUAL = {"videos": ("frechet", "kvd"), "diffusion": ("adherence", "frechet", "kvd"), "vae": ("reconstruction",)}
 
 
 def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
@@ -64,8 +67,13 @@ def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
     found = {*ALWAYS, *OF_KIND[kind], *(key for word in words for key in OF_WORD.get(word, ()))}
     if kind == "diffusion" and any(word != "loss" for word in words):
         found |= set(MAKING)
-    if any(word in DISTANCES for word in words):
+    if any(word in DISTANCES or word in MOTION for word in words):
         found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
+    if not any(word in DISTANCES for word in words):
+        found -= {
+            *(("statistics",) if config.data is not None else ()),
+            *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",)),
+        }
     if config.size is None:
         found -= set(SIZED)
     if kind == "vae":
@@ -136,6 +144,8 @@ def refuse_other_statistics(config: DictConfig, said: Sequence[str], preset: str
 def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
     """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
     wanted = config.real[key]
+    if key == "windows" and key not in taken:
+        return wanted == 1  # a file of before, when a video had one
     if key == "n" and wanted is None:
         return taken.get("n") == dataset.get("clips") or taken.get("short") == "leave_out"
     if key == "choose" and taken.get("n") == dataset.get("clips"):

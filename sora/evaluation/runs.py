@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, conventions, listed
+from sora.evaluation.motion import MOTION, measures_protocol
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from sora.generation.generator import Request
 
 OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
-KNOWN = (*MEASURES, *DISTANCES, *OF_RUNS)
+KNOWN = (*MEASURES, *DISTANCES, *MOTION, *OF_RUNS)
 USUAL_N = 128
 
 
@@ -45,10 +47,10 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     fit = fit_of(loaded)
     targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
-    usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
+    usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
     bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
@@ -135,7 +137,7 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: Dict
 def policy_of_generated(config: DictConfig) -> DictConfig:
     """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
     clip = config.generated
-    for key, only in (("start", "first"), ("short", "refuse"), ("choose", "first")):
+    for key, only in (("windows", 1), ("start", "first"), ("short", "refuse"), ("choose", "first")):
         if clip[key] != only:
             raise ValueError(
                 f"generated.{key}={clip[key]}: clips are generated as long and as many as are scored, and all are taken from their first "
@@ -203,7 +205,7 @@ def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, i
     from sora.data.taking import fitted, only, take
     from sora.evaluation.files import policy_of
 
-    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
@@ -223,13 +225,14 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     from sora.prompts import negative_of
 
     setting = bench.extractor.setting
+    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
         generated=clips.about(),
         prompts=prompts,
         pixels={**setting.pixels(), "codec": clips.codecs()},
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling={
             "sampler": OmegaConf.to_container(config.sampler),
@@ -240,7 +243,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
+        measures={**loss, **conventions(bench.words), **measures_protocol(bench.words)} or None,
         seed=config.seed,
     )
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sora import terminal
 from sora.locks import alone_in
 from sora.started import rendezvous, started
 
@@ -51,7 +52,7 @@ class Share:
 
     def say(self, line: str) -> None:
         if self.first:
-            print(line)
+            terminal.say(line)
 
     def tell(self, lines: Sequence[str]) -> None:
         for line in lines:

@@ -53,7 +53,7 @@ VIDEOS = Numbered(LONG, tuple("gbdface"))
 
 
 def policy(**changes):
-    return ClipPolicy(**{"frames": 3, "stride": 4, "start": "first", "short": "refuse", "choose": "first", **changes})
+    return ClipPolicy(**{"frames": 3, "stride": 4, "windows": 1, "start": "first", "short": "refuse", "choose": "first", **changes})
 
 
 def shown(clips):

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sora import storage
+from sora.gate.files import opened
+from sora.gate.forms import Fields, Named, beside, fitting
+from sora.gate.tensors import load
+from sora.gate.texts import LIST, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+FORM = Fields({"weight_map": Named(beside)})  # of the index: the file of each tensor
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # How other files begin, and what they are.
@@ -116,10 +120,7 @@ def read(place: Path) -> dict[str, Tensor]:
 
 
 def _indexed(index: Path) -> dict[str, Tensor]:
-    held = storage.read_json(index)
-    places = held.get("weight_map") if isinstance(held, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
-        raise ValueError(f"{index} is damaged: its weight_map names no files beside it")
+    places = fitting(read_json(index, limit=LIST), FORM, str(index))["weight_map"]
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
         held = _file(index.parent / file)
@@ -132,20 +133,12 @@ def _indexed(index: Path) -> dict[str, Tensor]:
 
 
 def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
-        with open(path, "rb") as file:
-            start = file.read(64)
-        for beginning, kind in BEGINNINGS.items():
-            if start.startswith(beginning):
-                raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits") from None
-        raise ValueError(f"{path} is damaged: {error}") from None
+    with opened(path) as file:
+        start = file.read(64)
+    for beginning, kind in BEGINNINGS.items():
+        if start.startswith(beginning):
+            raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits")
+    return load(path)
 
 
 # ---- whose they are
