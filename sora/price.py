@@ -267,8 +267,7 @@ def measured(
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
     from sora.tokens import Grid
 
-    budget = wanted.config.plan.budget
-    packs = wanted.config.plan.packs
+    budget, packs = wanted.config.plan.budget, wanted.config.plan.packs
     found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks).summing(packs, trainer)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     half -= half % min(half, 64)  # over which context ranks divide
