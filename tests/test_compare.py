@@ -197,7 +197,10 @@ def test_what_is_no_score_or_was_changed_is_told(two, tmp_path, capsys):
     written(changed, protocol(), **figures(1.0))
     text = (changed / "scores.json").read_text()
     (changed / "scores.json").write_text(text.replace('"steps": 24', '"steps": 25'))
-    write_json(old / "scores.json", {"figures": {}, "n": 2, "protocol": {"covariance": {"ddof": 1}}, "protocol_sha256": "x"})
+    write_json(
+        old / "scores.json",
+        {"kind": "videos", "figures": {}, "n": 2, "rows": [], "protocol": {"covariance": {"ddof": 1}}, "protocol_sha256": "x"},
+    )
     for words, told in (
         ([str(two[0])], "sora compare A B"),
         ([str(two[0]), str(two[0])], "the same scores twice"),
