@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+from sora.evaluation.measures import KNOWN, MEASURES, chosen
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,7 +28,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.video_sets import EVALUATION
     from sora.data.world import parse
 
-    words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
+    words = chosen(config.metrics, usual=("frechet", "kvd"), known=KNOWN["videos"], scored="videos")
     for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")

@@ -147,6 +147,8 @@ DISTANCES = {
     "vendi": ("vendi_real", "vendi_fake"),
     "inception_score": ("inception_score",),
 }
+OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
+KNOWN = {"videos": (*MEASURES, *DISTANCES), "diffusion": (*MEASURES, *DISTANCES, *OF_RUNS), "vae": ("reconstruction", *DISTANCES)}
 
 
 def of_words(found: Mapping[str, float], words: Sequence[str]) -> dict[str, float]:
