@@ -116,6 +116,9 @@ def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -
 def _opened(file: Path) -> int:
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # who held it before had made the folder, wrote nothing and took it back
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:  # maybe another user's, in a folder that is shared
         if not file.exists():
             raise
