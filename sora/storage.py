@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from sora.locks import alone_making, short
 from sora.processes import alive
 
 STAGING = ".staging-"
+_UMASK = os.umask(0o077)  # which can only be read by setting it
+os.umask(_UMASK)
 
 
 class NotEncoded(ValueError):
@@ -59,6 +62,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def let_read(path: Path) -> None:
+    """Give a file that a library made for its user alone, as safetensors does, the permissions of every other file that this user makes:
+    results are read by colleagues and by accounts that serve them."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600 != 0o666 & ~_UMASK:
+        os.chmod(path, 0o666 & ~_UMASK)
+
+
 def staging_of(path: Path) -> Path:
     """Where a file or folder is made before it gets its name: no other process's place, though it be of another machine."""
     return path.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{short(path.name)}")
@@ -72,6 +83,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     staging = staging_of(path)
     try:
         yield staging
+        let_read(staging)
         sync(staging)
         os.replace(staging, path)
         sync(path.parent)
@@ -113,6 +125,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             yield staging
             for inner in sorted(staging.rglob("*")):
+                let_read(inner)
                 sync(inner)
             sync(staging)
             os.rename(staging, path)
