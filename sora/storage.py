@@ -53,6 +53,15 @@ def may_write(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
+def refuse_read_only(place: Path, named: str, *, advice: str = "name another place, or change its permissions") -> None:
+    """Raise ValueError, before any work, for a folder that nothing can be written to, or a file or folder that cannot be made. named: how
+    the command says it, as in output=FOLDER."""
+    folder = place if place.is_dir() else place.parent
+    if not may_write(folder):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        raise ValueError(f"{named}: {there} cannot be written to; {advice}")
+
+
 def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     handle = os.open(path, os.O_RDONLY)

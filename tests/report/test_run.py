@@ -54,6 +54,19 @@ def test_the_page_of_a_run_that_trains_tells_where_it_stands_and_holds_all_of_it
     assert "script" not in [tag for tag, _ in page.tags]
 
 
+def test_the_page_of_a_run_that_was_moved_with_its_data_names_them_where_they_lie(home):
+    """As resume= finds them; the command that it ends with can be given."""
+    info = json.loads((home / "run.json").read_text()) | {"place": {"folder": "/gone/outputs/x", "from": "/gone"}}
+    write_json(home / "run.json", info)
+    write_json(home / "config.yaml", json.loads((home / "config.yaml").read_text()) | {"data": {"folders": ["data/world"]}})
+    assert run("report", [str(home)]) == 0
+    words = "".join(read((home / "report.html").read_text()).words)
+    assert "not to be read from here" in words and f"checkpoint='{home}' data=FOLDER" in words
+    write_json(home.parent.parent / "data/world/dataset.json", {"totals": {"clips": 3, "frames": 7}})
+    assert run("report", [str(home)]) == 0
+    assert f"data={home.parent.parent / 'data/world'}" in "".join(read((home / "report.html").read_text()).words)
+
+
 def test_a_page_is_written_again_until_the_run_is_whole(home, monkeypatch, capsys):
     slept = []
 
