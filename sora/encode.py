@@ -30,7 +30,6 @@ EXAMPLES = (
 def main(composed: Composed) -> None:
     """Encode a dataset that no other process encodes; of its parts, several may at once."""
     from contextlib import ExitStack
-
     from shlex import quote
 
     from sora import storage
@@ -38,7 +37,9 @@ def main(composed: Composed) -> None:
     from sora.locks import alone_in
 
     index, part = Index.open(composed.config.data), Part.of(composed.config.part)
-    beside = f"latents lie beside a dataset's index, and another place may have one: sora data index {quote(str(index.folder))} output=FOLDER"
+    beside = (
+        f"latents lie beside a dataset's index, and another place may have one: sora data index {quote(str(index.folder))} output=FOLDER"
+    )
     storage.refuse_read_only(index.folder, f"data={index.folder}", advice=beside)
     others = "wait for it or stop it; several jobs encode one dataset with part=[K,N]"
     name, number, of_all = ".lock-encode", part.number, part.of_all

@@ -66,6 +66,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     from sora.training.run import changes, open_run, refuse_changes
 
     output = Path(config.output or f"outputs/{config.kind}")
+    refuse_read_only(config.resume, output)
     if config.resume in (None, "auto"):
         require_given(config, "train")
     if config.resume is None or (config.resume == "auto" and not (output / "run.json").exists()):
@@ -83,6 +84,17 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
     return asked, run.folder, refuse_changes(changes(run.config, now, free=FREE_OF[asked.kind]), allowed=allowed)
+
+
+def refuse_read_only(resume: str | None, output: Path) -> None:
+    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to."""
+    from sora import storage
+
+    if resume in (None, "auto"):
+        storage.refuse_read_only(output, f"output={output}")
+    elif Path(resume).is_dir():
+        advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
+        storage.refuse_read_only(Path(resume), f"resume={resume}", advice=advice)
 
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:

@@ -45,7 +45,6 @@ def main(composed: Composed) -> int:
     from sora.training.signals import StopFlag
     from sora.training.watchdog import Watchdog
 
-    refuse_read_only(composed.config)
     asked, folder, changed = settle(composed.config, composed.said)
     typed = None if composed.config.resume == "auto" else composed.said
     trainer = build(asked.trainer)(callbacks=[])
@@ -89,19 +88,6 @@ def main(composed: Composed) -> int:
     ranks.say(f"its page: {command('report', str(run.folder))}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
     return 0
-
-
-def refuse_read_only(config: DictConfig) -> None:
-    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to."""
-    from sora import storage
-
-    going_on = config.resume not in (None, "auto")
-    folder = Path(config.resume if going_on else config.output or f"outputs/{config.kind}")
-    if going_on and folder.is_dir():
-        advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
-        storage.refuse_read_only(folder, f"resume={folder}", advice=advice)
-    elif not going_on:
-        storage.refuse_read_only(folder, f"output={folder}")
 
 
 def tell_of_bad(run: Run) -> None:

@@ -47,7 +47,9 @@ class Shape:
 class Videos(Protocol):
     """identity(n): SHA-256 of a video's bytes. frames(n): how many it has. read(n, first, frames): frames from number `first` on.
 
-    decoder: what the pixels depend on besides those bytes. prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
+    decoder: what the pixels depend on besides those bytes.
+
+    prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
     """
 
     @property

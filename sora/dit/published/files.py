@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by their names in safetensors
 # How other files begin, and what they are.
 BEGINNINGS = {
     b"GGUF": "a GGUF file, whose weights are quantised",
@@ -103,26 +104,39 @@ def read(place: Path) -> dict[str, Tensor]:
         ValueError: a file is missing, damaged, or of another kind, the index and its files disagree, or weights are no floats of 16 bits
             or more, or not finite; the message names the file, and the tensor.
     """
-    tensors = _indexed(place) if place.name.lower().endswith(".json") else _file(place)
-    if not tensors:
-        raise ValueError(f"{place} holds no tensors")
+    outline(place)
+    tensors = _held(place, _file)
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{place} has {name} in {kind}: its weights are quantised; init= takes weights of 16 or 32 bits")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{place} is damaged: {name} holds numbers that are not finite")
     return tensors
 
 
-def _indexed(index: Path) -> dict[str, Tensor]:
+def outline(place: Path) -> dict[str, Tensor]:
+    """The same by what the files' headers say, which takes no time: tensors without numbers.
+
+    Raises:
+        ValueError: as `read`, but for numbers that are not finite.
+    """
+    return _held(place, _header)
+
+
+def _held(place: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of one file or of those that an index names. of_file: those of one."""
+    tensors = _indexed(place, of_file) if place.name.lower().endswith(".json") else of_file(place)
+    if not tensors:
+        raise ValueError(f"{place} holds no tensors")
+    return tensors
+
+
+def _indexed(index: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     held = storage.read_json(index)
     places = held.get("weight_map") if isinstance(held, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
         raise ValueError(f"{index} is damaged: its weight_map names no files beside it")
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
-        held = _file(index.parent / file)
+        held = of_file(index.parent / file)
         if stray := sorted(name for name in held if places.get(name) != file):
             raise ValueError(f"{index} knows nothing of {stray[0]} in {file}: they are not of one checkpoint")
         tensors |= held
@@ -132,11 +146,32 @@ def _indexed(index: Path) -> dict[str, Tensor]:
 
 
 def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with _telling(path):
         return load_file(path)
+
+
+def _header(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    found = {}
+    with _telling(path), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            held = file.get_slice(name)
+            if (kind := held.get_dtype()) not in FLOATS:
+                raise ValueError(f"{path} has {name} in {kind}: its weights are quantised; init= takes weights of 16 or 32 bits")
+            found[name] = torch.empty(held.get_shape(), dtype=FLOATS[kind], device="meta")
+    return found
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Turn what safetensors says of a file that it cannot read into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
@@ -150,17 +185,29 @@ def _file(path: Path) -> dict[str, Tensor]:
 
 # ---- whose they are
 
-# Names of tensors that tell whose a file is: what it is called, and the class in diffusers that reads it.
+# Names of tensors that tell whose a file is: what it is called, and how to come by the names of diffusers, by its class where that reads
+# such files.
+ANEW, SINGLE = "let diffusers write them anew:", ".from_single_file(FILE).save_pretrained(FOLDER)"
 MAKERS = {
     r"lora_(A|B|down|up|unet)": ("of a LoRA, which holds differences to a network and not the network", ""),
-    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", "WanTransformer3DModel"),
+    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", f"{ANEW} WanTransformer3DModel{SINGLE}"),
     r"^(patchify_proj\.|transformer_blocks\.\d+\.attn1\.q_norm\.)": (
         "of LTX-Video's own files",
-        "LTXVideoTransformer3DModel",
+        f"{ANEW} LTXVideoTransformer3DModel{SINGLE}",
     ),
-    r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": ("of HunyuanVideo's own repository", "HunyuanVideoTransformer3DModel"),
-    r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": ("of FLUX's own repository", "FluxTransformer2DModel"),
-    r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": ("of CogVideoX's own repository (SAT)", "CogVideoXTransformer3DModel"),
+    r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": (
+        "of HunyuanVideo's own repository",
+        f"{ANEW} HunyuanVideoTransformer3DModel{SINGLE}",
+    ),
+    r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": (
+        "of FLUX's own repository",
+        f"{ANEW} FluxTransformer2DModel{SINGLE}",
+    ),
+    r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": (
+        "of CogVideoX's own repository (SAT)",
+        "no class of diffusers reads them: take the repository that its makers publish for diffusers, or convert them by diffusers' "
+        "scripts/convert_cogvideox_to_diffusers.py",
+    ),
     r"^(y_embedder\.|blocks\.\d+\.adaLN_modulation\.)": ("of DiT's, SiT's or Latte's own repository", ""),
     r"^(encoder|decoder|first_stage_model)\.(conv_in|down_blocks|up_blocks|conv1|mid)": ("of a VAE", ""),
     r"^(shared\.weight|encoder\.block\.0\.|text_model\.)": ("of a text encoder", ""),
@@ -170,14 +217,13 @@ ROOTS = ("model.diffusion_model.", "diffusion_model.", "model.", "module.", "_or
 
 def makers(names: Sequence[str]) -> str:
     """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known."""
-    for pattern, (whose, kind) in MAKERS.items():
+    for pattern, (whose, way) in MAKERS.items():
         for name in names:
             bare = name
             while root := next((root for root in ROOTS if bare.startswith(root) and not re.search(pattern, bare)), ""):
                 bare = bare.removeprefix(root)
             if re.search(pattern, bare):
-                way = f"; let diffusers write them anew: {kind}.from_single_file(FILE).save_pretrained(FOLDER)" if kind else ""
-                return f"they are {whose} ({name}){way}"
+                return f"they are {whose} ({name}){f'; {way}' if way else ''}"
     return ""
 
 
