@@ -80,10 +80,21 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         asked = laid_over(OmegaConf.create(run.config), config, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
     keep_numerics(asked, run.config)
+    refuse_unmeasured(asked)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
     return asked, run.folder, refuse_changes(changes(run.config, now, free=FREE_OF[asked.kind]), allowed=allowed)
+
+
+def refuse_unmeasured(config: DictConfig) -> None:
+    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
+    evaluation = config.get("evaluation") or {}
+    if set(evaluation) == {"every"} and evaluation["every"] is not None:
+        raise ValueError(
+            f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
+            "evaluation=videos"
+        )
 
 
 def refuse_read_only(resume: str | None, output: Path) -> None:
@@ -158,6 +169,7 @@ def require_given(config: DictConfig, verb: str) -> None:
     """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
     from omegaconf import OmegaConf
 
+    refuse_unmeasured(config)
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
 

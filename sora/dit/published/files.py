@@ -205,7 +205,7 @@ MAKERS = {
     ),
     r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": (
         "of CogVideoX's own repository (SAT)",
-        "no class of diffusers reads them: take what its makers publish for diffusers, or diffusers' scripts/convert_cogvideox_to_diffusers.py",
+        "no class of diffusers reads them: take what its makers publish for diffusers, or its scripts/convert_cogvideox_to_diffusers.py",
     ),
     r"^(y_embedder\.|blocks\.\d+\.adaLN_modulation\.)": ("of DiT's, SiT's or Latte's own repository", ""),
     r"^(encoder|decoder|first_stage_model)\.(conv_in|down_blocks|up_blocks|conv1|mid)": ("of a VAE", ""),
