@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sora import storage
 from sora.cli import run
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
@@ -26,9 +27,10 @@ def theirs(tmp_path_factory):
 @pytest.fixture
 def read_only(theirs, tmp_path, monkeypatch):
     """The same for one who may not write there: root, which tests may run as, passes over the modes of folders."""
-    access = os.access
-    held = lambda path, mode: bool(mode & os.W_OK) and Path(path).absolute().is_relative_to(theirs)  # noqa: E731
-    monkeypatch.setattr(os, "access", lambda path, mode, **more: not held(path, mode) and access(path, mode, **more))
+    access, blocked = os.access, storage.blocked
+    within = lambda path: Path(path).absolute().is_relative_to(theirs)  # noqa: E731
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: not (mode & os.W_OK and within(path)) and access(path, mode, **more))
+    monkeypatch.setattr(storage, "blocked", lambda path: f"{path.parent} is read-only" if within(path) else blocked(path))
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
     yield theirs
@@ -39,14 +41,18 @@ def read_only(theirs, tmp_path, monkeypatch):
     ("verb", "words", "told"),
     [
         ("train", ["resume={dit}"], "resume={dit}: {dit} cannot be written to; a run goes on in its own folder: copy it"),
-        ("train", ["experiment=toy", "vae={vae}", "data.folders=[{world}]", "output={home}/new"], "output={home}/new: {home} cannot be"),
-        ("encode", ["vae={vae}", "data={world}", "text=byte"], "data={world}: {world} cannot be written to; .* sora data index"),
+        (
+            "train",
+            ["experiment=toy", "vae={vae}", "data.folders=[{world}]", "output={home}/new"],
+            "output={home}/new cannot be made: {home} is",
+        ),
+        ("encode", ["vae={vae}", "data={world}", "text=byte"], "data={world} cannot be written, .*sora data index"),
         ("sample", ["checkpoint={dit}", "prompt=a"], "cannot be written to; name another folder"),
         ("evaluate", ["checkpoint={dit}", "data={world}", "metrics=[loss]"], "cannot be written to; name another folder"),
         ("evaluate", ["checkpoint={dit}", "data={world}", "metrics=[quality]"], "cannot be written to; name another folder"),
-        ("export", ["checkpoint={dit}", "output={home}/export"], "output={home}/export: {home} cannot be written to"),
+        ("export", ["checkpoint={dit}", "output={home}/export"], "output={home}/export cannot be made: {home} is read-only"),
         ("report", ["{dit}"], "{dit}/report.html: {dit} cannot be written to; name another place for it with output=FILE.html"),
-        ("prepare", ["source=world", "count=3", "output={home}/data"], "output={home}/data: {home} cannot be written to"),
+        ("prepare", ["source=world", "count=3", "output={home}/data"], "output={home}/data cannot be made: {home} is read-only"),
     ],
 )
 def test_a_command_that_would_write_there_says_so_before_the_work(read_only, capsys, monkeypatch, verb, words, told):

@@ -173,11 +173,16 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
     return names
 
 
+def needs_extractor(words: Sequence[str]) -> bool:
+    """Whether any of the words is measured of an extractor's features; words that are none of this file's are not."""
+    return any(word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs) for word in words)
+
+
 def check_extractor(words: Sequence[str], extractor: Any) -> None:
     """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
     from sora.metrics.extractors.frames import TextFeatures
 
-    if not any(word in DISTANCES or "extractor" in MEASURES[word].needs for word in words):
+    if not needs_extractor(words):
         return
     name = extractor.name  # reads the weights: a missing file says what to download
     if "fvd" in words and not extractor.canonical:

@@ -25,13 +25,15 @@ OF_KIND = {
 # Of a run's clips, for all words but loss.
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
-FRECHET = ("ddof", "bootstrap")
+FRECHET = ("ddof", "bootstrap", "permutations")
 NEEDED = {"extractor": "extractor", "prompt": "uncaptioned"}  # the keys behind what a measure looks at
 OF_WORD = {
     "loss": ("loss",),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
+    "kvd": ("permutations",),
+    "jedi": ("permutations",),
     "precision": ("neighbours",),
     **{word: tuple(key for need, key in NEEDED.items() if need in measure.needs) for word, measure in MEASURES.items()},
 }

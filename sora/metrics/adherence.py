@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
-from torchmetrics import Metric
 
+from sora.metrics.metric import VideoMetric
 from sora.metrics.observation import Observation, Thing, observe
 
 __all__ = ["ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "judge", "observe"]
@@ -148,15 +148,15 @@ def judge(
     return [agreement(observe(frames, fps, palette), facts) for frames, fps, facts in zip(videos, rates, wanted, strict=True)]
 
 
-class PromptAdherence(Metric):
+class PromptAdherence(VideoMetric):
     """Shares of clips that agree with their prompts, for each aspect and for "all" (colour, shape and direction together)."""
 
-    full_state_update = False
+    exact = ("hits", "asked")
     hits: Tensor
     asked: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.add_state("hits", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("asked", default=torch.zeros(len(ASPECTS) + 1, dtype=torch.int64), dist_reduce_fx="sum")
 

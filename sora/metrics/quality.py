@@ -7,14 +7,16 @@ their formula, over this room's flow or linear interpolation. Formulas: Huang et
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 
 from sora.metrics.extractors.frames import FrameFeatures
 from sora.metrics.flow import grey, optical_flow, visible, warp
+from sora.metrics.metric import VideoMetric
 
 MOVING_FPS = 8  # at which the dynamic degree is measured
 
@@ -109,7 +111,7 @@ def warping_error(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
     return torch.stack(found).double()
 
 
-class VideoQuality(Metric):
+class VideoQuality(VideoMetric):
     """Means over videos of any sizes and lengths. update(videos, fps=...) with uint8 B T H W 3.
 
     encoders: of consistency, by the figure's word, such as {"subject": DINO, "background": CLIP}; figures are named
@@ -118,11 +120,10 @@ class VideoQuality(Metric):
 
     totals: Tensor
     counts: Tensor
-    full_state_update = False
-    is_differentiable = False
+    exact = ("totals", "counts")
 
-    def __init__(self, *, encoders: dict[str, FrameFeatures]) -> None:
-        super().__init__()
+    def __init__(self, *, encoders: dict[str, FrameFeatures], **settings: Any) -> None:
+        super().__init__(**settings)
         self._held = (encoders,)  # no state dict carries their weights
         self.names = (
             "temporal_flickering",
