@@ -32,9 +32,10 @@ def read_only(theirs, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode, **more: not (mode & os.W_OK and within(path)) and access(path, mode, **more))
     monkeypatch.setattr(storage, "blocked", lambda path: f"{path.parent} is read-only" if within(path) else blocked(path))
     monkeypatch.chdir(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in theirs.rglob("*") if path.is_file()}
     yield theirs
-    assert {path: path.stat().st_mtime_ns for path in theirs.rglob("*")} == before
+    # Of folders it does not hold: who reads a checkpoint of a run that he may write to holds it by links of his own meanwhile.
+    assert {path: path.stat().st_mtime_ns for path in theirs.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
