@@ -375,13 +375,13 @@ class Scorer:
         import torch
 
         from sora.data.loading import read_clip
-        from sora.data.video import PYAV
+        from sora.data.video import CONFINED
 
         found, reasons = {}, {}
         for number, (row, request) in enumerate(self._requests):
             dataset, place = self._clips.place(row)
             try:
-                frames = read_clip(self._clips.indexes[dataset], place, reader=PYAV)
+                frames = read_clip(self._clips.indexes[dataset], place, reader=CONFINED)
             except ValueError as error:
                 reasons[number] = f" ({error})"
                 continue

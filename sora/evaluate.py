@@ -88,7 +88,7 @@ def kind_of(folder: Path) -> str:
     if not folder.is_dir():
         several = "; add -m to evaluate each folder that is called so" if "*" in str(folder) else ""
         raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos{several}")
-    return run_kind(folder) if (folder / "run.json").is_file() or (folder / CARD).is_file() else "videos"
+    return run_kind(folder) if (folder / "run.json").exists() or (folder / CARD).exists() else "videos"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
+from sora.gate.forms import Maybe, Named, anything, fitting
 
 if TYPE_CHECKING:
     import torch
@@ -81,11 +82,8 @@ def began_with(run: Run) -> Mapping[str, Any] | None:
     """
     if not run.init_file.is_file():
         return None
-    noted = storage.read_json(run.init_file)
-    found = noted.get("config") if isinstance(noted, dict) else 0
-    if found is not None and not isinstance(found, dict):
-        raise ValueError(f"{run.init_file} is damaged: it does not say what the run began with")
-    return found
+    form = {"config": Maybe(Named(anything))}
+    return fitting(storage.read_json(run.init_file, within=run.folder), form, str(run.init_file))["config"]
 
 
 def known_of(loaded: LoadedDiffusion) -> dict[str, float]:

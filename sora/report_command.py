@@ -104,12 +104,13 @@ def parts_of(run: Trained, output: Path, *, most: int):
     """The sections of a run's page."""
     import shlex
 
+    from sora.data.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
     from sora.training.metrics import read
     from sora.training.phases import totals
 
-    spent = [dict(line) for line in run.spent if "began" in line]
+    spent = [dict(line) for line in run.spent]
     account = totals(spent) if spent else None
     goodput = account["goodput"] if account else None
     flat, held = _flat(run.config), datasets(run)
@@ -119,7 +120,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
         "Curves": page.curves(run.lines),
         "Measured while training": page.measured_parts(run.measured),
         "Where the time went": page.time_parts(spent, account),
-        "Data": page.data_parts(held, run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl"))),
+        "Data": page.data_parts(held, run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl", LINE))),
         "Events": page.event_parts(run.events),
         "Configuration": [Folded(f"{len(flat)} values", [Table(["Key", "Value"], flat)])],
     }
@@ -175,7 +176,7 @@ def datasets(run: Trained):
     """The datasets of a run, where they lie now, with what their dataset.json says; None for those that are not to be found from here."""
     import os
 
-    from sora.storage import read_json
+    from sora.data.index import describe
     from sora.training.places import dataset_of
     from sora.training.run import open_run
 
@@ -183,7 +184,7 @@ def datasets(run: Trained):
     for named in map(str, run.config.get("data", {}).get("folders") or []):
         try:
             place = dataset_of(open_run(run.folder), named)
-            found.append((named if place == os.path.abspath(named) else place, read_json(Path(place) / "dataset.json")))
+            found.append((named if place == os.path.abspath(named) else place, describe(Path(place))))
         except (ValueError, OSError):
             found.append((named, None))
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.configs.words import meant
+from sora.gate.forms import Named, fitting, text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,7 +78,12 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         run = open_run(output)
     else:
         run = open_run(Path(config.resume))
-        asked = laid_over(OmegaConf.create(run.config), config, said)
+        if "task" in said and config.kind != run.info["kind"]:
+            raise ValueError(
+                f"task={config.kind}, and {run.folder} is a run of task={run.info['kind']}, which no resume changes; leave task= out, or "
+                "begin another run with output="
+            )
+        asked = laid_over(kept(run), config, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
     keep_numerics(asked, run.config)
     refuse_unmeasured(asked)
@@ -106,6 +112,20 @@ def refuse_read_only(resume: str | None, output: Path) -> None:
     elif Path(resume).is_dir():
         advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
         storage.refuse_read_only(Path(resume), f"resume={resume}", advice=advice)
+
+
+def kept(run: Run) -> DictConfig:
+    """The configuration that a run keeps, whole: what versions before did not have is as it stands today, and said."""
+    from sora.configs import kept as configs
+    from sora.training.ranks import say
+
+    kind = run.info["kind"]
+    if run.config.get("kind") != kind:
+        raise ValueError(f"{run.config_file} is damaged: kind is not {kind}, as {run.info_file.name} says")
+    config, lacking = configs.kept("train", run.config, [f"task={kind}"], str(run.config_file))
+    if lacking:
+        say(f"{run.config_file} has no {', '.join(lacking)}, as it is of another version; as it stands today is what holds")
+    return config
 
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
@@ -232,7 +252,7 @@ def record(
 
 def differing(run: Run, job: Job) -> dict[str, tuple[str, str]]:
     """What the run depended on and this job does not, as {name: (before, now)}."""
-    was = run.info["depends"]
+    was = fitting(run.info, {"depends": Named(text)}, str(run.info_file))["depends"]
     return {name: (str(was.get(name)), value) for name, value in job.depends.items() if was.get(name) != value}
 
 
@@ -279,7 +299,10 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             f"{run.checkpoints} holds no checkpoint, but this run has saved some, the first at step {first}: mount it or put them back. "
             f"To start again from step 0, choose another output=FOLDER"
         )
-    return run, None if newest is None else opened(newest, job)
+    state = None if newest is None else opened(newest, job)
+    if state is not None and state.step > (steps := run.config.get("steps", state.step)):
+        raise ValueError(f"{newest} is of step {state.step:,}, and the run has steps={steps:,}: one of them is damaged")
+    return run, state
 
 
 def opened(path: Path, job: Job) -> TrainingState:
@@ -290,6 +313,7 @@ def opened(path: Path, job: Job) -> TrainingState:
     if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
         raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
     state = checkpoint.load(path, verified=True)
+    fitting(state.facts, checkpoint.TRAINED, f"{path / checkpoint.STATE}: facts", "use another checkpoint")
     refuse_other(job.task, state, source=path)
     return state
 

@@ -76,22 +76,17 @@ def find(place: Path) -> Path | None:
 
 def _step(path: Path) -> int | None:
     """Of the checkpoint that scores are of."""
-    from sora import storage
+    from sora.metrics.scored import read_scores
 
-    held = storage.read_json(path)
-    subject = held.get("subject") if isinstance(held, dict) else None
-    step = subject.get("step") if isinstance(subject, dict) else None
-    return step if isinstance(step, int) else None
+    return (read_scores(path).get("subject") or {}).get("step")
 
 
 def score_of(label: str, path: Path) -> Score:
-    from sora import storage
     from sora.evaluation.pairing import of_clips
     from sora.metrics.protocol import Protocol
+    from sora.metrics.scored import read_scores
 
-    held = storage.read_json(path)
-    if not isinstance(held, dict) or not isinstance(held.get("figures"), dict) or "protocol" not in held:
-        raise ValueError(f"{path} holds no scores of sora evaluate")
+    held = read_scores(path)
     try:
         protocol = Protocol.from_json(held["protocol"])
     except (ValueError, TypeError) as error:

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sora.gate.files import opened
+from sora.gate.texts import read_json as read_json  # the other side of write_json
 from sora.locks import alone_making, short
 from sora.processes import alive
 
@@ -191,18 +193,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of very many digits, too deep
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError where it is no regular file."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

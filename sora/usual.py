@@ -117,7 +117,7 @@ def same_data(run: Run, indexes: Sequence[Any]) -> bool:
     """Whether these are the clips and captions that a diffusion run depends on; true of a run that does not say."""
     from sora.data.captioned import identity
 
-    depends, data = run.info["depends"], run.config["data"]
+    depends, data = run.info.get("depends") or {}, run.config.get("data") or {}
     if "data" not in depends:
         return True
     stored = not str(data.get("_target_")).endswith("VideoData")

@@ -21,8 +21,10 @@ from omegaconf.errors import GrammarParseError
 from sora.configs.roles import refuse_other, written
 from sora.configs.targets import OTHERS, TARGET, allowed, find, in_rooms, refuse
 from sora.configs.words import listed, meant
+from sora.gate.sizes import refuse_size
 from sora.references import refuse_growth
 
+NETWORKS = ("sora.dit", "sora.vae", "sora.text", "sora.patches")  # rooms whose whole numbers are sizes of what is built
 RESOLVER = re.compile(r"\$\{[^{}]*:")
 OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # one name, of a class or of a kind of function
 NUMBERS = re.compile(r"Sequence\[(?P<kind>int|float)\]( \| None)?")
@@ -98,6 +100,9 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
     made = resolve(target)
     parameters = inspect.signature(made).parameters
     keys = [key for key in tree if key != TARGET]
+    if made.__module__.startswith(NETWORKS):
+        for key in keys:
+            refuse_size(f"{place}.{key}", tree[key])
     known = [name for name in parameters if name not in given]
     for key in keys:
         if key in given:

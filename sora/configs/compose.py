@@ -103,7 +103,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     named = _named_over_experiment(grouped, with_experiment, reference)
     _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
     source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
-    kinds = _kinds(verb, reference, available)
+    kinds = kinds_of(verb, reference, available)
     check_values(with_experiment.config, kinds, said_by=source or "conf")
     known = flatten(with_experiment.config)
     for word in valued:
@@ -119,7 +119,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
 
 
-def _kinds(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
+def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
     """What each key takes, by the files that the composition is made of, apart from those which only choose."""
     chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
     files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]

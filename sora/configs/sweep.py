@@ -6,7 +6,6 @@ FOLDER/.sweep.json      the words that tell the runs below FOLDER apart, by the 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -22,6 +21,9 @@ from unittest.mock import patch
 from sora.configs.compose import Composed, compose, require_all
 from sora.configs.grammar import bracketed, cut
 from sora.configs.outputs import refuse_shared
+from sora.gate.forms import Fields, Named, fitting, inside
+from sora.gate.forms import text as text_form
+from sora.gate.texts import read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,13 +61,10 @@ class Sweep:
 
 def recorded(folder: Path) -> dict[str, list[str]]:
     """The words of each run that sweeps left below a folder, by its folder's name; none where there was no sweep."""
-    try:
-        held = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {str(name): [str(word) for word in words] for name, words in held["runs"].items()}
-    except FileNotFoundError:
+    if not (folder / RECORD).exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / RECORD} cannot be read ({error}); remove it, names of folders are read then") from None
+    form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
+    return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD), advice)["runs"]
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:

@@ -21,8 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from sora.data.described import count, fits, maybe, positive, text
 from sora.data.tars import ByteFile
+from sora.gate.files import regular
+from sora.gate.forms import Fields, Maybe, count, fitting, real, text
 from sora.storage import STAGING, read_json, write_json
 
 REMOTE = "remote.json"
@@ -31,8 +32,7 @@ _OPEN_FILES = 64
 _TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
 _CHUNK = 8 << 20
 _CACHED = f"{'[0-9a-f]' * 32}.tar"  # files of a `ShardCache`
-_FORM = {"url": text, "cache": maybe(text), "cache_mb": positive, "fetch_after": maybe(count)}  # of remote.json
-_USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4}
+FORM = Fields({"url": text}, may={"cache": Maybe(text), "cache_mb": real(0), "fetch_after": Maybe(count)}, closed=True)  # of remote.json
 _STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
 Result = TypeVar("Result")
 
@@ -98,7 +98,7 @@ class LocalStore:
     def open(self, name: str) -> tuple[ByteFile, int]:
         """The file from its beginning, and its size."""
         try:
-            file = open(self.folder / name, "rb", buffering=1 << 18)  # noqa: SIM115 (the caller closes it)
+            file = os.fdopen(regular(self.folder / name), "rb", buffering=1 << 18)  # the caller closes it
         except OSError as error:
             raise ValueError(f"{self.folder / name} cannot be read: {error.strerror}") from None
         return file, os.fstat(file.fileno()).st_size
@@ -111,7 +111,7 @@ class LocalStore:
         if name in self._handles:
             self._handles.move_to_end(name)
             return self._handles[name]
-        self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
+        self._handles[name] = regular(self.folder / name)
         if len(self._handles) > _OPEN_FILES:
             _, oldest = self._handles.popitem(last=False)
             os.close(oldest)
@@ -385,9 +385,7 @@ def open_store(folder: Path | str) -> Store:
     path = Path(folder) / REMOTE
     if not path.is_file():
         return LocalStore(folder)
-    described = read_json(path)
-    if not isinstance(described, dict) or set(described) - set(_FORM) or not fits(_USUAL | described, _FORM):
-        raise ValueError(f"{path} is damaged: it holds {', '.join(_FORM)}; index the dataset again")
+    described = fitting(read_json(path, within=folder), FORM, str(path), "index the dataset again")
     return HereOrThere(LocalStore(folder), store_of(**described))
 
 

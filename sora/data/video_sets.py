@@ -21,7 +21,7 @@ from sora.data.index import Index
 from sora.data.rows import Caption
 from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, kind_in, listed, tree
-from sora.data.video import PYAV, probe, read
+from sora.data.video import CONFINED, PYAV
 
 EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
 
@@ -218,7 +218,7 @@ class FolderVideos:
     def _info(self, number: int) -> Any:
         if number not in self._probed:
             # Walked through, not only its header: many writers' headers count wrong, and a clip must not end early.
-            self._probed[number] = probe(self.path(number), timeline=True)
+            self._probed[number] = CONFINED.probe(self.path(number), timeline=True)
         return self._probed[number]
 
 
@@ -227,7 +227,7 @@ def _below(name: str, folders: set[str]) -> bool:
 
 
 def _read(source: Path | bytes, name: str, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-    found = read(source, first=first, frames=frames, name=name)
+    found = CONFINED.read(source, first=first, frames=frames, name=name)
     if not found.report.clean:
         raise ValueError(
             f"{name} is damaged ({found.report}; {len(found.frames)} of {frames} frames); scores take it whole: replace it or remove it"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import KNOWN, MEASURES, chosen
+from sora.evaluation.measures import KNOWN, MEASURES, chosen, conventions
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +34,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
-    output = Path(config.output) if config.output else scored / "evaluation"
+    output = Path(config.output) if config.output else below(scored, "evaluation")
     if output.resolve() == scored.resolve():
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
@@ -179,6 +180,6 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
         extractor=describe(bench.extractor.network) if bench.compares else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=None,
+        measures=conventions(bench.words) or None,
         seed=config.seed,
     )

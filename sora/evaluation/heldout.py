@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,7 +26,7 @@ def evaluate_loss(config: DictConfig, share: Share, preset: Mapping[str, Any] | 
     from sora.evaluation.files import real_folder
 
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     index = Index.open(real_folder(config), config.split)
     scoring.check_places(config, output)
     share.hold(output)

@@ -74,9 +74,9 @@ class MadeVideos:
         return "lossless, as made"
 
     def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        from sora.data.video import read
+        from sora.data.video import CONFINED
 
-        found, asked = read(self.paths[number]), self.asked[number]
+        found, asked = CONFINED.read(self.paths[number]), self.asked[number]
         if not found.report.clean or found.frames.shape[:3] != (asked.frames, asked.height, asked.width):
             raise ValueError(f"{self.paths[number]} is damaged ({found.report}); delete it, and it is made again")
         return found.frames[first : first + frames]

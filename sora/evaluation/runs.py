@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, KNOWN, OF_RUNS, chosen, listed
+from sora.evaluation.measures import DISTANCES, KNOWN, OF_RUNS, chosen, conventions, listed
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +47,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
     bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
@@ -220,6 +221,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     from sora.prompts import negative_of
 
     setting = bench.extractor.setting
+    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
@@ -237,7 +239,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
+        measures={**loss, **conventions(bench.words)} or None,
         seed=config.seed,
     )
 

@@ -335,11 +335,14 @@ def finish(
     clips: Any,
 ) -> dict[str, Any]:
     """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
+    from sora.evaluation.measures import cautions
     from sora.metrics.protocol import preset_lines
     from sora.training.run import code_version
 
+    told = [*scores.get("cautions", ()), *cautions(scores["figures"])]
     written = {
         **scores,
+        "cautions": told,
         "protocol_sha256": protocol.sha256,
         "protocol": protocol.to_json(),
         "subject": dict(subject),
@@ -351,7 +354,7 @@ def finish(
     storage.write_json(output / "scores.json", written)
     for line in preset_lines(preset or {}):
         print(line)
-    for line in scores.get("cautions", ()):
+    for line in told:
         print(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}

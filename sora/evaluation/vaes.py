@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sora import storage
 from sora.evaluation import scoring
 from sora.evaluation.measures import DISTANCES, KNOWN, chosen
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,8 +51,8 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
     check_clips(config, loaded.vae.stride)
     vae = loaded.vae.to(choose_device(config.device))
-    home = Path(config.checkpoint) / "evaluation"
-    output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
+    name = f"step-{loaded.step:08d}" if loaded.step else "vae"
+    output = Path(config.output) if config.output else below(config.checkpoint, "evaluation", name)
     bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
     figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():

@@ -16,8 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora import storage
+from sora.gate.forms import Fields, fitting, text
+from sora.gate.tensors import header
+from sora.gate.texts import STATE, json_of
 
 FORMAT = "sora feature cache 1"
+FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  # of what a file says of itself
 
 
 class FeatureCache:
@@ -81,10 +85,13 @@ def _load(path: Path, about: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        said = header(path, within=path.parent).about
+        told = fitting(json_of(said.get("sora", "{}").encode(), limit=STATE), FORM, str(path))
         with safe_open(path, framework="pt") as file:
-            told, values = json.loads((file.metadata() or {})["sora"]), file.get_tensor("features")
-        keys = told["keys"]
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            values, keys = file.get_tensor("features"), told["keys"]
+        if values.ndim != 2 or not values.is_floating_point():
+            raise ValueError(f"its features are {tuple(values.shape)}")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, its features are made again") from None
     if told.get("format") != FORMAT or told.get("about") != about or told.get("sha256") != _hash(values) or len(keys) != len(values):
         raise ValueError(f"{path} is damaged or foreign: its values are not those it was written with; delete it, they are made again")

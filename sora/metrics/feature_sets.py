@@ -14,6 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora import storage
+from sora.gate.files import opened
+from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.texts import STATE, json_of
 from sora.metrics.protocol import differences
 
 FORMAT = "sora features 1"
@@ -57,8 +60,13 @@ def read_features(path: Path) -> FeatureSet:
     """Whatever their protocol is: the caller compares what it knows of it. Raises ValueError for a damaged or foreign file."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; save features of the real set there first")
+    with opened(path) as file:
+        start = file.read(8)
+    if start.startswith(OTHERS):
+        raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}")
+    header(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -67,23 +75,20 @@ def read_features(path: Path) -> FeatureSet:
                     f"{path} holds no features of this version ({about.get('format', 'no format')!r}, not {FORMAT!r}){FOREIGN}"
                 )
             features = file.get_tensor("features")
-        protocol = json.loads(about["protocol"])
+        protocol = json_of(about["protocol"].encode(), limit=STATE)
     except SafetensorError as error:
-        with open(path, "rb") as opened:
-            start = opened.read(8)
-        if start.startswith(OTHERS):
-            raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}") from None
         raise ValueError(f"{path} is damaged: {error}; delete it and extract again") from None
     except (KeyError, ValueError) as error:
-        if isinstance(error, json.JSONDecodeError | KeyError):
-            raise ValueError(f"{path} is damaged: its header does not say what it holds; delete it and extract again") from None
-        raise
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged: its header does not say what it holds; delete it and extract again") from None
     if features.ndim != 2 or not isinstance(protocol, dict):
         raise ValueError(
             f"{path} is damaged: it holds {list(features.shape)} numbers, and no rows of features; delete it and extract again"
         )
     if _hash(features) != about.get("sha256"):
         raise ValueError(f"{path} is damaged: its values do not have the hash they were written with; delete it and extract again")
+    refuse_not_finite({"features": features}, path)
     return FeatureSet(features, protocol)
 
 

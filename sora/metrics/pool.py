@@ -44,33 +44,31 @@ class Pool:
     def _by_gram(self, gram: ndarray, one: ndarray, two: ndarray) -> float:
         """The cross-Gram matrix C of the centred parts has the singular values whose sum is the trace of the root."""
         rows = gram[one]
-        cross, own = rows[:, two], float(rows[:, one].mean())
+        cross, own = rows.take(two, axis=1), float(rows.take(one, axis=1).mean())
         means, between = (cross.mean(axis=1), cross.mean(axis=0)), float(cross.mean())
         whole = len(one) + len(two) == self.clips
         # The means of a pool's two parts, weighted by their sizes, cancel.
         other = own * (len(one) / len(two)) ** 2 if whole else float(gram[np.ix_(two, two)].mean())
         spreads = self._spread(one, own), self._spread(two, other)
-        cross = cross - means[0][:, None] - means[1] + between
+        cross -= means[0][:, None] - between
+        cross -= means[1]
         return self._combine(own + other - 2 * between, spreads, cross @ cross.T, len(one), len(two))
 
     def _by_rows(self, one: ndarray, two: ndarray, *, rest: bool) -> float:
-        first = self.rows[one]
-        mean = first.mean(axis=0)
+        first, own = _moments(self.rows.take(one, axis=0))
         if rest:
             assert self.scatter is not None
-            other = -len(one) / len(two) * mean
-            second = self.scatter - first.T @ first - len(two) * np.outer(other, other)
+            other = -len(one) / len(two) * first
+            second = self.scatter - own - len(one) * np.outer(first, first) - len(two) * np.outer(other, other)
         else:
-            other = self.rows[two].mean(axis=0)
-            moved = self.rows[two] - other
-            second = moved.T @ moved
-        first = first - mean
-        spreads = float(np.square(first).sum()), float(np.trace(second))
+            other, second = _moments(self.rows.take(two, axis=0))
+        spreads = float(np.trace(own)), float(np.trace(second))
         if len(one) <= self.dimension:
-            matrix = first @ second @ first.T
+            moved = self.rows.take(one, axis=0) - first
+            matrix = moved @ second @ moved.T
         else:
-            matrix = _congruent(first.T @ first, second)
-        return self._combine(float(np.square(mean - other).sum()), spreads, matrix, len(one), len(two))
+            matrix = _congruent(own, second)
+        return self._combine(float(np.square(first - other).sum()), spreads, matrix, len(one), len(two))
 
     def _spread(self, part: ndarray, mean: float) -> float:
         """The sum of squared deviations from a mean of this squared length."""
@@ -82,6 +80,12 @@ class Pool:
         cross = np.sqrt(values[values > len(values) * 2.2e-16 * values.max(initial=0.0)]).sum()
         n, m = n - self.ddof, m - self.ddof
         return max(0.0, means + spreads[0] / n + spreads[1] / m - 2 * float(cross) / (n * m) ** 0.5)
+
+
+def _moments(rows: ndarray) -> tuple[ndarray, ndarray]:
+    """The mean, and the sum of outer products of the deviations from it; of rows that are small beside their spread, as a pool's are."""
+    mean = rows.mean(axis=0)
+    return mean, rows.T @ rows - len(rows) * np.outer(mean, mean)
 
 
 def _congruent(first: ndarray, second: ndarray) -> ndarray:

@@ -9,19 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from sora.gate.forms import Fields, count, fitting, text
+from sora.gate.texts import read_lines as read_json_lines
 from sora.metrics.protocol import preset_lines
+from sora.metrics.scored import read_scores
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.report.plots import Panel, Span
-from sora.storage import read_json, write_text
+from sora.storage import write_text
 
 KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
+LINE = Fields({"step": count}, may={"weights": text})  # of evaluation.jsonl
 SHOWN = 12  # clips from either end, and pairs of neighbours
 # What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
 TOLD = {
     "loss": ("Held-out loss", "of the velocity; lower is better", ""),
-    "adherence_all": ("Prompt adherence", "share of clips that show colour, shape and direction", ""),
+    "adherence_all": ("Prompt adherence", "share of clips that show all that their prompt asks for, and stay steady", ""),
+    "adherence_all_v1": ("Prompt adherence, as before", "colour, shape and direction on the whole, whatever happens in between", ""),
     "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
     "frechet_over_floor": ("Fréchet over its floor", "1 is what sets that do not differ have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
@@ -38,7 +43,7 @@ def write_page(folder: Path, output: Path | None = None) -> Path:
     Other folders beside it are earlier or later checkpoints, told where their protocol is the same; RUN/evaluation.jsonl, two folders up,
     is what was measured while training.
     """
-    scores = read_json(folder / "scores.json")
+    scores = read_scores(folder / "scores.json")
     if missing := [key for key in ("figures", "rows", "n", "kind", "protocol", "protocol_sha256") if key not in scores]:
         raise ValueError(f"{folder / 'scores.json'} holds no scores of sora evaluate: it has no {missing[0]}")
     lines = read_lines(folder.parent.parent / "evaluation.jsonl")
@@ -71,7 +76,7 @@ def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str
     """(step, figures) of every checkpoint that was scored by the same protocol, in order; of the same weights where that is told."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted(folder.parent.glob("*/scores.json")):
-        other = read_json(path)
+        other = read_scores(path)
         step = step_of(other)
         same = other.get("protocol_sha256") == scores["protocol_sha256"] and _weights(other) == _weights(scores)
         if step is not None and (same or path.parent == folder):
@@ -81,8 +86,9 @@ def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str
 
 def step_of(scores: Mapping[str, Any]) -> int | None:
     """Of the checkpoint; None where what was scored has none."""
-    step = scores.get("subject", {}).get("step", scores.get("protocol", {}).get("checkpoint", {}).get("step"))
-    return int(step) if isinstance(step, int) else None
+    earlier = scores["protocol"].get("checkpoint")  # where versions before had it
+    step = (scores.get("subject") or {}).get("step", earlier.get("step") if isinstance(earlier, dict) else None)
+    return step if type(step) is int else None
 
 
 def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
@@ -101,7 +107,7 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told = [note]
         told += [f"95 % interval {number(low)} to {number(high)}"] if _finite(low) and _finite(high) else []
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
-        told += [f"p {number(figures[f'{name}_p'])} if nothing differs"] if _finite(figures.get(f"{name}_p")) else []
+        told += [f"p {number(figures[f'{name}_p'])}, the chance of this if nothing differed"] if _finite(figures.get(f"{name}_p")) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
     parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
@@ -294,8 +300,8 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         if pair["number"] >= len(scores["clips"]):  # it was not kept
             continue
         near, far = (
-            {"prompt": text, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
-            for text, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
+            {"prompt": said, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
+            for said, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
         )
         clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
         clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
@@ -320,12 +326,12 @@ def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
 def _flat(node: Any, place: str = "") -> list[tuple[str, str]]:
     if isinstance(node, Mapping) and node:
         return [pair for key, value in node.items() for pair in _flat(value, f"{place}.{key}" if place else str(key))]
-    text = node if isinstance(node, str) else json.dumps(node)
-    return [(place, text if len(text) <= 120 else f"{text[:117]}…")]
+    told = node if isinstance(node, str) else json.dumps(node)
+    return [(place, told if len(told) <= 120 else f"{told[:117]}…")]
 
 
 def _weights(scores: Mapping[str, Any]) -> Any:
-    return scores.get("subject", {}).get("ema")
+    return (scores.get("subject") or {}).get("ema")
 
 
 def _change(line: Mapping[str, Any]) -> list[float]:
@@ -337,7 +343,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of RUN/evaluation.jsonl, a torn last one left out; none where there is no such file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = read_json_lines(path, within=path.parent)
+    return [fitting(line, LINE, f"{path}, its entry {place},") for place, line in enumerate(lines, 1)]
 
 
 def _finite(value: Any) -> TypeGuard[float]:

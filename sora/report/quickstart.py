@@ -21,10 +21,12 @@ PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transfor
 WANTED = {
     "world_vae_psnr": ("World clips through the VAE", "dB PSNR, held out"),
     "real_vae_psnr": ("Real clips through the VAE", "dB PSNR, held out"),
-    "adherence_all": ("Colour, shape and direction", "share of generated clips that show all three"),
+    "adherence_all": ("All that the prompt asks for, steadily", "share of generated clips"),
+    "adherence_all_v1": ("Colour, shape and direction", "share of generated clips that show all three on the whole"),
     "adherence_colour": ("Colour", "share of generated clips"),
     "adherence_shape": ("Shape", "share of generated clips"),
     "adherence_direction": ("Direction", "share of generated clips"),
+    "adherence_steady": ("Steady", "share of generated clips whose object stays what it is, on its way"),
     "frechet_over_floor": ("Fréchet distance over its floor", "1 is what sets that do not differ have"),
 }
 WATCHED = ("loss", "adherence_all", "frechet", "kvd")  # while training

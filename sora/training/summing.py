@@ -28,6 +28,14 @@ def exact(values: Sequence[float]) -> float:
     return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
 
+def waiting(count: int) -> int:
+    """How many sets of gradients are kept beside at most while `count` packs are learned from."""
+    levels = 0
+    while count % 2 == 0 and count > 2:
+        levels, count = levels + 1, count // 2
+    return levels
+
+
 def learned(parameters: Iterable[nn.Parameter], count: int, learn: Callable[[int], None]) -> None:
     """Call `learn(pack)` once for each of `count` packs, which adds to the gradients; they end as the tree's sum.
 

@@ -62,11 +62,12 @@ def test_the_other_metrics_keep_their_digits_in_any_dtype(wide):
     for kind in (torch.float32, torch.float64, torch.float16):
         torch.set_default_dtype(kind)
         quality, pairs, adherence = VideoQuality(encoders={}), Reconstruction(), PromptAdherence()
-        for metric, given in ((quality, {"videos": moving[None], "fps": 8.0}), (pairs, {"original": REAL, "other": OTHER})):
-            metric.update(**given)
-            metric.set_dtype(torch.float16)
-            metric.update(**given)
-            assert all(getattr(metric, name).dtype == torch.float64 for name in metric.exact)
+        for _ in range(2):  # before, and after they were told to keep half the digits
+            quality.update(moving[None], fps=8.0)
+            pairs.update(REAL, OTHER)
+            for metric in (quality, pairs):
+                metric.set_dtype(torch.float16)
+                assert all(getattr(metric, name).dtype == torch.float64 for name in metric.exact)
         adherence.set_dtype(torch.float16)
         adherence.update(verdicts)
         found = [metric.compute() for metric in (quality, pairs, adherence)]
@@ -130,9 +131,9 @@ def test_a_rank_without_an_update_since_the_last_compute_waits_with_the_others()
 def test_plots_are_drawn_of_one_result_and_of_many():
     from matplotlib import pyplot
 
-    for metric, names in ((fed(distribution()), [f"frechet/{KEY}", f"frechet/{KEY}/floor"]), (Reconstruction(), None)):
-        if names is None:
-            metric.update(REAL[:2], OTHER[:2])
+    pairs = Reconstruction()
+    pairs.update(REAL[:2], OTHER[:2])
+    for metric, names in ((fed(distribution()), [f"frechet/{KEY}", f"frechet/{KEY}/floor"]), (pairs, None)):
         found = metric.compute()
         for drawn, points in ((metric.plot(), 1), (metric.plot(found), 1), (metric.plot([found, found, found]), 3)):
             figure, axes = drawn
@@ -152,8 +153,8 @@ def test_copies_pickles_collections_and_merged_states_give_the_same_figures():
     for other in (copy.deepcopy(metric), metric.clone(), pickle.loads(pickle.dumps(metric))):
         assert other.compute() == expected
     both = MetricCollection({"one": distribution(), "two": distribution(seed=1)})
-    for clips, side in ((REAL, True), (OTHER, False)):
-        both.update(clips, real=side)
+    both.update(REAL, real=True)
+    both.update(OTHER, real=False)
     assert {name: value for name, value in both.compute().items() if "one" in name or "/" in name} | expected
     for make in (distribution, streamed):
         first, second = fed(make(), REAL[:5], OTHER[:9]), fed(make(), REAL[5:], OTHER[9:])

@@ -10,6 +10,7 @@ from sora.data.video import write
 from sora.storage import write_json
 from tests.report.test_page import HOSTILE, read
 from tests.test_compare import swept
+from tests.trained import world_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -56,15 +57,15 @@ def test_the_page_of_a_run_that_trains_tells_where_it_stands_and_holds_all_of_it
 
 def test_the_page_of_a_run_that_was_moved_with_its_data_names_them_where_they_lie(home):
     """As resume= finds them; the command that it ends with can be given."""
-    info = json.loads((home / "run.json").read_text()) | {"place": {"folder": "/gone/outputs/x", "from": "/gone"}}
+    info = json.loads((home / "run.json").read_text()) | {"place": {"folder": "/gone/x", "from": "/gone"}}
     write_json(home / "run.json", info)
     write_json(home / "config.yaml", json.loads((home / "config.yaml").read_text()) | {"data": {"folders": ["data/world"]}})
     assert run("report", [str(home)]) == 0
     words = "".join(read((home / "report.html").read_text()).words)
     assert "not to be read from here" in words and f"checkpoint='{home}' data=FOLDER" in words
-    write_json(home.parent.parent / "data/world/dataset.json", {"totals": {"clips": 3, "frames": 7}})
+    world_dataset(home.parent / "data/world", clips=3)
     assert run("report", [str(home)]) == 0
-    assert f"data={home.parent.parent / 'data/world'}" in "".join(read((home / "report.html").read_text()).words)
+    assert f"data={home.parent / 'data/world'}" in "".join(read((home / "report.html").read_text()).words)
 
 
 def test_a_page_is_written_again_until_the_run_is_whole(home, monkeypatch, capsys):

@@ -80,7 +80,7 @@ def test_one_set_of_gradients_waits_for_each_level_of_the_tree(packs, most, monk
     monkeypatch.setattr(summing, "_taken", take)
     monkeypatch.setattr(summing, "_give_back", give)
     accumulated(gradients(packs, 5))
-    assert (waiting[0], seen[0]) == (0, most)
+    assert (waiting[0], seen[0]) == (0, most) and summing.waiting(packs) == most
 
 
 def test_a_parameter_that_only_some_packs_use_has_the_sum_of_those():

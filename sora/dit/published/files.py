@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from sora import storage
+from sora.gate.files import opened
+from sora.gate.forms import Fields, Named, beside, fitting
+from sora.gate.tensors import header, load
+from sora.gate.texts import LIST, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+FORM = Fields({"weight_map": Named(beside)})  # of the index: the file of each tensor
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by their names in safetensors
 # How other files begin, and what they are.
@@ -130,10 +133,7 @@ def _held(place: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str
 
 
 def _indexed(index: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    held = storage.read_json(index)
-    places = held.get("weight_map") if isinstance(held, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
-        raise ValueError(f"{index} is damaged: its weight_map names no files beside it")
+    places = fitting(read_json(index, limit=LIST), FORM, str(index))["weight_map"]
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
         held = of_file(index.parent / file)
@@ -146,41 +146,26 @@ def _indexed(index: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[
 
 
 def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    with _telling(path):
-        return load_file(path)
+    _refuse_others(path)
+    return load(path)
 
 
 def _header(path: Path) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    found = {}
-    with _telling(path), safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  it is no mapping
-            held = file.get_slice(name)
-            if (kind := held.get_dtype()) not in FLOATS:
-                raise ValueError(f"{path} has {name} in {kind}: its weights are quantised; init= takes weights of 16 or 32 bits")
-            found[name] = torch.empty(held.get_shape(), dtype=FLOATS[kind], device="meta")
-    return found
+    _refuse_others(path)
+    held = header(path).tensors
+    for name, tensor in held.items():
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{path} has {name} in {tensor.dtype}: its weights are quantised; init= takes weights of 16 or 32 bits")
+    return {name: torch.empty(tensor.shape, dtype=FLOATS[tensor.dtype], device="meta") for name, tensor in held.items()}
 
 
-@contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    """Turn what safetensors says of a file that it cannot read into one line."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
-        with open(path, "rb") as file:
-            start = file.read(64)
-        for beginning, kind in BEGINNINGS.items():
-            if start.startswith(beginning):
-                raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits") from None
-        raise ValueError(f"{path} is damaged: {error}") from None
+def _refuse_others(path: Path) -> None:
+    """Raise ValueError for a file that is no safetensors file, and known."""
+    with opened(path) as file:
+        start = file.read(64)
+    for beginning, kind in BEGINNINGS.items():
+        if start.startswith(beginning):
+            raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits")
 
 
 # ---- whose they are
