@@ -266,6 +266,7 @@ def _run(verb: str, words: list[str]) -> int | None:
     from sora.storage import refuse_blocked
 
     refuse_blocked(composed.writes)
+    refuse_read_only(composed)
     with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
@@ -278,6 +279,14 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
             f"{here.ranks} ranks were started ({here.by}), and {command} is the work of one: each would do all of it, into the same place. "
             "Start one (srun --ntasks=1), or give each its part=[K,N] if the verb has that key"
         )
+
+
+def refuse_read_only(composed: Composed) -> None:
+    """Raise ValueError for an output that cannot be written, before what takes hours is made for it."""
+    from sora import storage
+
+    if place := composed.writes.get("output"):
+        storage.refuse_read_only(Path(place), f"output={place}")
 
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:

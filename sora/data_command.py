@@ -19,15 +19,26 @@ EXAMPLES = (
     "sora data show=data/mine output=mine.html",
 )
 ACTIONS = ("index", "check", "show")
+EVERY = ("output", "workers", "clip_seconds", "worker_memory_gb")
+READ = {"check": (*EVERY, "decode"), "show": (*EVERY, "clips", "sample")}  # the keys of each action; all others are of index
 
 
 def main(composed: Composed) -> int | None:
+    from sora.configs.idle import refuse_idle
+
     config = composed.config
     given = [action for action in ACTIONS if config[action] is not None]
     if len(given) != 1:
         wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
         raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
+    refuse_idle(config, composed.said, idle(config, given[0]), why=f"with {given[0]}=")
     return {"index": index, "check": check, "show": show}[given[0]](config)
+
+
+def idle(config: Any, action: str) -> set[str]:
+    """The keys that an action does not read."""
+    others = {key for keys in READ.values() for key in keys} - set(EVERY)
+    return set(config) - {*READ[action], action} if action in READ else others
 
 
 def index(config: Any) -> None:

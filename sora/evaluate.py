@@ -33,7 +33,7 @@ def main(composed: Composed) -> None:
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
-    from sora.prompts import check_numbers
+    from sora.prompts import check_numbers, negative_of, refuse_unguided
     from sora.report.evaluation import write_page
 
     config = composed.config
@@ -42,6 +42,7 @@ def main(composed: Composed) -> None:
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     kind = kind_of(Path(config.checkpoint))
     refuse_unread(config, composed.said, kind=kind)
+    refuse_unguided(negative_of(config.negative), (), config.guidance, composed.choices.get("guidance"))
     refuse_other_statistics(config, composed.said, composed.choices.get("preset"))
     with joined(config.device) as share:
         scores = kinds[kind](config, share, preset_of(composed))

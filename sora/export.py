@@ -28,6 +28,7 @@ def main(composed: Composed) -> None:
     import torch
 
     from sora.configs.following import after_diffusion
+    from sora.configs.idle import refuse_idle
     from sora.configs.load import load_diffusion
     from sora.dit.published import checkpoints
     from sora.dit.published.network import PublishedDiT
@@ -48,6 +49,7 @@ def main(composed: Composed) -> None:
     if config.format == DIFFUSERS and not isinstance(dit, PublishedDiT):
         raise ValueError(f"format={DIFFUSERS}: {config.checkpoint} is no published network, of which diffusers has a class; leave it out")
     if not isinstance(dit, PublishedDiT) or config.format == OWN:
+        refuse_idle(config, composed.said, ("shard_gb",), why="for a run to sample from, which is one file")
         write_run(loaded, output, dtype=types[config.precision], ema=config.ema, usual=known_of(loaded))
         print(f"step {loaded.step} as a run to sample from: {output}")
         print(f"next: {after_diffusion(output)}")

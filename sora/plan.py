@@ -24,11 +24,14 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora import storage
+    from sora.configs.idle import refuse_idle
     from sora.jobs import captions_told, diffusion_plan
     from sora.resuming import require_given
 
     config = composed.config
     require_given(config, "plan")
+    if config.get("cluster") is None:
+        refuse_idle(config, composed.said, ("priced", "fit"), why="without cluster=, which prices the run")
     if config.kind == "vae":
         if config.calibrate:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")

@@ -70,6 +70,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
 
     refuse_sizes(config)
     output = Path(config.output or f"outputs/{config.kind}")
+    refuse_read_only(config.resume, output)
     if config.resume in (None, "auto"):
         require_given(config, "train")
     if config.resume is None or (config.resume == "auto" and not (output / "run.json").exists()):
@@ -92,6 +93,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     stored.refuse_programs(asked, said)
     refuse_sizes(asked)
     keep_numerics(asked, run.config)
+    refuse_unmeasured(asked)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
@@ -105,6 +107,27 @@ def refuse_sizes(config: DictConfig) -> None:
     for key, most in MOST.items():
         if (found := OmegaConf.select(config, key)) is not None and found > most:
             raise ValueError(f"{key}={found:,} is above {most:,}, the most that is trained with; lower {key}")
+
+
+def refuse_unmeasured(config: DictConfig) -> None:
+    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
+    evaluation = config.get("evaluation") or {}
+    if set(evaluation) == {"every"} and evaluation["every"] is not None:
+        raise ValueError(
+            f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
+            "evaluation=videos"
+        )
+
+
+def refuse_read_only(resume: str | None, output: Path) -> None:
+    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to."""
+    from sora import storage
+
+    if resume in (None, "auto"):
+        storage.refuse_read_only(output, f"output={output}")
+    elif Path(resume).is_dir():
+        advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
+        storage.refuse_read_only(Path(resume), f"resume={resume}", advice=advice)
 
 
 def kept(run: Run) -> DictConfig:
@@ -182,6 +205,7 @@ def require_given(config: DictConfig, verb: str) -> None:
     """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
     from omegaconf import OmegaConf
 
+    refuse_unmeasured(config)
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
 

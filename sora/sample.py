@@ -84,7 +84,7 @@ def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, 
     missing = [pack for pack in packs if not all(batch.made(number) for number in pack)]
     total, left = len(batch.requests), sum(len(pack) for pack in missing)
     there = f", {total - left} of which are there" if left < total else ""
-    goes_on = "; stopped, the same command goes on" if left else ""
+    goes_on = "; stopped, the same command goes on" if len(missing) > 1 else ""  # of one pack nothing is there before it is whole
     print(f"{total} sample{'s' * (total > 1)} from {source}, into {batch.folder}{there}{goes_on}", flush=True)
     if not missing:
         return

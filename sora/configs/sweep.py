@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 RECORD = ".sweep.json"
 PATTERNED = "checkpoint"  # the key whose several values may be said by a pattern, as in checkpoint=outputs/density/*
+PATIENCE = 60.0  # seconds that a sweep waits for another to write its own words, which takes a moment
 FUNCTIONS = ("range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
 LONGEST = 200  # bytes of a folder's name: file systems take 255, and what is written beside it adds some
 
@@ -45,10 +46,7 @@ class Sweep:
     named: bool = False
 
     def record(self) -> None:
-        """Write which words tell the runs apart into the folders that hold them, beside what earlier sweeps left there.
-
-        Raises ValueError where another sweep is writing its own at that moment.
-        """
+        """Write which words tell the runs apart into the folders that hold them, beside what other sweeps left there, one after another."""
         from sora.locks import alone_in
         from sora.storage import write_json
 
@@ -57,7 +55,7 @@ class Sweep:
             if place is not None and self.named:
                 homes.setdefault(place.parent, {})[place.name] = words
         for folder, runs in homes.items():
-            with alone_in(folder, "sweeping into", name=".lock-sweep"):
+            with alone_in(folder, "sweeping into", name=".lock-sweep", patience=PATIENCE):
                 write_json(folder / RECORD, {"runs": {**recorded(folder), **runs}})
 
 

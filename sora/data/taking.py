@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora import storage
-from sora.data.video import PYAV
 from sora.data.video_sets import Shape, Videos
 from sora.draws import generator, sample_id
 
@@ -120,7 +119,7 @@ class Clips:
         """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
         clip, whole, kept = self.taken[number], self.videos.shape(self.taken[number].video), self.shape(number)
         cut = "" if (whole.height, whole.width) == (kept.height, kept.width) else f":{kept.height}x{kept.width}"
-        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{PYAV.identity()}{cut}"
+        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{self.videos.decoder}{cut}"
 
     def read(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
         clip = self.taken[number]

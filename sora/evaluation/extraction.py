@@ -108,9 +108,9 @@ class Extractor:
         cache = FeatureCache(self.cache, about=about, dimension=self.network.dimension)
         cache.refresh()
         keys = [clips.key(number) for number in range(len(clips))]
-        missing = [number for number, key in enumerate(keys) if key not in cache]
+        # One cache serves all evaluations of a run, and another may add to it between the looks of two processes.
+        missing = self.share.of_first([number for number, key in enumerate(keys) if key not in cache])
         metric, mine = self.setting.metric(self.network), self.share.mine(len(missing))
-        self.share.together()  # all have seen the same cache before any adds to it
         for done, place in enumerate(mine, 1):
             number = missing[place]
             try:

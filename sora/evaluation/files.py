@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.continued import WORD, check_continuation, continued
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, conventions
-from sora.evaluation.motion import MOTION, held_in, measures_protocol
+from sora.evaluation.measures import MEASURES, USUAL, chosen, conventions
+from sora.evaluation.motion import held_in, measures_protocol
 from sora.evaluation.sides import about_scored
+from sora.evaluation.words import KNOWN
 from sora.gate.files import below
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
 def words_of(config: DictConfig, share: Share) -> tuple[str, ...]:
     """The words of `metrics=`, as far as a file of statistics that stands alone has what they need."""
     alone = standing_alone(config)
-    words = chosen(config.metrics, usual=USUAL["videos"], known=(*MEASURES, *DISTANCES, *MOTION, WORD), scored="videos")
+    words = chosen(config.metrics, usual=USUAL["videos"], known=KNOWN["videos"], scored="videos")
     if alone is not None:
         words = held_in(alone, words, said=config.metrics is not None, share=share)
     check_continuation(config, words, alone=alone is not None)

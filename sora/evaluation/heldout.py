@@ -28,6 +28,7 @@ def evaluate_loss(config: DictConfig, share: Share, preset: Mapping[str, Any] | 
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     index = Index.open(real_folder(config), config.split)
+    scoring.check_places(config, output)
     share.hold(output)
     figures, about = measured_loss(loaded, config, share)
     if not share.first:

@@ -42,6 +42,12 @@ class MadeVideos:
     def place(self) -> str:
         return str(self.paths[0].parent)
 
+    @property
+    def decoder(self) -> str:
+        from sora.data.video import PYAV
+
+        return PYAV.identity()
+
     def about(self) -> dict[str, Any]:
         return {"fingerprint": storage.text_hash("\n".join(sorted(self._hashes))), "split": None, "clips": len(self)}
 
@@ -90,6 +96,10 @@ class FittedVideos:
     @property
     def place(self) -> str:
         return self.clips.videos.place
+
+    @property
+    def decoder(self) -> str:
+        return self.clips.videos.decoder
 
     def about(self) -> dict[str, Any]:
         return self.clips.videos.about()

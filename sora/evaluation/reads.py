@@ -9,8 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
 from sora.evaluation.motion import MOTION
+from sora.evaluation.words import KNOWN
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,10 +24,12 @@ OF_KIND = {
     "diffusion": ("data", "step", "ema", "budget", *SORTED),
     "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split"),
 }
-MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
+# Of a run's clips, for all words but loss.
+MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap", "permutations")
 PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
+NEEDED = {"extractor": "extractor", "prompt": "uncaptioned"}  # the keys behind what a measure looks at
 OF_WORD = {
     "loss": ("loss",),
     "continuation": ("continuation", "data", "real", "bootstrap", *PICTURES),
@@ -37,19 +40,17 @@ OF_WORD = {
     "jedi": ("permutations",),
     "precision": ("neighbours",),
     **dict.fromkeys(MOTION, FRECHET),
-    **{word: (*PICTURES, *(("extractor",) if "extractor" in measure.needs else ())) for word, measure in MEASURES.items()},
+    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in measure.needs)) for word, measure in MEASURES.items()},
 }
-KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
 
 
 def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
-    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none. kind: as `kind_of` says."""
+    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none, and for a word of `metrics=`
+    that does not fit what is scored. kind: as `kind_of` says."""
     from omegaconf import OmegaConf
 
-    words = listed(config.metrics) or USUAL[kind]
-    if any(word not in KNOWN for word in words):
-        return  # which is told where words are read
+    words = chosen(config.metrics, usual=USUAL[kind], known=KNOWN[kind], scored=NAMED[kind])
     counts = read(config, words, kind=kind)
     for key in said:
         if (top := key.partition(".")[0]) in config and top not in counts:
@@ -100,7 +101,7 @@ def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str
         return "only a dataset that sora made has splits, and captions of kinds, and none is read"
     if key in ("step", "ema") and kind == "vae":
         return f"{config.checkpoint} is a finished VAE, with weights of its own"
-    readers = [f"metrics=[{word}]" for word, keys in OF_WORD.items() if key in keys]
+    readers = [_named(word, kind) for word, keys in OF_WORD.items() if key in keys]
     if key in COMPARING and key != "extractor" and not (key == "rates" and kind != "videos"):
         readers = ["a distance, such as metrics=[frechet]"]
     elif kind == "diffusion" and key in MAKING:
@@ -108,7 +109,14 @@ def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str
     elif not readers:
         readers = [NAMED[other] for other, keys in OF_KIND.items() if key in keys or (other == "diffusion" and key in MAKING)]
         readers += ["videos from files"] if key == "rates" else []
-    return f"{measured} read it not, but {' or '.join(readers)} would" if readers else f"{measured} read it not"
+    return f"{measured} do not read it, but {' or '.join(readers)} would" if readers else f"{measured} do not read it"
+
+
+def _named(word: str, kind: str) -> str:
+    """A word of `metrics=`, with what it is of where that is not what is scored."""
+    if word in KNOWN[kind]:
+        return f"metrics=[{word}]"
+    return f"metrics=[{word}] of {NAMED[next(other for other, known in KNOWN.items() if word in known)]}"
 
 
 # ---- the real side, where a file stands for it

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen, conventions, listed
-from sora.evaluation.motion import MOTION, measures_protocol
+from sora.evaluation.measures import DISTANCES, USUAL, chosen, conventions, listed
+from sora.evaluation.motion import measures_protocol
+from sora.evaluation.words import KNOWN, OF_RUNS
 from sora.gate.files import below
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from sora.evaluation.targets import Target
     from sora.generation.generator import Request
 
-OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
-KNOWN = (*MEASURES, *DISTANCES, *MOTION, *OF_RUNS)
 USUAL_N = 128
 
 
@@ -48,7 +47,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
-    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
+    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
     scoring.check_needs(words, facts)
     output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
@@ -122,11 +121,10 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: Dict
     """What is generated for the targets; says which of their words no encoder reads."""
     from sora.configs.load import fill_of
     from sora.evaluation.targets import to_request
-    from sora.prompts import negative_of, refuse_unguided, with_cuts
+    from sora.prompts import negative_of, with_cuts
     from sora.text.limits import with_fill
 
     negative = negative_of(config.negative)
-    refuse_unguided(negative, (), config.guidance)
     plain = [to_request(target, number, seed=config.seed, negative=negative) for number, target in enumerate(targets)]
     requests, told = with_cuts(plain, with_fill(loaded.encoder.limits(), fill_of(loaded.config)))
     for line in told:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora import storage
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, chosen
+from sora.evaluation.measures import DISTANCES, USUAL, chosen
 from sora.evaluation.motion import MOTION, measures_protocol
+from sora.evaluation.words import KNOWN
 from sora.gate.files import below
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     from sora.configs.load import load_vae
     from sora.sample import choose_device
 
-    words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES, *MOTION), scored="a VAE")
+    words = chosen(config.metrics, usual=USUAL["vae"], known=KNOWN["vae"], scored="a VAE")
     loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
     check_clips(config, loaded.vae.stride)
     vae = loaded.vae.to(choose_device(config.device))

@@ -40,8 +40,8 @@ TOLD = {
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
 
 
-def write_page(folder: Path) -> Path:
-    """`report.html` beside the `scores.json` of a folder; its path.
+def write_page(folder: Path, output: Path | None = None) -> Path:
+    """The page of the `scores.json` of a folder, `report.html` beside it unless `output` says where; its path.
 
     Other folders beside it are earlier or later checkpoints, told where their protocol is the same; RUN/evaluation.jsonl, two folders up,
     is what was measured while training.
@@ -64,8 +64,9 @@ def write_page(folder: Path) -> Path:
     lead += f" of {place_of(scores)}" if place_of(scores) else ""
     lead += f"; protocol {scores['protocol_sha256'][:12]}."
     page = Page(_title(scores), lead, [section for section in sections if section.parts])
-    write_text(folder / "report.html", render(page))
-    return folder / "report.html"
+    place = folder / "report.html" if output is None else output
+    write_text(place, render(page))
+    return place
 
 
 def place_of(scores: Mapping[str, Any]) -> str:

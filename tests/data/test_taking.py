@@ -18,7 +18,7 @@ class Numbered:
     lengths: tuple[int, ...]
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int, float], ...] = ()
-    place = "numbered"
+    place, decoder = "numbered", "none"
 
     def about(self):
         return {"fingerprint": "x"}
