@@ -76,7 +76,8 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures |= against.figures
     protocol = protocol_of(config, bench, against.real, clips, against.about)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": against.distances}
-    scores |= {"cautions": against.cautions} if bench.compares else {}
+    if bench.compares:
+        scores["cautions"] = against.cautions
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
     taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)
