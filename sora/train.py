@@ -140,7 +140,7 @@ def begin(config: DictConfig, job: Job) -> Taken | None:
     if config.init is not None:
         dit = job.task.dit if config.kind == "diffusion" else None
         patch = tuple(config.patches.size) if dit is not None else ()
-        taken = checkpoints.begin(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
+        taken = checkpoints.begin_from(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
         ranks.say(str(taken))
         return taken
     return None
@@ -242,11 +242,11 @@ def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
 
     from sora.configs.build import build
     from sora.training import ranks
-    from sora.training.sinks import Nowhere
+    from sora.training.sinks import NoTracker
     from sora.training.tracker import NoTracker, Tracker
 
     sink = build(config.logger)
-    if isinstance(sink, Nowhere) or not ranks.first():
+    if isinstance(sink, NoTracker) or not ranks.first():
         return NoTracker()
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)

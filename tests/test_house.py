@@ -16,7 +16,7 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"locks", "processes", "references", "started"},
+    {"former_names", "locks", "processes", "references", "started"},
     {"tokens", "draws", "storage"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},

@@ -59,6 +59,6 @@ class DualBlock(nn.Module):
         self.text_attention.begin()
 
 
-def dual(number: int, parts: Parts) -> DualBlock:
+def dual_block(number: int, parts: Parts) -> DualBlock:
     """dit.block: see `DualBlock`; words end at the last block."""
     return DualBlock(number, parts, last=number == parts.depth - 1)

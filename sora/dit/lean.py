@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sora.dit.dit import Context, CrossAttention, GeluMlp, HeadNorm, LayerNorm, Parts, SelfAttention
 from sora.dit.frugal import gelu_mlp
-from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
+from sora.dit.fused import gated_sum, gelu_linear, fused_linear, modulate, norm_rotate
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -81,14 +81,14 @@ class LeanBlock(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def lean(number: int, parts: Parts) -> LeanBlock:
+def lean_block(number: int, parts: Parts) -> LeanBlock:
     """dit.block: see `LeanBlock`."""
     return LeanBlock(number, parts)
 
 
 def _through(layer: nn.Module, x: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
     assert isinstance(layer, nn.Linear)
-    return linear(x, layer.weight, layer.bias)
+    return fused_linear(x, layer.weight, layer.bias)
 
 
 def _normed(norm: nn.Module, x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N J E2"] | None) -> Float[Tensor, "N K E"]:

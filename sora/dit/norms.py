@@ -79,6 +79,6 @@ def layer_norm_per_head(heads: int, head_width: int, *, eps: float) -> HeadLayer
     return HeadLayerNorm(head_width, eps)
 
 
-def none(heads: int, head_width: int) -> nn.Identity:
+def no_norm(heads: int, head_width: int) -> nn.Identity:
     """dit.qk_norm: queries and keys as they are projected."""
     return nn.Identity()

@@ -27,6 +27,7 @@ from typing import Any
 import sora
 from sora import storage
 from sora.locks import alone_in
+from sora.former_names import with_current_names
 from sora.processes import born_deaf
 from sora.references import refuse_growth
 from sora.training import checkpoint
@@ -83,7 +84,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values: data, never something to be run."""
+        """The stored configuration, as plain values, with the present names of targets: data, never something to be run."""
         import yaml
 
         class Plain(yaml.SafeLoader):
@@ -104,7 +105,7 @@ class Run:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"{self.config_file} is damaged: it holds no configuration")
-        return value
+        return with_current_names(value)
 
     def newest(self) -> Path | None:
         return checkpoint.newest(self.checkpoints)

@@ -20,7 +20,7 @@ from typing import Any
 
 
 @dataclass
-class Nowhere:
+class NoTracker:
     """metrics.jsonl alone."""
 
 

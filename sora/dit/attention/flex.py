@@ -17,7 +17,7 @@ BLOCK = 128  # tokens, of queries and of keys: what the kernels take or leave as
 PAIRS = 1 << 26  # so many of a query and a key are looked at together: of 100,000 tokens all pairs would be 10 GB and more
 
 
-def flex(
+def flex_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

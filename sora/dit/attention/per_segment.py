@@ -12,7 +12,7 @@ from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 
-def per_segment(
+def per_segment_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

@@ -17,7 +17,7 @@ from sora.tokens import Segments
 HALVES = (torch.bfloat16, torch.float16)
 
 
-def varlen(
+def varlen_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -30,7 +30,7 @@ def varlen(
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
-def shapes(
+def attention_shapes(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

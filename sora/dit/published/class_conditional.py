@@ -86,14 +86,14 @@ OPTIONS = Options(
 )
 
 
-def plain(number: int, parts: Parts, *, eps: float) -> PlainBlock:
+def class_conditional_block(number: int, parts: Parts, *, eps: float) -> PlainBlock:
     """dit.block: see `PlainBlock`. eps: of the layer norm before the MLP, 1e-6 in the paper's code and 1e-5 in diffusers."""
     block = PlainBlock(number, parts)
     block.norm2 = LayerNorm(eps)
     return block
 
 
-def class_to_image(dit: PublishedDiT) -> KeyMap:
+def dit_class_to_image(dit: PublishedDiT) -> KeyMap:
     """dit.keys: DiTTransformer2DModel. In its checkpoints every block has a copy of the one embedding of levels and classes."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

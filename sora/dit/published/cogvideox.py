@@ -138,7 +138,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def cogvideox_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: CogVideoXTransformer3DModel of the first generation (not 1.5, whose patches span two frames in another order)."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

@@ -14,7 +14,7 @@ from sora.dit.dit import Block, Context, Parts, SelfAttention, modulations
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT, extents
 from sora.dit.published.options import OLDER, From, Options, across, with_variances
-from sora.dit.published.positions import sines
+from sora.dit.published.positions import sines_1d
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, SIX, TEXT, TIME, TWO
 
 
@@ -37,7 +37,7 @@ class TemporalBlock(nn.Module):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
         if self.told:
             frames = extents(context.layout)[:, :1]
-            x = x + sines(context.layout.coordinates[:, 0].float(), x.shape[1]).to(x.dtype) * (frames > 1)
+            x = x + sines_1d(context.layout.coordinates[:, 0].float(), x.shape[1]).to(x.dtype) * (frames > 1)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
         x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
@@ -49,7 +49,7 @@ class TemporalBlock(nn.Module):
         self.attention.begin()
 
 
-def spatial_and_temporal(number: int, parts: Parts) -> Block | TemporalBlock:
+def spatial_temporal_block(number: int, parts: Parts) -> Block | TemporalBlock:
     """dit.block: blocks with attention to the caption and `TemporalBlock`s in turn; for dit.pattern=sora.dit.patterns.factorised."""
     return TemporalBlock(number, parts, told=number == 1) if number % 2 else Block(number, parts)
 
@@ -135,7 +135,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def latte_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LatteTransformer3DModel."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

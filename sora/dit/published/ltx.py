@@ -130,7 +130,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def ltx_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LTXVideoTransformer3DModel."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

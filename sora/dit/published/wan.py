@@ -63,7 +63,7 @@ class NormedCrossBlock(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def normed_cross(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
+def normed_cross_block(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
     """dit.block: see `NormedCrossBlock`."""
     return NormedCrossBlock(number, parts, eps=eps)
 
@@ -150,7 +150,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def wan_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: WanTransformer3DModel without images as conditions."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
