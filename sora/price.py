@@ -344,7 +344,7 @@ def module_of(wanted: Wanted, *, gpu: bool) -> Any:
 
     config = wanted.config.copy()
     if gpu:
-        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention.varlen.shapes"}, merge=False)
+        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention_shapes"}, merge=False)
     OmegaConf.update(config, "compile", False)
     dit, scales = trainable(config, **wanted.given)
     objective = build(config.objective, path=build(config.path), density=build(config.density))

@@ -242,11 +242,11 @@ def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
 
     from sora.configs.build import build
     from sora.training import ranks
-    from sora.training.sinks import NoTracker
+    from sora.training.sinks import Nowhere
     from sora.training.tracker import NoTracker, Tracker
 
     sink = build(config.logger)
-    if isinstance(sink, NoTracker) or not ranks.first():
+    if isinstance(sink, Nowhere) or not ranks.first():
         return NoTracker()
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)

@@ -22,7 +22,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "patches": ("patches.patchifier",),
     "dit": (
         *("dit.dit", "dit.dual", "dit.expert", "dit.lean", "dit.parallel", "dit.plain", "dit.single"),
-        *("dit.clips", "dit.mlps", "dit.modulation", "dit.norms", "dit.patterns", "dit.registers", "dit.rope", "dit.scaling", "dit.stretch"),
+        *(
+            "dit.clips",
+            "dit.mlps",
+            "dit.modulation",
+            "dit.norms",
+            "dit.patterns",
+            "dit.registers",
+            "dit.rope",
+            "dit.scaling",
+            "dit.stretch",
+        ),
         *(f"dit.attention.{name}" for name in ("chunked", "dense", "fastest", "flash", "flex", "per_segment", "varlen")),
         *(f"dit.published.{name}" for name in ("class_conditional", "cogvideox", "dual_and_single", "latte", "ltx", "wan")),
         *(f"dit.published.{name}" for name in ("levels", "network", "positions", "texts")),
@@ -44,9 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "metrics.rand3d",
         *(f"metrics.extractors.{name}" for name in ("efficientnet", "i3d_files", "pretrained", "transnet")),
     ),
-    "training": tuple(
-        f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")
-    ),
+    "training": tuple(f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")),
     "cost": ("cluster.hardware",),
     "launch": ("cluster.slurm",),
 }

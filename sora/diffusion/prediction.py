@@ -74,7 +74,7 @@ def check_levels(levels: Float[Tensor, "..."], kind: Prediction, *, path: Path, 
     det = determinant(path, levels, kind).abs()
     if bool((det < least).any()):
         worst = float(levels.flatten()[det.flatten().argmin()])
-        name = getattr(kind, "__name__", str(kind))
+        name = getattr(kind, "__name__", str(kind)).removesuffix("_prediction")
         raise ValueError(
             f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; start below it, with first=0.98, "
             "or train with the velocity prediction, objective=velocity"

@@ -23,7 +23,7 @@ class ClipShape(nn.Module):
         if waves < 1:
             raise ValueError(f"dit.clip_shape.count is {waves}; it needs 1 wave or more of each number, or dit.clip_shape=null")
         rates = 2 * torch.pi / torch.logspace(-1, 4, waves, base=2.0)
-        self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in sora.dit.rope.AxialRope
+        self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in sora.dit.AxialRope
         self.project = nn.Sequential(nn.Linear(8 * waves, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G D"]:

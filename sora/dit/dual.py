@@ -13,7 +13,7 @@ from sora.dit.joint import attend_jointly, of_both, refuse_patterns
 
 
 class DualBlock(nn.Module):
-    """As `sora.dit.plain.PlainBlock`, twice, with one attention over both.
+    """As `sora.dit.PlainBlock`, twice, with one attention over both.
 
     last: words end here, so that what only they would need is left out (as in Stable Diffusion 3).
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
 
-WORLD = "sora.data.sources.WorldSource"
+WORLD = "sora.ingest.WorldSource"
 
 
 @dataclass(frozen=True)

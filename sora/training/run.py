@@ -26,8 +26,8 @@ from typing import Any
 
 import sora
 from sora import storage
-from sora.locks import alone_in
 from sora.former_names import with_current_names
+from sora.locks import alone_in
 from sora.processes import born_deaf
 from sora.references import refuse_growth
 from sora.training import checkpoint

@@ -20,7 +20,7 @@ from typing import Any
 
 
 @dataclass
-class NoTracker:
+class Nowhere:
     """metrics.jsonl alone."""
 
 

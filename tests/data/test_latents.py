@@ -14,7 +14,7 @@ from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.latent_batches import LatentData
 from sora.data.latents import LatentIndex
 from sora.data.loading import read_clip
-from sora.data.planning import Cost, ClipLimits, Packed, TokenPlan
+from sora.data.planning import ClipLimits, Cost, Packed, TokenPlan
 from sora.data.video import PYAV, write
 from sora.draws import sample_id
 from sora.encode import Part, captions_of, encode_clips

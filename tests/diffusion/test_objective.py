@@ -11,7 +11,7 @@ from sora.diffusion import weighting as weights
 from sora.diffusion.density import LogitNormal, Uniform
 from sora.diffusion.objective import Objective, by_level, pack_levels
 from sora.diffusion.path import Straight, VariancePreserving, like, mix
-from sora.diffusion.shift import shift_by_tokens, constant_shift
+from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.tokens import Batch, Grid, PackedTokens, Segments, TextTokens
 
 P = 4
@@ -19,7 +19,12 @@ PLAIN = partial(constant_shift, value=1.0)
 
 
 def make(**changes):
-    settings = {"path": Straight(), "density": LogitNormal(mean=0.0, std=1.0), "prediction": kinds.velocity_prediction, "weighting": weights.constant_weight}
+    settings = {
+        "path": Straight(),
+        "density": LogitNormal(mean=0.0, std=1.0),
+        "prediction": kinds.velocity_prediction,
+        "weighting": weights.constant_weight,
+    }
     return Objective(**({**settings, "shift": PLAIN, "per_frame": 0.0} | changes))
 
 

@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import fastest_attention, chunked_attention, dense_attention, flash_attention, flex_attention, per_segment_attention, varlen_attention
+from sora.dit.attention import (
+    chunked_attention,
+    dense_attention,
+    fastest_attention,
+    flash_attention,
+    flex_attention,
+    per_segment_attention,
+    varlen_attention,
+)
 from sora.dit.attention.dense import allowed
 from sora.dit.attention.fastest import fastest
 from sora.dit.attention.flex import blocks, mask_mod
@@ -105,7 +113,14 @@ def test_chunks_of_queries_add_up(monkeypatch):
     lengths = (100, 37)
     check(chunked_attention, torch.float32, lengths, lengths, (Segments.of(lengths),) * 2, heads=4, kv_heads=2)
     where = layout((Grid(2, 9, 5), Grid(1, 7, 7)))
-    check(chunked_attention, torch.float32, where.segments.lengths, where.segments.lengths, (where.segments,) * 2, Mask(where, (1, 2, 1), True))
+    check(
+        chunked_attention,
+        torch.float32,
+        where.segments.lengths,
+        where.segments.lengths,
+        (where.segments,) * 2,
+        Mask(where, (1, 2, 1), True),
+    )
 
 
 @pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
@@ -160,7 +175,9 @@ def test_views_with_odd_strides_are_read_right():
     fused = torch.randn(sum(lengths), 3, 2, 8)
     q, k, v = fused.unbind(1)
     segments = Segments.of(lengths)
-    torch.testing.assert_close(fastest_attention(q, k, v, segments, segments), dense_attention(q, k, v, segments, segments), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        fastest_attention(q, k, v, segments, segments), dense_attention(q, k, v, segments, segments), atol=2e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])

@@ -111,7 +111,9 @@ def test_at_birth_the_first_steps_reach_every_weight(changes):
         (dit(*inputs) - 1).square().mean().backward()
         optimizer.step()
     still = [name for name, parameter in dit.named_parameters() if not parameter.grad.abs().max() > 0]
-    assert still == (["blocks.1.text_attention.q_norm.gain"] if changes["block"] is dual_block else [])  # what words ask is read by nobody there
+    assert still == (
+        ["blocks.1.text_attention.q_norm.gain"] if changes["block"] is dual_block else []
+    )  # what words ask is read by nobody there
 
 
 @pytest.mark.parametrize("block", JOINT)
@@ -132,7 +134,11 @@ def test_words_have_the_highest_level_of_their_clip(block):
     assert torch.equal(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
 
 
-PATTERNS = {"factorised": factorised_attention, "windowed": partial(windowed_attention, frames=1, rows=0, columns=1), "causal": partial(causal_attention, frames=1)}
+PATTERNS = {
+    "factorised": factorised_attention,
+    "windowed": partial(windowed_attention, frames=1, rows=0, columns=1),
+    "causal": partial(causal_attention, frames=1),
+}
 
 
 @pytest.mark.parametrize("block", JOINT)

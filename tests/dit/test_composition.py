@@ -26,8 +26,22 @@ from tests.dit.test_dit import Clip, apart, network, packed
 
 JOINT = (dual_block, single_block, expert_block)
 OPTIONS = {
-    "block": [cross_block, lean_block, plain_block, parallel_block, dual_block, single_block, partial(dual_then_single_block, dual=1), expert_block],
-    "pattern": [full_attention, factorised_attention, partial(windowed_attention, frames=1, rows=1, columns=0), partial(causal_attention, frames=-1)],
+    "block": [
+        cross_block,
+        lean_block,
+        plain_block,
+        parallel_block,
+        dual_block,
+        single_block,
+        partial(dual_then_single_block, dual=1),
+        expert_block,
+    ],
+    "pattern": [
+        full_attention,
+        factorised_attention,
+        partial(windowed_attention, frames=1, rows=1, columns=0),
+        partial(causal_attention, frames=-1),
+    ],
     "modulation": [SingleModulation(), ZeroModulation(), LoRAModulation(rank=2)],
     "position": [None, partial(learned_positions, count=3, time_scale=4.0)],
     "registers": [None, partial(register_tokens, count=2)],

@@ -87,9 +87,9 @@ def test_published_networks_call_flash_attention_as_it_asks_to_be(name):
     sizes = {"patch_channels": 3 * torch.tensor(list(config.patch)).prod().item(), "text_width": CLASSES if name == "dit_xl_2" else TEXT}
     if name == "ltx_video":  # whose heads are no multiple of 8 wide in that test
         config = OmegaConf.merge(config, {"width": 64, "rope": {"width": 64}})
-    config.attention = {"_target_": "sora.dit.attention.varlen.shapes"}
+    config.attention = {"_target_": "sora.dit.attention_shapes"}
     if name == "latte_xl_2":  # whose pattern is a mask, FlexAttention's work
-        config.pattern = {"_target_": "sora.dit.patterns.full"}
+        config.pattern = {"_target_": "sora.dit.full_attention"}
     dit = build(config, **sizes)
     with torch.no_grad():
         inputs = inputs_of(dit, [Clip(number, shape, dit, 0) for number, shape in enumerate(grids)])

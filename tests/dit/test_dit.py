@@ -31,7 +31,14 @@ WITH_AND_WITHOUT = [
 def network(*, mlp=gelu, trained=True, **changes):
     torch.manual_seed(0)
     settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": fastest_attention}
-    settings |= {"position": POSITION, "pooled_text": True, "kv_heads": None, "modulation": SingleModulation(), "pattern": full_attention, "block": cross_block}
+    settings |= {
+        "position": POSITION,
+        "pooled_text": True,
+        "kv_heads": None,
+        "modulation": SingleModulation(),
+        "pattern": full_attention,
+        "block": cross_block,
+    }
     settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6)} | changes
     dit = DiT(patch_channels=P, text_width=TEXT, mlp=mlp, rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), **settings)
     if trained:

@@ -26,7 +26,10 @@ GRID, WORDS = Grid(3, 5, 7), 11
 def make(attention, **changes):
     settings = {"width": D, "depth": DEPTH, "heads": HEADS, "kv_heads": KV, "mlp": gelu, "mlp_ratio": RATIO, "pooled_text": True}
     settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6), "modulation": SingleModulation()}
-    settings |= {"rope": AxialRope(axes=[2, 2, 4], time_scale=1.0, theta=100.0), "position": partial(wave_positions, count=COUNT, time_scale=1.0)}
+    settings |= {
+        "rope": AxialRope(axes=[2, 2, 4], time_scale=1.0, theta=100.0),
+        "position": partial(wave_positions, count=COUNT, time_scale=1.0),
+    }
     settings |= {"pattern": full_attention, "block": cross_block} | changes
     return DiT(patch_channels=P, text_width=TEXT, attention=attention, **settings)
 

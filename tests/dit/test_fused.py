@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit import frugal
 from sora.dit.frugal import gelu_mlp, is_mlp
-from sora.dit.fused import gated_sum, gelu_linear, fused_linear, modulate, norm_rotate
+from sora.dit.fused import fused_linear, gated_sum, gelu_linear, modulate, norm_rotate
 
 # As many tokens as channels, where a wrong axis hides; level 2 of 4 is nobody's.
 N, D, U = 6, 6, 4

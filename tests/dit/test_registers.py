@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from sora.dit.clips import measured_shapes, clip_shape
+from sora.dit.clips import clip_shape, measured_shapes
 from sora.dit.dual import dual_block
 from sora.dit.patterns import factorised_attention, full_attention
 from sora.dit.registers import register_tokens

@@ -9,7 +9,7 @@ from sora.diffusion.guidance import guide
 from sora.diffusion.path import Straight, VariancePreserving
 from sora.diffusion.prediction import clean_prediction, noise_prediction, velocity_prediction
 from sora.diffusion.samplers import euler, heun
-from sora.diffusion.shift import shift_by_tokens, constant_shift
+from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.generation.generator import Generator, Recipe, Request, fill_packs
 from sora.patches import Patchifier
 from sora.vae.vae import VideoVAE

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sora.dit.attention import fastest_attention, chunked_attention, dense_attention, flash_attention, flex_attention, per_segment_attention, varlen_attention
+from sora.dit.attention import (
+    chunked_attention,
+    dense_attention,
+    fastest_attention,
+    flash_attention,
+    flex_attention,
+    per_segment_attention,
+    varlen_attention,
+)
 from sora.dit.attention.fastest import fastest
 from sora.dit.attention.op import Places, pairs, places
 from sora.dit.layout import Attention, Layout, Mask

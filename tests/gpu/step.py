@@ -138,7 +138,7 @@ def compiling(place: Place) -> Iterator[Report]:
     from sora.training.compiling import compile_blocks
 
     backend = "aot_eager" if place.toy else "inductor"
-    blocks = {"plain": "sora.dit.plain.plain", "lean": "sora.dit.lean.lean"}
+    blocks = {"plain": "sora.dit.plain_block", "lean": "sora.dit.lean_block"}
     made: dict[str, Any] = {}
     for name, target in blocks.items():
         for how in ("eager", "compiled"):

@@ -21,7 +21,11 @@ KINDS = {
     "fixed": ({}, recompute.recompute_none, 4),
     "factorised": ({"pattern": patterns.factorised_attention}, recompute.recompute_all, 4),
     "dual": ({"block": dual_block}, recompute.recompute_none, 4),
-    "lean": ({"block": lean_block, "pattern": partial(patterns.windowed_attention, frames=1, rows=1, columns=1)}, recompute.recompute_none, 4),
+    "lean": (
+        {"block": lean_block, "pattern": partial(patterns.windowed_attention, frames=1, rows=1, columns=1)},
+        recompute.recompute_none,
+        4,
+    ),
     "saved": ({"block": lean_block, "pattern": partial(patterns.causal_attention, frames=-1)}, recompute.recompute_all_but_attention, 4),
 }
 

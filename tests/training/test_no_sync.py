@@ -59,7 +59,11 @@ CHANGES = {
     },
     "joint": {"block": partial(dual_then_single_block, dual=1), "modulation": ZeroModulation(), "kv_heads": 1},
     "expert": {"block": expert_block, "modulation": LoRAModulation(rank=2), "registers": partial(register_tokens, count=2)},
-    "parallel": {"block": parallel_block, "position": partial(learned_positions, count=3, time_scale=4.0), "clip_shape": partial(clip_shape, count=3)},
+    "parallel": {
+        "block": parallel_block,
+        "position": partial(learned_positions, count=3, time_scale=4.0),
+        "clip_shape": partial(clip_shape, count=3),
+    },
 }
 
 

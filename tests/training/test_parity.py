@@ -82,7 +82,9 @@ def modes(count: int) -> dict[str, Callable[..., Any]]:
         "ddp": partial(trainers.mesh_trainer, devices=count, replicate=None, shard=1, sharded=False, **MESH),
         "fsdp": partial(trainers.mesh_trainer, devices=count, replicate=1, shard=None, sharded=True, **MESH),
     }
-    return found | ({"hsdp": partial(trainers.mesh_trainer, devices=count, replicate=2, shard=2, sharded=True, **MESH)} if count == 4 else {})
+    return found | (
+        {"hsdp": partial(trainers.mesh_trainer, devices=count, replicate=2, shard=2, sharded=True, **MESH)} if count == 4 else {}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,8 @@ def test_a_mesh_that_leaves_a_rank_out_is_refused(tmp_path):
         with pytest.raises(ValueError, match="trainer.shard=2 ranks hold one copy of the weights only with trainer.sharded=true"):
             trainers.mesh_trainer(devices=2, replicate=1, shard=None, sharded=False, callbacks=[], **MESH)
         with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 1 x tensor 1 has 1 ranks, but 2 were started"):
-            trained(partial(trainers.mesh_trainer, devices=1, replicate=1, shard=1, sharded=False, **MESH), rank=rank, count=2)  # of a job of two
+            trained(
+                partial(trainers.mesh_trainer, devices=1, replicate=1, shard=1, sharded=False, **MESH), rank=rank, count=2
+            )  # of a job of two
 
     in_ranks(2, tmp_path, work)

@@ -4,7 +4,7 @@ A plan is a pure function of (fingerprint, seed, step). It knows nothing of work
 loader's whole state is one integer. A step is a fixed number of packs, and R ranks that divide it take them in turn.
 """
 
-from sora.data.planning.clips import Clips, LatentClips, ClipLimits
+from sora.data.planning.clips import ClipLimits, Clips, LatentClips
 from sora.data.planning.cost import Cost
 from sora.data.planning.crops import CropPlan
 from sora.data.planning.filling import Bucketed, Filling, Packed, Padded

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from sora.data.planning.clips import Cut, ClipLimits, Measured, gathered
+from sora.data.planning.clips import ClipLimits, Cut, Measured, gathered
 from sora.data.planning.steps import Crop
 from sora.draws import generator, sample_id
 from sora.tokens import Grid

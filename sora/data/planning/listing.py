@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sora.data.planning.clips import Clips, ClipLimits
+from sora.data.planning.clips import ClipLimits, Clips
 from sora.data.planning.filling import Packed
 from sora.data.planning.steps import Item, Pack, Plan, StepPlan
 from sora.draws import sample_id

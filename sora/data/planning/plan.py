@@ -22,7 +22,7 @@ from sora.data.planning.clips import Clips
 from sora.data.planning.cost import Cost
 from sora.data.planning.counted import MARK, Counted
 from sora.data.planning.filling import Filling
-from sora.data.planning.sources import Drawn, Mixture, CurriculumStage, fitting, staged
+from sora.data.planning.sources import CurriculumStage, Drawn, Mixture, fitting, staged
 from sora.data.planning.steps import Item, Pack, StepPlan
 from sora.draws import generator
 

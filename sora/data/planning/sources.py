@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sora.data.planning.clips import Clips, ClipLimits
+from sora.data.planning.clips import ClipLimits, Clips
 from sora.data.planning.order import ROUND, permutation, shares_of, turns
 
 _CHUNK = 1 << 16  # rows measured at once
@@ -186,7 +186,8 @@ class Mixture:
         kinds = {None: 1.0} if stage.images is None else {True: stage.images, False: 1 - stage.images}
         wanted = [(place, kind, weight) for place, weight in zip(ranges, weights, strict=True) for kind in kinds]
         made = tuple(
-            MixtureSource(clips, *place, limits=stage.limits, budget=self._budget, images=kind, seed=self._seed) for place, kind, _ in wanted
+            MixtureSource(clips, *place, limits=stage.limits, budget=self._budget, images=kind, seed=self._seed)
+            for place, kind, _ in wanted
         )
         self._shares = [0.0] * len(made)
         for kind, share in kinds.items():

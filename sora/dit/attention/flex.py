@@ -28,7 +28,7 @@ def flex_attention(
     """The blocks that a mask leaves, found once for all blocks of the network that ask for the same."""
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(
-            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.attention.attend, which computes"
+            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.fastest_attention, which computes"
             " every dit.pattern there"
         )
     kernel = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else _kernel()

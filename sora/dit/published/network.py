@@ -1,6 +1,6 @@
 """A network put together as a published one is: the blocks of `sora.dit`, with the embeddings and the last layer that it has.
 
-It is called as `sora.dit.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
+It is called as `sora.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
 
     level   (width, text_width) -> module(levels, owners, text) -> what modulates, (U, C), before its activation
     text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words of width D
