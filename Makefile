@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak clean
+.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -49,8 +49,11 @@ test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemp
 	@if why=$$($(BIN)/python -m tests.slurm.cluster); then $(BIN)/python -m pytest -m slurm tests/slurm; \
 	else echo "############ the Slurm tests DID NOT RUN: $$why ############"; fi
 
-soak: setup  ## a run killed fifteen times at random moments, on one rank or two, compared with an undisturbed one bit by bit; minutes
+soak: setup  ## a run killed fifteen times at random moments, on one, two or four ranks, compared with an undisturbed one bit by bit; minutes
 	$(BIN)/python -m tests.training.soak $(ARGS)
+
+soak-long: setup  ## 2,000 steps with flat memory, open files, threads, children and /dev/shm; writes experiments/benchmarks/soak.json
+	$(BIN)/python -m tests.training.soak_long $(ARGS)
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .

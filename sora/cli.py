@@ -11,7 +11,6 @@ import importlib
 import os
 import shlex
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import sora
 from sora.configs.words import listed, meant
+from sora.processes import Interrupts, follow_starter
+from sora.processes import command as run_command
 from sora.started import started
 from sora.terminal import writable
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
@@ -129,6 +131,7 @@ def _keys(verb: str) -> set[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
     writable()
+    follow_starter()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
@@ -158,12 +161,24 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     writable()
+    follow_starter()
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(verb, lambda: _run(verb, words))
 
 
 def guarded(verb: str, work: Callable[[], int | None]) -> int:
     """Call `work`; a user's mistake becomes one line and exit code 2, Ctrl-C 130, anything else a traceback and 1."""
+    with Interrupts() as interrupts:
+        try:
+            return _told(verb, work)
+        except BaseException:
+            if not interrupts.came:
+                raise
+            print(f"sora {verb}: interrupted", file=sys.stderr)  # whatever a library that was broken off has made of it
+            return INTERRUPTED
+
+
+def _told(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
@@ -183,7 +198,7 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
         print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
-        if error.errno in NAME_ERRORS:
+        if error.errno in NAME_ERRORS or _unmakeable(error):
             print(f"sora {verb}{_who()}: {error.strerror}: {error.filename}; name another place", file=sys.stderr)
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
@@ -191,6 +206,16 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
         print(f"sora {verb}{_who()}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
         return FAILED
+
+
+def _unmakeable(error: OSError) -> bool:
+    """Whether an error is of a file or folder that was to be made where nothing can be."""
+    from sora.storage import blocked
+
+    if error.errno not in (errno.ENOENT, errno.EEXIST) or not isinstance(error.filename, str):
+        return False
+    path = Path(error.filename)
+    return (path.is_symlink() and not path.exists()) or blocked(path) is not None
 
 
 def _who() -> str:
@@ -228,6 +253,9 @@ def _run(verb: str, words: list[str]) -> int | None:
         refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
     if launched:
         return submitted(verb, composed, flags)
+    from sora.storage import refuse_blocked
+
+    refuse_blocked(composed.writes)
     return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
@@ -325,8 +353,11 @@ def sweep(verb: str, flags: Flags) -> int:
     codes = []
     for number, overrides in enumerate(found.runs, 1):
         print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
-        codes.append(subprocess.call([sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]))
-        if codes[-1] == INTERRUPTED:
+        words = [sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]
+        try:
+            codes.append(run_command(words, patience=PATIENCE))
+        except KeyboardInterrupt:
+            codes.append(INTERRUPTED)
             print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
             break
     failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]

@@ -44,7 +44,7 @@ HEADLINES = (
 )
 PAIRED = ("dataset", "measures.loss", "seed")  # fields of a protocol that make losses those of the same clips with the same noise
 CHANGE = "loss change, %"  # of the first score's, clip by clip
-ROUGH = ("_low", "_high", "_floor", "_n", "/low", "/high", "/floor")
+ROUGH = ("_low", "_high", "_floor", "_n", "_p", "/low", "/high", "/floor", "/p")
 
 
 def main(composed: Composed) -> None:

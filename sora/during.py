@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sora.training.run import Run
 
 METRICS = ("adherence", "frechet", "kvd")
+PERMUTATIONS = 79  # of both sets together, for floors and p values
 TOLD = 3  # clips that cannot be read, of those that a message names
 
 
@@ -340,9 +341,9 @@ class Scorer:
             return found
         fake = torch.cat([self._extractor(videos[number][None]) for number in self._real])
         real = torch.cat(list(self._real.values()))
-        figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, neighbours=5)
+        figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, permutations=PERMUTATIONS, neighbours=5)
         named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
-        wanted = ("frechet", "frechet_floor", "frechet_over_floor", "kvd")
+        wanted = ("frechet", "frechet_floor", "frechet_over_floor", "frechet_p", "kvd", "kvd_p")
         return {name: named[name] for name in wanted if name in named and name.split("_")[0] in self._names} | found
 
     def _originals(self) -> dict[int, Tensor]:

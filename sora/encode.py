@@ -31,17 +31,27 @@ def main(composed: Composed) -> None:
     """Encode a dataset that no other process encodes; of its parts, several may at once."""
     from contextlib import ExitStack
 
+    from sora.configs.commands import command
     from sora.data.index import Index
+    from sora.data.units import refuse_other_counts
     from sora.locks import alone_in
+    from sora.storage import may_write
 
     index, part = Index.open(composed.config.data), Part.of(composed.config.part)
+    if not may_write(index.folder):
+        shown = command("data", "index", str(index.folder), "output=FOLDER")
+        raise ValueError(
+            f"data={index.folder} cannot be written, and what is encoded lies beside the shards; {shown} makes a dataset of them "
+            "in a folder of your own: encode that one"
+        )
     others = "wait for it or stop it; several jobs encode one dataset with part=[K,N]"
     name, number, of_all = ".lock-encode", part.number, part.of_all
     with ExitStack() as held:
         held.enter_context(alone_in(index.folder, "encoding into", name=name, shared=of_all > 1, advice=others))
         if of_all > 1:
-            doing = f"encoding part=[{number},{of_all}] of"
+            doing = f"encoding part {part} of"
             held.enter_context(alone_in(index.folder, doing, name=f"{name}-{number}-of-{of_all}", advice="each part is for one job"))
+            refuse_other_counts(index.folder, part, name=name, doing="encoding")
         encode(composed.config, index, part)
 
 

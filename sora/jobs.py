@@ -72,7 +72,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
     vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
     vae.load_state_dict(weights(run.folder, part="vae"))
     vae.to(module.device).eval()
-    whitening.whiten(vae, (job.steps[step].frames for step in range(config.whitening_steps)))
+    whitening.whiten(vae, (pack.frames for step in range(config.whitening_steps) for pack in job.steps[step]))
     artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
     say(f"the VAE is {run.vae}")
 

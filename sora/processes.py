@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # scancel and preemption; Ctrl-C; time limits; submitit
+# scancel and preemption; Ctrl-C; time limits; submitit; a terminal that is closed
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
+LOOK = 0.5  # seconds after which a process that the kernel does not tell looks whether its parent is still there
+ASKED = {code for number in ASKING for code in (128 + number, -number)}  # exit codes of a command that was asked to stop
+PARENT = "SORA_STARTED_BY"  # the environment's name for the process that started a command of ours
 
 
 @contextmanager
@@ -31,6 +41,132 @@ def ignore_asking() -> None:
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A process that starts others, which end with it however it ends: told to a child, which calls `hold_to`.
+
+    lasting: whether the thread that starts them lasts as long as the process. The kernel's word comes when that thread ends.
+    """
+
+    process: int
+    lasting: bool
+
+    @classmethod
+    def here(cls) -> Parent:
+        """Of what this thread is about to start."""
+        return cls(os.getpid(), threading.current_thread() is threading.main_thread())
+
+    def hold_to(self, by: int = signal.SIGKILL) -> None:
+        """In the child: from here on the parent's end sends this process the signal `by`."""
+        if sys.platform == "linux" and self.lasting:
+            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, by)
+        else:
+            threading.Thread(target=self._watch, args=(by,), name="parent", daemon=True).start()
+        if os.getppid() != self.process:  # it ended before it could be held to
+            os.kill(os.getpid(), by)
+
+    def _watch(self, by: int) -> None:
+        while os.getppid() == self.process:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), by)
+
+
+def follow_starter() -> None:
+    """Ask for SIGTERM, after which a run saves, when the command of ours that started this one is gone. Of this process alone: what it
+    starts has another parent."""
+    said = os.environ.pop(PARENT, "")
+    if said == str(os.getppid()):
+        Parent(int(said), True).hold_to(signal.SIGTERM)
+
+
+def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patience: float) -> int:
+    """Run a command of ours with this terminal as its own, to its end; its exit code.
+
+    A signal that asks this process to stop asks that one, which may save, and KeyboardInterrupt is raised when it has ended, within
+    `patience` seconds or by force. It ends with this process, too: it is sent SIGTERM then.
+    """
+    process = subprocess.Popen(words, env={**(os.environ if env is None else env), PARENT: str(os.getpid())})
+    with _handed_on(process) as asked:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the terminal sent it to that process as well
+            _wait_for_end(process, patience)
+            raise
+    if asked or code in ASKED:
+        raise KeyboardInterrupt
+    return code
+
+
+@contextmanager
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Asking signals to us, but Ctrl-C, which has reached it already, go to the process, and end us as Ctrl-C does; those that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        process.send_signal(number)
+        came.append(number)
+        if len(came) == 1:
+            raise KeyboardInterrupt
+
+    heard = [each for each in ASKING if each != signal.SIGINT and signal.getsignal(each) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heard = []
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Let it save what it has. Ctrl-C again reaches it as well, and it knows what that means; taking too long ends it."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except KeyboardInterrupt:
+            continue
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return
+
+
+def reset_interrupt() -> None:
+    """Until a command is under way, Ctrl-C ends a process of ours as it does any program: an import that is broken off is a traceback."""
+    words = sys.orig_argv[1:3]
+    command = len(words) == 2 and words[0] == "-m" and words[1].partition(".")[0] == "sora"
+    command = command or bool(sys.argv and Path(sys.argv[0]).name == "sora")
+    if command and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Interrupts:
+    """A context in which Ctrl-C raises KeyboardInterrupt, as Python's own handler does, and leaves a note: a library that was broken off
+    may raise something else for it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Callable[..., object] | int | None = None
+        self._taken = False
+
+    def __enter__(self) -> Interrupts:
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and before in (signal.default_int_handler, signal.SIG_DFL):
+            self._before, self._taken = before, True
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 def own() -> bool:

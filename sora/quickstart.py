@@ -57,25 +57,27 @@ def main(composed: Composed) -> None:
 
 def stages(config: DictConfig, folder: Path, prompts: Path, videos: Path) -> list[Stage]:
     """Every stage with its whole command; the folders are worked out here, the rest stands in conf/scale."""
+    from sora.data.writing import DATASET
     from sora.stages import Stage
 
     world, real, vae, dit = folder / "data/world", folder / "data/real", folder / "vae", folder / "dit"
     told = config.scale
 
-    def stage(name: str, title: str, verb: str, places: Sequence[str], output: Path | None, *after: str, goes_on: bool = False) -> Stage:
+    def stage(name: str, title: str, verb: str, places: Sequence[str], output: Path | None, *after: str) -> Stage:
         made = [] if output is None else [f"output={value(output)}"]
         overrides = (*places, *made, *(str(item) for item in told[name]), *(["resume=auto"] if verb == "train" else []))
-        return Stage(name, title, verb, overrides, output, after, goes_on)
+        return Stage(name, title, verb, overrides, output, after, goes_on=True, mark=DATASET if verb == "prepare" else None)
 
     both = f"{value(world)},{value(real)}"
+    real_clips = ["source=folder", f"input={value(videos)}", f"source.leave_out=[{DEGRADED}]"]
     from_vae, from_dit = f"checkpoint={value(vae)}", f"checkpoint={value(dit)}"
     return [
         stage("world", "Prepare clips of the built-in world", "prepare", ["source=world"], world),
-        stage("real", "Prepare real clips", "prepare", ["source=folder", f"input={value(videos)}", f"source.leave_out=[{DEGRADED}]"], real),
-        stage("vae", "Train the VAE", "train", [f"data.folders=[{both}]"], vae, "world", "real", goes_on=True),
+        stage("real", "Prepare real clips", "prepare", real_clips, real),
+        stage("vae", "Train the VAE", "train", [f"data.folders=[{both}]"], vae, "world", "real"),
         stage("vae_scores", "Score the VAE", "evaluate", [from_vae, f"data=[{both}]"], folder / "vae_scores", "vae"),
-        stage("latents", "Encode clips", "encode", [f"vae={value(vae)}", f"data={value(world)}"], None, "vae", goes_on=True),
-        stage("dit", "Train the model", "train", [f"data.folders=[{value(world)}]", f"vae={value(vae)}"], dit, "latents", goes_on=True),
+        stage("latents", "Encode clips", "encode", [f"vae={value(vae)}", f"data={value(world)}"], None, "vae"),
+        stage("dit", "Train the model", "train", [f"data.folders=[{value(world)}]", f"vae={value(vae)}"], dit, "latents"),
         stage("samples", "Sample it", "sample", [from_dit, f"prompts={value(prompts)}"], folder / "samples", "dit"),
         stage("scores", "Score it", "evaluate", [from_dit, f"data={value(world)}"], folder / "scores", "dit"),
     ]

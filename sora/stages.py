@@ -15,26 +15,25 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import sora
+from sora import processes
 from sora.storage import read_json, write_json
 
-INTERRUPTED = 130
 PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to stop
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `output` is the folder that it alone makes (None: it adds to another's); `goes_on`: it can go on with half of it."""
+    """One command. output: the folder that it alone makes (None: it adds to another's). goes_on: it can go on with half of it. mark: a file
+    of the output by which it is whole, where the command refuses one that is."""
 
     name: str
     title: str
@@ -43,6 +42,7 @@ class Stage:
     output: Path | None
     after: tuple[str, ...] = ()
     goes_on: bool = False
+    mark: str | None = None
 
     @property
     def command(self) -> str:
@@ -143,7 +143,8 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> D
     """Run one stage to its end and mark it as finished."""
     marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
     earlier = read_json(begun) if begun.exists() else {}
-    same = stage.goes_on and earlier.get("depends") == hashed
+    refused = stage.output is not None and stage.mark is not None and (stage.output / stage.mark).exists()
+    same = stage.goes_on and earlier.get("depends") == hashed and not refused
     _forget(folder, stage.name, stages)
     if not same and stage.output is not None and stage.output.exists():
         shutil.rmtree(stage.output)
@@ -166,17 +167,7 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> D
 
 def run_command(verb: str, overrides: Sequence[str]) -> int:
     """`python -m sora.VERB …` with this terminal as its own; its exit code. A signal that stops us stops it first, and it may save."""
-    command = [sys.executable, "-m", f"sora.{verb}", *overrides]
-    process = subprocess.Popen(command, env=environment())
-    with _handed_on(process):
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the stage as well
-            _wait_for_end(process)
-            raise
-    if code in (INTERRUPTED, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt
-    return code
+    return processes.command([sys.executable, "-m", f"sora.{verb}", *overrides], env=environment(), patience=PATIENCE)
 
 
 def environment() -> Mapping[str, str]:
@@ -184,34 +175,6 @@ def environment() -> Mapping[str, str]:
     here = str(Path(sora.__file__).resolve().parent.parent)
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-
-@contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGTERM to us (a time limit) goes to the stage, and ends us as Ctrl-C does."""
-
-    def stop(number: int, _: object) -> None:
-        process.send_signal(number)
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: nothing to hand on
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
-    """Let a stage save what it has; a second Ctrl-C, or a stage that takes too long, ends it at once."""
-    try:
-        process.wait(PATIENCE)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
-        process.kill()
-        process.wait()
 
 
 def commit() -> str:

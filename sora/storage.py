@@ -8,8 +8,9 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,30 @@ def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
 
 def may_write(folder: Path) -> bool:
     """Whether files can be made in a folder, which may have to be made itself."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return blocked(folder / "file") is None
+
+
+def blocked(path: Path) -> str | None:
+    """Why no file or folder can be made at a path where nothing is yet; None: it can."""
+    there = next(place for place in path.absolute().parents if os.path.lexists(place))
+    if there.is_symlink() and not there.exists():
+        return f"{there} is a link to nowhere"
+    if not there.is_dir():
+        return f"{there} is no folder"
+    try:
+        # By trying: what permissions say is not so for root, and disks of a kernel (/proc) or that are mounted read-only say otherwise.
+        tempfile.TemporaryFile(dir=there, prefix=STAGING).close()
+    except OSError as error:
+        return f"{there} takes no new file or folder ({error.strerror})"
+    return None
+
+
+def refuse_blocked(places: Mapping[str, str]) -> None:
+    """Raise ValueError for the first of the paths that a command is to write, by key, at which nothing is and nothing can be made."""
+    for key, place in places.items():
+        path = Path(place)
+        if not path.exists() and (why := f"{path} is a link to nowhere" if path.is_symlink() else blocked(path)):
+            raise ValueError(f"{key}={place} cannot be made: {why}; name another {key}=")
 
 
 def sync(path: Path) -> None:

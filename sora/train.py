@@ -203,21 +203,20 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     )
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     tracker = tracker_of(config, run, first=first)
-    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker}
-    goodput = clock.goodput.share if clock.goodput is not None else None
+    shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker, "peak": peak}
     suspects = Suspects(partial(hold, job), state.facts.get("suspects", ()) if state else ())
-    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, peak=peak, goodput=goodput)
+    journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, goodput=clock.goodput and clock.goodput.share)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     said: Any = OmegaConf.to_container(config, resolve=False)
-    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first)}
+    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first), **job.depends}
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(callbacks=[Alike({**told, **job.depends}), Meeting(peers), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(callbacks=[Alike(told), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
-    readers = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
-    job.steps.plan.at(first).share(**readers)
-    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, **readers)
+    mine = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
+    job.steps.plan.at(first).share(**mine)
+    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, lost=partial(worker_lost, run, flag), **mine)
     if state is not None and first >= config.steps:
         confirmed(run.checkpoints, first, device=module.device)
         restore_finished(module, state, source=run.checkpoints)
@@ -225,9 +224,29 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
         return module
     try:
         trainer.fit(module, loader)
+    except SystemExit:  # Lightning makes this of KeyboardInterrupt
+        if flag.unsaved:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         journal.close()
     return module
+
+
+def worker_lost(run: Run, flag: Any, told: str) -> None:
+    """A loader worker died: say so, and stop once the step is saved, with the exit code that asks a scheduler for another turn."""
+    import signal
+    import sys
+
+    from sora.training import ranks
+
+    run.event("worker lost", rank=ranks.mine(), reason=told)
+    flag.ask(signal.SIGKILL)
+    print(
+        f"\nrank {ranks.mine()}: {told}. This process loads the step by itself; it is finished and saved, then the run stops with exit "
+        f"code {flag.exit_code}, after which slurm/job.sh starts it again",
+        file=sys.stderr,
+    )
 
 
 def hold(job: Job, step: int, samples: Sequence[int], reason: str) -> None:

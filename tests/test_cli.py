@@ -101,21 +101,26 @@ def test_what_must_be_given_is_asked_for(capsys, verb, monkeypatch):
 @pytest.mark.slow
 def test_a_sweep_runs_every_combination_in_a_process_of_its_own(capsys, verb, monkeypatch):
     calls, codes = [], iter([0, 1, 0, 0])
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: calls.append(command[1:]) or next(codes))
+    monkeypatch.setattr(cli, "run_command", lambda command, patience: calls.append(command[1:]) or next(codes))
     message = told(capsys, "train", "-m", "net=wide,thin", "seed=1,2", "steps=7", code=1)
     assert calls == [["-m", "sora.train", f"net={net}", f"seed={seed}", "steps=7"] for net in ("wide", "thin") for seed in (1, 2)]
     assert "1 of 4 runs failed: 2" in message
 
 
 def test_a_sweep_with_one_bad_value_runs_nothing(capsys, verb, monkeypatch):
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: pytest.fail("ran"))
+    monkeypatch.setattr(cli, "run_command", lambda command, patience: pytest.fail("ran"))
     assert "there is no net=thinn" in told(capsys, "train", "-m", "net=wide,thinn", code=2)
 
 
 @pytest.mark.slow
 def test_a_sweep_stops_at_ctrl_c(verb, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: calls.append(command) or 130)
+
+    def interrupted(command, patience):
+        calls.append(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", interrupted)
     assert cli.main(["train", "-m", "seed=1,2,3"]) == 130 and len(calls) == 1
 
 

@@ -162,7 +162,7 @@ def judged(folder, hits, *, steps=24):
     rows = []
     for number in range(20):
         right, asks = number < hits, number % 2
-        verdicts = {"colour": True, "shape": right, "direction": True if asks else None, "count": True, "event": None}
+        verdicts = {"colour": True, "shape": right, "direction": True if asks else None, "count": True, "event": None, "steady": True}
         rows.append(
             {"prompt": f"prompt {number % 10}", "frames": 9, "height": 24, "width": 32, "name": f"{folder}-{number}"}
             | {"adherence": verdicts}

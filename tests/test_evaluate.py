@@ -8,6 +8,7 @@ import pytest
 from sora.cli import run
 from sora.evaluation.made import fit
 from sora.evaluation.measures import wilson
+from sora.metrics.adherence import ASPECTS
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
 from tests.training.faults import Countdown, die, in_child, injected
 from tests.training.groups import in_ranks
@@ -37,8 +38,10 @@ def test_a_diffusion_run_is_scored_on_held_out_prompts(home, tmp_path):
     assert figures["n_fake"] == 12 and figures["n_real"] == 20 and found["n"] == len(found["rows"]) == 12
     assert figures["frechet_over_floor"] == pytest.approx(figures["frechet"] / figures["frechet_floor"])
     assert figures["adherence_all_low"] <= figures["adherence_all"] <= figures["adherence_all_high"]
-    share = sum(all(row["adherence"][key] for key in ("colour", "shape", "direction")) for row in found["rows"]) / 12
-    assert figures["adherence_all"] == pytest.approx(share)
+    for name, keys in {"all_v1": ("colour", "shape", "direction"), "all": (*ASPECTS,)}.items():
+        share = sum(all(row["adherence"][key] is not False for key in keys) for row in found["rows"]) / 12
+        assert figures[f"adherence_{name}"] == pytest.approx(share)
+    assert found["protocol"]["measures"] == {"adherence": 2}
     assert all(isinstance(value, float) for value in figures.values()) and not any("fvd" in name for name in figures)
     assert len(found["clips"]) == 3 and all((tmp_path / "a" / name).is_file() for name in found["clips"])
     protocol = found["protocol"]

@@ -272,8 +272,58 @@ def test_every_figure_is_told_once_few_clips_with_a_caution_and_the_last_line_le
     assert told.split(maxsplit=1)[1] == f"{figures['frechet']:.5g}   [{figures['frechet_low']:.5g}, {figures['frechet_high']:.5g}]"
     assert {"frechet/rand3d-v1@11f", "frechet"} <= set(figures)  # the file has both
     (beware,) = [line for line in lines if line.startswith("beware: a Fréchet distance over 6 clips of")]
-    assert found["cautions"] == [beware] and last == f"{output / 'report.html'} shows them; beside another's: sora compare '{output}' OTHER"
-    assert "cautions" in found and scores(tmp_path / "b", *sets, "metrics=[kvd]")["cautions"] == []
+    few = found["cautions"][0]
+    assert few.startswith("beware: 6 real and 6 scored clips: there are 462 ways to split them, so p is never") and few in lines
+    assert found["cautions"][1:] == [beware]
+    assert last == f"{output / 'report.html'} shows them; beside another's: sora compare '{output}' OTHER"
+    assert "cautions" in found and scores(tmp_path / "b", *sets, "metrics=[kvd]")["cautions"] == [few]
+
+
+def test_floors_and_p_are_of_the_pool_and_what_sets_cannot_tell_is_said(sets, tmp_path):
+    one, two = folder(tmp_path / "2026_11_29 ü", seed=3, count=9), folder(tmp_path / "real", seed=4, count=9, bright=90)
+    found = scores(tmp_path / "a", one, two, "permutations=19", "page=false")
+    figures, cautions = found["figures"], found["cautions"]
+    assert figures["frechet_p"] == figures["kvd_p"] == figures["frechet/rand3d-v1@11f/p"] == 0.05  # 1 of 20: all splits score less
+    assert figures["frechet_over_floor"] == figures["frechet"] / figures["frechet_floor"] > 1.2
+    assert found["protocol"]["distances"]["permutations"] == 19 and found["floor"]["frechet_floor"] == figures["frechet_floor"]
+    assert len(cautions) == 1 and "9 clips of 224 features" in cautions[0]
+    same = scores(tmp_path / "b", two, two, "page=false")
+    assert same["figures"]["frechet_p"] == same["figures"]["kvd_p"] == 1
+    assert "9 of the 9 different clips that are scored are real" in same["cautions"][0]
+    for number in range(1, 9):
+        shutil.copyfile(one / "clip-0.mp4", one / f"clip-{number}.mp4")
+    assert any("what is scored is one clip among 9" in line for line in scores(tmp_path / "c", one, two, "page=false")["cautions"])
+    slow = folder(tmp_path / "slow", seed=5, count=9, fps=4.0)
+    mixed = scores(tmp_path / "d", slow, two, "rates=any", "permutations=0", "page=false")
+    assert any("real clips show 8 frames a second, what is scored 4" in line for line in mixed["cautions"])
+    assert "frechet" in mixed["figures"] and not any(name.endswith(("floor", "_p", "debiased")) for name in mixed["figures"])
+
+
+def test_several_trajectories_have_one_p_that_is_no_mean(sets, tmp_path):
+    from sora.evaluation.extraction import averaged
+
+    one, two = folder(tmp_path / "one", seed=3, count=18), folder(tmp_path / "real", seed=4, count=9, bright=90)
+    figures = scores(tmp_path / "a", one, two, "trajectories=2", "permutations=19", "page=false")["figures"]
+    assert figures["frechet_p"] == 0.1 and figures["frechet_over_floor"] == pytest.approx(figures["frechet"] / figures["frechet_floor"])
+    first, second = {"x": 1.0, "x_floor": 2.0, "x_over_floor": 0.5, "x_p": 0.7}, {"x": 3.0, "x_floor": 1.0, "x_over_floor": 3.0, "x_p": 0.9}
+    assert averaged([{**first, "y": 1.0}, second]) == {"x": 2.0, "x_floor": 1.5, "x_over_floor": 2 / 1.5, "x_p": 1.0}
+    assert averaged([first]) == first
+
+
+def test_weights_that_do_not_fit_are_told_before_a_video_is_read_and_under_their_name(sets, tmp_path, capsys, monkeypatch):
+    """Not of the first clip, and not as that clip's fault."""
+    monkeypatch.setattr("sora.data.video_sets.open_videos", lambda *args, **settings: pytest.fail("videos were opened"))
+    foreign, state = tmp_path / "other.pt", tmp_path / "state.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Conv3d(3, 4, 3), torch.zeros(1, 3, 9, 32, 32)), foreign)
+    torch.save({"weight": torch.zeros(3)}, state)
+    for words, told in (
+        ([f"extractor.path={foreign}", "extractor=i3d"], "extractor i3d-"),
+        ([f"extractor.path={state}", "extractor=i3d_state"], "does not hold this network's weights"),
+        ([f"extractor.path={state}", "extractor=i3d"], "is no TorchScript file"),
+    ):
+        scores(tmp_path / "x", *sets, *words, code=2)
+        error = capsys.readouterr().err
+        assert told in error and "clip-0" not in error and "Traceback" not in error, error
 
 
 def test_long_work_is_counted_where_there_is_no_terminal_too(sets, tmp_path, capsys, monkeypatch):

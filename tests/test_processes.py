@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -82,3 +84,92 @@ def test_a_process_of_our_own_is_told_from_one_that_calls_a_command(monkeypatch,
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", [script])
     assert own() is found
+
+
+STARTER = """
+import os, subprocess, sys, threading, time
+from sora.processes import Parent
+def start():
+    parent = Parent.here()
+    code = "import time; from sora.processes import Parent, ignore_asking; ignore_asking(); "
+    code += f"Parent{(parent.process, parent.lasting)}.hold_to(); print('here', flush=True); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+if sys.argv[1] == "thread":
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()  # its end is not the process's
+    time.sleep(1.5)
+else:
+    start()
+print("waiting", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_a_child_that_hears_no_signal_ends_with_its_parent_whatever_ended_that(number, where):
+    if where == "thread" and number != signal.SIGKILL:
+        pytest.skip("one way to end is enough where nothing else differs")
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, where], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "waiting\n" and running(child)  # of a thread that has ended long ago, too
+    parent.send_signal(number)
+    assert -parent.wait(30) == number or parent.returncode
+    end = time.monotonic() + 20
+    while running(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not running(child)
+
+
+def running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_command_that_a_command_of_ours_started_is_asked_when_that_one_is_gone(tmp_path):
+    """kill -9 of a quickstart or a sweep: the run that it started saves, and no other process takes that word for its own."""
+    code = (
+        "import os, signal, sys, time, pathlib; from sora.processes import follow_starter, PARENT\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / 'asked')!r}).touch(), os._exit(0)))\n"
+        f"follow_starter(); assert PARENT not in os.environ; pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(600)"
+    )
+    outer = f"import sys; from sora import processes; processes.command([sys.executable, '-c', {code!r}], patience=1)"
+    starter = subprocess.Popen([sys.executable, "-c", outer])
+    for name, then in (("ready", starter.kill), ("asked", starter.wait)):
+        end = time.monotonic() + 60
+        while not (tmp_path / name).exists():
+            assert time.monotonic() < end, name
+            time.sleep(0.02)
+        then()
+
+
+def test_until_a_command_is_under_way_ctrl_c_is_no_traceback():
+    code = "import os, signal, sora; print(signal.getsignal(signal.SIGINT) == signal.SIG_DFL)"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert plain.stdout == "False\n"  # whoever imports the package keeps what was there
+    code = code.replace("import os", "import sys; sys.argv[0] = '/bin/sora'; import os")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+def test_what_a_library_makes_of_ctrl_c_is_still_an_interruption(capsys):
+    from sora import cli
+
+    def broken_off():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy's core could not be imported") from None
+
+    assert cli.guarded("sample", broken_off) == 130
+    assert capsys.readouterr().err == "sora sample: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ImportError, match="its own"):
+        cli.guarded("sample", lambda: (_ for _ in ()).throw(ImportError("its own")))

@@ -21,9 +21,11 @@ FIGURES = {
     "world_vae_psnr",
     "real_vae_psnr",
     "adherence_all",
+    "adherence_all_v1",
     "adherence_colour",
     "adherence_shape",
     "adherence_direction",
+    "adherence_steady",
     "seconds_total",
 }
 

@@ -267,8 +267,11 @@ def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
     assert not averaged.dit.training
 
 
-def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_makes_way_for_the_next(trained, tmp_path, monkeypatch, capsys):
-    from sora.training import checkpoint
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_stays_or_makes_way_for_the_next(
+    trained, tmp_path, monkeypatch, capsys, links
+):
+    from sora.training import checkpoint, held
 
     live, read_whole = shutil.copytree(trained, tmp_path / "live") / "checkpoints", checkpoint.load
     state = read_whole(live / "step-00000010")
@@ -276,18 +279,26 @@ def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_makes_way_for_the
     later = checkpoint.save(tmp_path / "later", dataclasses.replace(state, step=12, tensors=tensors), keep=1)
 
     def load(path, **more):
-        if path.name == "step-00000010":
-            shutil.rmtree(path)
+        if (live / "step-00000010").exists():
+            checkpoint._remove(live / "step-00000010")
             later.rename(live / later.name)
         return read_whole(path, **more)
 
+    def no_links(source, target):
+        raise PermissionError(1, "Operation not permitted", str(source))
+
     monkeypatch.setattr(checkpoint, "load", load)
-    assert load_diffusion(live.parent).step == 12
-    assert "damaged" not in capsys.readouterr().out
-    (live / later.name).rename(later)
-    shutil.copytree(trained / "checkpoints/step-00000010", live / "step-00000010")
+    if not links:
+        monkeypatch.setattr(held.os, "link", no_links)
+    found = load_diffusion(live.parent)
+    assert found.step == (10 if links else 12)
+    assert all(torch.equal(value, tensors["ema"][f"dit.{name}"]) for name, value in found.dit.state_dict().items())
+    assert "damaged" not in capsys.readouterr().out and not list(live.parent.glob(".*"))
     with pytest.raises(ValueError, match="has no checkpoint of step=10; it has 5, 12"):
         load_diffusion(live.parent, 10)
+    (live / "step-00000012" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"{live}/step-00000012/model.safetensors is damaged"):  # by its own name
+        load_diffusion(live.parent, 12)
 
 
 def test_rotary_positions_stretch_at_sampling_and_only_when_asked(trained, tmp_path, capsys):

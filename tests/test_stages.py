@@ -1,6 +1,7 @@
 """Stages: finished ones are skipped, changed ones are made again with all that follows, and nothing half-made passes for whole."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,21 @@ def test_finished_stages_are_not_made_again(commands, tmp_path):
     first = run_stages(chain(tmp_path), tmp_path)
     assert commands.ran == ["a", "b", "c", "d"] and [done.stage for done in first] == commands.ran
     assert run_stages(chain(tmp_path), tmp_path) == first and len(commands.ran) == 4
+
+
+def test_a_stage_whose_output_is_whole_and_would_be_refused_is_made_anew_and_half_of_it_is_gone_on_with(commands, tmp_path):
+    """It may be stopped between the end of its work and the word that it is finished."""
+    stage = Stage("c", "Make c", "prepare", (f"resume={tmp_path / 'c'}",), tmp_path / "c", goes_on=True, mark="whole")
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([stage], tmp_path)
+    (tmp_path / "c/whole").touch()
+    commands.trouble["c"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([stage], tmp_path)
+    assert not commands.found["c"]
+    run_stages([stage], tmp_path)
+    assert commands.found["c"] and (tmp_path / "c/whole").exists()
 
 
 def test_finished_stages_are_known_from_another_folder_after_a_move_and_as_versions_before_marked_them(composing, tmp_path, monkeypatch):
@@ -177,23 +193,27 @@ def test_an_unknown_stage_to_make_again_is_refused(commands, tmp_path):
         run_stages(chain(tmp_path), tmp_path, again="e")
 
 
-def test_a_signal_reaches_the_stage_which_may_save(tmp_path):
-    """SIGTERM to the whole: the stage gets it, saves, and we end as at Ctrl-C."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_reaches_the_stage_which_may_save(tmp_path, number):
+    """Twice to the whole: the stage gets it, saves, and we end as at Ctrl-C."""
     (tmp_path / "child.py").write_text(
         "import signal, sys, time, pathlib\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(143)))\n"
+        f"stop = lambda *_: (time.sleep(0.3), pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(128 + {int(number)}))\n"
+        f"signal.signal({int(number)}, stop)\n"
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\ntime.sleep(60)\n"
     )
     code = (
         "import sys, subprocess\nfrom sora import stages\nreal = subprocess.Popen\n"
-        f"stages.subprocess.Popen = lambda command, **_: real([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
+        f"stages.processes.subprocess.Popen = lambda command, **_: real([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
         "try:\n    stages.run_command('train', [])\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(sora.__file__).parent.parent)
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.terminate()
+    for _ in range(2):
+        process.send_signal(number)
+        time.sleep(0.1)
     assert process.wait(30) == 130 and (tmp_path / "saved").exists()
 
 

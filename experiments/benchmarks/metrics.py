@@ -1,4 +1,5 @@
-"""The Fréchet distance by factors against the matrix square root, in time and in digits: `make bench-metrics` writes metrics.json here.
+"""The Fréchet distance by factors against the matrix square root, in time and in digits, and its floor (`experiments/metric_floors.py`);
+what prompt adherence makes of clips with faults (`experiments/faulty_clips.py`): `make bench-metrics` writes metrics.json here.
 
 Ours, SciPy's square root of the product of covariances (what most public FVD code does) and torchmetrics' eigenvalues of it run in turns on
 the same features; ratios are of medians. What is right is known: 0 for identical sets, and a closed form
@@ -32,6 +33,10 @@ from sora.metrics.frechet import frechet_distance
 from sora.storage import write_json
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))  # a script's own folder is not the repository's
+
+from experiments import faulty_clips, metric_floors  # noqa: E402
+
 SHAPES = ((2048, 400, 25), (256, 1408, 3))  # clips, dimensions, rounds
 
 
@@ -110,12 +115,16 @@ def main() -> None:
     for row in wrong:
         suffix = "" if row["way"] == "factors" else f"_{row['way']}"
         figures[f"frechet_error_{row['what']}_n{row['n']}{suffix}"] = float(row["error"])
+    floors, of_floors = metric_floors.figures()
+    figures |= floors
+    steady, of_faults = faulty_clips.figures()
+    figures |= steady
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
     write_json(
         HERE / "metrics.json",
         {
             "figures": figures,
-            "rows": [*rows, *wrong],
+            "rows": [*rows, *wrong, *of_floors, *of_faults],
             "settings": {"shapes": [list(shape) for shape in SHAPES], "threads": 1, "dtype": "float64", "ratios": "of median CPU seconds"},
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
             "versions": {

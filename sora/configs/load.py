@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,49 +149,66 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
     return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": hashed})
 
 
-TRIES = 5  # at a run that saves and lets go faster than it is read
+TRIES = 5
 
 
 def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
     """A checkpoint, its weights as `weights_of` gives them, its step, and the hash of its list of files.
 
-    A run that still trains may let it go while it is read; then the next whole one is taken, where no step was named.
+    A run that still trains may let it go while it is read: the files stay until they are read, and of one that goes before, the next
+    whole one is taken, where no step was named. Where they cannot stay, and for an average of a relative width, which is made of many, it
+    is tried again.
     """
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            return _held(folder, step, ema=ema)
+    raise ValueError(
+        f"{folder} lets checkpoints go faster than they are read; make checkpoint.keep of that run larger, or wait for its end"
+    )
+
+
+def _held(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
     from sora.training import checkpoint
+    from sora.training.held import held
 
-    for left in reversed(range(TRIES)):
-        before = checkpoint.listed(folder / "checkpoints")
-        found = _checkpoint(folder, step)
-        try:
-            tensors, reached = weights_of(found, ema=ema)
-            return found, tensors, reached, storage.file_hash(found / "manifest.json")
-        except (ValueError, OSError):
-            if not left or checkpoint.listed(folder / "checkpoints") == before:
-                raise
-    raise AssertionError
+    with ExitStack() as stack:
+        kept: dict[Path, Path] = {}
+
+        def look(path: Path) -> None:
+            with ExitStack() as own:
+                kept[path] = own.enter_context(held(path))
+                checkpoint.verify(kept[path])
+                stack.push(own.pop_all())
+
+        found = _checkpoint(folder, step, look)
+        tensors, reached = weights_of(found if isinstance(ema, float) else kept[found], ema=ema, verified=True)
+        return found, tensors, reached, storage.file_hash(kept[found] / "manifest.json")
 
 
-def _checkpoint(folder: Path, step: int | None) -> Path:
+def _checkpoint(folder: Path, step: int | None, look: Callable[[Path], None]) -> Path:
+    """Of a step, or the newest that is whole. look: raises for one that is damaged."""
     from sora.training import checkpoint
 
     checkpoints = folder / "checkpoints"
     if step is None:
-        found = checkpoint.newest(checkpoints)
+        found = checkpoint.newest(checkpoints, look=look)
         if found is None:
             raise ValueError(f"{folder} has no checkpoint yet; train it first, or wait for the first save")
         return found
     found = checkpoint.folder_of(checkpoints, step)
-    if not found.is_dir():
+    try:
+        look(found)
+    except FileNotFoundError:
         there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listed(checkpoints)) or "none"
-        raise ValueError(f"{folder} has no checkpoint of step={step}; it has {there}")
+        raise ValueError(f"{folder} has no checkpoint of step={step}; it has {there}") from None
     return found
 
 
-def weights_of(found: Path, *, ema: bool | float | str) -> tuple[dict[str, Tensor], int]:
+def weights_of(found: Path, *, ema: bool | float | str, verified: bool = False) -> tuple[dict[str, Tensor], int]:
     """The weights of a checkpoint by their names in the task, and its step.
 
     ema: "own" (or true), the run's averages where it keeps them; "last" (or false), the weights of the last step; or a number, the
-    average whose profile has this relative width, made of what a run with ema=post_hoc kept.
+    average whose profile has this relative width, made of what a run with ema=post_hoc kept. verified: whether its files were.
 
     Raises:
         ValueError: `ema` is none of these or cannot be had from this run, or a file is damaged.
@@ -200,7 +218,7 @@ def weights_of(found: Path, *, ema: bool | float | str) -> tuple[dict[str, Tenso
     own = ema is True or ema == OWN
     if not own and not isinstance(ema, float) and ema not in (False, LAST):
         raise ValueError(f"ema={ema!r} names no weights: choose {OWN}, {LAST}, or a relative width such as 0.08")
-    state = checkpoint.load(found, only={"model", "ema"} & checkpoint.kinds(found) if own else {"model"})
+    state = checkpoint.load(found, only={"model", "ema"} & checkpoint.kinds(found) if own else {"model"}, verified=verified)
     if (exported := state.facts.get("exported")) is not None and not own:
         if ema != exported["ema"] and (_means(exported) or isinstance(ema, float)):
             raise ValueError(

@@ -16,7 +16,7 @@ from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
 from sora.data.planning import Item, PackPlan
 from sora.data.planning.frames import FrameClips, VideoColumns
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, owner
 from sora.draws import sample_id
 from sora.tokens import Grid
 
@@ -83,14 +83,14 @@ class FramePacks(Dataset):
         item, attempt = planned, 0
         while True:
             number, row = self.locate(item.row)
-            member, dataset = self.indexes[number].member(row), self.indexes[number].folder.name
+            member, dataset = self.indexes[number].member(row), owner(self.indexes[number])
             sample = sample_id(member.key, item.window)
             try:
-                self.quarantine.refuse(member.key, dataset=dataset, sample=sample)
+                self.quarantine.refuse(member.key, **dataset, sample=sample)
                 self._require(number, row)
                 return self._read(item)
             except ValueError as error:
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=dataset, sample=sample)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), **dataset, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

@@ -27,6 +27,7 @@ from sora.data.described import count, fits, inside, maybe, named, some, text
 from sora.data.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
+from sora.data.unfinished import no_dataset
 from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.storage import read_json
 
@@ -69,8 +70,7 @@ class Index:
         """
         folder = Path(folder)
         if not (folder / DATASET).is_file():
-            why = "holds no dataset.json, so it is no finished dataset" if folder.is_dir() else "is no folder"
-            raise ValueError(f"{folder} {why}; make one with: sora prepare output={folder} …, or index shards: sora data index {folder}")
+            raise ValueError(no_dataset(folder))
         described = read_json(folder / DATASET)
         version = described.get("version") if isinstance(described, dict) else None
         if version not in _READABLE:

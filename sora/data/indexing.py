@@ -24,6 +24,7 @@ from sora.data.parts import FOLDER as PARTS
 from sora.data.parts import Parts
 from sora.data.stores import REMOTE, RemoteStore, Store
 from sora.data.tree import Passed, legible, tree
+from sora.data.unfinished import of_videos
 from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
@@ -52,7 +53,9 @@ def names_of(store: Store, pattern: str) -> list[str]:
         found = sorted(path.relative_to(folder).as_posix() for path in paths if legible(str(path)) == str(path))
     kept = [name for name in found if not name.rpartition("/")[2].startswith((".", "latent-"))]
     if not kept:
-        raise ValueError(f"{store.place('')} holds no shard that fits shards={pattern}; name them, such as shards=*/*.tar")
+        place = store.place("")
+        videos = "" if store.remote else f"; {of_videos(place)}"
+        raise ValueError(f"{place} holds no shard that fits shards={pattern}; name them, such as shards=*/*.tar{videos}")
     return kept
 
 

@@ -16,7 +16,7 @@ from sora.data.captioned import identity, require_cached, require_caption, requi
 from sora.data.index import Index, refuse_no_folders
 from sora.data.latents import LatentIndex
 from sora.data.planning import Item, LatentClips, Pack, PackPlan
-from sora.data.quarantine import Quarantine, planned_keys
+from sora.data.quarantine import Quarantine, owner, planned_keys
 from sora.draws import generator, sample_id
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.text.cache import TextCache
@@ -166,14 +166,14 @@ class LatentBatches(Dataset):
         while True:
             dataset, row = self.data.locate(item.row)
             latents = self.data.latents[dataset]
-            named, sample = latents.index.folder.name, sample_id(latents.index.key(row), item.window)
+            named, sample = owner(latents.index), sample_id(latents.index.key(row), item.window)
             try:
-                self.quarantine.refuse(latents.index.key(row), dataset=named, sample=sample)
+                self.quarantine.refuse(latents.index.key(row), **named, sample=sample)
                 require_caption(latents.index, row, self.data.captions)
                 return item, *self._patches(item)
             except ValueError as error:
                 member = latents.member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), dataset=named, sample=sample)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), **named, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
                     return None

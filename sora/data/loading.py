@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import signal
 import threading
+import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,9 +27,9 @@ from sora.data.decoded import decoded_by
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
-from sora.data.quarantine import Quarantine, planned_keys
+from sora.data.quarantine import Quarantine, owner, planned_keys
 from sora.draws import sample_id
-from sora.processes import ignore_asking
+from sora.processes import Parent, ignore_asking
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
@@ -92,7 +96,7 @@ class FrameData:
 
 
 class FrameBatches(Dataset):
-    """The crops of each step of a `CropPlan`, decoded: `[step] -> FrameBatch`.
+    """The crops of each step of a `CropPlan`, decoded: `[step] -> [FrameBatch, ...]`, one for each pack.
 
     A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one
     process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
@@ -102,13 +106,15 @@ class FrameBatches(Dataset):
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
         self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
-    def __getitem__(self, step: int) -> FrameBatch:
+    def __getitem__(self, step: int) -> list[FrameBatch]:
         return self.share(step, ranks=1, rank=0)
 
-    def share(self, step: int, *, ranks: int, rank: int) -> FrameBatch:
-        """What one rank trains on at a step: its packs' crops in one batch."""
+    def share(self, step: int, *, ranks: int, rank: int) -> list[FrameBatch]:
+        """What one rank trains on at a step."""
         self.quarantine.enter(step)
-        items = [item for pack in self.plan.at(step).share(ranks=ranks, rank=rank) for item in pack.items]
+        return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def _pack(self, items: Sequence[Item]) -> FrameBatch:
         crops = [self._readable(item) for item in items]
         keys = tuple(self._key(item) for item, _ in crops)
         return FrameBatch(
@@ -126,10 +132,10 @@ class FrameBatches(Dataset):
             index, row = self.plan.locate(item.row)
             found, sample = self.indexes[index], sample_id(self._key(item), item.window)
             try:
-                self.quarantine.refuse(self._key(item), dataset=found.folder.name, sample=sample)
+                self.quarantine.refuse(self._key(item), **owner(found), sample=sample)
                 return item, self._clips.crop(index, row, item)
             except ValueError as error:
-                told = {"shard": found.member(row).shard, "reason": str(error), "dataset": found.folder.name}
+                told = {"shard": found.member(row).shard, "reason": str(error), **owner(found)}
                 self.quarantine.add(self._key(item), **told, sample=sample)
                 substitute = self.plan.replacement(planned, attempt)
                 if substitute is None:
@@ -213,19 +219,29 @@ class _Share(Dataset):
 
 
 def step_loader(
-    dataset: StepData, *, first: int, last: int, workers: int, ranks: int = 1, rank: int = 0, timeout: float = 600.0
+    dataset: StepData,
+    *,
+    first: int,
+    last: int,
+    workers: int,
+    ranks: int = 1,
+    rank: int = 0,
+    timeout: float = 600.0,
+    lost: Callable[[str], object] | None = None,
 ) -> DataLoader:
     """Steps `first` to `last` - 1 in order, prepared by `workers` processes (0: in this one); their number changes nothing.
 
-    timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait.
+    timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait. lost: called with what is
+    known of workers that died, killed by the system or by a crash; this process then loads the steps by itself (None: it is an error).
     """
     return _Loader(
         _Share(dataset, ranks, rank),
+        lost,
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
         collate_fn=_as_is,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, Parent.here()),
         timeout=timeout if workers else 0,
         prefetch_factor=2 if workers else None,
         generator=torch.Generator().manual_seed(0),  # its own: the loader would draw from the global one otherwise
@@ -234,6 +250,10 @@ def step_loader(
 
 class _Loader(DataLoader):
     """A loader whose workers end with it: they ignore SIGTERM, so those that are still busy at the end are killed."""
+
+    def __init__(self, dataset: Dataset, lost: Callable[[str], object] | None, **settings: Any):
+        super().__init__(dataset, **settings)
+        self.__dict__["lost"] = lost  # torch keeps an eye on what is set later
 
     def _get_iterator(self):
         return _Iterator(self) if self.num_workers else super()._get_iterator()
@@ -245,18 +265,41 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
     """
 
-    def __init__(self, loader: DataLoader):
-        self._owner, self._ended = os.getpid(), threading.Event()
+    def __init__(self, loader: _Loader):
+        self._owner, self._ended, self._steps, self._lost = os.getpid(), threading.Event(), iter(loader.sampler), loader.__dict__["lost"]
+        before = signal.getsignal(signal.SIGCHLD)
         super().__init__(loader)
-        self._data_queue = _Received()
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
+            signal.signal(signal.SIGCHLD, before)
+        self._data_queue = _Received(weakref.WeakMethod(self._dead))  # the thread knows it, and must not keep this object alive
         threading.Thread(target=_receive, args=(self._worker_result_queue, self._data_queue, self._ended), daemon=True).start()
 
     def __next__(self) -> Any:
+        step = next(self._steps, None)
+        if self._ended.is_set():
+            if step is None:
+                raise StopIteration
+            return self._dataset[step]
         try:
             return super().__next__()
-        except BaseException:  # the end, or an error: its traceback would keep this object and its workers alive
+        except BaseException as error:  # the end, or an error: its traceback would keep this object and its workers alive
+            dead = self._dead(patience=1.0) if isinstance(error, RuntimeError | OSError | EOFError) else []
             self._shutdown_workers()
-            raise
+            if not dead or self._lost is None or step is None:
+                raise
+            self._lost(f"{', '.join(dead)}{killed_for_memory()}")
+        return self._dataset[step]
+
+    def _dead(self, *, patience: float = 0.0) -> list[str]:
+        """What workers died of; patience: seconds in which one that is just dying may be gone."""
+        end = time.monotonic() + patience
+        while True:
+            codes = [(number, worker.pid, worker.exitcode) for number, worker in enumerate(self._workers) if not worker.is_alive()]
+            found = [f"loader worker {number} (process {process}) {_ending(code)}" for number, process, code in codes if code]
+            if found or time.monotonic() >= end:
+                return found
+            time.sleep(0.05)
 
     def _shutdown_workers(self) -> None:
         if os.getpid() != self._owner:  # a copy that a later fork took along
@@ -268,14 +311,44 @@ class _Iterator(_MultiProcessingDataLoaderIter):
                 worker.kill()
 
 
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def killed_for_memory() -> str:
+    """What is known of a kill for want of memory, as the rest of a sentence."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+        events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
+        times = int(events["oom_kill"])
+    except (OSError, ValueError, KeyError):  # not a cgroup of version 2: nobody says
+        times = 0
+    told = f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"
+    return f": {told}; fewer workers= or a smaller data.cache_mb= need less"
+
+
 class _Received(queue.Queue):
-    """Steps, or why one could not be received, which is raised where it is asked for."""
+    """Steps, or why one could not be received, which is raised where it is asked for. dead: gives what tells of workers that died."""
+
+    def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]):
+        super().__init__()
+        self._dead = dead
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        item = super().get(block, timeout)
-        if isinstance(item, Exception):
-            raise item
-        return item
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                item = super().get(block, _LOOK_UP)
+            except queue.Empty:
+                dead = self._dead()
+                if told := dead() if dead is not None else []:
+                    raise RuntimeError("; ".join(told)) from None
+                if not block or (end is not None and time.monotonic() >= end):
+                    raise
+                continue
+            if isinstance(item, Exception):
+                raise item
+            return item
 
 
 def _receive(sent: Any, received: _Received, ended: threading.Event) -> None:
@@ -293,8 +366,9 @@ def _as_is(step: Any) -> Any:
     return step
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: Parent, _: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
     ignore_asking()
+    parent.hold_to()
     os.nice(_NICENESS)
     torch.set_num_threads(1)

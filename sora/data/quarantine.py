@@ -7,16 +7,21 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sora.data.planning import Plan
 from sora.draws import sample_id
+
+if TYPE_CHECKING:
+    from sora.data.index import Index
 
 LEAD = 1024  # steps from which on a held sample is left out: more than any loader prepares ahead, so that all know it by then
 
 
 class Quarantine:
-    """The list `quarantine.jsonl` of a run, one line (key, dataset, shard, reason) per bad clip, shared by all loader processes.
+    """The list `quarantine.jsonl` of a run, one line (key, dataset, fingerprint, shard, reason) per bad clip, for all loader processes.
+
+    A dataset is known by its fingerprint: folders of one name may hold clips of the same keys. Old lines have its name alone.
 
     A clip that cannot be read is bad at once, whoever finds it. A sample that training could not learn from is held: it has a "sample_id"
     and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So what a step holds follows from the
@@ -31,7 +36,7 @@ class Quarantine:
             raise ValueError(f"{setting} is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
         self.setting = setting
         self.path, self.clips, self.max_share = Path(path) if path else None, clips, max_share
-        self._reasons: dict[tuple[str, str], str] = {}  # by dataset and key
+        self._reasons: dict[tuple[str, str], str] = {}  # by dataset (its fingerprint; its name in old lines) and key
         self._held: dict[int, tuple[int, str]] = {}  # by sample: from which step, and why
         self._step, self._read = 0, 0
 
@@ -48,14 +53,15 @@ class Quarantine:
         except FileNotFoundError:
             return self._read
 
-    def add(self, key: str, *, shard: str, reason: str, dataset: str = "", sample: int | None = None) -> None:
-        """Record a clip that cannot be read; a `ValueError` when more than `max_share` of the clips are bad."""
-        if (dataset, key) in self._reasons or self._is_held(sample):
+    def add(self, key: str, *, shard: str, reason: str, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
+        """Record a clip that cannot be read; a `ValueError` when more than `max_share` of the clips are bad. See `owner`."""
+        entry = {"key": key, "dataset": dataset, "fingerprint": fingerprint, "shard": shard, "reason": reason}
+        if self._knows(entry) or self._is_held(sample):
             return
         if self.path is None:
-            self._reasons[dataset, key] = reason
+            self._keep(entry)
         else:
-            self._append([{"key": key, "dataset": dataset, "shard": shard, "reason": reason}])
+            self._append([entry])
         self._limit(f"{key}: {reason}")
 
     def hold(self, keys: Mapping[int, str], *, step: int, reason: str) -> None:
@@ -82,10 +88,10 @@ class Quarantine:
                 f"the last: {last}" + (f"; all are listed in {self.path}" if self.path else "")
             )
 
-    def refuse(self, key: str, *, dataset: str = "", sample: int | None = None) -> None:
+    def refuse(self, key: str, *, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
         """Raise ValueError for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
-        if (dataset, key) in self._reasons:
-            raise ValueError(self._reasons[dataset, key])
+        if (reason := self._reason({"key": key, "dataset": dataset, "fingerprint": fingerprint})) is not None:
+            raise ValueError(reason)
         if sample is not None and self._is_held(sample):
             raise ValueError(self._held[sample][1])
 
@@ -118,7 +124,15 @@ class Quarantine:
     def _knows(self, entry: Mapping[str, Any]) -> bool:
         if "sample_id" in entry:
             return entry["sample_id"] in self._held
-        return (entry.get("dataset", ""), entry["key"]) in self._reasons
+        return self._reason(entry) is not None
+
+    def _reason(self, entry: Mapping[str, Any]) -> str | None:
+        """Why a clip is bad, if it is known."""
+        names = (entry.get("fingerprint", ""), entry.get("dataset", ""))
+        return next((self._reasons[name, entry["key"]] for name in names if (name, entry["key"]) in self._reasons), None)
+
+    def _keep(self, entry: Mapping[str, Any]) -> None:
+        self._reasons[entry.get("fingerprint") or entry.get("dataset", ""), entry["key"]] = entry["reason"]
 
     def _load(self, content: bytes) -> None:
         self._read = len(content)
@@ -128,10 +142,10 @@ class Quarantine:
             if "sample_id" in entry:
                 self._held.setdefault(entry["sample_id"], (entry["from"], entry["reason"]))
             else:
-                self._reasons[entry.get("dataset", ""), entry["key"]] = entry["reason"]
+                self._keep(entry)
 
 
-KINDS = {"key": str, "dataset": str, "shard": str, "reason": str, "sample_id": int, "from": int}
+KINDS = {"key": str, "dataset": str, "fingerprint": str, "shard": str, "reason": str, "sample_id": int, "from": int}
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -144,6 +158,11 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or not needed <= entry.keys():
         return None
     return entry if all(type(entry[name]) is kind for name, kind in KINDS.items() if name in entry) else None
+
+
+def owner(index: Index) -> dict[str, str]:
+    """What a clip's dataset is called, for `Quarantine`: "dataset", its folder's name, and "fingerprint", by which it is known."""
+    return {"dataset": index.folder.resolve().name, "fingerprint": index.dataset_fingerprint}
 
 
 def planned_keys(plan: Plan, key: Callable[[int], str], step: int) -> dict[int, str]:

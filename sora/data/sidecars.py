@@ -230,14 +230,15 @@ def _stem(video: str) -> str:
 
 def _by_name(videos: Iterable[str], below: str) -> Mapping[str, str]:
     """Every name that says one video without doubt: path relative to `below`, that without suffix, file name, stem."""
-    names: dict[str, set[str]] = {}
+    alike, exact = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     whole: dict[str, str] = {}
     for video in videos:
         relative = video.removeprefix(f"{below}/") if below else video
         whole[relative] = video
         for name in {relative, _stem(relative), PurePosixPath(video).name, PurePosixPath(video).stem}:
-            names.setdefault(_spelt(name), set()).add(video)
-    return {name: next(iter(owners)) for name, owners in names.items() if len(owners) == 1} | whole
+            alike[_spelt(name)].add(video)
+            exact[name].add(video)  # names may differ in how letters are composed alone
+    return {name: next(iter(owners)) for names in (alike, exact) for name, owners in names.items() if len(owners) == 1} | whole
 
 
 def _advised(rows: Iterator[Record]) -> Iterator[Record]:

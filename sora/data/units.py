@@ -8,9 +8,11 @@ under its name only when it is whole. The folder goes when all of it is joined.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -89,6 +91,8 @@ class Units:
         self._locks = ExitStack()
 
     def __enter__(self) -> Units:
+        if (self.output / self.mark).exists() and self.folder.is_dir():
+            self._clear_of_whole()
         there = self.output.exists() or self.output.is_symlink()
         if there and ((self.output / self.mark).exists() or not (self.folder.is_dir() or self._begun())):
             raise ValueError(f"{self.output} exists already; remove it or name another folder")
@@ -101,6 +105,7 @@ class Units:
                 self._not_while_whole()
                 name = f"{NAME}-{self.part.number}-of-{self.part.of_all}"
                 self._locks.enter_context(alone_in(self.output, f"{self._doing} part {self.part} of", name=name))
+                refuse_other_counts(self.output, self.part, name=NAME, doing=self._doing)
             self.folder.mkdir(exist_ok=True)
             self._locks = self._locks.pop_all()
         return self
@@ -149,6 +154,12 @@ class Units:
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
+    def _clear_of_whole(self) -> None:
+        """Where a job was stopped between its end and the removal of what it was made from, that takes as much room again."""
+        with alone_in(self.output, self._doing):
+            self.remove()
+        raise ValueError(f"{self.output} is whole already, and what was left of making it is removed now; name another folder for another")
+
     def _begun(self) -> bool:
         """Whether a job of this kind has only just begun here: nothing but its locks."""
         held = [path.name.startswith(NAME) for path in self.output.iterdir()] if self.output.is_dir() else []
@@ -164,6 +175,20 @@ class Units:
                 if attempt == 4:
                     raise
                 time.sleep(0.1)
+
+
+def refuse_other_counts(folder: Path, part: Part, *, name: str, doing: str) -> None:
+    """Raise ValueError where a process works on a part of another number of parts: the two would do the same work, or write the same files.
+
+    name: what the locks of parts are called, up to -K-of-N; that of `part` is held already, so that one of two that begin at once sees
+    the other.
+    """
+    advice = f"its parts and those of {part.of_all} would do the same work twice: give all jobs one N"
+    for lock in sorted(folder.glob(f"{glob.escape(name)}-*-of-*")):
+        said = re.fullmatch(r"(\d+)-of-(\d+)", lock.name.removeprefix(f"{name}-"))
+        if said is not None and int(said[2]) != part.of_all:
+            with alone_in(folder, f"{doing} part {said[1]} of {said[2]} of", name=lock.name, advice=advice):
+                pass
 
 
 def is_kept(folder: Path, identity: str) -> bool:

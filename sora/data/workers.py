@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,9 +12,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
+from sora.processes import Parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,11 @@ def _alone(guarded: Guarded[Item, Result], item: Item, memory_gb: float) -> Done
 
 
 def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(memory_gb,))
+    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(Parent.here(), memory_gb))
 
 
-def _start(memory_gb: float) -> None:
-    if sys.platform == "linux":  # a process that is killed by force cannot tell its workers to end, and they would wait for ever
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+def _start(parent: Parent, memory_gb: float) -> None:
+    parent.hold_to()  # one that is killed by force cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
     limit = int(memory_gb * 2**30)

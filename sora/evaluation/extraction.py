@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sora.metrics.distribution import VideoDistribution
     from sora.metrics.extractors.features import VideoFeatures
 
+TRIED = 64  # pixels a side of the grey clip that an extractor is tried on
 KEPT_EVERY = 32  # clips between writes of the cache
 FEW = 8  # clips of one shape below which they have no distance of their own
 
@@ -30,6 +31,7 @@ class Setting:
     quantise: bool
     ddof: int
     bootstrap: int
+    permutations: int
     neighbours: int
     trajectories: int
     seed: int
@@ -41,7 +43,8 @@ class Setting:
 
     def distances(self) -> dict[str, Any]:
         """Of a protocol."""
-        return {"ddof": self.ddof, "bootstrap": self.bootstrap, "neighbours": self.neighbours, "trajectories": self.trajectories}
+        names = ("ddof", "bootstrap", "permutations", "neighbours", "trajectories")
+        return {name: getattr(self, name) for name in names}
 
     def metric(self, extractor: VideoFeatures) -> VideoDistribution:
         """Of this process alone: every one has all features."""
@@ -56,6 +59,7 @@ class Setting:
                 quantise=self.quantise,
                 ddof=self.ddof,
                 bootstrap=self.bootstrap,
+                permutations=self.permutations,
                 neighbours=self.neighbours,
             )
         )
@@ -116,7 +120,42 @@ class Extractor:
         return cache.get(keys)
 
 
+def tried(network: VideoFeatures, device: str) -> None:
+    """Give the extractor one grey clip, so that weights which do not fit it are told before a video is read, under the extractor's name.
+    Raises ValueError."""
+    import torch
+
+    if isinstance(network, torch.nn.Module):
+        return  # it made its weights when it was built, and reads none
+    frames = max(network.minimum_frames, network.settings.get("frames") or 1)
+    clip = torch.full((1, frames, TRIED, TRIED, 3), 128, dtype=torch.uint8, device=device)
+    try:
+        found = network(clip)
+    except ValueError as error:
+        raise ValueError(f"extractor {network.name}: {error}") from error
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:  # a file of somebody else's program may raise anything
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"extractor {network.name} does not run on a clip of {frames} frames, other weights? {said}") from error
+    if found.shape != (1, network.dimension) or not torch.isfinite(found).all():
+        told = f"features of shape {tuple(found.shape)}" if found.shape != (1, network.dimension) else "features that are not finite"
+        raise ValueError(f"extractor {network.name} gives {told} for one clip, and {network.dimension} numbers are wanted: other weights?")
+
+
 Shapes = Sequence[tuple[int, int, int]]
+
+
+def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The figures of several sets as one: the mean of what all of them have; over_floor of these means; of p twice the mean, at most 1,
+    which is a p value whatever the sets have in common (Vovk and Wang 2020), as a mean itself is none."""
+    if len(sets) == 1:
+        return dict(sets[0])
+    found = {name: sum(each[name] for each in sets) / len(sets) for name in sets[0] if all(name in each for each in sets)}
+    for name, value in found.items():
+        if name.endswith(("/p", "_p")):
+            found[name] = min(1.0, 2 * value)
+        elif name.endswith("over_floor") and found[name.removesuffix("over_floor") + "floor"] > 0:
+            found[name] = found[name[: -len("_over_floor")]] / found[name.removesuffix("over_floor") + "floor"]
+    return found
 
 
 def shapes_of(clips: Clips, setting: Setting) -> Shapes:

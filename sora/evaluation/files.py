@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,18 +62,19 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     figures, rows = scoring.measured(bench, clips, facts)
     found: dict[str, float] = {}
     distances: list[dict[str, Any]] = []
+    cautions: list[str] = []
     theirs = None
     if bench.compares:
         theirs = scoring.real_set(bench, real)
         if real is None:
             check_statistics(config, bench, theirs, clips)
-        found, distances = scoring.compared(bench, theirs, clips)
+        found, distances, cautions = scoring.compared(bench, theirs, clips)
     if not share.first:
         return {}
     figures |= found
     protocol = protocol_of(config, bench, theirs, clips)
     scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    scores |= {"cautions": scoring.caution(bench, len(theirs.features), len(clips))} if theirs is not None else {}
+    scores |= {"cautions": cautions} if theirs is not None else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
@@ -178,6 +179,6 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
         extractor=describe(bench.extractor.network) if bench.compares else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=None,
+        measures=conventions(bench.words) or None,
         seed=config.seed,
     )

@@ -39,7 +39,7 @@ class Measure:
 
 
 def adherence(seen: Seen) -> Row:
-    """Verdicts of colour, shape, direction, count and event; None where the prompt does not say."""
+    """Verdicts of colour, shape, direction, count, event and steadiness; None where the prompt does not say."""
     from sora.data.world import PALETTE
     from sora.metrics.adherence import judge
 
@@ -48,19 +48,17 @@ def adherence(seen: Seen) -> Row:
 
 def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
     """Shares of clips that show what their prompt says, each with its 95 % interval."""
-    from sora.metrics.adherence import PromptAdherence
-    from sora.metrics.alone import alone
+    from sora.metrics.adherence import ALL, ASPECTS, counted, shares
 
-    metric = alone(PromptAdherence())
-    metric.update(rows)
-    shares = metric.compute()
-    asked = {name: sum(row[name] is not None for row in rows) for name in shares if name not in ("all", "n")}
-    asked["all"] = int(shares.pop("n"))
-    figures = {f"adherence_{name}": share for name, share in shares.items()}
-    for name, share in shares.items():
-        low, high = wilson(share, asked[name])
+    hits, asked = counted(rows)
+    of = dict(zip((*ASPECTS, *ALL), asked.tolist(), strict=True))
+    found = shares(hits, asked)
+    n = found.pop("n")
+    figures = {f"adherence_{name}": share for name, share in found.items()}
+    for name, share in found.items():
+        low, high = wilson(share, of[name])
         figures |= {f"adherence_{name}_low": low, f"adherence_{name}_high": high}
-    return {**figures, "adherence_n": float(asked["all"])}
+    return {**figures, "adherence_n": n}
 
 
 def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
@@ -114,6 +112,15 @@ def quality(seen: Seen) -> Row:
     return {name: value for name, value in metric.compute().items() if name != "n"}
 
 
+def cautions(figures: Mapping[str, float]) -> list[str]:
+    """What figures of quality cannot tell, if any are among these."""
+    from sora.metrics.quality import FLATTERED
+
+    told = [name for name in figures if name in FLATTERED or "_consistency/" in name]
+    beware = "get better when videos are blurred, compressed or frozen: a better score is a better video only where"
+    return [f"{', '.join(told)} {beware} sharpness, noise_level and dynamic_degree_lite are alike"] if told else []
+
+
 def text(seen: Seen) -> Row:
     """The cosine between frames and caption in an image-text model's space, a mean over frames (CLIPSIM)."""
     import torch
@@ -149,6 +156,13 @@ DISTANCES = {
 }
 
 
+def conventions(words: Sequence[str]) -> dict[str, int]:
+    """Of the words of `metrics=`, those whose figures were computed otherwise before, with the count of how they are now: for protocols."""
+    from sora.metrics import adherence, quality
+
+    return {word: module.VERSION for word, module in (("adherence", adherence), ("quality", quality)) if word in words}
+
+
 def of_words(found: Mapping[str, float], words: Sequence[str]) -> dict[str, float]:
     """Of all figures of distances, those that the words of `metrics=` ask for, and how many clips they are over."""
     wanted = [start for word in words for start in DISTANCES.get(word, ())] + ["n_real", "n_fake"]
@@ -171,11 +185,16 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
     return names
 
 
+def needs_extractor(words: Sequence[str]) -> bool:
+    """Whether any of the words is measured of an extractor's features; words that are none of this file's are not."""
+    return any(word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs) for word in words)
+
+
 def check_extractor(words: Sequence[str], extractor: Any) -> None:
     """Refuse, before hours of work, what the extractor cannot give; also a file of weights that is not there."""
     from sora.metrics.extractors.frames import TextFeatures
 
-    if not any(word in DISTANCES or "extractor" in MEASURES[word].needs for word in words):
+    if not needs_extractor(words):
         return
     name = extractor.name  # reads the weights: a missing file says what to download
     if "fvd" in words and not extractor.canonical:

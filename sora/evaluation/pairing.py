@@ -48,7 +48,7 @@ def _prompted(row: Mapping[str, Any]) -> tuple[Clip, dict[str, float]]:
         if word == "adherence" and told:
             from sora.metrics.adherence import together
 
-            told = {f"adherence_{name}": verdict for name, verdict in (*told.items(), ("all", together(told)))}
+            told = {f"adherence_{name}": verdict for name, verdict in {**told, **together(told)}.items()}
         values |= told
     return tuple(row.get(name) for name in ("prompt", "frames", "height", "width")), {
         name: value for name, value in values.items() if value is not None

@@ -24,12 +24,14 @@ OF_KIND = {
 }
 MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
-FRECHET = ("ddof", "bootstrap")
+FRECHET = ("ddof", "bootstrap", "permutations")
 OF_WORD = {
     "loss": ("loss",),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
+    "kvd": ("permutations",),
+    "jedi": ("permutations",),
     "precision": ("neighbours",),
     **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
 }

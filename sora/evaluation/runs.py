@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions, listed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,6 +39,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
 
     if listed(config.metrics) == ("loss",):
         return evaluate_loss(config, share, preset)
+    network = scoring.network_of(config, listed(config.metrics) or ("frechet",))
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
     fit = fit_of(loaded)
@@ -48,7 +49,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
     scoring.check_needs(words, facts)
     output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
-    bench = scoring.bench_of(config, words, share, output=output, home=output if config.output else output.parent)
+    home = output if config.output else output.parent
+    bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
@@ -66,9 +68,9 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     clips = whole(made, frames=clip.frames, stride=clip.stride)
     found, rows = scoring.measured(bench, clips, facts)
     rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, made.paths, strict=True)]
-    figures, distances = {**found, **figures}, []
+    figures, distances, cautions = {**found, **figures}, [], []
     if real is not None:
-        found, distances = scoring.compared(bench, real, clips)
+        found, distances, cautions = scoring.compared(bench, real, clips)
         figures |= found
     if real is not None and "remembered" in of_run:
         found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
@@ -79,7 +81,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about | ({"uncaptioned": bare} if bare else {})
     if real is not None and originals is not None:
-        scores |= seen_beside(bench, real, originals, clips, page=config.page)
+        scores |= seen_beside(bench, originals, cautions, page=config.page)
     kept = keep(output, made, clips, loaded, config)
     protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
     written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
@@ -95,11 +97,11 @@ def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
         export(made, Path(config.vbench))
 
 
-def seen_beside(bench: scoring.Bench, real: scoring.RealSet, originals: Clips, clips: Clips, *, page: bool) -> dict[str, Any]:
-    """What is told beside the figures: a caution where clips are few, and real clips to look at."""
+def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, page: bool) -> dict[str, Any]:
+    """What is told beside the figures: what to beware of, and real clips to look at."""
     from sora.evaluation.files import FOR_THE_PAGE, beside
 
-    told: dict[str, Any] = {"cautions": scoring.caution(bench, len(real.features), len(clips))}
+    told: dict[str, Any] = {"cautions": cautions}
     return {**told, "real": beside(bench.output, originals, FOR_THE_PAGE * page)}
 
 
@@ -221,6 +223,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     from sora.prompts import negative_of
 
     setting = bench.extractor.setting
+    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
@@ -238,7 +241,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else None,
+        measures={**loss, **conventions(bench.words)} or None,
         seed=config.seed,
     )
 

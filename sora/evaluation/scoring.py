@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sora.data.taking import Clips
     from sora.evaluation.extraction import Extractor, Setting, Shapes
     from sora.evaluation.sharing import Share
+    from sora.metrics.extractors.features import VideoFeatures
     from sora.metrics.protocol import Protocol
 
 
@@ -49,7 +50,7 @@ class Bench:
         return any(word in DISTANCES for word in self.words)
 
 
-WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "neighbours", "keep"), ("n", "keep")
+WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "permutations", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
 MOST_NAMED = 5  # clips that a message names
 FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
@@ -68,6 +69,7 @@ def setting_of(config: DictConfig) -> Setting:
         quantise=config.quantise,
         ddof=config.ddof,
         bootstrap=config.bootstrap,
+        permutations=config.permutations,
         neighbours=config.neighbours,
         trajectories=config.trajectories,
         seed=config.seed,
@@ -95,6 +97,7 @@ def size_asked(said: Any) -> tuple[int, int] | None:
 def check_settings(config: DictConfig) -> None:
     """Refuse, before any work, settings that no distance can be measured with."""
     from sora.metrics.extractors.pixels import KERNELS
+    from sora.metrics.permutation import LEAST_PERMUTATIONS
     from sora.metrics.resampling import LEAST_REPEATS
 
     for key in (*WHOLE, *SWITCHES):
@@ -109,6 +112,10 @@ def check_settings(config: DictConfig) -> None:
         (
             config.bootstrap != 0 and config.bootstrap < LEAST_REPEATS,
             f"bootstrap={config.bootstrap}: an interval takes at least {LEAST_REPEATS} repeats; 0 leaves it out",
+        ),
+        (
+            config.permutations != 0 and config.permutations < LEAST_PERMUTATIONS,
+            f"permutations={config.permutations}: a p value below 0.05 takes at least {LEAST_PERMUTATIONS}; 0 leaves floors and p out",
         ),
         (config.neighbours < 1, f"neighbours={config.neighbours}: give at least 1"),
         (config.keep is not None and config.keep < 0, f"keep={config.keep}: give 0 or more, or null"),
@@ -137,16 +144,30 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
         raise ValueError(f"{n} clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
 
-def bench_of(config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path) -> Bench:
-    """home: where features are kept, unless the configuration names a folder. Clears what killed evaluations left half-written."""
+def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:
+    """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
     from sora.configs.build import build
+    from sora.evaluation.extraction import tried
+    from sora.evaluation.measures import check_extractor, needs_extractor
+    from sora.sample import choose_device
+
+    network = build(config.extractor)
+    check_extractor(words, network)
+    if needs_extractor(words):
+        tried(network, choose_device(config.device))
+    return network
+
+
+def bench_of(
+    config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path, network: VideoFeatures | None = None
+) -> Bench:
+    """home: where features are kept, unless the configuration names a folder. network: what `network_of` gave, where it was asked before.
+    Clears what killed evaluations left half-written."""
     from sora.evaluation.extraction import Extractor
-    from sora.evaluation.measures import check_extractor
     from sora.sample import choose_device
 
     check_places(config, output)
-    network = build(config.extractor)
-    check_extractor(words, network)
+    network = network_of(config, words) if network is None else network
     share.hold(output)
     if share.first:
         storage.sweep(output)
@@ -192,17 +213,20 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     return RealSet(features, shapes, dataset, clips)
 
 
-def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """The figures that the words ask for, and the rows of single shapes. Every process extracts; the first one computes."""
-    from sora.evaluation.extraction import distances, shapes_of
+def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
+    """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes.
+    pairs: what is scored are the real clips themselves, reconstructed."""
+    from sora.evaluation.extraction import averaged, distances, shapes_of
+    from sora.metrics.cautions import cautions, paired
 
     with bar(bench.share, "features of what is scored") as progress:
         features = bench.extractor.features(fake, real=False, progress=progress)
     if not bench.share.first:
-        return {}, []
+        return {}, [], []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
     shapes = shapes_of(fake, setting)
     repeats = f", {setting.bootstrap} repeats for the intervals" if setting.bootstrap else ""
+    repeats += f", {setting.permutations} random splits for floors and p" if setting.permutations else ""
     print(f"distances of {len(features)} clips to {len(real.features)} real ones{repeats}", flush=True)
     found, rows = zip(
         *(
@@ -211,11 +235,24 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
         ),
         strict=True,
     )
-    figures = {name: sum(each[name] for each in found) / sets for name in found[0]}
-    return of_words(figures, bench.words), [row for each in rows for row in each]
+    told = [paired()] if pairs else of_rates(real.clips, fake.about())
+    told += [*cautions(real.features, features[::sets]), *too_few(bench, len(real.features), len(fake))]
+    return of_words(averaged(found), bench.words), [row for each in rows for row in each], told
 
 
-def caution(bench: Bench, real: int, fake: int) -> list[str]:
+def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
+    """What to beware of where the clips of two sides are of other rates, after their strides. real, fake: as a protocol tells them."""
+    told = [sorted({round(rate / side.get("stride", 1), 2) for rate in side["rates"]}) for side in (real, fake)]
+    if told[0] == told[1]:
+        return []
+    rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
+    told_apart = (
+        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
+    )
+    return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
+
+
+def too_few(bench: Bench, real: int, fake: int) -> list[str]:
     """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
     dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
     if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
@@ -298,11 +335,14 @@ def finish(
     clips: Any,
 ) -> dict[str, Any]:
     """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
+    from sora.evaluation.measures import cautions
     from sora.metrics.protocol import preset_lines
     from sora.training.run import code_version
 
+    told = [*scores.get("cautions", ()), *cautions(scores["figures"])]
     written = {
         **scores,
+        "cautions": told,
         "protocol_sha256": protocol.sha256,
         "protocol": protocol.to_json(),
         "subject": dict(subject),
@@ -314,7 +354,7 @@ def finish(
     storage.write_json(output / "scores.json", written)
     for line in preset_lines(preset or {}):
         print(line)
-    for line in scores.get("cautions", ()):
+    for line in told:
         print(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}

@@ -56,13 +56,13 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
-        found, clip_rows, real, fake = score_dataset(vae, loaded.hashes, folder, config, one)
+        found, clip_rows, real, fake, told = score_dataset(vae, loaded.hashes, folder, config, one)
         figures |= {f"{name}_vae_{key}": value for key, value in found.items()}
         rows += [{"dataset": name, **row} for row in clip_rows]
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
         about[name] = {**real.videos.about(), "clips": len(real)}
         reals[name], fakes[name] = real.about(), fake.about()
-        cautions += [f"{name}: {line}" for line in scoring.caution(bench, len(real), len(fake))]
+        cautions += [f"{name}: {line}" for line in told]
     if not share.first:
         return {}
     protocol = protocol_of(config, bench, about, reals, fakes)
@@ -107,8 +107,8 @@ def dataset_folders(data: Any) -> dict[str, Path]:
 
 def score_dataset(
     vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
-) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips]:
-    """The figures of one dataset or folder, a row for each clip, and the clips of both sides."""
+) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str]]:
+    """The figures of one dataset or folder, a row for each clip, the clips of both sides, and what to beware of."""
     from sora.data.taking import take
     from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
@@ -125,11 +125,11 @@ def score_dataset(
     made = MadeVideos(copies, [bench.output / "lossless" / f"{key[:32]}.mp4" for key in keys])
     rows = reconstruct(vae, real, made, config, bench)
     figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
-    fake = whole(made)
+    fake, told = whole(made), []
     if bench.compares:
-        found, _ = scoring.compared(bench, scoring.real_set(bench, real), fake)
+        found, _, told = scoring.compared(bench, scoring.real_set(bench, real), fake, pairs=True)
         figures |= found
-    return figures, rows, real, fake
+    return figures, rows, real, fake, told
 
 
 def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Bench) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Distances between the distributions of real and generated videos as torchmetrics classes, all figures from one pass of one extractor.
+"""Distances between the distributions of real and generated videos as a torchmetrics class, all figures from one pass of one extractor.
 
 `compute()` gathers over ranks, so every rank must call it: under a hook that runs on rank zero alone it waits for ever.
 """
@@ -13,18 +13,18 @@ import torch
 from einops import EinopsError, rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import Metric
 
 from sora.metrics.comparison import class_figures, compare_features
 from sora.metrics.extractors.features import VideoFeatures, describe
 from sora.metrics.feature_sets import load_features, save_features
 from sora.metrics.frechet import check_features
-from sora.metrics.moments import Moments, frechet_of_moments
+from sora.metrics.metric import Figures, TwoSided
+from sora.metrics.streamed import StreamedFrechet as StreamedFrechet  # where it stood before
 
 UNKNOWN_FPS = 0
 
 
-class VideoDistribution(Metric):
+class VideoDistribution(TwoSided):
     """update(videos, real=...) with uint8 or float [0, 1] videos, all of one length, size and frame rate; compute() gives plain numbers.
 
     Keys name extractor and length, as in `frechet/rand3d-v1@17f`; `compare_features` says which figures there are. With the weights by
@@ -32,17 +32,15 @@ class VideoDistribution(Metric):
 
     layout: the axes of videos, of b t c h w in any order. quantise: floats are rounded to the nearest of 256 values, as they would be in
     a file; without it they are used as they are, and the keys' protocol says so. ddof: of the covariances. seed: of all draws, which
-    come from generators of their own. bootstrap: repeats for the interval, 0 for none. reset_real_features: whether reset() forgets the
-    real set. The extractor is held outside the state: no checkpoint carries it, and precision settings do not reach it.
+    come from generators of their own. bootstrap: repeats for the interval, permutations: random splits for floors and p values; 0 for none.
+    reset_real_features: whether reset() forgets the real set. settings: torchmetrics' own. Features are kept in float32, or in what
+    set_dtype() says. The extractor is held outside the state: no checkpoint carries it, and precision settings do not reach it.
     """
 
     real_features: list[Tensor]
     fake_features: list[Tensor]
     clip_shapes: list[Tensor]
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-    plot_lower_bound = 0.0
+    exact = ("clip_shapes",)
     feature_network = "extractor"
 
     def __init__(
@@ -55,9 +53,11 @@ class VideoDistribution(Metric):
         quantise: bool = True,
         ddof: int = 1,
         bootstrap: int = 100,
+        permutations: int = 79,
         neighbours: int = 5,
+        **settings: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**settings)
         if sorted(layout.split()) != ["b", "c", "h", "t", "w"]:
             raise ValueError(f"layout={layout!r}: name the axes b, t, c, h and w once each, as in 'b t c h w'")
         if ddof not in (0, 1):
@@ -66,7 +66,8 @@ class VideoDistribution(Metric):
         self._held = (extractor,)
         self.seed, self.reset_real_features = seed, reset_real_features
         self.layout, self.quantise = layout, quantise
-        self.ddof, self.bootstrap, self.neighbours = ddof, bootstrap, neighbours
+        self.ddof, self.bootstrap, self.permutations, self.neighbours = ddof, bootstrap, permutations, neighbours
+        self._kept = torch.float32  # not torch's default, which a trainer in half precision lowers
         for name in ("real_features", "fake_features", "clip_shapes"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -94,7 +95,7 @@ class VideoDistribution(Metric):
             features, shape = self.extract(videos, real)
         if shape is not None:
             self._note(shape, fps)
-        (self.real_features if real else self.fake_features).append(features.detach().float().to(self.device))
+        (self.real_features if real else self.fake_features).append(features.detach().to(self.device, self._kept))
 
     def extract(self, videos: Tensor, real: bool) -> tuple[Float[Tensor, "B d"], tuple[int, int, int]]:
         """The features of videos and their (frames, height, width), with every check of `update`, without counting them."""
@@ -111,7 +112,7 @@ class VideoDistribution(Metric):
         state = self.real_features if real else self.fake_features
         if isinstance(state, Tensor):  # after ranks were brought together
             return state
-        return torch.cat([torch.zeros(0, self.extractor.dimension, device=self.device), *state])
+        return torch.cat([torch.zeros(0, self.extractor.dimension, dtype=self._kept, device=self.device), *state])
 
     @property
     def key(self) -> str:
@@ -124,7 +125,14 @@ class VideoDistribution(Metric):
         real, fake = self.features(True), self.features(False)
         check_features(real, fake)
         found = compare_features(
-            real, fake, key=self.key, ddof=self.ddof, seed=self.seed, bootstrap=self.bootstrap, neighbours=self.neighbours
+            real,
+            fake,
+            key=self.key,
+            ddof=self.ddof,
+            seed=self.seed,
+            bootstrap=self.bootstrap,
+            permutations=self.permutations,
+            neighbours=self.neighbours,
         )
         if self.extractor.logits:
             found |= class_figures(fake, key=self.key, seed=self.seed)
@@ -150,9 +158,18 @@ class VideoDistribution(Metric):
             raise ValueError(f"{self._count(True)} real clips were given already; features from {path} would mix with them")
         if shape is not None:
             self._note(shape, fps)
-        self.real_features.append(load_features(Path(path), self.protocol(about)).features.to(self.device))
+        self.real_features.append(load_features(Path(path), self.protocol(about)).features.to(self.device, self._kept))
         self._update_count += 1
         self._computed = None
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> VideoDistribution:
+        super().set_dtype(dst_type)
+        self._kept = self.dtype
+        return self
+
+    def drawn(self, figures: Figures) -> list[str]:
+        """The Fréchet distance, its interval and its floor, which have one unit."""
+        return [f"frechet/{self.key}{part}" for part in ("", "/low", "/high", "/floor") if f"frechet/{self.key}{part}" in figures]
 
     def reset(self) -> None:
         kept = None if self.reset_real_features else (list(self.real_features), list(self.clip_shapes))
@@ -164,7 +181,7 @@ class VideoDistribution(Metric):
         # A rank without updates must bring (0, D): torchmetrics would send a tensor of one axis and the ranks would hang or abort.
         for name, width in (("real_features", self.extractor.dimension), ("fake_features", self.extractor.dimension), ("clip_shapes", 4)):
             if not getattr(self, name):
-                kind = torch.int64 if name == "clip_shapes" else torch.float32
+                kind = torch.int64 if name == "clip_shapes" else self._kept
                 setattr(self, name, [torch.zeros(0, width, dtype=kind, device=self.device)])
         super()._sync_dist(*args, **kwargs)
 
@@ -234,56 +251,6 @@ class VideoDistribution(Metric):
             raise ValueError(f"{_told(bad, real, done)} lie in [{lowest:.4g}, {highest:.4g}], floats must lie in [0, 1]; {hint}")
         videos = videos.clamp(0, 1)
         return (videos * 255).round().to(torch.uint8) if self.quantise else videos.float()
-
-
-class StreamedFrechet(Metric):
-    """The Fréchet distance alone, for sets whose features would not fit: keeps moments, (d, d), whatever the number of clips.
-
-    update(features, real=...) takes (B, D); figures are `frechet/KEY`, `n_real/KEY` and `n_fake/KEY`. It agrees with the exact form up
-    to the rounding of a covariance; there is no interval, floor or other figure, which need the features.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = False
-    plot_lower_bound = 0.0
-
-    def __init__(self, *, dimension: int, key: str, ddof: int = 1) -> None:
-        super().__init__()
-        self.key, self.ddof, self.dimension = key, ddof, dimension
-        for name in ("real", "fake"):
-            # None: ranks' moments are stacked, and merged in compute(); sums of them would lose the digits that deviations keep
-            self.add_state(f"{name}_n", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
-            self.add_state(f"{name}_mean", default=torch.zeros(dimension, dtype=torch.float64), dist_reduce_fx=None)
-            self.add_state(f"{name}_scatter", default=torch.zeros(dimension, dimension, dtype=torch.float64), dist_reduce_fx=None)
-
-    def update(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        if features.ndim != 2 or features.shape[1] != self.dimension or not torch.isfinite(features).all():
-            raise ValueError(f"features of shape {tuple(features.shape)}; give finite ones, {self.dimension} a clip")
-        if len(features):
-            self._put(real, self._moments(real).merge(Moments.of(features)))
-
-    def compute(self) -> dict[str, float]:
-        real, fake = self._moments(True), self._moments(False)
-        distance = frechet_of_moments(real, fake, ddof=self.ddof)
-        return {f"frechet/{self.key}": distance, f"n_real/{self.key}": float(real.n), f"n_fake/{self.key}": float(fake.n)}
-
-    def _moments(self, real: bool) -> Moments:
-        name = "real" if real else "fake"
-        n, mean, scatter = (getattr(self, f"{name}_{part}") for part in ("n", "mean", "scatter"))
-        if n.ndim == 0:
-            return Moments(int(n), mean, scatter)
-        found = Moments.none(self.dimension)
-        for rank in range(len(n)):
-            found = found.merge(Moments(int(n[rank]), mean[rank], scatter[rank]))
-        return found
-
-    def _put(self, real: bool, moments: Moments) -> None:
-        name = "real" if real else "fake"
-        device = getattr(self, f"{name}_mean").device
-        setattr(self, f"{name}_n", torch.tensor(moments.n, device=device))
-        setattr(self, f"{name}_mean", moments.mean.to(device))
-        setattr(self, f"{name}_scatter", moments.scatter.to(device))
 
 
 def _told(clips: list[int], real: bool, done: int) -> str:

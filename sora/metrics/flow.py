@@ -22,8 +22,8 @@ STIFFNESS = 1e-4  # of [0, 1] values squared; below such texture a window does n
 def grey(frames: Tensor) -> Float[Tensor, "n 1 h w"]:
     """uint8 or float [0, 1] frames (n, h, w, 3) as one channel in [0, 1]."""
     scale = 255 if frames.dtype == torch.uint8 else 1
-    weights = torch.tensor(GREY, device=frames.device)
-    return (frames.float() / scale * weights).sum(dim=-1)[:, None]
+    frames = frames.float() / scale
+    return (frames * frames.new_tensor(GREY)).sum(dim=-1)[:, None]
 
 
 def warp(frames: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:

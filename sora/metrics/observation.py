@@ -12,11 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from scipy import ndimage
 
-from sora.metrics.silhouettes import Fit, centroid, name_shape, normalise, plateau
+from sora.metrics.silhouettes import Fit, centroid, plateau
+from sora.metrics.steadiness import REACH, SHOWN, Steadiness, fitted, in_view, measure
+from sora.metrics.strangers import extra, may_be_theirs
 
 WORKING = 64  # short sides above twice this are averaged down to about it
 FAINT = 36.0  # chroma below which nothing is coloured
@@ -25,9 +27,11 @@ LEAST_SHARE = 0.22  # of the largest thing's area, below which something is a sp
 LEAST_AREA = 5.0  # pixels
 LOW = 0.22  # of a thing's usual area, below which it is hidden
 FULL = 0.8  # of a thing's usual area, from which its outline is judged
+WHOLE = 0.9  # of a thing's usual area, from which nothing cuts its outline
 DIP = 0.07  # short sides the lowest point of a bounce must lie below the way before and after it
 LEAST_SIDE = 2  # clear frames before and after a gap, from which shapes are told on both sides of it
 SURE = 0.3  # margin from which so few frames tell a shape
+SLACK = 2.0  # pixels beyond a half hidden thing's reach that may still be its
 STILL_GRID = 4.0  # mean squared grey levels below which a background hasn't changed
 
 _CHROMA = np.array([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtype=np.float32)
@@ -39,7 +43,8 @@ class Thing:
 
     shapes: what it is before and after its longest time unseen, as far as either can be told. turn: degrees clockwise on the screen.
     centres: (T, 2) x and y in pixels of the clip, NaN where it isn't seen. area: its usual pixels.
-    shown: (T,) the part of that area that is seen in each frame; where it is well below 1 the centre is that of a part.
+    shown: (T,) the part of that area that is seen in each frame; where it is well below 1 the centre is that of a part. clear: numbers of
+    the frames in which its outline is whole. keeps: how far it stays what it is.
     """
 
     colour: str
@@ -54,14 +59,20 @@ class Thing:
     area: float
     centres: Float[ndarray, "T 2"]
     shown: Float[ndarray, "T"]
+    clear: ndarray
+    keeps: Steadiness
 
 
 @dataclass(frozen=True)
 class Observation:
-    """things: the largest first. camera: which way it pans (left, right, up, down), or None."""
+    """things: the largest first. camera: which way it pans (left, right, up, down), or None. extra: the area of coloured and grey spots
+    that are none of these things, summed over frames, in areas of the largest thing. frames: how many. short: pixels of the short side."""
 
     things: tuple[Thing, ...]
     camera: str | None
+    extra: float
+    frames: int
+    short: int
 
 
 @dataclass
@@ -84,14 +95,24 @@ def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str,
         raise ValueError(f"frames of shape {frames.shape} at {fps} fps; give uint8 frames T H W 3, at least one, and a positive rate")
     pixels, scale = _shrink(frames)
     chroma, ground = _without_ground(pixels)
-    colours = _colours(chroma, ground, palette)
+    strength = np.sqrt(np.square(chroma).sum(-1))
+    coloured = strength > max(FAINT, 3.0 * 1.4826 * float(np.median(strength[:: max(1, len(strength) // 8)])))
+    colours = _colours(chroma, strength, coloured, ground, palette)
     tracks = [track for mask, name in colours for track in _tracks(mask, name)]
     largest = max((_usual(track.areas) for track in tracks), default=0.0)
     tracks = [track for track in tracks if _usual(track.areas) >= LEAST_SHARE * largest and _lasting(track)]
     tracks.sort(key=lambda track: -_usual(track.areas))
     short = min(pixels.shape[1:3])
-    things = tuple(_thing(track, short, scale) for track in tracks)
-    return Observation(things=things, camera=_camera(pixels, tracks, short))
+    own = np.any([track.masks > 0.05 for track in tracks], axis=0) if tracks else np.zeros(strength.shape, dtype=bool)
+    views = [_view(track, pixels, own) for track in tracks]
+    near = own | may_be_theirs(own, [view.hidden for view in views], [REACH * view.radius + SLACK for view in views])
+    return Observation(
+        things=tuple(_thing(track, view, chroma, short, scale) for track, view in zip(tracks, views, strict=True)),
+        camera=_camera(pixels, tracks, short),
+        extra=extra(pixels, strength, coloured, near, largest),
+        frames=len(frames),
+        short=min(frames.shape[1:3]),
+    )
 
 
 def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T h w 3"], int]:
@@ -123,12 +144,13 @@ def _without_ground(pixels: Float[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "
 
 
 def _colours(
-    chroma: Float[ndarray, "T H W 2"], ground: Float[ndarray, "2"], palette: Mapping[str, tuple[int, int, int]]
+    chroma: Float[ndarray, "T H W 2"],
+    strength: Float[ndarray, "T H W"],
+    coloured: Bool[ndarray, "T H W"],
+    ground: Float[ndarray, "2"],
+    palette: Mapping[str, tuple[int, int, int]],
 ) -> list[tuple[Float[ndarray, "T H W"], str]]:
     """The hues that fill a good part of what is coloured, each with its soft mask 0..1 and the name of the nearest palette colour."""
-    strength = np.sqrt(np.square(chroma).sum(-1))
-    noise = 1.4826 * float(np.median(strength[:: max(1, len(strength) // 8)]))
-    coloured = strength > max(FAINT, 3.0 * noise)
     if coloured.sum() < LEAST_AREA:
         return []
     hues = np.arctan2(chroma[..., 1], chroma[..., 0])
@@ -243,12 +265,36 @@ def _lasting(track: _Track) -> bool:
     return bool((track.areas > 0).mean() >= 0.34)
 
 
-def _thing(track: _Track, short: int, scale: int) -> Thing:
-    usual = _usual(track.areas)
+@dataclass(frozen=True)
+class _View:
+    """How well a track is seen. clear: numbers of the frames in which it is shown whole, by its area; whole: in which nothing cuts its
+    outline. judged: (T,) where no bar hides it. hidden: (T, 2) places (row, column) in frames in which it is not clear, NaN in others.
+    usual: its area, radius: of the circle as large."""
+
+    clear: ndarray
+    whole: ndarray
+    judged: Bool[ndarray, "T"]
+    hidden: Float[ndarray, "T 2"]
+    usual: float
+    radius: float
+
+
+def _view(track: _Track, pixels: Float[ndarray, "T H W 3"], own: Bool[ndarray, "T H W"]) -> _View:
+    usual, uncut = _usual(track.areas), np.logical_not(_cut(track.masks))
+    full = track.areas >= FULL * usual
+    seen = np.flatnonzero(track.areas >= SHOWN * usual)
+    radius = float(np.sqrt(usual / np.pi))
+    hidden = np.stack([np.interp(np.arange(len(full)), seen, track.centres[seen, axis]) for axis in (0, 1)], -1)
+    shown = np.ones(len(full)) if full.all() else in_view(pixels, own, hidden, radius)
+    hidden[full] = np.nan
+    whole = (track.areas >= WHOLE * usual) | ((track.areas >= LOW * usual) & uncut & (shown >= 1.0))
+    return _View(np.flatnonzero(full & uncut), np.flatnonzero(whole), shown >= FULL, hidden, usual, radius)
+
+
+def _thing(track: _Track, view: _View, chroma: Float[ndarray, "T H W 2"], short: int, scale: int) -> Thing:
+    usual, clear = view.usual, view.clear
     seen = np.flatnonzero(track.areas > 0.5 * usual)
-    clear = np.flatnonzero((track.areas >= FULL * usual) & np.logical_not(_cut(track.masks)))
-    judged = clear if len(clear) else seen
-    fit = _fit(track, judged)
+    fit = _fit(track, clear if len(clear) else seen)
     places = track.centres[seen]
     ends = max(1, len(seen) // 5)
     step = (np.median(places[-ends:], axis=0) - np.median(places[:ends], axis=0)) / short
@@ -266,11 +312,13 @@ def _thing(track: _Track, short: int, scale: int) -> Thing:
         area=usual * scale**2,
         centres=(track.centres[:, ::-1] + 0.5) * scale,
         shown=track.areas / usual,
+        clear=clear,
+        keeps=measure(track.masks, track.areas, track.centres, chroma=chroma, whole=view.whole, judged=view.judged, usual=usual, fit=fit),
     )
 
 
 def _fit(track: _Track, frames: ndarray) -> Fit:
-    return name_shape(np.stack([normalise(track.masks[t], tuple(track.centres[t]), float(track.areas[t])) for t in frames]), frames)
+    return fitted(track.masks, track.areas, track.centres, frames)
 
 
 def _around_gap(track: _Track, clear: ndarray, usual: float, shape: str) -> tuple[str, str]:

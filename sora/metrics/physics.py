@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
-from torchmetrics import Metric
 
+from sora.metrics.metric import VideoMetric
 from sora.metrics.observation import Observation
 
 LEAST_OF_ARC = 3  # frames
@@ -90,7 +91,7 @@ def returned(centres: Float[ndarray, "T 2"], shown: Float[ndarray, "T"], short: 
     return Return(aside=float(abs(there[0] * way[1] - there[1] * way[0]) / short), size=float(shown[after].max() / shown[before].max()))
 
 
-class Physics(Metric):
+class Physics(VideoMetric):
     """Over clips that were asked to bounce or to hide: `gravity_deviation` (mean, lower is better) and `permanence` (share that
     returned as what went: on their line, of their size and shape; in another colour they are other things).
 
@@ -100,10 +101,11 @@ class Physics(Metric):
     """
 
     totals: Tensor
-    full_state_update = False
+    exact = ("totals",)
+    undrawn = ("gravity_clips", "permanence_clips")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.add_state("totals", default=torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(

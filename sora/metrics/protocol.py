@@ -19,8 +19,8 @@ class Protocol:
     dataset: the real videos: fingerprint, split, how many there are. real, generated: how clips are taken of the videos on either side
     (`ClipPolicy`: frames, stride, start), how many, their sizes and rates. prompts: which ones. pixels: size that clips are brought to,
     kernel, crop, quantisation, codec of what is scored. extractor: name, hash of its weights, its input. distances: ddof, repeats of the
-    bootstrap, neighbours. sampling: sampler, steps, guidance, shift; None for videos that came as files. measures: conventions of the
-    other figures. seed: of prompts, noise, and of all draws.
+    bootstrap, permutations, neighbours. sampling: sampler, steps, guidance, shift; None for videos that came as files. measures:
+    conventions of the other figures. seed: of prompts, noise, and of all draws.
     """
 
     dataset: Mapping[str, Any]

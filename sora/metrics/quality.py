@@ -3,20 +3,28 @@
 `temporal_flickering` is VBench's formula exactly; `consistency` is its subject and background formula over whichever encoder is given
 (it uses DINO and CLIP). Those that VBench measures with trained networks of motion (RAFT, AMT) have `lite` in their names here:
 their formula, over this room's flow or linear interpolation. Formulas: Huang et al. 2024, supplement.
+
+Beware: those in FLATTERED, and consistency, get better when a video is blurred, compressed or frozen. `picture` has what tells.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 
 from sora.metrics.extractors.frames import FrameFeatures
 from sora.metrics.flow import grey, optical_flow, visible, warp
+from sora.metrics.metric import VideoMetric
+from sora.metrics.picture import PICTURE
 
 MOVING_FPS = 8  # at which the dynamic degree is measured
+VERSION = 2  # counts up when a figure changes, so that those of before are told apart
+IN_TIME = ("temporal_flickering", "motion_smoothness_lite", "dynamic_degree_lite", "warping_error_lite")
+FLATTERED = ("temporal_flickering", "motion_smoothness_lite", "warping_error_lite")  # and consistency: better for a worse picture
 
 
 def temporal_flickering(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
@@ -60,8 +68,9 @@ def vbench_name(prompt: str, number: int) -> str:
 def dynamic_degree_lite(videos: UInt8[Tensor, "B T H W 3"], *, fps: float) -> Float[Tensor, "B"]:
     """1 for videos that move, 0 for others.
 
-    At 8 frames a second, a pair of frames moves if its fastest 5 % of pixels do so by more than 6 · min(H, W) / 256 on average; a video
-    moves if at least round(4 · frames / 16) of its pairs do.
+    At 8 frames a second, a pair of frames moves if the fastest 5 % of the pixels that are seen in both do so by more than
+    6 · min(H, W) / 256 on average; a video moves if at least round(4 · frames / 16) of its pairs do. VBench counts all pixels; this flow
+    runs away where the next frame does not show what moved out, so a slow pan had a fast border.
     """
     _check(videos, least=2)
     if fps <= 0:
@@ -73,8 +82,11 @@ def dynamic_degree_lite(videos: UInt8[Tensor, "B T H W 3"], *, fps: float) -> Fl
     found = []
     for video in kept:
         frames = grey(video)
-        speed = optical_flow(frames[:-1], frames[1:]).norm(dim=1).flatten(1)
-        fastest = speed.topk(max(1, int(0.05 * speed.shape[1])), dim=1).values.mean(dim=1)
+        flow = optical_flow(frames[:-1], frames[1:])
+        seen = visible(flow, optical_flow(frames[1:], frames[:-1])).flatten(1)
+        speed = (flow.norm(dim=1).flatten(1) * seen).sort(dim=1, descending=True).values
+        taken = torch.arange(speed.shape[1], device=speed.device) < (0.05 * seen.sum(dim=1, keepdim=True)).floor().clamp_min(1)
+        fastest = (speed * taken).sum(dim=1) / taken.sum(dim=1)
         moving = int((fastest > 6 * min(video.shape[1:3]) / 256).sum())
         found.append(float(moving >= max(1, round(4 * len(video) / 16))))
     return torch.tensor(found, dtype=torch.float64)
@@ -109,7 +121,7 @@ def warping_error(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
     return torch.stack(found).double()
 
 
-class VideoQuality(Metric):
+class VideoQuality(VideoMetric):
     """Means over videos of any sizes and lengths. update(videos, fps=...) with uint8 B T H W 3.
 
     encoders: of consistency, by the figure's word, such as {"subject": DINO, "background": CLIP}; figures are named
@@ -118,41 +130,35 @@ class VideoQuality(Metric):
 
     totals: Tensor
     counts: Tensor
-    full_state_update = False
-    is_differentiable = False
+    exact = ("totals", "counts")
 
-    def __init__(self, *, encoders: dict[str, FrameFeatures]) -> None:
-        super().__init__()
+    def __init__(self, *, encoders: dict[str, FrameFeatures], **settings: Any) -> None:
+        super().__init__(**settings)
         self._held = (encoders,)  # no state dict carries their weights
-        self.names = (
-            "temporal_flickering",
-            "motion_smoothness_lite",
-            "dynamic_degree_lite",
-            "warping_error_lite",
-            *(f"{word}_consistency" for word in encoders),
-        )
+        self.names = (*IN_TIME, *PICTURE, *(f"{word}_consistency" for word in encoders))
         for name in ("totals", "counts"):
             self.add_state(name, default=torch.zeros(len(self.names) + 1, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, videos: UInt8[Tensor, "B T H W 3"], *, fps: float) -> None:
         _check(videos, least=1)
         frames = videos.shape[1]
-        found: list[Tensor | None] = [None] * len(self.names)
+        found = {name: measured(videos) for name, measured in PICTURE.items()}
         if frames >= 2:
-            found[0], found[2], found[3] = temporal_flickering(videos), dynamic_degree_lite(videos, fps=fps), warping_error(videos)
-            found[4:] = [consistency(encoder.encode_frames(videos)) for encoder in self._held[0].values()]
+            found |= {"temporal_flickering": temporal_flickering(videos), "warping_error_lite": warping_error(videos)}
+            found["dynamic_degree_lite"] = dynamic_degree_lite(videos, fps=fps)
+            found |= {f"{word}_consistency": consistency(encoder.encode_frames(videos)) for word, encoder in self._held[0].items()}
         if frames >= 3:
-            found[1] = motion_smoothness_lite(videos)
-        for place, values in enumerate(found):
-            if values is not None:
-                self.totals[place] += values.sum().to(self.totals.device)
-                self.counts[place] += len(values)
+            found["motion_smoothness_lite"] = motion_smoothness_lite(videos)
+        for name, values in found.items():
+            place = self.names.index(name)
+            self.totals[place] += values.sum().to(self.totals.device)
+            self.counts[place] += len(values)
         self.counts[-1] += len(videos)
 
     def compute(self) -> dict[str, float]:
         if self.counts[-1] == 0:
             raise ValueError("no video was given to the quality metric")
-        keys = [*self.names[:4], *(f"{word}_consistency/{encoder.name}" for word, encoder in self._held[0].items())]
+        keys = [*IN_TIME, *PICTURE, *(f"{word}_consistency/{encoder.name}" for word, encoder in self._held[0].items())]
         means = {key: float(total / count) for key, total, count in zip(keys, self.totals, self.counts, strict=False) if count > 0}
         return {**means, "n": float(self.counts[-1])}
 

@@ -6,13 +6,17 @@ The conventions differ in the wild, so they are part of the names: `psnr` averag
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
 
+from sora.metrics.metric import VideoMetric
+
+SUMS = ("psnr", "psnr_pooled", "ssim", "temporal_psnr", "videos", "windows", "moving", "exact_frames")
 CAP = 100.0  # dB given to a frame without any error, whose PSNR is infinite
 
 
@@ -53,7 +57,7 @@ def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]
     return torch.stack(values)
 
 
-class Reconstruction(Metric):
+class Reconstruction(VideoMetric):
     """Accumulates PSNR and SSIM of videos of any sizes; compute() gives their means over videos, and how many."""
 
     psnr_sum: Tensor
@@ -64,12 +68,12 @@ class Reconstruction(Metric):
     windows_sum: Tensor
     moving_sum: Tensor
     exact_frames_sum: Tensor
-    full_state_update = False
-    is_differentiable = False
+    exact = tuple(f"{name}_sum" for name in SUMS)
+    undrawn = ("videos", "exact_frames")
 
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("psnr", "psnr_pooled", "ssim", "temporal_psnr", "videos", "windows", "moving", "exact_frames"):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name in SUMS:
             self.add_state(f"{name}_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> None:

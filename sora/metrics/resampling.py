@@ -64,8 +64,9 @@ def frechet_interval(
 def extrapolate(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, seed: int, repeats: int = 3, ddof: int = 1) -> Extrapolation:
     """The distance of infinitely many clips, by the 1/n law of its bias (Chong and Forsyth 2020, with both sets growing).
 
-    Subsets without replacement of six fractions of both sets, `repeats` of each but the whole. Trust it where r_squared is near 1;
-    with fewer clips than dimensions it is not. Raises ValueError below 12 clips a set.
+    Subsets without replacement of six fractions of both sets, `repeats` of each but the whole. Below several clips a dimension the bias
+    follows no 1/n law, and the line keeps half of it however straight it looks (r_squared): `permutation.law_error` says whether it
+    does. Raises ValueError below 12 clips a set.
     """
     check_features(one, two)
     if min(len(one), len(two)) < 12:

@@ -120,12 +120,16 @@ def plateau(values: ndarray) -> float:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the judge found: a name, by what part the next shape fits worse (0..1), degrees turned clockwise, and every shape's error."""
+    """What the judge found: a name, by what part the next shape fits worse (0..1), degrees turned clockwise, and every shape's error.
+
+    wobble: what part of the named shape's error goes when each frame may have an angle of its own, 0..1.
+    """
 
     shape: str
     margin: float
     turn: float
     errors: dict[str, float]
+    wobble: float
 
 
 @cache
@@ -163,7 +167,7 @@ def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     energy = np.square(flat).sum(1)
     span = int(when[-1] - when[0])
-    errors, turned = {}, {}
+    errors, turned, free = {}, {}, {}
     for shape, outline in OUTLINES.items():
         templates = _templates(shape)
         blurs, angles, pixels = templates.shape
@@ -183,5 +187,7 @@ def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
         best = int(total.min((1, 2)).argmin())
         errors[shape] = max(float(total[best].min()), 0.0) / (float(energy.sum()) + 1e-9)
         turned[shape] = float(turns[best])
+        free[shape] = max(float(error.min(2).sum(0).min()), 0.0) / (float(energy.sum()) + 1e-9)
     first, second = sorted(errors, key=errors.__getitem__)[:2]
-    return Fit(shape=first, margin=1.0 - errors[first] / (errors[second] + 1e-12), turn=turned[first], errors=errors)
+    margin, wobble = 1.0 - errors[first] / (errors[second] + 1e-12), 1.0 - free[first] / (errors[first] + 1e-12)
+    return Fit(shape=first, margin=margin, turn=turned[first], errors=errors, wobble=wobble)

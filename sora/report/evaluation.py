@@ -21,9 +21,10 @@ SHOWN = 12  # clips from either end, and pairs of neighbours
 # What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
 TOLD = {
     "loss": ("Held-out loss", "of the velocity; lower is better", ""),
-    "adherence_all": ("Prompt adherence", "share of clips that show colour, shape and direction", ""),
+    "adherence_all": ("Prompt adherence", "share of clips that show all that their prompt asks for, and stay steady", ""),
+    "adherence_all_v1": ("Prompt adherence, as before", "colour, shape and direction on the whole, whatever happens in between", ""),
     "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
-    "frechet_over_floor": ("Fréchet over its floor", "1 is what two sets of real clips have", ""),
+    "frechet_over_floor": ("Fréchet over its floor", "1 is what sets that do not differ have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
     "gravity_deviation": ("Off the gravity arc", "short sides; lower is better", ""),
@@ -100,6 +101,7 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told = [note]
         told += [f"95 % interval {number(low)} to {number(high)}"] if _finite(low) and _finite(high) else []
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
+        told += [f"p {number(figures[f'{name}_p'])} if nothing differs"] if _finite(figures.get(f"{name}_p")) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
     parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
@@ -112,7 +114,7 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
 def _told(group: Mapping[str, Span]) -> str:
     """What a plot of one figure shows."""
     (name, span), *_ = group.items()
-    floor = "" if math.isnan(span.floor) else "; the upright stroke is its floor, what two sets of real clips of these numbers score"
+    floor = "" if math.isnan(span.floor) else "; the upright stroke is its floor, what sets of these numbers score that do not differ"
     return f"{name} with its 95 % interval{floor}"
 
 

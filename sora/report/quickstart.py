@@ -21,11 +21,13 @@ PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transfor
 WANTED = {
     "world_vae_psnr": ("World clips through the VAE", "dB PSNR, held out"),
     "real_vae_psnr": ("Real clips through the VAE", "dB PSNR, held out"),
-    "adherence_all": ("Colour, shape and direction", "share of generated clips that show all three"),
+    "adherence_all": ("All that the prompt asks for, steadily", "share of generated clips"),
+    "adherence_all_v1": ("Colour, shape and direction", "share of generated clips that show all three on the whole"),
     "adherence_colour": ("Colour", "share of generated clips"),
     "adherence_shape": ("Shape", "share of generated clips"),
     "adherence_direction": ("Direction", "share of generated clips"),
-    "frechet_over_floor": ("Fréchet distance over its floor", "1 is what two halves of the real clips have"),
+    "adherence_steady": ("Steady", "share of generated clips whose object stays what it is, on its way"),
+    "frechet_over_floor": ("Fréchet distance over its floor", "1 is what sets that do not differ have"),
 }
 WATCHED = ("loss", "adherence_all", "frechet", "kvd")  # while training
 SHOWN = 24  # clips of a section; the rest are in the folder
@@ -164,7 +166,7 @@ def watched_parts(folder: Path) -> list[Part]:
         return []
     words = (
         f"Held-out combinations, measured {len(lines)} times while training: loss of the velocity with its 95 % interval, share of clips "
-        "that show what their prompt says, Fréchet distance (dashed: its floor, what two sets of real clips have), kernel distance "
+        "that show what their prompt says, Fréchet distance (dashed: its floor, what sets that do not differ have), kernel distance "
         "(0 is the same)"
     )
     return [Plot(plots.panels(drawn, across="step"), words)]

@@ -78,7 +78,7 @@ def measured_parts(measured: Lines) -> list[Part]:
     """What was measured of the averaged weights while they trained."""
     points = [(line["step"], line) for line in measured if line.get("weights", "ema") == "ema"]
     drawn = panels_of(points, TOLD)
-    words = "Measured while training, with 95 % intervals; dashed: the floor, what two sets of real clips score"
+    words = "Measured while training, with 95 % intervals; dashed: the floor, what sets that do not differ score"
     return [Plot(plots.panels(drawn, across="step"), words)] if drawn else []
 
 

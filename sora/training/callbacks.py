@@ -96,7 +96,7 @@ class Checkpoints(Callback):
             self._flag.received = ranks.highest(self._flag.received or 0, pl_module.device)
         due = report.step % self._every == 0 or report.step == pl_module.counters.returned_at
         if report.stop or last or due or self._saving is not None:
-            with self._phases.during("checkpoint"):
+            with self._phases.during("checkpoint"), self._flag.sheltered():
                 if report.stop or last:
                     self._begin(pl_module)
                     self._end(pl_module, wait=True, must=True)
@@ -106,13 +106,17 @@ class Checkpoints(Callback):
                     self._end(pl_module, wait=False)
         if report.stop and not last:
             self.stopped = trainer.should_stop = True
+        elif not last:
+            self._flag.heed()
 
     def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self._end(pl_module, wait=True)
+        with self._flag.sheltered():
+            self._end(pl_module, wait=True)
 
     def on_exception(self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not ranks.several():  # several cannot agree any more; what they have begun is swept away at the next start
-            self._end(pl_module, wait=True)
+            with self._flag.sheltered():
+                self._end(pl_module, wait=True)
 
     def _go_back(self, module: TrainingModule) -> None:
         """Put the weights of an earlier checkpoint in place, if the guard allows it and there is one. The plan does not go back: the packs
@@ -120,7 +124,7 @@ class Checkpoints(Callback):
         now = module.counters
         if now.returns >= module.guard.returns:
             return
-        with self._phases.during("checkpoint"):
+        with self._phases.during("checkpoint"), self._flag.sheltered():
             self._end(module, wait=True)  # so that which checkpoints there are does not depend on how fast one is written
             begun = now.step - now.skipped_in_a_row
             tried = range(now.returned_to, now.returned_at + 1) if now.returns else range(0)
@@ -156,11 +160,9 @@ class Checkpoints(Callback):
             return
         self._end(module, wait=True)
         captured = state.capture(module, self._journal.facts)
-        self._saving = checkpoint.Saving(
-            self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True
-        )
-        self._begun = step
-        self._writer.start(self._saving.write)
+        saving = checkpoint.Saving(self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True)
+        self._writer.start(saving.write)
+        self._saving, self._begun = saving, step  # only now: one that nobody writes would be waited for, and committed
 
     def _end(self, module: TrainingModule, *, wait: bool, must: bool = False) -> None:
         """Commit what was begun, once every rank has written its part; `wait` for that."""

@@ -13,7 +13,7 @@ Where weights are sharded, they are so over shard x context: what ranks of a con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sora.training.context import spread_context
 from sora.training.online import share_encoding
+from sora.training.summing import over_ranks, power_of_two
 from sora.training.tensor import beside, spread_tensor
 
 AXES = ("replicate", "shard", "context", "tensor")
@@ -76,7 +77,8 @@ class Sizes:
 class Seat:
     """Where a rank sits. readers: how many ranks or groups of ranks read data of their own; reader: which of them this one is or is in.
 
-    averaged: over how many ranks gradients are averaged. first_of_tokens: the first of those that compute the loss of the same tokens.
+    averaged: over how many ranks gradients are averaged, unless they are `ordered`. first_of_tokens: the first of those that compute the
+    loss of the same tokens.
     first_of_packs: the first of those that have the same packs.
     """
 
@@ -106,6 +108,15 @@ def seat(trainer: Trainer) -> Seat:
     return Seat.of(strategy.sizes if isinstance(strategy, MeshStrategy) else _copies(trainer.world_size), trainer.global_rank)
 
 
+def ordered(trainer: Trainer) -> bool:
+    """Whether gradients are summed over a step's packs in an order that does not depend on the number of ranks (`sora.training.summing`).
+
+    So they are where deterministic algorithms are asked for: only there are bits the same from run to run, whatever the order.
+    """
+    strategy = trainer.strategy
+    return strategy.ordered if isinstance(strategy, MeshStrategy) else torch.are_deterministic_algorithms_enabled()
+
+
 @cache
 def _copies(count: int) -> Sizes:
     return Sizes(count, 1, 1, 1)
@@ -115,19 +126,22 @@ class MeshStrategy(ModelParallelStrategy):
     """Whole copies that average gradients (DDP), or weights, gradients and optimiser state in shards (FSDP2).
 
     sharded: which of the two. bf16: of shards, gather and compute with weights in bf16, and reduce gradients in fp32.
+    deterministic: a power of two of whole copies, which share no pack, sum their gradients in an order that does not depend on how many
+    they are, after the last backward; else torch's DDP averages them while it computes.
 
     Raises:
         ValueError: whole copies were asked for, and several ranks to hold one; or, when training starts, the mesh is not all ranks that
             were started.
     """
 
-    def __init__(self, *, sizes: Sizes, sharded: bool, bf16: bool, timeout: timedelta) -> None:
+    def __init__(self, *, sizes: Sizes, sharded: bool, bf16: bool, deterministic: bool, timeout: timedelta) -> None:
         if sizes.shard > 1 and not sharded:
             raise ValueError(f"trainer.shard={sizes.shard} ranks hold one copy of the weights only with trainer.sharded=true")
         super().__init__(data_parallel_size=sizes.ranks // sizes.tensor, tensor_parallel_size=sizes.tensor, timeout=timeout)
         self.sizes, self.sharded = sizes, sharded
         self._policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
         self._replicas: DistributedDataParallel | None = None
+        self.ordered = deterministic and not sharded and sizes.ranks == sizes.replicate and power_of_two(sizes.ranks)
 
     def setup_environment(self) -> None:
         self.sizes.refuse_idle(self.world_size)
@@ -150,12 +164,25 @@ class MeshStrategy(ModelParallelStrategy):
             share_encoding(task, self.device_mesh["context", "tensor"]._flatten("same_packs").get_group())
         if self.sharded or sizes.tensor > 1:
             self._shard(task)
+        elif self.ordered:
+            self._alike(task)
         else:
             self._replicas = self._replicated(task)
 
     def run(self, task: nn.Module, prepared: Any) -> Any:
         """The task on one pack, so that the backward averages gradients."""
         return (self._replicas or task)(prepared)
+
+    def sum_up(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """After the last backward of a step: the sum over ranks, where no backward has taken it."""
+        if self.ordered and self.sizes.ranks > 1:
+            over_ranks(parameters)
+
+    def _alike(self, task: nn.Module) -> None:
+        """Every rank has the first one's weights, as DDP sees to."""
+        self.precision_plugin.convert_module(task.to(self.root_device))
+        for value in task.state_dict().values():
+            torch.distributed.broadcast(value, src=0)
 
     def _replicated(self, task: nn.Module) -> DistributedDataParallel:
         task = self.precision_plugin.convert_module(task.to(self.root_device))  # before its gradients get their places in buckets

@@ -21,9 +21,9 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sora.training import clipping, ranks
+from sora.training import clipping, ranks, summing
 from sora.training.ema import Averaging
-from sora.training.mesh import MeshStrategy, Seat, seat
+from sora.training.mesh import MeshStrategy, Seat, ordered, seat
 from sora.training.soundness import NOT_FINITE, Guard
 
 Numbers = float | list[float]
@@ -202,15 +202,31 @@ class TrainingModule(LightningModule):
         place = seat(self.trainer)
         mine = _sum([pack.count for pack in packs])
         count = ranks.summed(mine if place.first_of_tokens else torch.zeros_like(mine)).clamp(min=1)
-        share = place.averaged / count  # the strategy averages gradients over ranks; the count is already everyone's
-        losses = []
-        for number, pack in enumerate(packs):
-            with self._quiet(last=number == len(packs) - 1):
-                losses.append(self._learn(pack, share))
+        losses = self._learn_all(packs, count, place)
         norm, each = self._norms()
         if self.on_gradients is not None:
             self.on_gradients(self.trained(), each)
         self._conclude(packs, losses, count, norm, place)
+
+    def _learn_all(self, packs: Sequence[Prepared], count: Tensor, place: Seat) -> list[Loss]:
+        """The losses of this rank's packs; afterwards the gradients are those of the mean over everyone's count."""
+        losses: dict[int, Loss] = {}
+        in_order = ordered(self.trainer)
+        # the strategy averages gradients over ranks unless they are summed in order; the count is already everyone's
+        share = (1.0 if in_order else place.averaged) / count
+
+        def learn(number: int) -> None:
+            with self._quiet(last=len(losses) == len(packs) - 1):
+                losses[number] = self._learn(packs[number], share)
+
+        if in_order:
+            summing.learned(self.trained().values(), len(packs), learn)
+        else:
+            for number in range(len(packs)):
+                learn(number)
+        if isinstance(self.trainer.strategy, MeshStrategy):
+            self.trainer.strategy.sum_up(self.trained())
+        return [losses[number] for number in range(len(packs))]
 
     def _learn(self, pack: Prepared, share: Tensor) -> Loss:
         """Add the gradients of one pack, and let go of all that was kept for them."""
@@ -237,15 +253,19 @@ class TrainingModule(LightningModule):
 
     def _conclude(self, packs: Sequence[Prepared], losses: Sequence[Loss], count: Tensor, norm: Tensor, place: Seat) -> None:
         """Agree over ranks on the loss, on whether the step is sound and on stopping; then take it or leave it."""
-        mine = _sum([loss.total.float() for loss in losses]) / count
-        (own_loss, own_norm), parts = fetched((mine, norm), _added([loss.parts for loss in losses]))
-        sound = math.isfinite(own_loss) and math.isfinite(own_norm)
+        numbers, parts = fetched((*[loss.total for loss in losses], norm, count), _added([loss.parts for loss in losses]))
+        own_losses, (own_norm, counted) = numbers[:-2], numbers[-2:]
+        sound = math.isfinite(sum(own_losses)) and math.isfinite(own_norm)
         size = [sum(pack.samples for pack in packs), sum(pack.tokens for pack in packs), sum(pack.flops for pack in packs)]
         size = size if place.first_of_packs else [0, 0, 0]
-        facts = [own_loss if place.first_of_tokens else 0.0, not sound, own_norm / self.trainer.world_size, self._stop(), *size]
+        by_pack = [0.0] * (len(own_losses) * place.readers)
+        if place.first_of_tokens:
+            by_pack[place.reader :: place.readers] = own_losses
+        facts = [not sound, own_norm / self.trainer.world_size, self._stop(), *size, *by_pack]
         if ranks.several():
             facts = ranks.summed(torch.tensor(facts, dtype=torch.float64, device=self.device)).tolist()
-        loss, unsound, total_norm, stop, samples, tokens, flops = facts
+        unsound, total_norm, stop, samples, tokens, flops, *by_pack = facts
+        loss = summing.exact(by_pack) / counted  # of every pack alone, so that its bits do not depend on which rank had it
         reason = self.guard.judge(loss, finite=unsound == 0)
         taken = not reason
         rate = self._schedule(self.counters.step)

@@ -5,25 +5,28 @@ Until training has begun nothing is to be saved, and a signal ends the process a
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
-from sora.processes import ASKING
+from sora.processes import ASKING, Parent, own
 from sora.training.watchdog import kill_children
-
-PARENT_DEATH_SIGNAL = 1  # linux/prctl.h
 
 
 class StopFlag:
-    """A context in which the asking signals set a flag. A second one is harmless, except for a third Ctrl-C, which ends the run unsaved."""
+    """A context in which the asking signals set a flag. A second one is harmless, whichever it is, except for a third Ctrl-C, which ends
+    the run unsaved; but a save that has begun is finished first. SIGHUP stays ignored where it was (nohup).
+
+    received: the first signal, or what was asked with `ask`. unsaved: whether Ctrl-C asked not to wait for the step and its save.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._interrupts = 0
+        self.unsaved = False
+        self._interrupts = self._sheltering = 0
         self._before: dict[int, object] = {}
         self._owner = 0
         self._at_once: AtOnce | None = None
@@ -32,7 +35,8 @@ class StopFlag:
         self._owner = os.getpid()
         follow_launcher()
         for number in ASKING:
-            self._before[number] = signal.getsignal(number)
+            if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN):
+                self._before[number] = signal.getsignal(number)
         self._take()
         self._at_once = AtOnce()
         return self
@@ -40,15 +44,34 @@ class StopFlag:
     def __exit__(self, *_: object) -> None:
         self._end_at_once_no_more()
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            over = signal.SIG_IGN if self and own() else handler  # what there is to save is saved, and this process is about to end
+            signal.signal(number, over)  # pyright: ignore[reportArgumentType]
 
     def install(self) -> None:
         """Training begins: take the signals again, as Lightning sets handlers of its own when a fit begins, which save nothing."""
         self._take()
         self._end_at_once_no_more()
 
+    def ask(self, number: int) -> None:
+        """Stop as if this signal had come: for what is no signal to this process."""
+        self.received = self.received or number
+
+    @contextmanager
+    def sheltered(self) -> Iterator[None]:
+        """A save: the third Ctrl-C waits for its end."""
+        self._sheltering += 1
+        try:
+            yield
+        finally:
+            self._sheltering -= 1
+
+    def heed(self) -> None:
+        """After a save after which the run would go on: what Ctrl-C asked meanwhile."""
+        if self.unsaved and not self._sheltering:
+            raise KeyboardInterrupt
+
     def _take(self) -> None:
-        for number in ASKING:
+        for number in self._before:
             signal.signal(number, self._handle)
 
     def _end_at_once_no_more(self) -> None:
@@ -72,8 +95,11 @@ class StopFlag:
         first, self.received = self.received is None, self.received or number
         if number == signal.SIGINT:
             self._interrupts += 1
-            if self._interrupts >= 3:
-                raise KeyboardInterrupt
+            if self._interrupts == 3:
+                self.unsaved = True
+                if not self._sheltering:
+                    raise KeyboardInterrupt
+                os.write(2, b"\nSIGINT: a checkpoint is being written and will be whole in a moment; then the run stops\n")
         if first:
             # os.write, not print: a handler may interrupt a print that holds the stream's lock.
             name = signal.Signals(number).name
@@ -128,5 +154,5 @@ def end(number: int) -> None:
 
 def follow_launcher() -> None:
     """Ask to be told, by SIGTERM, when torchrun is gone: its ranks would train on with nobody to start them again or to end them."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        Parent(os.getppid(), True).hold_to(signal.SIGTERM)

@@ -175,7 +175,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # as in sora/processes.py, of which this file knows nothing
+    # as in sora/processes.py, of which this file knows nothing
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
     for number in asking:
         signal.signal(number, signal.SIG_IGN)  # the trainer decides when this ends: it closes the pipe
     signal.pthread_sigmask(signal.SIG_UNBLOCK, asking)

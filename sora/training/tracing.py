@@ -149,8 +149,9 @@ def attach(module: TrainingModule, trainer: Any) -> None:
     module.trainer = trainer
     strategy.connect(module)
     if isinstance(strategy, MeshStrategy):
-        # torch's DDP keeps its buckets where fake tensors do not reach; gradients are views of them, and are summed once a step
-        strategy._replicated = lambda task: None
+        # torch's DDP keeps its buckets where fake tensors do not reach; gradients are views of them, and are summed once a step. What ranks
+        # send one another in order is as much, and in chunks
+        strategy._replicated = strategy._alike = strategy.sum_up = lambda _: None
         with _FirstShard():
             strategy.spread(module.task)
     module.configure_optimizers()

@@ -106,7 +106,7 @@ def mesh_trainer(
     sizes = Sizes(replicate, shard, context, tensor)
     sizes.refuse_idle(ranks, by=f"are trainer.devices={devices} x trainer.nodes={nodes}")
     return _trainer(
-        MeshStrategy(sizes=sizes, sharded=sharded, bf16=precision == "bf16-mixed", timeout=PATIENCE),
+        MeshStrategy(sizes=sizes, sharded=sharded, bf16=precision == "bf16-mixed", deterministic=deterministic, timeout=PATIENCE),
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,

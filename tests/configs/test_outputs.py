@@ -2,10 +2,11 @@
 
 import pytest
 
-from sora.cli import verbs
+from sora.cli import USER_ERROR, run, verbs
 from sora.configs.compose import compose, config_dir
 from sora.configs.kinds import marks
 from sora.configs.sweep import split
+from sora.storage import refuse_blocked
 
 pytestmark = pytest.mark.slow
 
@@ -51,3 +52,30 @@ def test_runs_of_a_sweep_do_not_write_one_file():
     with pytest.raises(ValueError, match=r"^vbench=v is written by several runs of the sweep"):
         split("evaluate", ["checkpoint=a", "seed=1,2", "output=o", "vbench=v"], [])
     assert len(split("evaluate", ["checkpoint=a", "seed=1,2", "output=o", "statistics=s.npz"], []).runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "place"),
+    [
+        ("prepare", ["source=world", "count=4"], "/proc/x"),
+        ("data", ["index=there"], "dead/x"),
+        ("train", ["experiment=toy_vae", "vae=toy", "data.folders=[there]"], "/proc/x/deeper"),
+        ("evaluate", ["checkpoint=there", "data=there"], "dead"),
+        ("compare", ["there", "file"], "file/x"),
+    ],
+)
+def test_where_nothing_can_be_made_is_told_before_anything_is_done(verb, words, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(verb, [*words, f"output={place}"]) == USER_ERROR
+    told = capsys.readouterr().err
+    assert told.startswith(f"sora {verb}: output={place} cannot be made: ") and told.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_whose_folders_are_not_there_yet_can_be_made_and_leaves_nothing(tmp_path):
+    refuse_blocked({"output": str(tmp_path / "2026_11_29 ü" / "a" / "b"), "statistics": str(tmp_path)})
+    assert not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ def trained(tmp_path, monkeypatch):
     """`sora train` that leaves a run, or fails where the seed is 9."""
     monkeypatch.chdir(tmp_path)
 
-    def call(command):
+    def call(command, patience):
         place = next(word.partition("=")[2] for word in command if word.startswith("output="))
         if "seed=9" in command:
             return 1
@@ -95,7 +95,7 @@ def trained(tmp_path, monkeypatch):
         swept(Path(home), {name: 2.0}, data={"split": "train", "folders": ["data/x y"]})
         return 0
 
-    monkeypatch.setattr(cli.subprocess, "call", call)
+    monkeypatch.setattr(cli, "run_command", call)
     return ["train", "-m", "experiment=toy", "vae=v", "data.folders=[d]", "density=uniform,mode", "output=my runs"]
 
 
@@ -122,7 +122,11 @@ def test_a_sweep_whose_runs_all_failed_or_that_was_stopped_draws_no_table_of_not
     assert "this table" not in capsys.readouterr().out
     assert cli.main(["compare", "my runs"]) == 2
     assert "none of the 2 runs of this sweep has begun" in capsys.readouterr().err
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: 130)
+
+    def interrupted(command, patience):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", interrupted)
     assert cli.main([*trained, "seed=0,1"]) == 130
 
 

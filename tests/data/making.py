@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from sora.data.index import Caption, ClipFacts, DatasetWriter
+from sora.data.loading import FrameBatch
 from sora.data.video import encode
+
+
+def joined(packs: Sequence[FrameBatch]) -> FrameBatch:
+    """The crops of all packs of a step in one batch."""
+    parts = {name: tuple(part for pack in packs for part in getattr(pack, name)) for name in ("sample_ids", "epochs", "keys")}
+    return FrameBatch(torch.cat([pack.frames for pack in packs]), torch.cat([pack.fps for pack in packs]), **parts)
 
 
 def telling(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from sora.data.index import Caption, Index
 from sora.data.indexing import index_shards
 from sora.data.stores import store_of
 from tests.data.making import counting, dataset, muxed, tar
-from tests.data.test_foreign import QUICK, samples
+from tests.data.sharded import QUICK, samples
 
 VAE = "ab" * 32
 STRANGE = [None, -1, 1 << 70, 0.5, "", "../x", "ab" * 32, [], [None], {}, {"a": 1}, True]

@@ -11,58 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from sora.configs.compose import compose
 from sora.data import foreign
 from sora.data.checking import check
-from sora.data.clip_texts import CaptionWords
-from sora.data.decoded import decoded_by
-from sora.data.decoding import pictures
 from sora.data.foreign import Choices, key_of
 from sora.data.index import Index
-from sora.data.indexing import index_shards, names_of, passed_over
+from sora.data.indexing import index_shards
 from sora.data.loading import read_clip
-from sora.data.stores import store_of, write_remote
+from sora.data.stores import store_of
 from sora.data.video import PYAV
 from tests.data.making import counting, dataset, muxed, numbers, sound, tar, telling
-
-FRAMES = [3, 5, 1, 4]
-QUICK = {"options": {"preset": "ultrafast", "bf": "0"}}
-
-
-@pytest.fixture(scope="module")
-def media():
-    """A video of each of FRAMES."""
-    return [muxed(counting(frames), **QUICK) for frames in FRAMES]
-
-
-def write(path: Path, members) -> None:
-    """A tar of (name or TarInfo, content)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tar(members, kind=tarfile.PAX_FORMAT))
-
-
-def samples(media, prefix="k", start=0):
-    return [
-        member
-        for number, content in enumerate(media, start=start)
-        for member in ((f"{prefix}{number}.mp4", content), (f"{prefix}{number}.json", json.dumps({"caption": f"clip {number}"}).encode()))
-    ]
-
-
-def indexed(folder, *, output=None, shards="*.tar", max_bad_share=1.0, workers=0, **choices):
-    """(index, refusals as (shard, key, kind), what the command would tell)."""
-    store = store_of(str(folder))
-    if output:
-        output.mkdir()
-        write_remote(output, str(folder), cache=None, cache_mb=0, fetch_after=0)
-    run = {"licence": "unknown", "workers": workers, "seconds": 20, "memory_gb": 64, "about": {}, "max_bad_share": max_bad_share}
-    told = index_shards(store, names_of(store, shards), output or folder, Choices(**choices), **run)
-    refused = [json.loads(line) for line in ((output or folder) / "refused.jsonl").read_text().splitlines()]
-    assert told["refused"] == json.loads(((output or folder) / "report.json").read_text())["refused"]
-    assert sum(told["refused"].values()) == len(refused)
-    return Index.open(output or folder), [(one["shard"], one["key"], one["kind"]) for one in refused], told
+from tests.data.sharded import FRAMES, QUICK, indexed, samples, write
 
 
 def test_our_own_shards_come_back_as_they_were(tmp_path):
@@ -325,120 +284,3 @@ def test_bad_clips_of_every_kind_are_named_by_the_index_or_by_the_check_and_no_o
     assert {key for _, key, _ in refused} | undecodable == set(bad)
     assert len(refused) + len(undecodable) == len(bad)
     assert len(index) == 4 * len(bad) + len(undecodable)
-
-
-def test_members_with_captions_are_read_in_every_spelling_and_others_are_counted(tmp_path, media):
-    told = {
-        "a.TXT": "upper", "b.mp4.txt": "appended", "c.caption": "caption", "d.cap": "cap", "e.dense.txt": "dense",
-        "f.json": '{"prompt": "prompt"}', "g.json": '{"caption": ["one", "two"]}', "h.JSON": '{"kind": "vlog", "caption": "kind"}',
-        "i.json": '{"Caption": "capital", "caption_id": "7"}', "j.txt": " ", "k.license.txt": "CC0",
-    }  # fmt: skip
-    members = [pair for name, text in told.items() for pair in ((name, text.encode()), (f"{name[0]}.mp4", media[0]))]
-    write(tmp_path / "a.tar", members)
-    index, refused, described = indexed(tmp_path)
-    found = {index.key(row): [(one.kind, one.text) for one in index.captions(row)] for row in range(len(index))}
-    plain = {"a": "upper", "b": "appended", "c": "caption", "d": "cap", "f": "prompt", "h": "kind", "i": "capital"}
-    assert found == {key: [("original", text)] for key, text in plain.items()} | {
-        "e": [("dense", "dense")], "g": [("original", "one"), ("original", "two")], "j": [], "k": [],
-    }  # fmt: skip
-    assert not refused and described["notes"] == {
-        "captions that are empty": 1,
-        "clips without a caption": 2,
-        "keys that are not read as captions (caption_id); captions.keys names them": 1,
-        "members that are not read (.license.txt)": 1,
-    }
-    assert described["captioned"] == {"train": {"clips": 11, "without": 2, "kinds": {"dense": 1, "original": 8}}}
-
-
-def test_own_names_of_keys_and_suffixes_are_read_in_shards_too(tmp_path, media):
-    write(tmp_path / "a.tar", [("a.mp4", media[0]), ("a.vtt", b"said"), ("a.txt", b"not asked for"), ("a.json", b'{"long text": "x"}')])
-    index, _, described = indexed(tmp_path, words=CaptionWords(suffixes=["vtt", "json"], keys={"dense": "long text"}))
-    assert [(one.kind, one.text) for one in index.captions(0)] == [("dense", "x"), ("original", "said")]
-    assert described["notes"] == {"members that are not read (.txt)": 1}
-
-
-def still(number, kind="JPEG", size=(48, 32)):
-    file = io.BytesIO()
-    Image.fromarray(telling(1, size[1], size[0], seed=number)[0]).save(file, kind, **({"quality": 90} if kind == "JPEG" else {}))
-    return file.getvalue()
-
-
-def test_shards_of_images_with_texts_are_indexed_as_clips_of_one_frame(tmp_path):
-    """As img2dataset lays them out, with its own files beside the shards."""
-    pictures = {"000000000": still(0), "000000001": still(1, size=(32, 64)), "000000003": still(3, "PNG"), "000000004": still(4)}
-    members = []
-    for key, content in pictures.items():
-        about = {"caption": f"no {key}", "url": f"https://x/{key}", "key": key, "status": "success", "width": 1, "height": 1, "sha256": "0"}
-        members += [(f"{key}.jpg", content), (f"{key}.txt", f"no {key}".encode()), (f"{key}.json", json.dumps(about).encode())]
-    members += [("000000005.jpg", pictures["000000000"][:200]), ("000000005.txt", b"cut")]
-    write(tmp_path / "00000.tar", members)
-    (tmp_path / "00000_stats.json").write_text("{}")
-    (tmp_path / "00000.parquet").write_bytes(b"PAR1")
-    (tmp_path / "gone.tar").symlink_to(tmp_path / "nowhere")
-    index, refused, _ = indexed(tmp_path)
-    assert refused == [("00000.tar", "000000005", "media")]
-    shapes = [(int(index.frames[n]), int(index.heights[n]), int(index.widths[n])) for n in range(4)]
-    assert shapes == [(1, 32, 48), (1, 64, 32), (1, 32, 48), (1, 32, 48)]
-    assert [[said.text for said in index.captions(n)] for n in range(4)] == [[f"no {key}"] for key in pictures]
-    assert (index.row(1).source, index.row(1).duration) == ("https://x/000000001", 0.0)
-    assert np.array_equal(read_clip(index, 2, reader=PYAV)[0], telling(1, 32, 48, seed=3)[0])  # a PNG, though it is called .jpg
-    assert not check(index, decode=1.0, workers=0, seconds=20, memory_gb=64).faults
-    beside = passed_over(store_of(str(tmp_path)), "*.tar", ["00000.tar"], tmp_path)
-    assert [(one.source, one.reason) for one in beside] == [
-        ("00000.parquet", "does not fit shards=*.tar"),
-        ("00000_stats.json", "does not fit shards=*.tar"),
-        ("gone.tar", "is a link to nowhere (No such file or directory)"),
-    ]
-
-
-def test_a_table_beside_shards_is_named_with_the_way_that_reads_it(tmp_path, media):
-    write(tmp_path / "x.tar", samples(media[:1], prefix="a"))
-    (tmp_path / "captions.CSV").write_text("key,caption\n")
-    (beside,) = passed_over(store_of(str(tmp_path)), "*.tar", ["x.tar"], tmp_path)
-    assert beside.reason.startswith("does not fit shards=*.tar, and no captions are read from a table beside shards")
-    assert "sora prepare captions=FILE" in beside.reason
-    with pytest.raises(ValueError, match="it takes its own keys, captions.suffixes=, captions.keys="):
-        compose("data", ["index=shards", "captions=x.csv"])
-
-
-def test_what_reads_images_is_named_only_where_a_dataset_may_hold_some(tmp_path, media):
-    """So that latents and runs of videos alone go on with another Pillow, or from before images were read."""
-    for name, second in {"films": ("b.view.MOV", media[1]), "mixed": ("b.jpg", still(1))}.items():
-        (tmp_path / name).mkdir()
-        write(tmp_path / name / "x.tar", [("a.mp4", media[0]), second])
-    films, mixed = indexed(tmp_path / "films")[0], indexed(tmp_path / "mixed")[0]
-    assert len(films) == len(mixed) == 2
-    assert decoded_by(PYAV, films) == PYAV.identity()
-    assert "pillow" not in PYAV.identity()
-    assert decoded_by(PYAV, mixed) == decoded_by(PYAV, films, mixed) == f"{PYAV.identity()} {pictures.identity()}"
-
-
-def test_an_image_beside_a_video_is_its_cover_and_bytes_tell_where_names_do_not(tmp_path, media):
-    members = [("a.jpg", still(0)), ("a.mp4", media[0]), ("b.bin", media[1]), ("b.txt", b"b"), ("c.mp4", still(1)), ("d.dat", b"\0\1\2")]
-    write(tmp_path / "x.tar", [*members, ("e.jpg", b"<html>"), ("f.mp4", b"a text")])
-    index, refused, told = indexed(tmp_path)
-    found = {index.keys[n]: (index.row(n).suffix, int(index.frames[n])) for n in range(len(index))}
-    assert found == {"a": ("mp4", 3), "b": ("bin", 5), "c": ("mp4", 1)}
-    assert sorted(refused) == [("x.tar", "d", "video"), ("x.tar", "e", "media"), ("x.tar", "f", "media")]
-    assert told["notes"]["members that are not read (.jpg)"] == 1
-    reasons = [json.loads(line)["reason"] for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
-    assert any("e.jpg of x.tar is a web page by its first bytes" in reason for reason in reasons)
-    assert any("f.mp4 of x.tar is text by its first bytes" in reason for reason in reasons)
-    chosen, _, _ = indexed(tmp_path, output=tmp_path / "out", video="jpg")
-    assert [*chosen.keys] == ["a"]
-    assert chosen.row(0).suffix == "jpg"
-
-
-def test_a_shard_that_fails_while_it_is_read_is_named_and_the_others_are_indexed(tmp_path, media, monkeypatch):
-    write(tmp_path / "a.tar", samples(media[:1], prefix="a"))
-    write(tmp_path / "b.tar", samples(media[:1], prefix="b"))
-    whole = foreign.survey_file
-
-    def failing(file, size, shard, choices):
-        if shard == "a.tar":
-            raise OSError(5, "Input/output error")
-        return whole(file, size, shard, choices)
-
-    monkeypatch.setattr(foreign, "survey_file", failing)
-    index, refused, _ = indexed(tmp_path)
-    assert ([*index.keys], refused) == (["b0"], [("a.tar", "", "shard")])

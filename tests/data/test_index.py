@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sora import storage
-from sora.data import rows
+from sora.data import parts, rows, units
 from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from tests.data.making import dataset, flip
 
@@ -207,3 +207,22 @@ def test_metadata_that_changes_while_it_is_large_is_refused_when_it_is_used(tmp_
     assert index.captions(1)
     with pytest.raises(ValueError, match=r"meta-000002\.parquet has changed"):
         index.captions(2)
+
+
+def test_what_is_no_dataset_is_told_with_the_command_that_leads_on(tmp_path):
+    """Each is said of what lies there: the command for videos, given for shards or for work that was stopped, would lose an hour."""
+    home = tmp_path / "2026_11_29 ü"
+    for place, file, told in (
+        ("none", None, f"is no folder; make one with: sora prepare input=FOLDER 'output={home}/none'"),
+        ("films", "a.mp4", f"videos and images become one with: sora prepare 'input={home}/films' output=FOLDER"),
+        ("flat", "0.tar", f"its shards are indexed with: sora data 'index={home}/flat'"),
+        ("deep", "a/0.tar", f"its shards are indexed with: sora data 'index={home}/deep' 'shards=*/*.tar'"),
+        ("half", f"{units.FOLDER}/ab/x.unit", "the sora prepare that began it goes on when the same line is given again"),
+        ("begun", f"{parts.FOLDER}/settings.json", "the sora data index that began it goes on when the same line is given again"),
+    ):
+        if file is not None:
+            (home / place / file).parent.mkdir(parents=True)
+            (home / place / file).touch()
+        with pytest.raises(ValueError) as found:
+            Index.open(home / place)
+        assert str(found.value).endswith(told)

@@ -18,7 +18,7 @@ from sora.data.index import Index
 from sora.data.indexing import index_shards
 from sora.data.stores import store_of, write_remote
 from tests.data.making import counting, muxed
-from tests.data.test_foreign import QUICK, samples, write
+from tests.data.sharded import QUICK, samples, write
 
 SHARDS = ["a.tar", "b.tar", "c.tar", "d.tar"]
 SETTINGS = {"licence": "?", "workers": 0, "seconds": 20, "memory_gb": 64, "about": {}, "max_bad_share": 1.0}

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ from sora.data import loading, quarantine
 from sora.data.index import Index
 from sora.data.loading import FrameBatches, FrameData, read_clip, step_loader
 from sora.data.planning import CropPlan
-from sora.data.quarantine import Quarantine
+from sora.data.quarantine import Quarantine, owner
 from sora.data.video import PYAV
 from sora.draws import sample_id
-from tests.data.making import dataset, flip
+from tests.data.making import dataset, flip, joined
 
 SHAPES = [(9, 16, 24)] * 6 + [(1, 24, 16)] * 3 + [(5, 16, 16)] * 2
 
@@ -48,7 +47,7 @@ def spoil(folder, *numbers):
 def test_a_batch_holds_the_planned_crops_pixel_for_pixel(tmp_path, clips, cache_mb):
     data = batches(tmp_path, cache_mb=cache_mb)
     for step in range(8):
-        batch = data[step]
+        batch = joined(data[step])
         items = [item for pack in data.plan.at(step).packs for item in pack.items]
         for frames, fps, sample, epoch, key, item in zip(
             batch.frames, batch.fps, batch.sample_ids, batch.epochs, batch.keys, items, strict=True
@@ -61,17 +60,17 @@ def test_a_batch_holds_the_planned_crops_pixel_for_pixel(tmp_path, clips, cache_
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_restarts_change_nothing(tmp_path, clips, workers):
-    alone = [batches(tmp_path)[step] for step in range(7)]
+    alone = [joined(batches(tmp_path)[step]) for step in range(7)]
     for step, batch in zip(range(3, 7), step_loader(batches(tmp_path, cache_mb=8), first=3, last=7, workers=workers), strict=True):
-        assert told(batch) == told(alone[step])
+        assert told(joined(batch)) == told(alone[step])
 
 
 def test_ranks_together_train_on_the_step(tmp_path, clips):
     data = batches(tmp_path)
     loaders = [step_loader(data, first=0, last=4, workers=0, ranks=2, rank=rank) for rank in range(2)]
     for step, shares in enumerate(zip(*loaders, strict=True)):
-        assert Counter(key for share in shares for key in share.keys) == Counter(data[step].keys)
-        assert {tuple(share.frames.shape) for share in shares} == {(2, *data[step].frames.shape[1:])}
+        assert [told(pack) for share in shares for pack in share] == [told(pack) for pack in data[step]]  # a pack for each
+        assert [len(share[0].keys) for share in shares] == [2, 2]
 
 
 def test_loading_leaves_the_global_random_state_alone(tmp_path, clips):
@@ -84,11 +83,11 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path, clips):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_clip_is_replaced_by_rule_and_named_once(tmp_path, clips, workers):
-    good = [batches(tmp_path)[step] for step in range(12)]
+    good = [joined(batches(tmp_path)[step]) for step in range(12)]
     spoil(tmp_path, 2, 7)
     path = tmp_path / "quarantine.jsonl"
-    loaded = list(step_loader(batches(tmp_path, share=0.5, quarantine=path), first=0, last=12, workers=workers))
-    again = [batches(tmp_path, share=0.5)[step] for step in range(12)]
+    loaded = list(map(joined, step_loader(batches(tmp_path, share=0.5, quarantine=path), first=0, last=12, workers=workers)))
+    again = [joined(batches(tmp_path, share=0.5)[step]) for step in range(12)]
     for clean, batch, repeated in zip(good, loaded, again, strict=True):
         assert told(batch) == told(repeated)
         assert not {"clip-002", "clip-007"} & set(batch.keys)
@@ -104,7 +103,7 @@ def test_a_bad_clip_is_replaced_by_rule_and_named_once(tmp_path, clips, workers)
 def test_trained_and_quarantined_together_are_the_index(tmp_path, clips):
     spoil(tmp_path, 1)
     data = batches(tmp_path, share=0.5, shapes=[[1, 8, 8]], batch=1, packs=1)
-    trained = {data[step].keys[0] for step in range(len(SHAPES))}
+    trained = {data[step][0].keys[0] for step in range(len(SHAPES))}
     assert trained | data.quarantine.keys() == set(clips)
     assert trained & data.quarantine.keys() == set()
 
@@ -155,6 +154,37 @@ def test_a_line_of_the_quarantine_that_is_torn_or_says_nothing_hides_no_clip(tmp
     found.refuse("b", sample=1)
 
 
+def test_clips_of_one_key_in_folders_of_one_name_are_told_apart(tmp_path):
+    for place, size in (("a", 16), ("b", 24)):
+        (tmp_path / place).mkdir()
+        dataset(tmp_path / place / "set", [(5, size, 16)] * 2)
+    one, two = Index.open(tmp_path / "a/set"), Index.open(tmp_path / "b/set")
+    assert one.keys[0] == two.keys[0] and one.folder.name == two.folder.name
+    for path in (tmp_path / "q.jsonl", None):
+        found = Quarantine(path, clips=4, max_share=0.5)
+        found.add(one.keys[0], shard="s", reason="torn", **owner(one))
+        found.refuse(two.keys[0], **owner(two))
+        with pytest.raises(ValueError, match="^torn$"):
+            found.refuse(one.keys[0], **owner(one))
+        found.add(two.keys[0], shard="s", reason="cut", **owner(two))
+        with pytest.raises(ValueError, match="^cut$"):
+            found.refuse(two.keys[0], **owner(two))
+    listed = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert [(line["dataset"], line["fingerprint"]) for line in listed] == [("set", index.dataset_fingerprint) for index in (one, two)]
+
+
+def test_lines_that_name_a_dataset_by_its_folder_alone_still_hold(tmp_path):
+    dataset(tmp_path / "set", [(5, 16, 16)] * 2)
+    index = Index.open(tmp_path / "set")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"key": index.keys[0], "dataset": "set", "shard": "s", "reason": "old"}) + "\n")
+    found = Quarantine(tmp_path / "q.jsonl", clips=2, max_share=0.5)
+    found.enter(0)
+    found.add(index.keys[0], shard="s", reason="again", **owner(index))
+    with pytest.raises(ValueError, match="^old$"):
+        found.refuse(index.keys[0], **owner(index))
+    assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 1
+
+
 class Slow:
     """Tells the worker's process, then takes a moment."""
 
@@ -189,8 +219,8 @@ def test_frame_batches_take_any_number_of_indexes(tmp_path):
     plan = CropPlan(indexes, shapes=[[5, 16, 16]], batch=4, packs=1, weights=[1, 3], seed=0)
     data = FrameBatches(indexes, plan, quarantine=Quarantine(None, clips=8, max_share=0), cache_mb=0, reader=PYAV)
     for step in range(5):
-        assert sum(key in one for key in data[step].keys) == 1
-        assert sum(key in two for key in data[step].keys) == 3
+        assert sum(key in one for key in data[step][0].keys) == 1
+        assert sum(key in two for key in data[step][0].keys) == 3
 
 
 def test_a_clip_that_is_known_to_be_bad_is_not_tried_again(tmp_path, clips, monkeypatch):
@@ -198,9 +228,9 @@ def test_a_clip_that_is_known_to_be_bad_is_not_tried_again(tmp_path, clips, monk
     data, tried = batches(tmp_path, share=0.2, quarantine=tmp_path / "q.jsonl"), []
     plain = loading.read_clip
     monkeypatch.setattr(loading, "read_clip", lambda index, row, **more: tried.append(int(row)) or plain(index, row, **more))
-    whole = [told(data[step]) for step in range(16)]
+    whole = [told(joined(data[step])) for step in range(16)]
     assert tried.count(2) == 1 < sum(item.row == 2 for step in range(16) for item in data.plan.at(step).items)
-    assert whole == [told(data[step]) for step in range(16)]
+    assert whole == [told(joined(data[step])) for step in range(16)]
 
 
 def test_a_held_sample_is_left_out_from_its_step_on_by_every_process_and_never_before(tmp_path, clips, monkeypatch):
@@ -209,9 +239,9 @@ def test_a_held_sample_is_left_out_from_its_step_on_by_every_process_and_never_b
     listed = tmp_path / "q.jsonl"
     plain = batches(tmp_path, share=0.5, cache_mb=64)
     worker, trainer = (batches(tmp_path, share=0.5, cache_mb=64, quarantine=listed) for _ in range(2))
-    planned = [plain[step].sample_ids for step in range(45)]
-    victim, key = planned[3][0], plain[3].keys[0]
-    assert worker[3].sample_ids == planned[3] and plain.keys(3)[victim] == key
+    planned = [joined(plain[step]).sample_ids for step in range(45)]
+    victim, key = planned[3][0], plain[3][0].keys[0]
+    assert joined(worker[3]).sample_ids == planned[3] and plain.keys(3)[victim] == key
     trainer.quarantine.hold({victim: key, 77: ""}, step=3, reason="its loss was not finite at step 4")
     trainer.quarantine.hold({victim: key}, step=9, reason="again")  # the first time counts
     assert [json.loads(line)["from"] for line in listed.read_text().splitlines()] == [23, 23]
@@ -219,7 +249,7 @@ def test_a_held_sample_is_left_out_from_its_step_on_by_every_process_and_never_b
     assert held
     for order in (range(45), reversed(range(45))):
         for step in order:
-            found = worker[step].sample_ids
+            found = joined(worker[step]).sample_ids
             assert [a != b for a, b in zip(found, planned[step], strict=True)] == [step in held and b == victim for b in planned[step]]
     assert worker.quarantine.keys() == set()  # it can be read
 

@@ -1,9 +1,10 @@
+"""A folder of videos and images becomes a dataset: windows, sizes, captions, splits, and a name for all that gives no clip."""
+
 import faulthandler
 import importlib
 import io
 import json
 import os
-import signal
 import time
 from functools import partial
 
@@ -11,47 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora import prepare
-from sora.configs.compose import compose
-from sora.data import preparing
-from sora.data.clip_texts import WORDS
-from sora.data.index import DATASET, Index
 from sora.data.loading import read_clip
-from sora.data.preparing import join, keep
-from sora.data.sources import FolderSource, WorldSource, clip_key, fitted
-from sora.data.units import WHOLE, Part, Units
+from sora.data.sources import WorldSource, clip_key, fitted
 from sora.data.video import PYAV
 from sora.data.workers import in_order
 from tests.data.making import counting, muxed, numbers, tar, telling
-
-QUIET = {"options": {"g": "12", "crf": "8"}}
-run = partial(in_order, workers=0, seconds=60, memory_gb=64)
-
-
-def source(**more):
-    settings = {"fps": None, "frames": 9, "min_frames": 5, "stride_time": 4, "size": None, "multiple": 16, "windows_per_video": None}
-    settings |= {"held_out": 0.0, "held_out_by": "video", "leave_out": [], "lossless": True, "licence": "CC0-1.0"}
-    settings |= {"images": True, "follow_links": False}
-    return FolderSource(**(settings | more))
-
-
-def prepared(output, made=None, *, run=run, count=None, captions=None, folder=None, words=WORDS):
-    with Units(output, part=WHOLE, mark=DATASET, doing="preparing") as units:
-        job = (made or source()).job(folder=None if folder is None else str(folder), captions=captions, words=words, count=count, run=run)
-        described = join(job, units, *keep(job, units, run=run), max_bytes=1 << 30, about={})
-        units.remove()
-    return Index.open(output), json.loads((output / "report.json").read_text()), prepare.summary(described, output)
-
-
-@pytest.fixture
-def videos(tmp_path):
-    folder = tmp_path / "videos"
-    (folder / "below").mkdir(parents=True)
-    (folder / "a.mp4").write_bytes(muxed(counting(40), **QUIET))
-    (folder / "below/b.MKV").write_bytes(muxed(counting(14), container="matroska", **QUIET))
-    (folder / "c.webm").write_bytes(muxed(counting(30), codec="libvpx-vp9", container="webm"))
-    (folder / "notes.md").write_text("no video")
-    return folder
+from tests.data.preparing import QUIET, prepared, source
 
 
 def test_windows_follow_one_another_and_lose_only_tails(tmp_path, videos):
@@ -344,120 +310,3 @@ def test_an_image_is_a_clip_of_one_frame_and_of_no_time(tmp_path):
     assert [[said.text for said in index.captions(number)] for number in range(3)] == [[], ["a caption"], []]
     assert "3 clips (3 train), 3 frames, 0 seconds" in line
     assert not report["refused"] + report["passed_over"]
-
-
-class Counted:
-    """`in_order`, that counts what is made and stops by an error after some of it."""
-
-    def __init__(self, most=None, workers=0):
-        self.made, self.most, self.workers = 0, most, workers
-
-    def __call__(self, function, items):
-        for done in in_order(function, items, workers=self.workers, seconds=60, memory_gb=64):
-            if isinstance(done.item, preparing._Step):
-                if self.made == self.most:
-                    raise KeyboardInterrupt
-                self.made += 1
-            yield done
-
-
-def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_call_that_is_stopped_goes_on_and_ends_in_the_same_bytes(tmp_path, videos, after):
-    (videos / "page.mp4").write_text("<html>")
-    made = partial(source, held_out=0.3, held_out_by="window")
-    prepared(tmp_path / "whole", made(), folder=videos)
-    with pytest.raises(KeyboardInterrupt):
-        prepared(tmp_path / "out", made(), folder=videos, run=Counted(after))
-    assert (tmp_path / "out").exists() == (after > 0)
-    rest = Counted()
-    prepared(tmp_path / "out", made(), folder=videos, run=rest)
-    assert rest.made == 3 - after
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-
-
-def test_what_a_call_had_joined_by_other_settings_is_no_part_of_the_next(tmp_path, videos, monkeypatch):
-    def dies(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(preparing, "write_json", dies)
-        prepared(tmp_path / "out", source(frames=5), folder=videos)
-    assert (tmp_path / "out/video-000000.tar").exists()
-    (tmp_path / "out/video-000001.tar").touch()
-    prepared(tmp_path / "out", folder=videos)
-    prepared(tmp_path / "whole", folder=videos)
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-
-
-def test_a_file_that_changed_meanwhile_is_made_anew(tmp_path, videos):
-    with pytest.raises(KeyboardInterrupt):
-        prepared(tmp_path / "out", folder=videos, run=Counted(2))
-    about = (videos / "a.mp4").stat()
-    (videos / "a.mp4").write_bytes(muxed(counting(18), **QUIET))
-    os.utime(videos / "a.mp4", ns=(about.st_atime_ns, about.st_mtime_ns))
-    index, _, _ = prepared(tmp_path / "out", folder=videos)
-    assert sum(index.row(number).source == "a.mp4" for number in range(len(index))) == 2
-
-
-def test_parts_make_each_file_once_and_are_joined_to_the_same_bytes(tmp_path, videos):
-    made = partial(source, held_out=0.3, held_out_by="window")
-    prepared(tmp_path / "whole", made(), folder=videos)
-    counts = []
-    for number in (2, 0):  # the job of number 1 never ran
-        run = Counted()
-        with Units(tmp_path / "out", part=Part(number, 3), mark=DATASET, doing="preparing") as units:
-            keep(made().job(folder=str(videos), captions=None, words=WORDS, count=None, run=run), units, run=run)
-        counts.append(run.made)
-    rest = Counted()
-    prepared(tmp_path / "out", made(), folder=videos, run=rest)
-    assert [*counts, rest.made] == [1, 1, 1]
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-
-
-def test_the_most_clips_are_the_first_whatever_was_kept(tmp_path, videos):
-    few, rest = Counted(), Counted()
-    index, _, _ = prepared(tmp_path / "few", folder=videos, count=4, run=few)
-    assert (len(index), few.made) == (4, 1)  # no file is made that no clip is taken of
-    with pytest.raises(KeyboardInterrupt):
-        prepared(tmp_path / "out", folder=videos, run=Counted(2))
-    again, _, _ = prepared(tmp_path / "out", folder=videos, count=4, run=rest)
-    assert ([*again.keys], rest.made) == ([*index.keys], 0)
-
-
-class Deadly(FolderSource):
-    harmless = False
-
-    def _make(self, unit):
-        if unit.file == "c.webm" and not self.harmless:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super()._make(unit)
-
-
-@pytest.mark.slow
-def test_a_file_that_kills_its_process_is_named_and_tried_again_by_the_next_call(tmp_path, videos, monkeypatch):
-    made = source()
-    made.__class__ = Deadly
-    guarded = Counted(workers=1)
-    with Units(tmp_path / "out", part=WHOLE, mark=DATASET, doing="preparing") as units:
-        kept, refused = keep(made.job(folder=str(videos), captions=None, words=WORDS, count=None, run=guarded), units, run=guarded)
-        assert (len(kept), refused) == (3, [])
-        told = units.records(kept[2].identity)
-    assert "crashed" in told[0]["refused"]["reason"]
-    monkeypatch.setattr(Deadly, "harmless", True)
-    rest = Counted()
-    index, report, _ = prepared(tmp_path / "out", made, folder=videos, run=rest)
-    assert (rest.made, len(index), report["refused"]) == (1, 9, [])
-
-
-@pytest.mark.parametrize(("made", "read"), [("in/out", "in"), ("link/out", "in"), ("in", "in/videos"), (".", "in")])
-def test_what_is_made_and_what_it_is_made_of_do_not_lie_in_one_another(made, read, tmp_path, monkeypatch):
-    (tmp_path / "in" / "videos").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("in")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"output={made} lies within input={read}|input={read} lies within output={made}"):
-        prepare.main(compose("prepare", [f"input={read}", f"output={made}"]))
-    assert not (tmp_path / "in" / "out").exists()

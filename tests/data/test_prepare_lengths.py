@@ -13,7 +13,7 @@ from tests.data.decoding.clips import file_of
 from tests.data.decoding.sought import FILES, FRAMES, by_an_encoder_of, moving, piped
 from tests.data.decoding.test_seeking import lasting
 from tests.data.making import counting, numbers
-from tests.data.test_prepare import prepared, source
+from tests.data.preparing import prepared, source
 
 
 def made(tmp_path, content: bytes, **settings):

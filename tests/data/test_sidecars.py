@@ -69,6 +69,10 @@ def test_letters_may_be_composed_or_not(tmp_path, first):
     # where both are there, each has its own
     both = said(tmp_path / "two", {other.replace(".mp4", ".txt"): "other", video.replace(".mp4", ".txt"): "own"}, videos=(video, other))[0]
     assert both == {video: [("original", "own")], other: [("original", "other")]}
+    # also by a table that leaves the suffix away
+    table = {"t.csv": f"file,caption\n{other.removesuffix('.mp4')},other\n{video.removesuffix('.mp4')},own\n"}
+    found, unused = said(tmp_path / "three", table, videos=(video, other), table="t.csv")
+    assert found == both and unused.lines() == []
 
 
 @pytest.mark.parametrize(

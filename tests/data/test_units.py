@@ -66,11 +66,17 @@ def test_one_job_at_a_time_and_parts_beside_one_another(tmp_path):
         for other in (WHOLE, Part(0, 2)):
             with pytest.raises(ValueError, match=r"another process .* is making .*out"), units(tmp_path / "out", other):
                 pass
-    with units(tmp_path / "out", Part(0, 2)), units(tmp_path / "out", Part(1, 2)), units(tmp_path / "out", Part(0, 3)):
+    with units(tmp_path / "out", Part(0, 2)), units(tmp_path / "out", Part(1, 2)):
+        for other in (Part(0, 3), Part(2, 3)):
+            with pytest.raises(ValueError, match="is making part 0 of 2 of .*: give all jobs one N"), units(tmp_path / "out", other):
+                pass
         with pytest.raises(ValueError, match="is making part 1 of 2 of"), units(tmp_path / "out", Part(1, 2)):
             pass
         with pytest.raises(ValueError, match="is making a part of"), units(tmp_path / "out"):
             pass
+    (tmp_path / "out" / f"{NAME}-0-of-2").touch()  # of a process that died
+    with units(tmp_path / "out", Part(0, 3)) as opened:
+        kept(opened, "b", b"x")
     with units(tmp_path / "out") as opened:
         kept(opened, "a", b"x")
 
@@ -91,12 +97,24 @@ def test_what_is_whole_or_somebody_elses_is_left_alone(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "done" / FOLDER).mkdir(parents=True)
+    (tmp_path / "done").mkdir()
     (tmp_path / "done/whole.json").touch()
     for name in ("theirs", "file", "empty", "link", "done"):
         with pytest.raises(ValueError, match=f"{name} exists already; remove it or name another folder"), units(tmp_path / name):
             pass
     assert (tmp_path / "theirs/a.txt").exists()
+
+
+def test_what_a_job_left_that_was_stopped_at_its_very_end_is_cleared_and_what_it_made_stays(tmp_path):
+    with pytest.raises(KeyError), units(tmp_path / "out") as opened:
+        kept(opened, "a", b"x")
+        (tmp_path / "out/whole.json").touch()
+        raise KeyError  # before `remove`
+    with pytest.raises(ValueError, match="out is whole already, and what was left of making it is removed"), units(tmp_path / "out"):
+        pass
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["whole.json"]
+    with pytest.raises(ValueError, match="out exists already"), units(tmp_path / "out"):
+        pass
 
 
 @pytest.mark.slow

@@ -259,3 +259,13 @@ def test_the_bytes_of_a_clip_do_not_depend_on_what_was_decoded_before(tmp_path):
             shown.close()
             found.add(encode(clip, 16.0, lossless=False))
     assert [len(found) for found in made] == [1] * len(clips)
+
+
+def test_pixels_are_square_where_the_pictures_alone_tell_that_they_are_not():
+    """Those of H.263 are 12:11 (ITU-T H.263, 4.1), and a 3gp has no word of it: 176 across are shown as 192."""
+    content = muxed(counting(4, 144, 176), codec="h263", container="3gp", base=Fraction(1, 25), options={"qmin": "1", "qmax": "3"})
+    info = probe(content)
+    assert (info.height, info.width, info.pixel_aspect) == (144, 192, pytest.approx(12 / 11))
+    with av.open(io.BytesIO(content)) as opened:
+        wide = [frame.reformat(192, 144, "rgb24", interpolation="BICUBIC").to_ndarray() for frame in opened.decode(video=0)]
+    assert np.abs(read(content).frames.astype(int) - np.stack(wide)).mean() < 2

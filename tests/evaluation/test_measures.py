@@ -8,9 +8,10 @@ import torch
 
 from sora.configs.build import build
 from sora.data.world import PALETTE, parse
-from sora.evaluation.measures import DISTANCES, MEASURES, Seen, check_extractor, of_words
+from sora.evaluation.measures import DISTANCES, MEASURES, Seen, cautions, check_extractor, of_words
 from sora.metrics.observation import observe
 from sora.metrics.physics import Physics
+from sora.metrics.picture import PICTURE
 from sora.metrics.quality import VideoQuality, text_similarity
 from sora.metrics.rand3d import Random3D
 from tests.trained import WORLD, option
@@ -52,7 +53,7 @@ def test_quality_of_all_is_what_the_metric_says_of_all():
         metric.update(torch.from_numpy(each)[None], fps=8.0)
     wanted = {name: value for name, value in metric.compute().items() if name != "n"}
     assert MEASURES["quality"].of_all(rows) == pytest.approx(wanted) and "frame_consistency/colours-0" in wanted
-    assert rows[0] == {} and not any(
+    assert set(rows[0]) == set(PICTURE) and not any(
         "consistency" in name for name in MEASURES["quality"].of_clip(Seen(videos[1], 8.0, None, None, Random3D()))
     )
 
@@ -80,6 +81,12 @@ def test_the_worlds_own_clips_show_what_they_say_and_keep_to_physics():
     assert found.pop("permanence_low") < found["permanence"] <= found.pop("permanence_high")
     assert found == pytest.approx(wanted) and wanted["gravity_clips"] > 0 and wanted["permanence_clips"] > 0
     assert all(row == {} for row, each in zip(rows, given, strict=True) if each.facts.event is None)
+
+
+def test_a_caution_names_the_figures_that_flatter_worse_pictures():
+    (told,) = cautions({"temporal_flickering": 0.9, "dynamic_degree_lite": 1.0, "frame_consistency/dino": 0.9, "sharpness": 0.4})
+    assert told.startswith("temporal_flickering, frame_consistency/dino get better when videos are blurred") and "sharpness" in told
+    assert cautions({"sharpness": 0.4, "frechet": 3.0}) == []
 
 
 def test_words_choose_their_figures_and_no_other():

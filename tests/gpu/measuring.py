@@ -58,6 +58,16 @@ def peak_bytes(step: Callable[[], Any], place: Place) -> int | None:
     return torch.cuda.max_memory_allocated()
 
 
+def step_bytes(step: Callable[[], Any], place: Place) -> int | None:
+    """The most that a call allocated beside what lay there before; None on a CPU."""
+    if place.device != "cuda":
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    held = peak_bytes(step, place)
+    return None if held is None else held - before
+
+
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """‖found − wanted‖ / ‖wanted‖ in float64; NaN stays NaN."""
     found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()

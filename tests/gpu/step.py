@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from sora.dit.peak import stated
 from sora.price import bill
 from tests.gpu.ceilings import matmul_rate
-from tests.gpu.measuring import error, in_turn, peak_bytes, seconds_of
-from tests.gpu.networks import batches, trained, wanted
+from tests.gpu.fitting import fitting
+from tests.gpu.measuring import error, in_turn, peak_bytes, seconds_of, step_bytes
+from tests.gpu.networks import batches, sizes, trained, wanted
 from tests.gpu.record import Place, Report
 
 NETWORKS = ("b_2", "xl_2", "wan_2_1_1_3b")
@@ -54,8 +56,6 @@ def wrong(place: Place, name: str) -> tuple[float, float]:
 
 
 def _smaller(item: Any) -> Any:
-    from dataclasses import replace
-
     item.config.plan.budget = 2048
     packs = [[(grid._replace(t=max(1, grid.t // 9)), 16) for grid, _ in pack[:2]] for pack in item.packs[:1]]
     return replace(item, packs=packs, longest=max(grid.tokens for grid, _ in packs[0]))
@@ -96,22 +96,29 @@ class forbidden:
 
 
 def speed(place: Place) -> Iterator[Report]:
-    """Of each network: ms, tokens_per_second, mfu (of the ceiling measured here), mfu_stated, memory_vs_bill, by policy of recomputing."""
+    """Of each network: ms, tokens_per_second, mfu (of the ceiling measured here), mfu_stated, memory_vs_bill, by policy of recomputing.
+
+    Where packs of the real budget do not fit, a half and a quarter of it are tried: the rows say which do, and figures are of those.
+    """
     rate = matmul_rate(place, torch.bfloat16)
     for name in NETWORKS:
         for policy in ("none",) if place.toy else ("save_attention", "none", "full"):
-            try:
-                yield Report(figures=of_step(place, name, policy, rate=rate))
-            except (torch.cuda.OutOfMemoryError, RuntimeError) as refused:
-                if "out of memory" not in str(refused):
-                    raise
-                yield Report(note=f"{name} recompute={policy}: out of memory")
+            tried = {
+                f"{sizes(place).budget // part} tokens": partial(of_step, place, name, policy, rate=rate, part=part)
+                for part in ((1,) if place.toy else (1, 2, 4))
+            }
+            found = yield from fitting(f"{name} recompute={policy}", tried)
+            yield Report(figures=found or {})
             if place.device == "cuda":
                 torch.cuda.empty_cache()
 
 
-def of_step(place: Place, name: str, policy: str, *, rate: float) -> Mapping[str, float | None]:
+def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> Mapping[str, float | None]:
+    """part: of the clips of each pack, every so manieth."""
     item = wanted(place, name, f"recompute={policy}")
+    if part > 1:
+        item.config.plan.budget = sizes(place).budget // part
+        item = replace(item, packs=[_within(pack, item.config.plan.budget) for pack in item.packs])
     packs, made = batches(item), trained(place, item)
     prepared = [made.prepare(batch) for batch in packs]
     step = lambda: [made.step(each) for each in prepared]  # noqa: E731
@@ -130,31 +137,57 @@ def of_step(place: Place, name: str, policy: str, *, rate: float) -> Mapping[str
     return found
 
 
+def _within(pack: Any, budget: int) -> Any:
+    """The clips of a pack that a smaller budget holds, shortened where one alone is above it."""
+    kept, left = [], budget
+    for grid, words in pack:
+        grid = grid._replace(t=min(grid.t, max(1, left // (grid.h * grid.w))))
+        if grid.tokens <= left:
+            kept.append((grid, words))
+            left -= grid.tokens
+    return kept
+
+
+# The default block three ways: plain torch; with fused steps and a backward by hand; and with an MLP that keeps its input only, besides.
+BLOCKS = {"plain": ("sora.dit.cross_block", False), "fused": ("sora.dit.lean_block", False), "frugal": ("sora.dit.lean_block", True)}
+
+
 def compiling(place: Place) -> Iterator[Report]:
-    """graphs: how many the blocks of b_2 were compiled to over 20 packs; then time_vs_best of each block, eager and compiled."""
+    """graphs_NAME: how many the blocks of b_2 were compiled to over 20 packs; then, of each block eager and compiled, its time and memory
+    over those of the plain block compiled: time_vs_plain_compiled_NAME_HOW, memory_vs_plain_compiled_NAME_HOW. One above 1 in both may go.
+    """
     import torch._dynamo as dynamo
     from torch._dynamo.utils import counters
 
     from sora.training.compiling import compile_blocks
 
     backend = "aot_eager" if place.toy else "inductor"
-    blocks = {"plain": "sora.dit.plain_block", "lean": "sora.dit.lean_block"}
     made: dict[str, Any] = {}
-    for name, target in blocks.items():
+    memory: dict[str, int | None] = {}
+    for name, (target, frugal) in BLOCKS.items():
         for how in ("eager", "compiled"):
             dynamo.reset()
             counters.clear()
             item = wanted(place, "b_2", f"dit.block._target_={target}")
             packs = batches(item)
             compiled = partial(compile_blocks, words=False, levels=False, backend=backend)  # both axes have budgets here
-            change = compiled if how == "compiled" else (lambda net: None)
-            each = trained(place, item, change=change)
+            each = trained(place, item, change=partial(_changed, frugal=frugal, compiled=compiled if how == "compiled" else None))
             prepared = [each.prepare(batch) for batch in packs]
-            for number in range(20 if how == "compiled" else 1):
+            for number in range((8 if place.toy else 20) if how == "compiled" else 1):  # each pack twice at least
                 each.step(prepared[number % len(prepared)])
             if how == "compiled":
                 yield Report(figures={f"graphs_{name}": float(counters["stats"]["unique_graphs"])})
             made[f"{name}_{how}"] = lambda each=each, prepared=prepared: [each.step(pack) for pack in prepared]
-    times = in_turn(made, place, rounds=3, warm=1)
-    best = min(times.values())
-    yield Report(figures={f"time_vs_best_{name}": seconds / best for name, seconds in times.items()})
+            memory[f"{name}_{how}"] = step_bytes(made[f"{name}_{how}"], place)
+    times, plain = in_turn(made, place, rounds=3, warm=1), "plain_compiled"
+    yield Report(figures={f"time_vs_{plain}_{name}": seconds / times[plain] for name, seconds in times.items()})
+    least = memory[plain]
+    yield Report(figures={f"memory_vs_{plain}_{name}": held / least if held and least else None for name, held in memory.items()})
+
+
+def _changed(network: Any, *, frugal: bool, compiled: Any) -> None:
+    for block in network.blocks:
+        if frugal:
+            block.frugal = True
+    if compiled is not None:
+        compiled(network)

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.gpu.fitting import fitting
 from tests.gpu.processes import Failed, forked
 from tests.gpu.record import CUT, FAILED, NOT_RUN, RAN, RUNNING, Cut, Place, Record, Report, Section, run
 
@@ -122,6 +124,31 @@ def test_sections_that_are_not_asked_for_keep_what_an_earlier_run_found(tmp_path
     run(sections(clock, count=1, reports=2), PLACE, again, minutes=8, runner=inline(clock), clock=clock)
     found = read(tmp_path / "gpu.json")
     assert sorted(found["figures"]) == [f"part0_figure_{r}" for r in range(2)] + [f"part1_figure_{r}" for r in range(5)]
+
+
+def test_where_memory_does_not_suffice_smaller_sizes_are_tried_and_it_is_told_which_fit(tmp_path):
+    def work(size, most):
+        if size > most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return {"ms": float(size)}
+
+    def check(place, most):
+        sizes = {f"{size} tokens": partial(work, size, most) for size in (16, 8, 4)}
+        yield Report(figures=(yield from fitting("a step", sizes)) or {})
+
+    found = {}
+    for most in (16, 8, 1):
+        part = [Section("speed", partial(check, most=most), 60)]
+        record = Record(tmp_path / "gpu.json", about={}, sections=part, echo=lambda _: None)
+        run(part, PLACE, record, minutes=8, runner=lambda section, place, seconds: section.check(place))
+        said = read(tmp_path / "gpu.json")
+        rows = said["sections"]["speed"]["rows"]
+        found[most] = said["figures"], [(row["size"], row["fits"]) for row in rows], said["sections"]["speed"]["status"]
+    assert found[16] == ({"speed_ms": 16.0}, [("16 tokens", True)], RAN)
+    assert found[8] == ({"speed_ms": 8.0}, [("16 tokens", False), ("8 tokens", True)], RAN)
+    assert found[1] == ({}, [("16 tokens", False), ("8 tokens", False), ("4 tokens", False), ("any of these", False)], RAN)
+    with pytest.raises(RuntimeError, match="illegal"):
+        list(fitting("a step", {"1": lambda: (_ for _ in ()).throw(RuntimeError("an illegal memory access"))}))
 
 
 def hangs(place):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.gpu import loops
 from tests.gpu.record import Place, Report
 
 WORKING = ("step", "data", "checkpoint")  # what a run's time between its start and its end is made of
@@ -18,7 +19,8 @@ def training(place: Place) -> Iterator[Report]:
     """The toy and b_2 through `sora train` on shards that are made here, and the toy again, killed on its way.
 
     loss_error: largest relative difference of the toy's losses in float32 from those of a CPU. step_share_b_2, data_share_b_2,
-    checkpoint_share_b_2: of the time after the start. resumed_is_equal: 1 where a killed and resumed run's last loss has the same bits.
+    checkpoint_share_b_2: of the time after the start. loop_share_b_2, draws_share_b_2:
+    see `loops.shares`. resumed_is_equal: 1 where a killed and resumed run's last loss has the same bits.
     """
     home = place.folder / "training"
     steps = 6 if place.toy else 200
@@ -50,6 +52,8 @@ def training(place: Place) -> Iterator[Report]:
     yield Report(row={"run": "b_2", **account})
     working = sum(account[name] for name in WORKING)
     yield Report(figures={f"{name}_share_b_2": account[name] / working for name in WORKING})
+    found = loops.aside(lambda: loops.shares(place, folder), home / "shares.json")
+    yield Report(figures={f"{name}_b_2": value for name, value in found.items()})
 
 
 def dataset(home: Path, *, count: int) -> list[str]:

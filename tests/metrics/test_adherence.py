@@ -136,14 +136,15 @@ def test_nothing_seen_agrees_with_nothing(length):
     wanted = Facts(count=1, colours=("red",), shapes=("circle",), motion="linear", directions=("left",), event="hides")
     noise = np.random.default_rng(0).integers(0, 256, (length, 32, 32, 3)).astype(np.uint8)
     for frames in (np.zeros((length, 32, 32, 3), np.uint8), np.full((length, 24, 40, 3), 255, np.uint8)):
-        assert agreement(observe(frames, 8.0, PALETTE), wanted) == dict.fromkeys(ASPECTS, False)
+        still = {"steady": None} if length == 1 else {}
+        assert agreement(observe(frames, 8.0, PALETTE), wanted) == {**dict.fromkeys(ASPECTS, False), **still}
     assert agreement(observe(noise, 8.0, PALETTE), wanted)["event"] is False
 
 
 def test_what_the_prompt_does_not_say_is_not_judged(runner):
     seen = observe(runner.frames, 8.0, PALETTE)
     assert agreement(seen, Facts()) == dict.fromkeys(ASPECTS)
-    assert agreement(seen, Facts(shapes=runner.facts.shapes)) == {**dict.fromkeys(ASPECTS), "shape": True}
+    assert agreement(seen, Facts(shapes=runner.facts.shapes)) == {**dict.fromkeys(ASPECTS), "shape": True, "steady": True}
 
 
 def test_one_wrong_object_of_two_is_wrong():
@@ -169,12 +170,12 @@ def test_large_clips_are_judged_as_small_ones():
 
 def test_the_metric_counts_shares_and_leaves_out_what_nobody_asked():
     metric, other = PromptAdherence(), PromptAdherence()
-    yes = {"colour": True, "shape": True, "direction": None, "count": True, "event": None}
+    yes = {"colour": True, "shape": True, "direction": None, "count": True, "event": None, "steady": True}
     metric.update([yes])
-    other.update([{**yes, "shape": False}, dict.fromkeys(ASPECTS)])
+    other.update([{**yes, "shape": False}, {**yes, "steady": False}, {**yes, "count": False}, dict.fromkeys(ASPECTS)])
     merged = {name: getattr(metric, name) + getattr(other, name) for name in ("hits", "asked")}
     metric.hits, metric.asked = merged["hits"], merged["asked"]
-    assert metric.compute() == {"colour": 1.0, "shape": 0.5, "count": 1.0, "all": 0.5, "n": 2.0}
+    assert metric.compute() == {"colour": 1.0, "shape": 0.75, "count": 0.75, "steady": 0.75, "all": 0.25, "all_v1": 0.75, "n": 4.0}
 
 
 def test_the_metric_judges_clips_of_several_sizes(runner):

@@ -85,7 +85,7 @@ def test_batches_and_order_of_updates_change_nothing():
 
 
 def test_all_figures_come_from_one_pass_and_are_those_of_the_functions():
-    from sora.metrics.comparison import in_one_order
+    from sora.metrics.comparison import compare_features, in_one_order
     from sora.metrics.diversity import vendi_score
     from sora.metrics.kernel import jedi_distance, kernel_distance
     from sora.metrics.manifold import overlap
@@ -119,9 +119,15 @@ def test_all_figures_come_from_one_pass_and_are_those_of_the_functions():
         assert found[f"{name}/counting-1@9f"] == pytest.approx(value, rel=1e-9)
     low, high = (found[f"frechet/counting-1@9f/{end}"] for end in ("low", "high"))
     assert low < found["frechet/counting-1@9f"] < high
-    ordered = extrapolate(in_one_order(real), in_one_order(fake), seed=0)
-    assert found["frechet/counting-1@9f/infinite"] == pytest.approx(ordered.infinite, rel=1e-6)
-    assert found["frechet/counting-1@9f/floor_split"] == pytest.approx(found["frechet/counting-1@9f/floor"], rel=0.5)
+    # 30 clips of 224 features: the 1/n law does not hold, and nothing is followed to infinity.
+    assert (
+        "frechet/counting-1@9f/infinite" not in found
+        and found["frechet/counting-1@9f/infinite_error"] > 0.2 * found["frechet/counting-1@9f"]
+    )
+    low_real, low_fake = real[:, :2], fake[:, :2] * 3
+    some = compare_features(low_real, low_fake, key="x", ddof=1, seed=0, bootstrap=0, permutations=19, neighbours=5)
+    ordered = extrapolate(in_one_order(low_real), in_one_order(low_fake), seed=0)
+    assert some["frechet/x/infinite"] == pytest.approx(ordered.infinite, rel=1e-6)
 
 
 def test_what_videos_come_as_changes_nothing():

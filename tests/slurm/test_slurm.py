@@ -33,10 +33,10 @@ class Lab:
         python = f"{sys.executable} {INJECTED}"
         return {"SORA_PYTHON": python, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **more}
 
-    def train(self, name: str, *options: str, steps: int = STEPS, nodes: int = 2, **variables: str) -> str:
+    def train(self, name: str, *options: str, steps: int = STEPS, nodes: int = 2, workers: int = 0, **variables: str) -> str:
         """Submit the training of a toy VAE into the folder `name`, a task on each node, with the default trainer; the job's number."""
         words = ["experiment=toy_vae", "data.folders=[world]", f"output={name}", f"steps={steps}", "log_every=1", "plan.packs=2"]
-        words += ["plan.shapes=[[5,16,16],[1,16,16]]", f"checkpoint.every={EVERY}", "trainer.threads=1"]
+        words += ["plan.shapes=[[5,16,16],[1,16,16]]", f"checkpoint.every={EVERY}", "trainer.threads=1", f"workers={workers}"]
         asked = [f"--nodes={nodes}", "--ntasks-per-node=1", "--cpus-per-task=1", f"--output={name}.log", f"--job-name={name}"]
         sent = self.variables(**variables)
         return self.cluster.submit(*asked, *options, str(self.scripts / "train.sbatch"), *words, variables=sent, cwd=self.folder)
@@ -91,6 +91,14 @@ def test_a_killed_rank_ends_the_job_which_goes_on_from_its_checkpoint(lab):
     number = lab.train("killed", SORA_TEST_DIES="1@70")
     lab.assert_complete("killed", lab.cluster.ended(number), restarts=1)
     assert "a rank ended with 137" in lab.log("killed")
+
+
+def test_a_killed_loader_worker_is_told_its_step_saved_and_the_job_goes_on(lab):
+    """Of the second rank alone: both stop after the same step."""
+    number = lab.train("unloaded", workers=1, SORA_TEST_LOSES="1@70")
+    lab.assert_complete("unloaded", lab.cluster.ended(number), restarts=1)
+    told = lab.log("unloaded")
+    assert "a rank ended with 137" in told and "rank 1: loader worker 0 (process " in told and "Traceback" not in told
 
 
 def test_a_job_that_dies_three_times_with_nothing_saved_in_between_stays_away(lab):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -62,6 +63,32 @@ def cut(world: Path, folder: Path, *more: str) -> int:
 
     with terminated(VaeObjective, "__call__", at=4):
         return cli.run("train", words(world, f"output={folder}", *more))
+
+
+def test_a_run_whose_loader_worker_is_killed_saves_says_so_and_asks_for_another_turn(world, whole, tmp_path, capfd, monkeypatch):
+    from sora.data.loading import FrameBatches
+
+    main, plain = os.getpid(), FrameBatches.share
+
+    def dying(self, step, **whose):
+        if os.getpid() != main and step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+        return plain(self, step, **whose)
+
+    monkeypatch.setattr(FrameBatches, "share", dying)
+    folder = tmp_path / "killed"
+    assert cli.run("train", words(world, f"output={folder}", "workers=1")) == 137
+    step = checkpoint.step_of(checkpoint.newest(folder / "checkpoints"))
+    assert step in (4, 5)  # what a worker has made may die with it on its way
+    told = capfd.readouterr()
+    assert "rank 0: loader worker 0 (process " in told.err and "was killed by SIGKILL: " in told.err and "Traceback" not in told.err
+    assert f"stopped and saved at step {step} of {STEPS}; go on with: sora train resume={folder}" in told.out
+    (event,) = [row for row in read(folder / "events.jsonl") if row["event"] == "worker lost"]
+    assert event["rank"] == 0 and "memory" in event["reason"]
+    monkeypatch.undo()
+    assert cli.run("train", [f"resume={folder}", "workers=1"]) == 0
+    assert lines(folder) == lines(whole)
+    assert artefact.artefact_hash(folder / "vae") == artefact.artefact_hash(whole / "vae")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -26,7 +26,7 @@ from sora.training.tracing import pretended
 )
 def test_copies_are_rows_and_shards_columns_whatever_the_other_axes_are(sizes, sharded, grid):
     with pretended(12), warnings.catch_warnings(action="error"):  # torch warns of ways into a mesh that it takes away
-        strategy = MeshStrategy(sizes=sizes, sharded=sharded, bf16=False, timeout=timedelta(minutes=1))
+        strategy = MeshStrategy(sizes=sizes, sharded=sharded, bf16=False, deterministic=False, timeout=timedelta(minutes=1))
         strategy.lay("cpu")
         found = strategy._sharding_mesh()
         assert torch.equal(found.mesh, torch.tensor(grid))

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from sora.training import module as modules
 from sora.training import ranks, trainers
 from sora.training.guards import Clock
-from sora.training.mesh import seat
+from sora.training.mesh import MeshStrategy, seat
 from sora.training.phases import Phases
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Pack, Steps, module_of
@@ -80,6 +80,9 @@ def launched(rank: int, count: int) -> None:
 def modes(count: int) -> dict[str, Callable[..., Any]]:
     found = {
         "ddp": partial(trainers.mesh_trainer, devices=count, replicate=None, shard=1, sharded=False, **MESH),
+        "ddp while it computes": partial(
+            trainers.mesh_trainer, devices=count, replicate=None, shard=1, sharded=False, **{**MESH, "deterministic": False}
+        ),
         "fsdp": partial(trainers.mesh_trainer, devices=count, replicate=1, shard=None, sharded=True, **MESH),
     }
     return found | (
@@ -110,6 +113,9 @@ def test_every_mode_equals_one_process(tmp_path, alone, count):
             assert max(losses, norms) <= 1e-6, (name, losses, norms)
             assert gradients <= 1e-5, (name, gradients)
             assert [row[2:] for row in found[0]] == [row[2:] for row in alone[0]], name
+            if name == "ddp":  # sums in the order of one process: every bit
+                assert found[0] == alone[0]
+                assert all(torch.equal(found[part][key], value) for part in (1, 2) for key, value in alone[part].items())
 
     in_ranks(count, tmp_path, work)
 
@@ -130,17 +136,41 @@ def no_sync(monkeypatch) -> None:
     monkeypatch.setattr(modules.TrainingModule, "_quiet", lambda self, *, last: plain(self, last=False))
 
 
+def no_sum(monkeypatch) -> None:
+    """Ranks that sum gradients in order do not do it."""
+    monkeypatch.setattr(MeshStrategy, "sum_up", lambda self, parameters: None)
+
+
+def average_twice(monkeypatch) -> None:
+    """Gradients that are summed in order are divided by the number of ranks, too."""
+    monkeypatch.setattr(modules, "ordered", lambda trainer: False)
+
+
 def same_data(monkeypatch) -> None:
     """Every rank trains on the first one's packs."""
     monkeypatch.setattr(Shares, "__getitem__", lambda self, step: self.steps[step][:: self.ranks])
 
 
-@pytest.mark.parametrize("mutant", [no_share, no_average, no_sync, same_data])
-def test_mutants_are_caught(tmp_path, alone, monkeypatch, mutant):
+AVERAGING = "ddp while it computes"
+
+
+@pytest.mark.parametrize(
+    ("mutant", "mode"),
+    [
+        (no_share, "ddp"),
+        (no_share, AVERAGING),
+        (no_average, AVERAGING),
+        (no_sync, AVERAGING),
+        (no_sum, "ddp"),
+        (average_twice, "ddp"),
+        (same_data, "ddp"),
+    ],
+)
+def test_mutants_are_caught(tmp_path, alone, monkeypatch, mutant, mode):
     def work(rank: int) -> None:
         launched(rank, 2)
         mutant(monkeypatch)
-        losses, norms, gradients = apart(trained(modes(2)["ddp"], rank=rank, count=2), alone)
+        losses, norms, gradients = apart(trained(modes(2)[mode], rank=rank, count=2), alone)
         assert losses > 1e-4 or norms > 1e-4 or gradients > 1e-3
 
     in_ranks(2, tmp_path, work)

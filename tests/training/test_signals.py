@@ -13,6 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from sora.processes import ASKING
+from sora.training import signals
 from sora.training.signals import StopFlag
 from tests.training.faults import in_child
 
@@ -94,3 +95,61 @@ def test_nothing_stays_behind():
         time.sleep(0.01)
     assert len(os.listdir("/proc/self/fd")) == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_third_ctrl_c_ends_the_run_at_once_but_not_a_save_that_has_begun(capfd):
+    def work() -> None:
+        with StopFlag() as flag:
+            flag.install()
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            assert flag and not flag.unsaved
+            with flag.sheltered():
+                signal.raise_signal(signal.SIGINT)
+                flag.heed()  # within another save
+                for number in (*ASKING, signal.SIGINT, signal.SIGINT):
+                    signal.raise_signal(number)
+            assert flag.unsaved and flag.exit_code == 130
+            with pytest.raises(KeyboardInterrupt):
+                flag.heed()
+        with StopFlag() as flag:
+            flag.install()
+            with pytest.raises(KeyboardInterrupt):
+                for _ in range(3):
+                    signal.raise_signal(signal.SIGINT)
+
+    assert in_child(work) == 0
+    told = capfd.readouterr().err
+    assert told.count("finishing this step and saving") == 2 and told.count("will be whole in a moment") == 1
+
+
+def test_a_terminal_that_closes_asks_unless_nohup_has_it_ignored(monkeypatch):
+    def work() -> None:
+        for ignored in (False, True):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            with StopFlag() as flag:
+                flag.install()
+                signal.raise_signal(signal.SIGHUP)
+                assert bool(flag) != ignored
+                assert flag.exit_code == (0 if ignored else 128 + signal.SIGHUP)
+
+    assert in_child(work) == 0
+
+
+def test_between_a_save_and_the_end_of_the_process_a_signal_is_harmless(monkeypatch):
+    def work() -> None:
+        monkeypatch.setattr(signals, "own", lambda: True)
+        with StopFlag() as flag:
+            flag.install()
+            signal.raise_signal(signal.SIGUSR1)
+        for number in ASKING:
+            signal.raise_signal(number)
+
+    assert in_child(work) == 0
+
+
+def test_what_is_no_signal_can_ask_too():
+    with StopFlag() as flag:
+        flag.ask(signal.SIGKILL)
+        flag.ask(signal.SIGTERM)
+        assert flag.exit_code == 137

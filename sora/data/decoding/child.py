@@ -20,7 +20,7 @@ import numpy as np
 
 from sora.data.decoding.confine import confine
 from sora.data.decoding.reader import Source, VideoInfo, VideoReader
-from sora.processes import ignore_asking
+from sora.processes import Parent, ignore_asking
 
 Call = dict[str, Any]
 _KEPT = 64 << 20  # bytes of the frames' file that stay allocated between reads
@@ -43,9 +43,10 @@ def rebuilt(description: Any) -> Any:
     return kind(**{key: rebuilt(value) for key, value in description["fields"].items()})
 
 
-def serve(said: int, clip: int, frames: int) -> None:
-    """Answer calls until nobody holds the other end."""
+def serve(said: int, clip: int, frames: int, parent: int, lasting: bool) -> None:
+    """Answer calls until nobody holds the other end, or the `Parent` of these is gone."""
     ignore_asking()
+    Parent(parent, lasting).hold_to()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     connection = Connection(said)

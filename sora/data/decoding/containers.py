@@ -25,6 +25,8 @@ from sora.data.decoding.reader import Limits, Source, VideoInfo, named
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
 _TRANSFERS = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
 _ALIKE = 0.8, 1.25  # ratios of rates between which a header is believed
+_CLOCKED = ("matroska", "mpegts", "mpeg", "flv")  # containers that count time in steps of their own, however fast frames come
+_COUNTED = 4096  # packets by which a rate is taken that no header tells
 _BT2020 = 9  # ITU-T H.273, table 2
 _RANGES = {1: "limited", 2: "full"}
 
@@ -48,7 +50,30 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
                 video.codec_context.options = bounded
                 video.thread_type = "NONE"
                 video.codec_context.thread_count = 1
-                yield container, video, _info(container, video, told, limits)
+                rate = _counted(source, demuxer, video.index) if _unsaid(container, video) else None
+                yield container, video, _info(container, video, told, limits, rate=rate)
+
+
+def _unsaid(container: InputContainer, video: VideoStream) -> bool:
+    """Whether no header tells the frames a second: FFmpeg guesses then, of uneven times often as many as its clock has steps."""
+    steps = float((video.average_rate or 0) * (video.time_base or 0))
+    return container.format.name.split(",")[0] in _CLOCKED and (not video.average_rate or steps > 0.9)
+
+
+def _counted(source: Source, demuxer: str, number: int) -> Fraction | None:
+    """Frames a second of a stream, on average over the first packets of a file; None of fewer than two."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
+            video, times = container.streams[number], list[int]()
+            try:
+                for packet in container.demux(video):
+                    times += [packet.pts] if packet.pts is not None and packet.size else []
+                    if len(times) == _COUNTED:
+                        break
+            except av.error.FFmpegError:  # what came so far tells
+                pass
+            lasted = (max(times) - min(times)) * (video.time_base or 0) if times else 0
+            return Fraction(len(times) - 1) / lasted if lasted > 0 else None
 
 
 @contextmanager
@@ -81,9 +106,10 @@ def _video_stream(container: InputContainer, named: str) -> VideoStream:
     return videos[0]
 
 
-def _info(container: InputContainer, video: VideoStream, named: str, limits: Limits) -> VideoInfo:
+def _info(container: InputContainer, video: VideoStream, named: str, limits: Limits, *, rate: Fraction | None) -> VideoInfo:
+    """rate: frames a second, where the header does not tell them."""
     context = video.codec_context
-    rate = _rate(video)
+    rate = rate or _rate(video)
     if video.duration and video.time_base:
         duration = float(video.duration * video.time_base)
     elif container.duration:

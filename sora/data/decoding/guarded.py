@@ -15,7 +15,7 @@ import numpy as np
 
 from sora.data.decoding.child import Call, described
 from sora.data.decoding.reader import Reading, ReadReport, Source, Timeline, VideoInfo, VideoReader, named
-from sora.processes import born_deaf
+from sora.processes import Parent, born_deaf
 
 _START = 300.0  # seconds that a child may take to import its backend, on a machine that has much else to do
 _SLACK = 10.0  # seconds after the child's own clock until it is killed from here
@@ -157,9 +157,10 @@ class _Child:
         self.owner, self.calls, self._seconds = os.getpid(), 0, seconds
         ours, theirs = socket.socketpair()
         self._clip, self._frames = os.memfd_create("clip"), os.memfd_create("frames")
-        passed = (theirs.fileno(), self._clip, self._frames)
+        passed, parent = (theirs.fileno(), self._clip, self._frames), Parent.here()
         # As for the processes that multiprocessing spawns: modules are found where they are found here.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from sora.data.decoding.child import serve; serve{passed!r}"
+        told = (*passed, parent.process, parent.lasting)
+        code = f"import sys; sys.path[:] = {sys.path!r}; from sora.data.decoding.child import serve; serve{told!r}"
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ONE_THREAD
         quiet = subprocess.DEVNULL
         with theirs, born_deaf():

@@ -26,6 +26,7 @@ from jaxtyping import UInt8
 from sora.data.decoding import pictures
 from sora.data.decoding.containers import Opened, opened, refused, upright
 from sora.data.decoding.converting import Converter, Pictures
+from sora.data.decoding.endings import cut_off
 from sora.data.decoding.reader import (
     HOLE,
     LAST_FOR,
@@ -81,7 +82,9 @@ class PyAVReader:
         if not timeline:
             return shown.info
         with opened(source, name, self.limits) as (container, video, info):
-            return measured(container, video, shown.info, walked(container, video, info, self.limits))
+            told = measured(container, video, shown.info, walked(container, video, info, self.limits))
+            within = "" if told.lacks else cut_off(source, container.format.name)
+        return replace(told, lacks=f"it breaks off after {told.frames} frames, within {within}") if within else told
 
     def read(
         self,

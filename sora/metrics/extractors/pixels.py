@@ -82,7 +82,7 @@ class Preparation:
         batch, count = videos.shape[:2]
         frames = videos.permute(0, 1, 4, 2, 3).flatten(0, 1).float() * ((self.high - self.low) / scale) + self.low
         frames = self._sized(frames)
-        mean, deviation = (torch.tensor(values, device=frames.device)[:, None, None] for values in (self.mean, self.deviation))
+        mean, deviation = (frames.new_tensor(values)[:, None, None] for values in (self.mean, self.deviation))
         frames = (frames - mean) / deviation
         return frames.unflatten(0, (batch, count)).transpose(1, 2)
 

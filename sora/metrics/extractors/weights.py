@@ -83,5 +83,6 @@ def fill(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None
     ]
     if wrong:
         raise ValueError(f"{path} does not hold this network's weights: {'; '.join(wrong[:3])}{'; and more' if len(wrong) > 3 else ''}")
+    network.float()  # whatever torch's default was when it was built: pixels come in fp32
     network.load_state_dict(state, strict=False)
     network.eval().requires_grad_(False)

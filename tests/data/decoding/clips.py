@@ -15,6 +15,7 @@ import numpy as np
 from tests.data.making import counting
 
 RATE = 25
+UNEVEN = (0.031, 0.053, 0.037, 0.029, 0.047, 0.043)  # seconds: of no rate in common, as recordings of a browser have them
 X265 = {"x265-params": "log-level=none"}
 
 
@@ -87,9 +88,31 @@ def _plain(count: int = 50, height: int = 64, width: int = 96, **how) -> Made:
     return Made(file_of(counting(count, height, width), **how), list(range(count)), times, height, width)
 
 
-def _of_variable_rate() -> Made:
-    times = np.cumsum([0, *np.tile([1 / 50, 1 / 12.5, 1 / 25, 1 / 25], 12)]).round(3).tolist()
-    return Made(file_of(counting(len(times), 64, 96), times=times), list(range(len(times))), times, 64, 96)
+def _of_variable_rate(container: str = "mp4", *, steps: tuple[float, ...] = (1 / 50, 1 / 12.5, 1 / 25, 1 / 25), **how) -> Made:
+    times = np.cumsum([0, *np.tile(steps, 48 // len(steps))]).round(3).tolist()
+    content = file_of(counting(len(times), 64, 96), container=container, times=times, **how)
+    return Made(content, list(range(len(times))), times, 64, 96)
+
+
+def piped(content: bytes, container: str) -> bytes:
+    """A copy written to where nobody can go back, and so without how long it is."""
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.content = b""
+
+        def write(self, more: bytes) -> int:
+            self.content += bytes(more)
+            return len(more)
+
+    pipe = Pipe()
+    with av.open(io.BytesIO(content)) as source, av.open(pipe, "w", format=container) as output:
+        video = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = video
+                output.mux(packet)
+    return pipe.content
 
 
 def _with_an_edit_list() -> Made:
@@ -114,6 +137,11 @@ GOOD = {
     "av1": lambda: _plain(20, codec="libsvtav1", options={"preset": "12"}),
     "odd sizes": lambda: _plain(20, 67, 101, pixels="yuv444p"),
     "variable rate": _of_variable_rate,
+    "variable rate in ts": lambda: _of_variable_rate("mpegts", steps=UNEVEN, base=Fraction(1, 90000)),
+    "variable rate in flv": lambda: _of_variable_rate("flv"),
+    "variable rate in mkv through a pipe": lambda: (lambda made: made._replace(content=piped(made.content, "matroska")))(
+        _of_variable_rate(steps=UNEVEN)
+    ),
     "edit list": _with_an_edit_list,
     "late start": _that_starts_late,
     "fragmented": lambda: _plain(muxer={"movflags": "frag_keyframe+empty_moov+default_base_moof"}),

@@ -9,7 +9,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from tests.data.decoding.clips import RATE, X265, file_of
+from tests.data.decoding.clips import RATE, X265, file_of, piped
 
 FRAMES = 64
 TS = Fraction(1, 90000)
@@ -49,27 +49,6 @@ def by_an_encoder_of(version: bytes, content: bytes) -> bytes:
     return content[: found.start(1)] + version.rjust(found.end(1) - found.start(1), b"0") + content[found.end(1) :]
 
 
-def piped(content: bytes, container: str) -> bytes:
-    """A copy written to where nobody can go back, and so without how long it is."""
-
-    class Pipe:
-        def __init__(self) -> None:
-            self.content = b""
-
-        def write(self, more: bytes) -> int:
-            self.content += bytes(more)
-            return len(more)
-
-    pipe = Pipe()
-    with av.open(io.BytesIO(content)) as source, av.open(pipe, "w", format=container) as output:
-        video = output.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = video
-                output.mux(packet)
-    return pipe.content
-
-
 def _h264(more: str = "", container: str = "mp4", pixels: str = "yuv420p", **how) -> bytes:
     options = {"x264-params": GROUPS + more, "bf": how.pop("bf", "2")}
     base = TS if container == "mpegts" else Fraction(1, 1000)
@@ -84,6 +63,8 @@ OLD = {"x264-params": "keyint=20:min-keyint=20:scenecut=0:b-pyramid=strict:b-ada
 INTRA = ":intra-refresh=1"
 OPEN = ":open-gop=1"
 UNEVEN = [number / 50 for number in range(30)] + [0.6 + number / 8 for number in range(FRAMES - 30)]
+
+BROWSER = np.cumsum([0, *np.tile((0.031, 0.053, 0.037), 21)]).round(3).tolist()  # seconds, of no rate in common
 
 FILES = {
     "ts": lambda: _h264(container="mpegts"),
@@ -126,5 +107,7 @@ FILES = {
     "one keyframe": lambda: file_of(moving(), options={"x264-params": "keyint=infinite:scenecut=0"}),
     "uneven times": lambda: _h264(times=UNEVEN),
     "uneven times in mkv": lambda: _h264(container="matroska", times=UNEVEN),
+    "uneven times in ts": lambda: _h264(container="mpegts", times=BROWSER),
+    "uneven times in mkv through a pipe": lambda: piped(_h264(times=BROWSER), "matroska"),
     "two frames at a time": lambda: _h264(container="matroska", times=[number // 2 / 12 for number in range(FRAMES)], bf="0"),
 }

@@ -35,6 +35,9 @@ REFUSED = {
     ("decord", "ten bits"): "open groups",
     ("decord", "transport stream"): "of kind mpegts",
     ("decord", "avi"): "of kind avi",
+    ("decord", "variable rate in ts"): "of kind mpegts",
+    ("decord", "variable rate in flv"): "of kind flv",
+    ("decord", "variable rate in mkv through a pipe"): "broken metadata",
 }
 
 

@@ -14,7 +14,7 @@ from sora.data.decoding.guarded import GuardedReader
 from sora.data.decoding.seeking import WAYS, Way, Ways
 from sora.data.video import LIMITS, PYAV
 from tests.data.decoding.clips import GOOD, file_of, index_first
-from tests.data.decoding.sought import FILES, FRAMES, UNEVEN, moving
+from tests.data.decoding.sought import BROWSER, FILES, FRAMES, UNEVEN, moving
 from tests.data.making import counting, numbers
 
 UNHEALTHY = ("an old encoder of 4:4:4",)  # no such encoder wrote it: decoded as if, it has faults wherever it is read from
@@ -210,6 +210,16 @@ def test_a_file_that_says_nothing_of_its_length_is_measured(kind):
 def test_the_rate_of_a_file_of_variable_rate_is_its_average(kind):
     info = PYAV.probe(content(kind), timeline=True)
     assert info.fps == pytest.approx((FRAMES - 1) / UNEVEN[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["uneven times in ts", "uneven times in mkv through a pipe"])
+def test_where_no_header_tells_the_rate_it_is_counted_before_anything_is_read(kind):
+    """FFmpeg guesses 90,000 and 1,000 frames a second of these."""
+    rate = (FRAMES - 1) / BROWSER[-1]
+    assert PYAV.probe(content(kind)).fps == pytest.approx(rate, rel=1e-3)
+    assert PYAV.read(content(kind), start=1.0, frames=3).fps == pytest.approx(rate, rel=1e-3)
+    with pytest.raises(ValueError, match="were asked for; lower fps"):
+        PYAV.read(content(kind), fps=60.0)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])

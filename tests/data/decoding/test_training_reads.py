@@ -10,7 +10,7 @@ from sora.data.loading import FrameData, read_clip, step_loader
 from sora.data.planning import CropPlan
 from sora.data.video import PYAV
 from tests.data.decoding.misbehaving import Hostile
-from tests.data.making import dataset
+from tests.data.making import dataset, joined
 
 HOSTILE = ["segv:clip-001", "hang:clip-004", "exit:clip-006", "eat:clip-009"]
 BAD = {said.partition(":")[2] for said in HOSTILE}
@@ -19,7 +19,7 @@ BAD = {said.partition(":")[2] for said in HOSTILE}
 def steps(folder, reader, *, quarantine=None, workers=0):
     data = FrameData(folders=[str(folder / "set")], split="train", weights=None, max_bad_share=0.5, cache_mb=0, reader=reader)
     plan = CropPlan(data.indexes, weights=data.weights, shapes=[[5, 16, 16]], batch=4, packs=1, seed=0)
-    return list(step_loader(data.batches(plan, quarantine=quarantine), first=0, last=8, workers=workers))
+    return list(map(joined, step_loader(data.batches(plan, quarantine=quarantine), first=0, last=8, workers=workers)))
 
 
 @pytest.mark.slow

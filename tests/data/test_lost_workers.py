@@ -1,0 +1,92 @@
+"""A loader worker that dies: every step is delivered all the same, and nothing is raised in the middle of one."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from sora.data.loading import step_loader
+
+
+class Steps:
+    """Tells which process made a step; the first worker that comes to step `deadly` dies of `how`."""
+
+    def __init__(self, deadly=None, how=None):
+        self.deadly, self.how, self.main = deadly, how, os.getpid()
+
+    def __getitem__(self, step):
+        if step == self.deadly and os.getpid() != self.main:
+            self.how()
+        return step, os.getpid()
+
+    def share(self, step, *, ranks, rank):
+        return self[step]
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [(killed, "was killed by SIGKILL"), (lambda: os._exit(3), "ended with exit code 3")], ids=["killed", "exited"]
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_step_is_delivered_and_the_death_is_told_once_with_what_to_do(workers, how, told):
+    said = []
+    loader = step_loader(Steps(4, how), first=1, last=9, workers=workers, lost=said.append)
+    got = list(loader)
+    assert [step for step, _ in got] == list(range(1, 9))
+    assert {process for step, process in got if step >= 5} == {os.getpid()}
+    (line,) = said
+    assert told in line and f"loader worker {(4 - 1) % workers} (process " in line
+    assert "memory" in line and "workers=" in line and "data.cache_mb=" in line
+
+
+def test_nothing_is_raised_while_a_step_is_trained_on():
+    """torch raises in the handler of SIGCHLD, wherever the process is: weights would be half updated."""
+    said = []
+    loader = iter(step_loader(Steps(), first=0, last=6, workers=1, lost=said.append))
+    next(loader)
+    os.kill(loader._workers[0].pid, signal.SIGKILL)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:  # a step, in which signals are handled
+        sum(range(1000))
+    assert not said
+    assert [step for step, _ in loader] == [1, 2, 3, 4, 5] and len(said) == 1
+
+
+def test_an_error_in_a_worker_that_lives_is_that_error():
+    def wrong():
+        raise ValueError("a clip of ours")
+
+    said = []
+    with pytest.raises(ValueError, match="a clip of ours"):
+        list(step_loader(Steps(2, wrong), first=0, last=5, workers=1, lost=said.append))
+    assert not said
+
+
+def test_who_does_not_ask_to_be_told_gets_an_error():
+    with pytest.raises((RuntimeError, OSError)):
+        list(step_loader(Steps(1, killed), first=0, last=5, workers=1))
+
+
+def test_workers_are_gone_with_whoever_asked_for_steps_even_if_not_for_the_end():
+    """Lightning counts the steps and asks for no more than there are."""
+    loader = step_loader(Steps(), first=0, last=3, workers=2, lost=print)
+    steps = iter(loader)
+    assert [next(steps)[0] for _ in range(3)] == [0, 1, 2]
+    workers = [worker.pid for worker in steps._workers]
+    gc.disable()  # not only when garbage is looked for, which may be never
+    try:
+        del steps
+        end = time.monotonic() + 20
+        while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        gc.enable()
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

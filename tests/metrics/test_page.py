@@ -1,0 +1,36 @@
+"""The page about the metrics in other people's code: its block runs as it stands, and its figures are those that it names."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from sora.metrics.comparison import compare_features
+
+PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+
+
+def test_the_block_of_the_page_runs_in_ten_lines_and_sees_the_difference(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
+    torch.manual_seed(0)
+    exec(compile(block, "docs/metrics.md", "exec"), {})
+    distance, floor, p = map(float, capsys.readouterr().out.split())
+    assert distance > floor and p == 1 / 80
+
+
+def test_the_page_names_every_figure_of_a_distance():
+    draw = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(200, 3, generator=draw) for _ in range(2))
+    found = compare_features(one, two + 1, key="x", ddof=1, seed=0, bootstrap=20, permutations=19, neighbours=5)
+    parts = {name.split("/")[2] for name in found if name.count("/") == 2}
+    table = PAGE[PAGE.index("| figure | says |") : PAGE.index("`kvd` is unbiased")]
+    assert parts - {"infinite_slope", "infinite_r2"} <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_the_classes_of_the_page_are_there():
+    from importlib import import_module
+
+    for module, name in re.findall(r"`(\w+)\.(\w+)`", PAGE):
+        if module not in ("torch", "sora"):
+            assert callable(getattr(import_module(f"sora.metrics.{module}"), name)), (module, name)
