@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long clean
+.PHONY: help setup quickstart test test-fast test-long test-attacks test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -29,7 +29,7 @@ quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outp
 
 # A module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early.
 # Byte code is kept whatever the environment says: else each process, and each command that a test starts, compiles all modules anew.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope --ignore=tests/attacks
 
 test: setup  ## the whole test suite, fast ones first
 	$(PYTEST) -m 'not slow and not slurm and not long'
@@ -40,6 +40,9 @@ test-fast: setup  ## the tests that take no long runs
 
 test-long: setup  ## laws over several processes and whole commands that take long: ranks that die, prices of large runs, compiled meshes
 	$(PYTEST) -m long
+
+test-attacks: setup  ## hostile runs, datasets, files and words through every door, and mutants of every form; minutes
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope tests/attacks
 
 # Debian's packages, where they may be installed; the tests start daemons of their own
 test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemption, killed ranks, arrays
@@ -62,6 +65,9 @@ lint: setup  ## ruff and pyright
 bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
 	@set -e; for script in experiments/benchmarks/*.py; do test $$script = experiments/benchmarks/gpu.py || { \
 		echo "== $$script"; $(BIN)/python "$$script"; }; done
+
+lock: setup  ## requirements.lock, every package with the hash of its file, as pip would install them today
+	$(BIN)/python tools/lock.py
 
 # The Python that has a torch with CUDA; nothing is installed. GPU_PYTHON_VERSION is that of the machine for which wheels are fetched.
 GPU_PYTHON ?= python3

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from sora.data.world import PALETTE, SHAPES
+from sora.data.world import PALETTE, SHAPES, World
 from sora.data.world.render import render
 from sora.data.world.scenes import Actor
 from sora.data.world.world import Scene

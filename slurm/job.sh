@@ -13,6 +13,7 @@ job() {
     shift
     if [[ $verb == train ]]; then
         for word in "$@"; do [[ $word == output=* ]] && output=${word#output=}; done
+        [[ $output == "~/"* ]] && output=$HOME/${output:2} # as sora takes it
         [[ -n $output ]] || { echo "name the run's folder, which a requeued job goes on with: output=…" >&2; exit 2; }
         set -- "$@" resume=auto
     fi

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
+from sora import credentials, trust
 from sora.configs.words import listed, meant
 from sora.processes import Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import started
-from sora.terminal import writable
+from sora.terminal import Lines, line, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -68,10 +69,16 @@ class Flags:
 
     overrides: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    allow: list[str] = field(default_factory=list)
     help: bool = False
     version: bool = False
     multirun: bool = False
     show: bool = False
+
+    def again(self) -> list[str]:
+        """The dashed options that another process needs for the same overrides."""
+        folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
+        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow)]
 
 
 @cache
@@ -182,7 +189,7 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {shown(str(error)) if isinstance(error, Lines) else line(str(error))}", file=sys.stderr)
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
@@ -195,16 +202,16 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     except ConnectionError as error:
         if error.errno is not None:
             raise
-        print(f"sora {verb}{_who()}: {error}", file=sys.stderr)  # a store's own words: it does not answer
+        print(f"sora {verb}{_who()}: {line(str(error))}", file=sys.stderr)  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
         if error.errno in NAME_ERRORS or _unmakeable(error):
-            print(f"sora {verb}{_who()}: {error.strerror}: {error.filename}; name another place", file=sys.stderr)
+            print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename))}; name another place", file=sys.stderr)
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}{_who()}: {error.strerror}: {error.filename or 'while writing'}; {advice}", file=sys.stderr)
+        print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}", file=sys.stderr)
         return FAILED
 
 
@@ -241,7 +248,7 @@ def _run(verb: str, words: list[str]) -> int | None:
     if flags.help:
         from sora.configs.page import page
 
-        print(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
+        styled(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
         return 0
     if flags.show:
         from omegaconf import OmegaConf
@@ -253,10 +260,15 @@ def _run(verb: str, words: list[str]) -> int | None:
         refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
     if launched:
         return submitted(verb, composed, flags)
+    from omegaconf import OmegaConf
+
+    from sora import hub
     from sora.storage import refuse_blocked
 
     refuse_blocked(composed.writes)
-    return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
+    refuse_read_only(composed)
+    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+        return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
 def refuse_ranks(command: str, *, part: object = None) -> None:
@@ -269,13 +281,21 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
         )
 
 
+def refuse_read_only(composed: Composed) -> None:
+    """Raise ValueError for an output that cannot be written, before what takes hours is made for it."""
+    from sora import storage
+
+    if place := composed.writes.get("output"):
+        storage.refuse_read_only(Path(place), f"output={place}")
+
+
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
     """Hand the command, or the `runs` of a sweep, to its launcher instead of running it; 0 once it is in the queue."""
     from sora.configs.build import build
     from sora.configs.compose import compose
 
-    launcher, folders = build(composed.config[LAUNCHER]), [f"--config-dir={folder.resolve()}" for folder in flags.folders]
-    named = [[*(word for word in words if not _launches(word)), *folders] for words in runs or [flags.overrides]]
+    launcher = build(composed.config[LAUNCHER])
+    named = [[*(word for word in words if not _launches(word)), *flags.again()] for words in runs or [flags.overrides]]
     if verb == "train" and any(not any(word.startswith("output=") for word in words) for words in named):
         raise ValueError("a job of a cluster goes on in its own folder: name it with output=FOLDER")
     if verb == "train":
@@ -301,7 +321,7 @@ def parse(words: Sequence[str]) -> Flags:
     """Sort a command line into dashed options and overrides, in any order. Raises ValueError for an option that does not exist."""
     flags, rest = Flags(), list(words)
     plain = {"--help": "help", "-h": "help", "--version": "version", "--multirun": "multirun", "-m": "multirun"}
-    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show"}
+    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show", "--allow": "allow"}
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -311,16 +331,20 @@ def parse(words: Sequence[str]) -> Flags:
             setattr(flags, plain[word], True)
         elif name in valued:
             if not equals and not rest:
-                raise ValueError(f"{name} needs a value: {name} {'job' if valued[name] == 'show' else 'FOLDER'}")
+                wanted = {"show": "job", "folders": "FOLDER", "allow": "PLACE"}
+                raise ValueError(f"{name} needs a value: {name} {wanted[valued[name]]}")
             value = value if equals else rest.pop(0)
             if valued[name] == "folders":
+                credentials.refuse(value, said_by=name)
                 flags.folders.append(Path(value))
+            elif valued[name] == "allow":
+                flags.allow.append(value)
             elif value != "job":
                 raise ValueError(f"{name} {value}: the configuration that can be shown is 'job'")
             else:
                 flags.show = True
         else:
-            known = ["--help", "--version", "--multirun", "--config-dir", "--cfg"]
+            known = ["--help", "--version", "--multirun", "--config-dir", "--allow", "--cfg"]
             raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
     return flags
 
@@ -339,7 +363,8 @@ def sweep(verb: str, flags: Flags) -> int:
         raise ValueError("-m runs; leave it away to see the help or the configuration")
     refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
-        return launched(verb, flags.overrides, flags.folders)
+        with trust.allowing(flags.allow):
+            return launched(verb, flags.overrides, flags.folders)
     found = split(verb, flags.overrides, flags.folders)
     if any(_launches(word) for word in flags.overrides):
         composed = compose(verb, found.runs[0], flags.folders)
@@ -349,11 +374,10 @@ def sweep(verb: str, flags: Flags) -> int:
             print(*later(verb, found), sep="\n")
         return code
     found.record()
-    folders = [f"--config-dir={folder}" for folder in flags.folders]
     codes = []
     for number, overrides in enumerate(found.runs, 1):
         print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
-        words = [sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *folders]
+        words = [sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *flags.again()]
         try:
             codes.append(run_command(words, patience=PATIENCE))
         except KeyboardInterrupt:
@@ -363,8 +387,7 @@ def sweep(verb: str, flags: Flags) -> int:
     failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]
     if failed:
         print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
-    for line in ended(verb, found):
-        print(line)
+    print("".join(f"{told}\n" for told in ended(verb, found)), end="")
     return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
 
 

@@ -34,6 +34,8 @@ HEADLINES = (
     "fvd",
     "frechet",
     "kvd",
+    "motion_frechet",
+    "fvmd_lite",
     "jedi_formula",
     "precision",
     "recall",
@@ -41,6 +43,9 @@ HEADLINES = (
     "coverage",
     "inception_score",
     "adherence_all",
+    "continuation_psnr",
+    "continuation_ssim",
+    "continuation_spatiotemporal_iou",
 )
 PAIRED = ("dataset", "measures.loss", "seed")  # fields of a protocol that make losses those of the same clips with the same noise
 CHANGE = "loss change, %"  # of the first score's, clip by clip

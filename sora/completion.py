@@ -33,7 +33,7 @@ compdef _sora sora
 FISH = r"""complete -c sora -f -a '(sora completion words (commandline -cp) 2>/dev/null)'
 """
 SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-DASHED = ("--help", "--config-dir", "--cfg", "--multirun")
+DASHED = ("--help", "--config-dir", "--allow", "--cfg", "--multirun")
 
 
 def main(words: Sequence[str]) -> int:

@@ -19,15 +19,26 @@ EXAMPLES = (
     "sora data show=data/mine output=mine.html",
 )
 ACTIONS = ("index", "check", "show")
+EVERY = ("output", "workers", "clip_seconds", "worker_memory_gb")
+READ = {"check": (*EVERY, "decode"), "show": (*EVERY, "clips", "sample")}  # the keys of each action; all others are of index
 
 
 def main(composed: Composed) -> int | None:
+    from sora.configs.idle import refuse_idle
+
     config = composed.config
     given = [action for action in ACTIONS if config[action] is not None]
     if len(given) != 1:
         wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
         raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
+    refuse_idle(config, composed.said, idle(config, given[0]), why=f"with {given[0]}=")
     return {"index": index, "check": check, "show": show}[given[0]](config)
+
+
+def idle(config: Any, action: str) -> set[str]:
+    """The keys that an action does not read."""
+    others = {key for keys in READ.values() for key in keys} - set(EVERY)
+    return set(config) - {*READ[action], action} if action in READ else others
 
 
 def index(config: Any) -> None:
@@ -40,8 +51,9 @@ def index(config: Any) -> None:
     from sora.data.foreign import Choices
     from sora.data.index import Index
     from sora.data.indexing import index_shards, mirror, names_of, passed_over
-    from sora.data.stores import store_of, write_remote
+    from sora.data.stores import names_place, store_of, write_remote
     from sora.data.writing import DATASET
+    from sora.terminal import say
 
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
@@ -49,10 +61,15 @@ def index(config: Any) -> None:
     if output is None and store.remote:
         raise ValueError(f"index={place} is a URL; name the folder for its index with output=FOLDER")
     folder = output or Path(place)
+    far = place if store.remote else str(Path(place).resolve())
+    if output is not None and (folder / DATASET).exists() and names_place(folder, far):
+        write_remote(folder, far, **elsewhere)
+        say(f"{folder}: its shards lie at {far}, by your word from now on", f"next: {after_prepare(folder, Index.open(folder))}")
+        return
     if (folder / DATASET).exists():
         raise ValueError(f"{folder / DATASET} exists already: it is indexed; remove that file, or index into another folder with output=")
     if output is not None:
-        write_remote(folder, place if store.remote else str(Path(place).resolve()), **elsewhere)
+        write_remote(folder, far, **elsewhere)
     if output is not None and _there(store, DATASET):
         described = mirror(store, folder)
     else:
@@ -81,7 +98,7 @@ def index(config: Any) -> None:
                 passed=passed,
                 report=report,
             )
-    print("\n".join([*_told(described, folder), f"next: {after_prepare(folder, Index.open(folder))}"]))
+    say(*_told(described, folder), f"next: {after_prepare(folder, Index.open(folder))}")
 
 
 def _there(store: Any, name: str) -> bool:
@@ -116,6 +133,7 @@ def check(config: Any) -> int:
     from sora.data.checking import check as compare
     from sora.data.index import Index
     from sora.storage import refuse_unwritable, write_json
+    from sora.terminal import say
 
     opened = Index.open(config.check)
     if config.output is not None:
@@ -139,7 +157,7 @@ def check(config: Any) -> int:
             memory_gb=config.worker_memory_gb,
             report=count,
         )
-    print("\n".join([f"{config.check}: {line}" if not number else line for number, line in enumerate(checked.lines())]))
+    say(*(f"{config.check}: {told}" if not number else told for number, told in enumerate(checked.lines())))
     if config.output is not None:
         faults = [fault._asdict() for fault in checked.faults]
         compared = {"dataset": opened.dataset_fingerprint, "compared": dict(checked.counts), "kinds": dict(checked.kinds)}
@@ -159,6 +177,7 @@ def show(config: Any) -> None:
     from sora.data.workers import in_order
     from sora.report.dataset import write_page
     from sora.storage import may_write, refuse_unwritable
+    from sora.terminal import say
 
     folder = Path(config.show)
     opened = Index.open(folder)
@@ -174,28 +193,30 @@ def show(config: Any) -> None:
     print(f"{folder}: {held}; shards: {described.totals['shards']}\n")
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
-        print("\n".join([*histogram.lines(width), ""]))
+        say(*histogram.lines(width), "")
     for name, counts in described.counted.items():
         listed = sorted(counts.items(), key=lambda item: -item[1])[:8]
-        print(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
+        say(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
     rows = np.unique(np.linspace(0, len(opened) - 1, config.clips).round().astype(int)).tolist()
     made = list(in_order(Thumbnails(opened), rows, workers=config.workers, seconds=config.clip_seconds, memory_gb=config.worker_memory_gb))
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
-    print("\n".join([*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}"]))
+    say(*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}")
 
 
 def _progress(what: str, more: str | None) -> Any:
     """A line that counts, for work whose end is not known: `with … as report: report(shards, clips)`."""
     from contextlib import contextmanager
 
-    from rich.progress import Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from sora.terminal import bars
 
     @contextmanager
     def counting() -> Any:
         columns = (TextColumn("{task.completed} {task.description}"), TaskProgressColumn(show_speed=True), TimeElapsedColumn())
         # Without a thread of its own: worker processes are forked from this one.
-        with Progress(*columns, auto_refresh=False) as progress:
+        with bars(*columns, stderr=False, auto_refresh=False) as progress:
             task = progress.add_task(what, total=None)
 
             def report(done: int, clips: int) -> None:

@@ -60,11 +60,12 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     from pathlib import Path
 
     import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sora.configs.build import build
     from sora.configs.following import after_encode
     from sora.data.latents import LatentIndex, shard_rows
+    from sora.terminal import bars
     from sora.text import cache
     from sora.vae import artefact
 
@@ -76,7 +77,7 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     encoder.to(vae.shift.device)
     captions = captions_of(index, config.captions, part=part)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn()) as progress:
+    with bars(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), stderr=False) as progress:
         clips = progress.add_task("encoding clips", total=sum(len(rows) for rows in part.some(shard_rows(index)).values()))
         trimmed = encode_clips(
             index,
@@ -271,10 +272,11 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
 
 def _tell_of_cuts(manifest: Path) -> None:
     """Say how many captions were longer than the encoder reads."""
+    from sora.terminal import say
     from sora.text import cache
 
     for cut in cache.cut_in(manifest) or ():
-        print(f"  {cut.line()}")
+        say(f"  {cut.line()}")
 
 
 def _device(name: str) -> Any:

@@ -22,23 +22,27 @@ EXAMPLES = (
 )
 # What a preset says of, or may.
 PROTOCOL = ("n", "real", "generated", "size", "kernel", "crop", "trajectories", "rates", "quantise", "ddof", "extractor")
+UNPUBLISHED = ("extractor.path", "extractor.sha256", "extractor.batch")  # keys of a protocol that no publication sets
 
 
 def main(composed: Composed) -> None:
     """Evaluate what the checkpoint holds, write `scores.json` and the clips, and print the figures."""
+    from sora.configs.stored import refuse_programs
     from sora.evaluation.files import evaluate_files
     from sora.evaluation.reads import refuse_other_statistics, refuse_unread
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
-    from sora.prompts import check_numbers
+    from sora.prompts import check_numbers, negative_of, refuse_unguided
     from sora.report.evaluation import write_page
 
     config = composed.config
+    refuse_programs(config, composed.said)
     check_numbers(config)
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     kind = kind_of(Path(config.checkpoint))
     refuse_unread(config, composed.said, kind=kind)
+    refuse_unguided(negative_of(config.negative), (), config.guidance, composed.choices.get("guidance"))
     refuse_other_statistics(config, composed.said, composed.choices.get("preset"))
     with joined(config.device) as share:
         scores = kinds[kind](config, share, preset_of(composed))
@@ -75,7 +79,7 @@ def ending(output: Path, *, page: bool) -> str:
 def preset_of(composed: Composed) -> dict[str, Any] | None:
     """The preset in force, which of a protocol's keys the command line set besides, and where it departs from what was published itself."""
     name = composed.choices.get("preset")
-    ours = [key for key in composed.said if key.partition(".")[0] in PROTOCOL and key not in ("extractor.path", "extractor.batch")]
+    ours = [key for key in composed.said if key.partition(".")[0] in PROTOCOL and key not in UNPUBLISHED]
     return None if name is None else {"name": name, "changed": sorted(ours), "departs": composed.config.departs}
 
 
@@ -87,7 +91,7 @@ def kind_of(folder: Path) -> str:
     if not folder.is_dir():
         several = "; add -m to evaluate each folder that is called so" if "*" in str(folder) else ""
         raise ValueError(f"checkpoint={folder} is no folder; name a run, a VAE, a dataset or a folder of videos{several}")
-    return run_kind(folder) if (folder / "run.json").is_file() or (folder / CARD).is_file() else "videos"
+    return run_kind(folder) if (folder / "run.json").exists() or (folder / CARD).exists() else "videos"
 
 
 if __name__ == "__main__":

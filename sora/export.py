@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
+from sora.gate.forms import Maybe, Named, anything, fitting
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ def main(composed: Composed) -> None:
     import torch
 
     from sora.configs.following import after_diffusion
+    from sora.configs.idle import refuse_idle
     from sora.configs.load import load_diffusion
     from sora.dit.published import checkpoints
     from sora.dit.published.network import PublishedDiT
@@ -47,6 +49,7 @@ def main(composed: Composed) -> None:
     if config.format == DIFFUSERS and not isinstance(dit, PublishedDiT):
         raise ValueError(f"format={DIFFUSERS}: {config.checkpoint} is no published network, of which diffusers has a class; leave it out")
     if not isinstance(dit, PublishedDiT) or config.format == OWN:
+        refuse_idle(config, composed.said, ("shard_gb",), why="for a run to sample from, which is one file")
         write_run(loaded, output, dtype=types[config.precision], ema=config.ema, usual=known_of(loaded))
         print(f"step {loaded.step} as a run to sample from: {output}")
         print(f"next: {after_diffusion(output)}")
@@ -79,11 +82,8 @@ def began_with(run: Run) -> Mapping[str, Any] | None:
     """
     if not run.init_file.is_file():
         return None
-    noted = storage.read_json(run.init_file)
-    found = noted.get("config") if isinstance(noted, dict) else 0
-    if found is not None and not isinstance(found, dict):
-        raise ValueError(f"{run.init_file} is damaged: it does not say what the run began with")
-    return found
+    form = {"config": Maybe(Named(anything))}
+    return fitting(storage.read_json(run.init_file, within=run.folder), form, str(run.init_file))["config"]
 
 
 def known_of(loaded: LoadedDiffusion) -> dict[str, float]:

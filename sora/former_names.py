@@ -32,7 +32,8 @@ FORMER_FILES = {
     "world": "data.world data.world.world",
     "ingest": "data.sources",
     "metrics": (
-        "metrics.rand3d metrics.extractors.efficientnet metrics.extractors.i3d_files metrics.extractors.pretrained "
+        "metrics.rand3d metrics.extractors.efficientnet metrics.extractors.flow_histograms metrics.extractors.i3d_files "
+        "metrics.extractors.motion3d metrics.extractors.pretrained "
         "metrics.extractors.transnet"
     ),
     "training": (

@@ -48,7 +48,7 @@ def arranged(entries: Sequence[Entry], over: Sequence[str]) -> Board:
         count = str(len(group)) if len(whole) == len(group) else f"{len(whole)} of {len(group)}"
         told = [next((entry.texts[name] for entry in whole if name in entry.texts), "–") for name in alike]
         rows.append([*words, count, *told, *(_mean([entry.cells[name] for entry in whole if name in entry.cells]) for name in names)])
-    notes = [f"± is the standard deviation over runs that differ in {' and '.join(over)} alone; over=[] gives a row to each"]
+    notes = [f"± is the standard deviation over runs that differ in {' and '.join(over)} alone; sora compare … over=[] gives a row to each"]
     notes += [f"left out of the means: {entry.label}: {entry.lacks}" for entry in entries if entry.lacks]
     return Board([*kept, "runs", *alike, *names], rows, notes)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import bounded
 from sora.started import started
 from sora.training.ranks import say
 
@@ -48,7 +49,9 @@ def vae_job(config: DictConfig, folder: Path) -> Job:
     from sora.training.vae_module import VaeTask
 
     data, plan = vae_plan(config)
-    task = VaeTask(vae=build(config.vae), objective=build(config.objective), seed=config.seed)
+    with bounded(None, "the VAE", advice="lower vae.widths or vae.blocks"):
+        vae = build(config.vae)
+    task = VaeTask(vae=vae, objective=build(config.objective), seed=config.seed)
     for line in plan.lines([index.folder.name for index in data.indexes]):
         say(line)
     return Job(

@@ -22,11 +22,14 @@ _held: set[int] = set()
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE, shared: bool = False) -> Iterator[bool]:
+def alone_in(
+    folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE, shared: bool = False, patience: float = 0.0
+) -> Iterator[bool]:
     """Hold a folder for this process, making it if it is not there; yields whether it is held, False where its disk has no locks.
 
     doing: for the message, as in "training in". name: of the lock's file, where several things may be done in a folder at once. shared:
-    hold it beside others that share it, against one that wants it alone. A folder that was made and is still empty is gone at the end.
+    hold it beside others that share it, against one that wants it alone. patience: seconds to wait for one who holds it for a moment only.
+    A folder that was made and is still empty is gone at the end.
 
     Raises:
         ValueError: another process holds it; the message says which, on which machine and since when.
@@ -35,7 +38,7 @@ def alone_in(folder: Path, doing: str, *, name: str = NAME, advice: str = ADVICE
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _holding(folder / name, f"{doing} {folder}", advice, shared=shared) as held:
+        with _holding(folder / name, f"{doing} {folder}", advice, shared=shared, patience=patience) as held:
             yield held
     finally:
         if new:
@@ -62,8 +65,8 @@ def short(name: str) -> str:
 
 
 @contextmanager
-def _holding(file: Path, doing: str, advice: str, *, shared: bool = False) -> Iterator[bool]:
-    handle, locked = _locked(file, doing, advice, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+def _holding(file: Path, doing: str, advice: str, *, shared: bool = False, patience: float = 0.0) -> Iterator[bool]:
+    handle, locked = _locked(file, doing, advice, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience=patience)
     _held.add(handle)
     try:
         yield locked
@@ -84,8 +87,9 @@ def _upgraded(handle: int) -> bool:
     return True
 
 
-def _locked(file: Path, doing: str, advice: str, how: int) -> tuple[int, bool]:
+def _locked(file: Path, doing: str, advice: str, how: int, *, patience: float) -> tuple[int, bool]:
     """A handle of the lock's file, and whether the lock is ours."""
+    end = time.monotonic() + patience
     while True:
         handle = _opened(file)
         try:
@@ -93,6 +97,9 @@ def _locked(file: Path, doing: str, advice: str, how: int) -> tuple[int, bool]:
         except BlockingIOError:
             who = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
             os.close(handle)
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
             raise ValueError(f"another process{f' ({who})' if who else ''} is {doing}; {advice}") from None
         except OSError as error:  # some network file systems have no locks
             print(f"{file.parent} cannot be locked ({error.strerror}); make sure that no other process is {doing}")
@@ -108,6 +115,9 @@ def _locked(file: Path, doing: str, advice: str, how: int) -> tuple[int, bool]:
 
 def _opened(file: Path) -> int:
     try:
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # who held it before had made the folder, wrote nothing and took it back
+        file.parent.mkdir(parents=True, exist_ok=True)
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:  # maybe another user's, in a folder that is shared
         if not file.exists():

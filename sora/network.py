@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import bounded
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import nn
@@ -26,7 +28,8 @@ def trainable(config: DictConfig, *, patch_channels: int, text_width: int) -> tu
     from sora.training.compiling import compile_blocks
 
     given = {"patch_channels": patch_channels, "text_width": text_width}
-    dit, tree = build(config.dit, **given), plain(config.dit)
+    with bounded(None, "the network", advice="lower dit.width or dit.depth"):
+        dit, tree = build(config.dit, **given), plain(config.dit)
     scales = build(config.parametrization)(dit, lambda **sizes: build({**tree, **sizes}, **given))
     build(config.recompute)(dit)
     if config.compile:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora import terminal
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -22,11 +24,14 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora import storage
+    from sora.configs.idle import refuse_idle
     from sora.jobs import captions_told, diffusion_plan
     from sora.resuming import require_given
 
     config = composed.config
     require_given(config, "plan")
+    if config.get("cluster") is None:
+        refuse_idle(config, composed.said, ("priced", "fit"), why="without cluster=, which prices the run")
     if config.kind == "vae":
         if config.calibrate:
             raise ValueError("calibrate=true measures the denoising network; with task=vae a step's crops are alike and need no cost")
@@ -38,7 +43,7 @@ def main(composed: Composed) -> None:
         return
     found: dict[str, Any] = {"figures": told(config, planned.plan)}
     for line in captions_told(config, planned):
-        print(f"captions         {line}")
+        terminal.say(f"captions         {line}")
     if config.get("cluster") is not None:
         from sora.price import priced
 

@@ -38,6 +38,7 @@ def main(composed: Composed) -> None:
     from sora.data.units import Part, Units
     from sora.data.workers import in_order
     from sora.storage import refuse_nested
+    from sora.terminal import say
 
     config = composed.config
     output, part = Path(config.output), Part.of(config.part)
@@ -57,7 +58,7 @@ def main(composed: Composed) -> None:
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = join(job, units, kept, refused, max_bytes=int(config.shard_mb * 2**20), about=about)
         units.remove()
-    print(summary(described, output))
+    say(summary(described, output))
     print(f"next: {after_prepare(output, Index.open(output))}")
 
 
@@ -65,7 +66,9 @@ def _progress(total: int) -> Any:
     """A line that counts: `with … as report: report(units, clips)`."""
     from contextlib import contextmanager
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from sora.terminal import bars
 
     @contextmanager
     def counting() -> Any:
@@ -77,7 +80,7 @@ def _progress(total: int) -> Any:
             TimeRemainingColumn(),
         )
         # Without a thread of its own: worker processes are forked from this one.
-        with Progress(*columns, auto_refresh=False) as progress:
+        with bars(*columns, stderr=False, auto_refresh=False) as progress:
             task = progress.add_task("preparing", total=total)
 
             def report(done: int, clips: int) -> None:

@@ -267,12 +267,12 @@ def measured(
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
     from sora.tokens import Grid
 
-    budget = wanted.config.plan.budget
-    found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks)
+    budget, packs = wanted.config.plan.budget, wanted.config.plan.packs
+    found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks).summing(packs, trainer)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     half -= half % min(half, 64)  # over which context ranks divide
     part = [(Grid(1, 1, half), max(1, words))]
-    smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks)
+    smaller = of_any_depth(wanted, [batch_of(wanted, part, half)] * len(seen), trainer, ranks).summing(packs, trainer)
     slope = max(found.largest - smaller.largest, found.kept - smaller.kept, 1) / (budget - half)
     fits = max(0, int(budget + (cluster.room - found.largest) / slope) // 64 * 64)
     if found.largest > cluster.room:
@@ -388,11 +388,12 @@ def fitted(run: Path, ratio: float) -> float:
     Raises:
         ValueError: the log says nothing of it.
     """
-    import json
     from statistics import median
 
+    from sora.training.metrics import MEASURED, read
+
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    rows = read(path, MEASURED)
     reached = [row["mfu"] / (1 - row["data_share"]) for row in rows if row.get("mfu") and row["data_share"] < 1]
     if len(reached) < 2:
         raise ValueError(f"fit={run}: {path} has fewer than two lines with mfu; name a run of this network on such a device")

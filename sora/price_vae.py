@@ -108,7 +108,8 @@ def trace(config: DictConfig, shape: Shape, crops: Sequence[int], trainer: Any, 
     """A step of one rank on packs of so many crops."""
     from sora.training.tracing import traced
 
-    return traced(lambda: module_of(config), [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)
+    found = traced(lambda: module_of(config), [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)
+    return found.summing(config.plan.packs, trainer)
 
 
 def batch_of(shape: Shape, crops: int) -> FrameBatch:

@@ -79,6 +79,8 @@ def follow_starter() -> None:
     said = os.environ.pop(PARENT, "")
     if said == str(os.getppid()):
         Parent(int(said), True).hold_to(signal.SIGTERM)
+    elif said.isdecimal() and not alive(int(said)):  # it went while this one was being started
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patience: float) -> int:

@@ -36,12 +36,13 @@ def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
 
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Told]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task, began = bar.add_task(what, total=None, rate=""), time.monotonic()
+    from sora.terminal import bars, line
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with bars(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as bar:
+        task, began = bar.add_task(line(what), total=None, rate=""), time.monotonic()
 
         def told(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, rate=_rate(done, unit, time.monotonic() - began))

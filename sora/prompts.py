@@ -42,11 +42,13 @@ class Number(NamedTuple):
 
 
 NUMBERS = {
-    "seconds": Number(0),
-    "fps": Number(0, above=True),
-    "area": Number(0, above=True),
+    "seconds": Number(0, most=1e6),
+    "fps": Number(0, above=True, most=1e6),
+    "area": Number(0, above=True, most=1e9),
     "seed": Number(whole=True),
-    **dict.fromkeys(("samples", "steps", "input_frames", "budget", "enlarge"), Number(1, whole=True)),
+    **dict.fromkeys(("samples", "steps", "input_frames"), Number(1, whole=True, most=1e6)),
+    **dict.fromkeys(("budget", "enlarge"), Number(1, whole=True)),
+    "clip_gb": Number(0, above=True, most=1e6),
     "first": Number(0, above=True, most=1),
     "shift": Number(0, above=True),
 }

@@ -32,6 +32,7 @@ def main(composed: Composed) -> None:
     import time
 
     from sora.scores import opened
+    from sora.storage import refuse_read_only
     from sora.trained import is_run
 
     config = composed.config
@@ -48,14 +49,24 @@ def main(composed: Composed) -> None:
         raise ValueError(f"{output} is the page of {output.parent} itself; name one for these: output=FILE.html")
     if output.is_dir():
         raise ValueError(f"output={output} is a folder; name a file")
+    refuse_read_only(output, f"the page {output}", advice="name another place for it with output=FILE.html")
     if config.watch is not None and not (len(places) == 1 and is_run(places[0])):
         raise ValueError("watch= follows one run; name one")
+    if "clips" in composed.said and len(places) == 1 and is_scored(places[0]):
+        raise ValueError(f"clips={config.clips} has no effect: {places[0]} shows the clips that its evaluation kept (keep=); leave it out")
     while True:
         again = write(places, output, most=config.clips, watch=config.watch)
         print(output.resolve(), flush=True)
         if not again:
             return
         time.sleep(float(config.watch or 0))
+
+
+def is_scored(place: Path) -> bool:
+    """Whether a place is an evaluation's, whose page is of its scores."""
+    from sora.trained import is_run
+
+    return (place / "scores.json").is_file() and not is_run(place)
 
 
 def home_of(words: Sequence[str]) -> Path:
@@ -71,10 +82,8 @@ def write(places: Sequence[Path], output: Path, *, most: int, watch: int | float
     from sora.storage import write_text
     from sora.trained import is_run, trained
 
-    if len(places) == 1 and (places[0] / "scores.json").is_file() and not is_run(places[0]):
-        written = evaluation.write_page(places[0])
-        if written.resolve() != output.resolve():
-            raise ValueError(f"{written} is written; the page of an evaluation lies beside its clips, leave output= out")
+    if len(places) == 1 and is_scored(places[0]):
+        evaluation.write_page(places[0], output)
         return False
     if len(places) > 1 or not is_run(places[0]):
         write_text(output, render(several(places, most=most)))
@@ -95,28 +104,28 @@ def parts_of(run: Trained, output: Path, *, most: int):
     """The sections of a run's page."""
     import shlex
 
+    from sora.data.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
     from sora.training.metrics import read
     from sora.training.phases import totals
 
-    spent = [dict(line) for line in run.spent if "began" in line]
+    spent = [dict(line) for line in run.spent]
     account = totals(spent) if spent else None
     goodput = account["goodput"] if account else None
-    flat = _flat(run.config)
+    flat, held = _flat(run.config), datasets(run)
     parts: dict[str, Sequence[Part]] = {
         "Where it stands": [page.headline(step=run.step, steps=run.steps, lines=run.lines, measured=run.measured, goodput=goodput)],
         "Samples over steps": page.sample_parts(sample_folders(run.folder), most=most),
         "Curves": page.curves(run.lines),
         "Measured while training": page.measured_parts(run.measured),
         "Where the time went": page.time_parts(spent, account),
-        "Data": page.data_parts(datasets(run), run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl"))),
+        "Data": page.data_parts(held, run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl", LINE))),
         "Events": page.event_parts(run.events),
         "Configuration": [Folded(f"{len(flat)} values", [Table(["Key", "Value"], flat)])],
     }
     name = shlex.quote(str(run.folder))
-    folders = [str(folder) for folder in run.config.get("data", {}).get("folders") or []]
-    data = shlex.quote(folders[0]) if folders else "FOLDER"
+    data = shlex.quote(held[0][0]) if held and held[0][1] is not None else "FOLDER"
     follow = [] if run.finished else [f"sora train resume={name}", f"sora report {name} watch=30"]
     if run.info.get("kind") == "diffusion":
         follow += [f'sora sample checkpoint={name} prompt="…"']
@@ -164,15 +173,21 @@ def sample_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def datasets(run: Trained):
-    """The datasets of a run with what their dataset.json says; None for those that cannot be read from here."""
-    from sora.storage import read_json
+    """The datasets of a run, where they lie now, with what their dataset.json says; None for those that are not to be found from here, or
+    that another user's run names outside its folder."""
+    import os
+
+    from sora.data.index import describe
+    from sora.training.places import dataset_of
+    from sora.training.run import open_run
 
     found = []
-    for folder in run.config.get("data", {}).get("folders") or []:
+    for named in map(str, run.config.get("data", {}).get("folders") or []):
         try:
-            found.append((str(folder), read_json(Path(folder) / "dataset.json")))
+            place = dataset_of(open_run(run.folder), named)
+            found.append((named if place == os.path.abspath(named) else place, describe(Path(place))))
         except (ValueError, OSError):
-            found.append((str(folder), None))
+            found.append((named, None))
     return found
 
 

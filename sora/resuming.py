@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.configs.words import meant
+from sora.gate.forms import Named, fitting, text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,6 +50,7 @@ FREE = (
     "recompute",
     "compile",
 )
+MOST = {"workers": 1024, "plan.budget": 1 << 30}  # processes; tokens of a pack
 DEPENDS = "depends."  # before what is no key: the hashes of data, VAE and text encoder, in resume_allow
 # Paths: that the same clips and the same VAE lie there is seen from their hashes.
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
@@ -62,13 +64,17 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     """
     from omegaconf import OmegaConf
 
+    from sora.configs import stored
     from sora.configs.check import flatten
     from sora.training.run import changes, open_run, refuse_changes
 
+    refuse_sizes(config)
     output = Path(config.output or f"outputs/{config.kind}")
+    refuse_read_only(config.resume, output)
     if config.resume in (None, "auto"):
         require_given(config, "train")
     if config.resume is None or (config.resume == "auto" and not (output / "run.json").exists()):
+        stored.refuse_programs(config, said)
         keep_numerics(config, {})
         return config, output, None
     if config.resume == "auto":
@@ -76,13 +82,66 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
         run = open_run(output)
     else:
         run = open_run(Path(config.resume))
-        asked = laid_over(OmegaConf.create(run.config), config, said)
+        if "task" in said and config.kind != run.info["kind"]:
+            raise ValueError(
+                f"task={config.kind}, and {run.folder} is a run of task={run.info['kind']}, which no resume changes; leave task= out, or "
+                "begin another run with output="
+            )
+        asked = laid_over(kept(run), config, said)
+        stored.refuse_unsaid(run, asked, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
+    stored.refuse_programs(asked, said)
+    refuse_sizes(asked)
     keep_numerics(asked, run.config)
+    refuse_unmeasured(asked)
     now: Any = OmegaConf.to_container(asked, resolve=False)
     allowed = tuple(config.resume_allow)
     refuse_unknown([name for name in allowed if not name.startswith(DEPENDS)], {**flatten(run.config), **flatten(now)})
     return asked, run.folder, refuse_changes(changes(run.config, now, free=FREE_OF[asked.kind]), allowed=allowed)
+
+
+def refuse_sizes(config: DictConfig) -> None:
+    """Raise ValueError for what no machine trains with, such as a million processes that load data."""
+    from omegaconf import OmegaConf
+
+    for key, most in MOST.items():
+        if (found := OmegaConf.select(config, key)) is not None and found > most:
+            raise ValueError(f"{key}={found:,} is above {most:,}, the most that is trained with; lower {key}")
+
+
+def refuse_unmeasured(config: DictConfig) -> None:
+    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
+    evaluation = config.get("evaluation") or {}
+    if set(evaluation) == {"every"} and evaluation["every"] is not None:
+        raise ValueError(
+            f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
+            "evaluation=videos"
+        )
+
+
+def refuse_read_only(resume: str | None, output: Path) -> None:
+    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to."""
+    from sora import storage
+
+    if resume in (None, "auto"):
+        storage.refuse_read_only(output, f"output={output}")
+    elif Path(resume).is_dir():
+        advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
+        storage.refuse_read_only(Path(resume), f"resume={resume}", advice=advice)
+
+
+def kept(run: Run) -> DictConfig:
+    """The configuration that a run keeps, whole: what versions before did not have is as it stands today, and said."""
+    from sora.configs import kept as configs
+    from sora.training.ranks import say
+
+    kind = run.info["kind"]
+    if run.config.get("kind") != kind:
+        raise ValueError(f"{run.config_file} is damaged: kind is not {kind}, as {run.info_file.name} says")
+    config, lacking = configs.kept("train", run.config, [f"task={kind}"], str(run.config_file))
+    if lacking:
+        say(f"{run.config_file} has no {', '.join(lacking)}, as it is of another version; as it stands today is what holds")
+    return config
 
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
@@ -121,12 +180,12 @@ def standing(asked: DictConfig, run: Run, said: Sequence[str] | None) -> DictCon
             if name in lost and found not in (name, abspath(name)):
                 say(f"data.folders: {name} is read from {found}")
     if config.kind == "diffusion" and not named_here("vae", config.vae) and (said is None or config.vae == stored.get("vae")):
-        config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, str(config.vae))
+        config.vae = str(run.vae.absolute()) if (run.vae / CARD).is_file() else places.path_of(run, "vae", str(config.vae))
     if config.get("init") is not None and not named_here("init", config.init):
-        config.init = places.path_of(run, str(config.init))
+        config.init = places.path_of(run, "init", str(config.init))
     for name in ("text", "evaluation"):
         if OmegaConf.is_dict(asked.get(name)):
-            config[name] = places.placed(run, OmegaConf.to_container(asked[name], resolve=False))
+            config[name] = places.placed(run, OmegaConf.to_container(asked[name], resolve=False), name, here=named_here)
     return config
 
 
@@ -146,6 +205,7 @@ def require_given(config: DictConfig, verb: str) -> None:
     """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
     from omegaconf import OmegaConf
 
+    refuse_unmeasured(config)
     if config.steps < 1:
         raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
 
@@ -189,7 +249,7 @@ def record(
 
     if changed is None or not ranks.first():
         return
-    place = begun_at(run.folder, ())["place"]
+    own, place = run.own, begun_at(run.folder, ())["place"]
     kept = asked if run.info.get("place") == place else config
     other = {f"{DEPENDS}{name}": pair for name, pair in differing(run, job).items()}
     before, now = (list(each) for each in ((run.config.get("data") or {}).get("folders") or (), kept.data.folders))
@@ -204,11 +264,13 @@ def record(
     if other:
         run.depend_on(job.depends, vae=job.vae)
     run.note(**begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual))
+    if own:
+        run.seal()
 
 
 def differing(run: Run, job: Job) -> dict[str, tuple[str, str]]:
     """What the run depended on and this job does not, as {name: (before, now)}."""
-    was = run.info["depends"]
+    was = fitting(run.info, {"depends": Named(text)}, str(run.info_file))["depends"]
     return {name: (str(was.get(name)), value) for name, value in job.depends.items() if was.get(name) != value}
 
 
@@ -255,7 +317,10 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
             f"{run.checkpoints} holds no checkpoint, but this run has saved some, the first at step {first}: mount it or put them back. "
             f"To start again from step 0, choose another output=FOLDER"
         )
-    return run, None if newest is None else opened(newest, job)
+    state = None if newest is None else opened(newest, job)
+    if state is not None and state.step > (steps := run.config.get("steps", state.step)):
+        raise ValueError(f"{newest} is of step {state.step:,}, and the run has steps={steps:,}: one of them is damaged")
+    return run, state
 
 
 def opened(path: Path, job: Job) -> TrainingState:
@@ -266,6 +331,7 @@ def opened(path: Path, job: Job) -> TrainingState:
     if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
         raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
     state = checkpoint.load(path, verified=True)
+    fitting(state.facts, checkpoint.TRAINED, f"{path / checkpoint.STATE}: facts", "use another checkpoint")
     refuse_other(job.task, state, source=path)
     return state
 

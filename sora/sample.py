@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora import terminal
+
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.configs.load import LoadedDiffusion
@@ -45,7 +47,7 @@ def main(composed: Composed) -> None:
     limits = with_fill(loaded.encoder.limits(), fill_of(loaded.config))
     requests, told = with_cuts(plan_requests(lines, config, loaded), limits)
     for line in told:
-        print(line)
+        terminal.say(line)
     packs = generator.packs(requests)
     check_videos(requests, config.enlarge)
     batch = batch_of(requests, loaded, config, device=str(generator.device))
@@ -62,15 +64,17 @@ def main(composed: Composed) -> None:
 
 def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:
     """The samples and their folder: the one that was named, else the first in the run that holds no others."""
+    from sora.gate.files import below
     from sora.samples import Batch, check_place, free_folder
 
     within = {"device": device, "budget": config.budget}
-    home = Path(config.output) if config.output else loaded.run / "samples" / f"step-{loaded.step:08d}"
+    home = Path(config.output) if config.output else below(loaded.run, "samples", f"step-{loaded.step:08d}")
     batch = Batch(home, requests, describe(loaded, config), within, config.enlarge)
     if config.output:
         return batch
     check_place(home, key="output")
-    return dataclasses.replace(batch, folder=free_folder(home, batch.mark, batch.files))
+    folder = free_folder(home, batch.mark, batch.files)
+    return dataclasses.replace(batch, folder=below(loaded.run, "samples", folder.name))
 
 
 def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, source: str) -> None:
@@ -80,7 +84,7 @@ def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, 
     missing = [pack for pack in packs if not all(batch.made(number) for number in pack)]
     total, left = len(batch.requests), sum(len(pack) for pack in missing)
     there = f", {total - left} of which are there" if left < total else ""
-    goes_on = "; stopped, the same command goes on" if left else ""
+    goes_on = "; stopped, the same command goes on" if len(missing) > 1 else ""  # of one pack nothing is there before it is whole
     print(f"{total} sample{'s' * (total > 1)} from {source}, into {batch.folder}{there}{goes_on}", flush=True)
     if not missing:
         return
@@ -106,6 +110,7 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
     from sora.generation.generator import Request
     from sora.generation.sizes import frames_of, size_of
     from sora.prompts import negative_of
+    from sora.samples import MOST_SAMPLES, check_frames
     from sora.training.run import open_run
     from sora.usual import KEYS, told
 
@@ -119,6 +124,9 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
         size = size_of(str(line.size or config.size), area=float(usual.get("area", 1)), multiple=multiple)
         seconds = float(usual["seconds"] if line.seconds is None else line.seconds)
         frames = frames_of(seconds, rate, stride[0], patch=patch.t)
+        check_frames(frames, *size, most_gb=config.clip_gb)
+        if len(requests) + config.samples > MOST_SAMPLES:
+            raise ValueError(f"samples={config.samples:,} make more than {MOST_SAMPLES:,} samples, the most of one command; give several")
         given = None if config.input is None else read_input(Path(config.input), size=size, frames=config.input_frames, fps=rate)
         seed = config.seed if line.seed is None else line.seed
         negative = negative_of(config.negative) if line.negative is None else line.negative
@@ -143,7 +151,7 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
     """The first frames of an image or video at a size, as a uint8 tensor (K, H, W, 3)."""
     import torch
 
-    from sora.data.video import read
+    from sora.data.video import CONFINED
 
     if not path.is_file():
         raise ValueError(f"input={path} does not exist")
@@ -151,7 +159,7 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
         if frames != 1:
             raise ValueError(f"input={path} is one image, input_frames={frames} asks for more")
         return torch.from_numpy(read_picture(path, size=size))[None]
-    found = read(path, frames=frames, fps=None if frames == 1 else fps, size=size)
+    found = CONFINED.read(path, frames=frames, fps=None if frames == 1 else fps, size=size, name=f"input={path}")
     if len(found.frames) < frames:
         raise ValueError(f"input={path} has {len(found.frames)} frames, input_frames={frames} asks for more")
     return torch.from_numpy(found.frames.copy())
@@ -160,15 +168,33 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
 def read_picture(path: Path, *, size: tuple[int, int]) -> Any:
     """An image that fills (height, width), uint8: scaled with its aspect kept, what stands over cut off evenly, upright, on white."""
     import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    from sora.data.decoding.kinds import HEAD, kind_of
+    from sora.data.video import CONFINED
+    from sora.gate.files import opened
+
+    with opened(path) as file:
+        head = file.read(HEAD)
+        if head.startswith(b"BM"):
+            file.seek(0)
+            flat = read_bmp(file, f"input={path}")
+        elif kind_of(head).picture:
+            flat = Image.fromarray(CONFINED.read(path, frames=1, name=f"input={path}").frames[0])
+        else:  # of what it is called, Pillow would start other programs
+            raise ValueError(f"input={path} cannot be read as an image: it is {kind_of(head).what}")
+    return np.array(ImageOps.fit(flat, (size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def read_bmp(file: Any, named: str) -> Any:
+    """A BMP image, which is the one kind that no video reader takes; it has no orientation, and is hardly packed."""
+    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
-            flat = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
-            return np.array(ImageOps.fit(flat, (size[1], size[0]), Image.Resampling.LANCZOS))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"input={path} cannot be read as an image: {error}") from None
+        with Image.open(file, formats=["BMP"]) as picture:
+            return picture.convert("RGB")
+    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{named} cannot be read as an image: {error}") from None
 
 
 def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:

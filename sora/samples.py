@@ -90,8 +90,10 @@ class Batch:
         paths = [self.folder / f"{self.names[number]}{suffix}" for suffix in SUFFIXES]
         if not all(path.is_file() for path in paths):
             return False
+        from sora.gate.texts import read_json
+
         with suppress(ValueError):
-            return placeless(json.loads(paths[-1].read_bytes())) == placeless(json.loads(json.dumps(self.story(number))))
+            return placeless(read_json(paths[-1])) == placeless(json.loads(json.dumps(self.story(number))))
         return False
 
     def story(self, number: int) -> dict[str, Any]:
@@ -140,6 +142,20 @@ def check_place(folder: Path, *, key: str) -> None:
         raise ValueError(f"{key}={folder}: {there} cannot be written to; name another folder or change its permissions")
 
 
+MOST_SAMPLES = 100_000  # of one command
+
+
+def check_frames(frames: int, height: int, width: int, *, most_gb: float) -> None:
+    """Raise ValueError for a clip that is larger than videos are, or whose frames take more memory than they may."""
+    if max(height, width) > LARGEST:
+        raise ValueError(f"samples of {width}x{height} are too large; a side has at most {LARGEST}: lower size= or area=")
+    if (bytes_ := frames * height * width * 3 * 4) > most_gb * 2**30:
+        raise ValueError(
+            f"a clip of {frames:,} frames of {width}x{height} takes {bytes_ / 2**30:,.1f} GiB of memory, and clip_gb={most_gb:g} is all; "
+            "lower size=, area= or seconds=, or raise clip_gb="
+        )
+
+
 def check_videos(requests: Sequence[Request], enlarge: int | None) -> None:
     """Raise ValueError for sizes and rates that no video can have, by encoding one black frame of each."""
     import av
@@ -162,13 +178,14 @@ def check_videos(requests: Sequence[Request], enlarge: int | None) -> None:
 
 def mark_of(folder: Path) -> dict[str, Any] | None:
     """What `Batch.mark` a folder has. Raises ValueError for one that is damaged."""
-    from sora.storage import read_json
+    from sora.gate.forms import Fields, Named, anything, beside, fitting
+    from sora.gate.texts import STATE, read_json
 
     path = folder / MARK
-    found = read_json(path) if path.is_file() else None
-    if found is not None and not (isinstance(found, dict) and isinstance(found.get("samples"), dict)):
-        raise ValueError(f"{path} says nothing of samples; choose another output=FOLDER")
-    return found
+    if not path.exists():
+        return None
+    form = Fields({"samples": Named(Named(anything), name=beside)})
+    return fitting(read_json(path, limit=STATE, within=folder), form, str(path), "choose another output=FOLDER")
 
 
 def written_by_sample(folder: Path, mark: Mapping[str, Any] | None) -> list[str]:
@@ -179,9 +196,11 @@ def written_by_sample(folder: Path, mark: Mapping[str, Any] | None) -> list[str]
 
 
 def _is_sidecar(path: Path) -> bool:
+    from sora.gate.texts import read_json
+
     try:
-        told = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        told = read_json(path)
+    except (ValueError, OSError):
         return False
     return isinstance(told, dict) and {"prompt", "seed", "sample", "checkpoint"} <= told.keys()
 
@@ -314,5 +333,7 @@ def read_png(path: Path) -> Any:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as picture:
+    from sora.gate.files import opened
+
+    with opened(path) as file, Image.open(file, formats=["PNG"]) as picture:
         return np.array(picture)

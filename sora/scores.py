@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sora.tables import as_text
 
+TAKEN = "subject.taken"  # no field of a protocol, which two subjects share
 MOST = 6  # fields that a message tells one by one
 MOST_ROWS, LONGEST = 24, 40  # of the table of different fields: its lines, and the letters of a value
 
@@ -26,6 +27,7 @@ class Score:
     losses: Mapping[str, float]
     clips: Mapping[str, Mapping[Any, float]]
     step: int | None = None
+    subject: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Unlike(ValueError):
@@ -76,22 +78,17 @@ def find(place: Path) -> Path | None:
 
 def _step(path: Path) -> int | None:
     """Of the checkpoint that scores are of."""
-    from sora import storage
+    from sora.metrics.scored import read_scores
 
-    held = storage.read_json(path)
-    subject = held.get("subject") if isinstance(held, dict) else None
-    step = subject.get("step") if isinstance(subject, dict) else None
-    return step if isinstance(step, int) else None
+    return (read_scores(path).get("subject") or {}).get("step")
 
 
 def score_of(label: str, path: Path) -> Score:
-    from sora import storage
     from sora.evaluation.pairing import of_clips
     from sora.metrics.protocol import Protocol
+    from sora.metrics.scored import read_scores
 
-    held = storage.read_json(path)
-    if not isinstance(held, dict) or not isinstance(held.get("figures"), dict) or "protocol" not in held:
-        raise ValueError(f"{path} holds no scores of sora evaluate")
+    held = read_scores(path)
     try:
         protocol = Protocol.from_json(held["protocol"])
     except (ValueError, TypeError) as error:
@@ -105,7 +102,7 @@ def score_of(label: str, path: Path) -> Score:
         clips = of_clips(held.get("rows") or [])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} was changed by hand: its rows are not those of clips ({error!r})") from None
-    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses, clips, _step(path))
+    return Score(label, path, held["figures"], protocol.to_json(), int(held["n"]), losses, clips, _step(path), held.get("subject") or {})
 
 
 def labels(places: Sequence[Path]) -> list[str]:
@@ -122,9 +119,11 @@ def labels(places: Sequence[Path]) -> list[str]:
 
 
 def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
-    """Raise Unlike, naming every field in which protocols differ, unless `differ` names it."""
+    """Raise Unlike, naming every field in which protocols, or the clips taken of the same videos, differ, unless `differ` names it."""
     from sora.metrics.protocol import allowed
 
+    if not allowed(TAKEN, differ):
+        check_taken(scores)
     wrong = [place for place in fields(scores) if not allowed(place, differ)]
     if not wrong:
         return
@@ -140,6 +139,20 @@ def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
         f"the difference is what you compare, say so: differ=[{','.join(places)}]",
         as_text(["different", *names], shown),
     )
+
+
+def check_taken(scores: Sequence[Score]) -> None:
+    """Raise Unlike for scores of the same videos of which other clips were taken, or in other sets: by other names of their files."""
+    for number, score in enumerate(scores):
+        for other in scores[:number]:
+            same = at(score.subject, "videos.fingerprint") is not None and at(score.subject, "videos") == at(other.subject, "videos")
+            if same and at(score.subject, "taken") != at(other.subject, "taken"):
+                rows = side_by_side(TAKEN, [at(one.subject, "taken") for one in (other, score)])
+                raise Unlike(
+                    f"{other.label} and {score.label} are scores of the same videos, of which other clips were taken, or in other sets, as "
+                    f"the files are called otherwise; call them alike, take all, or say so: differ=[{TAKEN}]",
+                    as_text(["different", other.label, score.label], rows),
+                )
 
 
 def fields(scores: Sequence[Score]) -> list[str]:

@@ -25,8 +25,11 @@ from typing import Any
 
 import sora
 from sora import processes
+from sora.gate.forms import Fields, fitting, real, text
 from sora.storage import read_json, write_json
 
+MARKER = Fields({**dict.fromkeys(("stage", "title", "command", "depends", "commit"), text), "seconds": real(0)}, closed=True)
+BEGUN = Fields({}, may={"depends": text, "seconds": real(0)})
 PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to stop
 
 
@@ -133,8 +136,8 @@ def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
     if not marker.exists() or (stage.output is not None and not stage.output.is_dir()):
         return None
     try:
-        found = Done(**read_json(marker))
-    except (TypeError, ValueError):  # a marker of another version, or a damaged one: the stage is made again
+        found = Done(**fitting(read_json(marker, within=folder), MARKER, str(marker)))
+    except ValueError:  # a marker of another version, or a damaged one: the stage is made again
         return None
     return found if found.depends == hashed else None
 
@@ -142,7 +145,7 @@ def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
 def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> Done:
     """Run one stage to its end and mark it as finished."""
     marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
-    earlier = read_json(begun) if begun.exists() else {}
+    earlier = fitting(read_json(begun, within=folder), BEGUN, str(begun), "delete it") if begun.exists() else {}
     refused = stage.output is not None and stage.mark is not None and (stage.output / stage.mark).exists()
     same = stage.goes_on and earlier.get("depends") == hashed and not refused
     _forget(folder, stage.name, stages)

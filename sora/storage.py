@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sora.gate.files import opened
+from sora.gate.texts import read_json as read_json  # the other side of write_json
 from sora.locks import alone_making, short
 from sora.processes import alive
 
 STAGING = ".staging-"
+_UMASK = os.umask(0o077)  # which can only be read by setting it
+os.umask(_UMASK)
 
 
 class NotEncoded(ValueError):
@@ -73,6 +78,15 @@ def refuse_blocked(places: Mapping[str, str]) -> None:
             raise ValueError(f"{key}={place} cannot be made: {why}; name another {key}=")
 
 
+def refuse_read_only(place: Path, named: str, *, advice: str = "name another place, or change its permissions") -> None:
+    """Raise ValueError, before any work, for a folder that nothing can be written to, or a file or folder that cannot be made. named: how
+    the command says it, as in output=FOLDER."""
+    folder = place if place.is_dir() else place.parent
+    if not may_write(folder):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        raise ValueError(f"{named}: {there} cannot be written to; {advice}")
+
+
 def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     handle = os.open(path, os.O_RDONLY)
@@ -80,6 +94,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def let_read(path: Path) -> None:
+    """Give a file that a library made for its user alone, as safetensors does, the permissions of every other file that this user makes:
+    results are read by colleagues and by accounts that serve them."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600 != 0o666 & ~_UMASK:
+        os.chmod(path, 0o666 & ~_UMASK)
 
 
 def staging_of(path: Path) -> Path:
@@ -95,6 +117,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     staging = staging_of(path)
     try:
         yield staging
+        let_read(staging)
         sync(staging)
         os.replace(staging, path)
         sync(path.parent)
@@ -136,6 +159,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             yield staging
             for inner in sorted(staging.rglob("*")):
+                let_read(inner)
                 sync(inner)
             sync(staging)
             os.rename(staging, path)
@@ -169,18 +193,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of very many digits, too deep
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError where it is no regular file."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sora.terminal import line as one_line
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -17,22 +19,25 @@ class Cell:
     spread: float | None = None
 
 
-def number(value: float | None) -> str:
-    """Four figures, and no more than are known."""
-    return "–" if value is None else f"{value:.4g}"
+def number(value: float | None, *, figures: int = 4) -> str:
+    """Four figures, or so many; large numbers, as tokens a second are, in full rather than as powers of ten."""
+    if value is None:
+        return "–"
+    short = f"{value:.{figures}g}"
+    return f"{float(short):.0f}" if "e+" in short and abs(value) < 1e9 else short
 
 
 def told(found: str | Cell) -> str:
     if isinstance(found, str):
         return found
     interval = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
-    spread = "" if found.spread is None else f" ± {found.spread:.2g}"
+    spread = "" if found.spread is None else f" ± {number(found.spread, figures=2)}"
     return f"{number(found.value)}{spread}{interval}"
 
 
 def as_text(head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
     """Columns side by side."""
-    lines = [list(head), *([told(found) for found in row] for row in rows)]
+    lines = [[one_line(told(found)) for found in row] for row in (head, *rows)]
     wide = [max(len(line[place]) for line in lines) for place in range(len(head))]
     return "".join("  ".join(text.ljust(width) for text, width in zip(line, wide, strict=True)).rstrip() + "\n" for line in lines)
 

@@ -92,12 +92,13 @@ def main(composed: Composed) -> int:
 
 def tell_of_bad(run: Run) -> None:
     """Say how many clips could not be read so far, if any: others stood in for them, and the run went on."""
-    from sora.training import ranks
+    from sora.data.quarantine import LINE
+    from sora.training import metrics, ranks
 
     listed = run.folder / "quarantine.jsonl"
     if listed.exists():
-        lines = listed.read_text(encoding="utf-8").splitlines()
-        held = sum('"sample_id"' in line for line in lines)
+        lines = metrics.read(listed, LINE)
+        held = sum("sample_id" in line for line in lines)
         told = [
             f"{count} clips {why}"
             for count, why in ((len(lines) - held, "could not be read"), (held, "had losses that are not finite"))

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 RUN = "run.json"
-MEASURED = ("loss", "adherence_all", "frechet", "kvd")  # of what was measured while it trained, in the order of a table
+MEASURED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # of what was measured while it trained, in the order of a table
 WEIGHTS = "ema"  # of which it was measured
 LAST = 0.1  # of the steps so far, over which the loss of training is averaged
 SAME = ("evaluation", "data.split", "data.folders", "text", "vae")  # of a configuration: what figures measured while training depend on
@@ -66,15 +66,15 @@ def number(value: Any) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / RUN).is_file()
+    return (folder / RUN).exists()
 
 
 def trained(folder: Path) -> Trained:
     """A run, from its folder, which another process may be writing into. Raises ValueError where it is no run or its configuration is
     damaged."""
     from sora.training import checkpoint
-    from sora.training.metrics import read
-    from sora.training.phases import FILE
+    from sora.training.metrics import EVENT, STEPPED, read
+    from sora.training.phases import FILE, LINE
     from sora.training.run import open_run
 
     run = open_run(folder)
@@ -82,16 +82,12 @@ def trained(folder: Path) -> Trained:
         folder=folder,
         info=run.info,
         config=run.config,
-        lines=_stepped(read(run.metrics_file)),
-        measured=_stepped(read(folder / "evaluation.jsonl")),
-        spent=read(folder / FILE),
-        events=read(run.events_file),
+        lines=read(run.metrics_file, STEPPED),
+        measured=read(folder / "evaluation.jsonl", STEPPED),
+        spent=read(folder / FILE, LINE),
+        events=read(run.events_file, EVENT),
         whole=[step for path in checkpoint.listed(run.checkpoints) if (step := checkpoint.step_of(path)) is not None],
     )
-
-
-def _stepped(lines: Sequence[Any]) -> list[dict[str, Any]]:
-    return [line for line in lines if isinstance(line, dict) and number(line.get("step"))]
 
 
 def unlike(runs: Sequence[Trained]) -> list[str]:

@@ -87,14 +87,17 @@ def asked_of_data(run: Run) -> dict[str, float]:
     import numpy as np
 
     from sora.data.index import Index
-    from sora.training.places import candidates
+    from sora.training.places import candidates, foreign
 
     data = run.config.get("data") or {}
     named = [name for name in data.get("folders") or [data.get("folder")] if isinstance(name, str)]
     if not named:
         raise ValueError("its config.yaml names no dataset")
-    places = [[path for path in candidates(run, name) if (path / "dataset.json").is_file()] for name in named]
-    for name, found in zip(named, places, strict=True):
+    seen = [[path for path in candidates(run, name) if (path / "dataset.json").is_file()] for name in named]
+    places = [[path for path in found if run.may_read(path)] for found in seen]
+    for name, found, there in zip(named, places, seen, strict=True):
+        if there and not found:
+            raise foreign(run, "data.folders", name, there)
         if not found:
             raise ValueError(f"its dataset {name} is not to be found from here")
     for folders in islice(product(*places), TRIED):
@@ -117,7 +120,7 @@ def same_data(run: Run, indexes: Sequence[Any]) -> bool:
     """Whether these are the clips and captions that a diffusion run depends on; true of a run that does not say."""
     from sora.data.captioned import identity
 
-    depends, data = run.info["depends"], run.config["data"]
+    depends, data = run.info.get("depends") or {}, run.config.get("data") or {}
     if "data" not in depends:
         return True
     stored = not str(data.get("_target_")).endswith("VideoData")

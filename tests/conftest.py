@@ -1,11 +1,13 @@
 """What every test runs under: checked annotations, one thread, no network, quick tests first."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two cores shared by processes of one thread each beat spinning pools
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["XDG_STATE_HOME"] = os.path.join(tempfile.gettempdir(), f"sora-tests-{os.getuid()}")  # the key of the tests' own seals
 
 import pytest
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sora import tables
 from sora.cli import run
 from sora.compare import labels
 from sora.metrics.protocol import Protocol
@@ -81,6 +82,16 @@ def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, 
     head, *rows = csv.reader(capsys.readouterr().out.splitlines())
     assert head == ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"]
     assert rows == [["other", "1", "24", "20", "0.0825"], ["steps", "0", "50", "20", "0.07"]]
+
+
+def test_large_numbers_are_told_in_full():
+    """Tokens a second of a cluster, and their spread over seeds."""
+    cells = {123456.0: "123500", 2262.4: "2262", -98765.4: "-98770", 0.000123456: "0.0001235", 7.0: "7", 3e12: "3e+12"}
+    assert {value: tables.number(value) for value in cells} == cells
+    assert [tables.told(tables.Cell(*each)) for each in ((2262.4, None, None, 291.0), (0.5, None, None, 0.0123))] == [
+        "2262 ± 290",
+        "0.5 ± 0.012",
+    ]
 
 
 def test_tables_of_every_form_hold_the_same(two, tmp_path, capsys):
@@ -197,7 +208,10 @@ def test_what_is_no_score_or_was_changed_is_told(two, tmp_path, capsys):
     written(changed, protocol(), **figures(1.0))
     text = (changed / "scores.json").read_text()
     (changed / "scores.json").write_text(text.replace('"steps": 24', '"steps": 25'))
-    write_json(old / "scores.json", {"figures": {}, "n": 2, "protocol": {"covariance": {"ddof": 1}}, "protocol_sha256": "x"})
+    write_json(
+        old / "scores.json",
+        {"kind": "videos", "figures": {}, "n": 2, "rows": [], "protocol": {"covariance": {"ddof": 1}}, "protocol_sha256": "x"},
+    )
     for words, told in (
         ([str(two[0])], "sora compare A B"),
         ([str(two[0]), str(two[0])], "the same scores twice"),

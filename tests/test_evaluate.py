@@ -191,7 +191,7 @@ def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, 
 def policy_of():
     from sora.data.taking import ClipPolicy
 
-    return ClipPolicy(frames=None, stride=1, start="first", short="refuse", choose="first")
+    return ClipPolicy(frames=None, stride=1, windows=1, start="first", short="refuse", choose="first")
 
 
 @pytest.mark.long

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from sora.cli import guarded
 from sora.configs.compose import Composed, compose
 from sora.evaluate import main
-from sora.evaluation.reads import read, refuse_other_statistics, refuse_unread
+from sora.evaluation.reads import SORTED, read, refuse_other_statistics, refuse_unread
+from sora.evaluation.words import KNOWN
 from sora.metrics.feature_sets import FORMAT, read_features, save_features
 from tests.test_evaluate_files import folder
 from tests.trained import diffusion_run, vae_artefact
@@ -76,15 +77,28 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
     [
         ("videos", ["frechet"], "steps", r"steps=24 has no effect here: metrics=\[frechet\] of videos .* a run would; leave it out$"),
         ("videos", ["frechet"], "guidance.scale", "guidance.scale=4.0 has no effect here"),
-        ("videos", ["frechet"], "training", r"but metrics=\[remembered\] would"),
+        ("videos", ["frechet"], "training", r"but metrics=\[remembered\] of a run would"),
+        (
+            "videos",
+            ["quality"],
+            "uncaptioned",
+            r"do not read it, but metrics=\[adherence\] or metrics=\[physics\] or metrics=\[text\] would",
+        ),
+        ("videos", ["text"], "uncaptioned", None),
+        ("videos", ["frechet"], "negative", "but a run would"),
+        ("diffusion", ["quality"], "negative", None),
+        ("diffusion", ["kvd"], "uncaptioned", None),
+        ("diffusion", ["loss"], "uncaptioned", "but what is measured of clips that it makes"),
+        ("videos", ["loss"], "data", r"metrics=\['loss'\]: for videos, choose from adherence, physics, quality"),
+        ("vae", ["reconstruction", "remembered"], "n", r"for a VAE, choose from reconstruction, frechet"),
         ("videos", ["frechet"], "neighbours", r"but metrics=\[precision\] would"),
-        ("videos", ["kvd"], "ddof", r"but metrics=\[frechet\] or metrics=\[fvd\] would"),
+        ("videos", ["kvd"], "ddof", r"but metrics=\[frechet\] or metrics=\[fvd\] or metrics=\[motion\] or"),
         ("videos", ["quality"], "real.n", "but a distance, such as"),
         ("videos", ["quality"], "data", "but a distance, such as"),
         ("videos", ["frechet"], "kernel", "size= is null"),
         ("videos", ["frechet"], "caption", "only a dataset that sora made has splits"),
         ("videos", ["frechet"], "sampler", "sampler has no effect here"),
-        ("diffusion", ["loss"], "n", r"metrics=\[loss\] of a run read it not"),
+        ("diffusion", ["loss"], "n", r"metrics=\[loss\] of a run do not read it"),
         ("diffusion", ["loss"], "extractor", "extractor has no effect here"),
         ("diffusion", ["frechet"], "loss.levels", r"but metrics=\[loss\] would"),
         ("diffusion", ["frechet"], "rates", "videos from files would"),
@@ -96,13 +110,32 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
     ],
 )
 def test_a_key_that_nothing_reads_is_refused_with_who_would(tmp_path, kind, words, said, told):
-    config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense", n=4, shift=2.0)
+    config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense", n=4, shift=2.0, negative="grey")
     if told is None:
         refuse_unread(config, [said], kind=kind)
         return
     with pytest.raises(ValueError, match=told) as error:
         refuse_unread(config, [said], kind=kind)
     assert "\n" not in str(error.value)
+
+
+def test_every_key_is_read_by_something():
+    """A key that a table forgets would be refused for all."""
+    config = given(checkpoint="x", data="x", size="12x8")
+    counted = {key for kind, known in KNOWN.items() for word in known for key in read(config, [word], kind=kind)}
+    assert counted | set(SORTED) == {*config, "preset"}
+
+
+def test_guidance_that_guides_nothing_is_refused_before_the_run_is_read(tmp_path, capsys):
+    run = diffusion_run(tmp_path / "run", vae=vae_artefact(tmp_path / "vae"), data=tmp_path)
+    for words, told in (
+        (["guidance=none", "guidance.scale=6"], "guidance=none guides nothing, and guidance.scale=6 does"),
+        (["guidance.scale=1", "guidance.rescale=0.5"], "guidance.rescale=0.5 has no effect at guidance.scale=1"),
+        (["guidance=none", "negative=grey"], "negative='grey' has no effect at guidance.scale=1"),
+    ):
+        asked = compose("evaluate", [f"checkpoint={run}", "data=nowhere", *words])
+        assert guarded("evaluate", lambda asked=asked: main(asked)) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_finished_vae_has_one_state_only(tmp_path):

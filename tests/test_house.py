@@ -16,8 +16,10 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"former_names", "locks", "processes", "references", "started"},
+    {"former_names", "gate", "locks", "processes", "references", "started", "credentials"},
+    {"terminal", "trust"},
     {"tokens", "draws", "storage"},
+    {"hub"},
     {"patches", "vae", "dit", "diffusion", "text", "metrics"},
     {"data", "captions", "curation", "generation"},
     {"cluster", "training", "report"},

@@ -1,5 +1,6 @@
 """Signals that ask a run to stop reach its children too, from the moment they exist; none may die of them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from sora.data.decoding.guarded import GuardedReader
 from sora.data.video import PYAV
-from sora.processes import ASKING, born_deaf, own
+from sora.processes import ASKING, PARENT, born_deaf, own
 from sora.training.sinks import Csv
 from sora.training.tracker import Tracker
 from tests.data.making import counting, muxed
@@ -149,6 +150,17 @@ def test_a_command_that_a_command_of_ours_started_is_asked_when_that_one_is_gone
             assert time.monotonic() < end, name
             time.sleep(0.02)
         then()
+
+
+@pytest.mark.parametrize(("starter", "code"), [("gone", -signal.SIGTERM), ("another", 0)])
+def test_a_command_whose_starter_went_before_it_could_look_ends_and_a_grandchild_does_not(starter, code):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    between = str(gone.pid if starter == "gone" else os.getppid())  # that of a process which is there, and did not start it
+    told = {**os.environ, PARENT: between}
+    assert (
+        subprocess.run([sys.executable, "-c", "from sora.processes import follow_starter; follow_starter()"], env=told).returncode == code
+    )
 
 
 def test_until_a_command_is_under_way_ctrl_c_is_no_traceback():

@@ -4,8 +4,11 @@ import os
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from sora.storage import STAGING, read_json, sweep
+from sora import storage
+from sora.storage import STAGING, read_json, sweep, whole_file, whole_folder
 from tests.training.groups import forked
 
 
@@ -22,6 +25,26 @@ def test_only_what_processes_left_that_are_gone_is_swept(tmp_path):
     left = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
     assert left == sorted([*names[2:], f"{STAGING}{dead}-young.mp4"])
     assert sorted(path.name for path in (tmp_path / "one/deep").iterdir()) == sorted(names[2:])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_weights_are_as_readable_as_every_other_file(tmp_path, monkeypatch, umask):
+    """safetensors makes its files for their user alone, so that colleagues could read a run's configuration and not its VAE."""
+    monkeypatch.setattr(storage, "_UMASK", umask)
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "a.safetensors") as staging:
+            save_file({"x": torch.zeros(2)}, staging)
+        with whole_folder(tmp_path / "vae") as folder:
+            (folder / "deep").mkdir()
+            save_file({"x": torch.zeros(2)}, folder / "deep/b.safetensors")
+            (folder / "c.sh").touch(mode=0o700)
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    plain = (tmp_path / "plain").stat().st_mode
+    assert [(tmp_path / name).stat().st_mode for name in ("a.safetensors", "vae/deep/b.safetensors")] == [plain] * 2
+    assert (tmp_path / "vae/c.sh").stat().st_mode & 0o777 == 0o700 & ~umask
 
 
 @pytest.mark.parametrize(

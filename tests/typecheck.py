@@ -37,7 +37,7 @@ def checked(thing: Any) -> Any:
         if "__dataclass_fields__" in vars(thing) and made is not None and inspect.unwrap(made) is made:
             thing.__init__ = checked(made)
         return thing
-    if not thing.__annotations__:
+    if not thing.__annotations__ or thing.__name__ == "__del__":  # which runs when nothing can be imported any more, too
         return thing
     known = None
 

@@ -2,7 +2,8 @@
 what prompt adherence makes of clips with faults (`experiments/faulty_clips.py`): `make bench-metrics` writes metrics.json here.
 
 Ours, SciPy's square root of the product of covariances (what most public FVD code does) and torchmetrics' eigenvalues of it run in turns on
-the same features; ratios are of medians. What is right is known: 0 for identical sets, and a closed form
+the same features; ratios are of medians. `motion_frozen_over_floor` is what a distance of motion makes of frozen real clips: see
+experiments/ladders. What is right is known: 0 for identical sets, and a closed form
 for a set that is the other, widened and moved.
 """
 
@@ -29,6 +30,7 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 
+from experiments.ladders.measured import motion_figures
 from sora.metrics.frechet import frechet_distance
 from sora.storage import write_json
 
@@ -111,6 +113,7 @@ def main() -> None:
         figures[f"frechet_speedup_vs_scipy_d{d}"] = spent["scipy"] / spent["factors"]
         figures[f"frechet_speedup_vs_torchmetrics_d{d}"] = spent["torchmetrics"] / spent["factors"]
         figures |= {f"frechet_{name}_cpu_seconds_d{d}": seconds for name, seconds in spent.items()}
+    figures |= motion_figures()
     wrong = errors()
     for row in wrong:
         suffix = "" if row["way"] == "factors" else f"_{row['way']}"

@@ -20,9 +20,10 @@ from omegaconf.errors import GrammarParseError
 from sora.configs.roles import refuse_other, written
 from sora.configs.targets import TARGET, allowed, find, refuse
 from sora.configs.words import listed, meant
-from sora.references import refuse_growth
+from sora.gate.sizes import refuse_size
+from sora.references import refuse_growth, refuse_resolvers
 
-RESOLVER = re.compile(r"\$\{[^{}]*:")
+NETWORKS = ("sora.dit", "sora.vae", "sora.text", "sora.patches")  # rooms whose whole numbers are sizes of what is built
 OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # one name, of a class or of a kind of function
 NUMBERS = re.compile(r"Sequence\[(?P<kind>int|float)\]( \| None)?")
 # A parameter so annotated holds a plain value; a `_target_` under it would be a call that nobody expects.
@@ -62,18 +63,6 @@ def _plain(node: DictConfig | Mapping[str, Any]) -> Any:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-def refuse_resolvers(tree: Any, place: str = "") -> None:
-    """Raise ValueError for any `${name:…}` in a tree: a configuration holds values, it does not run or read anything."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            refuse_resolvers(value, f"{place}.{key}".lstrip("."))
-    elif isinstance(tree, list):
-        for item in tree:
-            refuse_resolvers(item, place)
-    elif isinstance(tree, str) and RESOLVER.search(tree):
-        raise ValueError(f"{place or 'a value'}: {tree!r} calls a resolver, which is refused; write the value itself")
-
-
 def resolve(target: str) -> Callable[..., Any]:
     """The object that a target names, imported only if its name may be, and only if it is defined where it says."""
     definition = find(target)
@@ -92,6 +81,9 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
     made = resolve(target)
     parameters = inspect.signature(made).parameters
     keys = [key for key in tree if key != TARGET]
+    if made.__module__.startswith(NETWORKS):
+        for key in keys:
+            refuse_size(f"{place}.{key}", tree[key])
     known = [name for name in parameters if name not in given]
     for key in keys:
         if key in given:

@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sora.configs.build import fitting, refuse_resolvers
+from sora.configs.build import fitting
 from sora.configs.kinds import Kinds, fits, refuse
 from sora.configs.targets import TARGET, find, parameters
 from sora.configs.words import listed, meant
+from sora.references import refuse_resolvers
 
 
 def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -27,13 +28,14 @@ def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, 
     return flat
 
 
-def check_values(config: DictConfig, kinds: Kinds, *, said_by: str) -> None:
+def check_values(config: DictConfig, kinds: Kinds, *, said_by: str, older: bool = False) -> None:
     """Every key of `config` exists in the composition that `kinds` is of, and every value is of its kind; `said_by` names the culprit.
 
-    The keys of a node whose target differs from the composition's are those of its own target, which `check_targets` judges.
+    The keys of a node whose target differs from the composition's are those of its own target, which `check_targets` judges. older: it is
+    of whatever version of the program, and may hold keys that this one has not.
     """
     tree = _container(config)
-    _compare(tree, kinds.tree, "", said_by, kinds, tree)
+    _compare(tree, kinds.tree, "", said_by, kinds, tree, older)
 
 
 def _container(config: DictConfig) -> dict[str, Any]:
@@ -42,19 +44,23 @@ def _container(config: DictConfig) -> dict[str, Any]:
     return tree
 
 
-def _compare(tree: Mapping[str, Any], reference: Mapping[str, Any], place: str, said_by: str, kinds: Kinds, whole: dict[str, Any]) -> None:
+def _compare(
+    tree: Mapping[str, Any], reference: Mapping[str, Any], place: str, said_by: str, kinds: Kinds, whole: dict[str, Any], older: bool
+) -> None:
     if tree.get(TARGET) != reference.get(TARGET) or not reference:
         return
     free = place and kinds.of(place.rstrip("."), whole).values
     for key, value in tree.items():
         name = f"{place}{key}"
+        if key not in reference and older:
+            continue
         if key not in reference and not free:
             names = [str(name) for name in reference]
             where = f"{place.rstrip('.')} has" if place else "its keys are"
             raise ValueError(f"{said_by}: there is no key {name!r}{meant(str(key), names)}; {where} {listed(names)}")
         known = reference.get(key)
         if isinstance(known, dict) and known and isinstance(value, dict):
-            _compare(value, known, f"{name}.", said_by, kinds, whole)
+            _compare(value, known, f"{name}.", said_by, kinds, whole, older)
         elif not fits(value, kind := kinds.of(name, whole)):
             refuse(said_by, name, value, kind)
 

@@ -18,7 +18,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sora import credentials
 from sora.configs.check import check_targets, check_values, flatten, leave_behind
+from sora.configs.folders import refuse_leading_out
 from sora.configs.grammar import Word, cut, for_hydra, parse
 from sora.configs.kinds import Kinds, marks, settled, unreadable
 from sora.configs.outputs import refuse_one_place, written
@@ -93,6 +95,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     for folder in extra:
         if not folder.is_dir():
             raise ValueError(f"--config-dir {folder} is not a folder")
+    refuse_leading_out(extra)
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
     words = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
@@ -103,7 +106,7 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     named = _named_over_experiment(grouped, with_experiment, reference)
     _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
     source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
-    kinds = _kinds(verb, reference, available)
+    kinds = kinds_of(verb, reference, available)
     check_values(with_experiment.config, kinds, said_by=source or "conf")
     known = flatten(with_experiment.config)
     for word in valued:
@@ -114,12 +117,13 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     check_targets(config, "")
     _settle(config, kinds)
     tree = _plain(config)
+    credentials.refuse(tree, said_by="the configuration")
     refuse_one_place(tree, kinds)
     said = tuple(word.key for word in (*grouped, *valued))
     return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
 
 
-def _kinds(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
+def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
     """What each key takes, by the files that the composition is made of, apart from those which only choose."""
     chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
     files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]
@@ -252,11 +256,13 @@ class Loader:
                     _refuse_hydra(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(self._told(error)) from error
+        except RecursionError:
+            raise ValueError("the defaults of a YAML file lead back to it, without an end") from None
         except OSError as error:  # yaml of a folder that cannot be read
             raise ValueError(f"the configuration cannot be read: {error}") from error
         except Exception as error:
             if type(error).__module__.startswith("yaml"):
-                raise ValueError(f"a YAML file of the configuration is damaged: {error}") from error
+                raise ValueError(f"a YAML file of the configuration is damaged: {' '.join(str(error).split())}") from error
             raise
         finally:
             GlobalHydra.instance().hydra = outer

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
 from sora.configs.build import build, plain
+from sora.gate.forms import Named, fitting
+from sora.gate.forms import text as text_form
+from sora.gate.sizes import bounded
+from sora.gate.tensors import refuse_not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +59,7 @@ def run_kind(folder: Path) -> str:
     from sora.training.run import open_run
     from sora.vae.artefact import CARD
 
-    return "vae" if (Path(folder) / CARD).is_file() else open_run(folder).info["kind"]
+    return "vae" if (Path(folder) / CARD).exists() else open_run(folder).info["kind"]
 
 
 def load_diffusion(
@@ -70,17 +74,19 @@ def load_diffusion(
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
     """
     from sora.training.places import placed
-    from sora.training.run import open_run
+    from sora.training.run import NETWORKS, NODE, open_run
     from sora.vae import artefact
 
     run = open_run(folder)
     info, config = run.info, run.config
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
+    fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
+    fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
     found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])
-    config["text"] = placed(run, config["text"])
+    config["text"] = placed(run, config["text"], "text")
     encoder = build(config["text"])
     identity = artefact.artefact_hash(run.vae)
     for name, value in (("vae", identity), ("text", encoder.fingerprint)):
@@ -91,7 +97,9 @@ def load_diffusion(
     channels = patchifier.channels(vae.latent_channels)
     if stretch is not None:
         config["dit"] = stretched(config["dit"], plain(stretch))
-    dit = build(config["dit"], patch_channels=channels, text_width=encoder.width)
+    given = {"patch_channels": channels, "text_width": encoder.width}
+    with _room(tensors, part="dit", source=found):
+        dit = build(config["dit"], **given)
     objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))
     text = encoder.text_module()
     _fill(dit, tensors, part="dit", source=found)
@@ -132,7 +140,7 @@ def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, A
 
 def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str = OWN) -> LoadedVae:
     """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
-    from sora.training.run import open_run
+    from sora.training.run import NODE, open_run
     from sora.vae import artefact
 
     folder = Path(folder)
@@ -144,7 +152,10 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
     if run.info["kind"] != "vae":
         raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
     found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
-    vae = build(run.config["vae"])
+    config = run.config
+    fitting(config, {"vae": NODE}, str(run.config_file))
+    with _room(tensors, part="vae", source=found):
+        vae = build(config["vae"])
     _fill(vae, tensors, part="vae", source=found)
     return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": hashed})
 
@@ -182,6 +193,7 @@ def _held(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[P
 
         found = _checkpoint(folder, step, look)
         tensors, reached = weights_of(found if isinstance(ema, float) else kept[found], ema=ema, verified=True)
+        refuse_not_finite(tensors, found)
         return found, tensors, reached, storage.file_hash(kept[found] / "manifest.json")
 
 
@@ -242,6 +254,12 @@ def averaged(run: Run, step: int, *, ema: bool | float | str) -> bool:
 def _means(exported: Mapping[str, Any]) -> bool:
     """The same of an export, by what it says of where its weights are from; older ones say only what was asked for."""
     return exported.get("averaged", exported["ema"] not in (False, LAST))
+
+
+def _room(tensors: Mapping[str, Tensor], *, part: str, source: Path) -> AbstractContextManager[None]:
+    """For what is built to take the weights of a part of a checkpoint: a network of more numbers than these has not to be built."""
+    there = sum(value.numel() for name, value in tensors.items() if name.startswith(f"{part}."))
+    return bounded(there, f"{source} does not fit: {part} of the run's config.yaml", advice="one of them is damaged, or another run's")
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, source: Path) -> None:

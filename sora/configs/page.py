@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FLAGS = """\
   --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/)
+  --allow PLACE         let this command read a folder, file or URL, or a model of the hub (hf://OWNER/NAME), that a run or a dataset
+                        names and that no command of yours named (docs/security.md)
   -m, --multirun        run every combination of KEY=a,b,c and GROUP=x,y
   --cfg job             print the configuration that would run, and stop
   --help, --version"""

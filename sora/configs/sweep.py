@@ -6,7 +6,6 @@ FOLDER/.sweep.json      the words that tell the runs below FOLDER apart, by the 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -22,12 +21,16 @@ from unittest.mock import patch
 from sora.configs.compose import Composed, compose, require_all
 from sora.configs.grammar import bracketed, cut
 from sora.configs.outputs import refuse_shared
+from sora.gate.forms import Fields, Named, fitting, inside
+from sora.gate.forms import text as text_form
+from sora.gate.texts import read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 RECORD = ".sweep.json"
 PATTERNED = "checkpoint"  # the key whose several values may be said by a pattern, as in checkpoint=outputs/density/*
+PATIENCE = 60.0  # seconds that a sweep waits for another to write its own words, which takes a moment
 FUNCTIONS = ("range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
 LONGEST = 200  # bytes of a folder's name: file systems take 255, and what is written beside it adds some
 
@@ -43,10 +46,7 @@ class Sweep:
     named: bool = False
 
     def record(self) -> None:
-        """Write which words tell the runs apart into the folders that hold them, beside what earlier sweeps left there.
-
-        Raises ValueError where another sweep is writing its own at that moment.
-        """
+        """Write which words tell the runs apart into the folders that hold them, beside what other sweeps left there, one after another."""
         from sora.locks import alone_in
         from sora.storage import write_json
 
@@ -55,19 +55,16 @@ class Sweep:
             if place is not None and self.named:
                 homes.setdefault(place.parent, {})[place.name] = words
         for folder, runs in homes.items():
-            with alone_in(folder, "sweeping into", name=".lock-sweep"):
+            with alone_in(folder, "sweeping into", name=".lock-sweep", patience=PATIENCE):
                 write_json(folder / RECORD, {"runs": {**recorded(folder), **runs}})
 
 
 def recorded(folder: Path) -> dict[str, list[str]]:
     """The words of each run that sweeps left below a folder, by its folder's name; none where there was no sweep."""
-    try:
-        held = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {str(name): [str(word) for word in words] for name, words in held["runs"].items()}
-    except FileNotFoundError:
+    if not (folder / RECORD).exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / RECORD} cannot be read ({error}); remove it, names of folders are read then") from None
+    form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
+    return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD), advice)["runs"]
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:

@@ -52,13 +52,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ingest": ("data.sources",),
     "metrics": (
         "metrics.rand3d",
-        *(f"metrics.extractors.{name}" for name in ("efficientnet", "i3d_files", "pretrained", "transnet")),
+        *(f"metrics.extractors.{name}" for name in ("efficientnet", "flow_histograms", "i3d_files", "motion3d", "pretrained", "transnet")),
     ),
     "training": tuple(f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")),
     "cost": ("cluster.hardware",),
     "launch": ("cluster.slurm",),
 }
 OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.optim.SGD")
+# Classes that run a file which they are given, as a program: its path is taken from the command line alone, see `sora.configs.stored`.
+PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGE_NAME = "sora"
 TARGET = "_target_"

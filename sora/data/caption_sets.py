@@ -22,14 +22,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sora.data.described import count, fits, text
 from sora.data.rows import CAPTIONS, Caption, caption_identity
-from sora.storage import file_hash, local, read_json, text_hash, whole_file, write_json
+from sora.gate import parquet
+from sora.gate.forms import Fields, Maybe, beside, count, digest, fitting, matching, text
+from sora.gate.texts import LIST, read_json
+from sora.storage import file_hash, local, text_hash, whole_file, write_json
 
 VERSION = 1
 SCHEMA = pa.schema([("key", pa.string()), ("captions", CAPTIONS)])
 NAME = re.compile(r"[a-z0-9_]{1,64}")
 _KEPT = 64  # files in memory
+_ENTRY = {"shard": count, "file": beside, "sha256": digest, "captions": text}
+FORM = Fields({"name": matching(NAME.pattern, "a name of small letters"), "dataset": text, "files": [_ENTRY]}, may={"sha256": Maybe(text)})
 
 
 class CaptionSetWriter:
@@ -114,10 +118,8 @@ class CaptionSets:
         path = self.folder / name
         if not path.is_file() or file_hash(path) != entry["sha256"]:
             raise ValueError(f"{path} is missing or has changed; write the set of captions again, or delete its captions-*.json")
-        try:
-            table = pq.read_table(local(path)).cast(SCHEMA)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        with parquet.opened(path, within=self.folder) as file:
+            table = parquet.taken(file, path).cast(SCHEMA)
         self._kept[name] = dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True))
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -125,15 +127,13 @@ class CaptionSets:
 
 
 def _opened(path: Path, dataset: str) -> dict[str, Any]:
-    described = read_json(path)
+    described = read_json(path, limit=LIST, within=path.parent)
     if not isinstance(described, dict) or described.get("version") != VERSION:
         raise ValueError(f"{path} is no set of captions of version {VERSION}; write it again or delete it")
-    form = {"name": text, "files": [{"shard": count, "file": text, "sha256": text, "captions": text}]}
-    whole = fits(described, form) and path.name == f"captions-{described['name']}.json"
+    fitting(described, FORM, str(path), "write it again or delete it")
+    whole = path.name == f"captions-{described['name']}.json"
     if not whole or described.get("sha256") not in (None, text_hash(json.dumps(described["files"]))):  # sets of before have none
         raise ValueError(f"{path} is damaged: its name or its files are none; write it again or delete it")
-    if any("/" in entry["file"] for entry in described["files"]):
-        raise ValueError(f"{path} lists files outside its folder; it is damaged or not to be trusted")
     if described.get("dataset") != dataset:
         raise ValueError(f"{path} is of another dataset ({str(described.get('dataset'))[:12]}, here is {dataset[:12]}); caption it again")
     return described

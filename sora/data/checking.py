@@ -26,7 +26,8 @@ from sora.data.tars import Walk, sample_of
 from sora.data.video import probe, read
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, CaptionCounts, Fingerprints
-from sora.storage import read_json
+from sora.gate.forms import fitting, text
+from sora.gate.texts import LIST, read_json
 from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers
@@ -291,7 +292,8 @@ def _latents(index: Index, checked: Checked) -> None:
     """The latents of every VAE that the dataset was encoded by."""
     for path in sorted(index.folder.glob("latents-????????.json")):
         try:
-            latents = LatentIndex(index, str(read_json(path).get("vae")))
+            described = fitting(read_json(path, limit=LIST, within=index.folder), {"vae": text}, str(path))
+            latents = LatentIndex(index, described["vae"])
             latents.check()
         except (ValueError, AttributeError) as error:
             checked.add("latents", path.name, str(error))

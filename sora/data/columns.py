@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from sora.data.mapped import ArrayWriter, Column, changed, check_arrays, open_arrays
+from sora.gate.files import below
 
 FOLDER = "columns"
 SOURCES = ("key", "suffix", "offset", "size", "sha256", "frames", "fps", "height", "width", "split")
@@ -32,6 +33,10 @@ LAYOUT = {
     "key_end": Column("<i8"),  # bytes of keys up to the end of this one
     "keys": Column("u1", None),
 }
+
+CHECKED_AT_ONCE = 1_000_000  # rows up to which opening looks at every number
+LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # as of rows, see `sora.data.rows`
+CODES = {"split": "s", "suffix": "es"}  # numbers in lists of dataset.json of these names
 
 
 class Columns:
@@ -124,7 +129,7 @@ class ColumnWriter:
     """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
 
     def __init__(self, folder: Path):
-        self._arrays, self._writer = _Arrays(), ArrayWriter(Path(folder) / FOLDER, LAYOUT)
+        self._arrays, self._writer = _Arrays(), ArrayWriter(below(folder, FOLDER), LAYOUT)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write(self._arrays(table))
@@ -160,12 +165,25 @@ class ColumnCheck:
 def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:
     """The mapped columns of a dataset (see `open_arrays`); None if it has none."""
     about = described.get("columns")
-    if about is None or not (folder / FOLDER).is_dir():
+    if about is None or not below(folder, FOLDER).is_dir():
         return None
     arrays = open_arrays(folder / FOLDER, LAYOUT, about["sha256"], rows=rows)
     if arrays["key_end"][-1] != len(arrays["keys"]):
         raise changed(folder / FOLDER / "keys.bin")
+    if rows <= CHECKED_AT_ONCE and (name := _impossible(arrays, about)):
+        raise ValueError(f"{folder / FOLDER / f'{name}.bin'} is damaged: it holds what no clip has; prepare or index the dataset again")
     return Columns(arrays, splits=about["splits"], suffixes=about["suffixes"])
+
+
+def _impossible(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    """The first array with a number that no clip has; nothing where there is none."""
+    ends = np.concatenate([[0], arrays["key_end"]])
+    wrong = {name: bool((arrays[name] < least).any()) for name, least in LEAST.items()}
+    wrong |= {"fps": not bool((np.isfinite(arrays["fps"]) & (arrays["fps"] > 0)).all()), "key_end": bool((np.diff(ends) < 0).any())}
+    for name, end in CODES.items():
+        codes = arrays[name]
+        wrong[name] = bool(((codes < 0) | (codes >= len(about[f"{name}{end}"]))).any())
+    return next((name for name, found in wrong.items() if found), "")
 
 
 def check_columns(folder: Path, described: Mapping[str, Any]) -> None:

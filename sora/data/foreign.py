@@ -23,6 +23,8 @@ from sora.data.stores import Store
 from sora.data.tars import ByteFile, Walk, sample_of, told
 from sora.data.video import probe
 from sora.data.workers import Done
+from sora.gate.forms import Fields
+from sora.gate.forms import text as text_form
 
 MOST_TOLD = 1 << 20  # bytes of one json or txt
 _UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
@@ -36,6 +38,9 @@ class Refusal(NamedTuple):
     key: str
     kind: str
     reason: str
+
+
+REFUSAL = Fields(dict.fromkeys(Refusal._fields, text_form), closed=True)  # of a line of refused.jsonl
 
 
 class Sample(NamedTuple):

@@ -23,23 +23,26 @@ from jaxtyping import Float, Int
 
 from sora.data.caption_sets import CaptionSets
 from sora.data.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_columns
-from sora.data.described import count, fits, inside, maybe, named, some, text
 from sora.data.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
 from sora.data.shards import Member, ShardReader
 from sora.data.stores import open_store
 from sora.data.unfinished import no_dataset
 from sora.data.writing import DATASET, VERSION, DatasetWriter
-from sora.storage import read_json
+from sora.gate.files import refuse_outside
+from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
+from sora.gate.texts import LIST, read_json
 
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
 
-_READABLE = (1, VERSION)
-_TOTALS = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
-_ENTRY = {"shard": text, "meta": text, "meta_sha256": text, "clips": some, "bytes": maybe(count)}
-_FORM = {"fingerprint": text, "totals": _TOTALS, "splits": named(some), "shards": [_ENTRY]}
-_SINCE_2 = {"captions": {"whole": text, "splits": named(text)}}
-_CAPTIONED = named({"clips": some, "without": count, "kinds": named(some)})  # datasets of before have none
-_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, text)}  # they may be missing
+_TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
+_ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}
+_CAPTIONS = {"whole": text, "splits": Named(text)}  # since the second version
+_CAPTIONED = Named({"clips": some, "without": count, "kinds": Named(some)})  # datasets of before have none
+_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, digest)}  # they may be missing
+FORM = Fields(
+    {"version": whole(1, VERSION), "fingerprint": text, "totals": _TOTALS, "splits": Named(some), "shards": [_ENTRY]},
+    may={"captions": Maybe(_CAPTIONS), "columns": Maybe(_COLUMNS), "captioned": Maybe(_CAPTIONED), "licence": text},
+)  # of dataset.json
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
 
@@ -71,11 +74,7 @@ class Index:
         folder = Path(folder)
         if not (folder / DATASET).is_file():
             raise ValueError(no_dataset(folder))
-        described = read_json(folder / DATASET)
-        version = described.get("version") if isinstance(described, dict) else None
-        if version not in _READABLE:
-            raise ValueError(f"{folder / DATASET} has version {version}, this program reads {VERSION}; prepare it again or update sora")
-        _refuse_malformed(folder, described)
+        described = describe(folder)
         files = RowFiles(folder, described["shards"])
         _check_files(folder, described, files)
         columns = open_columns(folder, described, described["totals"]["clips"])
@@ -224,23 +223,23 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 
 
-def _refuse_malformed(folder: Path, described: Mapping[str, Any]) -> None:
-    """What is read of dataset.json is there, of its kind, and names no file outside the folder."""
-    path, form = folder / DATASET, _FORM if described["version"] == 1 else _FORM | _SINCE_2
-    more = {"columns": maybe(_COLUMNS), "captioned": maybe(_CAPTIONED)}
-    whole = fits(described, form) and all(fits(described.get(name), inner) for name, inner in more.items())
-    if whole:
-        clips = described["totals"]["clips"]
-        whole = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
-    if whole:
-        found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
-        found += [described["captioned"]] if described.get("captioned") else []
-        whole = all(set(splits) == set(described["splits"]) for splits in found)
-    if not whole:
+def describe(folder: Path) -> dict[str, Any]:
+    """What dataset.json of a folder says; ValueError where it is of another form, or its parts do not fit together."""
+    path = folder / DATASET
+    described = read_json(path, limit=LIST, within=folder)
+    version = described.get("version") if isinstance(described, dict) else None
+    if type(version) is int and version > VERSION:
+        raise ValueError(f"{path} has version {version}, this program reads {VERSION}; prepare it again or update sora")
+    fitting(described, FORM, str(path), "prepare or index the dataset again")
+    if version == VERSION and described.get("captions") is None:
+        raise ValueError(f"{path} is damaged: captions is missing; prepare or index the dataset again")
+    clips = described["totals"]["clips"]
+    fits_together = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
+    found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
+    found += [described["captioned"]] if described.get("captioned") else []
+    if not fits_together or not all(set(splits) == set(described["splits"]) for splits in found):
         raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
-    for name in (entry[name] for entry in described["shards"] for name in ("shard", "meta")):
-        if not inside(name):
-            raise ValueError(f"{path} lists {name!r}, which leads out of its folder; it is damaged or not to be trusted")
+    return described
 
 
 def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) -> None:
@@ -248,6 +247,7 @@ def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) ->
     store = open_store(folder)
     metas = [folder / entry["meta"] for entry in described["shards"]]
     for number, (entry, meta) in enumerate(zip(described["shards"], metas, strict=True)):
+        refuse_outside(meta, folder)
         if not meta.is_file():
             raise ValueError(f"{meta} is missing, {folder / DATASET} lists it; prepare or index the dataset again")
         size = store.known_size(entry["shard"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -19,7 +20,8 @@ import pyarrow as pa
 from sora.data.columns import FOLDER as COLUMNS
 from sora.data.decoding import pictures
 from sora.data.duplicates import KeyFile
-from sora.data.foreign import Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.foreign import REFUSAL, Choices, Refusal, Survey, expanded, rows_of, survey
+from sora.data.index import FORM
 from sora.data.parts import FOLDER as PARTS
 from sora.data.parts import Parts
 from sora.data.stores import REMOTE, RemoteStore, Store
@@ -28,11 +30,15 @@ from sora.data.unfinished import of_videos
 from sora.data.video import PYAV
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
-from sora.storage import STAGING, read_json, whole_file, write_json
+from sora.gate.files import opened
+from sora.gate.forms import fitting
+from sora.gate.texts import CARD, LIST, json_of, read_json
+from sora.storage import STAGING, whole_file, write_json
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
+_METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -195,26 +201,30 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
 
 def _first(output: Path) -> str:
     """The first refusal, for those who do not open the file."""
-    with open(output / REFUSED, encoding="utf-8") as lines:
-        line = lines.readline()
+    with opened(output / REFUSED) as lines:
+        line = lines.readline(CARD.bytes)
     if not line:
         return ""
-    told = Refusal(**json.loads(line))
+    told = Refusal(**fitting(json_of(line, limit=CARD), REFUSAL, str(output / REFUSED)))
     return f": {' of '.join(part for part in (told.key, told.shard) if part)}: {told.reason}"
 
 
 def mirror(store: Store, output: Path) -> dict[str, Any]:
-    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there."""
+    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there.
+
+    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word.
+    """
     output.mkdir(parents=True, exist_ok=True)
     _copy(store, DATASET, output / f"{DATASET}.partial", None)
-    described = read_json(output / f"{DATASET}.partial")
+    partial = output / f"{DATASET}.partial"
+    described = fitting(read_json(partial, limit=LIST), FORM, store.place(DATASET))
     wanted = {entry["meta"]: entry["meta_sha256"] for entry in described["shards"]}
-    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in described.get("columns", {}).get("sha256", {}).items()}
+    wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in ((described.get("columns") or {}).get("sha256") or {}).items()}
     for name, digest in wanted.items():
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which leads out of its folder; it is not to be trusted")
+        if not _METADATA.fullmatch(name):
+            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which is no file of metadata; it is not to be trusted")
         _copy(store, name, output / name, digest)
-    (output / f"{DATASET}.partial").replace(output / DATASET)
+    partial.replace(output / DATASET)
     return described
 
 

@@ -23,12 +23,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sora.data.described import count, fits, maybe, some, text
 from sora.data.index import Index
 from sora.data.mapped import ArrayWriter, Column, check_arrays, open_arrays
+from sora.data.rows import refuse_impossible
 from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
-from sora.storage import NotEncoded, file_hash, local, read_json, whole_file, write_json, write_text
+from sora.gate import parquet
+from sora.gate.files import below
+from sora.gate.forms import Fields, Items, Maybe, beside, count, digest, fitting, some, text
+from sora.gate.tensors import finite
+from sora.gate.texts import CARD, LIST, json_of, read_json
+from sora.storage import NotEncoded, file_hash, local, whole_file, write_json, write_text
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -38,7 +43,11 @@ SCHEMA = pa.schema(
 )
 LAYOUT = {"offset": Column("<i8"), "size": Column("<i8"), "sha256": Column("u1", 32), "shape": Column("<i4", 3)}
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
-_FORM = {"stride": [some], "shards": [{"meta": text, "meta_sha256": text, "shard": text, "bytes": count}]}
+_ENTRY = {"meta": beside, "meta_sha256": digest, "shard": beside, "bytes": count}
+FORM = Fields(
+    {"version": some, "vae": text, "dataset": text, "stride": Items(some, 3, 3), "shards": [_ENTRY]},
+    may={"columns": Maybe(dict.fromkeys(LAYOUT, digest))},
+)  # of latents-….json
 _EMPTY_TAR = bytes(1024)  # the mark of a tar's end
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
 _NOTHING = {"offset": 0, "size": 0, "sha256": "00" * 32, "frames": 0, "rows": 0, "columns": 0}  # of a clip without latents
@@ -64,10 +73,10 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
     if not meta.is_file() or not meta.with_suffix(".tar").is_file():
         return False
     try:
-        table = pq.read_table(local(meta))
+        table = parquet.read(meta)
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        made = json.loads(about.get("settings", "{}"))
-    except (pa.ArrowException, OSError, ValueError):  # of another version of this program, or half a file: it is made again
+        made = json_of(about.get("settings", "{}").encode(), limit=CARD)
+    except (OSError, ValueError):  # of another version of this program, or half a file: it is made again
         return False
     members = [index.member(row) for row in rows]
     wanted = [(member.key, member.sha256) for member in members]
@@ -112,9 +121,9 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
 def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
     """The clips of shard `number` that could not be encoded, by key, and why."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
-    if "refused" not in pq.read_schema(local(meta)).names:  # made before there were such
+    table = parquet.read(meta, ["key", "refused"])
+    if "refused" not in table.column_names:  # made before there were such
         return {}
-    table = pq.read_table(local(meta), columns=["key", "refused"])
     found = table.filter(table["refused"].is_valid())
     return dict(zip(found["key"].to_pylist(), found["refused"].to_pylist(), strict=True))
 
@@ -151,7 +160,7 @@ def _list_refused(index: Index, shards: int, vae_hash: str) -> None:
 
 
 def _columns_path(folder: Path, vae_hash: str) -> Path:
-    return folder / f"latents-{vae_hash[:8]}"
+    return below(folder, f"latents-{vae_hash[:8]}")
 
 
 def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
@@ -210,10 +219,21 @@ class LatentIndex:
         member = self.member(number)
         if not member.size:
             raise ValueError(f"clip {member.key} has no latents: it could not be encoded")
+        content, said, wrong = self._reader.read(member), tuple(self._whole["shape"][self.index.place(number)].tolist()), ""
         try:
-            return load(self._reader.read(member))["latents"].float()
+            latents = load(content)["latents"].float()
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"clip {member.key}: its latents in {member.shard} are damaged: {error}; run sora encode again") from None
+            raise self._damaged(member, str(error)) from None
+        if latents.shape[1:] != said:
+            wrong = f"they are of {tuple(latents.shape[1:])} and not of {said}"
+        elif not finite(latents):
+            wrong = "they are not finite"
+        if wrong:
+            raise self._damaged(member, wrong)
+        return latents
+
+    def _damaged(self, member: Member, why: str) -> ValueError:
+        return ValueError(f"clip {member.key}: its latents in {member.shard} are damaged: {why}; run sora encode again")
 
 
 def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
@@ -225,7 +245,7 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
             " run sora encode",
             index.folder,
         )
-    described = read_json(path)
+    described = read_json(path, limit=LIST, within=index.folder)
     if not isinstance(described, dict):
         raise ValueError(f"{path} is damaged: it is no JSON object; run sora encode again")
     for name, wanted in (("version", VERSION), ("vae", vae_hash), ("dataset", index.dataset_fingerprint)):
@@ -239,12 +259,12 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
 def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_hash: str) -> None:
     """What is read of the manifest is there and of its kind, and the files are those that such latents have."""
     wanted = len(index.described["shards"])
-    whole = fits(described, _FORM) and len(described["stride"]) == 3 and fits(described.get("columns"), maybe(dict.fromkeys(LAYOUT, text)))
-    if whole and len(described["shards"]) != wanted:
+    fitting(described, FORM, str(path), "run sora encode again")
+    if len(described["shards"]) != wanted:
         raise ValueError(f"{path} lists {len(described['shards'])} shards, the dataset has {wanted}; run sora encode again")
     names = [[_shard_path(index.folder, vae_hash, number, suffix).name for suffix in ("parquet", "tar")] for number in range(wanted)]
-    if not whole or [[entry["meta"], entry["shard"]] for entry in described["shards"]] != names:
-        raise ValueError(f"{path} is damaged: its shards or its stride are none; run sora encode again")
+    if [[entry["meta"], entry["shard"]] for entry in described["shards"]] != names:
+        raise ValueError(f"{path} is damaged: its shards are not those of such latents; run sora encode again")
 
 
 def _check_shards(index: Index, described: dict[str, Any]) -> bool:
@@ -279,7 +299,10 @@ def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.nd
     """The places and shapes of a shard's latents, in the order of the dataset's rows."""
     _check_meta(index.folder, entry)
     meta = index.folder / entry["meta"]
-    table = pq.read_table(local(meta))
+    needed = pa.schema([SCHEMA.field(name) for name in SCHEMA.names[:-1]])  # without "refused", which older ones have not
+    with parquet.opened(meta) as file:
+        table = parquet.taken(file, meta).select(needed.names).cast(needed)
+    refuse_impossible(table, meta, dict.fromkeys(("offset", "size", "frames", "rows", "columns"), 0), needed.names)
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:
         there = set(found)

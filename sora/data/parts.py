@@ -18,12 +18,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from sora.data.foreign import Refusal, Survey
+from sora.data.foreign import REFUSAL, Refusal, Survey
 from sora.data.rows import ClipRow, read_table, write_rows
+from sora.gate.forms import Fields, Named, count, digest, fitting, text
+from sora.gate.texts import LIST, read_json
 from sora.locks import alone_in
-from sora.storage import file_hash, read_json, write_json
+from sora.storage import file_hash, write_json
 
 FOLDER, SETTINGS = "indexing", "settings.json"
+FORM = Fields(
+    {"shard": text, "stamp": text, "size": count, "clips": count, "sha256": digest, "notes": Named(count), "refused": [REFUSAL]},
+    closed=True,
+)  # of indexing/….json
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,13 @@ class Parts:
         try:
             part = self.of(shard)
             whole = part.shard == shard and part.stamp == stamp and file_hash(self._path(shard, "parquet")) == part.sha256
-        except (ValueError, TypeError, KeyError, OSError):  # half a file is as good as none: the shard is read again
+        except (ValueError, OSError):  # half a file is as good as none: the shard is read again
             return None
         return part if whole else None
 
     def of(self, shard: str) -> Part:
-        known = read_json(self._path(shard, "json"))
+        path = self._path(shard, "json")
+        known = fitting(read_json(path, limit=LIST, within=self.folder), FORM, str(path))
         return Part(**{**known, "refused": [Refusal(**one) for one in known["refused"]]})
 
     def write(self, surveyed: Survey, rows: Sequence[ClipRow], refused: Sequence[Refusal]) -> Part:
@@ -100,6 +107,6 @@ class Parts:
     @staticmethod
     def _same(path: Path, settings: Mapping[str, Any]) -> bool:
         try:
-            return read_json(path) == dict(settings)
+            return read_json(path, within=path.parent) == dict(settings)
         except ValueError:
             return False

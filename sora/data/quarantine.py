@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora.data.planning import Plan
 from sora.draws import sample_id
+from sora.gate.files import appending, read
+from sora.gate.forms import Fields, fits, text, whole
+from sora.gate.texts import CARD, LIST, json_of
 
 if TYPE_CHECKING:
     from sora.data.index import Index
@@ -44,7 +47,7 @@ class Quarantine:
         """What is asked from now on is for this step of the plan."""
         self._step = step
         if self.path is not None and self._size() != self._read:
-            self._load(self.path.read_bytes())
+            self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
 
     def _size(self) -> int:
         assert self.path is not None
@@ -98,14 +101,14 @@ class Quarantine:
     def keys(self) -> set[str]:
         """The bad clips known so far."""
         if self.path is not None and self.path.exists():
-            self._load(self.path.read_bytes())
+            self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
         return {key for _, key in self._reasons}
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         """Under a lock: another process may have recorded the same clips."""
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
+        with os.fdopen(appending(self.path), "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
@@ -145,19 +148,19 @@ class Quarantine:
                 self._keep(entry)
 
 
-KINDS = {"key": str, "dataset": str, "fingerprint": str, "shard": str, "reason": str, "sample_id": int, "from": int}
+LINE = Fields(
+    {"key": text, "reason": text},
+    may={**dict.fromkeys(("dataset", "fingerprint", "shard"), text), "sample_id": whole(0, (1 << 64) - 1), "from": whole()},
+)  # of quarantine.jsonl
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     """What a line says of a clip or a sample; None for one that was torn when a process was killed, or that nothing here has written."""
     try:
-        entry = json.loads(line)
+        entry = json_of(line, limit=CARD)
     except (ValueError, RecursionError):
         return None
-    needed = {"key", "reason", *(("from",) if isinstance(entry, dict) and "sample_id" in entry else ())}
-    if not isinstance(entry, dict) or not needed <= entry.keys():
-        return None
-    return entry if all(type(entry[name]) is kind for name, kind in KINDS.items() if name in entry) else None
+    return entry if fits(entry, LINE) and ("sample_id" not in entry or "from" in entry) else None
 
 
 def owner(index: Index) -> dict[str, str]:

@@ -10,12 +10,17 @@ import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sora.gate.files import read
+from sora.gate.texts import Limit, refuse_deep, refuse_many
+
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
+TABLE = Limit(256 << 20, 16_000_000)  # of a file of texts; as .parquet it may be larger, since that is read a part at a time
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -27,17 +32,12 @@ class Record(NamedTuple):
     typed: bool
 
 
-def read_bytes(path: Path, named: str, *, most: int | None = None) -> bytes:
-    """What a file holds. Raises ValueError for one that is not there, cannot be read or has more than `most` bytes."""
+def read_bytes(path: Path, named: str, *, most: int = TABLE.bytes) -> bytes:
+    """What a file holds. Raises ValueError for one that is not there, no regular file, cannot be read or has more than `most` bytes."""
     try:
-        size = path.stat().st_size
-        if most is not None and size > most:
-            raise ValueError(f"{named} has {size} bytes, too many for a text; {most} are the most")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{named} does not exist") from None
-    except IsADirectoryError:
-        raise ValueError(f"{named} is a folder, not a file") from None
+        return read(path, most=most)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), named, 1)) from None
     except OSError as error:
         raise ValueError(f"{named} cannot be read: {error.strerror}") from None
 
@@ -63,7 +63,10 @@ def lines_of(text: str, named: str) -> list[str]:
 def json_of(text: str, named: str) -> Any:
     """The value of a JSON text. Raises ValueError for none, and for an object that has a key twice: one of its values would be lost."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        refuse_many(text.encode("utf-8", "surrogatepass"), TABLE)
+        value = json.loads(text, object_pairs_hook=_once)
+        refuse_deep(value, TABLE)
+        return value
     except (ValueError, RecursionError) as error:  # also numbers of very many digits
         raise ValueError(f"{named} is no JSON: {error}") from None
 
@@ -71,8 +74,9 @@ def json_of(text: str, named: str) -> Any:
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"an object has the key {twice[:60]!r} twice")
     return found
 
 
@@ -156,7 +160,7 @@ def _told(error: csv.Error) -> str:
 
 
 def _names(names: list[str], named: str) -> list[str]:
-    twice = next((name for name in names if name and names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if twice is not None:
         raise ValueError(f"{named} has two columns {twice!r}; one of them would be lost: rename it")
     return names
@@ -164,19 +168,18 @@ def _names(names: list[str], named: str) -> list[str]:
 
 def _parquet(path: Path, named: str) -> Iterator[Record]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise ValueError(f"{named} {'is a folder, not a file' if path.is_dir() else 'does not exist'}")
+    from sora.gate import parquet
+
+    number = 0
     try:
-        with pq.ParquetFile(path.absolute()) as file:
+        with parquet.opened(path) as file:
             schema = file.schema_arrow
             _names(list(schema.names), named)
             kept = [field.name for field in schema if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))]
-            number = 0
-            for batch in file.iter_batches(columns=kept):
+            for batch in parquet.batches(file, path, kept):
                 for values in batch.to_pylist():
                     number += 1
                     yield Record(f"{named} row {number}", values, typed=True)
-    except (pa.ArrowException, OSError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{named} cannot be read as parquet: {error}") from None

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sora.data.shards import Member
+from sora.gate import parquet
+from sora.gate.texts import CARD, json_of
 from sora.storage import file_hash, local, whole_file
 
 CAPTIONS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("captioner", pa.string())]))
@@ -141,7 +143,7 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
     """A row as it was written, from the values of a table's row."""
     kept: dict[str, Any] = {name: value for name, value in values.items() if name != "duration"}
     kept["captions"] = tuple(Caption(**caption) for caption in kept["captions"])
-    kept["extra"] = json.loads(kept["extra"]) if kept["extra"] else {}
+    kept["extra"] = json_of(kept["extra"].encode(), limit=CARD) if kept["extra"] else {}
     kept["scores"] = dict(kept["scores"] or ())
     kept["consent"] = kept["consent"] or ""  # the first version had none
     return ClipRow(**kept)
@@ -149,15 +151,10 @@ def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
-    try:
-        with pq.ParquetFile(local(path)) as file:
-            return _completed(file.read(columns=_there(file, columns)), columns)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
-    return [name for name in columns or SCHEMA.names if name in file.schema_arrow.names]
+    with parquet.opened(path) as file:
+        table = _completed(parquet.taken(file, path, columns or SCHEMA.names), columns)
+        refuse_impossible(table, path)
+        return table
 
 
 def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -166,6 +163,31 @@ def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
             table = table.append_column(name, pa.nulls(table.num_rows, SCHEMA.field(name).type))
     wanted = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
     return table.select(wanted.names).cast(wanted)
+
+
+LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # that a row's numbers may be
+WHOLE = ("key", "shard", "suffix", "sha256", "split", "fps", *LEAST)  # columns in which every row says something
+
+
+def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LEAST, whole: Sequence[str] = WHOLE) -> None:
+    """Raise ValueError, naming the column, for rows that no clip has. least: of columns, the least number. whole: columns without gaps."""
+    import pyarrow.compute as pc
+
+    def wrong(name: str, what: str) -> ValueError:
+        return ValueError(f"{path} is damaged: {name} {what}; prepare or index the dataset again")
+
+    for name in table.column_names if table.num_rows else ():
+        column = table[name]
+        if name in whole and column.null_count:
+            raise wrong(name, f"is missing in {column.null_count:,} rows")
+        if name in least and (low := pc.min(column).as_py()) is not None and low < least[name]:
+            raise wrong(name, f"is {low}, and {least[name]} is the least that fits")
+        if name == "fps" and not pc.all(pc.and_(pc.is_finite(column), pc.greater(column, 0))).as_py():
+            raise wrong(name, "is not a finite number above 0")
+        if name.endswith("sha256") and not pc.all(pc.match_substring_regex(column, "^[0-9a-f]{64}$")).as_py():
+            raise wrong(name, "is no SHA-256 in hexadecimal")
+        if name == "captions" and any(part.null_count for part in column.combine_chunks().flatten().flatten()):
+            raise wrong(name, "lack a kind, a text or a captioner")
 
 
 class RowFiles:
@@ -222,7 +244,8 @@ class RowFiles:
         if number in self._footers:
             self._footers.move_to_end(number)
             return self._footers[number]
-        about = pq.read_metadata(local(self.folder / self.entries[number]["meta"]))
+        with parquet.opened(self.folder / self.entries[number]["meta"]) as file:
+            about = file.metadata
         ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)], dtype=np.int64)
         self._footers[number] = (about, ends)
         if len(self._footers) > _KEPT_FOOTERS:
@@ -235,11 +258,9 @@ class RowFiles:
             self._kept.move_to_end(place)
             return self._kept[place]
         path, (about, _) = self.folder / self.entries[number]["meta"], self._footer(number)
-        try:
-            with pq.ParquetFile(local(path), metadata=about) as file:
-                table = _completed(file.read_row_group(group, columns=_there(file, columns), use_threads=False), columns)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        with parquet.opened(path, about=about) as file:
+            table = _completed(parquet.taken(file, path, columns, group=group), columns)
+            refuse_impossible(table, path)
         self._kept[place] = table
         if len(self._kept) > _KEPT_GROUPS:
             self._kept.popitem(last=False)

@@ -7,6 +7,7 @@ captions=FILE                                       of all videos
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from sora.data.clip_texts import CaptionWords, Said, captions_of, joined, plain
 from sora.data.records import Record, json_of, read_bytes, records, text_of
 from sora.data.rows import Caption
 from sora.data.tree import legible
+from sora.gate.files import refuse_outside
 
 _MOST_BYTES = 1 << 20  # of one file beside a video
 _LISTED = 1000  # names of one kind in a report
@@ -117,6 +119,7 @@ class Sidecars:
             raise ValueError(self._wrong[video])
         found = [tuple(self._written.get(video, ()))]
         for path, kind in sorted(self._beside.get(video, ()), key=lambda one: (one[0].suffix.lower() != ".json", one[0].name)):
+            _refuse_linked(path, self.folder / video, self.folder)
             said, name = _read_beside(path, self.words, kind), path.relative_to(self.folder).as_posix()
             self.unused.keys.update(said.unread)
             if not said.captions:
@@ -146,6 +149,8 @@ class Sidecars:
 
     def _read(self, path: Path, named: str, told: str, videos: Sequence[str], *, below: str, must: bool) -> None:
         """Take the rows of a table. below: the folder that its names start from. must: whether one that says nothing is refused."""
+        if not must:
+            refuse_outside(path, self.folder)
         lookup = _by_name([video for video in videos if not below or video.startswith(f"{below}/")], below)
         matched, columns = 0, dict[str, None]()
         for record in records(path, named) if must else _advised(records(path, named)):
@@ -186,6 +191,13 @@ class Sidecars:
             return
         self.unused.add(said)
         self._written[video] += said.captions
+
+
+def _refuse_linked(path: Path, video: Path, folder: Path) -> None:
+    """Raise ValueError for a file that is a link out of the folder, unless its video is one to the same place: a folder of links to others'
+    pairs of files is fine, and a caption that comes from anywhere on the disk is not."""
+    if path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(video)):
+        refuse_outside(path, folder)
 
 
 def _read_beside(path: Path, words: CaptionWords, kind: str) -> Said:

@@ -332,6 +332,8 @@ class Splits:
         if not self.share:
             return
         names = {self._name(facts) for facts in clips}
+        if not names:  # who writes them says that there are none, and why
+            return
         if len(names) == 1:
             raise one_alone(self.by)
         hashed = {name: int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64 for name in names}

@@ -2,7 +2,10 @@
 
 `remote.json` in a dataset's folder says that its shards lie elsewhere (the metadata are always here):
 
-    {"url": "s3://bucket/set", "cache": "/scratch/shards", "cache_mb": 102400, "fetch_after": 4}
+    {"url": "s3://bucket/set", "cache": "/scratch/shards", "cache_mb": 102400, "fetch_after": 4, "seal": "…"}
+
+It is followed where it bears the seal of the user who reads (`sora data index` sets it), or where the command line allows the places that
+it names; a stranger's dataset makes no connection and no folder (see `sora.trust`).
 
 Of a URL, clips are read by range. A shard that a process has read `fetch_after` clips of is fetched whole into `cache` (null: never),
 which holds at most `cache_mb`, is shared by all processes of a machine, and gives up what was used longest ago.
@@ -10,29 +13,35 @@ which holds at most `cache_mb`, is shared by all processes of a machine, and giv
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
+import shlex
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from sora.data.described import count, fits, maybe, positive, text
+from sora import credentials, trust
+from sora.data.shard_cache import ShardCache, pread
 from sora.data.tars import ByteFile
-from sora.storage import STAGING, read_json, write_json
+from sora.gate.files import regular
+from sora.gate.forms import Fields, Maybe, count, fitting, real, text
+from sora.storage import read_json, write_json
+
+__all__ = ["LocalStore", "RemoteStore", "ShardCache", "Store", "open_store", "pread", "store_of", "write_remote"]
 
 REMOTE = "remote.json"
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss", "memory")
 _OPEN_FILES = 64
 _TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
 _CHUNK = 8 << 20
-_CACHED = f"{'[0-9a-f]' * 32}.tar"  # files of a `ShardCache`
-_FORM = {"url": text, "cache": maybe(text), "cache_mb": positive, "fetch_after": maybe(count)}  # of remote.json
-_USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4}
+FORM = Fields(
+    {"url": text},
+    may={"cache": Maybe(text), "cache_mb": real(0), "fetch_after": Maybe(count), "seal": Maybe(text)},
+    closed=True,
+)  # of remote.json
+_USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4, "seal": None}
 _STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
 Result = TypeVar("Result")
 
@@ -98,7 +107,7 @@ class LocalStore:
     def open(self, name: str) -> tuple[ByteFile, int]:
         """The file from its beginning, and its size."""
         try:
-            file = open(self.folder / name, "rb", buffering=1 << 18)  # noqa: SIM115 (the caller closes it)
+            file = os.fdopen(regular(self.folder / name), "rb", buffering=1 << 18)  # the caller closes it
         except OSError as error:
             raise ValueError(f"{self.folder / name} cannot be read: {error.strerror}") from None
         return file, os.fstat(file.fileno()).st_size
@@ -111,7 +120,7 @@ class LocalStore:
         if name in self._handles:
             self._handles.move_to_end(name)
             return self._handles[name]
-        self._handles[name] = os.open(self.folder / name, os.O_RDONLY)
+        self._handles[name] = regular(self.folder / name)
         if len(self._handles) > _OPEN_FILES:
             _, oldest = self._handles.popitem(last=False)
             os.close(oldest)
@@ -128,94 +137,6 @@ class LocalStore:
         return _local, (self.folder,)  # open files do not travel to another process, which opens its own once
 
 
-def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` of an open file; a shorter file is a `ValueError` that names it."""
-    length = os.fstat(handle).st_size
-    if offset < 0 or size < 0 or offset + size > length:  # before memory is taken for what an index may claim
-        raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
-    parts, missing = [], size
-    while missing > 0:
-        part = os.pread(handle, missing, offset + size - missing)
-        if not part:
-            raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it had {length}")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
-
-
-@dataclass(frozen=True)
-class ShardCache:
-    """Whole shards in a folder of this machine, together at most `max_bytes`, shared by its processes; the least recently used goes.
-
-    One shard is fetched at a time; who finds another process at it reads on by range. A dataset's remote.json names the folder, and the
-    dataset may be a stranger's: nothing in the folder is touched but files of a cache's own names.
-    """
-
-    folder: Path
-    max_bytes: int
-
-    def path(self, url: str) -> Path:
-        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
-
-    def read(self, url: str, offset: int, size: int) -> bytes | None:
-        """None if the shard is not here (any more)."""
-        path = self.path(url)
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            os.utime(handle)
-            return pread(handle, path, offset, size)
-        except ValueError:  # shorter than the shard
-            self.drop(url)
-            return None
-        finally:
-            os.close(handle)  # a shard that is given up must not live on in an open file
-
-    def fetch(self, url: str, size: int, copy: Callable[[Path], None]) -> bool:
-        """Make room and let `copy` write the shard; whether it is here now."""
-        if size > self.max_bytes:
-            return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            if self.path(url).is_file():
-                return True
-            self._make_room(size)
-            staging = self.folder / f"{STAGING}{self.path(url).name}"
-            try:
-                copy(staging)
-                if staging.stat().st_size != size:
-                    return False
-                os.replace(staging, self.path(url))
-            finally:
-                staging.unlink(missing_ok=True)
-            return True
-
-    def drop(self, url: str) -> bool:
-        try:
-            self.path(url).unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _make_room(self, size: int) -> None:
-        """The lock is held, so what is staged was left behind by a process that was killed."""
-        for staging in self.folder.glob(f"{STAGING}{_CACHED}"):
-            staging.unlink(missing_ok=True)
-        kept = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob(_CACHED))
-        used = sum(length for _, length, _ in kept)
-        for _, length, path in kept:
-            if used + size <= self.max_bytes:
-                return
-            path.unlink(missing_ok=True)
-            used -= length
-
-
 class RemoteStore:
     """Files below a URL, read by range through fsspec, with a cache of whole ones.
 
@@ -228,6 +149,7 @@ class RemoteStore:
     def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int | None):
         self.url, self.cache, self.fetch_after = url.rstrip("/"), cache, fetch_after
         scheme, found, _ = url.partition("://")
+        credentials.refuse(url, said_by="where shards lie")
         if not found or scheme not in SCHEMES or "::" in url:
             raise ValueError(f"{url!r} is no URL that is read from; it begins with one of {', '.join(f'{one}://' for one in SCHEMES)}")
         self._reads: Counter[str] = Counter()
@@ -296,7 +218,9 @@ class RemoteStore:
             try:
                 from fsspec.core import url_to_fs
 
-                self._opened = (os.getpid(), url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False)[0])
+                # http: with the proxies of the environment, and the names and passwords of ~/.netrc
+                more = {"client_kwargs": {"trust_env": True}} if self.url.partition(":")[0] in ("http", "https") else {}
+                self._opened = (os.getpid(), url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **more)[0])
             except ImportError as error:
                 raise ValueError(f"{self.url} needs a package that is not installed: {error}") from None
         return self._opened[1]
@@ -313,7 +237,8 @@ class RemoteStore:
                     raise ValueError(f"{url} does not exist") from None
                 if attempt == _TRIES - 1:
                     why = error.__cause__ or error
-                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {why}") from error
+                    said = credentials.masked(str(why))
+                    raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {said}") from error
                 self._opened = None
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError
@@ -381,17 +306,48 @@ def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_a
 
 
 def open_store(folder: Path | str) -> Store:
-    """Where the shards of a dataset's folder lie: in it, or where its remote.json says."""
+    """Where the shards of a dataset's folder lie: in it, or where its remote.json says.
+
+    Raises:
+        ValueError: remote.json is damaged, or of another user, and the command line does not allow the places that it names.
+    """
     path = Path(folder) / REMOTE
     if not path.is_file():
         return LocalStore(folder)
-    described = read_json(path)
-    if not isinstance(described, dict) or set(described) - set(_FORM) or not fits(_USUAL | described, _FORM):
-        raise ValueError(f"{path} is damaged: it holds {', '.join(_FORM)}; index the dataset again")
+    described = _described(path)
+    _refuse_stranger(path, described, described.pop("seal"))
     return HereOrThere(LocalStore(folder), store_of(**described))
 
 
+def names_place(folder: Path, url: str) -> bool:
+    """Whether a dataset's remote.json, of whatever user, says that its shards lie there."""
+    return (folder / REMOTE).is_file() and _described(folder / REMOTE)["url"].rstrip("/") == url.rstrip("/")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return _USUAL | fitting(read_json(path, within=path.parent), FORM, str(path), "index the dataset again")
+
+
+def _refuse_stranger(path: Path, described: dict[str, Any], seal: str | None) -> None:
+    """Raise ValueError for a remote.json that another user wrote, unless the command line allows what it names."""
+    if trust.sealed(seal, REMOTE, described):
+        return
+    url, cache = described["url"], described["cache"]
+    apart = [place for place in (url, cache) if place and not trust.allowed(place)]
+    if apart and not ("://" not in url and not cache and trust.within(url, path.parent)):
+        whose = "you have not indexed this dataset" if seal is None else f"its seal is not one of {trust.key_file()}"
+        raise ValueError(
+            f"{path} says that shards lie at {url}{f', to be kept in {cache}' if cache else ''}, and {whose}, so nothing is read there; "
+            "if you trust that, make the place your own word once "
+            f"(sora data index={shlex.quote(url)} output={shlex.quote(str(path.parent))}), or allow it now: {trust.words(*apart)}"
+        )
+
+
 def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int | None) -> None:
-    """Say in a dataset's folder where its shards lie. A cache's path is kept whole, as who reads stands elsewhere."""
+    """Say in a dataset's folder where its shards lie, with this user's seal.
+
+    A cache's path is kept whole, as who reads stands elsewhere.
+    """
     kept = cache if cache is None else os.path.abspath(cache)
-    write_json(Path(folder) / REMOTE, {"url": url, "cache": kept, "cache_mb": cache_mb, "fetch_after": fetch_after})
+    said = {"url": url, "cache": kept, "cache_mb": cache_mb, "fetch_after": fetch_after}
+    write_json(Path(folder) / REMOTE, {**said, "seal": trust.seal(REMOTE, said)})

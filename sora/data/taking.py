@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.data.video import PYAV
+from sora import storage
 from sora.data.video_sets import Shape, Videos
 from sora.draws import generator, sample_id
 
@@ -23,6 +23,14 @@ STARTS = {
     "first": lambda room, key, seed: 0,
     "middle": lambda room, key, seed: room // 2,
     "random": lambda room, key, seed: int(generator("clip", seed=seed, epoch=0, sample=sample_id(key)).integers(room + 1)),
+}
+# Several windows of a video: where they start. room: of frames that none of them covers if they follow one another; span: of one.
+SEVERAL = {
+    "first": lambda room, span, count, key, seed: [span * place for place in range(count)],
+    "middle": lambda room, span, count, key, seed: [room // 2 + span * place for place in range(count)],
+    "random": lambda room, span, count, key, seed: sorted(
+        generator("clip", seed=seed, epoch=0, sample=sample_id(key)).choice(room + span * (count - 1) + 1, count, replace=False).tolist()
+    ),
 }
 CHOICES = {
     "first": lambda videos, number, seed: number,
@@ -35,16 +43,19 @@ _READ = "by number"  # how a clip's frames are found: other pixels for some file
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPolicy:
-    """How clips are taken of videos, one of each.
+    """How clips are taken of videos.
 
-    frames: of a clip; None: all that a video has. stride: every how-manyth frame of the video. start: where in it, first, middle or
-    random. short: what happens to a video that is too short for a clip: refuse, or leave_out. choose: which videos where fewer are wanted
-    than there are: the first by name; those spread over all, whatever the seed, of which fewer are a part of more; or random. Random
-    draws follow from the seed and a video's bytes: neither its name nor the order of the others moves them.
+    frames: of a clip; None: all that a video has. stride: every how-manyth frame of the video. windows: how many clips of each video.
+    start: where in it, first, middle or random; several windows follow one another, from the first frame or in the middle, or are drawn
+    at places that differ, and may overlap. short: what happens to a video that is too short for its clips: refuse, or leave_out. choose:
+    which videos where fewer are wanted than there are: the first by name; those spread over all, whatever the seed, of which fewer are a
+    part of more; or random. Random draws follow from the seed and a video's bytes: neither its name nor the order of the others moves
+    them.
     """
 
     frames: int | None
     stride: int
+    windows: int
     start: str
     short: str
     choose: str
@@ -55,6 +66,9 @@ class ClipPolicy:
                 raise ValueError(f"{key}={getattr(self, key)}: choose from {', '.join(known)}")
         if self.stride < 1 or (self.frames is not None and self.frames < 1):
             raise ValueError(f"frames={self.frames} and stride={self.stride}: both are at least 1")
+        if self.windows < 1 or (self.windows > 1 and self.frames is None):
+            told = "give at least 1" if self.windows < 1 else "whole videos have one; set frames to their length"
+            raise ValueError(f"windows={self.windows}: {told}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,7 +96,13 @@ class Clips:
         return len(self.taken)
 
     def name(self, number: int) -> str:
-        return self.videos.name(self.taken[number].video)
+        """Of its video; of several windows also the frame that it begins with."""
+        clip = self.taken[number]
+        return self.videos.name(clip.video) + (f"@{clip.first}" if self.policy.windows > 1 else "")
+
+    def video(self, number: int) -> str:
+        """What its video is known by, whatever it is called: the same for all windows of one."""
+        return self.videos.identity(self.taken[number].video)
 
     def prompt(self, number: int) -> str | None:
         return self.videos.prompt(self.taken[number].video)
@@ -99,7 +119,7 @@ class Clips:
         """Different for clips of different pixels: of the video's bytes, its frames, and what decodes them."""
         clip, whole, kept = self.taken[number], self.videos.shape(self.taken[number].video), self.shape(number)
         cut = "" if (whole.height, whole.width) == (kept.height, kept.width) else f":{kept.height}x{kept.width}"
-        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{PYAV.identity()}{cut}"
+        return f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}:{_READ}:{self.videos.decoder}{cut}"
 
     def read(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
         clip = self.taken[number]
@@ -120,43 +140,62 @@ class Clips:
         rates = sorted({round(self.shape(number).fps, 2) for number in range(len(self))})
         return {**self.policy.to_json(), "n": len(self), "shapes": self.shapes, "rates": rates}
 
+    def taken_sha256(self, *, sets: int = 1) -> str:
+        """Which clips these are: a hash of the videos' bytes and of the frames taken of each, whatever the files are called. sets: that the
+        clips fall into in turn, and which of them each is in counts then."""
+        picked = [f"{self.videos.identity(clip.video)}:{clip.first}:{clip.frames}:{self.policy.stride}" for clip in self.taken]
+        return storage.text_hash("\n\n".join("\n".join(sorted(picked[place::sets])) for place in range(sets)))
+
+    def by_names(self, *, sets: int = 1) -> str | None:
+        """A hash of the files' names, in their order, where these say which clips are taken or which set each is in; else None."""
+        names = [self.name(number) for number in range(len(self))]
+        every = {clip.video for clip in self.taken} == set(range(len(self.videos)))
+        return None if sets == 1 and (every or self.policy.choose == "random") else storage.text_hash("\n".join(names))
+
     def codecs(self) -> list[str]:
         """Of all videos that clips are taken of, where they are looked up."""
         return sorted({codec for clip in self.taken if (codec := self.videos.codec(clip.video)) is not None})
 
 
 def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named: str) -> Clips:
-    """n clips, or one of every video. named: the side in errors, as the command line calls it.
+    """The clips of n videos, or of every one. named: the side in errors, as the command line calls it.
 
     Raises ValueError for a video that is too short, unless those are left out, and for fewer videos than n: none is taken twice.
     """
     if n is not None and n < 1:
         raise ValueError(f"{named}: {n} clips are wanted; give at least 1, or null for all")
+    several = f" of {policy.windows} windows of" if policy.windows > 1 else " of"
     order = range(len(videos))
     if n is not None:
         order = sorted(order, key=lambda number: CHOICES[policy.choose](videos, number, seed))
-    taken, left_out = [], 0
+    taken: list[list[Taken]] = []
+    left_out = 0
     for number in order:
         if len(taken) == n:
             break
         there = videos.frames(number)
         frames = policy.frames or 1 + (there - 1) // policy.stride
-        room = there - ((frames - 1) * policy.stride + 1)
+        span = (frames - 1) * policy.stride + 1
+        room = there - span * policy.windows
         if room < 0 and policy.short == "refuse":
             raise ValueError(
-                f"{named}: {videos.name(number)} of {videos.place} has {there} frames, a clip of {frames} at stride {policy.stride} needs "
-                f"{(frames - 1) * policy.stride + 1}; set {named}.frames lower, or {named}.short=leave_out"
+                f"{named}: {videos.name(number)} of {videos.place} has {there} frames, a clip{several} {frames} at stride "
+                f"{policy.stride} needs {span * policy.windows}; set {named}.frames lower, or {named}.short=leave_out"
             )
         if room < 0:
             left_out += 1
             continue
-        taken.append(Taken(number, STARTS[policy.start](room, videos.identity(number), seed), frames))
+        key = videos.identity(number)
+        starts = [STARTS[policy.start](room, key, seed)]
+        if policy.windows > 1:
+            starts = SEVERAL[policy.start](room, span, policy.windows, key, seed)
+        taken.append([Taken(number, start, frames) for start in starts])
     if n is not None and len(taken) < n:
         short = f" ({left_out} more are too short for a clip)" if left_out else ""
         raise ValueError(
             f"{named}: {n} clips are wanted and {videos.place} has {len(taken)} videos{short}; none is taken twice: lower the number"
         )
-    return Clips(videos, policy, tuple(sorted(taken, key=lambda clip: clip.video)))
+    return Clips(videos, policy, tuple(clip for clips in sorted(taken, key=lambda clips: clips[0].video) for clip in clips))
 
 
 def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:

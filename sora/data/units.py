@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
+from sora.gate.files import opened
+from sora.gate.texts import LIST, json_of
 from sora.locks import NAME, alone_in
 from sora.storage import staging_of
 
@@ -143,7 +145,7 @@ class Units:
         """Everything that a unit gave: what is said of it, and its bytes. Raises ValueError where it is damaged."""
         path = _path(self.folder, identity)
         entries = _said(path)["records"]
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for entry in entries:
                 media = file.read(entry["size"])
                 if hashlib.sha256(media).hexdigest() != entry["sha256"]:
@@ -210,7 +212,7 @@ def _path(folder: Path, identity: str) -> Path:
 
 def _said(path: Path) -> dict[str, Any]:
     """A unit's JSON. Raises OSError or ValueError where it is not there or not whole."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size < _TAIL:
             raise ValueError(f"{path} ends early")
@@ -221,7 +223,7 @@ def _said(path: Path) -> dict[str, Any]:
         said = file.read(length)
     if hashlib.sha256(said).digest() != tail[8:]:
         raise ValueError(f"{path} has changed")
-    told = json.loads(said)
+    told = json_of(said, limit=LIST)
     if sum(entry["size"] for entry in told["records"]) != size - _TAIL - length:
         raise ValueError(f"{path} ends early")
     return told

@@ -14,12 +14,14 @@ from jaxtyping import UInt8
 from sora import storage
 from sora.data.captioned import caption_kind
 from sora.data.clip_texts import WORDS
+from sora.data.decoded import decoded_by
+from sora.data.decoding import pictures
 from sora.data.decoding.kinds import VIDEO_SUFFIXES, Kind
 from sora.data.index import Index
 from sora.data.rows import Caption
 from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, kind_in, listed, tree
-from sora.data.video import probe, read
+from sora.data.video import CONFINED, PYAV
 
 EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
 
@@ -45,11 +47,15 @@ class Shape:
 class Videos(Protocol):
     """identity(n): SHA-256 of a video's bytes. frames(n): how many it has. read(n, first, frames): frames from number `first` on.
 
+    decoder: what the pixels depend on besides those bytes.
+
     prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
     """
 
     @property
     def place(self) -> str: ...
+    @property
+    def decoder(self) -> str: ...
     def about(self) -> dict[str, Any]: ...
     def __len__(self) -> int: ...
     def name(self, number: int) -> str: ...
@@ -70,6 +76,7 @@ class DatasetVideos:
     def __init__(self, index: Index, *, caption: str | None) -> None:
         self.index, self.kind, self.strict = index, caption_kind(index, caption), caption is not None
         self.place = f"{index.folder} ({index.split})"
+        self.decoder = decoded_by(PYAV, index)
 
     def lines(self) -> list[str]:
         """What of it is not scored: nothing that is not told elsewhere."""
@@ -138,6 +145,7 @@ class FolderVideos:
         videos = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.demuxer]
         images = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.picture]
         self.names = videos or images
+        self.decoder = PYAV.identity() if videos else f"{PYAV.identity()} {pictures.identity()}"
         self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
         self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
         others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
@@ -210,7 +218,7 @@ class FolderVideos:
     def _info(self, number: int) -> Any:
         if number not in self._probed:
             # Walked through, not only its header: many writers' headers count wrong, and a clip must not end early.
-            self._probed[number] = probe(self.path(number), timeline=True)
+            self._probed[number] = CONFINED.probe(self.path(number), timeline=True)
         return self._probed[number]
 
 
@@ -219,7 +227,7 @@ def _below(name: str, folders: set[str]) -> bool:
 
 
 def _read(source: Path | bytes, name: str, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-    found = read(source, first=first, frames=frames, name=name)
+    found = CONFINED.read(source, first=first, frames=frames, name=name)
     if not found.report.clean:
         raise ValueError(
             f"{name} is damaged ({found.report}; {len(found.frames)} of {frames} frames); scores take it whole: replace it or remove it"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from sora.data.taking import Clips
@@ -78,6 +79,12 @@ class Setting:
         sized = prepare(video).permute(0, 2, 3, 4, 1).clamp(0, 255)
         return sized.round().to(torch.uint8) if self.quantise else sized / 255
 
+    def pictures(self, frames: ndarray) -> ndarray:
+        """Frames (T, H, W, 3) as what measures single clips sees them: at the same size, always rounded, uint8."""
+        if self.size is None:
+            return frames
+        return replace(self, quantise=True).prepared(frames, "cpu")[0].numpy()
+
 
 Progress = Callable[[int, int], None]
 
@@ -101,9 +108,9 @@ class Extractor:
         cache = FeatureCache(self.cache, about=about, dimension=self.network.dimension)
         cache.refresh()
         keys = [clips.key(number) for number in range(len(clips))]
-        missing = [number for number, key in enumerate(keys) if key not in cache]
+        # One cache serves all evaluations of a run, and another may add to it between the looks of two processes.
+        missing = self.share.of_first([number for number, key in enumerate(keys) if key not in cache])
         metric, mine = self.setting.metric(self.network), self.share.mine(len(missing))
-        self.share.together()  # all have seen the same cache before any adds to it
         for done, place in enumerate(mine, 1):
             number = missing[place]
             try:
@@ -142,6 +149,7 @@ def tried(network: VideoFeatures, device: str) -> None:
 
 
 Shapes = Sequence[tuple[int, int, int]]
+Videos = tuple[Sequence[str], Sequence[str]]  # of the real clips and of those that are scored
 
 
 def averaged(sets: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -168,13 +176,23 @@ def shapes_of(clips: Clips, setting: Setting) -> Shapes:
 
 
 def distances(
-    real: Tensor, real_shapes: Shapes, fake: Tensor, fake_shapes: Shapes, *, network: VideoFeatures, setting: Setting
+    real: Tensor,
+    real_shapes: Shapes,
+    fake: Tensor,
+    fake_shapes: Shapes,
+    *,
+    network: VideoFeatures,
+    setting: Setting,
+    videos: Videos | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Every figure over whole sets of features (n, d), under full keys and under short ones; and a row for each shape with enough clips
     on both sides.
 
+    videos: of both sides, what each clip's video is known by, where a video has several windows: intervals and floors are of videos then.
+
     Clips of several shapes share one distance, which says `@mixed`; both sets should draw from the same mixture then.
     """
+    asked, setting = setting, setting if videos is None else replace(setting, bootstrap=0, permutations=0)
     whole, kinds = setting.metric(network), sorted({*real_shapes, *fake_shapes})
     alone = kinds[0] if len(kinds) == 1 else None
     whole.update(real, real=True, shape=alone)
@@ -188,7 +206,29 @@ def distances(
             one.update(theirs, real=False, shape=shape)
             rows.append({"frames": shape[0], "height": shape[1], "width": shape[2], **one.compute()})
     found = whole.compute()
+    if videos is not None:
+        found = of_videos(found, real, fake, videos, key=whole.key, setting=asked)
     return {**found, **shortened(found, whole.key)}, rows
+
+
+def of_videos(found: Mapping[str, float], real: Tensor, fake: Tensor, videos: Videos, *, key: str, setting: Setting) -> dict[str, float]:
+    """The figures with the interval, floor and p of a Fréchet distance by videos instead of clips, and how many videos there are. What
+    else takes clips for independent (splits, the extrapolation) is left out."""
+    from sora.metrics.clustered import clustered_floor, clustered_interval, numbered
+
+    told = f"frechet/{key}"
+    kept = {name: value for name, value in found.items() if not name.startswith(f"{told}/") and not name.endswith("/p")}
+    numbers = [numbered(side) for side in videos]
+    counts = [len(set(side)) for side in videos]
+    kept |= {f"n_real/{key}/videos": float(counts[0]), f"n_fake/{key}/videos": float(counts[1])}
+    sides, draws = (real, numbers[0], fake, numbers[1]), {"seed": setting.seed, "ddof": setting.ddof}
+    if setting.permutations and min(counts) > 1:
+        floor, p = clustered_floor(*sides, repeats=setting.permutations, **draws)
+        kept |= {f"{told}/floor": floor, f"{told}/debiased": kept[told] - floor, f"{told}/p": p}
+        kept |= {f"{told}/over_floor": kept[told] / floor} if floor > 0 else {}
+    if setting.bootstrap and min(counts) > 1:
+        kept[f"{told}/low"], kept[f"{told}/high"] = clustered_interval(*sides, repeats=setting.bootstrap, **draws)
+    return kept
 
 
 def _of_shape(features: Tensor, shapes: Shapes, wanted: tuple[int, int, int]) -> Tensor:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions
+from sora.evaluation.continued import WORD, check_continuation, continued
+from sora.evaluation.measures import MEASURES, USUAL, chosen, conventions
+from sora.evaluation.motion import held_in, measures_protocol
+from sora.evaluation.sides import about_scored
+from sora.evaluation.words import KNOWN
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,12 +34,12 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     from sora.data.video_sets import EVALUATION
     from sora.data.world import parse
 
-    words = chosen(config.metrics, usual=("frechet", "kvd"), known=(*MEASURES, *DISTANCES), scored="videos")
+    words = words_of(config, share)
     for key in ("step", "vbench", "negative"):
         if config[key] is not None:
             raise ValueError(f"{key}={config[key]}: {config.checkpoint} holds videos, and only a run has that; leave it out")
     scored = Path(config.checkpoint)
-    output = Path(config.output) if config.output else scored / "evaluation"
+    output = Path(config.output) if config.output else below(scored, "evaluation")
     if output.resolve() == scored.resolve():
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
     bench = scoring.bench_of(config, words, share, output=output, home=output)
@@ -42,7 +48,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         storage.write_text(
             output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
         )
-    clips = take(videos, policy_of(config.generated), n=config.n, seed=config.seed, named="generated")
+    clips = take(videos, policy_of(config, "generated"), n=config.n, seed=config.seed, named="generated")
     if len(clips) < 2:
         raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
     prompts = [clips.prompt(number) for number in range(len(clips))]
@@ -56,32 +62,62 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     if bench.compares:
         real = real_clips(config, share)
         sides |= {} if real is None else {"real": real}
-        refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
+        if bench.distances:
+            refuse_mixed(sides, sized=config.size is not None, rates=same_rates(config))
     if codecs := lossy(clips.codecs()):
         share.say(f"beware: what is scored is compressed with loss ({', '.join(codecs)}), which moves distances; lossless files do not")
     figures, rows = scoring.measured(bench, clips, facts)
-    found: dict[str, float] = {}
-    distances: list[dict[str, Any]] = []
-    cautions: list[str] = []
-    theirs = None
+    against = Against()
     if bench.compares:
-        theirs = scoring.real_set(bench, real)
-        if real is None:
-            check_statistics(config, bench, theirs, clips)
-        found, distances, cautions = scoring.compared(bench, theirs, clips)
+        against = compared_with(bench, config, real, clips)
+        rows = [row | one for row, one in zip(rows, against.rows or [{}] * len(rows), strict=True)]
     if not share.first:
         return {}
-    figures |= found
-    protocol = protocol_of(config, bench, theirs, clips)
-    scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": distances}
-    scores |= {"cautions": cautions} if theirs is not None else {}
+    figures |= against.figures
+    protocol = protocol_of(config, bench, against.real, clips, against.about)
+    scores = {"kind": "videos", "figures": figures, "n": len(clips), "floor": scoring.floors(figures), "distances": against.distances}
+    scores |= {"cautions": against.cautions} if bench.compares else {}
     if real is not None and config.page:
         scores["real"] = beside(output, real, FOR_THE_PAGE)
+    taken = clips.taken_sha256(sets=config.trajectories if bench.compares else 1)
+    subject = {"place": config.checkpoint, "videos": videos.about(), "taken": taken}
     kept = shown(output / "clips", clips, FOR_THE_PAGE * config.page if config.keep is None else config.keep)
     paths = [str(path.relative_to(output)) for path in kept]
-    return scoring.finish(
-        output, scores, protocol, subject={"place": config.checkpoint, "videos": videos.about()}, preset=preset, rows=rows, clips=paths
-    )
+    return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
+
+
+def words_of(config: DictConfig, share: Share) -> tuple[str, ...]:
+    """The words of `metrics=`, as far as a file of statistics that stands alone has what they need."""
+    alone = standing_alone(config)
+    words = chosen(config.metrics, usual=USUAL["videos"], known=KNOWN["videos"], scored="videos")
+    if alone is not None:
+        words = held_in(alone, words, said=config.metrics is not None, share=share)
+    check_continuation(config, words, alone=alone is not None)
+    return words
+
+
+@dataclass(frozen=True)
+class Against:
+    """What came of comparing with real clips. rows: of each clip that is scored, or none; about: of a protocol's measures."""
+
+    real: scoring.RealSet | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    distances: Sequence[Mapping[str, Any]] = ()
+    cautions: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compared_with(bench: scoring.Bench, config: DictConfig, real: Clips | None, clips: Clips) -> Against:
+    """Distances to the real clips, or to a file of statistics that stands for them, and continuations beside their futures."""
+    theirs = scoring.real_set(bench, real)
+    if real is None:
+        check_statistics(config, bench, theirs, clips)
+    figures, distances, told = scoring.compared(bench, theirs, clips)
+    if WORD not in bench.words or real is None:
+        return Against(theirs, figures, distances, told)
+    more, rows, beware, about = continued(bench, real, clips, config)
+    return Against(theirs, {**figures, **more}, distances, [*told, *beware], rows, {WORD: about})
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
@@ -102,11 +138,15 @@ def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
     return [{"file": str(path.relative_to(output)), **about} for path, about in zip(paths, names, strict=True)]
 
 
-def policy_of(node: DictConfig) -> ClipPolicy:
+def policy_of(config: DictConfig, side: str) -> ClipPolicy:
     """Of `real` or `generated`."""
     from sora.data.taking import ClipPolicy
+    from sora.evaluation.sides import check_windows
 
-    return ClipPolicy(**{key: node[key] for key in ("frames", "stride", "start", "short", "choose")})
+    node = config[side]
+    policy = ClipPolicy(**{key: node[key] for key in ("frames", "stride", "windows", "start", "short", "choose")})
+    check_windows(policy, sets=config.trajectories, statistics=config.statistics if side == "real" else None, named=side)
+    return policy
 
 
 def real_folder(config: DictConfig) -> Path:
@@ -127,14 +167,20 @@ def opened(folder: Path, config: DictConfig, share: Share) -> DatasetVideos | Fo
     return videos
 
 
+def standing_alone(config: DictConfig) -> Path | None:
+    """The file of statistics that stands for the real videos; None where those are named, or no file is there yet."""
+    file = None if config.statistics is None else Path(config.statistics)
+    return file if config.data is None and file is not None and file.is_file() else None
+
+
 def real_clips(config: DictConfig, share: Share) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
     from sora.data.taking import take
 
-    if config.data is None and config.statistics is not None and Path(config.statistics).is_file():
+    if standing_alone(config) is not None:
         return None
     videos = opened(real_folder(config), config, share)
-    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     if len(real) < 2:
         raise ValueError(f"{videos.place} has {len(real)} real videos; a distance needs at least 2")
     return real
@@ -164,7 +210,7 @@ def lossy(codecs: list[str]) -> list[str]:
     return [codec for codec in codecs if not codec.startswith(LOSSLESS) and codec.partition("/")[2] not in EXACT_PIXELS]
 
 
-def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
+def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, about: Mapping[str, Any]) -> Any:
     """All that the scores depend on beside the videos that are scored: not on their fingerprint, which is the subject."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
@@ -173,12 +219,12 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips) -> Any:
     return Protocol(
         dataset=real.dataset if real else {},
         real=real.clips if real else None,
-        generated=clips.about(),
+        generated=about_scored(clips, sets=config.trajectories if bench.compares else 1),
         prompts=None,
         pixels={**setting.pixels(), "codec": clips.codecs()},
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=conventions(bench.words) or None,
+        measures={**conventions(bench.words), **measures_protocol(bench.words), **about} or None,
         seed=config.seed,
     )

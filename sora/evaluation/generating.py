@@ -70,8 +70,7 @@ def generate(
     packs = packs_of(tokens, generator.token_budget)
     names = identities(requests, packs, about)
     paths = [folder / f"{name[:32]}.mp4" for name in names]
-    missing = [pack for pack in packs if not all(paths[number].is_file() for number in pack)]
-    share.together()  # all have seen the same files before any adds to them
+    missing = share.of_first([pack for pack in packs if not all(paths[number].is_file() for number in pack)])
     mine = share.mine(len(missing))
     for done, place in enumerate(mine):
         pack, total = missing[place], len(mine)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,8 +26,9 @@ def evaluate_loss(config: DictConfig, share: Share, preset: Mapping[str, Any] | 
     from sora.evaluation.files import real_folder
 
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     index = Index.open(real_folder(config), config.split)
+    scoring.check_places(config, output)
     share.hold(output)
     figures, about = measured_loss(loaded, config, share)
     if not share.first:
@@ -55,12 +57,15 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
     import torch
     from omegaconf import OmegaConf
 
+    from sora.configs import stored
     from sora.diffusion.heldout import HeldOutLoss, Piece, Tally
     from sora.during import held_out_clips
     from sora.evaluation.files import real_folder
     from sora.sample import choose_device
     from sora.training.measures import loss_figures, shape_rows
+    from sora.training.run import open_run
 
+    stored.refuse_loose_reader(open_run(loaded.run), loaded.config)
     device, said, objective = choose_device(config.device), config.loss, loaded.objective
     alone = {key: False for key in ("shard_vae", "shard_text") if "shard_vae" in loaded.config["data"]}  # each process has packs of its own
     run = OmegaConf.create({**loaded.config, "data": {**loaded.config["data"], **alone, "folders": [str(real_folder(config))]}})

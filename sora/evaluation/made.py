@@ -42,6 +42,12 @@ class MadeVideos:
     def place(self) -> str:
         return str(self.paths[0].parent)
 
+    @property
+    def decoder(self) -> str:
+        from sora.data.video import PYAV
+
+        return PYAV.identity()
+
     def about(self) -> dict[str, Any]:
         return {"fingerprint": storage.text_hash("\n".join(sorted(self._hashes))), "split": None, "clips": len(self)}
 
@@ -68,9 +74,9 @@ class MadeVideos:
         return "lossless, as made"
 
     def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
-        from sora.data.video import read
+        from sora.data.video import CONFINED
 
-        found, asked = read(self.paths[number]), self.asked[number]
+        found, asked = CONFINED.read(self.paths[number]), self.asked[number]
         if not found.report.clean or found.frames.shape[:3] != (asked.frames, asked.height, asked.width):
             raise ValueError(f"{self.paths[number]} is damaged ({found.report}); delete it, and it is made again")
         return found.frames[first : first + frames]
@@ -90,6 +96,10 @@ class FittedVideos:
     @property
     def place(self) -> str:
         return self.clips.videos.place
+
+    @property
+    def decoder(self) -> str:
+        return self.clips.videos.decoder
 
     def about(self) -> dict[str, Any]:
         return self.clips.videos.about()
@@ -131,6 +141,6 @@ def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> U
 
 def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, stride: int = 1) -> Clips:
     """A clip of each: all of it, or its first `frames` frames at a stride."""
-    policy = ClipPolicy(frames=frames, stride=stride, start="first", short="refuse", choose="first")
+    policy = ClipPolicy(frames=frames, stride=stride, windows=1, start="first", short="refuse", choose="first")
     counts = [frames or 1 + (videos.frames(number) - 1) // stride for number in range(len(videos))]
     return Clips(videos, policy, tuple(Taken(number, 0, count) for number, count in enumerate(counts)))

@@ -144,6 +144,8 @@ MEASURES = {
     "quality": Measure(quality, _means, ("extractor",)),
     "text": Measure(text, _means, ("prompt", "extractor")),
 }
+# What is measured where metrics= says nothing; adherence only where all prompts are of the built-in world.
+USUAL = {"videos": ("frechet", "kvd", "motion"), "diffusion": ("adherence", "frechet", "kvd", "motion"), "vae": ("reconstruction",)}
 # What distances between sets are called: the beginnings of their figures.
 DISTANCES = {
     "frechet": ("frechet",),
@@ -183,6 +185,15 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
     if unknown or not names:
         raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}")
     return names
+
+
+def reads_extractor(word: str, extractor: Any) -> bool:
+    """Whether the figures of a word depend on the extractor: of quality only those of one that sees single frames."""
+    from sora.metrics.extractors.frames import FrameFeatures
+
+    if word == "quality":
+        return isinstance(extractor, FrameFeatures)
+    return word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs)
 
 
 def needs_extractor(words: Sequence[str]) -> bool:

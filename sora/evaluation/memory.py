@@ -40,7 +40,7 @@ def remembered(
 
     split = loaded.config["data"]["split"]
     videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
-    policy, sized = policy_of(config.real), config.size is not None
+    policy, sized = policy_of(config, "real"), config.size is not None
     wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
     most = None if config.training is None else min(config.training, len(videos))
     training = take(videos, policy, n=most, seed=config.seed, named="real")

@@ -17,9 +17,16 @@ NO_SCORES = ("dataset", "key", "frames", "height", "width", "file", "videos", "e
 Clip = tuple[Any, ...]
 
 
+OF_FUTURES = ("dataset", "real", "pixels", "measures")
+CONTINUATION = "continuation"
+
+
 def alike(name: str) -> tuple[str, ...]:
-    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's."""
-    return OF_ORIGINALS if VAE in name else OF_PROMPTS
+    """The fields in which two protocols must agree for a figure to be compared clip by clip: those of originals for a VAE's, the encoder's
+    for one that is named by it."""
+    if name.startswith(f"{CONTINUATION}_"):
+        return OF_FUTURES
+    return OF_ORIGINALS if VAE in name else (*OF_PROMPTS, *(("extractor",) if "/" in name else ()))
 
 
 def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
@@ -27,6 +34,10 @@ def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
     found: dict[str, dict[Clip, float]] = {}
     seen: Counter[Clip] = Counter()
     for row in rows:
+        if CONTINUATION in row:
+            clip, values = (CONTINUATION, row["of"]), {f"{CONTINUATION}_{name}": value for name, value in row[CONTINUATION].items()}
+            found |= {name: {**found.get(name, {}), (*clip, seen[clip] + 1): float(value)} for name, value in values.items()}
+            seen[clip] += 1
         clip, values = _reconstructed(row) if "key" in row else _prompted(row)
         if None in clip:
             continue

@@ -9,7 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures import DISTANCES, MEASURES, listed
+from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
+from sora.evaluation.motion import MOTION
+from sora.evaluation.words import KNOWN
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,31 +24,33 @@ OF_KIND = {
     "diffusion": ("data", "step", "ema", "budget", *SORTED),
     "vae": ("data", "step", "ema", "n", "real", "generated", "keep", "split"),
 }
-MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "generated", "vbench", "keep")  # a run's clips, for all words but loss
+# Of a run's clips, for all words but loss.
+MAKING = ("n", "steps", "shift", "first", "sampler", "guidance", "negative", "uncaptioned", "generated", "vbench", "keep")
 COMPARING = ("data", "real", "extractor", "size", *SIZED, "trajectories", "rates", "statistics", "cache")
 FRECHET = ("ddof", "bootstrap", "permutations")
+PICTURES = ("size", "kernel", "crop")  # of what measures single clips, whose values are always rounded
+NEEDED = {"extractor": "extractor", "prompt": "uncaptioned"}  # the keys behind what a measure looks at
 OF_WORD = {
     "loss": ("loss",),
+    "continuation": ("continuation", "data", "real", "bootstrap", *PICTURES),
     "remembered": ("training",),
     "frechet": FRECHET,
     "fvd": FRECHET,
     "kvd": ("permutations",),
     "jedi": ("permutations",),
     "precision": ("neighbours",),
-    **{word: ("extractor",) for word, measure in MEASURES.items() if "extractor" in measure.needs},
+    **dict.fromkeys(MOTION, FRECHET),
+    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in measure.needs)) for word, measure in MEASURES.items()},
 }
-KNOWN = (*DISTANCES, *MEASURES, *OF_WORD, "reconstruction")
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
-USUAL = {"videos": ("frechet", "kvd"), "diffusion": ("adherence", "frechet", "kvd"), "vae": ("reconstruction",)}
 
 
 def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
-    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none. kind: as `kind_of` says."""
+    """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none, and for a word of `metrics=`
+    that does not fit what is scored. kind: as `kind_of` says."""
     from omegaconf import OmegaConf
 
-    words = listed(config.metrics) or USUAL[kind]
-    if any(word not in KNOWN for word in words):
-        return  # which is told where words are read
+    words = chosen(config.metrics, usual=USUAL[kind], known=KNOWN[kind], scored=NAMED[kind])
     counts = read(config, words, kind=kind)
     for key in said:
         if (top := key.partition(".")[0]) in config and top not in counts:
@@ -64,8 +68,13 @@ def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
     found = {*ALWAYS, *OF_KIND[kind], *(key for word in words for key in OF_WORD.get(word, ()))}
     if kind == "diffusion" and any(word != "loss" for word in words):
         found |= set(MAKING)
-    if any(word in DISTANCES for word in words):
+    if any(word in DISTANCES or word in MOTION for word in words):
         found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
+    if not any(word in DISTANCES for word in words):
+        found -= {
+            *(("statistics",) if config.data is not None else ()),
+            *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",)),
+        }
     if config.size is None:
         found -= set(SIZED)
     if kind == "vae":
@@ -92,7 +101,7 @@ def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str
         return "only a dataset that sora made has splits, and captions of kinds, and none is read"
     if key in ("step", "ema") and kind == "vae":
         return f"{config.checkpoint} is a finished VAE, with weights of its own"
-    readers = [f"metrics=[{word}]" for word, keys in OF_WORD.items() if key in keys]
+    readers = [_named(word, kind) for word, keys in OF_WORD.items() if key in keys]
     if key in COMPARING and key != "extractor" and not (key == "rates" and kind != "videos"):
         readers = ["a distance, such as metrics=[frechet]"]
     elif kind == "diffusion" and key in MAKING:
@@ -100,7 +109,14 @@ def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str
     elif not readers:
         readers = [NAMED[other] for other, keys in OF_KIND.items() if key in keys or (other == "diffusion" and key in MAKING)]
         readers += ["videos from files"] if key == "rates" else []
-    return f"{measured} read it not, but {' or '.join(readers)} would" if readers else f"{measured} read it not"
+    return f"{measured} do not read it, but {' or '.join(readers)} would" if readers else f"{measured} do not read it"
+
+
+def _named(word: str, kind: str) -> str:
+    """A word of `metrics=`, with what it is of where that is not what is scored."""
+    if word in KNOWN[kind]:
+        return f"metrics=[{word}]"
+    return f"metrics=[{word}] of {NAMED[next(other for other, known in KNOWN.items() if word in known)]}"
 
 
 # ---- the real side, where a file stands for it
@@ -136,6 +152,8 @@ def refuse_other_statistics(config: DictConfig, said: Sequence[str], preset: str
 def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
     """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
     wanted = config.real[key]
+    if key == "windows" and key not in taken:
+        return wanted == 1  # a file of before, when a video had one
     if key == "n" and wanted is None:
         return taken.get("n") == dataset.get("clips") or taken.get("short") == "leave_out"
     if key == "choose" and taken.get("n") == dataset.get("clips"):

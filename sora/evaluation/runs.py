@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
 from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, MEASURES, chosen, conventions, listed
+from sora.evaluation.measures import DISTANCES, USUAL, chosen, conventions, listed
+from sora.evaluation.motion import measures_protocol
+from sora.evaluation.words import KNOWN, OF_RUNS
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from sora.evaluation.targets import Target
     from sora.generation.generator import Request
 
-OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
-KNOWN = (*MEASURES, *DISTANCES, *OF_RUNS)
 USUAL_N = 128
 
 
@@ -45,10 +46,10 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     fit = fit_of(loaded)
     targets, bare = targets_of(videos, fit, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
-    usual = ("frechet", "kvd") if facts is None else ("adherence", "frechet", "kvd")
-    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN, scored="a run"))
+    usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
+    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else loaded.run / "evaluation" / f"step-{loaded.step:08d}"
+    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
     bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
     targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
@@ -120,11 +121,10 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: Dict
     """What is generated for the targets; says which of their words no encoder reads."""
     from sora.configs.load import fill_of
     from sora.evaluation.targets import to_request
-    from sora.prompts import negative_of, refuse_unguided, with_cuts
+    from sora.prompts import negative_of, with_cuts
     from sora.text.limits import with_fill
 
     negative = negative_of(config.negative)
-    refuse_unguided(negative, (), config.guidance)
     plain = [to_request(target, number, seed=config.seed, negative=negative) for number, target in enumerate(targets)]
     requests, told = with_cuts(plain, with_fill(loaded.encoder.limits(), fill_of(loaded.config)))
     for line in told:
@@ -135,7 +135,7 @@ def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: Dict
 def policy_of_generated(config: DictConfig) -> DictConfig:
     """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
     clip = config.generated
-    for key, only in (("start", "first"), ("short", "refuse"), ("choose", "first")):
+    for key, only in (("windows", 1), ("start", "first"), ("short", "refuse"), ("choose", "first")):
         if clip[key] != only:
             raise ValueError(
                 f"generated.{key}={clip[key]}: clips are generated as long and as many as are scored, and all are taken from their first "
@@ -203,7 +203,7 @@ def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, i
     from sora.data.taking import fitted, only, take
     from sora.evaluation.files import policy_of
 
-    real = take(videos, policy_of(config.real), n=config.real.n, seed=config.seed, named="real")
+    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
@@ -230,7 +230,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
         generated=clips.about(),
         prompts=prompts,
         pixels={**setting.pixels(), "codec": clips.codecs()},
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling={
             "sampler": OmegaConf.to_container(config.sampler),
@@ -241,7 +241,7 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
             "seed": config.seed,
             **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
         },
-        measures={**loss, **conventions(bench.words)} or None,
+        measures={**loss, **conventions(bench.words), **measures_protocol(bench.words)} or None,
         seed=config.seed,
     )
 

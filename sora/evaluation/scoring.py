@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage
+from sora import storage, terminal
+from sora.evaluation import sides
 from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
+from sora.evaluation.motion import MOTION
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RealSet:
-    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it."""
+    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it. Features have no columns where no word
+    asks for the extractor's."""
 
     features: Tensor
     shapes: Shapes
     dataset: Mapping[str, Any]
     clips: Mapping[str, Any]
+    clips_taken: Clips | None = None  # themselves; None where a file stands for them
+    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their features of motion, where a file has them
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,30 @@ class Bench:
 
     @property
     def compares(self) -> bool:
+        """Whether two sets are compared."""
+        return self.distances or "continuation" in self.words
+
+    @property
+    def distances(self) -> bool:
+        """Whether by a distance of their distributions, which takes clips of one kind."""
+        return self.extracts or any(word in MOTION for word in self.words)
+
+    @property
+    def reads_extractor(self) -> bool:
+        """Whether any figure depends on the extractor that the command chose."""
+        from sora.evaluation.measures import reads_extractor
+
+        return any(reads_extractor(word, self.extractor.network) for word in self.words)
+
+    @property
+    def extracts(self) -> bool:
+        """Whether by features of the extractor that the command chose, or by those of motion alone."""
         return any(word in DISTANCES for word in self.words)
 
 
 WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "permutations", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
 MOST_NAMED = 5  # clips that a message names
-FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
 
 
 def setting_of(config: DictConfig) -> Setting:
@@ -196,70 +218,74 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         if found.features.shape[1] != bench.extractor.network.dimension:
             wanted = f"{bench.extractor.network.name} has {bench.extractor.network.dimension}"
             raise ValueError(f"statistics={bench.statistics} holds features of {found.features.shape[1]} numbers, and {wanted}")
-        shape = found.protocol["scored"]
-        return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], found.protocol["real"])
+        shape, clips = found.protocol["scored"], found.protocol["real"]
+        if "taken" not in clips:  # a file of before: what it holds stands for which clips they are
+            clips = {**clips, "taken": f"not recorded; features {found.sha256}"}
+            bench.share.say(f"statistics={bench.statistics} is of an earlier version and says not which clips it is of")
+        return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], clips, None, found.more)
+    import torch
+
+    from sora.evaluation import motion
+
     check_sets(bench, len(real), sets=1)
-    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), real.about()
+    shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), sides.about_real(real)
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
+    if not bench.extracts:
+        return RealSet(torch.zeros(len(real), 0), shapes, dataset, clips, real)
     if bench.statistics is not None and len(set(shapes)) > 1:
         raise ValueError(f"statistics={bench.statistics} holds clips of one shape, and these are {', '.join(clips['shapes'])}; set size=")
     if bench.statistics is not None and bench.statistics.is_file():
-        return RealSet(load_features(bench.statistics, about).features, shapes, dataset, clips)
+        return RealSet(load_features(bench.statistics, about).features, shapes, dataset, clips, real)
     with bar(bench.share, "features of the real clips") as progress:
         features = bench.extractor.features(real, real=True, progress=progress)
+    if bench.statistics is not None:
+        moving = motion.features_of(bench, real)
     if bench.statistics is not None and bench.share.first:
-        save_features(bench.statistics, features, about)
+        save_features(bench.statistics, features, about, more=moving)
         print(f"features of the {len(features)} real clips are in {bench.statistics}")
-    return RealSet(features, shapes, dataset, clips)
+    return RealSet(features, shapes, dataset, clips, real)
 
 
 def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
     """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes.
     pairs: what is scored are the real clips themselves, reconstructed."""
+    from sora.evaluation import motion
+    from sora.metrics.cautions import paired
+
+    moving, beware = motion.compared(bench, real, fake)
+    told = ([paired()] if pairs else sides.of_rates(real.clips, fake.about())) if bench.distances else []
+    if not bench.extracts:
+        return moving, [], [*told, *beware]
+    found, rows, more = by_extractor(bench, real, fake)
+    return {**found, **moving}, rows, [*told, *more, *beware]
+
+
+def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
+    """Those by features of the extractor that the command chose."""
     from sora.evaluation.extraction import averaged, distances, shapes_of
-    from sora.metrics.cautions import cautions, paired
+    from sora.metrics.cautions import cautions
 
     with bar(bench.share, "features of what is scored") as progress:
         features = bench.extractor.features(fake, real=False, progress=progress)
     if not bench.share.first:
         return {}, [], []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
-    shapes = shapes_of(fake, setting)
+    shapes, videos = shapes_of(fake, setting), sides.several(real, fake)
     repeats = f", {setting.bootstrap} repeats for the intervals" if setting.bootstrap else ""
     repeats += f", {setting.permutations} random splits for floors and p" if setting.permutations else ""
-    print(f"distances of {len(features)} clips to {len(real.features)} real ones{repeats}", flush=True)
+    of = ["", ""] if videos is None else [f" of {len(set(side))} videos" for side in videos]
+    print(f"distances of {len(features)} clips{of[1]} to {len(real.features)} real ones{of[0]}{repeats}", flush=True)
     found, rows = zip(
         *(
-            distances(real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting)
+            distances(
+                real.features, real.shapes, features[place::sets], shapes[place::sets], network=network, setting=setting, videos=videos
+            )
             for place in range(sets)
         ),
         strict=True,
     )
-    told = [paired()] if pairs else of_rates(real.clips, fake.about())
-    told += [*cautions(real.features, features[::sets]), *too_few(bench, len(real.features), len(fake))]
+    told = [*cautions(real.features, features[::sets]), *sides.too_few(bench, len(real.features), len(fake))]
     return of_words(averaged(found), bench.words), [row for each in rows for row in each], told
-
-
-def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
-    """What to beware of where the clips of two sides are of other rates, after their strides. real, fake: as a protocol tells them."""
-    told = [sorted({round(rate / side.get("stride", 1), 2) for rate in side["rates"]}) for side in (real, fake)]
-    if told[0] == told[1]:
-        return []
-    rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
-    told_apart = (
-        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
-    )
-    return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
-
-
-def too_few(bench: Bench, real: int, fake: int) -> list[str]:
-    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
-    dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
-    if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
-        return []
-    wanted = -(-dimension // FEW)
-    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
-    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]
 
 
 # ---- single clips
@@ -276,7 +302,8 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         if not words:
             return row
         asked = None if facts is None else facts[number]
-        seen = Seen(clips.read(number), shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
+        frames = bench.extractor.setting.pictures(clips.read(number))
+        seen = Seen(frames, shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
         fit = [word for word in words if seen.prompt is not None or "prompt" not in MEASURES[word].needs]
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in fit}}
 
@@ -352,10 +379,8 @@ def finish(
         "clips": clips,
     }
     storage.write_json(output / "scores.json", written)
-    for line in preset_lines(preset or {}):
-        print(line)
-    for line in told:
-        print(line)
+    for line in (*preset_lines(preset or {}), *told):
+        terminal.say(line)
     print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
     return {**written, "output": output}
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sora import terminal
 from sora.locks import alone_in
 from sora.started import rendezvous, started
 
@@ -30,9 +31,25 @@ class Share:
     held: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     def hold(self, folder: Path) -> None:
-        """Hold a folder that is written until all leave; ValueError where another evaluation writes it. The first process does for all."""
+        """Hold a folder that is written until all leave; ValueError where another evaluation writes it. The first process does for all, and
+        none goes on before it has: the others would write beside that other evaluation."""
+        refused: Exception | None = None
         if self.first:
-            self.held.enter_context(alone_in(folder, "evaluating into"))
+            try:
+                self.held.enter_context(alone_in(folder, "evaluating into"))
+            except (ValueError, OSError) as error:
+                refused = error
+        told = self.of_first(None if refused is None else str(refused))
+        if refused is not None:
+            raise refused
+        if told is not None:
+            raise ValueError(told)
+
+    def of_first(self, value: Any) -> Any:
+        """What the first process says, plain JSON, to all. What each would look up on the disk by itself may differ: others write there."""
+        if self.ranks == 1:
+            return value
+        return json.loads(_told(json.dumps(value if self.first else None, allow_nan=False).encode())[0])
 
     @property
     def first(self) -> bool:
@@ -51,7 +68,7 @@ class Share:
 
     def say(self, line: str) -> None:
         if self.first:
-            print(line)
+            terminal.say(line)
 
     def tell(self, lines: Sequence[str]) -> None:
         for line in lines:

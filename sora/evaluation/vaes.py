@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sora import storage
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, chosen
+from sora.evaluation.measures import DISTANCES, USUAL, chosen
+from sora.evaluation.motion import MOTION, measures_protocol
+from sora.evaluation.words import KNOWN
+from sora.gate.files import below
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,22 +49,22 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
     from sora.configs.load import load_vae
     from sora.sample import choose_device
 
-    words = chosen(config.metrics, usual=("reconstruction",), known=("reconstruction", *DISTANCES), scored="a VAE")
+    words = chosen(config.metrics, usual=USUAL["vae"], known=KNOWN["vae"], scored="a VAE")
     loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
     check_clips(config, loaded.vae.stride)
     vae = loaded.vae.to(choose_device(config.device))
-    home = Path(config.checkpoint) / "evaluation"
-    output = Path(config.output) if config.output else home / (f"step-{loaded.step:08d}" if loaded.step else "vae")
-    bench = scoring.bench_of(config, [word for word in words if word in DISTANCES], share, output=output, home=output)
+    name = f"step-{loaded.step:08d}" if loaded.step else "vae"
+    output = Path(config.output) if config.output else below(config.checkpoint, "evaluation", name)
+    bench = scoring.bench_of(config, [word for word in words if word in (*DISTANCES, *MOTION)], share, output=output, home=output)
     figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
     for name, folder in dataset_folders(config.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
-        found, clip_rows, real, fake, told = score_dataset(vae, loaded.hashes, folder, config, one)
+        found, clip_rows, real, fake, told, taken = score_dataset(vae, loaded.hashes, folder, config, one)
         figures |= {f"{name}_vae_{key}": value for key, value in found.items()}
         rows += [{"dataset": name, **row} for row in clip_rows]
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
         about[name] = {**real.videos.about(), "clips": len(real)}
-        reals[name], fakes[name] = real.about(), fake.about()
+        reals[name], fakes[name] = real.about() | {"taken": taken}, fake.about()
         cautions += [f"{name}: {line}" for line in told]
     if not share.first:
         return {}
@@ -74,13 +77,15 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
 def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
     """Raise ValueError for keys that say what reconstructions cannot be: they are of the real clips, one each."""
     real, given = config.real, config.generated
-    usual = {"frames": None, "stride": 1, "start": "first", "short": "refuse", "choose": "first"}
+    usual = {"frames": None, "stride": 1, "windows": 1, "start": "first", "short": "refuse", "choose": "first"}
     for key, value in usual.items():
         if given[key] not in (value, real[key]):
             raise ValueError(
                 f"generated.{key}={given[key]}: reconstructions are of the clips that real.{key}={real[key]} takes; set that, and leave "
                 f"generated.{key} out"
             )
+    if real.windows != 1:
+        raise ValueError(f"real.windows={real.windows}: a VAE is scored by one clip of each video; leave it out")
     if real.n not in (None, config.n):
         raise ValueError(f"real.n={real.n}: as many originals as reconstructions are compared; set n={real.n}")
     if real.frames is not None and (real.frames - 1) % stride[0]:
@@ -107,8 +112,9 @@ def dataset_folders(data: Any) -> dict[str, Path]:
 
 def score_dataset(
     vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
-) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str]]:
-    """The figures of one dataset or folder, a row for each clip, the clips of both sides, and what to beware of."""
+) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str], str]:
+    """The figures of one dataset or folder, a row for each clip, the clips of both sides, what to beware of, and which originals they are
+    of, as a hash."""
     from sora.data.taking import take
     from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
@@ -117,7 +123,7 @@ def score_dataset(
     videos = open_videos(folder, split=config.split, caption=config.caption)
     bench.share.tell(videos.lines())
     n = min(USUAL_N if config.n is None else config.n, len(videos))
-    originals = FittedVideos(take(videos, policy_of(config.real), n=n, seed=config.seed, named="real"), vae.stride)
+    originals = FittedVideos(take(videos, policy_of(config, "real"), n=n, seed=config.seed, named="real"), vae.stride)
     real = whole(originals)
     copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
     keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]
@@ -129,7 +135,7 @@ def score_dataset(
     if bench.compares:
         found, _, told = scoring.compared(bench, scoring.real_set(bench, real), fake, pairs=True)
         figures |= found
-    return figures, rows, real, fake, told
+    return figures, rows, real, fake, told, originals.clips.taken_sha256()
 
 
 def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Bench) -> list[dict[str, Any]]:
@@ -197,9 +203,9 @@ def protocol_of(config: DictConfig, bench: Bench, about: Any, reals: Any, fakes:
         generated={name: {"n": fake["n"], "shapes": fake["shapes"]} for name, fake in fakes.items()},
         prompts=None,
         pixels=setting.pixels(),
-        extractor=describe(bench.extractor.network) if bench.compares else None,
+        extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling=None,
-        measures=MEASURES,
+        measures=MEASURES | measures_protocol(bench.words),
         seed=config.seed,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from math import sqrt
 
-PIXELS = re.compile(r"(\d+)x(\d+)")
+MOST_FRAMES = 1_000_000
+PIXELS = re.compile(r"(\d{1,9})x(\d{1,9})")
 
 
 def exact(text: str) -> bool:
@@ -24,7 +25,7 @@ def size_of(text: str, *, area: float, multiple: tuple[int, int]) -> tuple[int, 
             near = f"{_near(width, multiple[1])}x{_near(height, multiple[0])}"
             raise ValueError(f"size={text}: width must divide by {multiple[1]} and height by {multiple[0]}; the nearest is {near}")
         return height, width
-    found = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text.strip())
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?):(\d{1,9}(?:\.\d{1,9})?)", text.strip())
     if not found or min(float(found[1]), float(found[2])) <= 0:
         raise ValueError(f"size={text!r} is neither an aspect ratio such as 16:9 (width:height) nor WIDTHxHEIGHT in pixels")
     ratio = float(found[1]) / float(found[2])
@@ -38,6 +39,8 @@ def frames_of(seconds: float, fps: float, stride: int, *, patch: int = 1) -> int
     """
     if seconds < 0 or fps <= 0:
         raise ValueError(f"seconds={seconds} at fps={fps}: seconds must be at least 0 and fps above 0")
+    if not seconds * fps <= MOST_FRAMES:
+        raise ValueError(f"seconds={seconds:g} at fps={fps:g} are more than {MOST_FRAMES:,} frames; lower one of them")
     latent = 1 + max(seconds * fps - 1, 0) / stride
     return 1 + (max(round(latent / patch), 1) * patch - 1) * stride
 

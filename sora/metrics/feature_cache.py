@@ -16,8 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora import storage
+from sora.gate.forms import Fields, fitting, text
+from sora.gate.tensors import header
+from sora.gate.texts import STATE, json_of
 
-FORMAT = "sora feature cache 1"
+FORMAT = "sora feature cache 2"  # of 1 the hash did not cover the keys; its folders have other names, and are not read
+FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  # of what a file says of itself
 
 
 class FeatureCache:
@@ -56,7 +60,7 @@ class FeatureCache:
         keys = sorted(self._new)
         values = torch.stack([self._new[key] for key in keys])
         name = f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}.safetensors"
-        about = json.dumps({"format": FORMAT, "about": self.about, "keys": keys, "sha256": _hash(values)})
+        about = json.dumps({"format": FORMAT, "about": self.about, "keys": keys, "sha256": _hash(keys, values)})
         with storage.whole_file(self.folder / name) as staging:
             save_file({"features": values}, staging, metadata={"sora": about})  # one entry: several would be written in any order
         self._read.add(name)
@@ -81,15 +85,19 @@ def _load(path: Path, about: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        said = header(path, within=path.parent).about
+        told = fitting(json_of(said.get("sora", "{}").encode(), limit=STATE), FORM, str(path))
         with safe_open(path, framework="pt") as file:
-            told, values = json.loads((file.metadata() or {})["sora"]), file.get_tensor("features")
-        keys = told["keys"]
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            values, keys = file.get_tensor("features"), told["keys"]
+        if values.ndim != 2 or not values.is_floating_point():
+            raise ValueError(f"its features are {tuple(values.shape)}")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, its features are made again") from None
-    if told.get("format") != FORMAT or told.get("about") != about or told.get("sha256") != _hash(values) or len(keys) != len(values):
+    if told.get("format") != FORMAT or told.get("about") != about or told.get("sha256") != _hash(keys, values) or len(keys) != len(values):
         raise ValueError(f"{path} is damaged or foreign: its values are not those it was written with; delete it, they are made again")
     return dict(zip(keys, values, strict=True))
 
 
-def _hash(values: Tensor) -> str:
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+def _hash(keys: Sequence[str], values: Tensor) -> str:
+    """Of both: values under each other's keys are as wrong as others."""
+    return hashlib.sha256(json.dumps(keys).encode() + values.numpy().tobytes()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora import storage
+from sora.gate.files import opened
+from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.texts import STATE, json_of
+from sora.metrics.extractors.features import VideoFeatures
 from sora.metrics.protocol import differences
 
 FORMAT = "sora features 1"
@@ -23,10 +27,16 @@ FOREIGN = "; what others published says nothing of clips, pixels and weights, so
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """features (n, d) float32, and what they depend on."""
+    """features (n, d) float32, and what they depend on. more: of the same clips by other extractors, by `named`."""
 
     features: Tensor
     protocol: dict[str, Any]
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Of the features."""
+        return _hash(self.features)
 
 
 def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
@@ -34,14 +44,24 @@ def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     return [str(difference) for difference in differences(one, two)]
 
 
-def save_features(path: Path, features: Float[Tensor, "n d"], protocol: Mapping[str, Any]) -> None:
-    """A safetensors file; the protocol, which must be JSON, stands in its header with a hash of the values."""
+def save_features(
+    path: Path, features: Float[Tensor, "n d"], protocol: Mapping[str, Any], *, more: Mapping[str, Tensor] | None = None
+) -> None:
+    """A safetensors file; the protocol, which must be JSON, stands in its header with a hash of the values. more: of the same clips by
+    other extractors, whose names and hashes stand there, too."""
     from safetensors.torch import save_file
 
-    kept = features.detach().to("cpu", torch.float32).contiguous()
-    about = {"format": FORMAT, "protocol": json.dumps(protocol, sort_keys=True), "sha256": _hash(kept)}
+    kept = {name: one.detach().to("cpu", torch.float32).contiguous() for name, one in {"features": features, **(more or {})}.items()}
+    about = {"format": FORMAT, "protocol": json.dumps(protocol, sort_keys=True), "sha256": _hash(kept["features"])}
+    if more:
+        about["more"] = json.dumps({name: _hash(kept[name]) for name in sorted(more)})
     with storage.whole_file(path) as staging:
-        save_file({"features": kept}, staging, metadata=about)
+        save_file(kept, staging, metadata=about)
+
+
+def named(extractor: VideoFeatures) -> str:
+    """What an extractor's features are called among others of a file: its name and its fingerprint."""
+    return f"{extractor.name}:{extractor.fingerprint}"
 
 
 def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
@@ -57,8 +77,13 @@ def read_features(path: Path) -> FeatureSet:
     """Whatever their protocol is: the caller compares what it knows of it. Raises ValueError for a damaged or foreign file."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist; save features of the real set there first")
+    with opened(path) as file:
+        start = file.read(8)
+    if start.startswith(OTHERS):
+        raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}")
+    header(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -67,24 +92,22 @@ def read_features(path: Path) -> FeatureSet:
                     f"{path} holds no features of this version ({about.get('format', 'no format')!r}, not {FORMAT!r}){FOREIGN}"
                 )
             features = file.get_tensor("features")
-        protocol = json.loads(about["protocol"])
+            others = {name: file.get_tensor(name) for name in file.keys() if name != "features"}  # noqa: SIM118
+        protocol, hashes = (json_of(said.encode(), limit=STATE) for said in (about["protocol"], about.get("more", "{}")))
     except SafetensorError as error:
-        with open(path, "rb") as opened:
-            start = opened.read(8)
-        if start.startswith(OTHERS):
-            raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}") from None
         raise ValueError(f"{path} is damaged: {error}; delete it and extract again") from None
     except (KeyError, ValueError) as error:
-        if isinstance(error, json.JSONDecodeError | KeyError):
-            raise ValueError(f"{path} is damaged: its header does not say what it holds; delete it and extract again") from None
-        raise
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged: its header does not say what it holds; delete it and extract again") from None
     if features.ndim != 2 or not isinstance(protocol, dict):
         raise ValueError(
             f"{path} is damaged: it holds {list(features.shape)} numbers, and no rows of features; delete it and extract again"
         )
-    if _hash(features) != about.get("sha256"):
+    if _hash(features) != about.get("sha256") or {name: _hash(one) for name, one in others.items()} != hashes:
         raise ValueError(f"{path} is damaged: its values do not have the hash they were written with; delete it and extract again")
-    return FeatureSet(features, protocol)
+    refuse_not_finite({"features": features, **others}, path)
+    return FeatureSet(features, protocol, others)
 
 
 def _hash(features: Tensor) -> str:

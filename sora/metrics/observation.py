@@ -17,7 +17,7 @@ from numpy import ndarray
 from scipy import ndimage
 
 from sora.metrics.silhouettes import Fit, centroid, plateau
-from sora.metrics.steadiness import REACH, SHOWN, Steadiness, fitted, in_view, measure
+from sora.metrics.steadiness import REACH, SHOWN, Steadiness, fitted, in_view, measure, way
 from sora.metrics.strangers import extra, may_be_theirs
 
 WORKING = 64  # short sides above twice this are averaged down to about it
@@ -284,7 +284,7 @@ def _view(track: _Track, pixels: Float[ndarray, "T H W 3"], own: Bool[ndarray, "
     full = track.areas >= FULL * usual
     seen = np.flatnonzero(track.areas >= SHOWN * usual)
     radius = float(np.sqrt(usual / np.pi))
-    hidden = np.stack([np.interp(np.arange(len(full)), seen, track.centres[seen, axis]) for axis in (0, 1)], -1)
+    hidden = way(track.centres, seen)
     shown = np.ones(len(full)) if full.all() else in_view(pixels, own, hidden, radius)
     hidden[full] = np.nan
     whole = (track.areas >= WHOLE * usual) | ((track.areas >= LOW * usual) & uncut & (shown >= 1.0))

@@ -67,7 +67,7 @@ def noise_level(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
     frames = _luma(videos, least=1)
     if min(frames.shape[2:]) < 3:
         return torch.zeros(len(videos), dtype=torch.float64, device=videos.device)
-    mask = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], device=frames.device)
+    mask = frames.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
     residual = functional.conv2d(frames, mask[None, None]).abs().flatten(1) / 6  # 6: the root of the mask's sum of squares
     return _per_video(residual.median(dim=1).values / 0.6745, videos)
 

@@ -1,8 +1,9 @@
 """Features of videos from a seeded random network of three 3-D convolutions: no weights to download, the same on every machine.
 
-They rank corruptions by severity and see motion, which features of single frames do not; they are no substitute for a trained
-network, and a score over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`, and it is never
-called FVD.
+They rank noise, blur, compression and colour of real clips by severity. Motion they hardly see: real clips that are frozen score about what
+undamaged ones do (docs/ladders.md), so a distance over them is one of appearance, and `motion3d` stands beside it. They are no
+substitute for a trained network, and a score over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`,
+and it is never called FVD.
 """
 
 from __future__ import annotations

@@ -101,6 +101,15 @@ def _spread(colours: Float[ndarray, "P 2"]) -> float:
     return float(max(np.linalg.norm(one - two) for one in colours for two in colours)) / max(length, 1e-6)
 
 
+def way(centres: Float[ndarray, "T 2"], seen: ndarray) -> Float[ndarray, "T 2"]:
+    """Places in all frames: straight between those in which a thing is seen, and on at its mean pace before and after them."""
+    time = np.arange(len(centres))
+    places = np.stack([np.interp(time, seen, centres[seen, axis]) for axis in (0, 1)], -1)
+    first, last = seen[0], seen[-1]
+    pace = (centres[last] - centres[first]) / max(last - first, 1)
+    return places + (np.minimum(time - first, 0) + np.maximum(time - last, 0))[:, None] * pace
+
+
 def in_view(
     pixels: Float[ndarray, "T H W 3"], busy: Bool[ndarray, "T H W"], places: Float[ndarray, "T 2"], radius: float
 ) -> Float[ndarray, "T"]:

@@ -6,8 +6,10 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from sora.gate.files import read
 from sora.report.page import Video
 
+MOST_BYTES = 256 << 20  # of a clip, which stands in the page itself
 LARGEST = 320  # pixels of the longer side of a picture that stands where a video has not loaded
 
 
@@ -18,21 +20,21 @@ def clip(
 
     Raises ValueError for a file that is no video.
     """
-    from sora.data.video import probe
+    from sora.data.video import CONFINED
 
-    info = probe(path)
+    info = CONFINED.probe(path)
     width, height = size or (info.width, info.height)
-    return Video(path.read_bytes(), width, height, caption, note, dict(marks or {}), poster(path), still=info.frames == 1)
+    return Video(read(path, most=MOST_BYTES), width, height, caption, note, dict(marks or {}), poster(path), still=info.frames == 1)
 
 
 def poster(path: Path) -> bytes:
     """The middle frame as JPEG; nothing where it cannot be decoded, which the player will show as well as it can."""
     from PIL import Image
 
-    from sora.data.video import read
+    from sora.data.video import CONFINED
 
     try:
-        frames = read(path).frames
+        frames = CONFINED.read(path).frames
     except ValueError:
         return b""
     if not len(frames):

@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from sora.gate.forms import Fields, count, fitting, text
+from sora.gate.texts import read_lines as read_json_lines
 from sora.metrics.protocol import preset_lines
+from sora.metrics.scored import read_scores
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.report.plots import Panel, Span
-from sora.storage import read_json, write_text
+from sora.storage import write_text
 
 KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
+LINE = Fields({"step": count}, may={"weights": text})  # of evaluation.jsonl
 SHOWN = 12  # clips from either end, and pairs of neighbours
 # What is told in large type and drawn over checkpoints, where it was measured: title, note, what its floor is.
 TOLD = {
@@ -26,6 +30,9 @@ TOLD = {
     "frechet": ("Fréchet distance", "to the real clips; lower is better", "frechet_floor"),
     "frechet_over_floor": ("Fréchet over its floor", "1 is what sets that do not differ have", ""),
     "kvd": ("Kernel distance", "unbiased; 0 is the same distribution", ""),
+    "motion_frechet": ("Fréchet distance of motion", "of how clips change along time; lower is better", "motion_frechet_floor"),
+    "motion_frechet_over_floor": ("Motion over its floor", "1 is what two sets of real clips have", ""),
+    "fvmd_lite": ("FVMD-like distance", "of histograms of flow; lower is better", "fvmd_lite_floor"),
     "permanence": ("Object permanence", "share of hidden things that come back the same", ""),
     "gravity_deviation": ("Off the gravity arc", "short sides; lower is better", ""),
     "remembered": ("Near copies", "share of clips nearer to training clips than 95 % of real ones", ""),
@@ -33,13 +40,13 @@ TOLD = {
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
 
 
-def write_page(folder: Path) -> Path:
-    """`report.html` beside the `scores.json` of a folder; its path.
+def write_page(folder: Path, output: Path | None = None) -> Path:
+    """The page of the `scores.json` of a folder, `report.html` beside it unless `output` says where; its path.
 
     Other folders beside it are earlier or later checkpoints, told where their protocol is the same; RUN/evaluation.jsonl, two folders up,
     is what was measured while training.
     """
-    scores = read_json(folder / "scores.json")
+    scores = read_scores(folder / "scores.json")
     if missing := [key for key in ("figures", "rows", "n", "kind", "protocol", "protocol_sha256") if key not in scores]:
         raise ValueError(f"{folder / 'scores.json'} holds no scores of sora evaluate: it has no {missing[0]}")
     lines = read_lines(folder.parent.parent / "evaluation.jsonl")
@@ -57,8 +64,9 @@ def write_page(folder: Path) -> Path:
     lead += f" of {place_of(scores)}" if place_of(scores) else ""
     lead += f"; protocol {scores['protocol_sha256'][:12]}."
     page = Page(_title(scores), lead, [section for section in sections if section.parts])
-    write_text(folder / "report.html", render(page))
-    return folder / "report.html"
+    place = folder / "report.html" if output is None else output
+    write_text(place, render(page))
+    return place
 
 
 def place_of(scores: Mapping[str, Any]) -> str:
@@ -71,7 +79,7 @@ def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str
     """(step, figures) of every checkpoint that was scored by the same protocol, in order; of the same weights where that is told."""
     found: dict[int, dict[str, float]] = {}
     for path in sorted(folder.parent.glob("*/scores.json")):
-        other = read_json(path)
+        other = read_scores(path)
         step = step_of(other)
         same = other.get("protocol_sha256") == scores["protocol_sha256"] and _weights(other) == _weights(scores)
         if step is not None and (same or path.parent == folder):
@@ -81,8 +89,9 @@ def history(folder: Path, scores: Mapping[str, Any]) -> list[tuple[int, dict[str
 
 def step_of(scores: Mapping[str, Any]) -> int | None:
     """Of the checkpoint; None where what was scored has none."""
-    step = scores.get("subject", {}).get("step", scores.get("protocol", {}).get("checkpoint", {}).get("step"))
-    return int(step) if isinstance(step, int) else None
+    earlier = scores["protocol"].get("checkpoint")  # where versions before had it
+    step = (scores.get("subject") or {}).get("step", earlier.get("step") if isinstance(earlier, dict) else None)
+    return step if type(step) is int else None
 
 
 def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
@@ -101,7 +110,7 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
         told = [note]
         told += [f"95 % interval {number(low)} to {number(high)}"] if _finite(low) and _finite(high) else []
         told += [f"floor {number(figures[floor])}"] if _finite(figures.get(floor)) else []
-        told += [f"p {number(figures[f'{name}_p'])} if nothing differs"] if _finite(figures.get(f"{name}_p")) else []
+        told += [f"p {number(figures[f'{name}_p'])}, the chance of this if nothing differed"] if _finite(figures.get(f"{name}_p")) else []
         items.append(Figure(title, number(float(value)), "; ".join(told)))
     parts: list[Part] = [Figures(items)] if items else []
     parts += [Prose(line[:1].upper() + line[1:] + ".") for line in scores.get("cautions") or ()]
@@ -159,7 +168,7 @@ def panels_of(points: Sequence[tuple[int, Mapping[str, Any]]], wanted: Mapping[s
         sides = [(step, figures[f"{name}_low"], figures[f"{name}_high"]) for step, figures in have if _finite(figures.get(f"{name}_low"))]
         at, low, high = ([side[place] for side in sides] for place in range(3))
         band = {name: (at, low, high)} if len(sides) > 1 else {}
-        level = have[-1][1].get(floor, 1.0 if name == "frechet_over_floor" else None)
+        level = have[-1][1].get(floor, 1.0 if name.endswith("over_floor") else None)
         found.append(Panel(title, {name: (steps, [figures[name] for _, figures in have])}, band, level))
     return found
 
@@ -294,8 +303,8 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         if pair["number"] >= len(scores["clips"]):  # it was not kept
             continue
         near, far = (
-            {"prompt": text, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
-            for text, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
+            {"prompt": said, **{key: row[key] for key in ("frames", "height", "width") if key in row}}
+            for said, row in ((pair["prompt"], scores["rows"][pair["number"]]), (pair["caption"] or pair["key"], pair))
         )
         clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
         clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
@@ -320,12 +329,12 @@ def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
 def _flat(node: Any, place: str = "") -> list[tuple[str, str]]:
     if isinstance(node, Mapping) and node:
         return [pair for key, value in node.items() for pair in _flat(value, f"{place}.{key}" if place else str(key))]
-    text = node if isinstance(node, str) else json.dumps(node)
-    return [(place, text if len(text) <= 120 else f"{text[:117]}…")]
+    told = node if isinstance(node, str) else json.dumps(node)
+    return [(place, told if len(told) <= 120 else f"{told[:117]}…")]
 
 
 def _weights(scores: Mapping[str, Any]) -> Any:
-    return scores.get("subject", {}).get("ema")
+    return (scores.get("subject") or {}).get("ema")
 
 
 def _change(line: Mapping[str, Any]) -> list[float]:
@@ -337,7 +346,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of RUN/evaluation.jsonl, a torn last one left out; none where there is no such file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = read_json_lines(path, within=path.parent)
+    return [fitting(line, LINE, f"{path}, its entry {place},") for place, line in enumerate(lines, 1)]
 
 
 def _finite(value: Any) -> TypeGuard[float]:

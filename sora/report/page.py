@@ -183,8 +183,15 @@ def render(page: Page) -> str:
     """The page as one HTML document."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from sora.terminal import shown
+
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: shown(value) if type(value) is str else value,  # not what is marked as HTML of ours
     )
     environment.filters["kind"] = lambda part: type(part).__name__
     environment.filters["number"] = number

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
+from sora.report.page import number
+
 INK = "#010203"  # no plot uses this colour of its own accord; it becomes the page's own ink
 WIDE = 4.8  # inches of a plot: on a phone's screen its letters, of 9 points, are still read
 COLOURS = ("#2f7fb8", "#d9822b", "#3f9d5f", "#b04a8c", "#8a7a2f", "#6f63c4")
@@ -46,7 +48,7 @@ def bars(values: Mapping[str, float], *, across: str) -> str:
     figure, axes = pyplot.subplots(figsize=(WIDE, 0.5 + 0.32 * max(1, len(values))))
     names = [_plain(name) for name in values]
     drawn = axes.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.65)
-    axes.bar_label(drawn, fmt="%.3g", padding=3, color=INK, fontsize=9)
+    axes.bar_label(drawn, fmt=lambda value: number(float(f"{value:.3g}")), padding=3, color=INK, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(_plain(across))

@@ -28,8 +28,9 @@ WANTED = {
     "adherence_direction": ("Direction", "share of generated clips"),
     "adherence_steady": ("Steady", "share of generated clips whose object stays what it is, on its way"),
     "frechet_over_floor": ("Fréchet distance over its floor", "1 is what sets that do not differ have"),
+    "motion_frechet_over_floor": ("Motion: Fréchet distance over its floor", "of how clips change along time, which the other hardly sees"),
 }
-WATCHED = ("loss", "adherence_all", "frechet", "kvd")  # while training
+WATCHED = ("loss", "adherence_all", "frechet", "motion_frechet", "kvd")  # while training
 SHOWN = 24  # clips of a section; the rest are in the folder
 
 

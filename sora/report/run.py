@@ -36,7 +36,7 @@ def headline(*, step: int, steps: int, lines: Lines, measured: Lines, goodput: f
     items = [Figure("Steps", number(step), f"of {number(steps)}")]
     if _real(last.get("loss")):
         items.append(Figure("Loss of training", number(float(last["loss"])), f"at step {number(int(last['step']))}"))
-    for name in ("loss", "adherence_all", "frechet", "kvd"):
+    for name in ("loss", "adherence_all", "frechet", "motion_frechet", "kvd"):
         told = next((line for line in reversed(measured) if _real(line.get(name))), None)
         if told is not None:
             title, note, _ = TOLD[name]

@@ -23,7 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sora.storage import NotEncoded, file_hash, read_json, text_hash, whole_file, write_json
+from sora.gate.forms import Fields, Maybe, digest, fitting, matching, some, text
+from sora.gate.forms import count as whole
+from sora.gate.tensors import finite, header
+from sora.gate.texts import LIST, read_json
+from sora.storage import NotEncoded, file_hash, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
 from sora.text.limits import Cut, cuts, summed
 
@@ -31,6 +35,11 @@ VERSION = 2
 _STATES, _HASHES, _ENDS = "states", "hashes", "ends"
 _PLACES = np.dtype([("first", "<u8"), ("rest", "V24"), ("shard", "<i4"), ("length", "<i4"), ("start", "<i8")])
 _FILE = re.compile(r"text-[\w-]{1,8}(-part-\d+)?-(\d{6,}\.safetensors|places\.npy)")
+_NAME = matching(_FILE.pattern, "the name of a file of a text cache beside it")
+_CUT = Fields({"key": text, "tokens": some, "captions": whole, "of": whole, "first": text, "lost": text}, closed=True)
+_ENTRY = Fields({"file": _NAME, "sha256": digest, "bytes": whole, "captions": whole}, may={"cut": [_CUT]})
+_TABLE = {"file": _NAME, "sha256": digest, "shards": whole}
+FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # of text-….json
 _HASHED_AT_ONCE = 1 << 30  # bytes of states up to which opening compares every file's hash; beyond, each when it is read first
 
 
@@ -88,20 +97,15 @@ def extend(
 
 def cut_in(path: Path) -> list[Cut] | None:
     """Which captions of a cache are longer than its encoder reads, by its manifest; None where a part of it is of before, and silent."""
-    described = read_json(path)
+    described = read_json(path, limit=LIST, within=path.parent)
     named = described.get("fingerprint") if isinstance(described, dict) else None
-    return _cut(path, _read(path, str(named)))
+    return _cut(_read(path, str(named)))
 
 
-def _cut(path: Path, manifest: dict[str, Any]) -> list[Cut] | None:
+def _cut(manifest: dict[str, Any]) -> list[Cut] | None:
     shards = manifest["shards"]
     if any("cut" not in shard for shard in shards):
         return None
-    kinds = {"key": str, "tokens": int, "captions": int, "of": int, "first": str, "lost": str}
-    told = [cut for shard in shards if isinstance(shard["cut"], list) for cut in shard["cut"]]
-    whole = all(isinstance(cut, dict) and {name: type(value) for name, value in cut.items()} == kinds for cut in told)
-    if not whole or not all(isinstance(shard["cut"], list) for shard in shards):
-        raise ValueError(f"{path} is damaged: what it says of captions that were cut is none; delete it and run sora encode again")
     return summed([{cut["key"]: Cut(**cut) for cut in shard["cut"]} for shard in shards], of=sum(shard["captions"] for shard in shards))
 
 
@@ -119,29 +123,21 @@ def _join(path: Path, encoder: TextEncoder) -> None:
         part.with_name(f"{part.stem}-places.npy").unlink(missing_ok=True)
 
 
+def _encoder(path: Path) -> str:
+    """Whose states a cache holds, for a message."""
+    described = read_json(path, limit=LIST, within=path.parent)
+    return str(described.get("encoder")) if isinstance(described, dict) else "nobody"
+
+
 def _new(encoder: TextEncoder) -> dict[str, Any]:
     return {"version": VERSION, "encoder": encoder.name, "fingerprint": encoder.fingerprint, "shards": []}
 
 
 def _read(path: Path, fingerprint: str) -> dict[str, Any]:
-    manifest = read_json(path)
+    manifest = read_json(path, limit=LIST, within=path.parent)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION or manifest.get("fingerprint") != fingerprint:
         raise ValueError(f"{path} is a text cache of another encoder or version; move it away and run sora encode again")
-    shards, places = manifest.get("shards"), manifest.get("places")
-    whole = isinstance(shards, list) and all(_listed(shard, "bytes", "captions") for shard in shards)
-    if not whole or (places is not None and not _listed(places, "shards")):
-        raise ValueError(f"{path} is damaged, or lists files that are none of a text cache; delete it and run sora encode again")
-    return manifest
-
-
-def _listed(entry: Any, *counts: str) -> bool:
-    """Whether a manifest's entry names a file of a cache, beside it, with its hash and these counts: the manifest may be a stranger's."""
-    return (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(name), str) for name in ("file", "sha256"))
-        and _FILE.fullmatch(entry["file"]) is not None
-        and all(isinstance(entry.get(name), int) and entry[name] >= 0 for name in counts)
-    )
+    return fitting(manifest, FORM, str(path), "delete it and run sora encode again")
 
 
 # ---- where each caption lies
@@ -201,6 +197,10 @@ def _found(places: np.ndarray, key: str) -> tuple[int, int, int] | None:
 
 
 def _opened(file: Path) -> Any:
+    held = header(file, within=file.parent).tensors
+    shapes = [held[name].shape if name in held else () for name in (_STATES, _HASHES, _ENDS)]
+    if len(shapes[0]) != 2 or shapes[1] != (*shapes[2], 32) or len(shapes[2]) != 1 or held[_STATES].dtype != "F16":
+        raise ValueError(f"{file} is damaged: its tensors are none of a text cache; run sora encode again")
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -220,11 +220,11 @@ class TextCache:
         self.folder, self.fingerprint = Path(folder), fingerprint
         path = manifest_path(folder, fingerprint)
         if not path.is_file():
-            others = [read_json(other).get("encoder") for other in sorted(self.folder.glob("text-????????.json"))]
-            there = f"there are those of {', '.join(map(str, others))}: choose that text=, or" if others else "there are none:"
+            others = [_encoder(other) for other in sorted(self.folder.glob("text-????????.json"))]
+            there = f"there are those of {', '.join(others)}: choose that text=, or" if others else "there are none:"
             raise NotEncoded(f"{folder} has no captions encoded by this text encoder ({fingerprint[:8]}); {there} run sora encode", folder)
         manifest = _read(path, fingerprint)
-        self._shards, self.cut = manifest["shards"], _cut(path, manifest)
+        self._shards, self.cut = manifest["shards"], _cut(manifest)
         small = sum(shard["bytes"] for shard in self._shards) <= _HASHED_AT_ONCE
         for shard in self._shards if verify else ():
             self._check(shard, hashed=small)
@@ -257,7 +257,7 @@ class TextCache:
                 self._check(self._shards[shard], hashed=True)
             self._open[shard] = _opened(self.folder / self._shards[shard]["file"]).__enter__().get_slice(_STATES)
         found = self._open[shard][start : start + length].float()
-        if len(found) != length:
+        if len(found) != length or not finite(found):
             raise ValueError(f"{self.folder / self._shards[shard]['file']} does not hold what its table says; run sora encode again")
         return found
 

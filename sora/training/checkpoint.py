@@ -31,6 +31,10 @@ from typing import Any
 from torch import Tensor
 
 from sora import storage
+from sora.gate.files import refuse_links_out, refuse_outside
+from sora.gate.forms import Either, Fields, Form, Items, Named, Row, anything, fitting, flag, number, real, whole
+from sora.gate.texts import STATE as STATE_LIMIT
+from sora.gate.texts import read_json
 from sora.training import manifest
 from sora.training.manifest import MANIFEST, Contents, contents, kind_of
 from sora.training.pieces import Piece, Stored, owned, scanned
@@ -38,7 +42,24 @@ from sora.training.tensorfile import write_tensors
 
 STATE = "state.json"
 SNAPSHOTS = "snapshots"
-NAME = re.compile(r"step-(\d{8,})")
+NAME = re.compile(r"step-(\d{8,12})")
+_COUNTS = {"step": whole(0, 10**12), "samples": whole(), "tokens": whole()}
+_COUNTERS: dict[str, Form] = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
+_SUM = Either([number], number)
+_SUMS = dict.fromkeys(("loss", "grad_norm", "flops", "data_seconds", "step_seconds"), real(0))
+_WINDOW = Fields({**dict.fromkeys(("steps", "skipped", "samples", "tokens"), whole()), **_SUMS, "parts": Named(Row((_SUM, _SUM)))})
+FACTS = Fields(
+    {},
+    may={
+        "counters": Fields(_COUNTS, may=_COUNTERS, closed=True),
+        "losses": Items(real(0), most=1_000_000),
+        "suspects": [Row((whole(), [whole(0, (1 << 64) - 1)]))],
+        "profiles": Named(real(0, above=True)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
+    },
+)
+FORM = Fields({**_COUNTS, "facts": FACTS})  # of state.json
+TRAINED = Fields({"counters": FACTS.may["counters"], "window": _WINDOW, "seconds": real(0)})  # of the facts that training goes on from
 
 
 @dataclass(frozen=True)
@@ -176,6 +197,8 @@ def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
     sizes: the files whose sizes are looked up, a question to the file system each; None: all.
     """
     path = Path(path)
+    refuse_outside(path.parent, path.parent.parent)
+    refuse_links_out(path, home=path.parent.parent)
     files = contents(path).files
     with os.scandir(path) as entries:
         present = {entry.name: entry.is_file() for entry in entries if entry.name != MANIFEST}
@@ -222,10 +245,9 @@ def profiles(path: Path) -> dict[str, float]:
 
 def state_of(path: Path) -> dict[str, Any]:
     """What state.json of a checkpoint says; a ValueError if it is of another form or of another step than the folder's name."""
-    found = storage.read_json(path / STATE)
-    counts = isinstance(found, dict) and all(type(found.get(name)) is int for name in ("step", "samples", "tokens"))
-    if not counts or not isinstance(found.get("facts"), dict):
-        raise ValueError(f"{path / STATE} is of another form: it holds step, samples, tokens and facts; use another checkpoint")
+    found = fitting(read_json(path / STATE, limit=STATE_LIMIT, within=path), FORM, str(path / STATE), "use another checkpoint")
+    if other := [name for name in _COUNTS if found["facts"].get("counters", found)[name] != found[name]]:
+        raise ValueError(f"{path / STATE} is damaged: {other[0]} is not what its counters say; use another checkpoint")
     if step_of(path) not in (None, found["step"]):
         raise ValueError(f"{path} is the checkpoint of step {found['step']} under another's name; use another checkpoint")
     return found

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sora import storage
+from sora.gate.files import refuse_links_out, refuse_outside
 
 
 @contextmanager
@@ -22,6 +23,8 @@ def held(path: Path) -> Iterator[Path]:
         FileNotFoundError: the run has let it go.
     """
     run = path.parent.parent
+    refuse_outside(path, run)
+    refuse_links_out(path, home=run)  # of which there would be other links, that lead nowhere else
     aside = run / f"{storage.STAGING}read-{os.getpid()}-{secrets.token_hex(4)}"
     there = aside / path.parent.name / path.name
     try:

@@ -21,10 +21,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sora import storage
+from sora.gate.files import read
+from sora.gate.forms import Fields, Items, Named, Row, beside, digest, fitting, whole, word
+from sora.gate.texts import LIST, json_of
 from sora.training.pieces import TYPES, Layout, Lying, Piece
 
 ALONE, BOXES, LISTED = 1, 2, 3
 MANIFEST = "manifest.json"
+_SHAPE = Items(whole(), most=8)
+_LAYOUT = {"shape": _SHAPE, "type": word(*TYPES), "pieces": [Row((whole(), _SHAPE, _SHAPE))]}
+FORM = Fields(
+    {"format": whole(ALONE, LISTED), "files": Named({"bytes": whole(), "sha256": digest}, name=beside), "sha256": digest},
+    may={
+        "tensors": Named({"layouts": [_LAYOUT], "names": Named(whole())}),
+        "boxes": Named(Named({"shape": _SHAPE, "offsets": Named(_SHAPE)})),
+    },
+    closed=True,
+)
 FILE = re.compile(r"(\w+)(?:-(\d{5,})-of-\d{5,})?\.safetensors")
 
 
@@ -83,18 +96,17 @@ def contents(folder: Path) -> Contents:
     if not path.is_file():
         raise ValueError(f"{path} is missing: {folder} is no whole checkpoint")
     try:
-        text = path.read_text(encoding="utf-8")
-        said = json.loads(text)
-        found = Contents(said["files"], said.get("tensors", {}), said.get("boxes", {}))
-        whole = text_of(found) == text
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; use another checkpoint") from None
-    if not whole and said.get("format") not in (ALONE, BOXES, LISTED):
-        raise ValueError(f"{path} is damaged, or of format {said.get('format')}; this version reads {ALONE}, {BOXES} and {LISTED}")
-    if not whole:
+        content = read(path, most=LIST.bytes, within=folder)
+        said = json_of(content, limit=LIST)
+    except (ValueError, RecursionError) as error:
+        told = str(error)
+        raise ValueError(f"{told if str(path) in told else f'{path} is damaged: {told}'}; use another checkpoint") from None
+    if isinstance(said, dict) and type(form := said.get("format")) is int and form > LISTED:
+        raise ValueError(f"{path} is damaged, or of format {form}; this version reads {ALONE}, {BOXES} and {LISTED}")
+    fitting(said, FORM, str(path), "use another checkpoint")
+    found = Contents(said["files"], said.get("tensors", {}), said.get("boxes", {}))
+    if text_of(found).encode() != content:
         raise ValueError(f"{path} is damaged: it does not match its own SHA-256; use another checkpoint")
-    if elsewhere := [name for name in found.files if Path(name).name != name]:
-        raise ValueError(f"{path} is damaged: {elsewhere[0]} lies outside of the checkpoint; use another checkpoint")
     return found
 
 

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from sora.data.planning import Listing
 from sora.diffusion.heldout import HeldOutLoss, Losses, Tally
+from sora.gate.files import below
 from sora.generation.generator import Generator as Maker
 from sora.generation.generator import Request
 from sora.metrics.paired import mean_interval, paired_change
@@ -153,7 +154,7 @@ class Samples:
         whole = [clips[number] for number in range(len(self._requests))]
         figures: Figures = {}
         if module.global_rank == 0:
-            place = self._folder / "samples" / f"step-{module.counters.step:08d}-{weights}"
+            place = below(self._folder, "samples", f"step-{module.counters.step:08d}-{weights}")
             paths = self._keep(place, self._requests[: self._shown], whole[: self._shown])
             figures["videos"] = [str(path.relative_to(self._folder)) for path in paths]
             figures |= dict(self._score(whole)) if self._score is not None else {}

@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sora import storage
+from sora.gate.files import appending
+from sora.gate.files import read as file_content
+from sora.gate.forms import Fields, Form, Maybe, anything, fitting, real, text, whole
+from sora.gate.texts import CARD, LIST, json_of, read_lines
+
+STEPPED = Fields({"step": whole()}, may={"weights": text})  # of a line of metrics.jsonl and evaluation.jsonl
+MEASURED = Fields({"step": whole(), "data_share": real(0, 1)}, may={"mfu": Maybe(real(0))})  # the same, of lines with a share of the peak
+EVENT = Fields({"event": text})  # of events.jsonl
 
 
 class MetricsLog:
@@ -23,7 +31,7 @@ class MetricsLog:
         """Keep the lines of steps up to `step`; later ones, and a torn last one, go. The file is replaced whole."""
         if not self.path.exists():
             return
-        lines = self.path.read_bytes().split(b"\n")
+        lines = file_content(self.path, most=LIST.bytes).split(b"\n")
         kept = [line for line in lines if (found := _step(line)) is not None and found <= step]
         with storage.whole_file(self.path) as staging:
             staging.write_bytes(b"".join(line + b"\n" for line in kept))
@@ -32,8 +40,8 @@ class MetricsLog:
         """Append one line. False if the disk would not take it; the reason is in `problem`, and training goes on."""
         data = (json.dumps({name: _plain(value) for name, value in values.items()}) + "\n").encode()
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
+            handle = appending(self.path)
+        except (OSError, ValueError) as error:
             self.problem = str(error)
             return False
         try:
@@ -51,24 +59,22 @@ class MetricsLog:
             os.close(handle)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics or events file; a torn last line is left out."""
-    if not Path(path).exists():
+def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
+    """The lines of a metrics or events file; a torn last line is left out. Raises ValueError for one that is not of a form."""
+    if not os.path.lexists(path):
         return []
-    rows = []
-    for line in Path(path).read_bytes().split(b"\n"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+    rows = read_lines(path, within=Path(path).parent)
+    for number, row in enumerate(rows, 1):
+        fitting(row, form, f"{path}, its entry {number},")
     return rows
 
 
 def _step(line: bytes) -> int | None:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json_of(line, limit=CARD)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return step if type(step) is int else None
 
 
 def _plain(value: Any) -> Any:

@@ -23,10 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from sora import storage
+from sora.gate.forms import Fields, Row, flag, real, whole
 from sora.training.metrics import read
 
 PHASES: tuple[str, ...] = ("start", "data", "step", "checkpoint", "evaluation", "end")
 FILE = "goodput.jsonl"
+LINE = Fields(
+    {**dict.fromkeys(("began", "ended", *PHASES, "wasted", "down"), real(0)), "first": whole(), "last": whole()},
+    may={"undone": [Row((whole(), whole()))], "complete": flag},
+)
 
 
 class Phases:
@@ -77,7 +82,7 @@ class Goodput:
 
     def __init__(self, folder: Path, phases: Phases, *, first: int) -> None:
         self._path, self._phases = Path(folder) / FILE, phases
-        self._earlier = read(self._path)
+        self._earlier = read(self._path, LINE)
         self._line: dict[str, Any] = {"began": round(time.time() - (time.monotonic() - phases.began), 3), "ended": 0.0, "first": first}
         self._line |= {"last": first, **phases.seconds(), "wasted": self._wasted(first), "down": self._down(), "undone": []}
         self._line["complete"] = False

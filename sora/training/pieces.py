@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import _StridedShard
 
+from sora.gate.tensors import Held, header
 from sora.training.tensorfile import NAMES
 
 TYPES = {name: dtype for dtype, name in NAMES.items()}
@@ -108,13 +109,15 @@ def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str,
     """
     found: dict[str, Layout] = {}
     for file in files:
-        handle = _opened(folder / file)
-        for name in handle.keys():  # noqa: SIM118  not a mapping
-            said, box = handle.get_slice(name), boxes.get(name)
-            size = tuple(said.get_shape())
+        for name, said in header(folder / file, within=folder).tensors.items():
+            size, box = said.shape, boxes.get(name)
+            if said.dtype not in TYPES:
+                raise ValueError(f"{folder / file}: {name} is {said.dtype}, which a checkpoint does not hold; use another checkpoint")
+            if box and file not in box["offsets"]:
+                raise ValueError(f"{folder / file} is damaged: nothing says where its piece of {name} lies; use another checkpoint")
             shape, offset = (tuple(box["shape"]), tuple(box["offsets"][file])) if box else (size, (0,) * len(size))
             before = found[name].pieces if name in found else ()
-            found[name] = Layout(shape, TYPES[said.get_dtype()], (*before, Lying(file, offset, size)))
+            found[name] = Layout(shape, TYPES[said.dtype], (*before, Lying(file, offset, size)))
     return found
 
 
@@ -127,7 +130,7 @@ class Stored(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
         self._folder, self._layouts = folder, dict(layouts)
-        self._handles: dict[str, tuple[Any, set[str]]] = {}
+        self._handles: dict[str, tuple[Any, Mapping[str, Held]]] = {}
         self._touched: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Lying]] = {}
         right: set[int] = set()  # tensors share layouts, and a layout may have thousands of pieces
         for name, layout in self._layouts.items():
@@ -182,18 +185,18 @@ class Stored(Mapping[str, Tensor]):
 
     def _handle(self, piece: Lying, name: str) -> Any:
         if piece.file not in self._handles:
-            opened = _opened(self._folder / piece.file)
-            self._handles[piece.file] = opened, set(opened.keys())
-        handle, names = self._handles[piece.file]
-        if name not in names or tuple(handle.get_slice(name).get_shape()) != piece.size:
-            raise ValueError(f"{self._folder / piece.file} is damaged: it holds no {name} of {piece.size}; use another checkpoint")
+            self._handles[piece.file] = _opened(self._folder / piece.file)
+        handle, held = self._handles[piece.file]
+        said, dtype = held.get(name), NAMES[self._layouts[name].dtype]
+        if said is None or said.shape != piece.size or said.dtype != dtype:
+            raise ValueError(f"{self._folder / piece.file} is damaged: it holds no {name} of {piece.size} {dtype}; use another checkpoint")
         return handle
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> tuple[Any, Mapping[str, Held]]:
+    """A file of tensors, and what it holds."""
+    held = header(path, within=path.parent).tensors
     try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
+        return safe_open(path, framework="pt"), held
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None

@@ -7,11 +7,11 @@ held ("datasets": fingerprints), and what it was trained on ("usual": pixels of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sora import storage
+from sora import storage, trust
 from sora.data.index import DATASET
 from sora.training.run import Run
 
@@ -55,12 +55,15 @@ def candidates(run: Run, named: str) -> list[Path]:
 def dataset_of(run: Run, named: str) -> str:
     """The folder of a dataset that the run is trained on: of its candidates the first with the run's clips, else the first dataset.
 
-    Raises ValueError if there is none, naming where it was looked for.
+    Raises ValueError if there is none, naming where it was looked for, and if the run may not have it read (see `Run.may_read`).
     """
     known = run.info.get("datasets")
     wanted = known.get(named) if isinstance(known, Mapping) else None
     found = candidates(run, named)
-    there = [path for path in found if (path / DATASET).is_file()]
+    seen = [path for path in found if (path / DATASET).is_file()]
+    there = [path for path in seen if run.may_read(path)]
+    if seen and not there:
+        raise foreign(run, "data.folders", named, seen, say=f"data.folders=[{seen[0]}]")
     if not there:
         place = place_of(run)
         seen = f", as seen from {place['from']}" if place else ""
@@ -71,16 +74,42 @@ def dataset_of(run: Run, named: str) -> str:
     return str(next((path for path in there if wanted is None or fingerprint(path) == wanted), there[0]))
 
 
-def path_of(run: Run, named: str) -> str:
-    """A file or folder that the run's configuration names; as it stands if there is none, since many such words are no paths."""
-    return next((str(path) for path in candidates(run, named) if path.exists()), named)
+def path_of(run: Run, key: str, named: str) -> str:
+    """A file or folder that the run's configuration names at `key`; as it stands if there is none, since many such words are no paths.
+
+    Raises:
+        ValueError: there is one, and the run may not have it read (see `Run.may_read`).
+    """
+    there = [path for path in candidates(run, named) if path.exists()]
+    if (found := next((path for path in there if run.may_read(path)), None)) is not None:
+        return str(found)
+    if there:
+        raise foreign(run, key, named, there)
+    return named
 
 
-def placed(run: Run, node: Any) -> Any:
-    """A node of plain values with the models that it names by path where they lie now."""
+def foreign(run: Run, key: str, named: str, there: Sequence[Path], *, say: str = "") -> ValueError:
+    """That a run names something outside its folder, which it may not have read. say: the words that name it on the command line."""
+    choices = [*([f"say where it lies: {say}"] if say else []), f"allow it: {trust.words(there[0])}"]
+    return ValueError(
+        f"{run.config_file} names {key}={named}, which lies outside the run, and no command of yours wrote that configuration, so it is "
+        f"not read; {', or '.join(choices)} (or all that this run names: {trust.words(run.folder)})"
+    )
+
+
+def placed(run: Run, node: Any, key: str = "", *, here: Callable[[str, Any], bool] = lambda key, path: False) -> Any:
+    """A node of plain values, which stands at `key`, with the models that it names by path where they lie now.
+
+    here: whether a path at a key is one that the command line named, and that is there, seen from this folder; it stays as it stands.
+    """
     if isinstance(node, Mapping):
-        return {key: path_of(run, value) if _is_path(key, value) else placed(run, value) for key, value in node.items()}
-    return [placed(run, item) for item in node] if isinstance(node, list) else node
+        found = {}
+        for name, value in node.items():
+            at = f"{key}.{name}".lstrip(".")
+            mine = _is_path(name, value) and not here(at, value)
+            found[name] = path_of(run, at, value) if mine else placed(run, value, at, here=here)
+        return found
+    return [placed(run, item, key, here=here) for item in node] if isinstance(node, list) else node
 
 
 def _is_path(key: Any, value: Any) -> bool:

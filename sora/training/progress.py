@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
+
+from sora.terminal import shown
 
 
 class Progress:
@@ -12,16 +15,16 @@ class Progress:
     def __init__(self, *, steps: int, done: int, unit: str, every: float = 15.0) -> None:
         self._steps, self._unit, self._every = steps, unit, every
         self._first, self._began, self._told = done, time.monotonic(), time.monotonic()
-        self._bar = None
+        self._bar, self._shown = None, ExitStack()
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            from sora.terminal import bars
+
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self._bar = Progress(*columns, *times, console=Console(stderr=True), refresh_per_second=4)
+            self._bar = self._shown.enter_context(bars(*columns, *times, refresh_per_second=4))
             self._task = self._bar.add_task("", total=steps, completed=done)
-            self._bar.start()
 
     def update(self, step: int, *, loss: float, rate: float, mfu: float | None = None, also: str = "") -> None:
         """rate: units a second. mfu: the model's operations as a share of what the devices could make; None: not known. also: as it is."""
@@ -39,13 +42,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(shown(text), markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._shown.close()
 
 
 def _minutes(seconds: float) -> str:

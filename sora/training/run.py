@@ -13,6 +13,7 @@ RUN/samples/  RUN/vae/  RUN/report.html
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 import shutil
@@ -25,14 +26,42 @@ from pathlib import Path
 from typing import Any
 
 import sora
-from sora import storage
+from sora import storage, trust
 from sora.former_names import with_current_names
+from sora.gate.files import appending, read, refuse_links_out
+from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
+from sora.gate.texts import CONFIG, read_json, yaml_of
 from sora.locks import alone_in
 from sora.processes import born_deaf
-from sora.references import refuse_growth
+from sora.references import refuse_growth, refuse_resolvers
+from sora.terminal import Lines
 from sora.training import checkpoint
 
 KINDS = ("vae", "diffusion")
+MOST_STEPS = 10**12
+FORM = Fields(
+    {"kind": word(*KINDS)},
+    may={
+        "depends": Named(text),
+        "id": text,
+        "seal": Maybe(text),
+        "code": Named(text),
+        "saved": whole(0, MOST_STEPS),
+        "place": {"folder": text, "from": text},
+        "datasets": Named(text),
+        "usual": Named(real(0)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
+    },
+)  # of run.json
+SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on
+NODE = Fields({"_target_": text})  # of config.yaml: an object, by the name of its class
+NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds of a kind
+_DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
+_NODES = (*NETWORKS["diffusion"], "optimizer", "schedule", "ema", "guard", "plan", "reader", "trainer", "logger")
+_NUMBERS = {"steps": whole(0, MOST_STEPS), "seed": whole(-(1 << 63), 1 << 64)}
+_PLAIN = {"kind": word(*KINDS), **_NUMBERS, "output": Maybe(text), "data": Maybe(_DATA)}
+# of config.yaml, whatever it is asked for; what is trained on is compared with the keys of `sora train`, too
+CONFIG_FORM = Fields({}, may={**_PLAIN, **dict.fromkeys(_NODES, Maybe(NODE))})
 
 
 @dataclass(frozen=True)
@@ -75,37 +104,39 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        found = storage.read_json(self.info_file)
-        parts = [found.get(name, {}) for name in ("depends", "code")] if isinstance(found, dict) else []
-        texts = all(isinstance(part, dict) and all(isinstance(value, str) for value in part.values()) for part in parts)
-        if not parts or not texts or found.get("kind") not in KINDS:
-            raise ValueError(f"{self.info_file} is damaged: it does not say of which kind the run is and what it depends on")
-        return found
+        return fitting(read_json(self.info_file, within=self.folder), FORM, str(self.info_file))
+
+    @property
+    def own(self) -> bool:
+        """Whether what its configuration names elsewhere may be read: this user wrote it, or the command line allows the run's folder."""
+        return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
+
+    def may_read(self, path: Path | str) -> bool:
+        """Whether a path that the run names may be read: it lies in the run, or see `own`, or the command line allows it."""
+        return trust.within(path, self.folder) or trust.allowed(path) or self.own
+
+    def seal(self) -> None:
+        """Note that this user wrote what config.yaml says."""
+        self.note(seal=trust.seal(*self._said()))
+
+    def _said(self) -> tuple[Any, ...]:
+        return SEALED, storage.file_hash(self.config_file)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values, with the present names of targets: data, never something to be run."""
-        import yaml
-
-        class Plain(yaml.SafeLoader):
-            """Without aliases, which no run writes: a few lines of them stand for more than memory holds."""
-
-            def compose_node(self, parent: Any, index: Any) -> Any:
-                if self.check_event(yaml.AliasEvent):
-                    raise ValueError(f"it holds an alias{self.peek_event().start_mark}")
-                return super().compose_node(parent, index)
-
+        """The stored configuration, as plain values, with the present names of targets: data, never something to be run. Raises ValueError
+        where it is damaged, and where it calls a resolver, which would put the environment or a file in the place of a value."""
+        path = self.config_file
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: {self.folder} is no run")
+        content = read(path, most=CONFIG.bytes, within=self.folder)
         try:
-            text = self.config_file.read_text(encoding="utf-8")
-            refuse_growth(text)
-            value = yaml.load(text, Loader=Plain)
-        except FileNotFoundError:
-            raise ValueError(f"{self.config_file} does not exist: {self.folder} is no run") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.config_file} is damaged: {error}") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{self.config_file} is damaged: it holds no configuration")
-        return with_current_names(value)
+            refuse_growth(content.decode("utf-8", "replace"))
+            value = yaml_of(content)
+            refuse_resolvers(value)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        return with_current_names(fitting(value, CONFIG_FORM, str(path)))
 
     def newest(self) -> Path | None:
         return checkpoint.newest(self.checkpoints)
@@ -138,7 +169,7 @@ class Run:
         """Append one line to events.jsonl. A full disk does not stop a run from telling what happened on the terminal."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}) + "\n"
         try:
-            with open(self.events_file, "a", encoding="utf-8") as file:
+            with os.fdopen(appending(self.events_file), "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
             print(f"could not write {self.events_file}: {error}; the event was {line.strip()}")
@@ -167,17 +198,19 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
         (staging / "config.yaml").write_text(config, encoding="utf-8")
         if vae is not None:
             shutil.copytree(vae, staging / "vae")
-        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version()})
+        seal = trust.seal(SEALED, storage.text_hash(config))
+        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version(), "seal": seal})
     return Run(folder)
 
 
 def open_run(folder: Path) -> Run:
-    """The run in `folder`; a ValueError says what is missing if there is none."""
+    """The run in `folder`; a ValueError says what is missing if there is none, or which link in it leads out of it."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist; resume= and checkpoint= want the folder of a run")
-    if not (folder / "run.json").is_file():
+    if not (folder / "run.json").exists():
         raise ValueError(f"{folder} is no run: it has no run.json")
+    refuse_links_out(folder)
     return Run(folder)
 
 
@@ -202,7 +235,7 @@ def refuse_changes(found: Mapping[str, tuple[Any, Any]], *, allowed: Sequence[st
     if refused:
         lines = "\n".join(f"  {key}: {before!r} in the run, {after!r} now" for key, (before, after) in refused.items())
         keys = ",".join(refused)
-        raise ValueError(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
+        raise Lines(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
     return dict(found)
 
 

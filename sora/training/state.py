@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sora.gate.tensors import finite
 from sora.training import checkpoint, ranks, rng
 from sora.training.checkpoint import TrainingState
 from sora.training.module import Counters, TrainingModule
@@ -117,7 +118,8 @@ def _fill_optimizers(module: TrainingModule, saved: Mapping[str, Tensor], *, sou
         value, (shape, _) = trained[name], _facts(saved, full)
         if shape and shape != tuple(value.shape):
             raise ValueError(f"{source}: {full} is {shape} but the parameter is {tuple(value.shape)}; it is of another model")
-        owners[value].state[value][key] = _like(saved, full, value) if shape else saved[full].to(value.device)
+        found = _like(saved, full, value) if shape else saved[full].to(value.device)
+        owners[value].state[value][key] = _sound(found, f"{source}: {full}")
 
 
 def refuse_other(task: nn.Module, state: TrainingState, *, source: Path) -> None:
@@ -148,7 +150,7 @@ def _facts(saved: Mapping[str, Tensor], name: str) -> tuple[tuple[int, ...], tor
 def _fill(target: Mapping[str, Tensor], saved: Mapping[str, Tensor], *, source: Path) -> None:
     _compare(target, saved, source=source)
     for name, value in target.items():
-        value.copy_(_like(saved, name, value))
+        value.copy_(_sound(_like(saved, name, value), f"{source}: {name}"))
 
 
 def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
@@ -160,6 +162,13 @@ def _like(saved: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     local = box.to(like.device)
     found = DTensor.from_local(local, like.device_mesh, boxes(like), run_check=False, shape=like.shape, stride=like.stride())
     return found.redistribute(placements=like.placements)
+
+
+def _sound(value: Tensor, named: str) -> Tensor:
+    """The tensor, of which this rank's part is finite; ValueError otherwise."""
+    if not finite(value.to_local() if isinstance(value, DTensor) else value):
+        raise ValueError(f"{named} holds numbers that are not finite; use another checkpoint")
+    return value
 
 
 def _span(begin: int, length: int) -> slice:

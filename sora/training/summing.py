@@ -28,26 +28,32 @@ def exact(values: Sequence[float]) -> float:
     return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
 
 
+def waiting(count: int) -> int:
+    """How many sets of gradients are kept beside at most while `count` packs are learned from."""
+    levels = 0
+    while count % 2 == 0 and count > 2:
+        levels, count = levels + 1, count // 2
+    return levels
+
+
 def learned(parameters: Iterable[nn.Parameter], count: int, learn: Callable[[int], None]) -> None:
     """Call `learn(pack)` once for each of `count` packs, which adds to the gradients; they end as the tree's sum.
 
     The branches that wait for their other half are kept beside: one set of gradients for each level of the tree but the last, which is
     log2(count) - 1 for a power of two, and none for two packs.
     """
-    trained = list(parameters)
+    _branch(range(count), learn, list(parameters))
 
-    def branch(first: int, apart: int) -> None:
-        packs = range(first, count, apart)
-        if len(packs) % 2 or len(packs) == 2:
-            for pack in packs:
-                learn(pack)
-            return
-        branch(first, 2 * apart)
-        waiting = _taken(trained)
-        branch(first + apart, 2 * apart)
-        _give_back(trained, waiting)
 
-    branch(0, 1)
+def _branch(packs: range, learn: Callable[[int], None], trained: Sequence[nn.Parameter]) -> None:
+    if len(packs) % 2 or len(packs) == 2:
+        for pack in packs:
+            learn(pack)
+        return
+    _branch(packs[::2], learn, trained)
+    waiting = _taken(trained)
+    _branch(packs[1::2], learn, trained)
+    _give_back(trained, waiting)
 
 
 def _taken(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:

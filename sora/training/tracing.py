@@ -26,8 +26,9 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sora.tokens import Movable, Segments
-from sora.training.mesh import MeshStrategy, seat
+from sora.training.mesh import MeshStrategy, ordered, seat
 from sora.training.module import TrainingModule
+from sora.training.summing import waiting
 from sora.training.tally import Tally
 
 
@@ -61,6 +62,12 @@ class Traced:
     def largest(self) -> int:
         """Bytes of everything, at any time."""
         return max(self.peaks)
+
+    def summing(self, packs: int, trainer: Any) -> Traced:
+        """Of a step of so many packs, whose gradients wait for one another where they are summed in order."""
+        beside = waiting(-(-packs // self.readers)) * self.gradients if ordered(trainer) else 0
+        first, second, third = self.peaks
+        return replace(self, peaks=(first + beside, second + beside, third + beside))
 
     def deeper(self, other: Traced, times: int) -> Traced:
         """Of a network that has so many times more blocks than this one has, as `other` has them once."""

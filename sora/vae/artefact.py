@@ -6,14 +6,38 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from sora import storage
+from sora.gate.forms import Fields, Items, digest, fitting, number, real, some, whole
+from sora.gate.sizes import bounded
+from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.tensors import load as tensors_of
+from sora.gate.texts import read_json
 from sora.vae.vae import VideoVAE
 
 WEIGHTS, CARD = "vae.safetensors", "vae.json"
 FORMAT = 1
+_TRIPLE = Items(whole(1, 64), 3, 3)
+_LEVELS = 16
+_COUNTS = Items(whole(0, 256), 1, _LEVELS)
+SETTINGS = Fields(
+    {
+        "latent_channels": whole(1, 4096),
+        "stem": _TRIPLE,
+        "widths": Items(whole(1, 16384), 1, _LEVELS),
+        "blocks": _COUNTS,
+        "decoder_blocks": _COUNTS,
+        "strides": Items(_TRIPLE, 0, _LEVELS),
+        "kernels": Items(_TRIPLE, 1, _LEVELS),
+        "noise": real(0, above=True),
+    },
+    closed=True,
+)
+_WHITENING = {"mean": [number], "std": [real(0, above=True)]}
+FORM = Fields(
+    {"format": some, "settings": SETTINGS, "stride": _TRIPLE, "whitening": _WHITENING, "weights_sha256": digest, "card_sha256": digest}
+)  # of vae.json
 
 
 def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:
@@ -42,15 +66,22 @@ def load(folder: Path) -> VideoVAE:
     folder = Path(folder)
     card = read_card(folder)
     weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise ValueError(f"{weights} does not exist")
+    if "scale" not in header(weights, within=folder).tensors:
+        raise ValueError(f"{weights} does not fit the settings in {folder / CARD}: it holds no scale of the latents; copy both again")
     if storage.file_hash(weights) != card["weights_sha256"]:
         raise ValueError(f"{weights} is damaged: its bytes do not have the SHA-256 that {CARD} gives; copy it again")
-    vae = VideoVAE(**card["settings"])
+    found = tensors_of(weights, within=folder)
+    refuse_not_finite(found, weights)
+    if not bool((found["scale"] > 0).all()):
+        raise ValueError(f"{weights} holds a scale of the latents that is not above 0: it is damaged; train the VAE again")
+    with bounded(sum(value.numel() for value in found.values()), f"the VAE of the settings in {folder / CARD}", advice="copy both again"):
+        vae = VideoVAE(**card["settings"])
     try:
-        vae.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{weights} does not fit the settings in {folder / CARD}: {error}") from None
+        vae.load_state_dict(found)
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit the settings in {folder / CARD}: {' '.join(str(error).split())[:500]}") from None
+    if list(vae.stride) != card["stride"]:
+        raise ValueError(f"{folder / CARD} is damaged: its stride is {card['stride']}, its settings make {list(vae.stride)}; copy it again")
     return vae.eval()
 
 
@@ -62,15 +93,15 @@ def artefact_hash(folder: Path) -> str:
 
 def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
-    card = storage.read_json(path)
+    card = read_json(path, within=folder)
     if not isinstance(card, dict) or "card_sha256" not in card:
         raise ValueError(f"{path} is no VAE card; name a folder that `sora train task=vae` wrote")
     rest = {key: value for key, value in card.items() if key != "card_sha256"}
     if storage.text_hash(canonical(rest)) != card["card_sha256"]:
         raise ValueError(f"{path} is damaged or was edited: it does not have the SHA-256 it gives")
-    if card["format"] != FORMAT:
-        raise ValueError(f"{path} has format {card['format']}, this version reads {FORMAT}; use the code version that wrote it")
-    return card
+    if card.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {card.get('format')}, this version reads {FORMAT}; use the code version that wrote it")
+    return fitting(card, FORM, str(path), "copy it again")
 
 
 def canonical(value: Any) -> str:

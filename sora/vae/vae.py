@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from sora.vae.layers import COLOURS, Block, CausalConv, Down, FromPixels, Head, ToPixels, Triple, Up, triple
 
 LOG_VARIANCE = (-20.0, 4.0)
+LARGEST_KERNEL = 31
+LARGEST_BLOCK = 2048  # pixels of the whole stride; the Haar basis of a block has three times as many rows and columns
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class VideoVAE(nn.Module):
             "noise": float(noise),
         }
         self.stride: Triple = whole_stride(stem, steps)
+        if (pixels := math.prod(self.stride)) > LARGEST_BLOCK:
+            raise ValueError(f"a latent is of {pixels:,} pixels, {LARGEST_BLOCK:,} are the most; lower vae.stem or vae.strides")
         self.latent_channels = int(latent_channels)
         block = COLOURS * self.stride[0] * self.stride[1] * self.stride[2]
         if not 1 <= latent_channels <= block:
@@ -176,6 +180,8 @@ def check_levels(
             f"{levels} widths need {levels} blocks, decoder_blocks and kernels and {levels - 1} strides, not {counts[0]}, {counts[1]}, "
             f"{counts[2]} and {counts[3]}; change vae.widths, vae.blocks, vae.decoder_blocks, vae.kernels or vae.strides"
         )
+    if (largest := max(map(max, kernels))) > LARGEST_KERNEL:
+        raise ValueError(f"a kernel of {largest} is above {LARGEST_KERNEL}, the most that is built; lower vae.kernels")
     if any(kernel[1] % 2 == 0 or kernel[2] % 2 == 0 for kernel in kernels):
         raise ValueError(f"kernels {[list(kernel) for kernel in kernels]} must be odd in rows and columns; change vae.kernels")
 

@@ -23,10 +23,10 @@ WITH = {"train": ["task=diffusion", "task=vae"], "prepare": ["source=folder", "s
 
 @cache
 def composed(verb: str, words: tuple[str, ...]) -> Kinds:
-    from sora.configs.compose import Loader, _kinds, config_dir, groups
+    from sora.configs.compose import Loader, config_dir, groups, kinds_of
 
     loader = Loader(verb, [])
-    return _kinds(verb, loader.without_experiment(loader.load(words)), groups([config_dir()]))
+    return kinds_of(verb, loader.without_experiment(loader.load(words)), groups([config_dir()]))
 
 
 def everything() -> list[tuple[str, tuple[str, ...]]]:

@@ -1,6 +1,7 @@
 """`-m`: no two runs share a folder, values are as typed, folders of a sweep are read as what they are, and it ends with a table."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -137,10 +138,16 @@ def test_a_sweep_that_is_submitted_tells_how_to_see_its_table(trained, capsys, m
     assert len(sweep.recorded(Path("my runs"))) == 4
 
 
-def test_words_of_two_sweeps_into_one_folder_are_kept_and_none_is_written_while_another_writes(tmp_path):
+def test_words_of_two_sweeps_into_one_folder_are_kept_and_each_waits_while_another_writes(tmp_path, monkeypatch):
     sweeps = [sweep.Sweep([[]], [tmp_path / "a" / f"seed={seed}"], [[f"seed={seed}"]], named=True) for seed in (0, 1)]
-    with alone_in(tmp_path / "a", "sweeping into", name=".lock-sweep"), pytest.raises(ValueError, match="is sweeping into"):
-        sweeps[0].record()
-    for each in sweeps:
-        each.record()
+    with alone_in(tmp_path / "a", "sweeping into", name=".lock-sweep"):
+        with monkeypatch.context() as hurried, pytest.raises(ValueError, match="is sweeping into"):  # by one that hangs
+            hurried.setattr(sweep, "PATIENCE", 0.1)
+            sweeps[0].record()
+        second = threading.Thread(target=sweeps[1].record)
+        second.start()
+        second.join(0.1)
+        assert second.is_alive() and not sweep.recorded(tmp_path / "a")
+    second.join()
+    sweeps[0].record()
     assert set(sweep.recorded(tmp_path / "a")) == {"seed=0", "seed=1"} and [path.name for path in (tmp_path / "a").iterdir()] == [RECORD]

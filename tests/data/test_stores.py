@@ -286,9 +286,9 @@ def test_a_dataset_cannot_name_files_outside_its_folder(tmp_path):
     for name in ("../../etc/passwd", "/etc/passwd"):
         text = path.read_text()
         path.write_text(text.replace("video-000000.tar", name))
-        with pytest.raises(ValueError, match="leads out of its folder"):
+        with pytest.raises(ValueError, match="shards.0.(shard|meta) is .*, and the path of a file in its folder fits"):
             Index.open(tmp_path / "set")
-        with pytest.raises(ValueError, match="leads out"):
+        with pytest.raises(ValueError, match="path of a file in its folder"):
             path.write_text(text.replace("meta-000000.parquet", name))
             mirror(LocalStore(tmp_path / "set"), tmp_path / "copy")
         path.write_text(text)

@@ -18,7 +18,7 @@ class Numbered:
     lengths: tuple[int, ...]
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int, float], ...] = ()
-    place = "numbered"
+    place, decoder = "numbered", "none"
 
     def about(self):
         return {"fingerprint": "x"}
@@ -53,7 +53,7 @@ VIDEOS = Numbered(LONG, tuple("gbdface"))
 
 
 def policy(**changes):
-    return ClipPolicy(**{"frames": 3, "stride": 4, "start": "first", "short": "refuse", "choose": "first", **changes})
+    return ClipPolicy(**{"frames": 3, "stride": 4, "windows": 1, "start": "first", "short": "refuse", "choose": "first", **changes})
 
 
 def shown(clips):

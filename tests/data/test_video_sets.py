@@ -3,10 +3,13 @@
 import io
 import json
 
+import PIL
 import pytest
 from PIL import Image
 
+from sora.data.taking import ClipPolicy, take
 from sora.data.video_sets import EVALUATION, FolderVideos
+from sora.evaluation.made import FittedVideos, whole
 from tests.data.making import counting, muxed, telling
 
 
@@ -50,6 +53,24 @@ def test_a_folder_of_images_alone_is_scored_as_clips_of_one_frame(tmp_path):
     assert [(found.frames(number), found.shape(number).height) for number in range(3)] == [(1, 32)] * 3
     assert (found.read(1, 0, 1) == telling(1, 32, 48, seed=1)).all()
     assert not found.lines()
+
+
+def test_features_of_images_are_known_by_what_reads_images_and_those_of_videos_are_not(tmp_path, monkeypatch):
+    def keys(folder):
+        videos = FolderVideos(folder)
+        policy = ClipPolicy(frames=None, stride=1, start="first", short="refuse", choose="first")
+        clips = take(videos, policy, n=None, seed=0, named="real")
+        fitted = whole(FittedVideos(clips, (1, 8, 8)))
+        return [made.key(number) for made in (clips, fitted) for number in range(len(made))]
+
+    places = {"films": muxed(counting(5)), "images": still(0)}
+    for name, content in places.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(content)
+    before = {name: keys(tmp_path / name) for name in places}
+    monkeypatch.setattr(PIL, "__version__", "another")
+    assert keys(tmp_path / "films") == before["films"]
+    assert not set(keys(tmp_path / "images")) & set(before["images"])
 
 
 def test_a_folder_without_any_says_what_it_holds(tmp_path):

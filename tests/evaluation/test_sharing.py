@@ -3,6 +3,7 @@
 import pytest
 
 from sora.evaluation.sharing import Share
+from sora.locks import alone_in
 from tests.training.groups import in_ranks
 
 
@@ -28,6 +29,27 @@ def test_rows_are_those_of_one_process_and_nothing_is_left_behind(tmp_path, tota
     in_ranks(3, tmp_path, work)
     assert sorted(path.name.partition("-")[0] for path in done.iterdir()) == [str(number) for number in range(total)]
     assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"done", "store"}
+
+
+@pytest.mark.slow
+def test_what_the_first_sees_holds_for_all_and_a_folder_that_another_holds_is_refused_by_all_before_any_goes_on(tmp_path):
+    """Two evaluations into one folder: ranks that did not ask for the lock wrote beside the one that holds it."""
+    held, free = tmp_path / "held", tmp_path / "free"
+
+    def work(rank):
+        share = Share(rank, 3)
+        assert share.of_first([rank, "ü"]) == [0, "ü"] and share.of_first(None if rank == 0 else rank) is None
+        with share.held:
+            share.hold(free)
+            assert (free / ".lock").exists()
+            with pytest.raises(ValueError, match=f"another process .* is evaluating into {held}"):
+                share.hold(held)
+                (held / f"written-{rank}").touch()
+            share.together()
+
+    with alone_in(held, "evaluating into"):
+        in_ranks(3, tmp_path, work)
+        assert [path.name for path in held.iterdir()] == [".lock"]
 
 
 def test_every_number_is_somebodys():

@@ -131,9 +131,9 @@ def test_a_rank_without_an_update_since_the_last_compute_waits_with_the_others()
 def test_plots_are_drawn_of_one_result_and_of_many():
     from matplotlib import pyplot
 
-    for metric, names in ((fed(distribution()), [f"frechet/{KEY}", f"frechet/{KEY}/floor"]), (Reconstruction(), None)):
-        if names is None:
-            metric.update(REAL[:2], OTHER[:2])
+    pairs = Reconstruction()
+    pairs.update(REAL[:2], OTHER[:2])
+    for metric, names in ((fed(distribution()), [f"frechet/{KEY}", f"frechet/{KEY}/floor"]), (pairs, None)):
         found = metric.compute()
         for drawn, points in ((metric.plot(), 1), (metric.plot(found), 1), (metric.plot([found, found, found]), 3)):
             figure, axes = drawn

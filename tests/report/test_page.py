@@ -72,6 +72,14 @@ def test_words_of_strangers_stay_words(word):
     assert word in "".join(hostile.words)
 
 
+def test_a_row_that_is_not_full_leaves_no_empty_places_beside_it():
+    """auto-fill keeps columns for what is not there; how far few parts may grow follows from their number."""
+    text = render(page_of("x"))
+    assert "auto-fill" not in text and text.count("repeat(auto-fit") == 4
+    counts = [attributes["style"] for _, attributes in read(text).tags if attributes.get("style", "").startswith("--parts")]
+    assert counts == ["--parts: 1", "--parts: 2", "--parts: 1"]  # the figure, three clips in rows of two, the still
+
+
 def test_nothing_runs_and_nothing_is_loaded():
     reader = read(render(page_of("x")))
     assert "script" not in [tag for tag, _ in reader.tags]

@@ -10,6 +10,7 @@ from sora.data.video import write
 from sora.storage import write_json
 from tests.report.test_page import HOSTILE, read
 from tests.test_compare import swept
+from tests.trained import world_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,19 @@ def test_the_page_of_a_run_that_trains_tells_where_it_stands_and_holds_all_of_it
         f"./{name}" for name in ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "goodput.jsonl", "events.jsonl")
     ]
     assert "script" not in [tag for tag, _ in page.tags]
+
+
+def test_the_page_of_a_run_that_was_moved_with_its_data_names_them_where_they_lie(home):
+    """As resume= finds them; the command that it ends with can be given."""
+    info = json.loads((home / "run.json").read_text()) | {"place": {"folder": "/gone/x", "from": "/gone"}}
+    write_json(home / "run.json", info)
+    write_json(home / "config.yaml", json.loads((home / "config.yaml").read_text()) | {"data": {"folders": ["data/world"]}})
+    assert run("report", [str(home)]) == 0
+    words = "".join(read((home / "report.html").read_text()).words)
+    assert "not to be read from here" in words and f"checkpoint='{home}' data=FOLDER" in words
+    world_dataset(home.parent / "data/world", clips=3)
+    assert run("report", [str(home)]) == 0
+    assert f"data={home.parent / 'data/world'}" in "".join(read((home / "report.html").read_text()).words)
 
 
 def test_a_page_is_written_again_until_the_run_is_whole(home, monkeypatch, capsys):
@@ -116,7 +130,7 @@ def test_a_page_of_several_takes_the_place_of_no_other_page_and_a_file_of_scores
         sampled(whole / name, name)
     for words in ([str(whole)], [str(whole / "scores.json")]):
         assert run("report", words) == 2
-        assert "holds no scores of sora evaluate: it has no rows" in capsys.readouterr().err
+        assert "holds no scores of sora evaluate" in capsys.readouterr().err
     (whole / "report.html").write_text("the quickstart's")
     several = [str(whole / "samples"), str(whole / "more")]
     assert run("report", several) == 2 and "is the page of" in capsys.readouterr().err

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "experiments" / "benchmarks" / "soak.json"
 STEPS, EVERY, PAUSE = 2000, 25, 2.0
 WARM = 0.25  # of the steps, before which caches still fill
-GROWTH = {"memory_mb": 0.02, "descriptors": 0.0, "threads": 0.0, "children": 0.0, "shared_mb": 0.0}  # of the first quarter after that
+GROWTH = {"memory_mb": 0.03, "descriptors": 0.0, "threads": 0.0, "children": 0.0, "shared_mb": 0.0}  # of the first quarter after that
 CHILD_SUBREAPER = 36  # linux/prctl.h: whoever is left by its parent becomes ours
 
 

@@ -87,7 +87,7 @@ def test_a_state_of_another_form_is_refused_by_name(tmp_path, text):
     (path / "state.json").write_text(text)
     files = {**listed.files, "state.json": {"bytes": len(text), "sha256": storage.text_hash(text)}}
     (path / "manifest.json").write_text(manifest.text_of(listed._replace(files=files)))
-    with pytest.raises(ValueError, match=r"state\.json is of another form"):
+    with pytest.raises(ValueError, match=r"state\.json is damaged: "):
         checkpoint.load(path)
 
 

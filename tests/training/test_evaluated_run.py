@@ -139,7 +139,8 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     from omegaconf import OmegaConf
 
     from sora.configs.compose import compose
-    from sora.during import held_out_clips, requests_of, scorer
+    from sora.during import held_out_clips, requests_of
+    from sora.evaluation.while_training import scorer
     from sora.vae import artefact
 
     words = ["experiment=toy", f"vae={made}/vae", f"data.folders=[{made}/world]", "output=x", "evaluation=videos", *data]
@@ -170,7 +171,8 @@ def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made
 
     from sora.configs.compose import compose
     from sora.data.index import Index
-    from sora.during import held_out_clips, requests_of, scorer
+    from sora.during import held_out_clips, requests_of
+    from sora.evaluation.while_training import scorer
     from sora.vae import artefact
 
     data = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -224,3 +226,30 @@ def test_saves_that_the_disk_refuses_in_a_row_stop_the_run_where_that_is_wanted(
         fit(tmp_path / "run", until=20, total=20, every=3, saves=2)
     refused = [row["step"] for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "save failed"]
     assert refused == [3, 9]  # that of step 6 came through: not two in a row
+
+
+ALIVE = """
+import gc, weakref
+from sora.training.tracing import attach
+from tests.training.stand_ins import ALONE, Steps, module_of
+
+module = module_of(steps=5)
+attach(module, ALONE(callbacks=[]))
+packs = Steps(packs=4)[0]
+alive = [weakref.ref(pack) for pack in packs]
+gc.collect()
+gc.disable()
+module.step(packs)
+del packs
+print("alive:", sum(ref() is not None for ref in alive))
+"""
+
+
+@pytest.mark.slow
+def test_a_step_keeps_none_of_its_packs_alive():
+    """They lie in memory that is shared with loader workers, an open file for each tensor: none may wait for garbage to be looked for.
+
+    In a process without the checks of annotations, which keep what they looked at last.
+    """
+    done = subprocess.run([sys.executable, "-c", ALIVE], capture_output=True, text=True, check=True)
+    assert "alive: 0" in done.stdout

@@ -127,7 +127,7 @@ def test_a_run_of_before_asks_its_own_data_and_no_other(moved, tmp_path, capsys)
     """It has neither sizes nor a place: its datasets are looked for above it, and known by their fingerprints."""
     run = moved / "runs/r"
     info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({key: info[key] for key in ("kind", "depends", "code", "id")}))
+    (run / "run.json").write_text(json.dumps({key: info[key] for key in ("kind", "depends", "code", "id", "seal")}))
     world_dataset(Path.cwd() / "data/mine", clips=4)
     assert (found := sampled(run, tmp_path / "a")) is not None and (found["frames"], found["fps"]) == (9, 8.0)
     (moved / "data/mine").rename(tmp_path / "set")
@@ -164,5 +164,6 @@ def test_a_path_means_what_lies_beside_the_run_then_what_lay_there_then_what_lie
     old = {key: value for key, value in run.info.items() if key not in ("place", "datasets")}
     run.info_file.write_text(json.dumps(old))
     run.config_file.write_text(run.config_file.read_text().replace("output: runs/r", "output: /gone/runs/r"))
+    run.seal()  # by this user
     assert places.dataset_of(run, "/gone/data/mine") == str(moved / "data/mine")  # of a run that kept no place, but said where it wrote
     assert yaml.safe_load((run.config_file).read_text())["data"]["folders"] == ["data/mine"]

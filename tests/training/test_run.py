@@ -158,7 +158,7 @@ BOMB = "a: &a [1, 1]\n" + "".join(f"{after}: &{after} [{', '.join([f'*{name}'] *
         ("a: " + "[" * 20_000 + "]" * 20_000, "damaged"),
         ("a: !!python/object/apply:os.system ['touch pwned']", "damaged"),
         ("a: [1", "damaged"),
-        ("- a", "holds no configuration"),
+        ("- a", "it is a list of 1, and a mapping fits"),
         ("a: 1\n---\nb: 2", "damaged"),
     ],
     ids=["aliases of aliases", "references to references", "references to much", "very deep", "a call", "cut", "a list", "two documents"],

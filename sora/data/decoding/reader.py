@@ -185,8 +185,11 @@ def check_room(
     height, width = size or (info.height, info.width)
     left = info.frames if fps in (None, info.fps) and not start else int(max(0.0, info.duration - start) * (fps or info.fps)) + 2
     expected = left if frames is None else min(frames, left) if info.frames else frames
-    if expected * height * width * 3 > most:
-        raise too_large(named, most)
+    if (size_of_all := expected * height * width * 3) > most:
+        raise ValueError(
+            f"{named} decodes to {size_of_all:,} bytes, {expected} frames of {width}x{height}, {most:,} are the most; read fewer frames "
+            "(generated.frames= and real.frames= of an evaluation) or a smaller size, or raise limits.bytes of a reader"
+        )
     return expected
 
 

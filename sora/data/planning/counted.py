@@ -15,6 +15,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from sora.data.planning.sources import Drawn
+from sora.gate.files import read
+from sora.gate.texts import LIST
 from sora.storage import whole_file
 
 _EVERY = 16  # windows counted between two writes
@@ -32,8 +34,8 @@ class Counted:
     def load(self) -> tuple[list[int], dict[int, Drawn | None]] | None:
         """Packs before each window, and what waits at the beginning of some; None if there is no sound file of this plan."""
         try:
-            content = self.path.read_bytes()
-        except OSError:
+            content = read(self.path, most=LIST.bytes, within=self.path.parent)
+        except (OSError, ValueError):
             return None
         body = content[_DIGEST + _NUMBER :]
         if content[:_DIGEST] != self._digest(body):

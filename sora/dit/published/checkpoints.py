@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sora import storage
 from sora.dit.published import files
-from sora.dit.published.keys import KeyMap, to_ours, to_theirs
+from sora.dit.published.keys import KeyMap, fitting, to_ours, to_theirs
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import leaves, refuse_other, said, written
 
@@ -49,8 +49,11 @@ def begin_from(network: nn.Module | None, source: Path, *, patch: tuple[int, ...
 
 
 def foresee(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> None:
-    """Raise ValueError for what `begin` would refuse before it reads a tensor; the network may be one without memory for its weights."""
-    _compared(_of_patches(network, source, patch=patch), source, allowed)
+    """Raise ValueError for what `begin` would refuse, but for what only the tensors' numbers tell; the network may be one without memory
+    for its weights."""
+    dit = _of_patches(network, source, patch=patch)
+    place, *_ = _compared(dit, source, allowed)
+    fitting(dit.keys(dit), _named(files.outline(place.weights), dit.keys(dit), place.weights), dit.state_dict())
 
 
 def _of_patches(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) -> PublishedDiT:
@@ -72,8 +75,7 @@ def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Tak
     """
     map_ = dit.keys(dit)
     place, config, told = _compared(dit, source, allowed)
-    tensors = files.bared(files.read(place.weights), list(map_.keys))
-    _refuse_makers(tensors, map_, place.weights)
+    tensors = _named(files.read(place.weights), map_, place.weights)
     state = dit.state_dict()
     state.update(to_ours(map_, tensors, state))
     dit.load_state_dict(state)
@@ -91,10 +93,13 @@ def _compared(dit: PublishedDiT, source: Path, allowed: Sequence[str]) -> tuple[
     return place, config, told
 
 
-def _refuse_makers(tensors: Mapping[str, Tensor], map_: KeyMap, place: Path) -> None:
-    """Raise ValueError for tensors that have the names of somebody else, which says more than that all of them are missing."""
+def _named(held: Mapping[str, Tensor], map_: KeyMap, place: Path) -> dict[str, Tensor]:
+    """The tensors of a file by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says more
+    than that all of them are missing."""
+    tensors = files.bared(held, list(map_.keys))
     if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors))):
         raise ValueError(f"{place} holds other tensors than {map_.kind}'s in diffusers: {whose}")
+    return tensors
 
 
 def save(

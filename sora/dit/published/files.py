@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from sora import storage
+from sora.gate.files import opened
+from sora.gate.forms import Fields, Named, beside, fitting
+from sora.gate.tensors import header, load
+from sora.gate.texts import LIST, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
+FORM = Fields({"weight_map": Named(beside)})  # of the index: the file of each tensor
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by their names in safetensors
 # How other files begin, and what they are.
 BEGINNINGS = {
     b"GGUF": "a GGUF file, whose weights are quantised",
@@ -103,26 +107,36 @@ def read(place: Path) -> dict[str, Tensor]:
         ValueError: a file is missing, damaged, or of another kind, the index and its files disagree, or weights are no floats of 16 bits
             or more, or not finite; the message names the file, and the tensor.
     """
-    tensors = _indexed(place) if place.name.lower().endswith(".json") else _file(place)
-    if not tensors:
-        raise ValueError(f"{place} holds no tensors")
+    outline(place)
+    tensors = _held(place, _file)
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{place} has {name} in {kind}: its weights are quantised; init= takes weights of 16 or 32 bits")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{place} is damaged: {name} holds numbers that are not finite")
     return tensors
 
 
-def _indexed(index: Path) -> dict[str, Tensor]:
-    held = storage.read_json(index)
-    places = held.get("weight_map") if isinstance(held, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
-        raise ValueError(f"{index} is damaged: its weight_map names no files beside it")
+def outline(place: Path) -> dict[str, Tensor]:
+    """The same by what the files' headers say, which takes no time: tensors without numbers.
+
+    Raises:
+        ValueError: as `read`, but for numbers that are not finite.
+    """
+    return _held(place, _header)
+
+
+def _held(place: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of one file or of those that an index names. of_file: those of one."""
+    tensors = _indexed(place, of_file) if place.name.lower().endswith(".json") else of_file(place)
+    if not tensors:
+        raise ValueError(f"{place} holds no tensors")
+    return tensors
+
+
+def _indexed(index: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    places = fitting(read_json(index, limit=LIST), FORM, str(index))["weight_map"]
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
-        held = _file(index.parent / file)
+        held = of_file(index.parent / file)
         if stray := sorted(name for name in held if places.get(name) != file):
             raise ValueError(f"{index} knows nothing of {stray[0]} in {file}: they are not of one checkpoint")
         tensors |= held
@@ -132,35 +146,52 @@ def _indexed(index: Path) -> dict[str, Tensor]:
 
 
 def _file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    _refuse_others(path)
+    return load(path)
 
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
-        with open(path, "rb") as file:
-            start = file.read(64)
-        for beginning, kind in BEGINNINGS.items():
-            if start.startswith(beginning):
-                raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits") from None
-        raise ValueError(f"{path} is damaged: {error}") from None
+
+def _header(path: Path) -> dict[str, Tensor]:
+    _refuse_others(path)
+    held = header(path).tensors
+    for name, tensor in held.items():
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{path} has {name} in {tensor.dtype}: its weights are quantised; init= takes weights of 16 or 32 bits")
+    return {name: torch.empty(tensor.shape, dtype=FLOATS[tensor.dtype], device="meta") for name, tensor in held.items()}
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise ValueError for a file that is no safetensors file, and known."""
+    with opened(path) as file:
+        start = file.read(64)
+    for beginning, kind in BEGINNINGS.items():
+        if start.startswith(beginning):
+            raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits")
 
 
 # ---- whose they are
 
-# Names of tensors that tell whose a file is: what it is called, and the class in diffusers that reads it.
+# Names of tensors that tell whose a file is: what it is called, and how to come by the names of diffusers, by its class where that reads
+# such files.
+ANEW, SINGLE = "let diffusers write them anew:", ".from_single_file(FILE).save_pretrained(FOLDER)"
 MAKERS = {
     r"lora_(A|B|down|up|unet)": ("of a LoRA, which holds differences to a network and not the network", ""),
-    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", "WanTransformer3DModel"),
+    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", f"{ANEW} WanTransformer3DModel{SINGLE}"),
     r"^(patchify_proj\.|transformer_blocks\.\d+\.attn1\.q_norm\.)": (
         "of LTX-Video's own files",
-        "LTXVideoTransformer3DModel",
+        f"{ANEW} LTXVideoTransformer3DModel{SINGLE}",
     ),
-    r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": ("of HunyuanVideo's own repository", "HunyuanVideoTransformer3DModel"),
-    r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": ("of FLUX's own repository", "FluxTransformer2DModel"),
-    r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": ("of CogVideoX's own repository (SAT)", "CogVideoXTransformer3DModel"),
+    r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": (
+        "of HunyuanVideo's own repository",
+        f"{ANEW} HunyuanVideoTransformer3DModel{SINGLE}",
+    ),
+    r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": (
+        "of FLUX's own repository",
+        f"{ANEW} FluxTransformer2DModel{SINGLE}",
+    ),
+    r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": (
+        "of CogVideoX's own repository (SAT)",
+        "no class of diffusers reads them: take what its makers publish for diffusers, or its scripts/convert_cogvideox_to_diffusers.py",
+    ),
     r"^(y_embedder\.|blocks\.\d+\.adaLN_modulation\.)": ("of DiT's, SiT's or Latte's own repository", ""),
     r"^(encoder|decoder|first_stage_model)\.(conv_in|down_blocks|up_blocks|conv1|mid)": ("of a VAE", ""),
     r"^(shared\.weight|encoder\.block\.0\.|text_model\.)": ("of a text encoder", ""),
@@ -170,14 +201,13 @@ ROOTS = ("model.diffusion_model.", "diffusion_model.", "model.", "module.", "_or
 
 def makers(names: Sequence[str]) -> str:
     """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known."""
-    for pattern, (whose, kind) in MAKERS.items():
+    for pattern, (whose, way) in MAKERS.items():
         for name in names:
             bare = name
             while root := next((root for root in ROOTS if bare.startswith(root) and not re.search(pattern, bare)), ""):
                 bare = bare.removeprefix(root)
             if re.search(pattern, bare):
-                way = f"; let diffusers write them anew: {kind}.from_single_file(FILE).save_pretrained(FOLDER)" if kind else ""
-                return f"they are {whose} ({name}){way}"
+                return f"they are {whose} ({name}){f'; {way}' if way else ''}"
     return ""
 
 

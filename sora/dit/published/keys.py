@@ -86,11 +86,7 @@ def to_ours(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tenso
     Raises:
         ValueError: tensors are missing, unknown or of another shape, or two that are one of ours differ; the message names them.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in to_theirs(map_, {k: v.to("meta") for k, v in like.items()}).items()}
-    given = {name: _halved(theirs[name], key, expected[name], map_) for name, key in map_.keys.items() if name in theirs}
-    wrong = _wrong(map_, given, theirs, expected)
-    if wrong:
-        raise ValueError(f"this is no checkpoint of {map_.kind} as configured: {'; '.join(wrong)}; choose the dit that it was made of")
+    given = fitting(map_, theirs, like)
     found = {name: torch.empty_like(tensor) for name, tensor in like.items()}
     filled: dict[tuple[str, int, int], str] = {}
     for name, key in map_.keys.items():
@@ -106,6 +102,19 @@ def to_ours(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tenso
             filled[place] = name
             target.copy_(piece)
     return found
+
+
+def fitting(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published tensors that are ours, by their names. Only shapes are looked at.
+
+    Raises:
+        ValueError: tensors are missing, unknown or of another shape; the message names them.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in to_theirs(map_, {k: v.to("meta") for k, v in like.items()}).items()}
+    given = {name: _halved(theirs[name], key, expected[name], map_) for name, key in map_.keys.items() if name in theirs}
+    if wrong := _wrong(map_, given, theirs, expected):
+        raise ValueError(f"this is no checkpoint of {map_.kind} as configured: {'; '.join(wrong)}; choose the dit that it was made of")
+    return given
 
 
 def _wrong(map_: KeyMap, given: Mapping[str, Tensor], theirs: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -6,6 +6,8 @@ and is not called FVD: I3D weights of other origins look alike and score otherwi
 
 from __future__ import annotations
 
+import hashlib
+import io
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,13 +43,13 @@ class I3DScript:
     """The TorchScript file. Its own resizing is not used: `kernel` and `crop` say what is done, and are recorded.
 
     path: the file. kernel, crop: see `Preparation`; half_pixel without crop is what the file would do itself. batch: videos at once.
-    A TorchScript file is a program: name only files that you trust.
+    sha256: that the file must have, hexadecimal; None for any. A TorchScript file is a program: name only files that you trust.
     """
 
     dimension, minimum_frames, logits = CLASSES, MINIMUM_FRAMES, True
 
-    def __init__(self, *, path: str | None, kernel: str, crop: bool, batch: int) -> None:
-        self.path, self.batch = path, batch
+    def __init__(self, *, path: str | None, kernel: str, crop: bool, batch: int, sha256: str | None = None) -> None:
+        self.path, self.batch, self.sha256 = path, batch, sha256
         self.preparation = Preparation(size=(224, 224), kernel=kernel, crop=crop, low=-1.0, high=1.0)
         self.settings: dict[str, Any] = {}
 
@@ -88,8 +90,12 @@ class I3DScript:
 
     @cached_property
     def _network(self) -> Any:
+        content = self._file.read_bytes()  # what is hashed is what is run, whatever becomes of the file
+        found = hashlib.sha256(content).hexdigest()
+        if found != (self.sha256 or self._hashes.sha256):
+            raise ValueError(f"{self._file} has the SHA-256 {found}, not {self.sha256 or self._hashes.sha256}; it is another program")
         try:
-            return torch.jit.load(self._file, map_location="cpu").eval()
+            return torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
             told = str(error).strip().splitlines()[0]
             raise ValueError(f"{self._file} is no TorchScript file: {told}; this extractor needs {WANTED[SCRIPT]}") from error

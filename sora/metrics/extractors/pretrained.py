@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora import storage
+from sora import hub, storage
 from sora.metrics.extractors.frames import evenly, over_frames
 from sora.metrics.extractors.pixels import Preparation
 from sora.metrics.extractors.weights import hashes
@@ -158,12 +158,10 @@ class PretrainedFrames:
     @cached_property
     def _text(self) -> tuple[Any, Any]:
         """The tokenizer and the half for text, of the same folder."""
-        import transformers
-
         # Without its files transformers makes one that knows no word, and says nothing.
         if not any((self._folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise ValueError(f"extractor.source: {self._folder} holds no tokenizer.json or vocab.json beside its weights; put them there")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+        tokenizer = hub.pretrained("AutoTokenizer", self._folder, key="extractor.source")
         return tokenizer, load(self._folder, "CLIPTextModelWithProjection")
 
 
@@ -184,17 +182,8 @@ def folder_of(source: str, revision: str | None) -> Path:
     """The local folder, or the hub's snapshot. Raises ValueError that says what to download."""
     if Path(source).is_dir():
         return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=PATTERNS))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"extractor.source={source} (revision {revision}) is no local folder and cannot be had from the Hugging Face hub: {error}."
-            f" Download it where there is a network (hf download {source}) and set extractor.source=FOLDER,"
-            " or choose extractor=rand3d, transnetv2 or efficientnet_lite0, which need none"
-        ) from error
+    instead = "choose extractor=rand3d, transnetv2 or efficientnet_lite0, which need none"
+    return hub.snapshot(source, revision, PATTERNS, key="extractor.source", instead=instead)
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -217,11 +206,8 @@ def width_of(folder: Path) -> int:
 
 def load(folder: Path, name: str) -> Any:
     """The model as a class of transformers, frozen, fp32. Raises ValueError for weights that do not fit or need another package."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # the commands have their own
     try:
-        model = getattr(transformers, name).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        model = hub.pretrained(name, folder, key="extractor.source", use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"extractor.source: the weights in {folder} cannot be loaded: {error}") from error
     return model.eval().requires_grad_(False)

@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sora.gate.files import opened
+from sora.gate.tensors import load, refuse_not_finite
+
 PART = 1 << 20
 
 
@@ -55,16 +58,16 @@ def read_state(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a state dict whose names begin with `prefix`, which is cut off; of safetensors, or of PyTorch's kind, read as tensors
     alone."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        found = load_file(path)
+        found = load(path)
     else:
         try:
-            found = torch.load(path, weights_only=True, map_location="cpu")
+            with opened(path) as file:
+                found = torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises many kinds for files that are no state dicts
             raise ValueError(f"{path} is no state dict of tensors alone: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} is no state dict: it holds {type(found).__name__}; give the weights alone, a tensor a name")
+    refuse_not_finite(found, path)
     return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
 

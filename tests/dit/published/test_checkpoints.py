@@ -162,7 +162,7 @@ def test_folders_that_are_no_checkpoint_are_refused_by_name(wan, tmp_path):
         "empty": "neither a safetensors file nor a folder with",
         "gone": f"{first} does not exist",
         "cut": f"{first} is damaged",
-        "outside": "names no files beside it",
+        "outside": "the name of a file in its folder fits",
         "text": "is damaged",
         "promised": f"promises 1 tensors that its files do not hold, such as {lost}",
     }.items():

@@ -1,0 +1,94 @@
+"""What in a text is a credential by its form: told apart so that none is kept in a configuration, and none is printed.
+
+Known are the user part of a URL, signatures in its query, the tokens of services that give them a form of their own, and what stands
+behind a name such as password or api_key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MASK = "***"
+# abfs writes CONTAINER@ACCOUNT, which is no credential unless a colon stands in it; a URL that was taken for a path has lost a slash
+_USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]*):(?://|/(?=[^/\s@'\"]+:[^/\s@'\"]+@))))(?P<user>[^/\s@'\"]+)@")
+_CONTAINERS = ("abfs", "abfss", "az")
+_QUERY = re.compile(
+    r"(?P<before>[?&](?i:sig|signature|x-amz-signature|x-amz-security-token|x-amz-credential|awsaccesskeyid|x-goog-signature"
+    r"|x-goog-credential|(?:access_|auth_|id_|refresh_)?token|api[-_]?key|key|secret|password)=)(?P<value>[^&\s'\"]+)"
+)
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}"  # Hugging Face
+    r"|sk-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"  # OpenAI, Anthropic and what follows them
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}"  # Amazon
+    r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}"  # GitHub, GitLab
+    r"|wandb_v\d+_[A-Za-z0-9_]{20,}|nvapi-[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}"  # wandb, NVIDIA, Replicate
+    r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}"  # Google
+    r"|xox[abeprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{40,}"  # Slack, npm, PyPI
+    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"  # JSON web tokens
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+    r")"
+)
+_NAMED = re.compile(
+    r"(?P<before>(?<![\w.-])[\w.-]*(?i:_key|token|secret|passw(?:or)?d|apikey)(?:=|['\"]: ?)['\"]?)(?P<value>[^\s'\",;})]+)"
+)
+_KEY = re.compile(r"(?i:(?:.*_)?(?:api_?key|access_key|secret_key|private_key|auth_key|secret|passw(?:or)?d|token)|.*_key)")
+WAYS = {
+    "http": "in ~/.netrc, or the file that NETRC names (machine HOST login NAME password …)",
+    "https": "in ~/.netrc, or the file that NETRC names (machine HOST login NAME password …)",
+    "s3": "in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by AWS_PROFILE",
+    "gs": "by GOOGLE_APPLICATION_CREDENTIALS, which names a file",
+    "gcs": "by GOOGLE_APPLICATION_CREDENTIALS, which names a file",
+    "abfs": "in AZURE_STORAGE_CONNECTION_STRING",
+    "abfss": "in AZURE_STORAGE_CONNECTION_STRING",
+    "az": "in AZURE_STORAGE_CONNECTION_STRING",
+    "hf": "in HF_TOKEN",
+}
+OTHERWISE = "in the environment (WANDB_API_KEY, HF_TOKEN, AWS_ACCESS_KEY_ID, …), or in the file of its own that the service reads"
+
+
+def masked(text: str) -> str:
+    """A text with *** in the place of each credential."""
+    text = _USER.sub(lambda found: found[0] if _container(found) else f"{found['before']}{MASK}@", text)
+    text = _QUERY.sub(rf"\g<before>{MASK}", text)
+    text = _TOKEN.sub(MASK, text)
+    return _NAMED.sub(lambda found: found[0] if _plain(found["value"]) else f"{found['before']}{MASK}", text)
+
+
+def refuse(tree: Any, *, said_by: str, place: str = "") -> None:
+    """Raise ValueError where a configuration holds a credential, naming the key and the way to give it; the value is told nowhere."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            name = f"{place}.{key}".lstrip(".")
+            if isinstance(value, str) and value and value not in (MASK, "???") and _KEY.fullmatch(str(key)):
+                raise ValueError(f"{said_by}: {name} is a credential by its name, and configurations are kept and passed on; {_way(value)}")
+            refuse(value, said_by=said_by, place=name)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            refuse(value, said_by=said_by, place=place)
+    elif isinstance(tree, str) and (kind := kind_of(tree)) is not None:
+        raise ValueError(f"{said_by}: {place or 'a word'} holds {kind}, and configurations are kept and passed on; {_way(tree)}")
+
+
+def kind_of(text: str) -> str | None:
+    """What sort of credential a text holds; None for none."""
+    if any(not _container(found) for found in _USER.finditer(text)):
+        return "a URL with a user or a password"
+    if _QUERY.search(text) and "://" in text:
+        return "a URL with a signature or a key"
+    return "what has the form of an access token" if _TOKEN.search(text) else None
+
+
+def _way(text: str) -> str:
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    return f"give it {WAYS.get(scheme, OTHERWISE)}"
+
+
+def _container(found: re.Match[str]) -> bool:
+    return found["scheme"].lower() in _CONTAINERS and ":" not in found["user"]
+
+
+def _plain(value: str) -> bool:
+    """Whether what stands behind a name is a number or a word of ours, and nothing that could be kept secret."""
+    return value in ("null", "None", "true", "false", "True", "False", MASK) or value.replace(".", "").replace(",", "").isdecimal()

@@ -1,0 +1,162 @@
+"""Distances of motion, beside those of appearance: their words of `metrics=`, each over features of its own that need no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.evaluation.measures import MEASURES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sora.data.taking import Clips
+    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.sharing import Share
+    from sora.metrics.extractors.features import VideoFeatures
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A word of `metrics=`. named: what the figures of a distance are called here, such as frechet: motion_frechet; `told` begins the
+    names of the rest, the numbers of clips."""
+
+    told: str
+    named: Mapping[str, str]
+
+
+MOTION = {
+    "motion": Motion("motion", {"frechet": "motion_frechet", "kvd": "motion_kvd"}),
+    "fvmd_lite": Motion("fvmd_lite", {"frechet": "fvmd_lite"}),
+}
+
+
+def network_of(word: str) -> VideoFeatures:
+    """What makes the features of a word."""
+    from sora.metrics.extractors.flow_histograms import FlowHistograms
+    from sora.metrics.extractors.motion3d import Motion3D
+
+    return {"motion": Motion3D, "fvmd_lite": FlowHistograms}[word]()
+
+
+def words_of(words: Sequence[str]) -> list[str]:
+    """Those of motion."""
+    return [word for word in words if word in MOTION]
+
+
+def measures_protocol(words: Sequence[str]) -> dict[str, Any]:
+    """Of a protocol: the features of each word."""
+    from sora.metrics.extractors.features import describe
+
+    return {word: {"extractor": describe(network_of(word))} for word in words_of(words)}
+
+
+def held_in(file: Path, words: Sequence[str], *, said: bool, share: Share) -> tuple[str, ...]:
+    """The words for which a file of statistics may stand alone: it holds features of motion only if those were asked for when it was
+    written. Raises ValueError for another that the command line says; of the usual words it is left out, and told."""
+    from sora.metrics.feature_sets import named, read_features
+
+    held = read_features(file).more
+    if not (lacking := [word for word in words_of(words) if named(network_of(word)) not in held]):
+        return tuple(words)
+    told = f"statistics={file} holds no features of {' and '.join(lacking)}"
+    if said:
+        raise ValueError(f"{told}; name the real videos, too (data=FOLDER), or let a new file be written with metrics=[{','.join(words)}]")
+    share.say(f"{told}: left out")
+    return tuple(word for word in words if word not in lacking)
+
+
+def features_of(bench: Bench, real: Clips) -> dict[str, Tensor]:
+    """Features of all words of motion, for a file of statistics; none of clips that are too short for them."""
+    from sora.metrics.feature_sets import named
+
+    found = {}
+    for word in words_of(bench.words):
+        network = network_of(word)
+        if all(moves(real, number, network) for number in range(len(real))):
+            found[named(network)] = _features(bench, word, network, real, range(len(real)), is_real=True)
+    return found
+
+
+def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[str]]:
+    """The figures of the words of motion, and what to beware of. Every process extracts; the first one computes.
+
+    Images and clips too short to move have no part on either side, and their number is told; the figures' own n say how many have.
+    """
+    figures: dict[str, float] = {}
+    told: list[str] = []
+    for word in words_of(bench.words):
+        network = network_of(word)
+        ours = moving(real.clips_taken, network) if real.clips_taken is not None else list(range(len(real.shapes)))
+        kept = {"real clips": ours, "clips that are scored": moving(fake, network)}
+        told += [
+            f"{word} is of {len(kept[side])} of {count} {side}: the others have fewer than {network.minimum_frames} frames"
+            for side, count in zip(kept, (len(real.shapes), len(fake)), strict=True)
+            if len(kept[side]) < count
+        ]
+        sets = bench.extractor.setting.trajectories
+        if min(len(ours), len(kept["clips that are scored"]) // sets) < 2:
+            told.append(f"{word} is left out: a distance needs at least 2 clips that move on both sides")
+            continue
+        figures |= _distance(bench, word, network, real, fake, *kept.values())
+    if told and not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
+        raise ValueError(f"metrics=[{','.join(bench.words)}]: {'; '.join(told)}; add another: metrics=[frechet]")
+    return figures, told
+
+
+def moves(clips: Clips, number: int, network: VideoFeatures) -> bool:
+    """Whether a clip has the frames that the features need."""
+    return clips.frames(number) >= network.minimum_frames
+
+
+def moving(clips: Clips, network: VideoFeatures) -> list[int]:
+    """The clips that do."""
+    return [number for number in range(len(clips)) if moves(clips, number, network)]
+
+
+def _features(bench: Bench, word: str, network: VideoFeatures, clips: Clips, kept: Sequence[int], *, is_real: bool) -> Tensor:
+    from sora.evaluation.scoring import bar
+
+    part = replace(clips, taken=tuple(clips.taken[number] for number in kept))
+    with bar(bench.share, f"{word} of {'the real clips' if is_real else 'what is scored'}") as progress:
+        return replace(bench.extractor, network=network).features(part, real=is_real, progress=progress)
+
+
+def _distance(
+    bench: Bench, word: str, network: VideoFeatures, real: RealSet, fake: Clips, ours: Sequence[int], theirs: Sequence[int]
+) -> dict[str, float]:
+    """Of one word, over the clips of either side that move; the mean over sets of trajectories."""
+    from sora.evaluation.extraction import averaged, distances, shapes_of
+    from sora.evaluation.sides import several
+    from sora.metrics.feature_sets import named as held
+
+    setting = bench.extractor.setting
+    one = real.moving.get(held(network))
+    if one is None:
+        assert real.clips_taken is not None
+        one = _features(bench, word, network, real.clips_taken, ours, is_real=True)
+    two = _features(bench, word, network, fake, theirs, is_real=False)
+    if not bench.share.first:
+        return {}
+    shapes = [real.shapes[number] for number in ours], shapes_of(fake, setting)
+    videos, found = several(real, fake), []
+    if videos is not None:
+        videos = ([videos[0][number] for number in ours], [videos[1][number] for number in theirs])
+    for place in range(setting.trajectories):
+        mine = [at for at, number in enumerate(theirs) if number % setting.trajectories == place]
+        kinds = [shapes[1][theirs[at]] for at in mine]
+        found.append(distances(one, shapes[0], two[mine], kinds, network=network, setting=setting, videos=videos)[0])
+    return named(averaged(found), MOTION[word])
+
+
+def named(found: Mapping[str, float], motion: Motion) -> dict[str, float]:
+    """Of all figures of a distance those that are asked for: under their long names, which say the extractor, and under short ones."""
+    figures: dict[str, float] = {}
+    for name, value in found.items():
+        for start in (*motion.named, "n_real", "n_fake"):
+            if name == start or name.startswith((f"{start}/", f"{start}_")):
+                short = motion.named.get(start, f"{motion.told}_{start}") + name[len(start) :]
+                figures[name if "/" in name else short] = value
+    return figures

@@ -1,0 +1,65 @@
+"""What a protocol says of the clips on either side, and which of them belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora.data.taking import ClipPolicy, Clips
+    from sora.evaluation.scoring import Bench, RealSet
+
+FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
+
+
+def about_real(real: Clips) -> dict[str, Any]:
+    """What a protocol says of real clips: how they were taken, and which they are."""
+    return {**real.about(), "taken": real.taken_sha256()}
+
+
+def about_scored(clips: Clips, *, sets: int) -> dict[str, Any]:
+    """What a protocol says of clips that are scored: how they were taken, but not which they are, which is the subject. Where names of
+    files decide which are taken, or which set each falls into, a hash of these: others are scored by other names."""
+    names = clips.by_names(sets=sets)
+    return clips.about() | ({} if names is None else {"names": names})
+
+
+def several(real: RealSet, fake: Clips) -> tuple[list[str], list[str]] | None:
+    """What the video of each clip is known by, on both sides, where a video has several windows; else None: clips are independent then."""
+    if real.clips.get("windows", 1) == 1 and fake.policy.windows == 1:
+        return None
+    ours = real.clips_taken
+    return (
+        [str(number) if ours is None else ours.video(number) for number in range(len(real.shapes))],
+        [fake.video(number) for number in range(len(fake))],
+    )
+
+
+def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str) -> None:
+    """Raise ValueError for several windows of a video where each clip must be of a video of its own."""
+    if policy.windows > 1 and sets > 1:
+        raise ValueError(f"{named}.windows={policy.windows}: trajectories={sets} are of clips of one video each; set one of the two to 1")
+    if policy.windows > 1 and statistics is not None:
+        raise ValueError(f"{named}.windows={policy.windows}: statistics= holds one clip of each video; leave it out, or set windows to 1")
+
+
+def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
+    """What to beware of where the clips of two sides are of other rates, after their strides. real, fake: as a protocol tells them."""
+    told = [sorted({round(rate / side.get("stride", 1), 2) for rate in side["rates"]}) for side in (real, fake)]
+    if told[0] == told[1]:
+        return []
+    rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
+    told_apart = (
+        f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
+    )
+    return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
+
+
+def too_few(bench: Bench, real: int, fake: int) -> list[str]:
+    """What to beware of where clips are few for their features; nothing where they are enough, or no Fréchet distance is asked for."""
+    dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
+    if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
+        return []
+    wanted = -(-dimension // FEW)
+    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
+    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]

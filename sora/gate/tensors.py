@@ -1,0 +1,121 @@
+"""What a safetensors file holds, by its header alone; and whether numbers that were read are finite.
+
+The format is 8 bytes with the length of a JSON header, the header (name: dtype, shape, data_offsets), and the numbers, without gaps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sora.gate.files import opened
+from sora.gate.forms import Fields, Items, Named, Row, fitting, text, whole, word
+from sora.gate.texts import Limit, json_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIZES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}  # bytes of one number
+HEADER = Limit(64 << 20, 2_000_000, depth=4)
+NAMES = 100_000  # tensors of one file
+ABOUT = "__metadata__"
+_TENSOR = {"dtype": word(*SIZES), "shape": Items(whole(), most=8), "data_offsets": Row((whole(), whole()))}
+
+
+class Held(NamedTuple):
+    """A tensor of a file: its type as the format names it, its shape, and where its bytes lie behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Header(NamedTuple):
+    """tensors: by name. about: texts that who wrote the file added."""
+
+    tensors: Mapping[str, Held]
+    about: Mapping[str, str]
+
+
+def header(path: Path | str, *, within: Path | str | None = None) -> Header:
+    """What a safetensors file says that it holds, which is all of it and nothing else.
+
+    within: see `sora.gate.files.regular`.
+
+    Raises:
+        ValueError: it is no regular file, or damaged: what its header says is of another form, or not of the file's size.
+    """
+    with opened(path, within=within) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, HEADER.bytes):
+            raise ValueError(f"{path} is damaged: it has {size:,} bytes, and its first say that its header has {length:,}")
+        content = file.read(length)
+    try:
+        said = json_of(content.rstrip(b" "), limit=HEADER)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its header is none: {error}") from None
+    about = fitting(said.pop(ABOUT, {}) if isinstance(said, dict) else {}, Named(text), f"{path}: {ABOUT}")
+    if isinstance(said, dict) and len(said) > NAMES:
+        raise ValueError(f"{path} says that it holds {len(said):,} tensors, and {NAMES:,} are the most of one file")
+    fitting(said, Named(Fields(_TENSOR)), str(path))
+    held = {name: Held(one["dtype"], tuple(one["shape"]), *one["data_offsets"]) for name, one in said.items()}
+    _refuse_gaps(path, held, size - 8 - length)
+    return Header(held, about)
+
+
+def _refuse_gaps(path: Path | str, held: Mapping[str, Held], size: int) -> None:
+    """Raise ValueError unless tensors lie one behind the other, each in the bytes of its shape, to the end of the file."""
+    end = 0
+    for name, one in sorted(held.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if one.begin != end or one.end - one.begin != prod(one.shape) * SIZES[one.dtype]:
+            raise ValueError(f"{path} is damaged: {name[:80]!a} does not lie in the bytes that its shape {list(one.shape)} takes")
+        end = one.end
+    if end != size:
+        raise ValueError(f"{path} is damaged: its tensors take {end:,} bytes, and it has {size:,}")
+
+
+def load(path: Path | str, *, within: Path | str | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, see `header`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    header(path, within=within)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], named: Path | str) -> None:
+    """Raise ValueError, naming the first tensor that does, where one holds a number that is not finite. Reads each once."""
+    for name, value in tensors.items():
+        if not finite(value):
+            raise ValueError(f"{named} holds numbers that are not finite, in {name}: it is damaged, or of a training that went wrong")
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers of a tensor are; without a copy of it."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    low, high = value.detach().aminmax()  # not-a-number wins in either
+    return bool(low.isfinite() & high.isfinite())
+
+
+def refuse_other_shapes(held: Mapping[str, Held], wanted: Mapping[str, Iterable[int]], named: Path | str) -> None:
+    """Raise ValueError, naming the first, where a file does not hold the tensors of these names and shapes, and no others."""
+    if differing := sorted(set(held) ^ set(wanted)):
+        where = "the file has it, the configuration does not" if differing[0] in held else "the configuration has it, the file does not"
+        raise ValueError(f"{named} is of another network: {len(differing):,} tensors differ, first {differing[0][:80]!a} ({where})")
+    for name, shape in wanted.items():
+        if held[name].shape != tuple(shape):
+            raise ValueError(f"{named} is of another network: {name} is {held[name].shape} in it, and {tuple(shape)} by its configuration")

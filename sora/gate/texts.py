@@ -1,0 +1,150 @@
+"""JSON, lines of JSON and YAML as plain values, within the limits of their kind of file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from sora.gate.files import read
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class Limit(NamedTuple):
+    """The most that a kind of file has: bytes, items of all its lists and mappings together, and lists and mappings within one another."""
+
+    bytes: int
+    items: int
+    depth: int = 48
+
+
+CARD = Limit(4 << 20, 200_000)  # says what one thing is: run.json, vae.json, remote.json, a sidecar, a marker
+STATE = Limit(64 << 20, 2_000_000)  # grows with a run: state.json, scores.json
+LIST = Limit(256 << 20, 8_000_000)  # grows with shards, tensors or steps: dataset.json, manifest.json, metrics.jsonl
+CONFIG = Limit(1 << 20, 20_000)  # YAML, of which a second reads some 100 kB
+
+
+def read_json(path: Path | str, *, limit: Limit = CARD, within: Path | str | None = None) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: it does not exist, is no regular file, leads out of `within`, is above a limit or no JSON; the message names it.
+    """
+    content = read(path, most=limit.bytes, within=within)
+    try:
+        return json_of(content, limit=limit)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def json_of(content: bytes, *, limit: Limit) -> Any:
+    """The value of JSON in UTF-8. Raises ValueError for what is none, has not-a-number in it, or is above a limit."""
+    refuse_many(content, limit)
+    try:
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep") from None
+    if content.count(b"[") + content.count(b"{") > limit.depth:
+        refuse_deep(value, limit)
+    return value
+
+
+def refuse_deep(value: Any, limit: Limit) -> None:
+    """Raise ValueError for lists and mappings that are too deep within one another."""
+    ahead = [(value, 1)]
+    while ahead:
+        one, depth = ahead.pop()
+        if depth > limit.depth:
+            raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep")
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        ahead += [(inner, depth + 1) for inner in inside if isinstance(inner, dict | list)]
+
+
+def refuse_many(content: bytes, limit: Limit) -> None:
+    """Raise ValueError for JSON, or lines of it, of too many items."""
+    if sum(map(content.count, _BEFORE_ITEMS)) > limit.items:
+        bare = _STRINGS.sub(b"", content)  # a text may hold as many commas as it likes
+        if (items := sum(map(bare.count, _BEFORE_ITEMS))) > limit.items:
+            raise ValueError(f"it has {items:,} items, and {limit.items:,} are the most that such a file has")
+
+
+_BEFORE_ITEMS = (b"[", b"{", b",", b"\n")
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def json_lines(content: bytes, *, limit: Limit) -> Iterator[Any]:
+    """The values of lines of JSON; lines that are none, such as one that was cut, are left out. Raises ValueError above a limit."""
+    refuse_many(content, limit)
+    for line in content.split(b"\n"):
+        try:
+            yield json_of(line, limit=limit)
+        except (ValueError, RecursionError):
+            continue
+
+
+def read_lines(path: Path | str, *, within: Path | str | None = None) -> list[Any]:
+    """The values of a file of JSON lines, see `json_lines`. Raises ValueError where it is no regular file, or above a limit."""
+    content = read(path, most=LIST.bytes, within=within)
+    try:
+        return list(json_lines(content, limit=LIST))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
+    """The value of YAML in UTF-8: mappings with texts as keys, lists, texts, numbers, truth and nothing; no alias, no tag of another kind.
+
+    Raises:
+        ValueError: it is no YAML or holds anything else, or is above a limit.
+    """
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        """Without aliases, of which a few lines stand for more than memory holds, and within limits while it is read."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.items, self.depth = 0, 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.items, self.depth = self.items + 1, self.depth + 1
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"it holds an alias, line {self.peek_event().start_mark.line + 1}")
+            if self.items > 2 * limit.items:
+                raise ValueError(f"it has over {limit.items:,} items, the most that such a file has")
+            if self.depth > limit.depth:
+                raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep")
+            found = super().compose_node(parent, index)
+            self.depth -= 1
+            return found
+
+    try:
+        value = yaml.load(content.decode("utf-8"), Loader=Plain)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"{error.problem or error.context}{f', line {mark.line + 1}' if mark else ''}") from None
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    refuse_odd(value)
+    return value
+
+
+def refuse_odd(value: Any, place: str = "") -> None:
+    """Raise ValueError for anything but mappings with texts as keys, lists and plain values, such as a date or bytes, naming its place."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{place or 'it'} has the key {key!r}, which is no text")
+            refuse_odd(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            refuse_odd(item, f"{place}.{number}".lstrip("."))
+    elif not isinstance(value, _SCALARS):
+        raise ValueError(f"{place or 'it'} is {str(value)[:60]!r}, a {type(value).__name__}: write a text in quotes, or a number")

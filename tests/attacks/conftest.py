@@ -1,0 +1,49 @@
+"""Material that attacks spoil: made once, by the program itself, and copied for each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.harness import Server
+from tests.attacks.material import complete
+
+
+class Material:
+    """Small folders as the program writes them; `copy` gives one of a test's own.
+
+    dit: a diffusion run of two checkpoints, with random weights. vae: a VAE's artefact. data: a dataset of the world, encoded by that VAE
+    and the run's text encoder. videos: a folder of videos with captions. own: the dataset made of it. live: a run of two steps, trained on
+    data. tars: shards of others. scores: an evaluation of videos.
+    """
+
+    def __init__(self, folder: Path, own: Path) -> None:
+        self.folder, self.own = folder, own
+
+    def copy(self, name: str) -> Path:
+        place = self.own / name
+        shutil.copytree(self.folder / name, place, symlinks=True)
+        return place
+
+
+@pytest.fixture(scope="session")
+def sora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("trials"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, sora: Server) -> Path:
+    """The folder that `Material` copies from; made by the process that has all imported already, and by commands."""
+    folder = tmp_path_factory.mktemp("material")
+    complete(folder, sora)
+    return folder
+
+
+@pytest.fixture
+def material(made: Path, tmp_path: Path) -> Material:
+    return Material(made, tmp_path)

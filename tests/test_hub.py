@@ -1,0 +1,132 @@
+"""When the hub is asked: never for a stored word, never without a revision; and no code of a model's folder runs, nor asks to."""
+
+import builtins
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+
+from sora import hub, trust
+from sora.configs.compose import config_dir, groups
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the hub's package is asked for; nothing is in the local cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    calls = []
+
+    def snapshot_download(source, *, revision, allow_patterns, local_files_only):
+        calls.append((source, revision, "cache" if local_files_only else "hub"))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not there")
+        return "/snapshot"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.delenv(trust.ALLOW, raising=False)
+    return calls
+
+
+def snapshot(revision):
+    return hub.snapshot("owner/name", revision, ["*.json"], key="text.source", instead="choose text=byte")
+
+
+def test_the_hub_is_asked_only_for_what_the_command_line_names_at_a_revision(asked):
+    with pytest.raises(ValueError, match=r"did not name it: .*hf download owner/name --revision abc.*--allow hf://owner/name"):
+        snapshot("abc")
+    with pytest.raises(ValueError, match=r"text\.revision=COMMIT.*text\.revision=main"):
+        snapshot(None)
+    with trust.allowing(["hf://owner/name"]):
+        with pytest.raises(ValueError, match=r"text\.revision=COMMIT"):
+            snapshot(None)
+        assert asked == [("owner/name", "abc", "cache"), ("owner/name", None, "cache"), ("owner/name", None, "cache")]
+        assert str(snapshot("abc")) == "/snapshot" and asked[-1] == ("owner/name", "abc", "hub")
+    with trust.allowing(["hf://owner/other"]), pytest.raises(ValueError, match="did not name it"):
+        snapshot("abc")
+
+
+def test_every_option_that_names_the_hub_is_the_command_lines_word_and_asks_for_no_revision_of_its_own_accord():
+    """A commit stands in a file only where it is known to be one; nothing else may be downloaded by default."""
+    found = 0
+    for group in ("text", "extractor"):
+        for name, path in groups([config_dir()])[group].items():
+            text = path.read_text()
+            named = list(hub.named(yaml.safe_load(text)))
+            found += bool(named)
+            revisions = [line.split("#")[0].split(":")[1].strip() for line in text.splitlines() if line.strip().startswith("revision:")]
+            assert all(word == "null" or len(word) == 40 for word in revisions) and len(revisions) >= len(set(named)), name
+    assert found == 14
+
+
+EVIL = "raise SystemExit('a stranger\\'s code ran')\n"
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """A process in which nothing may ask on the terminal."""
+
+    def refuse(*_):
+        raise AssertionError("a library asks on the terminal")
+
+    monkeypatch.setattr(builtins, "input", refuse)
+    monkeypatch.setattr("getpass.getpass", refuse)
+    monkeypatch.setattr("signal.alarm", refuse)
+
+
+@pytest.mark.parametrize("kind", ["AutoModel", "AutoTokenizer"])
+def test_code_in_a_models_folder_is_neither_run_nor_asked_for(kind, silent, tmp_path):
+    mapped = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoTokenizer": ["evil.T", "evil.T"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(json.dumps({"model_type": "evil", "auto_map": mapped, "tokenizer_class": "EvilTokenizer"}))
+    (tmp_path / "evil.py").write_text(EVIL)
+    with pytest.raises((ValueError, OSError, KeyError)):
+        hub.pretrained(kind, tmp_path, key="text.source")
+    assert not [name for name in sys.modules if name.endswith("evil")]
+
+
+@pytest.mark.parametrize("key", hub.KERNELS)
+def test_kernels_of_the_hub_are_programs(key, tmp_path):
+    for told in ({key: "owner/kernels"}, {"text_config": {key: "owner/kernels@main"}}):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **told}))
+        with pytest.raises(ValueError, match=f"text.source: .*names {key}='owner/kernels"):
+            hub.pretrained("AutoModel", tmp_path, key="text.source")
+
+
+def test_an_adapter_names_a_model_elsewhere(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}')
+    with pytest.raises(ValueError, match="an adapter of a model that lies elsewhere"):
+        hub.pretrained("AutoModel", tmp_path, key="text.source")
+
+
+def test_every_loading_of_a_library_says_that_no_code_of_theirs_runs():
+    """One door: whoever calls from_pretrained elsewhere leaves out what that door says."""
+    from pathlib import Path
+
+    import sora
+
+    root = Path(sora.__file__).parent
+    calls = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if ").from_pretrained(" in path.read_text()]
+    programs = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if "torch.jit.load(" in path.read_text()]
+    assert calls == ["hub.py"] and "trust_remote_code=False" in (root / "hub.py").read_text()
+    assert programs == ["metrics/extractors/i3d_files.py"]  # see PROGRAMS of sora.configs.targets
+    assert torch.jit.load is not None
+
+
+@pytest.mark.slow
+def test_decord_is_imported_by_who_chooses_it_alone():
+    import subprocess
+
+    code = (
+        "import sys, pkgutil, importlib, sora\n"
+        "import sora.data\n"
+        "for module in pkgutil.walk_packages(sora.data.__path__, 'sora.data.'): importlib.import_module(module.name)\n"
+        "from sora.configs.build import build\nfrom sora.configs.compose import compose\n"
+        "build(compose('train', []).config.reader)\n"
+        "print('decord' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,87 @@
+"""What is printed steers no terminal and shows no credential, whoever wrote the words; bars and headings of ours do what they should."""
+
+import io
+import sys
+
+import pytest
+
+from sora import terminal
+
+STEERING = ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\r", "\b", "\x00", "\x7f", "\u2028", "\u202e", "\u2066", "\x85", "\v"]
+HONEST = "naïve 🏴‍☠️ שלום مرحبا 你好 a\tb — ±3 ▇▆ \u200f"
+
+
+def writing(monkeypatch):
+    """From here on this process prints to a file; gives what reached it. (Not a fixture: pytest puts its own streams between them and a
+    test.)"""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    terminal.writable()
+    return lambda: stream.buffer.getvalue().decode()
+
+
+@pytest.mark.parametrize("bad", STEERING)
+def test_words_of_strangers_are_written_with_escapes_through_every_way_of_printing(bad, monkeypatch):
+    import logging
+    import warnings
+
+    written = writing(monkeypatch)
+
+    print("a", f"name {bad} x")
+    sys.stderr.write(f"err {bad}\n")
+    sys.stdout.writelines([f"lines {bad}\n"])
+    logging.getLogger("of a library").warning("log %s", bad)
+    warnings.warn(f"warned {bad}", stacklevel=1)
+    try:
+        raise KeyError(bad)
+    except KeyError:
+        import traceback
+
+        traceback.print_exc()
+    assert bad not in written()
+    assert f"name {ascii(bad)[1:-1]} x".replace("\\\\", "\\") in written()
+
+
+def test_honest_letters_stay_as_they_are(monkeypatch):
+    written = writing(monkeypatch)
+    print(HONEST)
+    assert written() == f"{HONEST}\n"
+    assert terminal.line("a\nb") == "a\\nb" and terminal.shown("a\nb") == "a\nb"
+
+
+def test_a_door_is_put_once_and_is_otherwise_the_stream(monkeypatch):
+    writing(monkeypatch)
+    before = sys.stdout
+    terminal.writable()
+    assert sys.stdout is before and sys.stdout.encoding == "utf-8" and not sys.stdout.isatty()
+    assert terminal.raw(terminal.raw(sys.stdout)) is terminal.raw(sys.stdout)
+
+
+def test_headings_of_ours_are_bold_and_what_they_stand_beside_is_not(monkeypatch):
+    written = writing(monkeypatch)
+    terminal.styled("\033[1mKEYS\033[0m \033[2Jname")
+    assert written() == "\033[1mKEYS\033[0m \\x1b[2Jname\n"
+
+
+def test_bars_steer_the_terminal_and_what_is_printed_meanwhile_does_not(monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    stream = Terminal(io.BytesIO(), encoding="utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal.writable()
+    doors = sys.stdout, sys.stderr
+    from rich.progress import BarColumn, TextColumn
+
+    with terminal.bars(TextColumn("{task.description}", markup=False), BarColumn()) as progress:
+        task = progress.add_task(terminal.line("of \x1b]0;a stranger\x07"), total=2)
+        progress.update(task, completed=1)
+        print("said \x1b]0;meanwhile\x07 https://user:word@host/")
+    assert (sys.stdout, sys.stderr) == doors
+    written = stream.buffer.getvalue().decode()
+    assert "\x1b[" in written and "\x1b]0;" not in written and "\x07" not in written and "user:word" not in written
+    assert "\\x1b]0;meanwhile\\x07 https://***@host/" in written and "of \\x1b]0;a stranger\\x07" in written
