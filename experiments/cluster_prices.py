@@ -54,9 +54,9 @@ SMALL = [
 TWO = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true"]
 RUNS = {
     "cross": [],
-    "lean, Muon, attention kept": ["dit.block._target_=sora.dit.lean.lean", "optimizer=muon", "recompute=save_attention", "ema=power"],
+    "lean, Muon, attention kept": ["dit.block._target_=sora.dit.lean_block", "optimizer=muon", "recompute=save_attention", "ema=power"],
     "dual, bf16, every second block kept": [
-        *("dit.block._target_=sora.dit.dual.dual", "recompute=every_n", "ema=none", "trainer.precision=bf16-mixed", "dit.kv_heads=null"),
+        *("dit.block._target_=sora.dit.dual_block", "recompute=every_n", "ema=none", "trainer.precision=bf16-mixed", "dit.kv_heads=null"),
     ],
     "shards of two ranks": ["trainer=fsdp", "recompute=full", *TWO],
     "tokens shared by two ranks": ["trainer=cp", "trainer.context=2", *TWO],

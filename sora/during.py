@@ -225,14 +225,14 @@ def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int
 def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, vae: Path) -> Generator:
     """A generator with the networks that train, and the run's VAE."""
     from sora.configs.build import build
-    from sora.diffusion.shift import constant
+    from sora.diffusion.shift import constant_shift
     from sora.generation.generator import Generator, Recipe
     from sora.training.measures import opened
     from sora.vae import artefact
 
     said, task = config.evaluation.videos, opened(module)
     objective = task.objective
-    shift = objective.shift if said.shift is None else functools.partial(constant, value=float(said.shift))
+    shift = objective.shift if said.shift is None else functools.partial(constant_shift, value=float(said.shift))
     recipe = Recipe(sampler=build(said.sampler), guidance=build(said.guidance), steps=said.steps, shift=shift, first=said.first)
     return Generator(
         dit=task.predict,

@@ -99,7 +99,7 @@ def calibrate(config: DictConfig, planned: Any) -> None:
     import torch
 
     from sora.configs.build import build
-    from sora.data.planning.cost import fitted
+    from sora.data.planning.cost import fitted_cost
     from sora.training.calibration import seconds_per_token
     from sora.vae import artefact
 
@@ -109,7 +109,7 @@ def calibrate(config: DictConfig, planned: Any) -> None:
     budget = config.plan.budget
     lengths = sorted({max(1, budget // parts) for parts in (1, 2, 4, 8, 16)})
     measured = seconds_per_token(dit, lengths=lengths, budget=budget, repeats=config.repeats)
-    cost = fitted(lengths, measured)
+    cost = fitted_cost(lengths, measured)
     for length, seconds in zip(lengths, measured, strict=True):
         print(f"clips of {length:>7,} tokens: {1e6 * seconds:.2f} microseconds a token")
     print(f"plan.cost.linear={cost.linear:.4g} plan.cost.quadratic={cost.quadratic:.4g}")

@@ -174,7 +174,7 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
     """A trainer over all devices of the cluster, which is never run, how many processes it has, and the words that start the same."""
     from sora.configs.build import build, plain, resolve
     from sora.training.mesh import MeshStrategy
-    from sora.training.trainers import auto, numerics
+    from sora.training.trainers import auto_trainer, numerics
 
     tree = plain(config.trainer)
     if tree.get("accelerator") == "cpu":
@@ -194,7 +194,7 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
     trainer = build(tree)(callbacks=[])
     if isinstance(trainer.strategy, MeshStrategy):
         said += f": {trainer.strategy.sizes}"
-    if resolve(config.trainer._target_) is auto:
+    if resolve(config.trainer._target_) is auto_trainer:
         said = f"trainer=auto, which is trainer={'ddp' if ranks > 1 else 'gpu'} there, {said}"
     return trainer, ranks, said
 
@@ -327,8 +327,8 @@ def of_depth(wanted: Wanted, depth: int, *, numbers: int) -> Wanted:
 
     config = wanted.config.copy()
     if above := config.recompute.get("above", 0):
-        name = "save_attention" if numbers > above else "none"
-        OmegaConf.update(config, "recompute", {"_target_": f"sora.training.recompute.{name}"}, merge=False)
+        name = "recompute_all_but_attention" if numbers > above else "recompute_none"
+        OmegaConf.update(config, "recompute", {"_target_": f"sora.training.{name}"}, merge=False)
     config.dit.depth = depth
     return replace(wanted, config=config)
 
@@ -344,7 +344,7 @@ def module_of(wanted: Wanted, *, gpu: bool) -> Any:
 
     config = wanted.config.copy()
     if gpu:
-        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention.varlen.shapes"}, merge=False)
+        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention_shapes"}, merge=False)
     OmegaConf.update(config, "compile", False)
     dit, scales = trainable(config, **wanted.given)
     objective = build(config.objective, path=build(config.path), density=build(config.density))

@@ -202,11 +202,11 @@ def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:
     import functools
 
     from sora.configs.build import build
-    from sora.diffusion.shift import constant
+    from sora.diffusion.shift import constant_shift
     from sora.generation.generator import Generator, Recipe
 
     device = choose_device(config.device)
-    shift = loaded.objective.shift if config.shift is None else functools.partial(constant, value=float(config.shift))
+    shift = loaded.objective.shift if config.shift is None else functools.partial(constant_shift, value=float(config.shift))
     recipe = Recipe(sampler=build(config.sampler), guidance=build(config.guidance), steps=config.steps, shift=shift, first=config.first)
     return Generator(
         dit=loaded.dit.to(device),

@@ -141,7 +141,7 @@ def begin(config: DictConfig, job: Job) -> Taken | None:
     if config.init is not None:
         dit = job.task.dit if config.kind == "diffusion" else None
         patch = tuple(config.patches.size) if dit is not None else ()
-        taken = checkpoints.begin(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
+        taken = checkpoints.begin_from(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
         ranks.say(str(taken))
         return taken
     return None

@@ -16,7 +16,7 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"gate", "locks", "processes", "references", "started", "credentials"},
+    {"former_names", "gate", "locks", "processes", "references", "started", "credentials"},
     {"terminal", "trust"},
     {"tokens", "draws", "storage"},
     {"hub"},

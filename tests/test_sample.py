@@ -303,7 +303,7 @@ def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_stays_or_makes_wa
 
 def test_rotary_positions_stretch_at_sampling_and_only_when_asked(trained, tmp_path, capsys):
     plain, once, twice = (
-        load_diffusion(trained, stretch=stretch and {"_target_": "sora.dit.stretch.interpolated", "factors": stretch})
+        load_diffusion(trained, stretch=stretch and {"_target_": "sora.dit.interpolated_rope", "factors": stretch})
         .dit.get_submodule("rope")
         .rates
         for stretch in (None, [1, 1, 1], [2, 1, 4])

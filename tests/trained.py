@@ -67,7 +67,7 @@ def world_dataset(folder: Path, *, clips: int) -> Path:
             writer.write(
                 ClipFacts(clip.key, frames, clip.fps, height, width, captions, split), encode(clip.frames, clip.fps, lossless=True)
             )
-        writer.finish({"command": "prepare", "config": {"source": {"_target_": "sora.data.sources.WorldSource", "world": recipe}}})
+        writer.finish({"command": "prepare", "config": {"source": {"_target_": "sora.ingest.WorldSource", "world": recipe}}})
     return folder
 
 

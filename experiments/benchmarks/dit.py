@@ -34,12 +34,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import attend
+from sora.dit.attention import fastest_attention
 from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16
-from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
-from sora.dit.lean import lean
-from sora.dit.modulation import Single
-from sora.dit.patterns import full
+from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
+from sora.dit.lean import lean_block
+from sora.dit.modulation import SingleModulation
+from sora.dit.patterns import full_attention
 from sora.dit.rope import AxialRope
 from sora.patches import pack, unpack
 from sora.storage import write_json
@@ -55,7 +55,7 @@ RECOMPUTED = torch.bfloat16 if MULTIPLIES_BFLOAT16 else torch.float32  # what B5
 # ---- networks, each as a function of nothing that runs a forward pass
 
 
-def ours(depth: int, dtype: torch.dtype, *, block=lean, attention=attend) -> DiT:
+def ours(depth: int, dtype: torch.dtype, *, block=lean_block, attention=fastest_attention) -> DiT:
     torch.manual_seed(0)
     network = DiT(
         patch_channels=PATCH,
@@ -71,9 +71,9 @@ def ours(depth: int, dtype: torch.dtype, *, block=lean, attention=attend) -> DiT
         pooled_text=False,
         norm=partial(layer_norm, eps=1e-6),
         qk_norm=partial(rms_per_head, eps=1e-6),
-        modulation=Single(),
+        modulation=SingleModulation(),
         attention=attention,
-        pattern=full,
+        pattern=full_attention,
         block=block,
     )
     with torch.no_grad():
@@ -180,8 +180,8 @@ def roofline(frames: int, depth: int, dtype: torch.dtype) -> dict:
     times = in_turn(
         {
             "product": lambda: [F.linear(a, b) for _ in range(8)],
-            "attention": lambda: torch.autograd.grad(attend(q, k, v, segments, segments), (q, k, v), grad),
-            "cross": lambda: torch.autograd.grad(attend(q, *text, segments, words), (q, *text), grad),
+            "attention": lambda: torch.autograd.grad(fastest_attention(q, k, v, segments, segments), (q, k, v), grad),
+            "cross": lambda: torch.autograd.grad(fastest_attention(q, *text, segments, words), (q, *text), grad),
             "step": step,
         }
     )
@@ -240,10 +240,10 @@ def mixed_step(dtype: torch.dtype) -> list[dict]:
         for group in groups:
             if name == "padding":
                 longest, lengths = max(grid.tokens for grid in group), [grid.tokens for grid in group]
-                network = ours(1, dtype, block=cross, attention=stock(lengths))
+                network = ours(1, dtype, block=cross_block, attention=stock(lengths))
                 inputs = packed([Grid(1, 1, longest)] * len(group), dtype, words=words)
             else:
-                network = ours(1, dtype, block=cross, attention=stock(None)) if name == "buckets" else ours(1, dtype)
+                network = ours(1, dtype, block=cross_block, attention=stock(None)) if name == "buckets" else ours(1, dtype)
                 inputs = packed(group, dtype, words=words)
             runs.append(backward_of(network, partial(network, *inputs)))
         steps[name] = lambda runs=runs: [run() for run in runs]
@@ -279,8 +279,8 @@ def packed_losses() -> dict:
 
 def recomputed_step() -> list[dict]:
     """B5: depth 4, 2,048 tokens: time, and the most memory beside weights and gradients."""
-    policies = {"none": recompute.none, "full": recompute.full, "every_2": partial(recompute.every_n, n=2)}
-    policies["save_attention"] = recompute.save_attention
+    policies = {"none": recompute.recompute_none, "full": recompute.recompute_all, "every_2": partial(recompute.recompute_every_n, n=2)}
+    policies["save_attention"] = recompute.recompute_all_but_attention
     inputs, steps, rows = packed([Grid(8, 16, 16)], RECOMPUTED, words=WORDS), {}, []
     for name, policy in policies.items():
         network = ours(4, RECOMPUTED)

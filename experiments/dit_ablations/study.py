@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from sora.configs.compose import Composed, compose
-from sora.data.planning.clips import Limits
+from sora.data.planning.clips import ClipLimits
 from sora.jobs import diffusion_plan
 from sora.network import flops_of
 from sora.storage import read_json
@@ -57,7 +57,7 @@ def equal_steps(words: Mapping[str, Sequence[str]], places: Sequence[str], *, st
     composed = {name: compose("train", [*each, *places]) for name, each in words.items()}
     planned = diffusion_plan(composed["base"].config)
     clips = planned.data.clips
-    rows, counts = np.unique(clips.measured(np.arange(clips.starts[-1]), Limits()).grids, axis=0, return_counts=True)
+    rows, counts = np.unique(clips.measured(np.arange(clips.starts[-1]), ClipLimits()).grids, axis=0, return_counts=True)
     grids = [(Grid(*(int(size) for size in row)), int(count)) for row, count in zip(rows, counts, strict=True)]
     channels = planned.patchifier.channels(latent_channels(planned.vae))
     costs = {name: cost(each, grids, patch_channels=channels, text_width=planned.encoder.width) for name, each in composed.items()}

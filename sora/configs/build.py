@@ -11,7 +11,6 @@ import functools
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from sora.configs.roles import refuse_other, written
-from sora.configs.targets import OTHERS, TARGET, allowed, find, in_rooms, refuse
+from sora.configs.targets import TARGET, allowed, find, refuse
 from sora.configs.words import listed, meant
 from sora.gate.sizes import refuse_size
 from sora.references import refuse_growth, refuse_resolvers
@@ -71,13 +70,8 @@ def resolve(target: str) -> Callable[..., Any]:
     found = getattr(importlib.import_module(module), name, None)
     if not inspect.isclass(found) and not inspect.isfunction(found):
         raise refuse(target, f"it is {type(found).__name__}, not a class or a function")
-    if target in OTHERS:
-        return found
-    home = sys.modules.get(found.__module__)
-    if not in_rooms(found.__module__):
-        raise refuse(target, f"it is defined in {found.__module__}")
-    if getattr(home, found.__qualname__, None) is not found:
-        raise refuse(target, f"it is {found.__module__}.{found.__qualname__}, which is not public")
+    if definition is not None and (found.__module__, found.__qualname__) != (module, name):
+        raise refuse(target, f"it is {found.__module__}.{found.__qualname__}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Which `_target_` a configuration may name, and which keys it takes, read from the source without importing it.
 
 A configuration can come from anywhere, and a `_target_` is a call; so the only names allowed are public classes and functions
-*defined* in the rooms below, and the few of `OTHERS`. Reading the source keeps a typo's answer under a second (no torch).
+*defined* in the modules below, and the few of `OTHERS`. Reading the source keeps a typo's answer under a second (no torch).
 """
 
 from __future__ import annotations
@@ -12,21 +12,57 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sora.configs.words import listed, meant
+from sora.configs.words import meant
+from sora.former_names import current_name
 
-# Whole rooms where every module is mathematics; of rooms that also write files or start processes, the modules whose classes may be
-# options: a configuration that came with somebody's run must not reach the others.
-ROOMS = (
-    *("patches", "dit", "diffusion", "vae.vae", "vae.losses", "text.byte", "text.classes", "text.pooled", "text.pretrained"),
-    *("data.latent_batches", "data.loading", "data.planning", "data.sources", "data.video_batches", "data.world"),
-    *(f"data.decoding.{name}" for name in ("decord", "guarded", "pyav", "reader", "torchcodec")),
-    *("metrics.extractors", "metrics.rand3d", "cluster.hardware", "cluster.slurm"),
-    *(f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")),
-)
+# The names that a configuration may use are public classes and functions of these modules, each called sora.ROOM.NAME wherever in its
+# room it stands. Modules that write files, read weights or start processes are not among them: a configuration that came with somebody's
+# run must not reach them.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "patches": ("patches.patchifier",),
+    "dit": (
+        *("dit.dit", "dit.dual", "dit.expert", "dit.lean", "dit.parallel", "dit.plain", "dit.single"),
+        *(
+            "dit.clips",
+            "dit.mlps",
+            "dit.modulation",
+            "dit.norms",
+            "dit.patterns",
+            "dit.registers",
+            "dit.rope",
+            "dit.scaling",
+            "dit.stretch",
+        ),
+        *(f"dit.attention.{name}" for name in ("chunked", "dense", "fastest", "flash", "flex", "per_segment", "varlen")),
+        *(f"dit.published.{name}" for name in ("class_conditional", "cogvideox", "dual_and_single", "latte", "ltx", "wan")),
+        *(f"dit.published.{name}" for name in ("levels", "network", "positions", "texts")),
+    ),
+    "diffusion": tuple(
+        f"diffusion.{name}"
+        for name in ("density", "discrete", "guidance", "objective", "path", "prediction", "samplers", "shift", "weighting")
+    ),
+    "vae": ("vae.vae", "vae.losses"),
+    "text": ("text.byte", "text.classes", "text.pooled", "text.pretrained"),
+    "data": (
+        *("data.latent_batches", "data.loading", "data.video_batches"),
+        *(f"data.planning.{name}" for name in ("cost", "crops", "filling", "plan")),
+    ),
+    "video": tuple(f"data.decoding.{name}" for name in ("decord", "guarded", "pyav", "reader", "torchcodec")),
+    "world": ("data.world.world",),
+    "ingest": ("data.sources",),
+    "metrics": (
+        "metrics.rand3d",
+        *(f"metrics.extractors.{name}" for name in ("efficientnet", "flow_histograms", "i3d_files", "motion3d", "pretrained", "transnet")),
+    ),
+    "training": tuple(f"training.{name}" for name in ("ema", "optimizers", "recompute", "schedules", "sinks", "soundness", "trainers")),
+    "cost": ("cluster.hardware",),
+    "launch": ("cluster.slurm",),
+}
 OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.optim.SGD")
 # Classes that run a file which they are given, as a program: its path is taken from the command line alone, see `sora.configs.stored`.
 PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE_NAME = "sora"
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -49,8 +85,8 @@ class Definition:
 
 def refuse(target: object, why: str) -> ValueError:
     return ValueError(
-        f"_target_: {target} is refused: {why}; a configuration names public classes and functions defined in "
-        f"{', '.join(f'sora.{room}' for room in ROOMS)}, or one of {', '.join(OTHERS)}"
+        f"_target_: {target} is refused: {why}; a configuration names public classes and functions as sora.ROOM.NAME, with the rooms "
+        f"{', '.join(ROOMS)}, or one of {', '.join(OTHERS)}"
     )
 
 
@@ -64,8 +100,13 @@ def source(module: str) -> Path | None:
 
 
 @cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
 def syntax(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return ast.parse(text_of(path), filename=str(path))
 
 
 def allowed(target: object) -> str:
@@ -74,44 +115,44 @@ def allowed(target: object) -> str:
         raise refuse(target, "it is not a dotted name without leading underscores")
     if target in OTHERS:
         return target
-    if not in_rooms(target.rpartition(".")[0]):
-        raise refuse(target, f"it is outside the rooms that a configuration may name (ROOMS of {__name__})")
+    if (now := current_name(target)) != target:
+        raise refuse(target, f"it is called {now} now")
+    if len(parts := target.split(".")) != 3 or parts[0] != PACKAGE_NAME or parts[1] not in ROOMS:
+        raise refuse(target, "it is outside the rooms")
     return target
 
 
-def in_rooms(module: str) -> bool:
-    """Whether a module is one of `ROOMS`, or lies in one."""
-    return any(f"{module}.".startswith(f"sora.{room}.") for room in ROOMS)
+def public_names(room: str) -> dict[str, list[Definition]]:
+    """Every public class and function of a room's modules, by name."""
+    found: dict[str, list[Definition]] = {}
+    for module in (f"{PACKAGE_NAME}.{name}" for name in ROOMS[room]):
+        path = source(module)
+        for node in () if path is None else syntax(path).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(Definition(module, node))
+    return found
+
+
+def defined(module: str, name: str) -> Definition | None:
+    """The class or function of a module that is called so; a module whose text holds no such definition is not parsed."""
+    path = source(module)
+    if path is None or not re.search(rf"^(class|def) {name}\b", text_of(path), re.MULTILINE):
+        return None
+    return next((Definition(module, node) for node in syntax(path).body if getattr(node, "name", None) == name), None)
 
 
 def find(target: str) -> Definition | None:
-    """The definition that an allowed target names, following re-exports within the rooms; None for those of `OTHERS`."""
+    """The definition that an allowed target names; None for those of `OTHERS`."""
     if allowed(target) in OTHERS:
         return None
-    module, _, name = target.rpartition(".")
-    path = source(module)
-    if path is None:
-        raise refuse(target, f"there is no module {module}")
-    public = {}
-    for node in syntax(path).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            public[node.name] = Definition(module, node)
-        if isinstance(node, ast.ImportFrom) and path.name == "__init__.py":
-            origin = _origin(module, node)
-            public |= {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
-    if name not in public:
-        ours = [key for key, value in public.items() if isinstance(value, Definition)]
-        raise refuse(target, f"{module} defines no public class or function {name!r}{meant(name, ours)} (it defines {listed(ours)})")
-    found = public[name]
-    return find(found) if isinstance(found, str) else found
-
-
-def _origin(package: str, node: ast.ImportFrom) -> str:
-    """The absolute module that a `from … import` of a package's `__init__` names."""
-    if not node.level:
-        return node.module or ""
-    parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-    return ".".join([*parents, *([node.module] if node.module else [])])
+    _, room, name = target.split(".")
+    found = [each for module in ROOMS[room] if (each := defined(f"{PACKAGE_NAME}.{module}", name))]
+    if not found:
+        known = public_names(room)
+        raise refuse(target, f"{PACKAGE_NAME}.{room} defines no public class or function {name!r}{meant(name, known)}")
+    if len(found) > 1:
+        raise refuse(target, f"{' and '.join(each.module for each in found)} both define it")
+    return found[0]
 
 
 def parameters(definition: Definition) -> dict[str, Parameter] | None:

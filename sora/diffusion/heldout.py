@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sora.diffusion.objective import Network, Noised, pack_levels
 from sora.diffusion.path import Path, like, mix
-from sora.diffusion.prediction import Prediction, check_levels, convert, velocity
+from sora.diffusion.prediction import Prediction, check_levels, convert, velocity_prediction
 from sora.draws import normal
 from sora.tokens import Batch, Grid, TextTokens, owners
 
@@ -59,7 +59,7 @@ class HeldOutLoss:
         noised = self._noised(batch, level=self.levels[level], draw=draw)
         t, x = noised.levels.spread(), noised.tokens.patches
         target = like(self.path.d_alpha(t), x) * batch.tokens.patches.float() + like(self.path.d_sigma(t), x) * noised.eps
-        found = convert(network(noised.tokens, noised.levels, text).float(), x, t, self.prediction, velocity, path=self.path)
+        found = convert(network(noised.tokens, noised.levels, text).float(), x, t, self.prediction, velocity_prediction, path=self.path)
         error = (found - target).square().mean(dim=1)
         # where, not times: at level 0, which padding has, some predictions mean no velocity
         counted = torch.where(noised.mask, error, torch.zeros_like(error)).double()

@@ -17,22 +17,22 @@ from sora.diffusion.path import Path, like
 Prediction = Callable[[Path, Tensor], tuple[Tensor, Tensor]]
 
 
-def velocity(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+def velocity_prediction(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """d x_t / d t: what samplers integrate."""
     return path.d_alpha(t), path.d_sigma(t)
 
 
-def noise(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+def noise_prediction(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """eps (Ho et al. 2020). Says nothing about the data where alpha is 0, so it cannot start from pure noise."""
     return torch.zeros_like(t), torch.ones_like(t)
 
 
-def clean(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+def clean_prediction(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """x0. Says nothing about the noise where sigma is 0."""
     return torch.ones_like(t), torch.zeros_like(t)
 
 
-def v(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+def v_prediction(path: Path, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """alpha eps - sigma x0 (Salimans and Ho 2022, appendix D)."""
     return -path.sigma(t), path.alpha(t)
 
@@ -74,7 +74,7 @@ def check_levels(levels: Float[Tensor, "..."], kind: Prediction, *, path: Path, 
     det = determinant(path, levels, kind).abs()
     if bool((det < least).any()):
         worst = float(levels.flatten()[det.flatten().argmin()])
-        name = getattr(kind, "__name__", str(kind))
+        name = getattr(kind, "__name__", str(kind)).removesuffix("_prediction")
         raise ValueError(
             f"a network that predicts {name} cannot be sampled at noise level {worst:g} on {path}; start below it, with first=0.98, "
             "or train with the velocity prediction, objective=velocity"

@@ -13,12 +13,12 @@ from torch import Tensor
 Shift = Callable[[int], float]
 
 
-def constant(tokens: int, *, value: float) -> float:
+def constant_shift(tokens: int, *, value: float) -> float:
     """The same factor for every clip; 1 leaves levels as they are."""
     return value
 
 
-def by_tokens(tokens: int, *, reference: int, power: float, least: float, most: float) -> float:
+def shift_by_tokens(tokens: int, *, reference: int, power: float, least: float, most: float) -> float:
     """(tokens / reference)^power, held within [least, most]; power 0.5 keeps the signal-to-noise ratio of a smooth clip."""
     return min(max((tokens / reference) ** power, least), most)
 

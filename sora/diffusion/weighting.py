@@ -10,17 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.diffusion.path import Path
-from sora.diffusion.prediction import Prediction, determinant, velocity
+from sora.diffusion.prediction import Prediction, determinant, velocity_prediction
 
 Weighting = Callable[[Tensor, Path, Prediction], Tensor]
 
 
-def constant(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
+def constant_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
     """The plain mean-squared error of what is predicted."""
     return torch.ones_like(t)
 
 
-def min_snr(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, gamma: float) -> Float[Tensor, "..."]:
+def min_snr_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, gamma: float) -> Float[Tensor, "..."]:
     """min(SNR, gamma) on the error of x0 (Hang et al. 2023), written for the prediction at hand.
 
     An error e of the prediction is an error sigma/det · e of x0, so the weight is min(alpha², gamma·sigma²) / det². Both ratios have finite
@@ -30,7 +30,7 @@ def min_snr(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, gamma: flo
     return torch.minimum(_ratio(path.alpha(t), det) ** 2, gamma * _ratio(path.sigma(t), det) ** 2)
 
 
-def cosine_map(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
+def cosine_map_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
     """2 / (pi (1 - 2t + 2t²)): levels of a cosine schedule on the straight path (Esser et al. 2024, eq. 21)."""
     return 2 / (pi * (1 - 2 * t + 2 * t**2))
 
@@ -40,10 +40,10 @@ def _ratio(numerator: Tensor, det: Tensor) -> Tensor:
     return torch.where(same, torch.ones_like(det), numerator.abs() / torch.where(same, torch.ones_like(det), det.abs()))
 
 
-def as_velocity(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, most: float) -> Float[Tensor, "..."]:
+def velocity_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, most: float) -> Float[Tensor, "..."]:
     """The error of the velocity that the prediction stands for, its weight held below `most` (Li and He 2025, table 1).
 
     An error e of the prediction is one of e · det(velocity) / det(kind) of the velocity; on the straight path with a clean prediction the
     weight is 1/t², which `most` keeps finite where t is small.
     """
-    return (determinant(path, t, velocity) / determinant(path, t, kind)).square().nan_to_num(posinf=most).clamp(max=most)
+    return (determinant(path, t, velocity_prediction) / determinant(path, t, kind)).square().nan_to_num(posinf=most).clamp(max=most)

@@ -23,18 +23,18 @@ class ClipShape(nn.Module):
         if waves < 1:
             raise ValueError(f"dit.clip_shape.count is {waves}; it needs 1 wave or more of each number, or dit.clip_shape=null")
         rates = 2 * torch.pi / torch.logspace(-1, 4, waves, base=2.0)
-        self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in sora.dit.rope.AxialRope
+        self.register_buffer("bits", rates.view(torch.int32), persistent=False)  # as in sora.dit.AxialRope
         self.project = nn.Sequential(nn.Linear(8 * waves, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G D"]:
-        numbers = torch.log2(1 + measured(positions, segments))  # G 4
+        numbers = torch.log2(1 + measured_shapes(positions, segments))  # G 4
         angles = (numbers[..., None] * self.bits.view(torch.float32)).flatten(1)
         first = self.project[0]
         assert isinstance(first, nn.Linear)
         return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1).to(first.weight.dtype))
 
 
-def measured(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G 4"]:
+def measured_shapes(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G 4"]:
     """Rows, columns, seconds from the first latent frame to the last and latent frames per second of each segment; 0 for none."""
     positions, segments = segments.everyones(positions), segments.whole
     owner = owners(segments)[:, None].expand(-1, 3).to(torch.int64)
@@ -47,6 +47,6 @@ def measured(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tenso
     return torch.stack((rows, columns, seconds, rate.clamp_min(0)), dim=1) * (tokens > 0)[:, None]
 
 
-def shape(width: int, *, count: int) -> ClipShape:
+def clip_shape(width: int, *, count: int) -> ClipShape:
     """dit.clip_shape: see `ClipShape`. count: waves of each number."""
     return ClipShape(width, waves=count)

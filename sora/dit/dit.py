@@ -232,7 +232,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def cross(number: int, parts: Parts) -> Block:
+def cross_block(number: int, parts: Parts) -> Block:
     """dit.block: see `Block`."""
     return Block(number, parts)
 

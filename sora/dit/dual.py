@@ -13,7 +13,7 @@ from sora.dit.joint import attend_jointly, of_both, refuse_patterns
 
 
 class DualBlock(nn.Module):
-    """As `sora.dit.plain.PlainBlock`, twice, with one attention over both.
+    """As `sora.dit.PlainBlock`, twice, with one attention over both.
 
     last: words end here, so that what only they would need is left out (as in Stable Diffusion 3).
     """
@@ -59,6 +59,6 @@ class DualBlock(nn.Module):
         self.text_attention.begin()
 
 
-def dual(number: int, parts: Parts) -> DualBlock:
+def dual_block(number: int, parts: Parts) -> DualBlock:
     """dit.block: see `DualBlock`; words end at the last block."""
     return DualBlock(number, parts, last=number == parts.depth - 1)

@@ -50,6 +50,6 @@ class ExpertBlock(nn.Module):
         self.attention.begin()
 
 
-def expert(number: int, parts: Parts) -> ExpertBlock:
+def expert_block(number: int, parts: Parts) -> ExpertBlock:
     """dit.block: see `ExpertBlock`."""
     return ExpertBlock(number, parts)

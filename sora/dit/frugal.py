@@ -1,7 +1,7 @@
 """An MLP as one operator that keeps its input alone: its hidden channels are computed again in the backward, some rows at a time.
 
-For blocks that are computed again there anyway (`sora.training.recompute.save_attention`). Its result is kept and so is not computed twice,
-and its hidden channels, several times as wide as the tokens, never lie in memory whole: that is what the result is paid with.
+For blocks that are computed again there anyway (`sora.training.recompute_all_but_attention`). Its result is kept and so is not computed
+twice, and its hidden channels, several times as wide as the tokens, never lie in memory whole: that is what the result is paid with.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def gated_sum(
     return _GatedSum.apply(x, branch, gate, index)  # pyright: ignore[reportReturnType]
 
 
-def linear(x: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None) -> Float[Tensor, "N D"]:
+def fused_linear(x: Float[Tensor, "N C"], weight: Float[Tensor, "D C"], bias: Float[Tensor, "D"] | None) -> Float[Tensor, "N D"]:
     """x weight^T + bias; of halves on a CPU that does not multiply them, in float32, which is ten times faster than to emulate it."""
     return _Linear.apply(x, weight, bias) if _emulated(x) else F.linear(x, weight, bias)  # pyright: ignore[reportReturnType]
 

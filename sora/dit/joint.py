@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sora.dit.dit import Context, Parts, Stream
 from sora.dit.layout import Attention
-from sora.dit.patterns import full
+from sora.dit.patterns import full_attention
 from sora.tokens import Joined
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -35,8 +35,8 @@ def of_both(context: Context) -> tuple[Stream, Joined]:
 def refuse_patterns(kind: str, parts: Parts) -> None:
     """Raise ValueError unless the pattern is `full`: the others say nothing of words."""
     pattern = parts.pattern.func if isinstance(parts.pattern, partial) else parts.pattern
-    if pattern is not full:
+    if pattern is not full_attention:
         raise ValueError(
-            f"dit.block={kind} lets patches and words attend to one another and takes dit.pattern=sora.dit.patterns.full only, not "
-            f"{getattr(pattern, '__name__', pattern)}; choose that pattern, or blocks that attend to captions apart (sora.dit.dit.cross)"
+            f"dit.block={kind} lets patches and words attend to one another and takes dit.pattern=sora.dit.full_attention only, not "
+            f"{getattr(pattern, '__name__', pattern)}; choose that pattern, or blocks that attend to captions apart (sora.dit.cross_block)"
         )

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from sora.dit.dit import Context, CrossAttention, GeluMlp, HeadNorm, LayerNorm, Parts, SelfAttention
 from sora.dit.frugal import gelu_mlp
-from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
+from sora.dit.fused import fused_linear, gated_sum, gelu_linear, modulate, norm_rotate
 
 T = TypeVar("T", bound=nn.Module)
 
 
 class LeanBlock(nn.Module):
-    """As `sora.dit.dit.Block`, weight for weight.
+    """As `sora.dit.Block`, weight for weight.
 
     frugal: whether its MLP keeps its input only, see `sora.dit.frugal`; for those who compute the block again in the backward.
 
@@ -81,14 +81,14 @@ class LeanBlock(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def lean(number: int, parts: Parts) -> LeanBlock:
+def lean_block(number: int, parts: Parts) -> LeanBlock:
     """dit.block: see `LeanBlock`."""
     return LeanBlock(number, parts)
 
 
 def _through(layer: nn.Module, x: Float[Tensor, "N C"]) -> Float[Tensor, "N D"]:
     assert isinstance(layer, nn.Linear)
-    return linear(x, layer.weight, layer.bias)
+    return fused_linear(x, layer.weight, layer.bias)
 
 
 def _normed(norm: nn.Module, x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N J E2"] | None) -> Float[Tensor, "N K E"]:
@@ -100,6 +100,6 @@ def _of_kind(kind: type[T], module: nn.Module, key: str) -> T:
     if not isinstance(module, kind):
         raise ValueError(
             f"dit.block=lean fuses layer_norm, rms_per_head and gelu of sora.dit.dit, and {key} gives a {type(module).__name__};"
-            " choose dit.block=sora.dit.dit.cross for it"
+            " choose dit.block=sora.dit.cross_block for it"
         )
     return module

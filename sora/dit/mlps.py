@@ -1,4 +1,4 @@
-"""Other MLPs of a block than `sora.dit.dit.gelu`: (width, ratio) -> module."""
+"""Other MLPs of a block than `sora.dit.gelu`: (width, ratio) -> module."""
 
 from __future__ import annotations
 

@@ -12,31 +12,31 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Single:
+class SingleModulation:
     """dit.modulation: one projection for all blocks; a block has its table only (adaLN-single; PixArt-alpha, Chen et al. 2023, 2.3)."""
 
     @property
     def shared(self) -> bool:
         return True
 
-    def own(self, level_width: int, channels: int) -> Projection | None:
+    def own(self, level_width: int, channels: int) -> LowRankProjection | None:
         return None
 
 
 @dataclass(frozen=True)
-class Zero:
+class ZeroModulation:
     """dit.modulation: each block has a projection of its own (adaLN-zero, Peebles & Xie 2023, 3.2)."""
 
     @property
     def shared(self) -> bool:
         return False
 
-    def own(self, level_width: int, channels: int) -> Projection | None:
-        return Projection(level_width, None, channels)
+    def own(self, level_width: int, channels: int) -> LowRankProjection | None:
+        return LowRankProjection(level_width, None, channels)
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRAModulation:
     """dit.modulation: one projection for all blocks, and a small difference of low rank in each (adaLN-LoRA; W.A.L.T, Gupta et al. 2023,
     3.3; Cosmos, 2025). rank: of the difference."""
 
@@ -50,11 +50,11 @@ class LoRA:
     def shared(self) -> bool:
         return True
 
-    def own(self, level_width: int, channels: int) -> Projection | None:
-        return Projection(level_width, self.rank, channels)
+    def own(self, level_width: int, channels: int) -> LowRankProjection | None:
+        return LowRankProjection(level_width, self.rank, channels)
 
 
-class Projection(nn.Module):
+class LowRankProjection(nn.Module):
     """Level vectors to the scales, shifts and gates of one block, through `rank` channels or at once. The block's table is its bias."""
 
     def __init__(self, level_width: int, rank: int | None, channels: int) -> None:

@@ -52,7 +52,7 @@ class AcrossHeads(nn.Module):
         self.gain, self.eps = nn.Parameter(torch.ones(heads * head_width)), positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm
+        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.HeadNorm
         return F.rms_norm(wide.flatten(1), self.gain.shape, self.gain.to(wide.dtype), eps=self.eps).view_as(x).to(x.dtype)
 
 
@@ -70,7 +70,7 @@ class HeadLayerNorm(nn.Module):
         self.eps = positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.dit.HeadNorm
+        wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))  # as in sora.dit.HeadNorm
         return F.layer_norm(wide, x.shape[-1:], self.gain.to(wide.dtype), self.bias.to(wide.dtype), self.eps).to(x.dtype)
 
 
@@ -79,6 +79,6 @@ def layer_norm_per_head(heads: int, head_width: int, *, eps: float) -> HeadLayer
     return HeadLayerNorm(head_width, eps)
 
 
-def none(heads: int, head_width: int) -> nn.Identity:
+def no_norm(heads: int, head_width: int) -> nn.Identity:
     """dit.qk_norm: queries and keys as they are projected."""
     return nn.Identity()

@@ -41,6 +41,6 @@ class ParallelBlock(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def parallel(number: int, parts: Parts) -> ParallelBlock:
+def parallel_block(number: int, parts: Parts) -> ParallelBlock:
     """dit.block: see `ParallelBlock`."""
     return ParallelBlock(number, parts)

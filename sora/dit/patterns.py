@@ -16,23 +16,23 @@ from sora.dit.layout import EVERYWHERE, Attention, Layout, Mask, SelfAttend, ref
 ALL = EVERYWHERE
 
 
-def full(attention: Attention, block_number: int) -> SelfAttend:
+def full_attention(attention: Attention, block_number: int) -> SelfAttend:
     """Every token sees every token of its clip."""
     return partial(_unmasked, attention)
 
 
-def factorised(attention: Attention, block_number: int) -> SelfAttend:
+def factorised_attention(attention: Attention, block_number: int) -> SelfAttend:
     """Even blocks: the tokens of one's own frame; odd blocks: those of one's own place in all frames (Latte, Ma et al. 2024)."""
     return partial(_masked, attention, (ALL, 0, 0) if block_number % 2 else (0, ALL, ALL), False)
 
 
-def windowed(attention: Attention, block_number: int, *, frames: int, rows: int, columns: int) -> SelfAttend:
+def windowed_attention(attention: Attention, block_number: int, *, frames: int, rows: int, columns: int) -> SelfAttend:
     """Tokens at most so many frames, rows and columns away, -1: no limit (Hassani et al. 2023, but cut at the borders)."""
     refuse_reach((frames, rows, columns))
     return partial(_masked, attention, (frames, rows, columns), False)
 
 
-def causal(attention: Attention, block_number: int, *, frames: int) -> SelfAttend:
+def causal_attention(attention: Attention, block_number: int, *, frames: int) -> SelfAttend:
     """One's own frame and at most `frames` before it, -1 for all of them: what long video is generated frame by frame with."""
     refuse_reach((frames, ALL, ALL))
     return partial(_masked, attention, (frames, ALL, ALL), True)

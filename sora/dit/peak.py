@@ -29,7 +29,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
         if found is not None:
             return found
     seconds, size = (0.25, 8192) if device.type == "cuda" else (0.05, 1024)
-    return measured(device, dtype, seconds=seconds, size=size)
+    return measured_peak(device, dtype, seconds=seconds, size=size)
 
 
 def stated(name: str) -> float | None:
@@ -37,7 +37,7 @@ def stated(name: str) -> float | None:
     return next((value for pattern, value in BF16 if re.search(pattern, name)), None)
 
 
-def measured(device: torch.device, dtype: torch.dtype, *, seconds: float, size: int) -> float:
+def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float, size: int) -> float:
     """Operations per second of the quickest of the products of two size x size matrices that fit in the time; at least three are made.
 
     Beware: on a machine that does other work too it is what that work leaves.

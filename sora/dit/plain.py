@@ -38,6 +38,6 @@ class PlainBlock(nn.Module):
         self.attention.begin()
 
 
-def plain(number: int, parts: Parts) -> PlainBlock:
+def plain_block(number: int, parts: Parts) -> PlainBlock:
     """dit.block: see `PlainBlock`; with pooled_text=false too, nothing tells the network of captions."""
     return PlainBlock(number, parts)

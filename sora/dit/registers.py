@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from sora.dit.layout import Layout, Pattern
-from sora.dit.patterns import full
+from sora.dit.patterns import full_attention
 from sora.tokens import NoiseLevels, Segments, owners
 
 
@@ -33,9 +33,9 @@ class Registers(nn.Module):
         super().__init__()
         if count < 1:
             raise ValueError(f"dit.registers.count is {count}; it needs 1 or more, or dit.registers=null")
-        if (pattern.func if isinstance(pattern, partial) else pattern) is not full:
+        if (pattern.func if isinstance(pattern, partial) else pattern) is not full_attention:
             raise ValueError(
-                "dit.registers have no place in a clip: dit.pattern=sora.dit.patterns.full alone sees them; choose it or registers=null"
+                "dit.registers have no place in a clip: dit.pattern=sora.dit.full_attention alone sees them; choose it or registers=null"
             )
         self.start = nn.Parameter(0.02 * torch.randn(count, width))
 
@@ -72,6 +72,6 @@ class Registers(nn.Module):
         return whole.index_copy(0, wide.own, start)
 
 
-def registers(width: int, pattern: Pattern, *, count: int) -> Registers:
+def register_tokens(width: int, pattern: Pattern, *, count: int) -> Registers:
     """dit.registers: see `Registers`."""
     return Registers(width, count=count, pattern=pattern)

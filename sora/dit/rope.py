@@ -100,7 +100,7 @@ class Waves(nn.Module):
         return self.project(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.project.weight.dtype))
 
 
-def waves(width: int, *, count: int, time_scale: float) -> Waves:
+def wave_positions(width: int, *, count: int, time_scale: float) -> Waves:
     """dit.position: see `Waves`."""
     return Waves(width, waves=count, time_scale=time_scale)
 
@@ -138,6 +138,6 @@ def _between(table: Float[Tensor, "K D"], places: Float[Tensor, "N"]) -> Float[T
     return torch.lerp(F.embedding(first, table), F.embedding((first + 1).clamp(max=last), table), share)
 
 
-def learned(width: int, *, count: int, time_scale: float) -> Learned:
+def learned_positions(width: int, *, count: int, time_scale: float) -> Learned:
     """dit.position: see `Learned`. count: places of each axis."""
     return Learned(width, places=count, time_scale=time_scale)

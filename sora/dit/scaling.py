@@ -28,13 +28,13 @@ class Scale(NamedTuple):
     decay: float
 
 
-def standard(network: nn.Module, make: Callable[..., nn.Module]) -> Mapping[str, Scale]:
+def standard_scale(network: nn.Module, make: Callable[..., nn.Module]) -> Mapping[str, Scale]:
     """parametrization: one rate for all weights, whatever the width."""
     return {}
 
 
 @torch.no_grad()
-def mup(network: nn.Module, make: Callable[..., nn.Module], *, base_width: int) -> Mapping[str, Scale]:
+def mup_scale(network: nn.Module, make: Callable[..., nn.Module], *, base_width: int) -> Mapping[str, Scale]:
     """parametrization: muP for Adam (Yang et al. 2022, table 3) and the same for Muon (Yang, Simon & Bernstein 2023, condition 1).
 
     Changes the network's weights to those of its start at this width. make: (width=, heads=) -> the same network at another

@@ -46,12 +46,12 @@ class SingleBlock(nn.Module):
         self.attention.begin()
 
 
-def single(number: int, parts: Parts) -> SingleBlock:
+def single_block(number: int, parts: Parts) -> SingleBlock:
     """dit.block: see `SingleBlock`; from the first block to the last."""
     return SingleBlock(number, parts)
 
 
-def dual_then_single(number: int, parts: Parts, *, dual: int) -> DualBlock | SingleBlock:
+def dual_then_single_block(number: int, parts: Parts, *, dual: int) -> DualBlock | SingleBlock:
     """dit.block: `dual` dual-stream blocks, and single-stream ones after them.
 
     Raises:

@@ -20,12 +20,12 @@ from torch import Tensor
 Rates = Sequence[Float[Tensor, "_"]]
 
 
-def interpolated(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
+def interpolated_rope(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
     """dit.rope.stretch: every pair slower by the factor, as if positions stood closer (Chen et al. 2023, position interpolation)."""
     return [rate / factor for rate, factor in zip(rates, _checked(factors), strict=True)], 1.0
 
 
-def ntk(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
+def ntk_rope(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
     """dit.rope.stretch: the fastest pair as it was, the slowest slower by the factor, geometrically in between.
 
     It is the larger base b s^(d / (d - 2)) of "NTK-aware" interpolation (Peng et al. 2023, YaRN, definition 1), which Cosmos uses too.
@@ -34,7 +34,7 @@ def ntk(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
     return [rate * _powers(factor, len(rate)).to(rate) for rate, factor in zip(rates, _checked(factors), strict=True)], 1.0
 
 
-def yarn(rates: Rates, *, factors: Sequence[float], extent: Sequence[float], slow: float, fast: float) -> tuple[Rates, float]:
+def yarn_rope(rates: Rates, *, factors: Sequence[float], extent: Sequence[float], slow: float, fast: float) -> tuple[Rates, float]:
     """dit.rope.stretch: YaRN (Peng et al. 2023, definitions 2 and 3).
 
     A pair that turns less than `slow` times (their alpha) within the trained extent is slower by the factor; one that turns more than

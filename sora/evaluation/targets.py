@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sora import storage
+from sora.former_names import with_current_names
 
 if TYPE_CHECKING:
     from sora.data.index import Index
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sora.data.video_sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
 
-WORLD = "sora.data.sources.WorldSource"
+WORLD = "sora.ingest.WorldSource"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def plan_targets(
 
 def world_of(index: Index) -> Mapping[str, Any] | None:
     """The recipe of the built-in world that a dataset was drawn from; None for any other."""
-    source = index.described["about"].get("config", {}).get("source", {})
+    source = with_current_names(index.described["about"].get("config", {}).get("source", {}))
     return source["world"] if source.get("_target_") == WORLD else None
 
 

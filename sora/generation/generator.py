@@ -17,7 +17,7 @@ from torch import Tensor
 from sora.diffusion.objective import Network, pack_levels
 from sora.diffusion.path import Path, like
 from sora.diffusion.prediction import Prediction, check_levels, convert
-from sora.diffusion.prediction import velocity as velocity_prediction
+from sora.diffusion.prediction import velocity_prediction as velocity_prediction
 from sora.diffusion.samplers import Predict, Sampler, uniform_levels
 from sora.diffusion.shift import Shift
 from sora.draws import normal

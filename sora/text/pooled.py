@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class WholeEncoder(Protocol):
-    """Captions to one vector each, such as `sora.text.pretrained.PretrainedPooled`."""
+    """Captions to one vector each, such as `sora.text.PretrainedPooled`."""
 
     name: str
 

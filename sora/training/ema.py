@@ -14,12 +14,12 @@ from torch import Tensor
 from sora.training.profiles import gamma_of
 
 
-def constant(step: int, *, decay: float, warmup: float) -> float:
+def constant_decay(step: int, *, decay: float, warmup: float) -> float:
     """min(decay, (1 + step) / (warmup + step)): early weights are forgotten fast (TensorFlow's ExponentialMovingAverage)."""
     return min(decay, (1 + step) / (warmup + step))
 
 
-def power(step: int, *, gamma: float) -> float:
+def power_decay(step: int, *, gamma: float) -> float:
     """(1 - 1/step)^(gamma + 1): a profile whose width grows with training (Karras et al. 2024, eq. 127)."""
     return (1 - 1 / step) ** (gamma + 1)
 
@@ -93,7 +93,7 @@ class PostHoc:
             raise ValueError(f"ema.widths={list(widths)}: other profiles are made of two different ones or more, such as [0.1, 0.05]")
         kinds = ["ema", *(f"ema_{number}" for number in range(2, len(widths) + 1))]
         self._widths = dict(zip(kinds, widths, strict=True))
-        self._averages = {kind: Average(partial(power, gamma=gamma_of(width))) for kind, width in self._widths.items()}
+        self._averages = {kind: Average(partial(power_decay, gamma=gamma_of(width))) for kind, width in self._widths.items()}
 
     @property
     def shadow(self) -> dict[str, Tensor]:

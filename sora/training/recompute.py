@@ -22,16 +22,16 @@ from sora.dit.lean import LeanBlock
 PAID = 8
 
 
-def none(network: nn.Module) -> None:
+def recompute_none(network: nn.Module) -> None:
     """Keep everything: the fastest, and the most memory."""
 
 
-def full(network: nn.Module) -> None:
+def recompute_all(network: nn.Module) -> None:
     """Keep what stands between blocks only, and compute each block again (Chen et al. 2016): a third more time."""
     _run(_blocks(network), _all_again)
 
 
-def every_n(network: nn.Module, *, n: int) -> None:
+def recompute_every_n(network: nn.Module, *, n: int) -> None:
     """As `full`, in every n-th block.
 
     Raises:
@@ -42,7 +42,7 @@ def every_n(network: nn.Module, *, n: int) -> None:
     _run(_blocks(network)[::n], _all_again)
 
 
-def save_attention(network: nn.Module) -> None:
+def recompute_all_but_attention(network: nn.Module) -> None:
     """As `full`, but keep what self-attention gives: little memory, and with many tokens most of the time of a block.
 
     Of the last blocks, if they are lean (`sora.dit.lean`), what the MLP gives is kept too, and paid with its hidden channels.
@@ -54,10 +54,10 @@ def save_attention(network: nn.Module) -> None:
     _run(blocks, _all_but_dear_again)
 
 
-def by_size(network: nn.Module, *, above: int) -> None:
+def recompute_by_size(network: nn.Module, *, above: int) -> None:
     """`save_attention` for networks of more than `above` parameters, `none` for smaller ones."""
     if sum(value.numel() for value in network.parameters()) > above:
-        save_attention(network)
+        recompute_all_but_attention(network)
 
 
 def _all_again(block: nn.Module, *inputs: Any) -> Any:

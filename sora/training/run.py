@@ -27,6 +27,7 @@ from typing import Any
 
 import sora
 from sora import storage, trust
+from sora.former_names import with_current_names
 from sora.gate.files import appending, read, refuse_links_out
 from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
 from sora.gate.texts import CONFIG, read_json, yaml_of
@@ -123,8 +124,8 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration, as plain values: data, never something to be run. Raises ValueError where it is damaged, and where it
-        calls a resolver, which would put the environment or a file in the place of a value."""
+        """The stored configuration, as plain values, with the present names of targets: data, never something to be run. Raises ValueError
+        where it is damaged, and where it calls a resolver, which would put the environment or a file in the place of a value."""
         path = self.config_file
         if not path.exists():
             raise ValueError(f"{path} does not exist: {self.folder} is no run")
@@ -135,7 +136,7 @@ class Run:
             refuse_resolvers(value)
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-        return fitting(value, CONFIG_FORM, str(path))
+        return with_current_names(fitting(value, CONFIG_FORM, str(path)))
 
     def newest(self) -> Path | None:
         return checkpoint.newest(self.checkpoints)

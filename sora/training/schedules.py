@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 
-def constant(step: int, *, steps: int, warmup: int) -> float:
+def constant_schedule(step: int, *, steps: int, warmup: int) -> float:
     """A linear rise over `warmup` steps, then 1."""
     return _rise(step, warmup)
 
 
-def cosine(step: int, *, steps: int, warmup: int, floor: float) -> float:
+def cosine_schedule(step: int, *, steps: int, warmup: int, floor: float) -> float:
     """A linear rise, then half a cosine down to `floor` at the last step (Loshchilov & Hutter 2017)."""
     share = _share(step, start=warmup, end=steps)
     return _rise(step, warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def linear_tail(step: int, *, steps: int, warmup: int, tail: float, floor: float) -> float:
+def linear_tail_schedule(step: int, *, steps: int, warmup: int, tail: float, floor: float) -> float:
     """A linear rise, 1 for most of the run, then a straight line down to `floor` over the last share `tail` of it."""
     share = _share(step, start=steps - round(tail * steps), end=steps)
     return _rise(step, warmup) * (1 - (1 - floor) * share)

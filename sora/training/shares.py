@@ -22,7 +22,7 @@ from sora.dit.dual import DualBlock
 from sora.dit.expert import ExpertBlock
 from sora.dit.lean import LeanBlock
 from sora.dit.mlps import SwiGluMlp, TanhGeluMlp
-from sora.dit.modulation import Projection
+from sora.dit.modulation import LowRankProjection
 from sora.dit.norms import AcrossHeads, AffineLayerNorm, HeadLayerNorm
 from sora.dit.parallel import ParallelBlock
 from sora.dit.plain import PlainBlock
@@ -92,7 +92,7 @@ def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, Share]:
         case GeluMlp() | TanhGeluMlp() | SwiGluMlp():
             _divide(module.down.in_features, "the width inside an MLP (dit.width times dit.mlp_ratio)", axis)
             return _cut(module, {"up": 2 if isinstance(module, SwiGluMlp) else 1}, "down", axis)
-        case Projection():
+        case LowRankProjection():
             _divide(module.up.out_features, "the channels of modulation (a multiple of dit.width)", axis)
             return _cut(module, {"up": 1}, None, axis) | ({} if module.down is None else {"down.weight": EVERYWHERE})
         case AcrossHeads():

@@ -26,7 +26,7 @@ from sora.dit.dit import Context, CrossAttention, DiT, GeluMlp, SelfAttention, S
 from sora.dit.layout import Attention, Mask, Route
 from sora.dit.lean import LeanBlock
 from sora.dit.mlps import SwiGluMlp, TanhGeluMlp
-from sora.dit.modulation import Projection
+from sora.dit.modulation import LowRankProjection
 from sora.dit.norms import AcrossHeads
 from sora.dit.published.network import PublishedDiT
 from sora.tokens import Joined, Segments
@@ -227,7 +227,7 @@ class _LeanBranches(LeanBlock):
         return scattered(super()._mlp(gathered(x, group)), group)
 
 
-class _Projection(Projection):
+class _Projection(LowRankProjection):
     axis: Axis
 
     def forward(self, level: Float[Tensor, "U C"]) -> Float[Tensor, "U S"]:
@@ -257,7 +257,7 @@ def _change(module: nn.Module, axis: Axis) -> None:
         case GeluMlp() | TanhGeluMlp() | SwiGluMlp():
             _become(module.up, _Into, axis)
             _become(module.down, _OutOf, axis)
-        case Projection():
+        case LowRankProjection():
             _become(module, _Projection, axis)
         case AcrossHeads():
             _become(module, _AcrossHeads, axis)

@@ -34,7 +34,7 @@ def present() -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
-def auto(
+def auto_trainer(
     *,
     accelerator: str | None,
     devices: int | None,
@@ -55,11 +55,11 @@ def auto(
     }
     devices, nodes = here.near if devices is None else devices, here.nodes if nodes is None else nodes
     if devices * nodes == 1:
-        return single(**shared)
-    return mesh(devices=devices, nodes=nodes, replicate=None, shard=1, context=1, tensor=1, sharded=False, **shared)
+        return single_trainer(**shared)
+    return mesh_trainer(devices=devices, nodes=nodes, replicate=None, shard=1, context=1, tensor=1, sharded=False, **shared)
 
 
-def single(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
+def single_trainer(*, accelerator: str, precision: str, threads: int, deterministic: bool, callbacks: Sequence[Callback]) -> Trainer:
     """One process on one CPU or one GPU."""
     return _trainer(
         "auto",
@@ -73,7 +73,7 @@ def single(*, accelerator: str, precision: str, threads: int, deterministic: boo
     )
 
 
-def mesh(
+def mesh_trainer(
     *,
     accelerator: str,
     devices: int | None,

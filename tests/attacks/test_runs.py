@@ -129,7 +129,7 @@ STORED = {
     "optimizer": (None, {}, 1),
     "schedule": (None, [], "x"),
     "ema": (1, {}),
-    "guard": (1, {}, {"_target_": "sora.training.soundness.Guard", "patience": "x"}),
+    "guard": (1, {}, {"_target_": "sora.training.Guard", "patience": "x"}),
     "plan": (1, {}),
     "trainer": (1, {}, "cpu"),
     "checkpoint": (1, None, {"every": "x"}, {}, []),

@@ -101,7 +101,7 @@ def test_secrets_in_stored_files_go_no_further(sora, material, tmp_path):
     assert ended.code == 2 and WORD not in ended.out + ended.err, ended.told
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["logger"] = {
-        "_target_": "sora.training.sinks.Wandb",
+        "_target_": "sora.training.Wandb",
         "project": TOKEN,
         "entity": None,
         "mode": "offline",

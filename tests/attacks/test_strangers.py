@@ -41,7 +41,7 @@ def with_values(run: Path, values: dict[tuple[str, ...], object]) -> Path:
 
 def pretrained(source: str) -> dict[str, object]:
     folders = {"model_folder": "", "tokenizer_folder": "", "max_tokens": 8, "batch": 1, "precision": "float32"}
-    return {"_target_": "sora.text.pretrained.PretrainedEncoder", "source": source, "revision": "main", **folders}
+    return {"_target_": "sora.text.PretrainedEncoder", "source": source, "revision": "main", **folders}
 
 
 def test_a_strangers_run_is_sampled_without_a_word_more(sora, material, stranger):
@@ -101,7 +101,7 @@ def test_a_torchscript_file_is_a_program_and_no_stored_configuration_runs_it(sor
     torch.jit.script(torch.nn.ReLU()).save(str(run / "evil.pt"))
     videos = yaml.safe_load((Path(__file__).parents[2] / "conf/evaluation/videos.yaml").read_text())
     i3d = {
-        "_target_": "sora.metrics.extractors.i3d_files.I3DScript",
+        "_target_": "sora.metrics.I3DScript",
         "path": str(run / "evil.pt"),
         "kernel": "none",
         "crop": False,
@@ -125,7 +125,7 @@ def test_a_torchscript_file_in_a_folder_of_options_is_not_run_either(sora, mater
 
     torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "evil.pt"))
     (tmp_path / "conf/extractor").mkdir(parents=True)
-    option = f"_target_: sora.metrics.extractors.i3d_files.I3DScript\npath: {tmp_path / 'evil.pt'}\nkernel: none\ncrop: false\nbatch: 1\n"
+    option = f"_target_: sora.metrics.I3DScript\npath: {tmp_path / 'evil.pt'}\nkernel: none\ncrop: false\nbatch: 1\n"
     (tmp_path / "conf/extractor/mine.yaml").write_text(option)
     words = ["evaluate", f"checkpoint={material.folder / 'videos'}", f"data={material.folder / 'videos'}", "metrics=[frechet]"]
     ended = sora(*words, "extractor=mine", f"--config-dir={tmp_path / 'conf'}", f"output={tmp_path / 'out'}")
@@ -144,13 +144,13 @@ def test_a_stored_configuration_reads_nothing_of_the_environment(sora, material,
         assert "leaked-canary" not in ended.err + ended.out
 
 
-WANDB = {"_target_": "sora.training.sinks.Wandb", "project": "p", "entity": None, "mode": "online", "tags": [], "timeout": 1.0}
+WANDB = {"_target_": "sora.training.Wandb", "project": "p", "entity": None, "mode": "online", "tags": [], "timeout": 1.0}
 LOOSE = {
     "unguarded": (["reader"], None),
     "memory": (["reader", "memory_gb"], 1000),
     "for ever": (["reader", "seconds"], 1e9),
     "large": (["reader", "reader", "limits", "pixels"], 1 << 40),
-    "decord": (["reader", "reader", "_target_"], "sora.data.decoding.decord.DecordReader"),
+    "decord": (["reader", "reader", "_target_"], "sora.video.DecordReader"),
     "server": (["logger"], WANDB),
 }
 

@@ -15,11 +15,13 @@ def toy(tmp_path, monkeypatch):
     lay_out(tmp_path)
     monkeypatch.setattr(sora, "__path__", [*sora.__path__, str(tmp_path)])
     monkeypatch.setattr(targets, "PACKAGE", tmp_path)
-    monkeypatch.setattr(targets, "ROOMS", (*targets.ROOMS, "toyroom"))
+    monkeypatch.setattr(targets, "ROOMS", {**targets.ROOMS, "toyroom": ("toyroom",)})
     for module in (compose, page):
         monkeypatch.setattr(module, "config_dir", lambda: tmp_path / "conf")
     targets.syntax.cache_clear()
+    targets.text_of.cache_clear()
     yield tmp_path
     sys.modules.pop("sora.toyroom", None)
     vars(sora).pop("toyroom", None)
     targets.syntax.cache_clear()
+    targets.text_of.cache_clear()

@@ -190,7 +190,7 @@ def test_torchs_optimisers_are_bound_by_class(toy):
 
 ACTING = {  # public classes and functions of our own that write, delete, or start a process with what they are given
     "sora.training.tracker.Tracker": {
-        "sink": {"_target_": "sora.training.sinks.Nowhere"},
+        "sink": {"_target_": "sora.training.Nowhere"},
         "folder": "FOLDER",
         "identity": "x",
         "config": {},
@@ -219,7 +219,7 @@ def test_what_writes_or_starts_processes_is_no_option(tmp_path, target, inside):
     text = json.dumps({"_target_": target, **ACTING[target]}).replace("FOLDER", str(tmp_path))
     node = json.loads(text)
     if inside:
-        node = {"_target_": "sora.text.pooled.PooledCaptions", "states": node, "whole": node}
+        node = {"_target_": "sora.text.PooledCaptions", "states": node, "whole": node}
     with pytest.raises(ValueError, match=f"{target} is refused: it is outside the rooms"):
         build(OmegaConf.create(node))
     assert not list(tmp_path.iterdir())
@@ -227,7 +227,7 @@ def test_what_writes_or_starts_processes_is_no_option(tmp_path, target, inside):
 
 def test_a_function_inside_a_tree_lacks_no_key():
     """Nobody could give it later; the message says how to give it on the command line."""
-    node = {"_target_": "sora.dit.dit.DiT", "pattern": {"_target_": "sora.dit.patterns.windowed", "rows": 1}}
-    said = r"windowed needs columns, frames: set it in.* pattern=\{_target_: sora\.dit\.patterns\.windowed, frames: …\}"
+    node = {"_target_": "sora.dit.DiT", "pattern": {"_target_": "sora.dit.windowed_attention", "rows": 1}}
+    said = r"windowed_attention needs columns, frames: set it in.* pattern=\{_target_: sora\.dit\.windowed_attention, frames: …\}"
     with pytest.raises(ValueError, match=said):
         build(OmegaConf.create(node))

@@ -56,5 +56,5 @@ def test_the_words_of_an_option_compose_to_the_same_node(said):
 
 
 def test_a_node_of_no_option_has_no_words():
-    node = OmegaConf.create({"_target_": "sora.text.byte.ByteEncoder", "of": "another time"})
+    node = OmegaConf.create({"_target_": "sora.text.ByteEncoder", "of": "another time"})
     assert option_words("text", node, groups([config_dir()])["text"]) == ()

@@ -111,7 +111,7 @@ def test_several_values_without_m_say_so(toy):
 def test_hostile_experiments_are_refused_by_name(toy, name, monkeypatch):
     monkeypatch.chdir(toy)
     message = refused(f"experiment={name}")
-    assert {"hydra": "hydra.callbacks", "resolver": "oc.env", "smuggle": "${resume}", "swap": "os.system"}[name] in message
+    assert {"hydra": "hydra.callbacks", "resolver": "oc.env", "smuggle": "${resume}", "swap": "sora.toyroom.system"}[name] in message
     assert not (toy / "pwned").exists()
 
 

@@ -6,9 +6,9 @@ from sora.configs.build import build
 from tests.test_configs import node
 
 GIVEN = {"patch_channels": 12, "text_width": 10}
-FULL, GELU = {"_target_": "sora.dit.patterns.full"}, {"_target_": "sora.dit.dit.gelu"}
-WAVES = {"_target_": "sora.dit.rope.waves", "count": 2, "time_scale": 1.0}
-FINAL = {"_target_": "sora.dit.published.network.projected", "norm": GELU}
+FULL, GELU = {"_target_": "sora.dit.full_attention"}, {"_target_": "sora.dit.gelu"}
+WAVES = {"_target_": "sora.dit.wave_positions", "count": 2, "time_scale": 1.0}
+FINAL = {"_target_": "sora.dit.projected_final", "norm": GELU}
 
 
 def whole(option):
@@ -25,8 +25,8 @@ def others():
                     yield option, key, wrong
     yield from (("wan_2_1_1_3b", key, wrong) for key in ("level", "text", "final", "keys") for wrong in (FULL, GELU, WAVES))
     yield "wan_2_1_1_3b", "final", FINAL
-    yield "toy", "modulation", {"_target_": "sora.dit.rope.AxialRope", "axes": [2, 2, 2], "time_scale": 1.0, "theta": 1.0}
-    yield "toy", "rope", {"_target_": "sora.dit.modulation.Single"}
+    yield "toy", "modulation", {"_target_": "sora.dit.AxialRope", "axes": [2, 2, 2], "time_scale": 1.0, "theta": 1.0}
+    yield "toy", "rope", {"_target_": "sora.dit.SingleModulation"}
 
 
 @pytest.mark.parametrize(("option", "key", "wrong"), list(others()), ids=lambda value: value if isinstance(value, str) else "")

@@ -14,7 +14,7 @@ from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.latent_batches import LatentData
 from sora.data.latents import LatentIndex
 from sora.data.loading import read_clip
-from sora.data.planning import Cost, Limits, Packed, TokenPlan
+from sora.data.planning import ClipLimits, Cost, Packed, TokenPlan
 from sora.data.video import PYAV, write
 from sora.draws import sample_id
 from sora.encode import Part, captions_of, encode_clips
@@ -88,7 +88,7 @@ def plan(source, *, packs=2, budget=48, **more) -> TokenPlan:
 
 
 def tokens(source, rows) -> list[int]:
-    return source.clips.measured(np.array(rows), Limits()).grids.prod(axis=1).tolist()
+    return source.clips.measured(np.array(rows), ClipLimits()).grids.prod(axis=1).tolist()
 
 
 def test_latents_are_the_vaes_of_the_trimmed_clip(encoded):

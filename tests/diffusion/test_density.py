@@ -8,7 +8,7 @@ import torch
 
 from sora.diffusion.density import LogitNormal, LogNormal, Mode, Uniform
 from sora.diffusion.path import EDM
-from sora.diffusion.shift import by_tokens, constant, shifted
+from sora.diffusion.shift import constant_shift, shift_by_tokens, shifted
 
 # Midpoints of a fine grid: integrals of the quantile function are the moments.
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
@@ -61,11 +61,11 @@ def test_shift_moves_the_logit_composes_and_fixes_the_ends():
     assert torch.allclose(torch.logit(shifted(t, 3.0)), torch.logit(t) + log(3.0))
     assert torch.allclose(shifted(shifted(t, 2.0), 3.5), shifted(t, 7.0))
     assert shifted(torch.tensor([0.0, 1.0]), 5.0).tolist() == [0.0, 1.0]
-    assert torch.equal(shifted(t, constant(7, value=1.0)), t)
+    assert torch.equal(shifted(t, constant_shift(7, value=1.0)), t)
 
 
 def test_shift_by_tokens_is_the_square_root_of_the_ratio():
-    rule = partial(by_tokens, reference=256, power=0.5, least=1.0, most=12.0)
+    rule = partial(shift_by_tokens, reference=256, power=0.5, least=1.0, most=12.0)
     assert rule(1024) == pytest.approx(2.0)
     assert rule(64) == 1.0
     assert rule(10**9) == 12.0

@@ -16,7 +16,7 @@ LEVELS = 4  # as many as channels, and as the first clip has frames
 
 
 def make(**changes):
-    return HeldOutLoss(**{"path": Straight(), "prediction": kinds.velocity, "levels": LEVELS, "draws": 1, "seed": 0, **changes})
+    return HeldOutLoss(**{"path": Straight(), "prediction": kinds.velocity_prediction, "levels": LEVELS, "draws": 1, "seed": 0, **changes})
 
 
 def same_text(text):
@@ -42,7 +42,7 @@ def estimator(tokens, levels, _text, *, path, kind, clean):
 
 def test_a_network_that_knows_the_data_has_no_loss_and_one_that_says_nothing_has_the_velocity_s_square():
     batch = pack([A, B], budget=24)
-    knows = partial(estimator, path=Straight(), kind=kinds.velocity, clean=lambda _: batch.tokens.patches)
+    knows = partial(estimator, path=Straight(), kind=kinds.velocity_prediction, clean=lambda _: batch.tokens.patches)
     assert measured(make(), knows, [batch]).values.abs().max() < 1e-8
     silent = measured(make(), lambda tokens, *_: torch.zeros_like(tokens.patches), [batch])
     start = 0
@@ -58,7 +58,7 @@ def test_a_network_that_knows_the_data_has_no_loss_and_one_that_says_nothing_has
 def test_all_predictions_are_measured_by_one_yardstick(path):
     batch = pack([A, C], budget=30)
     found = []
-    for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
+    for kind in (kinds.velocity_prediction, kinds.noise_prediction, kinds.clean_prediction, kinds.v_prediction):
         network = partial(estimator, path=path, kind=kind, clean=lambda x: 0.4 * x + 0.1)
         found.append(measured(make(path=path, prediction=kind), network, [batch]).values)
     for other in found[1:]:
@@ -97,7 +97,7 @@ def test_the_noise_is_the_same_every_time_and_at_every_level_and_another_for_ano
 
 def test_conditions_count_nowhere():
     plain, given = pack([A], budget=18), pack([A], budget=18, conditions=range(4))
-    wrong_there = partial(estimator, path=Straight(), kind=kinds.velocity)
+    wrong_there = partial(estimator, path=Straight(), kind=kinds.velocity_prediction)
 
     def spoilt(tokens, levels, text):
         known = wrong_there(tokens, levels, text, clean=lambda _: plain.tokens.patches)
@@ -137,4 +137,4 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="at least one of both"):
         make(levels=0)
     with pytest.raises(ValueError, match="cannot be sampled at noise level"):
-        make(prediction=kinds.clean, levels=1000)
+        make(prediction=kinds.clean_prediction, levels=1000)

@@ -11,15 +11,20 @@ from sora.diffusion import weighting as weights
 from sora.diffusion.density import LogitNormal, Uniform
 from sora.diffusion.objective import Objective, by_level, pack_levels
 from sora.diffusion.path import Straight, VariancePreserving, like, mix
-from sora.diffusion.shift import by_tokens, constant
+from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.tokens import Batch, Grid, PackedTokens, Segments, TextTokens
 
 P = 4
-PLAIN = partial(constant, value=1.0)
+PLAIN = partial(constant_shift, value=1.0)
 
 
 def make(**changes):
-    settings = {"path": Straight(), "density": LogitNormal(mean=0.0, std=1.0), "prediction": kinds.velocity, "weighting": weights.constant}
+    settings = {
+        "path": Straight(),
+        "density": LogitNormal(mean=0.0, std=1.0),
+        "prediction": kinds.velocity_prediction,
+        "weighting": weights.constant_weight,
+    }
     return Objective(**({**settings, "shift": PLAIN, "per_frame": 0.0} | changes))
 
 
@@ -76,7 +81,7 @@ def test_the_share_of_clips_with_a_level_for_each_frame():
 
 
 def test_larger_clips_are_shifted_towards_noise():
-    rule = partial(by_tokens, reference=4, power=0.5, least=1.0, most=10.0)
+    rule = partial(shift_by_tokens, reference=4, power=0.5, least=1.0, most=10.0)
     small, large = (make(density=Uniform(), shift=rule).clip_levels(Grid(t, 2, 2), seed=0, epoch=0, sample=1)[0] for t in (1, 4))
     assert float(torch.logit(large) - torch.logit(small)) == pytest.approx(math.log(2.0), abs=1e-4)
 
@@ -136,7 +141,7 @@ def wrong_predictions(path, t):
     x_t = mix(path, x0, eps, t)
     of_data, of_noise = wrong - x0, (x_t - like(path.alpha(t), x0) * wrong) / like(path.sigma(t), x0) - eps
     errors = {}
-    for kind in (kinds.velocity, kinds.noise, kinds.clean, kinds.v):
+    for kind in (kinds.velocity_prediction, kinds.noise_prediction, kinds.clean_prediction, kinds.v_prediction):
         c0, c1 = (like(c, x0) for c in kind(path, t))
         errors[kind] = (c0 * of_data + c1 * of_noise).square().mean(1)
     return of_data, of_noise, errors
@@ -149,7 +154,7 @@ def test_min_snr_pulls_equally_on_the_data_whatever_is_predicted(path):
     of_data, _, errors = wrong_predictions(path, t)
     expected = ((path.alpha(t) / path.sigma(t)) ** 2).clamp(max=5.0) * of_data.square().mean(1)
     for kind, error in errors.items():
-        assert torch.allclose(weights.min_snr(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
+        assert torch.allclose(weights.min_snr_weight(t, path, kind, gamma=5.0) * error, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("path", [Straight(), VariancePreserving()])
@@ -158,25 +163,25 @@ def test_as_velocity_gives_every_kind_the_loss_of_the_velocity_it_stands_for(pat
     of_data, of_noise, errors = wrong_predictions(path, t)
     expected = (like(path.d_alpha(t), of_data) * of_data + like(path.d_sigma(t), of_data) * of_noise).square().mean(1)
     for kind, error in errors.items():
-        assert torch.allclose(weights.as_velocity(t, path, kind, most=1e9) * error, expected, rtol=1e-9)
+        assert torch.allclose(weights.velocity_weight(t, path, kind, most=1e9) * error, expected, rtol=1e-9)
 
 
 def test_as_velocity_is_held_below_its_most_where_it_would_be_infinite():
     ends = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
-    assert weights.as_velocity(ends, Straight(), kinds.clean, most=25.0).tolist() == [25.0, 25.0, 4.0, 1.0]
-    assert weights.as_velocity(ends, Straight(), kinds.velocity, most=25.0).tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert weights.velocity_weight(ends, Straight(), kinds.clean_prediction, most=25.0).tolist() == [25.0, 25.0, 4.0, 1.0]
+    assert weights.velocity_weight(ends, Straight(), kinds.velocity_prediction, most=25.0).tolist() == [1.0, 1.0, 1.0, 1.0]
 
 
 def test_min_snr_stays_finite_at_both_ends():
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    assert weights.min_snr(ends, Straight(), kinds.noise, gamma=5.0).tolist() == [0.0, 1.0]
-    assert weights.min_snr(ends, Straight(), kinds.clean, gamma=5.0).tolist() == [5.0, 0.0]
-    assert weights.min_snr(ends, Straight(), kinds.velocity, gamma=5.0).tolist() == [0.0, 0.0]
+    assert weights.min_snr_weight(ends, Straight(), kinds.noise_prediction, gamma=5.0).tolist() == [0.0, 1.0]
+    assert weights.min_snr_weight(ends, Straight(), kinds.clean_prediction, gamma=5.0).tolist() == [5.0, 0.0]
+    assert weights.min_snr_weight(ends, Straight(), kinds.velocity_prediction, gamma=5.0).tolist() == [0.0, 0.0]
 
 
 def test_cosine_map_weights_integrate_to_one():
     t = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    assert weights.cosine_map(t, Straight(), kinds.velocity).mean() == pytest.approx(1.0, abs=1e-6)
+    assert weights.cosine_map_weight(t, Straight(), kinds.velocity_prediction).mean() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_losses_by_level_add_up_to_the_whole():

@@ -11,7 +11,7 @@ PATHS = [Straight(), VariancePreserving(), EDM(sigma_max=80.0, rho=7.0)]
 DDPM = Discrete(steps=1000, first=1e-4, last=0.02, root=1.0, snr=1.0, zero_end=False)
 COGVIDEOX = Discrete(steps=1000, first=8.5e-4, last=0.012, root=2.0, snr=3.0, zero_end=True)
 PATHS += [DDPM, COGVIDEOX]
-KINDS = [kinds.velocity, kinds.noise, kinds.clean, kinds.v]
+KINDS = [kinds.velocity_prediction, kinds.noise_prediction, kinds.clean_prediction, kinds.v_prediction]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
@@ -87,19 +87,19 @@ def test_the_v_prediction_on_the_edm_path_is_edms_preconditioning():
     assert torch.allclose(x_t, x_edm / (1 + scale[:, None] ** 2).sqrt())
     guess = torch.randn(3, 3, dtype=torch.float64)
     denoised = x_edm / (scale[:, None] ** 2 + 1) - scale[:, None] / (scale[:, None] ** 2 + 1).sqrt() * guess
-    ours = kinds.convert(guess, x_t, t, kinds.v, kinds.clean, path=path)
+    ours = kinds.convert(guess, x_t, t, kinds.v_prediction, kinds.clean_prediction, path=path)
     assert torch.allclose(ours, denoised, atol=1e-9)
 
 
 def test_singular_levels_are_refused_with_what_to_do():
     levels = torch.linspace(1, 0, 5)
     with pytest.raises(ValueError, match="predicts noise cannot be sampled at noise level 1"):
-        kinds.check_levels(levels, kinds.noise, path=Straight())
+        kinds.check_levels(levels, kinds.noise_prediction, path=Straight())
     with pytest.raises(ValueError, match="predicts clean"):
-        kinds.check_levels(levels, kinds.clean, path=Straight())
-    kinds.check_levels(levels[:-1], kinds.clean, path=Straight())
-    kinds.check_levels(levels, kinds.velocity, path=Straight())
-    kinds.check_levels(levels, kinds.v, path=VariancePreserving())
+        kinds.check_levels(levels, kinds.clean_prediction, path=Straight())
+    kinds.check_levels(levels[:-1], kinds.clean_prediction, path=Straight())
+    kinds.check_levels(levels, kinds.velocity_prediction, path=Straight())
+    kinds.check_levels(levels, kinds.v_prediction, path=VariancePreserving())
 
 
 @pytest.mark.parametrize("snr", [1.0, 3.0])

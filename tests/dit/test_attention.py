@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
+from sora.dit.attention import (
+    chunked_attention,
+    dense_attention,
+    fastest_attention,
+    flash_attention,
+    flex_attention,
+    per_segment_attention,
+    varlen_attention,
+)
 from sora.dit.attention.dense import allowed
 from sora.dit.attention.fastest import fastest
 from sora.dit.attention.flex import blocks, mask_mod
@@ -62,7 +70,7 @@ def check(backend, dtype, q_lengths, k_lengths, segments, mask=None, **shape):
     """Outputs and gradients of a backend against the formula in float64."""
     ours = inputs(q_lengths, k_lengths, dtype=dtype, **shape)
     truth = inputs(q_lengths, k_lengths, dtype=torch.float64, **shape)
-    out, expected = backend(*ours, *segments, mask), dense(*truth, *segments, mask)
+    out, expected = backend(*ours, *segments, mask), dense_attention(*truth, *segments, mask)
     assert out.dtype == dtype
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).bfloat16()
     found = torch.autograd.grad((out * weight.to(dtype)).sum(), ours)
@@ -78,14 +86,14 @@ def layout(grids=GRIDS, *, padding=5, empty=2):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 @pytest.mark.parametrize(("q_lengths", "k_lengths"), RAGGED)
 def test_outputs_and_gradients_are_those_of_the_masked_formula(q_lengths, k_lengths, backend, dtype):
     check(backend, dtype, q_lengths, k_lengths, (Segments.of(q_lengths), Segments.of(k_lengths)))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 @pytest.mark.parametrize(("reach", "causal"), MASKS)
 def test_every_mask_is_that_of_brute_force(reach, causal, backend, dtype):
     where = layout()
@@ -94,7 +102,7 @@ def test_every_mask_is_that_of_brute_force(reach, causal, backend, dtype):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 def test_fewer_heads_of_keys_serve_as_many_queries_each(backend, kv_heads):
     q_lengths, k_lengths = RAGGED[2]
     check(backend, torch.float32, q_lengths, k_lengths, (Segments.of(q_lengths), Segments.of(k_lengths)), heads=4, kv_heads=kv_heads)
@@ -103,9 +111,16 @@ def test_fewer_heads_of_keys_serve_as_many_queries_each(backend, kv_heads):
 def test_chunks_of_queries_add_up(monkeypatch):
     monkeypatch.setattr(importlib.import_module("sora.dit.attention.chunked"), "SCORES", 1)
     lengths = (100, 37)
-    check(chunked, torch.float32, lengths, lengths, (Segments.of(lengths),) * 2, heads=4, kv_heads=2)
+    check(chunked_attention, torch.float32, lengths, lengths, (Segments.of(lengths),) * 2, heads=4, kv_heads=2)
     where = layout((Grid(2, 9, 5), Grid(1, 7, 7)))
-    check(chunked, torch.float32, where.segments.lengths, where.segments.lengths, (where.segments,) * 2, Mask(where, (1, 2, 1), True))
+    check(
+        chunked_attention,
+        torch.float32,
+        where.segments.lengths,
+        where.segments.lengths,
+        (where.segments,) * 2,
+        Mask(where, (1, 2, 1), True),
+    )
 
 
 @pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
@@ -115,8 +130,8 @@ def test_flex_attention_has_the_same_mask(reach, causal):
     mask = None if reach is None else Mask(where, reach, causal)
     lengths = where.segments.lengths
     q, k, v = (tensor.detach() for tensor in inputs(lengths, lengths, heads=4, kv_heads=2))
-    expected = dense(q, k, v, where.segments, where.segments, mask)
-    torch.testing.assert_close(flex(q, k, v, where.segments, where.segments, mask), expected, atol=2e-6, rtol=0)
+    expected = dense_attention(q, k, v, where.segments, where.segments, mask)
+    torch.testing.assert_close(flex_attention(q, k, v, where.segments, where.segments, mask), expected, atol=2e-6, rtol=0)
     kept = blocks(where.segments, where.segments, mask, len(q), len(q))
     assert kept is blocks(where.segments, where.segments, mask, len(q), len(q))  # found once for all blocks of a network
 
@@ -151,7 +166,7 @@ def test_flex_attention_to_captions():
     q_lengths, k_lengths = RAGGED[2]
     segments = Segments.of(q_lengths), Segments.of(k_lengths)
     q, k, v = (tensor.detach() for tensor in inputs(q_lengths, k_lengths))
-    torch.testing.assert_close(flex(q, k, v, *segments), dense(q, k, v, *segments), atol=2e-6, rtol=0)
+    torch.testing.assert_close(flex_attention(q, k, v, *segments), dense_attention(q, k, v, *segments), atol=2e-6, rtol=0)
 
 
 def test_views_with_odd_strides_are_read_right():
@@ -160,10 +175,12 @@ def test_views_with_odd_strides_are_read_right():
     fused = torch.randn(sum(lengths), 3, 2, 8)
     q, k, v = fused.unbind(1)
     segments = Segments.of(lengths)
-    torch.testing.assert_close(attend(q, k, v, segments, segments), dense(q, k, v, segments, segments), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        fastest_attention(q, k, v, segments, segments), dense_attention(q, k, v, segments, segments), atol=2e-6, rtol=0
+    )
 
 
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 def test_gradcheck_against_finite_differences(backend):
     q, k, v = inputs((3, 3, 2), (2, 2, 4), heads=2, width=4, dtype=torch.float64)
     segments = Segments.of((3, 3, 2)), Segments.of((2, 2, 4))
@@ -181,7 +198,7 @@ def test_the_op_keeps_the_promises_of_a_custom_op(name):
     assert not is_attention(torch.ops.aten.mm.default)
 
 
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 @pytest.mark.parametrize(("reach", "causal"), [(None, False), *MASKS])
 def test_flops_are_counted_by_the_pairs_that_see_one_another(reach, causal, backend):
     where = layout()
@@ -209,7 +226,7 @@ class Package:
     @staticmethod
     def _flash_attn_varlen_forward(q, k, v, cu_q, cu_k, max_q, max_k, dropout_p, softmax_scale, causal):
         assert (dropout_p, softmax_scale, causal) == (0.0, pytest.approx(q.shape[-1] ** -0.5), False)
-        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q)), None, None
+        return dense_attention(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q)), None, None
 
     @staticmethod
     def _flash_attn_varlen_backward(grad, q, k, v, out, lse, dq, dk, dv, cu_q, cu_k, max_q, max_k, **settings):
@@ -227,7 +244,7 @@ def test_flash_attention_is_called_as_it_asks_to_be(monkeypatch):
     q, k, v = inputs(*RAGGED[2], heads=4, kv_heads=2)
     monkeypatch.setattr(importlib.import_module("sora.dit.attention.flash"), "_package", lambda: Package)
     out, _ = torch.ops.sora_attend.flash(q, k, v, *places(*segments, None))
-    torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
+    torch.testing.assert_close(out, dense_attention(q, k, v, *segments), atol=2e-6, rtol=0)
     found = torch.autograd.grad(out.sum(), (q, k, v))
     assert [grad.unique().tolist() for grad in found] == [[1.0], [2.0], [3.0]]
     assert [grad.shape for grad in found] == [q.shape, k.shape, v.shape]
@@ -239,11 +256,11 @@ def test_torchs_variable_length_attention_is_called_as_it_asks_to_be(monkeypatch
 
     def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, enable_gqa):
         assert return_aux.lse and enable_gqa
-        return dense(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q))
+        return dense_attention(q, k, v, *Package.called(q, k, (cu_q, cu_k), (max_q, max_k))), torch.zeros(q.shape[1], len(q))
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     out, _ = torch.ops.sora_attend.varlen(q, k, v, *places(*segments, None))
-    torch.testing.assert_close(out, dense(q, k, v, *segments), atol=2e-6, rtol=0)
+    torch.testing.assert_close(out, dense_attention(q, k, v, *segments), atol=2e-6, rtol=0)
 
 
 def test_the_flash_attn_package_is_asked_for_by_name(monkeypatch):
@@ -260,7 +277,7 @@ def test_an_older_flash_attn_package_is_refused_by_its_version(monkeypatch):
             assert importlib.import_module("sora.dit.attention.flash")._package() is package.flash_attn_interface
 
 
-@pytest.mark.parametrize("backend", [varlen, flash])
+@pytest.mark.parametrize("backend", [varlen_attention, flash_attention])
 def test_heads_that_flash_attention_does_not_take_are_refused_by_their_keys(backend):
     segments = (Segments.of((3,)),) * 2
     with FakeTensorMode(), torch.device("cuda"):
@@ -270,7 +287,7 @@ def test_heads_that_flash_attention_does_not_take_are_refused_by_their_keys(back
                 backend(q, k, v, *segments)
 
 
-@pytest.mark.parametrize("backend", [varlen, flash])
+@pytest.mark.parametrize("backend", [varlen_attention, flash_attention])
 def test_a_backend_that_cannot_run_here_says_why(backend):
     q, k, v = inputs((3,), (3,))
     segments = (Segments.of((3,)),) * 2
@@ -283,17 +300,17 @@ def test_a_backend_that_cannot_run_here_says_why(backend):
 def test_flex_attention_refuses_to_train_on_a_cpu():
     q, k, v = inputs((3,), (3,))
     with pytest.raises(ValueError, match=r"trains on CUDA only.*sora\.dit\.attention\.attend"):
-        flex(q, k, v, *(Segments.of((3,)),) * 2)
+        flex_attention(q, k, v, *(Segments.of((3,)),) * 2)
 
 
 def test_the_fastest_backend_is_chosen_by_device_dtype_and_mask(monkeypatch):
     monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", True)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert fastest(cuda, torch.bfloat16, 64, masked=False) is varlen
-    assert fastest(cuda, torch.bfloat16, 64, masked=True) is flex
-    assert fastest(cuda, torch.bfloat16, 60, masked=False) is fastest(cuda, torch.bfloat16, 264, masked=False) is flex
-    assert fastest(cuda, torch.float32, 64, masked=False) is flex
-    assert fastest(cpu, torch.float32, 64, masked=True) is per_segment
-    assert fastest(cpu, torch.bfloat16, 64, masked=True) is chunked
+    assert fastest(cuda, torch.bfloat16, 64, masked=False) is varlen_attention
+    assert fastest(cuda, torch.bfloat16, 64, masked=True) is flex_attention
+    assert fastest(cuda, torch.bfloat16, 60, masked=False) is fastest(cuda, torch.bfloat16, 264, masked=False) is flex_attention
+    assert fastest(cuda, torch.float32, 64, masked=False) is flex_attention
+    assert fastest(cpu, torch.float32, 64, masked=True) is per_segment_attention
+    assert fastest(cpu, torch.bfloat16, 64, masked=True) is chunked_attention
     monkeypatch.setattr("sora.dit.attention.fastest.MULTIPLIES_BFLOAT16", False)
-    assert fastest(cpu, torch.bfloat16, 60, masked=False) is per_segment
+    assert fastest(cpu, torch.bfloat16, 60, masked=False) is per_segment_attention

@@ -10,29 +10,29 @@ from itertools import product
 import pytest
 import torch
 
-from sora.dit.dit import cross
-from sora.dit.dual import dual
-from sora.dit.expert import expert
-from sora.dit.modulation import LoRA, Single, Zero
-from sora.dit.norms import affine_layer_norm, layer_norm_per_head, none, rms_across_heads, rms_norm
-from sora.dit.parallel import parallel
-from sora.dit.patterns import causal, factorised, full, windowed
-from sora.dit.plain import plain
-from sora.dit.single import dual_then_single, single
+from sora.dit.dit import cross_block
+from sora.dit.dual import dual_block
+from sora.dit.expert import expert_block
+from sora.dit.modulation import LoRAModulation, SingleModulation, ZeroModulation
+from sora.dit.norms import affine_layer_norm, layer_norm_per_head, no_norm, rms_across_heads, rms_norm
+from sora.dit.parallel import parallel_block
+from sora.dit.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
+from sora.dit.plain import plain_block
+from sora.dit.single import dual_then_single_block, single_block
 from sora.tokens import NoiseLevels, Segments, join
 from tests.dit.test_dit import Clip, apart, network, outputs_and_gradients, packed
 
 BLOCKS = {
-    "cross": cross,
-    "plain": plain,
-    "parallel": parallel,
-    "dual": dual,
-    "single": single,
-    "dual then single": partial(dual_then_single, dual=1),
-    "expert": expert,
+    "cross": cross_block,
+    "plain": plain_block,
+    "parallel": parallel_block,
+    "dual": dual_block,
+    "single": single_block,
+    "dual then single": partial(dual_then_single_block, dual=1),
+    "expert": expert_block,
 }
 JOINT = ("dual", "single", "dual then single", "expert")
-MODULATIONS = {"single": Single(), "zero": Zero(), "lora": LoRA(rank=3)}
+MODULATIONS = {"single": SingleModulation(), "zero": ZeroModulation(), "lora": LoRAModulation(rank=3)}
 KINDS = [
     pytest.param({"block": BLOCKS[block], "modulation": MODULATIONS[how]}, id=f"{block}-{how}")
     for block, how in product(BLOCKS, MODULATIONS)
@@ -41,13 +41,13 @@ KINDS = [
 
 # Each block once, each of the other choices with two of them.
 MIXED = [
-    {"block": cross, "modulation": Zero()},
-    {"block": plain, "qk_norm": none},
-    {"block": parallel, "modulation": LoRA(rank=3), "kv_heads": 1},
-    {"block": dual, "norm": partial(rms_norm, eps=1e-6), "qk_norm": partial(rms_across_heads, eps=1e-5)},
-    {"block": partial(dual_then_single, dual=1), "modulation": Zero(), "kv_heads": 1},
-    {"block": single, "qk_norm": partial(layer_norm_per_head, eps=1e-6), "pooled_text": False},
-    {"block": expert, "norm": partial(affine_layer_norm, eps=1e-5), "modulation": LoRA(rank=2), "position": None},
+    {"block": cross_block, "modulation": ZeroModulation()},
+    {"block": plain_block, "qk_norm": no_norm},
+    {"block": parallel_block, "modulation": LoRAModulation(rank=3), "kv_heads": 1},
+    {"block": dual_block, "norm": partial(rms_norm, eps=1e-6), "qk_norm": partial(rms_across_heads, eps=1e-5)},
+    {"block": partial(dual_then_single_block, dual=1), "modulation": ZeroModulation(), "kv_heads": 1},
+    {"block": single_block, "qk_norm": partial(layer_norm_per_head, eps=1e-6), "pooled_text": False},
+    {"block": expert_block, "norm": partial(affine_layer_norm, eps=1e-5), "modulation": LoRAModulation(rank=2), "position": None},
 ]
 NAMES = ["cross", "plain", "parallel", "dual", "dual then single", "single", "expert"]
 
@@ -111,7 +111,9 @@ def test_at_birth_the_first_steps_reach_every_weight(changes):
         (dit(*inputs) - 1).square().mean().backward()
         optimizer.step()
     still = [name for name, parameter in dit.named_parameters() if not parameter.grad.abs().max() > 0]
-    assert still == (["blocks.1.text_attention.q_norm.gain"] if changes["block"] is dual else [])  # what words ask is read by nobody there
+    assert still == (
+        ["blocks.1.text_attention.q_norm.gain"] if changes["block"] is dual_block else []
+    )  # what words ask is read by nobody there
 
 
 @pytest.mark.parametrize("block", JOINT)
@@ -132,7 +134,11 @@ def test_words_have_the_highest_level_of_their_clip(block):
     assert torch.equal(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
 
 
-PATTERNS = {"factorised": factorised, "windowed": partial(windowed, frames=1, rows=0, columns=1), "causal": partial(causal, frames=1)}
+PATTERNS = {
+    "factorised": factorised_attention,
+    "windowed": partial(windowed_attention, frames=1, rows=0, columns=1),
+    "causal": partial(causal_attention, frames=1),
+}
 
 
 @pytest.mark.parametrize("block", JOINT)
@@ -140,7 +146,7 @@ PATTERNS = {"factorised": factorised, "windowed": partial(windowed, frames=1, ro
 def test_blocks_of_patches_and_words_refuse_patterns_of_patches_alone(block, pattern):
     with pytest.raises(ValueError, match=rf"dit\.block=.*takes dit\.pattern=sora\.dit\.patterns\.full only, not {pattern}"):
         network(block=BLOCKS[block], pattern=PATTERNS[pattern])
-    network(block=BLOCKS[block], pattern=partial(full))
+    network(block=BLOCKS[block], pattern=partial(full_attention))
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block not in JOINT])
@@ -170,9 +176,9 @@ def test_what_cannot_be_built_is_refused_by_its_key():
     with pytest.raises(ValueError, match=r"dit\.kv_heads=3 does not divide dit\.heads=2"):
         network(kv_heads=3)
     with pytest.raises(ValueError, match=r"block\.dual=2 of dit\.depth=2"):
-        network(block=partial(dual_then_single, dual=2))
+        network(block=partial(dual_then_single_block, dual=2))
     with pytest.raises(ValueError, match=r"modulation\.rank is 0"):
-        LoRA(rank=0)
+        LoRAModulation(rank=0)
 
 
 def test_fewer_keys_are_as_many_keys_that_are_equal():

@@ -6,48 +6,62 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from sora.dit.clips import shape
-from sora.dit.dit import cross, gelu
-from sora.dit.dual import dual
-from sora.dit.expert import expert
-from sora.dit.lean import lean
+from sora.dit.clips import clip_shape
+from sora.dit.dit import cross_block, gelu
+from sora.dit.dual import dual_block
+from sora.dit.expert import expert_block
+from sora.dit.lean import lean_block
 from sora.dit.mlps import gelu_tanh, swiglu
-from sora.dit.modulation import LoRA, Single, Zero
-from sora.dit.norms import affine_layer_norm, layer_norm_per_head, none, rms_across_heads, rms_norm
-from sora.dit.parallel import parallel
-from sora.dit.patterns import causal, factorised, full, windowed
-from sora.dit.plain import plain
-from sora.dit.registers import registers
-from sora.dit.rope import learned
-from sora.dit.single import dual_then_single, single
+from sora.dit.modulation import LoRAModulation, SingleModulation, ZeroModulation
+from sora.dit.norms import affine_layer_norm, layer_norm_per_head, no_norm, rms_across_heads, rms_norm
+from sora.dit.parallel import parallel_block
+from sora.dit.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
+from sora.dit.plain import plain_block
+from sora.dit.registers import register_tokens
+from sora.dit.rope import learned_positions
+from sora.dit.single import dual_then_single_block, single_block
 from sora.patches import unpack
 from sora.tokens import NoiseLevels
 from tests.dit.test_dit import Clip, apart, network, packed
 
-JOINT = (dual, single, expert)
+JOINT = (dual_block, single_block, expert_block)
 OPTIONS = {
-    "block": [cross, lean, plain, parallel, dual, single, partial(dual_then_single, dual=1), expert],
-    "pattern": [full, factorised, partial(windowed, frames=1, rows=1, columns=0), partial(causal, frames=-1)],
-    "modulation": [Single(), Zero(), LoRA(rank=2)],
-    "position": [None, partial(learned, count=3, time_scale=4.0)],
-    "registers": [None, partial(registers, count=2)],
-    "clip_shape": [None, partial(shape, count=3)],
+    "block": [
+        cross_block,
+        lean_block,
+        plain_block,
+        parallel_block,
+        dual_block,
+        single_block,
+        partial(dual_then_single_block, dual=1),
+        expert_block,
+    ],
+    "pattern": [
+        full_attention,
+        factorised_attention,
+        partial(windowed_attention, frames=1, rows=1, columns=0),
+        partial(causal_attention, frames=-1),
+    ],
+    "modulation": [SingleModulation(), ZeroModulation(), LoRAModulation(rank=2)],
+    "position": [None, partial(learned_positions, count=3, time_scale=4.0)],
+    "registers": [None, partial(register_tokens, count=2)],
+    "clip_shape": [None, partial(clip_shape, count=3)],
     "pooled_text": [True, False],
     "kv_heads": [None, 1],
     "mlp": [gelu, swiglu, gelu_tanh],
     "norm": [None, partial(rms_norm, eps=1e-6), partial(affine_layer_norm, eps=1e-5)],
-    "qk_norm": [None, partial(rms_across_heads, eps=1e-5), partial(layer_norm_per_head, eps=1e-6), none],
+    "qk_norm": [None, partial(rms_across_heads, eps=1e-5), partial(layer_norm_per_head, eps=1e-6), no_norm],
 }  # None of a norm: the default network's
 
 
 def refused(chosen) -> str | None:
     """The key that the network says not to go with another one; None for what goes together."""
-    block, pattern = chosen.get("block", cross), chosen.get("pattern", full)
-    if block is lean and (chosen.get("norm") or chosen.get("qk_norm") or chosen.get("mlp", gelu) is not gelu):
+    block, pattern = chosen.get("block", cross_block), chosen.get("pattern", full_attention)
+    if block is lean_block and (chosen.get("norm") or chosen.get("qk_norm") or chosen.get("mlp", gelu) is not gelu):
         return r"dit\.block=lean fuses"
-    if pattern is not full and chosen.get("registers"):
+    if pattern is not full_attention and chosen.get("registers"):
         return r"dit\.registers have no place"
-    if pattern is not full and (block in JOINT or isinstance(block, partial)):
+    if pattern is not full_attention and (block in JOINT or isinstance(block, partial)):
         return r"dit\.block=.*takes dit\.pattern=sora\.dit\.patterns\.full only"
     return None
 
@@ -112,7 +126,7 @@ def test_what_goes_together_obeys_the_laws_of_packing(chosen):
     assert apart(together[1], net(tokens, one, text).detach()) <= 1e-12
     sum((part * clip.weight).sum() for part, clip in zip(together, clips, strict=True)).backward()
     unread = {name.split(".")[0] for name, parameter in net.named_parameters() if parameter.grad is None}
-    assert unread == ({"embed_text"} if chosen["block"] is plain and not chosen["pooled_text"] else set())
+    assert unread == ({"embed_text"} if chosen["block"] is plain_block and not chosen["pooled_text"] else set())
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)
 
 

@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sora.configs.build import build
-from sora.dit.attention.varlen import shapes
+from sora.dit.attention.varlen import attention_shapes
 from sora.dit.dit import HeadNorm
-from sora.dit.dual import dual
-from sora.dit.expert import expert
-from sora.dit.lean import lean
+from sora.dit.dual import dual_block
+from sora.dit.expert import expert_block
+from sora.dit.lean import lean_block
 from sora.dit.mlps import swiglu
 from sora.dit.norms import AcrossHeads, HeadLayerNorm
-from sora.dit.parallel import parallel
-from sora.dit.patterns import causal, factorised
-from sora.dit.plain import plain
-from sora.dit.registers import registers
-from sora.dit.single import dual_then_single
+from sora.dit.parallel import parallel_block
+from sora.dit.patterns import causal_attention, factorised_attention
+from sora.dit.plain import plain_block
+from sora.dit.registers import register_tokens
+from sora.dit.single import dual_then_single_block
 from sora.training import recompute
 from sora.training.tally import Tally
 from sora.training.tracing import faked, gpu_casts
@@ -36,13 +36,13 @@ from tests.test_configs import node
 
 BLOCKS = {
     "cross": {},
-    "lean": {"block": lean},
-    "fewer keys": {"block": lean, "kv_heads": 1},
-    "parallel": {"block": parallel, "mlp": swiglu},
-    "plain": {"block": plain},
-    "dual": {"block": dual},
-    "single": {"block": partial(dual_then_single, dual=1)},
-    "expert": {"block": expert, "registers": partial(registers, count=3)},
+    "lean": {"block": lean_block},
+    "fewer keys": {"block": lean_block, "kv_heads": 1},
+    "parallel": {"block": parallel_block, "mlp": swiglu},
+    "plain": {"block": plain_block},
+    "dual": {"block": dual_block},
+    "single": {"block": partial(dual_then_single_block, dual=1)},
+    "expert": {"block": expert_block, "registers": partial(register_tokens, count=3)},
 }
 
 
@@ -87,9 +87,9 @@ def test_published_networks_call_flash_attention_as_it_asks_to_be(name):
     sizes = {"patch_channels": 3 * torch.tensor(list(config.patch)).prod().item(), "text_width": CLASSES if name == "dit_xl_2" else TEXT}
     if name == "ltx_video":  # whose heads are no multiple of 8 wide in that test
         config = OmegaConf.merge(config, {"width": 64, "rope": {"width": 64}})
-    config.attention = {"_target_": "sora.dit.attention.varlen.shapes"}
+    config.attention = {"_target_": "sora.dit.attention_shapes"}
     if name == "latte_xl_2":  # whose pattern is a mask, FlexAttention's work
-        config.pattern = {"_target_": "sora.dit.patterns.full"}
+        config.pattern = {"_target_": "sora.dit.full_attention"}
     dit = build(config, **sizes)
     with torch.no_grad():
         inputs = inputs_of(dit, [Clip(number, shape, dit, 0) for number, shape in enumerate(grids)])
@@ -101,13 +101,13 @@ def test_published_networks_call_flash_attention_as_it_asks_to_be(name):
 @pytest.mark.parametrize("changes", BLOCKS.values(), ids=BLOCKS)
 def test_every_block_calls_flash_attention_as_it_asks_to_be(changes):
     def make():
-        net = network(depth=2, attention=shapes, **changes)
-        recompute.save_attention(net)
+        net = network(depth=2, attention=attention_shapes, **changes)
+        recompute.recompute_all_but_attention(net)
         return net
 
     clips = [PlainClip(number) for number in range(4)]
     calls = trained(make, packed(clips, budget=25, max_clips=5))
-    twice = changes.get("block", lean) in (lean, parallel)  # to the caption, too
+    twice = changes.get("block", lean_block) in (lean_block, parallel_block)  # to the caption, too
     assert calls.count("varlen_backward.default") == (4 if twice else 2)
 
 
@@ -135,7 +135,7 @@ def test_queries_and_keys_leave_their_norms_as_halves_and_with_exact_gains(norm)
             torch.set_autocast_enabled("cuda", False)
 
 
-@pytest.mark.parametrize("pattern", [factorised, partial(causal, frames=-1)])
+@pytest.mark.parametrize("pattern", [factorised_attention, partial(causal_attention, frames=-1)])
 def test_masks_are_told_to_attention_in_one_dtype(pattern):
     """FlexAttention's kernel is compiled, and so is not reached here."""
     told = []
@@ -144,7 +144,7 @@ def test_masks_are_told_to_attention_in_one_dtype(pattern):
         told.append((q.dtype, k.dtype, v.dtype, mask is not None))
         return torch.empty_like(q)
 
-    net = network(depth=2, pattern=pattern, block=lean, attention=kernel)
+    net = network(depth=2, pattern=pattern, block=lean_block, attention=kernel)
     with torch.no_grad(), gpu_casts(), torch.autocast("cpu", dtype=torch.bfloat16):
         net(*packed([PlainClip(1), PlainClip(2)], budget=22, max_clips=3))
     assert told == [(torch.bfloat16, torch.bfloat16, torch.bfloat16, masked) for masked in (True, False)] * 2

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sora.diffusion.objective import pack_levels
-from sora.dit.attention import attend
-from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
+from sora.dit.attention import fastest_attention
+from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
 from sora.dit.mlps import swiglu
-from sora.dit.modulation import Single
-from sora.dit.patterns import full
-from sora.dit.rope import AxialRope, waves
+from sora.dit.modulation import SingleModulation
+from sora.dit.patterns import full_attention
+from sora.dit.rope import AxialRope, wave_positions
 from sora.patches import pack, unpack
 from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, means, owners
 
@@ -20,7 +20,7 @@ P, TEXT = 6, 10
 # An image, a portrait, a landscape and a square of one token: as many clips as one of them has tokens, where broadcasting hides.
 GRIDS = (Grid(1, 2, 2), Grid(3, 3, 1), Grid(2, 1, 4), Grid(1, 1, 1))
 WORDS = (4, 1, 0, 7)
-POSITION = partial(waves, count=4, time_scale=4.0)
+POSITION = partial(wave_positions, count=4, time_scale=4.0)
 WITH_AND_WITHOUT = [
     pytest.param({"position": position, "pooled_text": pooled}, id=f"{place}-{text}")
     for place, position in (("waves", POSITION), ("no waves", None))
@@ -30,8 +30,15 @@ WITH_AND_WITHOUT = [
 
 def network(*, mlp=gelu, trained=True, **changes):
     torch.manual_seed(0)
-    settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": attend}
-    settings |= {"position": POSITION, "pooled_text": True, "kv_heads": None, "modulation": Single(), "pattern": full, "block": cross}
+    settings = {"width": 32, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "attention": fastest_attention}
+    settings |= {
+        "position": POSITION,
+        "pooled_text": True,
+        "kv_heads": None,
+        "modulation": SingleModulation(),
+        "pattern": full_attention,
+        "block": cross_block,
+    }
     settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6)} | changes
     dit = DiT(patch_channels=P, text_width=TEXT, mlp=mlp, rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), **settings)
     if trained:
@@ -240,7 +247,7 @@ def test_rope_must_fit_the_heads():
         ({"kv_heads": 0}, r"dit\.kv_heads is 0"),
         ({"kv_heads": -1}, r"dit\.kv_heads is -1"),
         ({"mlp_ratio": -1.0}, r"dit\.mlp_ratio is -1"),
-        ({"position": partial(waves, count=0, time_scale=1.0)}, r"dit\.position\.count is 0"),
+        ({"position": partial(wave_positions, count=0, time_scale=1.0)}, r"dit\.position\.count is 0"),
     ],
 )
 def test_sizes_of_nothing_are_refused_by_their_keys(changes, said):

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import dense
-from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
-from sora.dit.dual import dual
+from sora.dit.attention import dense_attention
+from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
+from sora.dit.dual import dual_block
 from sora.dit.flops import TRAINING, Flops, Meeting, Rows
 from sora.dit.layout import sees
-from sora.dit.modulation import Single
-from sora.dit.patterns import causal, factorised, full, windowed
-from sora.dit.peak import measured, stated
-from sora.dit.registers import registers
-from sora.dit.rope import AxialRope, waves
+from sora.dit.modulation import SingleModulation
+from sora.dit.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
+from sora.dit.peak import measured_peak, stated
+from sora.dit.registers import register_tokens
+from sora.dit.rope import AxialRope, wave_positions
 from sora.tokens import Grid
 from tests.dit.test_dit import TEXT, Clip, P, packed
 
@@ -25,9 +25,12 @@ GRID, WORDS = Grid(3, 5, 7), 11
 
 def make(attention, **changes):
     settings = {"width": D, "depth": DEPTH, "heads": HEADS, "kv_heads": KV, "mlp": gelu, "mlp_ratio": RATIO, "pooled_text": True}
-    settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6), "modulation": Single()}
-    settings |= {"rope": AxialRope(axes=[2, 2, 4], time_scale=1.0, theta=100.0), "position": partial(waves, count=COUNT, time_scale=1.0)}
-    settings |= {"pattern": full, "block": cross} | changes
+    settings |= {"norm": partial(layer_norm, eps=1e-6), "qk_norm": partial(rms_per_head, eps=1e-6), "modulation": SingleModulation()}
+    settings |= {
+        "rope": AxialRope(axes=[2, 2, 4], time_scale=1.0, theta=100.0),
+        "position": partial(wave_positions, count=COUNT, time_scale=1.0),
+    }
+    settings |= {"pattern": full_attention, "block": cross_block} | changes
     return DiT(patch_channels=P, text_width=TEXT, attention=attention, **settings)
 
 
@@ -61,7 +64,7 @@ def test_torchs_counter_finds_the_same_where_it_is_right():
     """The masked formula is two plain products for one clip alone; the backward pass lacks only the gradients of what is put in."""
     clip = Clip(0)  # of several words: a product with one is no product to einsum
     tokens, levels, text = packed([clip], budget=clip.grid.tokens, max_clips=1, max_levels=3, max_words=len(clip.words))
-    network = make(dense)
+    network = make(dense_attention)
     with FlopCounterMode(display=False) as forward:
         out = network(tokens, levels, text)
     # torch's pass has a padding segment, whose empty caption is pooled too, and a level 0 for each segment's conditions
@@ -86,9 +89,9 @@ def test_masked_attention_costs_the_pairs_of_the_mask(reach, earlier, grid):
 @pytest.mark.parametrize(
     ("pattern", "pairs"),
     [
-        (factorised, 3 * 35 * 35 + 35 * 3 * 3),
-        (partial(causal, frames=-1), 2 * (1 + 2 + 3) * 35 * 35),
-        (partial(windowed, frames=0, rows=1, columns=-1), 2 * 3 * (2 + 3 * 3 + 2) * 7 * 7),
+        (factorised_attention, 3 * 35 * 35 + 35 * 3 * 3),
+        (partial(causal_attention, frames=-1), 2 * (1 + 2 + 3) * 35 * 35),
+        (partial(windowed_attention, frames=0, rows=1, columns=-1), 2 * 3 * (2 + 3 * 3 + 2) * 7 * 7),
     ],
 )
 def test_a_pattern_saves_the_pairs_that_it_hides(pattern, pairs):
@@ -101,7 +104,7 @@ def test_in_joint_blocks_words_meet_patches_and_one_another():
     n, m = GRID.tokens, WORDS
     stream = 3 * D * D + D * D + 2 * RATIO * D * D
     level = 256 * D + D * D + 6 * D * D  # the words', one for the clip
-    found = Flops.of(partial(make, block=dual)).clip(GRID, WORDS)
+    found = Flops.of(partial(make, block=dual_block)).clip(GRID, WORDS)
     apart = by_hand(GRID, WORDS) - DEPTH * (2 * (2 * D * D * n + 2 * D * D * m) + 4 * D * n * m + 4 * D * n * n)
     assert found == apart + 2 * m * (stream + 3 * D * D) + 2 * level + DEPTH * 4 * D * (n + m) ** 2  # words end at the last block
 
@@ -113,7 +116,7 @@ def test_rows_are_read_as_what_they_are_of():
 
 
 def test_registers_cost_what_tokens_do():
-    flops = Flops.of(partial(make, registers=partial(registers, count=2)))
+    flops = Flops.of(partial(make, registers=partial(register_tokens, count=2)))
     n, two = GRID.tokens, 2
     token = DEPTH * (3 * D * D + D * D + 2 * D * D + 2 * RATIO * D * D) + D * P
     level = 256 * D + D * D + 6 * D * D + 2 * D * D
@@ -126,4 +129,4 @@ def test_peaks_are_known_by_name_and_else_measured():
     assert stated("NVIDIA A100-SXM4-80GB") == stated("NVIDIA A100 80GB PCIe") == 312e12
     assert stated("NVIDIA L40S") == 362e12 and stated("NVIDIA L4") == 121e12 and stated("NVIDIA A10G") is None
     assert stated("NVIDIA GeForce GTX 1080") is None
-    assert 1e8 < measured(torch.device("cpu"), torch.float32, seconds=0.0, size=256) < 1e14
+    assert 1e8 < measured_peak(torch.device("cpu"), torch.float32, seconds=0.0, size=256) < 1e14

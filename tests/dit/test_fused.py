@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit import frugal
 from sora.dit.frugal import gelu_mlp, is_mlp
-from sora.dit.fused import gated_sum, gelu_linear, linear, modulate, norm_rotate
+from sora.dit.fused import fused_linear, gated_sum, gelu_linear, modulate, norm_rotate
 
 # As many tokens as channels, where a wrong axis hides; level 2 of 4 is nobody's.
 N, D, U = 6, 6, 4
@@ -83,7 +83,7 @@ def test_products_of_halves_are_those_of_their_numbers(monkeypatch, native, bias
     x, weight, bias = (tensor.detach().bfloat16().requires_grad_() for tensor in draws((N, 5), (4, 5), (4,)))
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
     inputs, truth = ((x, weight, bias), exact) if biased else ((x, weight), exact[:2])
-    for mine, plain in ((linear, F.linear), (gelu_linear, lambda x, *rest: F.linear(F.gelu(x), *rest)))[: 2 if biased else 1]:
+    for mine, plain in ((fused_linear, F.linear), (gelu_linear, lambda x, *rest: F.linear(F.gelu(x), *rest)))[: 2 if biased else 1]:
         out, expected = mine(*inputs, *[None] * (not biased)), plain(*truth)
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.double(), expected, atol=0.02, rtol=0.01)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from sora.dit import patterns
-from sora.dit.attention import dense
-from sora.dit.dit import cross
-from sora.dit.lean import lean
+from sora.dit.attention import dense_attention
+from sora.dit.dit import cross_block
+from sora.dit.lean import lean_block
 from sora.dit.mlps import swiglu
-from sora.dit.modulation import Zero
+from sora.dit.modulation import ZeroModulation
 from sora.tokens import Segments
 from sora.training.kept import kept_bytes
 from tests.dit.test_dit import Clip, network, packed
@@ -16,15 +16,15 @@ from tests.dit.test_dit import Clip, network, packed
 
 def both(**changes):
     torch.manual_seed(0)
-    plain = network(block=cross, **changes).double()
-    fused = network(block=lean, **changes).double()
+    plain = network(block=cross_block, **changes).double()
+    fused = network(block=lean_block, **changes).double()
     fused.load_state_dict(plain.state_dict())
     return plain, fused
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"kv_heads": 1}, {"modulation": Zero()}, {"pattern": patterns.factorised}, {"attention": dense}],
+    [{}, {"kv_heads": 1}, {"modulation": ZeroModulation()}, {"pattern": patterns.factorised_attention}, {"attention": dense_attention}],
     ids=["plain", "gqa", "own", "factorised", "attention whose gradients lie apart"],
 )
 def test_the_lean_block_is_the_default_one(changes):
@@ -69,7 +69,7 @@ def test_under_mixed_precision_tokens_stay_in_float32_as_in_the_default_block():
 
 
 def test_at_birth_it_is_the_identity():
-    net = network(trained=False, block=lean)
+    net = network(trained=False, block=lean_block)
     assert net(*packed([Clip(0), Clip(1)], budget=16, max_clips=3)).abs().max() == 0
     seen = []
     for block in net.blocks:
@@ -80,4 +80,4 @@ def test_at_birth_it_is_the_identity():
 
 def test_what_it_does_not_fuse_it_refuses_by_name():
     with pytest.raises(ValueError, match=r"dit\.mlp gives a SwiGluMlp.*sora\.dit\.dit\.cross"):
-        network(block=lean, mlp=swiglu)
+        network(block=lean_block, mlp=swiglu)

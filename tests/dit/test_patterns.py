@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from sora.dit import patterns
-from sora.dit.attention import chunked, dense, per_segment
+from sora.dit.attention import chunked_attention, dense_attention, per_segment_attention
 from sora.dit.layout import Layout, sees
 from sora.patches import unpack
 from tests.dit.test_dit import Clip, apart, network, outputs_and_gradients, packed
 
 PATTERNS = {
-    "full": patterns.full,
-    "factorised": patterns.factorised,
-    "windowed": partial(patterns.windowed, frames=1, rows=1, columns=0),
-    "causal": partial(patterns.causal, frames=-1),
-    "causal window": partial(patterns.causal, frames=1),
+    "full": patterns.full_attention,
+    "factorised": patterns.factorised_attention,
+    "windowed": partial(patterns.windowed_attention, frames=1, rows=1, columns=0),
+    "causal": partial(patterns.causal_attention, frames=-1),
+    "causal window": partial(patterns.causal_attention, frames=1),
 }
 # What one block's attention may see, as the reach of a mask: written down here anew, for blocks 0 and 1.
 REACHES = {
@@ -36,7 +36,7 @@ def test_a_pattern_lets_tokens_see_what_it_says_and_nothing_else(name, number):
     layout = Layout.of(tokens)
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(25, 2, 4, generator=draw) for _ in range(3))
-    attend = PATTERNS[name](per_segment, number)
+    attend = PATTERNS[name](per_segment_attention, number)
     seen = torch.autograd.functional.jacobian(lambda values: attend(q, k, values, layout).sum((1, 2)), v).abs().sum((2, 3)) > 0
     owner = torch.arange(6).repeat_interleave(torch.tensor(tokens.segments.lengths))
     reach, causal = REACHES[name][number]
@@ -44,11 +44,11 @@ def test_a_pattern_lets_tokens_see_what_it_says_and_nothing_else(name, number):
     assert torch.equal(seen, (owner[:, None] == owner[None]) & sees(places, places, reach=reach, causal=causal))
 
 
-@pytest.mark.parametrize("backend", [per_segment, chunked])
+@pytest.mark.parametrize("backend", [per_segment_attention, chunked_attention])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_networks_agree_whoever_computes_their_attention(name, backend):
     inputs = packed([Clip(number) for number in range(4)], budget=25, max_clips=5)
-    found, expected = (network(pattern=PATTERNS[name], attention=each)(*inputs) for each in (backend, dense))
+    found, expected = (network(pattern=PATTERNS[name], attention=each)(*inputs) for each in (backend, dense_attention))
     assert apart(found, expected) <= 2e-6
 
 
@@ -70,7 +70,7 @@ def test_packing_its_order_and_its_padding_are_irrelevant(name):
 @pytest.mark.parametrize("frames", [-1, 1])
 def test_causal_networks_never_look_ahead(frames):
     """However deep, no output depends on a later frame; every later one depends on an earlier frame in its reach."""
-    net = network(pattern=partial(patterns.causal, frames=frames), depth=3)
+    net = network(pattern=partial(patterns.causal_attention, frames=frames), depth=3)
     tokens, levels, text = packed([Clip(1)], budget=11, max_clips=2)
     patches = tokens.patches.requires_grad_()
     out = unpack(net(tokens.with_patches(patches), levels, text), tokens.grids)[0].unflatten(0, (3, -1))

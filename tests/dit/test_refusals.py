@@ -46,15 +46,15 @@ def test_a_number_that_fits_no_network_is_refused_by_its_key(option, key, value)
 @pytest.mark.parametrize(
     ("group", "changes", "said"),
     [
-        ("norm", {"_target_": "sora.dit.norms.rms_norm", "eps": -1.0}, r"norm\.eps"),
-        ("norm", {"_target_": "sora.dit.norms.affine_layer_norm", "eps": -1.0}, r"norm\.eps"),
-        ("qk_norm", {"_target_": "sora.dit.norms.rms_across_heads", "eps": 0.0}, r"qk_norm\.eps"),
-        ("qk_norm", {"_target_": "sora.dit.norms.layer_norm_per_head", "eps": NAN}, r"qk_norm\.eps"),
-        ("position", {"_target_": "sora.dit.rope.learned", "count": 4, "time_scale": -1.0}, r"position\.time_scale"),
-        ("position", {"_target_": "sora.dit.rope.learned", "count": 0, "time_scale": 1.0}, r"position\.count"),
-        ("clip_shape", {"_target_": "sora.dit.clips.shape", "count": 0}, r"clip_shape\.count"),
-        ("pattern", {"_target_": "sora.dit.patterns.windowed", "frames": -2, "rows": 1, "columns": 1}, r"dit\.pattern reaches"),
-        ("pattern", {"_target_": "sora.dit.patterns.causal", "frames": -2}, r"dit\.pattern reaches"),
+        ("norm", {"_target_": "sora.dit.rms_norm", "eps": -1.0}, r"norm\.eps"),
+        ("norm", {"_target_": "sora.dit.affine_layer_norm", "eps": -1.0}, r"norm\.eps"),
+        ("qk_norm", {"_target_": "sora.dit.rms_across_heads", "eps": 0.0}, r"qk_norm\.eps"),
+        ("qk_norm", {"_target_": "sora.dit.layer_norm_per_head", "eps": NAN}, r"qk_norm\.eps"),
+        ("position", {"_target_": "sora.dit.learned_positions", "count": 4, "time_scale": -1.0}, r"position\.time_scale"),
+        ("position", {"_target_": "sora.dit.learned_positions", "count": 0, "time_scale": 1.0}, r"position\.count"),
+        ("clip_shape", {"_target_": "sora.dit.clip_shape", "count": 0}, r"clip_shape\.count"),
+        ("pattern", {"_target_": "sora.dit.windowed_attention", "frames": -2, "rows": 1, "columns": 1}, r"dit\.pattern reaches"),
+        ("pattern", {"_target_": "sora.dit.causal_attention", "frames": -2}, r"dit\.pattern reaches"),
     ],
 )
 def test_so_it_is_in_the_siblings(group, changes, said):

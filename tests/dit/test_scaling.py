@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from sora.dit.attention import attend
-from sora.dit.dit import DiT, cross, gelu, layer_norm, rms_per_head
-from sora.dit.modulation import LoRA, Single, Zero
-from sora.dit.patterns import full
-from sora.dit.rope import AxialRope, waves
-from sora.dit.scaling import Scale, mup, named, scale_of, standard
+from sora.dit.attention import fastest_attention
+from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
+from sora.dit.modulation import LoRAModulation, SingleModulation, ZeroModulation
+from sora.dit.patterns import full_attention
+from sora.dit.rope import AxialRope, wave_positions
+from sora.dit.scaling import Scale, mup_scale, named, scale_of, standard_scale
 from sora.training.optimizers import adamw, muon
 from tests.dit.test_dit import TEXT, Clip, P, packed
 
@@ -25,9 +25,9 @@ MUON = partial(
 def make(width, heads, modulation=None):
     return DiT(
         patch_channels=P, text_width=TEXT, width=width, depth=2, heads=heads, kv_heads=None, mlp=gelu, mlp_ratio=2.0, pooled_text=True,
-        rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), position=partial(waves, count=4, time_scale=4.0),
-        norm=partial(layer_norm, eps=1e-6), qk_norm=partial(rms_per_head, eps=1e-6), modulation=modulation or Single(),
-        attention=attend, pattern=full, block=cross,
+        rope=AxialRope(axes=[4, 6, 6], time_scale=4.0, theta=100.0), position=partial(wave_positions, count=4, time_scale=4.0),
+        norm=partial(layer_norm, eps=1e-6), qk_norm=partial(rms_per_head, eps=1e-6), modulation=modulation or SingleModulation(),
+        attention=fastest_attention, pattern=full_attention, block=cross_block,
     )  # fmt: skip
 
 
@@ -79,23 +79,23 @@ def slopes(parametrization, optimizer, widths, *, steps=3, seeds=2, modulation=N
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "modulation"),
-    [(ADAMW, None), (MUON, None), (ADAMW, Zero()), (MUON, LoRA(4))],
+    [(ADAMW, None), (MUON, None), (ADAMW, ZeroModulation()), (MUON, LoRAModulation(4))],
     ids=["adamw", "muon", "adamw-zero", "muon-lora"],
 )
 def test_in_mup_no_change_grows_or_shrinks_with_the_width(optimizer, modulation):
-    found = slopes(partial(mup, base_width=64), optimizer, (64, 128, 256), modulation=modulation)
+    found = slopes(partial(mup_scale, base_width=64), optimizer, (64, 128, 256), modulation=modulation)
     assert len(found) >= 11 and max(map(abs, found.values())) < 0.3, found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
 def test_the_standard_parametrization_fails_the_same_check(optimizer):
-    found = slopes(standard, optimizer, (64, 128, 256))
+    found = slopes(standard_scale, optimizer, (64, 128, 256))
     assert found["out"] > 0.5 and found["blocks.0.mlp"] > 0.35, found
 
 
 def test_a_network_of_the_base_width_is_as_without():
-    (one, scales), (other, none) = (of_width(BASE, how) for how in (partial(mup, base_width=BASE), standard))
+    (one, scales), (other, none) = (of_width(BASE, how) for how in (partial(mup_scale, base_width=BASE), standard_scale))
     assert scales == none == {}
     for name, value in other.state_dict().items():
         assert torch.equal(one.state_dict()[name], value), name
@@ -103,8 +103,8 @@ def test_a_network_of_the_base_width_is_as_without():
 
 def test_weights_start_at_the_size_that_their_inputs_ask_for():
     """One over the root of the fan-in, in proportion to the base width's, whatever Xavier makes of the fan-out."""
-    wide, scales = of_width(128, partial(mup, base_width=BASE))
-    base, _ = of_width(BASE, standard)
+    wide, scales = of_width(128, partial(mup_scale, base_width=BASE))
+    base, _ = of_width(BASE, standard_scale)
     for name, value in wide.named_parameters():
         before = base.get_parameter(name)
         if value.ndim == 2 and before.abs().max() > 0:
@@ -118,7 +118,7 @@ def test_weights_start_at_the_size_that_their_inputs_ask_for():
 
 
 def test_optimisers_take_the_scales_and_rate_times_decay_stays():
-    network, scales = of_width(128, partial(mup, base_width=BASE))
+    network, scales = of_width(128, partial(mup_scale, base_width=BASE))
     parameters = {f"dit.{name}": value for name, value in network.named_parameters()}
     names = {value: name for name, value in parameters.items()}
     for stepper in [*adamw(parameters, lr=0.1, betas=(0.9, 0.9), eps=1e-8, weight_decay=0.2, scales=named(scales, "dit."))]:
@@ -133,4 +133,4 @@ def test_optimisers_take_the_scales_and_rate_times_decay_stays():
 
 def test_heads_must_make_up_the_base_width():
     with pytest.raises(ValueError, match=r"base_width=40 does not divide into heads of 16 channels, as dit\.width=64 does"):
-        of_width(64, partial(mup, base_width=40))
+        of_width(64, partial(mup_scale, base_width=40))

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from sora.dit.rope import AxialRope
-from sora.dit.stretch import interpolated, ntk, yarn
+from sora.dit.stretch import interpolated_rope, ntk_rope, yarn_rope
 from tests.dit.test_rope import scores
 
 AXES, THETA, EXTENT = [8, 12, 12], 10_000.0, [24.0, 32.0, 20.0]
 STRETCHES = {
-    "interpolated": interpolated,
-    "ntk": ntk,
-    "yarn": partial(yarn, extent=EXTENT, slow=0.5, fast=4.0),
+    "interpolated": interpolated_rope,
+    "ntk": ntk_rope,
+    "yarn": partial(yarn_rope, extent=EXTENT, slow=0.5, fast=4.0),
 }
 
 
@@ -50,7 +50,7 @@ def test_scores_depend_on_differences_only_when_stretched(name):
 
 def test_interpolated_is_the_network_on_positions_that_stand_closer():
     positions = torch.rand(7, 3) * torch.tensor([8.0, 90.0, 60.0])
-    stretched = rope(partial(interpolated, factors=[2.0, 3.0, 1.5]))
+    stretched = rope(partial(interpolated_rope, factors=[2.0, 3.0, 1.5]))
     torch.testing.assert_close(stretched(positions), rope()(positions / torch.tensor([2.0, 3.0, 1.5])), atol=2e-5, rtol=0)
 
 
@@ -58,18 +58,18 @@ def test_ntk_is_the_larger_base_of_its_definition():
     factor, width = 3.0, 12
     base = THETA * factor ** (width / (width - 2))
     wanted = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    rates, gain = ntk([THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)] * 3, factors=[factor] * 3)
+    rates, gain = ntk_rope([THETA ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)] * 3, factors=[factor] * 3)
     for rate in rates:
         torch.testing.assert_close(rate, wanted, atol=0, rtol=1e-12)
     assert gain == 1 and rates[0][0] == 1
-    alone, _ = ntk([torch.ones(1, dtype=torch.float64)] * 3, factors=[factor] * 3)
+    alone, _ = ntk_rope([torch.ones(1, dtype=torch.float64)] * 3, factors=[factor] * 3)
     assert alone[0].item() == 1  # one pair is the fastest: it tells neighbours apart
 
 
 def test_yarn_ramps_between_the_two_numbers_of_turns():
     slow, fast, factor, extent = 1.0, 32.0, 4.0, 2048.0
     plain = THETA ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
-    (rates, _, _), gain = yarn([plain] * 3, factors=[factor, 1, 1], extent=[extent] * 3, slow=slow, fast=fast)
+    (rates, _, _), gain = yarn_rope([plain] * 3, factors=[factor, 1, 1], extent=[extent] * 3, slow=slow, fast=fast)
     for before, after in zip(plain.tolist(), rates.tolist(), strict=True):
         turns = extent * before / (2 * pi)
         ramp = min(1.0, max(0.0, (turns - slow) / (fast - slow)))
@@ -90,10 +90,10 @@ def test_yarns_gain_sharpens_queries_and_keys_alike():
 @pytest.mark.parametrize(
     ("stretch", "told"),
     [
-        (partial(ntk, factors=[2.0, 1.0]), r"stretch\.factors is \[2\.0, 1\.0\]"),
-        (partial(interpolated, factors=[0.0, 1.0, 1.0]), r"stretch\.factors.*above 0"),
-        (partial(yarn, factors=[1.0] * 3, extent=[1.0, 2.0], slow=1.0, fast=2.0), r"stretch\.extent is"),
-        (partial(yarn, factors=[1.0] * 3, extent=EXTENT, slow=2.0, fast=2.0), r"stretch\.slow=2\.0 must be below"),
+        (partial(ntk_rope, factors=[2.0, 1.0]), r"stretch\.factors is \[2\.0, 1\.0\]"),
+        (partial(interpolated_rope, factors=[0.0, 1.0, 1.0]), r"stretch\.factors.*above 0"),
+        (partial(yarn_rope, factors=[1.0] * 3, extent=[1.0, 2.0], slow=1.0, fast=2.0), r"stretch\.extent is"),
+        (partial(yarn_rope, factors=[1.0] * 3, extent=EXTENT, slow=2.0, fast=2.0), r"stretch\.slow=2\.0 must be below"),
     ],
 )
 def test_what_cannot_be_stretched_is_refused(stretch, told):

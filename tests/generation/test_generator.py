@@ -7,14 +7,14 @@ import torch
 
 from sora.diffusion.guidance import guide
 from sora.diffusion.path import Straight, VariancePreserving
-from sora.diffusion.prediction import clean, noise, velocity
+from sora.diffusion.prediction import clean_prediction, noise_prediction, velocity_prediction
 from sora.diffusion.samplers import euler, heun
-from sora.diffusion.shift import by_tokens, constant
+from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.generation.generator import Generator, Recipe, Request, fill_packs
 from sora.patches import Patchifier
 from sora.vae.vae import VideoVAE
 
-PLAIN = partial(constant, value=1.0)
+PLAIN = partial(constant_shift, value=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def vae():
 class Perfect:
     """Knows the data: every latent of a clip is its prompt's number. Records what it was shown."""
 
-    def __init__(self, kind=velocity):
+    def __init__(self, kind=velocity_prediction):
         self.kind, self.calls = kind, []
 
     def __call__(self, tokens, levels, text):
@@ -36,7 +36,7 @@ class Perfect:
         lengths = tokens.segments.lengths
         numbers = torch.cat([text.states[start : start + 1, 0] for start in text.segments.cu_seqlens[: len(tokens.grids)].tolist()])
         x0 = numbers.repeat_interleave(torch.tensor(lengths[: len(tokens.grids)]))[:, None].expand_as(x)
-        if self.kind is clean:
+        if self.kind is clean_prediction:
             return x0
         return (x - x0) / t  # eps - x0 on the straight path
 
@@ -46,7 +46,7 @@ def encode(captions):
     return [torch.full((1 + len(caption.split()), 1), float(caption.split()[0]) if caption else 0.0) for caption in captions]
 
 
-def make(vae, *, dit=None, scale=1.0, budget=200, kind=velocity, shift=PLAIN, sampler=euler, steps=4, path=None):
+def make(vae, *, dit=None, scale=1.0, budget=200, kind=velocity_prediction, shift=PLAIN, sampler=euler, steps=4, path=None):
     recipe = Recipe(sampler=sampler, guidance=partial(guide, scale=scale), steps=steps, shift=shift)
     return Generator(
         dit=dit or Perfect(kind),
@@ -68,7 +68,7 @@ def request(prompt, sample, frames=5, height=16, width=16, **more):
 MIXED = [request("0.5", 0), request("-1 two words", 1, frames=1), request("2", 2, height=8, width=24, frames=9), request("0.25", 3)]
 
 
-@pytest.mark.parametrize("kind", [velocity, clean])
+@pytest.mark.parametrize("kind", [velocity_prediction, clean_prediction])
 @pytest.mark.parametrize("sampler", [euler, heun])
 def test_each_clip_of_a_mixed_pack_becomes_what_its_prompt_says(vae, kind, sampler):
     latents = make(vae, kind=kind, sampler=sampler).latents(MIXED)
@@ -129,16 +129,16 @@ def test_guidance_leads_away_from_each_clips_own_negative_prompt(vae):
 
 def test_larger_clips_get_levels_of_their_own(vae):
     network = Perfect()
-    make(vae, dit=network, shift=partial(by_tokens, reference=8, power=1.0, least=1.0, most=9.0)).latents([MIXED[0], MIXED[1]])
+    make(vae, dit=network, shift=partial(shift_by_tokens, reference=8, power=1.0, least=1.0, most=9.0)).latents([MIXED[0], MIXED[1]])
     shown = network.calls[1][1].spread()  # second step: 3/4 before the shift; 8 tokens and 4
     assert sorted({round(float(level), 4) for level in shown}) == [0.75]
     network = Perfect()
-    make(vae, dit=network, shift=partial(by_tokens, reference=4, power=1.0, least=1.0, most=9.0)).latents([MIXED[0], MIXED[1]])
+    make(vae, dit=network, shift=partial(shift_by_tokens, reference=4, power=1.0, least=1.0, most=9.0)).latents([MIXED[0], MIXED[1]])
     shown = network.calls[1][1].spread()
     assert shown[:8].tolist() == pytest.approx([2 * 0.75 / 1.75] * 8) and shown[8:].tolist() == pytest.approx([0.75] * 4)
 
 
-@pytest.mark.parametrize("kind", [velocity, clean])
+@pytest.mark.parametrize("kind", [velocity_prediction, clean_prediction])
 def test_given_frames_are_kept_and_shown_clean(vae, kind):
     given = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     network = Perfect(kind)
@@ -170,7 +170,7 @@ def test_what_cannot_be_made_is_refused(vae):
     with pytest.raises(ValueError, match="cannot begin a clip"):
         make(vae).latents([request("1", 0, given=torch.zeros(5, 16, 16, 3, dtype=torch.uint8))])
     with pytest.raises(ValueError, match="predicts noise cannot be sampled at noise level 1"):
-        make(vae, kind=noise, path=VariancePreserving()).latents([request("1", 0)])
+        make(vae, kind=noise_prediction, path=VariancePreserving()).latents([request("1", 0)])
 
 
 def test_packs_hold_every_clip_once_within_the_budget():

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sora.dit.attention import attend, chunked, dense, flash, flex, per_segment, varlen
+from sora.dit.attention import (
+    chunked_attention,
+    dense_attention,
+    fastest_attention,
+    flash_attention,
+    flex_attention,
+    per_segment_attention,
+    varlen_attention,
+)
 from sora.dit.attention.fastest import fastest
 from sora.dit.attention.op import Places, pairs, places
 from sora.dit.layout import Attention, Layout, Mask
@@ -19,12 +27,12 @@ from tests.gpu.measuring import error, seconds_of
 from tests.gpu.record import Place, Report
 
 BACKENDS: Mapping[str, Attention] = {
-    "attend": attend,
-    "varlen": varlen,
-    "flash": flash,
-    "flex": flex,
-    "per_segment": per_segment,
-    "chunked": chunked,
+    "attend": fastest_attention,
+    "varlen": varlen_attention,
+    "flash": flash_attention,
+    "flex": flex_attention,
+    "per_segment": per_segment_attention,
+    "chunked": chunked_attention,
 }
 TOLERANCE = 2e-2  # of bfloat16, relative to the norm, outputs and gradients
 
@@ -82,7 +90,7 @@ def wrong(function: Attention, case: Case, device: str) -> float:
     """The largest relative error of outputs and gradients in bfloat16, beside the formula in float64 on the CPU."""
     q, k, v = tensors(case)
     segments = segmented(case)
-    out, *grads = _pulled(dense, (q.double(), k.double(), v.double()), *segments, masked(case, "cpu"))
+    out, *grads = _pulled(dense_attention, (q.double(), k.double(), v.double()), *segments, masked(case, "cpu"))
     there = tuple(x.to(device).bfloat16() for x in (q, k, v))
     mine = _pulled(function, there, *(each.to(device) for each in segments), masked(case, device))
     return max(error(found, wanted) for found, wanted in zip(mine, (out, *grads), strict=True) if wanted.numel() and wanted.norm())

@@ -14,9 +14,9 @@ from sora.configs.build import build
 from sora.configs.compose import compose
 from sora.diffusion.guidance import guide
 from sora.diffusion.path import Straight
-from sora.diffusion.prediction import velocity
+from sora.diffusion.prediction import velocity_prediction
 from sora.diffusion.samplers import heun
-from sora.diffusion.shift import constant
+from sora.diffusion.shift import constant_shift
 from sora.generation.generator import Generator, Recipe, Request
 from sora.metrics.rand3d import Random3D
 from sora.patches import Patchifier
@@ -125,8 +125,8 @@ def sampling(place: Place) -> Iterator[Report]:
         vae=net,
         patchifier=patchifier,
         path=Straight(),
-        prediction=velocity,
-        recipe=Recipe(sampler=heun, guidance=partial(guide, scale=4.0), steps=steps, shift=partial(constant, value=1.0)),
+        prediction=velocity_prediction,
+        recipe=Recipe(sampler=heun, guidance=partial(guide, scale=4.0), steps=steps, shift=partial(constant_shift, value=1.0)),
         token_budget=65536,
         device=place.device,
     )

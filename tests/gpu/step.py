@@ -149,7 +149,7 @@ def _within(pack: Any, budget: int) -> Any:
 
 
 # The default block three ways: plain torch; with fused steps and a backward by hand; and with an MLP that keeps its input only, besides.
-BLOCKS = {"plain": ("sora.dit.dit.cross", False), "fused": ("sora.dit.lean.lean", False), "frugal": ("sora.dit.lean.lean", True)}
+BLOCKS = {"plain": ("sora.dit.cross_block", False), "fused": ("sora.dit.lean_block", False), "frugal": ("sora.dit.lean_block", True)}
 
 
 def compiling(place: Place) -> Iterator[Report]:

@@ -9,20 +9,24 @@ import torch
 from torch._dynamo.utils import counters
 
 from sora.dit import patterns
-from sora.dit.dual import dual
-from sora.dit.lean import lean
+from sora.dit.dual import dual_block
+from sora.dit.lean import lean_block
 from sora.training import recompute
 from sora.training.compiling import compile_blocks
 from tests.dit.test_dit import Clip, network, packed
 
 # Each of them takes seconds to compile, so that they share what they show.
 KINDS = {
-    "full": ({}, recompute.none, 50),
-    "fixed": ({}, recompute.none, 4),
-    "factorised": ({"pattern": patterns.factorised}, recompute.full, 4),
-    "dual": ({"block": dual}, recompute.none, 4),
-    "lean": ({"block": lean, "pattern": partial(patterns.windowed, frames=1, rows=1, columns=1)}, recompute.none, 4),
-    "saved": ({"block": lean, "pattern": partial(patterns.causal, frames=-1)}, recompute.save_attention, 4),
+    "full": ({}, recompute.recompute_none, 50),
+    "fixed": ({}, recompute.recompute_none, 4),
+    "factorised": ({"pattern": patterns.factorised_attention}, recompute.recompute_all, 4),
+    "dual": ({"block": dual_block}, recompute.recompute_none, 4),
+    "lean": (
+        {"block": lean_block, "pattern": partial(patterns.windowed_attention, frames=1, rows=1, columns=1)},
+        recompute.recompute_none,
+        4,
+    ),
+    "saved": ({"block": lean_block, "pattern": partial(patterns.causal_attention, frames=-1)}, recompute.recompute_all_but_attention, 4),
 }
 
 

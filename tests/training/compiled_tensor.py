@@ -8,7 +8,7 @@ from pathlib import Path
 from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import init_device_mesh
 
-from sora.dit.lean import lean
+from sora.dit.lean import lean_block
 from sora.training import ranks
 from sora.training.compiling import compile_blocks
 from sora.training.tensor import spread_tensor
@@ -20,7 +20,7 @@ def main() -> None:
     inputs = packed([Clip(number) for number in range(4)], budget=24, max_clips=5, max_words=23)
 
     def work(rank: int) -> None:
-        alone, together = (network(width=64, heads=4, block=lean) for _ in range(2))
+        alone, together = (network(width=64, heads=4, block=lean_block) for _ in range(2))
         compile_blocks(together, words=True, levels=True, backend="aot_eager")
         spread_tensor(together, init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
         for dit in (together, alone):

@@ -142,15 +142,15 @@ def module_of(
     return TrainingModule(
         task=ToyTask(width),
         optimizer=optimizer,
-        schedule=partial(schedules.cosine, steps=steps, warmup=3, floor=0.1),
-        average=average or Average(partial(ema.constant, decay=0.9, warmup=10) if averaged else None),
+        schedule=partial(schedules.cosine_schedule, steps=steps, warmup=3, floor=0.1),
+        average=average or Average(partial(ema.constant_decay, decay=0.9, warmup=10) if averaged else None),
         clip=1.0,
         guard=Guard(**{"patience": patience, "most": 1000, "spike": None, "history": 128, "returns": 0, **judged}),
         stop=flag,
     )
 
 
-ALONE = partial(trainers.single, accelerator="cpu", precision="32-true", threads=1, deterministic=True)
+ALONE = partial(trainers.single_trainer, accelerator="cpu", precision="32-true", threads=1, deterministic=True)
 
 
 def fit(

@@ -37,4 +37,4 @@ def test_copies_are_rows_and_shards_columns_whatever_the_other_axes_are(sizes, s
 def test_a_precision_in_which_no_step_can_be_made_is_refused_before_one(precision):
     """Lightning's bf16-true wants to rewrite batches, and packs are frozen: it failed at the first step of every run."""
     with pytest.raises(ValueError, match=f"{precision} is not trained here; choose 32-true, bf16-mixed"):
-        trainers.single(accelerator="cpu", precision=precision, threads=0, deterministic=False, callbacks=[])
+        trainers.single_trainer(accelerator="cpu", precision=precision, threads=0, deterministic=False, callbacks=[])

@@ -79,18 +79,20 @@ def launched(rank: int, count: int) -> None:
 
 def modes(count: int) -> dict[str, Callable[..., Any]]:
     found = {
-        "ddp": partial(trainers.mesh, devices=count, replicate=None, shard=1, sharded=False, **MESH),
+        "ddp": partial(trainers.mesh_trainer, devices=count, replicate=None, shard=1, sharded=False, **MESH),
         "ddp while it computes": partial(
-            trainers.mesh, devices=count, replicate=None, shard=1, sharded=False, **{**MESH, "deterministic": False}
+            trainers.mesh_trainer, devices=count, replicate=None, shard=1, sharded=False, **{**MESH, "deterministic": False}
         ),
-        "fsdp": partial(trainers.mesh, devices=count, replicate=1, shard=None, sharded=True, **MESH),
+        "fsdp": partial(trainers.mesh_trainer, devices=count, replicate=1, shard=None, sharded=True, **MESH),
     }
-    return found | ({"hsdp": partial(trainers.mesh, devices=count, replicate=2, shard=2, sharded=True, **MESH)} if count == 4 else {})
+    return found | (
+        {"hsdp": partial(trainers.mesh_trainer, devices=count, replicate=2, shard=2, sharded=True, **MESH)} if count == 4 else {}
+    )
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return trained(partial(trainers.single, **{key: value for key, value in CPU.items() if key != "nodes"}), rank=0, count=1)
+    return trained(partial(trainers.single_trainer, **{key: value for key, value in CPU.items() if key != "nodes"}), rank=0, count=1)
 
 
 def apart(found, wanted) -> tuple[float, float, float]:
@@ -177,7 +179,7 @@ def test_mutants_are_caught(tmp_path, alone, monkeypatch, mutant, mode):
 def test_bf16_weights_with_fp32_reduction_stay_close(tmp_path, alone):
     def work(rank: int) -> None:
         launched(rank, 2)
-        trainer = partial(trainers.mesh, devices=2, replicate=1, shard=2, sharded=True, **{**MESH, "precision": "bf16-mixed"})
+        trainer = partial(trainers.mesh_trainer, devices=2, replicate=1, shard=2, sharded=True, **{**MESH, "precision": "bf16-mixed"})
         losses, _, gradients = apart(trained(trainer, rank=rank, count=2), alone)
         assert losses < 2e-2 and gradients < 5e-2
         assert gradients > 1e-5  # it is bf16
@@ -189,14 +191,16 @@ def test_a_mesh_that_leaves_a_rank_out_is_refused(tmp_path):
     def work(rank: int) -> None:
         launched(rank, 2)
         with pytest.raises(ValueError, match="context 1 x tensor 1 has 1 ranks, but 2 are trainer.devices=2 x trainer.nodes=1"):
-            trainers.mesh(devices=2, replicate=1, shard=1, sharded=False, callbacks=[], **MESH)
+            trainers.mesh_trainer(devices=2, replicate=1, shard=1, sharded=False, callbacks=[], **MESH)
         with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 3 x tensor 1 has 3 ranks, but 2"):
-            trainers.mesh(devices=2, replicate=None, shard=None, sharded=True, callbacks=[], **{**MESH, "context": 3})
+            trainers.mesh_trainer(devices=2, replicate=None, shard=None, sharded=True, callbacks=[], **{**MESH, "context": 3})
         with pytest.raises(ValueError, match="trainer.context=0"):
-            trainers.mesh(devices=2, replicate=2, shard=1, sharded=False, callbacks=[], **{**MESH, "context": 0})
+            trainers.mesh_trainer(devices=2, replicate=2, shard=1, sharded=False, callbacks=[], **{**MESH, "context": 0})
         with pytest.raises(ValueError, match="trainer.shard=2 ranks hold one copy of the weights only with trainer.sharded=true"):
-            trainers.mesh(devices=2, replicate=1, shard=None, sharded=False, callbacks=[], **MESH)
+            trainers.mesh_trainer(devices=2, replicate=1, shard=None, sharded=False, callbacks=[], **MESH)
         with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 1 x tensor 1 has 1 ranks, but 2 were started"):
-            trained(partial(trainers.mesh, devices=1, replicate=1, shard=1, sharded=False, **MESH), rank=rank, count=2)  # of a job of two
+            trained(
+                partial(trainers.mesh_trainer, devices=1, replicate=1, shard=1, sharded=False, **MESH), rank=rank, count=2
+            )  # of a job of two
 
     in_ranks(2, tmp_path, work)

@@ -57,10 +57,10 @@ class Shares(Dataset):
 def mesh(shape: tuple[int, int, int, bool]) -> Callable[..., Any]:
     replicate, shard, context, sharded = shape
     named = {"replicate": replicate, "shard": shard, "context": context, "tensor": 1, "sharded": sharded}
-    return partial(trainers.mesh, devices=replicate * shard * context, **named, **CPU)
+    return partial(trainers.mesh_trainer, devices=replicate * shard * context, **named, **CPU)
 
 
-SINGLE = partial(trainers.single, **{key: value for key, value in CPU.items() if key != "nodes"})
+SINGLE = partial(trainers.single_trainer, **{key: value for key, value in CPU.items() if key != "nodes"})
 
 
 def trained(
@@ -70,8 +70,8 @@ def trained(
     module = TrainingModule(
         task=made(),
         optimizer=optimizer,
-        schedule=partial(schedules.cosine, steps=STEPS, warmup=1, floor=0.1),
-        average=Average(partial(ema.constant, decay=0.9, warmup=10)),
+        schedule=partial(schedules.cosine_schedule, steps=STEPS, warmup=1, floor=0.1),
+        average=Average(partial(ema.constant_decay, decay=0.9, warmup=10)),
         clip=0.05,  # less than any norm
         guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
     )

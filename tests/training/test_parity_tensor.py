@@ -15,13 +15,13 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from sora.dit.dit import cross
-from sora.dit.lean import lean
+from sora.dit.dit import cross_block
+from sora.dit.lean import lean_block
 from sora.dit.mlps import swiglu
-from sora.dit.modulation import LoRA, Zero
+from sora.dit.modulation import LoRAModulation, ZeroModulation
 from sora.dit.norms import rms_across_heads
-from sora.dit.patterns import full, windowed
-from sora.dit.registers import registers
+from sora.dit.patterns import full_attention, windowed_attention
+from sora.dit.registers import register_tokens
 from sora.training import collectives, ranks, shares, tensor
 from sora.training.tensor import spread_tensor
 from tests.dit.test_blocks import MIXED, NAMES
@@ -34,11 +34,11 @@ from tests.training.tokens import task
 pytestmark = pytest.mark.slow
 
 KINDS = dict(zip(NAMES, MIXED, strict=True)) | {
-    "lean": {"block": lean, "modulation": LoRA(rank=3), "kv_heads": 4},
-    "lean zero": {"block": lean, "modulation": Zero()},
-    "swiglu": {"block": cross, "mlp": swiglu, "qk_norm": partial(rms_across_heads, eps=1e-5)},
-    "windowed": {"block": cross, "pattern": partial(windowed, frames=1, rows=1, columns=1)},
-    "registers": {"block": cross, "registers": partial(registers, count=2), "pattern": full},
+    "lean": {"block": lean_block, "modulation": LoRAModulation(rank=3), "kv_heads": 4},
+    "lean zero": {"block": lean_block, "modulation": ZeroModulation()},
+    "swiglu": {"block": cross_block, "mlp": swiglu, "qk_norm": partial(rms_across_heads, eps=1e-5)},
+    "windowed": {"block": cross_block, "pattern": partial(windowed_attention, frames=1, rows=1, columns=1)},
+    "registers": {"block": cross_block, "registers": partial(register_tokens, count=2), "pattern": full_attention},
 }
 BOUND = 1e-6
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,7 +195,7 @@ def test_what_ranks_cannot_share_is_refused_by_name_and_left_as_it_was(tmp_path)
 
         def begin(self) -> None: ...
 
-    unsplit = network(width=64, heads=4, block=cross)
+    unsplit = network(width=64, heads=4, block=cross_block)
     unsplit.blocks[1].mlp = torch.nn.Linear(64, 64)
     refused = {
         r"trainer.tensor=2: dit.heads is 3, which does not divide": network(width=48, heads=3),

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sora.diffusion.objective import Objective
-from sora.dit.lean import lean
-from sora.dit.single import dual_then_single
+from sora.dit.lean import lean_block
+from sora.dit.single import dual_then_single_block
 from sora.tokens import Batch
 from sora.training import checkpoint, ema, module, ranks, recompute, schedules, state, trainers
 from sora.training.checkpoint import Saving, TrainingState
@@ -53,8 +53,8 @@ class Mode(NamedTuple):
 
     def trainer(self) -> Callable[..., Any]:
         if self.ranks == 1:
-            return partial(trainers.single, **{key: value for key, value in CPU.items() if key != "nodes"})
-        return partial(trainers.mesh, devices=self.ranks, **self._asdict(), **CPU)
+            return partial(trainers.single_trainer, **{key: value for key, value in CPU.items() if key != "nodes"})
+        return partial(trainers.mesh_trainer, devices=self.ranks, **self._asdict(), **CPU)
 
 
 class Shares(Dataset):
@@ -102,14 +102,14 @@ def trained(
     learner = TrainingModule(
         task=task(**changes).double(),
         optimizer=partial(optimizer),
-        schedule=partial(schedules.cosine, steps=STEPS, warmup=3, floor=0.1),
-        average=Average(partial(ema.constant, decay=0.9, warmup=10)),
+        schedule=partial(schedules.cosine_schedule, steps=STEPS, warmup=3, floor=0.1),
+        average=Average(partial(ema.constant_decay, decay=0.9, warmup=10)),
         clip=0.5,
         guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
     )
     dit = learner.task.get_submodule("dit")
     dit.register_forward_pre_hook(double)
-    recompute.save_attention(dit)
+    recompute.recompute_all_but_attention(dit)
     first: dict[str, Tensor] = {}
     plain = learner._update
 
@@ -157,8 +157,8 @@ def off(found: Trained, wanted: Trained) -> tuple[float, ...]:
 
 
 # A joint network with AdamW and a lean one with Muon: each meets every axis.
-LEAN: dict[str, Any] = {"block": lean, "optimizer": SPLIT_MUON}
-JOINT: dict[str, Any] = {"block": partial(dual_then_single, dual=1), "optimizer": ADAMW}
+LEAN: dict[str, Any] = {"block": lean_block, "optimizer": SPLIT_MUON}
+JOINT: dict[str, Any] = {"block": partial(dual_then_single_block, dual=1), "optimizer": ADAMW}
 LONGER = ("tensor of four", "context and shards")  # of make test-long: their parts and other products are tested each time
 RUNS = {
     "tensor of four": (Mode(tensor=4), LEAN),
@@ -196,7 +196,7 @@ def test_what_one_mesh_has_saved_another_goes_on_with(tmp_path, alone):
 
     in_ranks(4, tmp_path, part(Mode(shard=2, tensor=2, sharded=True), 1))
     in_ranks(2, tmp_path, part(Mode(tensor=2), 2))
-    whole, end = alone[lean], checkpoint.load(checkpoint.folder_of(tmp_path, STEPS))
+    whole, end = alone[lean_block], checkpoint.load(checkpoint.folder_of(tmp_path, STEPS))
     averages = dict(end.tensors["ema"])
     weights = {name: end.tensors["model"][name] for name in whole.weights}
     assert max(apart(weights, whole.weights), apart(averages, whole.averages)) <= 1e-6

@@ -16,7 +16,7 @@ from sora.training import ema, optimizers, rng, schedules
 
 def test_the_average_is_the_weighted_sum_that_its_rates_make():
     weights = {"w": nn.Parameter(torch.tensor([1.0, -2.0]))}
-    average = ema.Average(partial(ema.constant, decay=0.9, warmup=10))
+    average = ema.Average(partial(ema.constant_decay, decay=0.9, warmup=10))
     average.follow(weights)
     expected = weights["w"].detach().clone()
     for step in range(1, 200):
@@ -32,7 +32,7 @@ def test_the_power_profile_weighs_step_i_by_i_to_the_gamma():
     """Karras et al. 2024, eq. 123: the average of w_i with weights proportional to i^gamma, up to the discrete steps."""
     gamma, steps = 6.94, 400
     weights = {"w": nn.Parameter(torch.zeros(1))}
-    average = ema.Average(partial(ema.power, gamma=gamma))
+    average = ema.Average(partial(ema.power_decay, gamma=gamma))
     average.follow(weights)
     for step in range(1, steps + 1):
         with torch.no_grad():
@@ -45,7 +45,7 @@ def test_the_power_profile_weighs_step_i_by_i_to_the_gamma():
 def test_applying_the_average_gives_the_weights_back_bit_for_bit():
     model = nn.Linear(3, 3)
     weights = dict(model.named_parameters())
-    average = ema.Average(partial(ema.constant, decay=0.5, warmup=1))
+    average = ema.Average(partial(ema.constant_decay, decay=0.5, warmup=1))
     average.follow(weights)
     with torch.no_grad():
         model.weight.add_(torch.randn(3, 3))
@@ -58,7 +58,7 @@ def test_applying_the_average_gives_the_weights_back_bit_for_bit():
 
 def test_an_average_of_half_precision_weights_is_kept_in_single():
     weights = {"w": nn.Parameter(torch.ones(4, dtype=torch.bfloat16))}
-    average = ema.Average(partial(ema.constant, decay=0.999, warmup=1))
+    average = ema.Average(partial(ema.constant_decay, decay=0.999, warmup=1))
     average.follow(weights)
     with torch.no_grad():
         weights["w"].add_(0.01)
@@ -135,15 +135,15 @@ def test_muon_takes_the_blocks_matrices_and_adamw_all_the_rest():
 
 def test_schedules_rise_hold_and_end_where_they_say():
     steps = 100
-    tail = [schedules.linear_tail(step, steps=steps, warmup=10, tail=0.4, floor=0.1) for step in range(steps)]
+    tail = [schedules.linear_tail_schedule(step, steps=steps, warmup=10, tail=0.4, floor=0.1) for step in range(steps)]
     assert tail[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
     assert set(tail[10:60]) == {1.0}
     assert tail[-1] == pytest.approx(0.1)
     assert np.allclose(np.diff(tail[60:]), np.diff(tail[60:])[0])
-    cosine = [schedules.cosine(step, steps=steps, warmup=10, floor=0.1) for step in range(steps)]
+    cosine = [schedules.cosine_schedule(step, steps=steps, warmup=10, floor=0.1) for step in range(steps)]
     assert max(cosine) == pytest.approx(1.0) and cosine[-1] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(cosine[10:]))
-    assert schedules.constant(0, steps=steps, warmup=0) == 1.0
+    assert schedules.constant_schedule(0, steps=steps, warmup=0) == 1.0
 
 
 def test_random_states_come_back_with_python_and_numpy_in_the_middle_of_a_pair_of_normals():

@@ -15,7 +15,7 @@ from scipy.integrate import quad
 from sora.configs.load import weights_of
 from sora.training import checkpoint, profiles
 from sora.training.checkpoint import SNAPSHOTS, Saving, TrainingState, thinned
-from sora.training.ema import Average, PostHoc, power
+from sora.training.ema import Average, PostHoc, power_decay
 from sora.training.profiles import Profile, coefficients, gamma_of, overlaps
 from tests.data.making import flip
 from tests.training.stand_ins import fit
@@ -83,7 +83,7 @@ def test_what_is_made_afterwards_is_what_would_have_been_kept(width, near):
     weights = walk(1024)
     posthoc = PostHoc(widths=WIDTHS)
     _, kept = followed(posthoc, weights, every=64)
-    wanted, _ = followed(Average(partial(power, gamma=gamma_of(width))), weights)
+    wanted, _ = followed(Average(partial(power_decay, gamma=gamma_of(width))), weights)
     names = posthoc.widths()
     shares, missed = coefficients([Profile(step, names[kind]) for step, each in kept.items() for kind in each], Profile(1024, width))
     made = sum(share * value.double() for share, value in zip(shares, (v for each in kept.values() for v in each.values()), strict=True))
@@ -144,7 +144,7 @@ def test_a_run_keeps_the_averages_of_checkpoints_that_go_and_any_width_is_made_o
     checkpoint.verify(snapshot)
     newest = checkpoint.newest(tmp_path / "run" / "checkpoints")
     for width in (0.05, 0.08, 0.1):
-        fit(tmp_path / str(width), until=12, total=24, every=12, average=Average(partial(power, gamma=gamma_of(width))))
+        fit(tmp_path / str(width), until=12, total=24, every=12, average=Average(partial(power_decay, gamma=gamma_of(width))))
         wanted = checkpoint.load(checkpoint.newest(tmp_path / str(width) / "checkpoints")).tensors
         told = []
         made = profiles.averaged(newest, width=width, report=told.append)

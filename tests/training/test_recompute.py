@@ -7,21 +7,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora.dit import frugal, patterns
-from sora.dit.expert import expert
-from sora.dit.lean import lean
-from sora.dit.modulation import Zero
-from sora.dit.parallel import parallel
-from sora.dit.registers import registers
-from sora.dit.single import dual_then_single
+from sora.dit.expert import expert_block
+from sora.dit.lean import lean_block
+from sora.dit.modulation import ZeroModulation
+from sora.dit.parallel import parallel_block
+from sora.dit.registers import register_tokens
+from sora.dit.single import dual_then_single_block
 from sora.training import recompute
 from sora.training.kept import kept_bytes, peak_bytes
 from tests.dit.test_dit import Clip, network, packed
 
 POLICIES = {
-    "none": recompute.none,
-    "full": recompute.full,
-    "every_n": partial(recompute.every_n, n=2),
-    "save_attention": recompute.save_attention,
+    "none": recompute.recompute_none,
+    "full": recompute.recompute_all,
+    "every_n": partial(recompute.recompute_every_n, n=2),
+    "save_attention": recompute.recompute_all_but_attention,
 }
 
 
@@ -39,12 +39,12 @@ def trained(policy, **changes):
 
 CHANGES = {
     "cross": {},
-    "lean": {"block": lean},
-    "factorised": {"pattern": patterns.factorised},
-    "windowed": {"block": lean, "pattern": partial(patterns.windowed, frames=1, rows=1, columns=0), "kv_heads": 1},
-    "causal": {"block": parallel, "pattern": partial(patterns.causal, frames=-1)},
-    "joint": {"block": partial(dual_then_single, dual=2), "modulation": Zero()},
-    "expert": {"block": expert, "registers": partial(registers, count=2)},
+    "lean": {"block": lean_block},
+    "factorised": {"pattern": patterns.factorised_attention},
+    "windowed": {"block": lean_block, "pattern": partial(patterns.windowed_attention, frames=1, rows=1, columns=0), "kv_heads": 1},
+    "causal": {"block": parallel_block, "pattern": partial(patterns.causal_attention, frames=-1)},
+    "joint": {"block": partial(dual_then_single_block, dual=2), "modulation": ZeroModulation()},
+    "expert": {"block": expert_block, "registers": partial(register_tokens, count=2)},
 }
 
 
@@ -52,7 +52,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 def test_recomputing_changes_no_number(name, changes):
     results = []
-    for policy in (recompute.none, POLICIES[name]):
+    for policy in (recompute.recompute_none, POLICIES[name]):
         net = trained(policy, **changes)
         out = net(*inputs())
         out.square().sum().backward()
@@ -61,7 +61,7 @@ def test_recomputing_changes_no_number(name, changes):
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
-@pytest.mark.parametrize("block", [{}, {"block": lean}], ids=["cross", "lean"])
+@pytest.mark.parametrize("block", [{}, {"block": lean_block}], ids=["cross", "lean"])
 def test_what_is_kept_falls_as_each_policy_says(block):
     kept = {}
     for name, policy in POLICIES.items():
@@ -83,8 +83,8 @@ def test_results_of_mlps_are_paid_with_their_hidden_channels(depth, monkeypatch)
     for paid in (0, recompute.PAID):
         monkeypatch.setattr(recompute, "PAID", paid)
         monkeypatch.setattr(frugal, "ROWS", 1)
-        net = network(depth=depth, width=64, heads=4, block=lean, position=None, pooled_text=False)
-        recompute.save_attention(net)
+        net = network(depth=depth, width=64, heads=4, block=lean_block, position=None, pooled_text=False)
+        recompute.recompute_all_but_attention(net)
         for value in net.parameters():
             value.grad = torch.zeros_like(value)
         held = [*net.parameters(), *(value.grad for value in net.parameters())]
@@ -97,7 +97,7 @@ def test_what_is_dear_is_not_computed_again_in_lean_blocks():
     """Forwards and backwards of both products, with the first once more; without the second, which `full` computes twice."""
     counts = {}
     for name in ("none", "full", "save_attention"):
-        net, given = trained(POLICIES[name], block=lean, position=None, pooled_text=False), inputs()
+        net, given = trained(POLICIES[name], block=lean_block, position=None, pooled_text=False), inputs()
         with FlopCounterMode(display=False) as counter:
             net(*given).square().sum().backward()
         counts[name] = counter.get_total_flops()
@@ -133,7 +133,7 @@ def test_large_networks_recompute_and_small_ones_do_not():
     size = sum(parameter.numel() for parameter in network(depth=4).parameters())
     for above, expected in ((size, "none"), (size - 1, "save_attention")):
         kept = []
-        for policy in (partial(recompute.by_size, above=above), POLICIES[expected]):
+        for policy in (partial(recompute.recompute_by_size, above=above), POLICIES[expected]):
             net = trained(policy)
             kept.append(kept_bytes(partial(net, *inputs()), besides=net.parameters()))
         assert kept[0] == kept[1]
@@ -141,4 +141,4 @@ def test_large_networks_recompute_and_small_ones_do_not():
 
 def test_every_zeroth_block_is_refused():
     with pytest.raises(ValueError, match=r"recompute\.n=0 must be at least 1"):
-        recompute.every_n(network(), n=0)
+        recompute.recompute_every_n(network(), n=0)

@@ -10,17 +10,17 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from sora.dit.dual import dual
-from sora.dit.expert import expert
-from sora.dit.lean import lean
-from sora.dit.parallel import parallel
-from sora.dit.plain import plain
-from sora.dit.single import dual_then_single, single
+from sora.dit.dual import dual_block
+from sora.dit.expert import expert_block
+from sora.dit.lean import lean_block
+from sora.dit.parallel import parallel_block
+from sora.dit.plain import plain_block
+from sora.dit.single import dual_then_single_block, single_block
 from tests.training.groups import in_ranks
 from tests.training.tokens import packs_of, task
 
-KINDS = {"cross": {}, "ds": {"block": partial(dual_then_single, dual=1)}} | {
-    block.__name__: {"block": block} for block in (dual, expert, lean, parallel, plain, single)
+KINDS = {"cross": {}, "ds": {"block": partial(dual_then_single_block, dual=1)}} | {
+    block.__name__: {"block": block} for block in (dual_block, expert_block, lean_block, parallel_block, plain_block, single_block)
 }
 
 

@@ -45,7 +45,7 @@ def learner(*, steps: int, flag: Any, **judged: Any) -> TrainingModule:
     found = TrainingModule(
         task=task(block=LEAN["block"]).double(),
         optimizer=partial(LEAN["optimizer"]),
-        schedule=partial(schedules.cosine, steps=steps, warmup=3, floor=0.1),
+        schedule=partial(schedules.cosine_schedule, steps=steps, warmup=3, floor=0.1),
         average=PostHoc(widths=[0.1, 0.05]),
         clip=0.5,
         guard=Guard(**{"most": 99, "spike": None, "history": 8, **judged}),

@@ -273,7 +273,7 @@ def test_a_strangers_run_does_not_say_what_its_tracker_is(tmp_path):
     """`sora train resume=RUN` takes RUN's own configuration, of whatever keys."""
     run = create(tmp_path / "run", config="{}", info={"kind": "vae"})
     stored = {
-        "logger": {"_target_": "sora.training.sinks.Csv"},
+        "logger": {"_target_": "sora.training.Csv"},
         "tracker": {"patience": 20.0, "room": 9, "command": ["touch", str(tmp_path / "pwned")]},
     }
     found = tracker_of(OmegaConf.create(stored), run, first=0)

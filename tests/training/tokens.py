@@ -55,9 +55,9 @@ def task(**changes: Any) -> DiffusionTask:
     objective = Objective(
         path=Straight(),
         density=Uniform(),
-        prediction=prediction.velocity,
-        weighting=weighting.constant,
-        shift=partial(shift.constant, value=1.0),
+        prediction=prediction.velocity_prediction,
+        weighting=weighting.constant_weight,
+        shift=partial(shift.constant_shift, value=1.0),
         per_frame=0.5,
         max_levels=24,
     )

@@ -4,7 +4,7 @@ A plan is a pure function of (fingerprint, seed, step). It knows nothing of work
 loader's whole state is one integer. A step is a fixed number of packs, and R ranks that divide it take them in turn.
 """
 
-from sora.data.planning.clips import Clips, LatentClips, Limits
+from sora.data.planning.clips import ClipLimits, Clips, LatentClips
 from sora.data.planning.cost import Cost
 from sora.data.planning.crops import CropPlan
 from sora.data.planning.filling import Bucketed, Filling, Packed, Padded
@@ -14,6 +14,7 @@ from sora.data.planning.steps import Crop, Item, Pack, Plan, StepPlan
 
 __all__ = [
     "Bucketed",
+    "ClipLimits",
     "Clips",
     "Cost",
     "Crop",
@@ -21,7 +22,6 @@ __all__ = [
     "Filling",
     "Item",
     "LatentClips",
-    "Limits",
     "Listing",
     "Pack",
     "PackPlan",

@@ -15,7 +15,7 @@ from sora.tokens import Grid
 Cut = tuple[Crop | None, tuple[int, int] | None]
 
 
-class Limits(NamedTuple):
+class ClipLimits(NamedTuple):
     """Of one clip. frames: longer ones are cut to their beginning. area: rows x columns of a frame at most; larger ones are left out."""
 
     frames: int | None = None
@@ -37,17 +37,17 @@ class Clips(Protocol):
     fingerprint: str
     reasons: tuple[str, ...]
 
-    def measured(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Measured: ...
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured: ...
 
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """How long each clip is, before any limit, in the unit of `Limits.frames`."""
         ...
 
-    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
         """Frames, rows and columns that are trained on of each clip, in the units of `Limits`."""
         ...
 
-    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: Limits, *, seed: int) -> list[Cut]:
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
         """What is taken of each clip, and what it is scaled to; a pure function of its row, epoch, limits and the seed."""
         ...
 
@@ -70,7 +70,7 @@ class LatentClips:
         self.starts = (0, *accumulate(len(shape) for shape in shapes))
         self._key = key
 
-    def measured(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Measured:
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured:
         shapes = np.asarray(gathered(self.shapes, self.starts, rows), dtype=np.int64)
         time = shapes[:, 0] if limits.frames is None else np.minimum(shapes[:, 0], max(limits.frames, self.patch.t))
         grids = np.stack((time // self.patch.t, shapes[:, 1] // self.patch.h, shapes[:, 2] // self.patch.w), axis=1)
@@ -83,10 +83,10 @@ class LatentClips:
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.asarray(gathered(self.shapes, self.starts, rows)[:, 0], dtype=np.int64)
 
-    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
         return self.measured(rows, limits).grids * np.array(self.patch)
 
-    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: Limits, *, seed: int) -> list[Cut]:
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
         if limits.frames is None:
             return [(None, None)] * len(rows)
         kept = max(limits.frames, self.patch.t) // self.patch.t * self.patch.t

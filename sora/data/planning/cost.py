@@ -38,7 +38,7 @@ class Cost:
         return self.linear * tokens + self.quadratic * tokens * tokens
 
 
-def fitted(lengths: Sequence[int], seconds_per_token: Sequence[float]) -> Cost:
+def fitted_cost(lengths: Sequence[int], seconds_per_token: Sequence[float]) -> Cost:
     """Least squares of a + b n through measured seconds per token of clips of n tokens; a negative slope counts as none.
 
     Raises:

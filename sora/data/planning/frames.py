@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from sora.data.planning.clips import Cut, Limits, Measured, gathered
+from sora.data.planning.clips import ClipLimits, Cut, Measured, gathered
 from sora.data.planning.steps import Crop
 from sora.draws import generator, sample_id
 from sora.tokens import Grid
@@ -66,14 +66,14 @@ class FrameClips:
         self.starts = (0, *accumulate(len(each.frames) for each in columns))
         self.key = key
 
-    def measured(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Measured:
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured:
         sized = self._sized(rows, limits)
         return Measured(sized.grids, sized.reasons)
 
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        return self._sized(rows, Limits()).had
+        return self._sized(rows, ClipLimits()).had
 
-    def taken(self, rows: Int[np.ndarray, "n"], limits: Limits) -> Int[np.ndarray, "n 3"]:
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
         sized = self._sized(rows, limits)
         return np.concatenate((sized.frames[:, None], sized.sizes), axis=1)
 
@@ -82,7 +82,7 @@ class FrameClips:
         fps = np.asarray(self._column("fps", rows), dtype=np.float64)
         return fps if self.rate is None else np.minimum(fps, self.rate)
 
-    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: Limits, *, seed: int) -> list[Cut]:
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
         sized = self._sized(rows, limits)
         stored = zip(self._column("heights", rows).tolist(), self._column("widths", rows).tolist(), strict=True)
         each = zip(rows.tolist(), epochs.tolist(), sized.had.tolist(), sized.frames.tolist(), sized.sizes.tolist(), stored, strict=True)
@@ -97,7 +97,7 @@ class FrameClips:
     def _column(self, name: str, rows: Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n"]:
         return gathered([getattr(each, name) for each in self.columns], self.starts, rows)
 
-    def _sized(self, rows: Int[np.ndarray, "n"], limits: Limits) -> _Sized:
+    def _sized(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> _Sized:
         frames, heights, widths = (np.asarray(self._column(name, rows), dtype=np.int64) for name in ("frames", "heights", "widths"))
         fps = np.asarray(self._column("fps", rows), dtype=np.float64)
         had = np.floor((frames - 1) * (self.rates(rows) / fps) + 1e-6).astype(np.int64) + 1

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sora.data.planning.clips import Clips, Limits
+from sora.data.planning.clips import ClipLimits, Clips
 from sora.data.planning.filling import Packed
 from sora.data.planning.steps import Item, Pack, Plan, StepPlan
 from sora.draws import sample_id
@@ -34,7 +34,7 @@ class Listing:
         if count is not None and count < 1:
             raise ValueError(f"{count} held-out clips: give at least one, or null for all of them")
         rows = np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(np.int64))
-        measured = clips.measured(rows, Limits())
+        measured = clips.measured(rows, ClipLimits())
         tokens = measured.grids.prod(axis=1)
         usable = (measured.reasons == 0) & (tokens <= budget)
         found = {clips.reasons[reason]: int((measured.reasons == reason).sum()) for reason in np.unique(measured.reasons).tolist()}
@@ -45,7 +45,7 @@ class Listing:
             raise ValueError(f"none of {len(rows)} held-out clips can be used: {self.skipped}")
         self.clips, self.budget, self.max_clips = clips, budget, max_clips
         self.rows, self.grids = rows[usable], tuple(Grid(*grid) for grid in measured.grids[usable].tolist())
-        cuts = clips.cut(self.rows, np.zeros_like(self.rows), Limits(), seed=seed)
+        cuts = clips.cut(self.rows, np.zeros_like(self.rows), ClipLimits(), seed=seed)
         self._items = [Item(row=row, epoch=0, crop=crop, size=size) for row, (crop, size) in zip(self.rows.tolist(), cuts, strict=True)]
         filled = Packed().fill(measured.grids[usable], budget=budget, max_clips=max_clips, closing=True)
         self._packs = [part.tolist() for part in np.split(filled.order, filled.ends[:-1])]

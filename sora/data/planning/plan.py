@@ -22,7 +22,7 @@ from sora.data.planning.clips import Clips
 from sora.data.planning.cost import Cost
 from sora.data.planning.counted import MARK, Counted
 from sora.data.planning.filling import Filling
-from sora.data.planning.sources import Drawn, Mixture, Stage, fitting, staged
+from sora.data.planning.sources import CurriculumStage, Drawn, Mixture, fitting, staged
 from sora.data.planning.steps import Item, Pack, StepPlan
 from sora.draws import generator
 
@@ -104,7 +104,7 @@ class TokenPlan:
             seed,
         )
         self._made = partial(TokenPlan, clips, filling=filling, cost=self.cost, budget=budget, max_clips=max_clips, packs=packs)
-        base = Stage(frames=frames, area=area, images=images, weights=None if weights is None else tuple(weights))
+        base = CurriculumStage(frames=frames, area=area, images=images, weights=None if weights is None else tuple(weights))
         self.stages = staged(base, curriculum)
         self.mixtures: list[Mixture] = []
         self._begins = [0]  # windows before each stage

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sora.data.planning.clips import Clips, Limits
+from sora.data.planning.clips import ClipLimits, Clips
 from sora.data.planning.order import ROUND, permutation, shares_of, turns
 
 _CHUNK = 1 << 16  # rows measured at once
@@ -23,7 +23,7 @@ _BLOCK = 32  # rows whose usable ones are counted together
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class CurriculumStage:
     """A part of the run. until: clips seen when it ends (None: never). images: the share of clips that are single frames (None: as they
     come). weights: of the datasets (None: every clip once an epoch)."""
 
@@ -42,34 +42,34 @@ class Stage:
                 raise ValueError(f"plan: {name}={value} has to be 1 or more, or null for no limit")
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.frames, self.area)
+    def limits(self) -> ClipLimits:
+        return ClipLimits(self.frames, self.area)
 
 
-def staged(base: Stage, curriculum: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+def staged(base: CurriculumStage, curriculum: Sequence[Mapping[str, Any]]) -> tuple[CurriculumStage, ...]:
     """The stages of a run: what the curriculum says, each on top of `base`, and `base` itself behind the last one that ends."""
-    known = [field.name for field in fields(Stage)]
-    found: list[Stage] = []
+    known = [field.name for field in fields(CurriculumStage)]
+    found: list[CurriculumStage] = []
     for number, said in enumerate(curriculum):
         if unknown := sorted(set(said) - set(known)):
             raise ValueError(f"plan.curriculum[{number}] has no key {', '.join(unknown)}; its keys: {', '.join(known)}")
         given: dict[str, Any] = {name: getattr(base, name) for name in known} | {"until": None} | dict(said)
         given["weights"] = None if given["weights"] is None else tuple(given["weights"])
-        stage = Stage(**given)
+        stage = CurriculumStage(**given)
         if found and (found[-1].until is None or (stage.until is not None and stage.until <= found[-1].until)):
             raise ValueError(f"plan.curriculum[{number}] follows one until {found[-1].until}; all stages but the last need a later `until`")
         found.append(stage)
     return (*found, base) if not found or found[-1].until is not None else tuple(found)
 
 
-class Source:
+class MixtureSource:
     """Rows `first` to `last` - 1 that fit, in a new order every epoch.
 
     images: only single frames (True), only longer clips (False), or both (None). `count` usable rows hold `tokens` tokens;
     `skipped` counts the others by reason.
     """
 
-    def __init__(self, clips: Clips, first: int, last: int, *, limits: Limits, budget: int, images: bool | None, seed: int):
+    def __init__(self, clips: Clips, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int):
         self.clips, self.first, self.last, self.limits, self.budget, self.images = clips, first, last, limits, budget, images
         self.seed = seed
         self.skipped: Counter[str] = Counter()
@@ -116,7 +116,7 @@ class Source:
         limits = self.limits._replace(frames=low)
         return max(int(self.clips.taken(rows, limits)[:, 0].max()) for rows in self._chunks()) if low else 0
 
-    def _fits(self, limits: Limits) -> bool:
+    def _fits(self, limits: ClipLimits) -> bool:
         measured = (self.clips.measured(rows, limits) for rows in self._chunks())
         return all(int(each.grids.prod(axis=1)[each.reasons == 0].max(initial=0)) <= self.budget for each in measured)
 
@@ -167,7 +167,7 @@ class Mixture:
     share, and each runs through epochs of its own.
     """
 
-    def __init__(self, clips: Clips, stage: Stage, *, budget: int, seed: int, epoch: int):
+    def __init__(self, clips: Clips, stage: CurriculumStage, *, budget: int, seed: int, epoch: int):
         self.clips, self.stage, self.epoch, self._budget, self._seed = clips, stage, epoch, budget, seed
         self.sources = self._made()
         shares = np.array(self._shares)
@@ -177,7 +177,7 @@ class Mixture:
         self._per_round = np.bincount(self.turns, minlength=len(self.sources))
         self._before_turn = np.stack([np.cumsum(self.turns == number) - (self.turns == number) for number in range(len(self.sources))])
 
-    def _made(self) -> tuple[Source, ...]:
+    def _made(self) -> tuple[MixtureSource, ...]:
         stage, clips = self.stage, self.clips
         ranges = list(zip(clips.starts, clips.starts[1:], strict=False))
         weights = shares_of(stage.weights, [last - first for first, last in ranges])
@@ -186,7 +186,8 @@ class Mixture:
         kinds = {None: 1.0} if stage.images is None else {True: stage.images, False: 1 - stage.images}
         wanted = [(place, kind, weight) for place, weight in zip(ranges, weights, strict=True) for kind in kinds]
         made = tuple(
-            Source(clips, *place, limits=stage.limits, budget=self._budget, images=kind, seed=self._seed) for place, kind, _ in wanted
+            MixtureSource(clips, *place, limits=stage.limits, budget=self._budget, images=kind, seed=self._seed)
+            for place, kind, _ in wanted
         )
         self._shares = [0.0] * len(made)
         for kind, share in kinds.items():
@@ -246,12 +247,12 @@ class Mixture:
         rounds = -(-draws // ROUND)
         return max(-(-rounds * int(turn) // max(source.count, 1)) for turn, source in zip(self._per_round, self.sources, strict=True))
 
-    def source_of(self, row: int) -> Source | None:
+    def source_of(self, row: int) -> MixtureSource | None:
         """The source that a row is drawn from."""
         return next((source for source in self.sources if source.usable(np.array([row]))[0]), None)
 
 
-def fitting(sources: Sequence[Source], budget: int) -> str:
+def fitting(sources: Sequence[MixtureSource], budget: int) -> str:
     """Which values of which keys take the clips of these sources that are longer than a budget of tokens."""
     first = f"raise plan.budget to {max(source.longest for source in sources)}"
     frames = min(source.most_frames() for source in sources)

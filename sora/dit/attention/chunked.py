@@ -18,7 +18,7 @@ from sora.tokens import Segments
 SCORES = 1 << 20  # numbers in the scores of a chunk: small enough to stay in a core's cache until they are used
 
 
-def chunked(
+def chunked_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

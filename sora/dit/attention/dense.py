@@ -12,7 +12,7 @@ from sora.dit.layout import Mask, sees
 from sora.tokens import Segments
 
 
-def dense(
+def dense_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

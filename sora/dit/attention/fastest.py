@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sora.dit.attention.chunked import chunked
-from sora.dit.attention.flex import flex
-from sora.dit.attention.per_segment import per_segment
-from sora.dit.attention.varlen import HALVES, takes, varlen
+from sora.dit.attention.chunked import chunked_attention
+from sora.dit.attention.flex import flex_attention
+from sora.dit.attention.per_segment import per_segment_attention
+from sora.dit.attention.varlen import HALVES, takes, varlen_attention
 from sora.dit.layout import Attention, Mask
 from sora.tokens import Segments
 
@@ -17,7 +17,7 @@ from sora.tokens import Segments
 MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def attend(
+def fastest_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -32,5 +32,5 @@ def attend(
 def fastest(device: torch.device, dtype: torch.dtype, width: int, *, masked: bool) -> Attention:
     """On a GPU flash attention, or FlexAttention for masks, float32 and odd widths of heads; on a CPU what its units multiply best."""
     if device.type == "cuda":
-        return varlen if dtype in HALVES and takes(width) and not masked else flex
-    return chunked if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment
+        return varlen_attention if dtype in HALVES and takes(width) and not masked else flex_attention
+    return chunked_attention if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment_attention

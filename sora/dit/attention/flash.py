@@ -14,7 +14,7 @@ from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 
-def flash(
+def flash_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],

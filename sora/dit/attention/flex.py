@@ -17,7 +17,7 @@ BLOCK = 128  # tokens, of queries and of keys: what the kernels take or leave as
 PAIRS = 1 << 26  # so many of a query and a key are looked at together: of 100,000 tokens all pairs would be 10 GB and more
 
 
-def flex(
+def flex_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -28,7 +28,7 @@ def flex(
     """The blocks that a mask leaves, found once for all blocks of the network that ask for the same."""
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(
-            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.attention.attend, which computes"
+            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.fastest_attention, which computes"
             " every dit.pattern there"
         )
     kernel = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else _kernel()

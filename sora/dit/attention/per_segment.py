@@ -12,7 +12,7 @@ from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 
-def per_segment(
+def per_segment_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -22,7 +22,7 @@ def per_segment(
 ) -> Float[Tensor, "N H E"]:
     """The fastest in float32; in bfloat16 the one with the smaller rounding (see `chunked`)."""
     if q.is_cuda:
-        raise ValueError("per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention=sora.dit.attention.attend")
+        raise ValueError("per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention=sora.dit.fastest_attention")
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 

@@ -17,7 +17,7 @@ from sora.tokens import Segments
 HALVES = (torch.bfloat16, torch.float16)
 
 
-def varlen(
+def varlen_attention(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -30,7 +30,7 @@ def varlen(
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
-def shapes(
+def attention_shapes(
     q: Float[Tensor, "N H E"],
     k: Float[Tensor, "M K E"],
     v: Float[Tensor, "M K E"],
@@ -90,16 +90,16 @@ def takes(width: int) -> bool:
 def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
     """Raise ValueError where kernels of flash attention cannot run: under a mask, off CUDA, not in halves, heads of odd widths."""
     if mask is not None:
-        raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.attention.attend, or dit.pattern=full")
+        raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.fastest_attention, or dit.pattern=full")
     if not q.is_cuda or q.dtype not in HALVES:
         raise ValueError(
             f"{kind} attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
-            " choose dit.attention=sora.dit.attention.attend or a trainer with bf16 precision"
+            " choose dit.attention=sora.dit.fastest_attention or a trainer with bf16 precision"
         )
     if not takes(q.shape[-1]):
         raise ValueError(
             f"{kind} attention takes heads whose width is a multiple of 8 up to 256, and dit.width / dit.heads is {q.shape[-1]};"
-            " choose dit.attention=sora.dit.attention.attend, or other heads"
+            " choose dit.attention=sora.dit.fastest_attention, or other heads"
         )
 
 

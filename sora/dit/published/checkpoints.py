@@ -39,7 +39,7 @@ class Taken:
         return {"weights": str(self.weights.absolute()), "bytes": self.weights.stat().st_size, "config": self.config}
 
 
-def begin(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> Taken:
+def begin_from(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> Taken:
     """`load`, for a network that is to be trained on patches of size `patch`.
 
     Raises:

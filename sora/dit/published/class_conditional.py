@@ -49,24 +49,24 @@ OPTIONS = Options(
         "depth": From("num_layers"),
         "heads": From("num_attention_heads"),
         "patch": From("patch_size", lambda size: [1, size, size]),
-        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp._target_": "sora.dit.gelu_tanh",
         "mlp_ratio": 4.0,
-        "level._target_": "sora.dit.published.levels.level_and_label",
+        "level._target_": "sora.dit.level_and_label",
         "level.waves": 256,
-        "text._target_": "sora.dit.published.texts.unread",
+        "text._target_": "sora.dit.unread_text",
         "by_frame": True,
-        "position._target_": "sora.dit.published.positions.sines_2d",
+        "position._target_": "sora.dit.sines_2d",
         "position.rows": From("sample_size patch_size", floordiv),
         "position.density": 1.0,
-        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm._target_": "sora.dit.layer_norm",
         "norm.eps": 1e-6,
-        "qk_norm._target_": "sora.dit.norms.none",
-        "modulation._target_": "sora.dit.modulation.Zero",
-        "pattern._target_": "sora.dit.patterns.full",
-        "block._target_": "sora.dit.published.class_conditional.plain",
+        "qk_norm._target_": "sora.dit.no_norm",
+        "modulation._target_": "sora.dit.ZeroModulation",
+        "pattern._target_": "sora.dit.full_attention",
+        "block._target_": "sora.dit.class_conditional_block",
         "block.eps": From("norm_eps"),
-        "final._target_": "sora.dit.published.network.projected",
-        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final._target_": "sora.dit.projected_final",
+        "final.norm._target_": "sora.dit.layer_norm",
         "final.norm.eps": 1e-6,
         "latent_channels": From("in_channels"),
         "out_channels": From("in_channels out_channels", with_variances),
@@ -86,14 +86,14 @@ OPTIONS = Options(
 )
 
 
-def plain(number: int, parts: Parts, *, eps: float) -> PlainBlock:
+def class_conditional_block(number: int, parts: Parts, *, eps: float) -> PlainBlock:
     """dit.block: see `PlainBlock`. eps: of the layer norm before the MLP, 1e-6 in the paper's code and 1e-5 in diffusers."""
     block = PlainBlock(number, parts)
     block.norm2 = LayerNorm(eps)
     return block
 
 
-def class_to_image(dit: PublishedDiT) -> KeyMap:
+def dit_class_to_image(dit: PublishedDiT) -> KeyMap:
     """dit.keys: DiTTransformer2DModel. In its checkpoints every block has a copy of the one embedding of levels and classes."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

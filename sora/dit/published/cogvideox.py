@@ -93,28 +93,28 @@ OPTIONS = Options(
         "depth": From("num_layers"),
         "heads": From("num_attention_heads"),
         "patch": From("patch_size", lambda size: [1, size, size]),
-        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp._target_": "sora.dit.gelu_tanh",
         "mlp_ratio": 4.0,
-        "level._target_": "sora.dit.published.levels.narrow_level",
+        "level._target_": "sora.dit.narrow_level",
         "level.level_width": From("time_embed_dim"),
         "level.before": 1,
-        "text._target_": "sora.dit.published.texts.linear",
-        "rope._target_": From(TURNING, _turned("sora.dit.rope.AxialRope")),
+        "text._target_": "sora.dit.linear_text",
+        "rope._target_": From(TURNING, _turned("sora.dit.AxialRope")),
         "rope.axes": From(f"{TURNING} attention_head_dim", _turned(_axes)),
         "rope.time_scale": From(TURNING, _turned(1.0)),
         "rope.theta": From(TURNING, _turned(10000.0)),
         "by_frame": True,
-        "position._target_": From(TURNING, _waved("sora.dit.published.positions.sines_3d")),
+        "position._target_": From(TURNING, _waved("sora.dit.sines_3d")),
         "position.stretch": From(f"{TURNING} spatial_interpolation_scale", _waved(float)),
-        "norm._target_": "sora.dit.norms.affine_layer_norm",
+        "norm._target_": "sora.dit.affine_layer_norm",
         "norm.eps": From("norm_eps"),
-        "qk_norm._target_": "sora.dit.norms.layer_norm_per_head",
+        "qk_norm._target_": "sora.dit.layer_norm_per_head",
         "qk_norm.eps": 1e-6,
-        "modulation._target_": "sora.dit.modulation.Zero",
-        "pattern._target_": "sora.dit.patterns.full",
-        "block._target_": "sora.dit.expert.expert",
-        "final._target_": "sora.dit.published.network.normed_projected",
-        "final.norm._target_": "sora.dit.norms.affine_layer_norm",
+        "modulation._target_": "sora.dit.ZeroModulation",
+        "pattern._target_": "sora.dit.full_attention",
+        "block._target_": "sora.dit.expert_block",
+        "final._target_": "sora.dit.normed_projected_final",
+        "final.norm._target_": "sora.dit.affine_layer_norm",
         "final.norm.eps": From("norm_eps"),
         "final.eps": From("norm_eps"),
         "latent_channels": From("in_channels"),
@@ -138,7 +138,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def cogvideox_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: CogVideoXTransformer3DModel of the first generation (not 1.5, whose patches span two frames in another order)."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

@@ -14,12 +14,12 @@ from sora.dit.dit import Block, Context, Parts, SelfAttention, modulations
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT, extents
 from sora.dit.published.options import OLDER, From, Options, across, with_variances
-from sora.dit.published.positions import sines
+from sora.dit.published.positions import sines_1d
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, SIX, TEXT, TIME, TWO
 
 
 class TemporalBlock(nn.Module):
-    """As `sora.dit.plain.PlainBlock`. told: waves of the frame's number are added first, unless the clip is an image."""
+    """As `sora.dit.PlainBlock`. told: waves of the frame's number are added first, unless the clip is an image."""
 
     joint: ClassVar[bool] = False
 
@@ -37,7 +37,7 @@ class TemporalBlock(nn.Module):
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
         if self.told:
             frames = extents(context.layout)[:, :1]
-            x = x + sines(context.layout.coordinates[:, 0].float(), x.shape[1]).to(x.dtype) * (frames > 1)
+            x = x + sines_1d(context.layout.coordinates[:, 0].float(), x.shape[1]).to(x.dtype) * (frames > 1)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulations(context.levels, self.table, self.own)
         x = torch.addcmul(x, gate1, self.attention(self.norm1(x, scale1, shift1), context))
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
@@ -49,8 +49,8 @@ class TemporalBlock(nn.Module):
         self.attention.begin()
 
 
-def spatial_and_temporal(number: int, parts: Parts) -> Block | TemporalBlock:
-    """dit.block: blocks with attention to the caption and `TemporalBlock`s in turn; for dit.pattern=sora.dit.patterns.factorised."""
+def spatial_temporal_block(number: int, parts: Parts) -> Block | TemporalBlock:
+    """dit.block: blocks with attention to the caption and `TemporalBlock`s in turn; for dit.pattern=sora.dit.factorised_attention."""
     return TemporalBlock(number, parts, told=number == 1) if number % 2 else Block(number, parts)
 
 
@@ -95,25 +95,25 @@ OPTIONS = Options(
         "depth": From("num_layers", lambda pairs: 2 * pairs),
         "heads": From("num_attention_heads"),
         "patch": From("patch_size", lambda size: [1, size, size]),
-        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp._target_": "sora.dit.gelu_tanh",
         "mlp_ratio": 4.0,
-        "level._target_": "sora.dit.published.levels.level",
+        "level._target_": "sora.dit.published_level",
         "level.waves": 256,
         "level.before": 1,
-        "text._target_": "sora.dit.published.texts.two_layers",
+        "text._target_": "sora.dit.two_layer_text",
         "text.fill": 0,
         "by_frame": True,
-        "position._target_": "sora.dit.published.positions.sines_2d",
+        "position._target_": "sora.dit.sines_2d",
         "position.rows": From("sample_size patch_size", floordiv),
         "position.density": From("sample_size", lambda size: max(size // 64, 1)),
-        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm._target_": "sora.dit.layer_norm",
         "norm.eps": From("norm_eps"),
-        "qk_norm._target_": "sora.dit.norms.none",
-        "modulation._target_": "sora.dit.modulation.Single",
-        "pattern._target_": "sora.dit.patterns.factorised",
-        "block._target_": "sora.dit.published.latte.spatial_and_temporal",
-        "final._target_": "sora.dit.published.network.table",
-        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "qk_norm._target_": "sora.dit.no_norm",
+        "modulation._target_": "sora.dit.SingleModulation",
+        "pattern._target_": "sora.dit.factorised_attention",
+        "block._target_": "sora.dit.spatial_temporal_block",
+        "final._target_": "sora.dit.table_final",
+        "final.norm._target_": "sora.dit.layer_norm",
         "final.norm.eps": 1e-6,
         "latent_channels": From("in_channels"),
         "out_channels": From("in_channels out_channels", with_variances),
@@ -135,7 +135,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def latte_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LatteTransformer3DModel."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

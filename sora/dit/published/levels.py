@@ -13,7 +13,7 @@ from sora.dit.rope import positive
 from sora.tokens import TextTokens, means
 
 
-class Waves(nn.Module):
+class LevelWaves(nn.Module):
     """Numbers as cosines and sines of rates from 1 down to 1 / 10,000 (Ho et al. 2020), through two layers.
 
     late: the slowest rate is reached at the last wave, and not one after it.
@@ -46,13 +46,13 @@ class LevelVector(nn.Module):
         super().__init__()
         if before not in (0, 1):
             raise ValueError(f"level.before is {before}; levels are told as 0 to 1000: 0, or as numbers of 1,000 steps: 1")
-        self.width, self.before, self.time = width, before, Waves(waves, width, late=False)
+        self.width, self.before, self.time = width, before, LevelWaves(waves, width, late=False)
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
         return self.time(told(levels, self.before))
 
 
-def level(width: int, text_width: int, *, waves: int, before: int) -> LevelVector:
+def published_level(width: int, text_width: int, *, waves: int, before: int) -> LevelVector:
     """dit.level: see `LevelVector`, as wide as the network."""
     return LevelVector(width, waves, before)
 
@@ -70,9 +70,9 @@ class LevelAndPooled(nn.Module):
         positive("level.pooled_width", pooled_width)
         if guidance is not None and not 0 <= guidance < inf:
             raise ValueError(f"level.guidance is {guidance}; a guidance scale is at least 0, or null for a network that is told none")
-        self.width, self.time, self.scale = width, Waves(waves, width, late=False), guidance
+        self.width, self.time, self.scale = width, LevelWaves(waves, width, late=False), guidance
         self.pooled = nn.Sequential(nn.Linear(pooled_width, width), nn.SiLU(), nn.Linear(width, width))
-        self.guidance = Waves(waves, width, late=False) if guidance is not None else None
+        self.guidance = LevelWaves(waves, width, late=False) if guidance is not None else None
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:
         wanted, given = self.pooled[0].in_features, 0 if text.pooled is None else text.pooled.shape[1]
@@ -97,7 +97,7 @@ class LevelAndLabel(nn.Module):
 
     def __init__(self, width: int, waves: int, classes: int) -> None:
         super().__init__()
-        self.width, self.time = width, Waves(waves, width, late=True)
+        self.width, self.time = width, LevelWaves(waves, width, late=True)
         self.label = nn.Linear(classes, width, bias=False)
 
     def forward(self, levels: Float[Tensor, "U"], owners: Int[Tensor, "U"], text: TextTokens) -> Float[Tensor, "U C"]:

@@ -88,29 +88,29 @@ OPTIONS = Options(
         "depth": From("num_layers"),
         "heads": From("num_attention_heads"),
         "patch": From("patch_size", lambda size: [1, size, size]),
-        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp._target_": "sora.dit.gelu_tanh",
         "mlp_ratio": 4.0,
-        "level._target_": "sora.dit.published.levels.level",
+        "level._target_": "sora.dit.published_level",
         "level.waves": 256,
         "level.before": 0,
-        "text._target_": "sora.dit.published.texts.two_layers",
+        "text._target_": "sora.dit.two_layer_text",
         "text.fill": 0,
-        "rope._target_": "sora.dit.published.ltx.WideRope",
+        "rope._target_": "sora.dit.WideRope",
         "rope.width": From("num_attention_heads attention_head_dim", mul),
         "rope.heads": From("num_attention_heads"),
         "rope.scales": From("patch_size", lambda size: [1.0, 32.0 * size, 32.0 * size]),  # 32: what its pipeline calls it with
         "rope.extents": [20.0, 2048.0, 2048.0],
         "rope.theta": 10000.0,
         "by_frame": False,
-        "norm._target_": "sora.dit.norms.rms_norm",
+        "norm._target_": "sora.dit.rms_norm",
         "norm.eps": From("norm_eps"),
-        "qk_norm._target_": "sora.dit.norms.rms_across_heads",
+        "qk_norm._target_": "sora.dit.rms_across_heads",
         "qk_norm.eps": 1e-5,
-        "modulation._target_": "sora.dit.modulation.Single",
-        "pattern._target_": "sora.dit.patterns.full",
-        "block._target_": "sora.dit.dit.cross",
-        "final._target_": "sora.dit.published.network.table",
-        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "modulation._target_": "sora.dit.SingleModulation",
+        "pattern._target_": "sora.dit.full_attention",
+        "block._target_": "sora.dit.cross_block",
+        "final._target_": "sora.dit.table_final",
+        "final.norm._target_": "sora.dit.layer_norm",
         "final.norm.eps": 1e-6,
         "latent_channels": From("in_channels patch_size", lambda channels, size: channels / size**2),
         "out_channels": From("out_channels in_channels patch_size", lambda out, channels, size: (out or channels) / size**2),
@@ -130,7 +130,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def ltx_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: LTXVideoTransformer3DModel."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

@@ -1,6 +1,6 @@
 """A network put together as a published one is: the blocks of `sora.dit`, with the embeddings and the last layer that it has.
 
-It is called as `sora.dit.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
+It is called as `sora.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
 
     level   (width, text_width) -> module(levels, owners, text) -> what modulates, (U, C), before its activation
     text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words of width D
@@ -150,7 +150,7 @@ class TableFinal(nn.Module):
         return self.norm(x, F.embedding(index, scale + 1), F.embedding(index, shift))
 
 
-def table(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> TableFinal:
+def table_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> TableFinal:
     """dit.final: see `TableFinal`."""
     return TableFinal(width, norm(width))
 
@@ -167,11 +167,11 @@ class ProjectedFinal(nn.Module):
         return self.norm(self.before(x), F.embedding(index, scale + 1), F.embedding(index, shift))
 
 
-def projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> ProjectedFinal:
+def projected_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> ProjectedFinal:
     """dit.final: see `ProjectedFinal`."""
     return ProjectedFinal(width, level_width, norm(width), nn.Identity())
 
 
-def normed_projected(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
+def normed_projected_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
     """dit.final: see `ProjectedFinal`; with a layer norm of `eps` in front."""
     return ProjectedFinal(width, level_width, norm(width), GainedLayerNorm(width, eps=positive("final.eps", eps)))

@@ -117,7 +117,7 @@ def _of_parts(parts: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, 
         if made is None:
             yield f"{place}{key}", _plain(part)
         else:
-            yield f"{place}{key}._target_", f"{made[0].__module__}.{made[0].__qualname__}"
+            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # all of them stand in this room
             yield from _of_parts(made[1], f"{place}{key}.")
 
 

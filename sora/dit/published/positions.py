@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sora.dit.rope import positive
 
 
-def sines(positions: Float[Tensor, "N"], width: int) -> Float[Tensor, "N W"]:
+def sines_1d(positions: Float[Tensor, "N"], width: int) -> Float[Tensor, "N W"]:
     """Sines and then cosines of `width` / 2 rates from 1 down to 1 / 10,000 (Vaswani et al. 2017, 3.5), in float64."""
     rates = 10_000 ** (-torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width / 2))
     angles = positions.double()[:, None] * rates
@@ -26,7 +26,7 @@ class Sines3d(nn.Module):
     def forward(self, coordinates: Float[Tensor, "N 3"], extents: Int[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         frame, row, column = coordinates.unbind(1)
         flat = 3 * self.width // 8
-        parts = (sines(frame, self.width // 4), sines(column / self.stretch, flat), sines(row / self.stretch, flat))
+        parts = (sines_1d(frame, self.width // 4), sines_1d(column / self.stretch, flat), sines_1d(row / self.stretch, flat))
         return torch.cat(parts, dim=1).float()
 
 
@@ -45,7 +45,7 @@ class Sines2d(nn.Module):
 
     def forward(self, coordinates: Float[Tensor, "N 3"], extents: Int[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
         row, column = (coordinates[:, axis] / (extents[:, axis] / self.rows) / self.density for axis in (1, 2))
-        return torch.cat((sines(column, self.width // 2), sines(row, self.width // 2)), dim=1).float()
+        return torch.cat((sines_1d(column, self.width // 2), sines_1d(row, self.width // 2)), dim=1).float()
 
 
 def sines_2d(width: int, *, rows: int, density: float) -> Sines2d:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sora.dit.dit import GainedLayerNorm
 from sora.dit.layout import Attention
-from sora.dit.published.levels import Waves
+from sora.dit.published.levels import LevelWaves
 from sora.tokens import Segments, TextTokens, means, owners
 
 
@@ -34,12 +34,12 @@ class ProjectedText(nn.Module):
         return replace(text, states=self.project(text.states))
 
 
-def linear(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
+def linear_text(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
     """dit.text: see `ProjectedText`; one layer."""
     return ProjectedText(text_width, width, layers=1, fill=0)
 
 
-def two_layers(text_width: int, width: int, heads: int, attention: Attention, *, fill: int) -> ProjectedText:
+def two_layer_text(text_width: int, width: int, heads: int, attention: Attention, *, fill: int) -> ProjectedText:
     """dit.text: see `ProjectedText`; two layers."""
     return ProjectedText(text_width, width, layers=2, fill=fill)
 
@@ -68,7 +68,7 @@ class Unread(nn.Module):
         return text
 
 
-def unread(text_width: int, width: int, heads: int, attention: Attention) -> Unread:
+def unread_text(text_width: int, width: int, heads: int, attention: Attention) -> Unread:
     """dit.text: see `Unread`."""
     return Unread()
 
@@ -98,7 +98,7 @@ class RefinedText(nn.Module):
         super().__init__()
         if depth < 0:
             raise ValueError(f"text.depth is {depth}; it counts blocks, 0 or more")
-        self.time = Waves(256, width, late=False)
+        self.time = LevelWaves(256, width, late=False)
         self.pooled = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
         self.project = nn.Linear(text_width, width)
         self.blocks = nn.ModuleList(RefinerBlock(width, heads, attention) for _ in range(depth))
@@ -112,6 +112,6 @@ class RefinedText(nn.Module):
         return replace(text, states=x)
 
 
-def refined(text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> RefinedText:
+def refined_text(text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> RefinedText:
     """dit.text: see `RefinedText`; `depth` blocks."""
     return RefinedText(text_width, width, heads, attention, depth=depth)

@@ -33,7 +33,7 @@ TEXT = {"linear_1.*": "0.*", "linear_2.*": "2.*"}
 
 
 class NormedCrossBlock(nn.Module):
-    """As `sora.dit.dit.Block`, with a layer norm, of gains and biases, in front of attention to the caption."""
+    """As `sora.dit.Block`, with a layer norm, of gains and biases, in front of attention to the caption."""
 
     joint: ClassVar[bool] = False
 
@@ -63,7 +63,7 @@ class NormedCrossBlock(nn.Module):
         nn.init.zeros_(self.cross.out.weight)
 
 
-def normed_cross(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
+def normed_cross_block(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
     """dit.block: see `NormedCrossBlock`."""
     return NormedCrossBlock(number, parts, eps=eps)
 
@@ -108,28 +108,28 @@ OPTIONS = Options(
         "depth": From("num_layers"),
         "heads": From("num_attention_heads"),
         "patch": From("patch_size"),
-        "mlp._target_": "sora.dit.mlps.gelu_tanh",
+        "mlp._target_": "sora.dit.gelu_tanh",
         "mlp_ratio": From("ffn_dim num_attention_heads attention_head_dim", lambda hidden, heads, head: hidden / (heads * head)),
-        "level._target_": "sora.dit.published.levels.level",
+        "level._target_": "sora.dit.published_level",
         "level.waves": From("freq_dim"),
         "level.before": 0,
-        "text._target_": "sora.dit.published.texts.two_layers",
+        "text._target_": "sora.dit.two_layer_text",
         "text.fill": 512,
-        "rope._target_": "sora.dit.rope.AxialRope",
+        "rope._target_": "sora.dit.AxialRope",
         "rope.axes": From("attention_head_dim", _axes),
         "rope.time_scale": 1.0,
         "rope.theta": 10000.0,
         "by_frame": True,
-        "norm._target_": "sora.dit.dit.layer_norm",
+        "norm._target_": "sora.dit.layer_norm",
         "norm.eps": From("eps"),
-        "qk_norm._target_": "sora.dit.norms.rms_across_heads",
+        "qk_norm._target_": "sora.dit.rms_across_heads",
         "qk_norm.eps": From("eps"),
-        "modulation._target_": "sora.dit.modulation.Single",
-        "pattern._target_": "sora.dit.patterns.full",
-        "block._target_": "sora.dit.published.wan.normed_cross",
+        "modulation._target_": "sora.dit.SingleModulation",
+        "pattern._target_": "sora.dit.full_attention",
+        "block._target_": "sora.dit.normed_cross_block",
         "block.eps": From("eps"),
-        "final._target_": "sora.dit.published.network.table",
-        "final.norm._target_": "sora.dit.dit.layer_norm",
+        "final._target_": "sora.dit.table_final",
+        "final.norm._target_": "sora.dit.layer_norm",
         "final.norm.eps": From("eps"),
         "latent_channels": From("in_channels"),
         "out_channels": From("out_channels"),
@@ -150,7 +150,7 @@ OPTIONS = Options(
 )
 
 
-def text_to_video(dit: PublishedDiT) -> KeyMap:
+def wan_text_to_video(dit: PublishedDiT) -> KeyMap:
     """dit.keys: WanTransformer3DModel without images as conditions."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 

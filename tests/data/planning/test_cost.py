@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sora.data.planning import Cost
-from sora.data.planning.cost import fitted
+from sora.data.planning.cost import fitted_cost
 
 
 def test_a_layers_operations_give_the_ratio():
@@ -18,12 +18,12 @@ def test_a_layers_operations_give_the_ratio():
 
 def test_measured_seconds_give_their_own_coefficients_back():
     lengths = [64, 128, 1024, 4096]
-    cost = fitted(lengths, [3e-6 + 2e-10 * length for length in lengths])
+    cost = fitted_cost(lengths, [3e-6 + 2e-10 * length for length in lengths])
     assert (cost.linear, cost.quadratic) == (pytest.approx(3e-6), pytest.approx(2e-10))
-    assert fitted([64, 128], [2.0, 1.0]).quadratic == 0
-    assert fitted([64, 128], [1.0, 2.5]).linear > 0
+    assert fitted_cost([64, 128], [2.0, 1.0]).quadratic == 0
+    assert fitted_cost([64, 128], [1.0, 2.5]).linear > 0
     with pytest.raises(ValueError, match="two different lengths"):
-        fitted([64, 64], [1.0, 1.0])
+        fitted_cost([64, 64], [1.0, 1.0])
 
 
 def test_values_that_mean_nothing_are_refused():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sora.data.planning.clips import Limits
+from sora.data.planning.clips import ClipLimits
 from sora.data.planning.frames import FrameClips, VideoColumns
 from sora.data.planning.report import figures, lines
 from sora.tokens import Grid
@@ -14,7 +14,7 @@ COUNT = 400
 COLUMNS = VideoColumns(
     RNG.integers(1, 200, COUNT), RNG.integers(40, 1200, COUNT), RNG.integers(40, 1200, COUNT), RNG.choice([8.0, 12.5, 24.0, 30.0], COUNT)
 )
-FREE = Limits()
+FREE = ClipLimits()
 LADDER = [64 * 64, 128 * 128, 256 * 256]
 
 
@@ -41,7 +41,7 @@ def test_a_clip_keeps_its_aspect_and_gets_the_largest_step_it_has():
 
 def test_durations_are_their_own_and_windows_lie_inside():
     of = clips(patch=(2, 2, 2))
-    for limits in (Limits(), Limits(frames=25)):
+    for limits in (ClipLimits(), ClipLimits(frames=25)):
         rows, found = cuts(of, limits)
         grids = of.measured(rows, limits).grids
         for row, (crop, _), grid in zip(rows, found, grids, strict=True):
@@ -53,7 +53,7 @@ def test_durations_are_their_own_and_windows_lie_inside():
 
 
 def test_windows_are_drawn_anew_each_epoch_and_nowhere_else():
-    one, again, other = (cuts(clips(), Limits(frames=9), epoch=epoch)[1] for epoch in (0, 0, 1))
+    one, again, other = (cuts(clips(), ClipLimits(frames=9), epoch=epoch)[1] for epoch in (0, 0, 1))
     assert one == again and one != other
     starts = np.array([crop.start for crop, _ in one])
     assert len(set(starts.tolist())) > 30

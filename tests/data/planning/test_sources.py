@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sora.data.planning import Bucketed
-from sora.data.planning.sources import Stage, staged
+from sora.data.planning.sources import CurriculumStage, staged
 from tests.data.planning.making import clips, plan
 
 # three datasets: 40 videos; 30 images and 10 videos; 20 images
@@ -80,7 +80,7 @@ def test_a_curriculum_changes_what_is_drawn_after_so_many_clips():
 
 
 def test_a_curriculum_is_checked_before_training():
-    base = Stage(frames=7)
+    base = CurriculumStage(frames=7)
     assert staged(base, ()) == (base,)
     assert [(stage.until, stage.frames) for stage in staged(base, ({"until": 5, "frames": 1}, {"until": 9}))] == [(5, 1), (9, 7), (None, 7)]
     assert len(staged(base, ({"until": 5}, {"frames": 1}))) == 2

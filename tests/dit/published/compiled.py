@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import torch
 
-from sora.training.recompute import save_attention
+from sora.training.recompute import recompute_all_but_attention
 from tests.dit.published.test_parity import apart, inputs_of, pair
 
 WANTED = ("wan_2_1_1_3b", "latte_xl_2", "hunyuan_video")
@@ -15,7 +15,7 @@ WANTED = ("wan_2_1_1_3b", "latte_xl_2", "hunyuan_video")
 def graphs(name: str) -> int:
     dit, _, _, _, clips = pair(name)
     plainly, again = deepcopy(dit), deepcopy(dit)
-    save_attention(again)
+    recompute_all_but_attention(again)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for block in dit.blocks:

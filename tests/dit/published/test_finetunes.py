@@ -92,7 +92,7 @@ def test_the_first_and_last_step_are_told_by_their_numbers():
     """Level n / 1000 is step n - 1; data, before the first, is told as the first."""
     seen = []
     for before in (0, 1):
-        config = OmegaConf.create({"_target_": "sora.dit.published.levels.level", "waves": 4, "before": before})
+        config = OmegaConf.create({"_target_": "sora.dit.published_level", "waves": 4, "before": before})
         module = build(config)(8, 4)
         module.time.forward = lambda numbers: seen.append(numbers) or numbers[:, None]
         module(torch.tensor([0.0, 0.001, 0.25, 1.0]), torch.zeros(4, dtype=torch.int64), TextTokens(torch.zeros(0, 4), Segments.of([0])))

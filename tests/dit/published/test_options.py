@@ -176,44 +176,44 @@ def test_configurations_that_older_versions_wrote_are_read():
 # ---- out: the same predictions, or a refusal by key
 
 PARTS = {  # other parts than a published network has, of each kind
-    "mlp": [{"_target_": "sora.dit.dit.gelu"}, {"_target_": "sora.dit.mlps.swiglu"}],
+    "mlp": [{"_target_": "sora.dit.gelu"}, {"_target_": "sora.dit.swiglu"}],
     "norm": [
-        {"_target_": "sora.dit.dit.layer_norm", "eps": 1e-6},
-        {"_target_": "sora.dit.norms.rms_norm", "eps": 1e-6},
-        {"_target_": "sora.dit.norms.affine_layer_norm", "eps": 1e-5},
+        {"_target_": "sora.dit.layer_norm", "eps": 1e-6},
+        {"_target_": "sora.dit.rms_norm", "eps": 1e-6},
+        {"_target_": "sora.dit.affine_layer_norm", "eps": 1e-5},
     ],
     "qk_norm": [
-        {"_target_": "sora.dit.norms.none"},
-        {"_target_": "sora.dit.dit.rms_per_head", "eps": 1e-6},
-        {"_target_": "sora.dit.norms.rms_across_heads", "eps": 1e-6},
-        {"_target_": "sora.dit.norms.layer_norm_per_head", "eps": 1e-6},
+        {"_target_": "sora.dit.no_norm"},
+        {"_target_": "sora.dit.rms_per_head", "eps": 1e-6},
+        {"_target_": "sora.dit.rms_across_heads", "eps": 1e-6},
+        {"_target_": "sora.dit.layer_norm_per_head", "eps": 1e-6},
     ],
     "pattern": [
-        {"_target_": "sora.dit.patterns.full"},
-        {"_target_": "sora.dit.patterns.factorised"},
-        {"_target_": "sora.dit.patterns.causal", "frames": 0},
+        {"_target_": "sora.dit.full_attention"},
+        {"_target_": "sora.dit.factorised_attention"},
+        {"_target_": "sora.dit.causal_attention", "frames": 0},
     ],
     "text": [
-        {"_target_": "sora.dit.published.texts.linear"},
-        {"_target_": "sora.dit.published.texts.two_layers", "fill": 0},
-        {"_target_": "sora.dit.published.texts.unread"},
+        {"_target_": "sora.dit.linear_text"},
+        {"_target_": "sora.dit.two_layer_text", "fill": 0},
+        {"_target_": "sora.dit.unread_text"},
     ],
     "level": [
-        {"_target_": "sora.dit.published.levels.level", "waves": 256, "before": 0},
-        {"_target_": "sora.dit.published.levels.narrow_level", "level_width": 20, "before": 0},
+        {"_target_": "sora.dit.published_level", "waves": 256, "before": 0},
+        {"_target_": "sora.dit.narrow_level", "level_width": 20, "before": 0},
     ],
     "modulation": [
-        {"_target_": "sora.dit.modulation.Single"},
-        {"_target_": "sora.dit.modulation.Zero"},
-        {"_target_": "sora.dit.modulation.LoRA", "rank": 2},
+        {"_target_": "sora.dit.SingleModulation"},
+        {"_target_": "sora.dit.ZeroModulation"},
+        {"_target_": "sora.dit.LoRAModulation", "rank": 2},
     ],
     "block": [
-        {"_target_": "sora.dit.dit.cross"},
-        {"_target_": "sora.dit.plain.plain"},
-        {"_target_": "sora.dit.parallel.parallel"},
-        {"_target_": "sora.dit.published.wan.normed_cross", "eps": 1e-6},
+        {"_target_": "sora.dit.cross_block"},
+        {"_target_": "sora.dit.plain_block"},
+        {"_target_": "sora.dit.parallel_block"},
+        {"_target_": "sora.dit.normed_cross_block", "eps": 1e-6},
     ],
-    "position": [None, {"_target_": "sora.dit.published.positions.sines_3d", "stretch": 1.0}],
+    "position": [None, {"_target_": "sora.dit.sines_3d", "stretch": 1.0}],
     "rope": [None],
 }
 SHAPES = ("width", "depth", "heads", "patch", "rope.axes", "rope.width", "rope.heads")  # which go together; see TOGETHER
@@ -225,7 +225,7 @@ TOGETHER = {
         {"depth": 1},
         {"patch": [2, 2, 2]},
         {"patch": [1, 1, 3]},
-        {"rope": {"stretch": {"_target_": "sora.dit.stretch.ntk", "factors": [2.0, 1.0, 1.0]}}},
+        {"rope": {"stretch": {"_target_": "sora.dit.ntk_rope", "factors": [2.0, 1.0, 1.0]}}},
     ],
     "ltx_video": [
         {"heads": 1, "rope": {"heads": 1}},
