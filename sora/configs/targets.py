@@ -138,7 +138,8 @@ def defined(module: str, name: str) -> Definition | None:
     path = source(module)
     if path is None or not re.search(rf"^(class|def) {name}\b", text_of(path), re.MULTILINE):
         return None
-    return next((Definition(module, node) for node in syntax(path).body if getattr(node, "name", None) == name), None)
+    nodes = [node for node in syntax(path).body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return next((Definition(module, node) for node in nodes if node.name == name), None)
 
 
 def find(target: str) -> Definition | None:

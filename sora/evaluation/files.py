@@ -70,7 +70,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     against = Against()
     if bench.compares:
         against = compared_with(bench, config, real, clips)
-        rows = [row | one for row, one in zip(rows, against.rows or [{}] * len(rows), strict=True)]
+        rows = [{**row, **one} for row, one in zip(rows, against.rows or [{}] * len(rows), strict=True)]
     if not share.first:
         return {}
     figures |= against.figures
