@@ -132,8 +132,10 @@ def write_samples(folder: Path, requests: Sequence[Request], clips: Sequence[Any
 
 def check_place(folder: Path, *, key: str) -> None:
     """Raise ValueError for a folder that cannot be made or written to, naming the key that says it."""
-    if long := [part for part in folder.parts if len(os.fsencode(part)) > 255]:
-        raise ValueError(f"{key}={folder}: {long[0][:40]}… is longer than the 255 bytes that a name may have")
+    from sora.storage import LONGEST_NAME
+
+    if long := [part for part in folder.parts if len(os.fsencode(part)) > LONGEST_NAME]:
+        raise ValueError(f"{key}={folder}: {long[0][:40]}… is longer than the {LONGEST_NAME} bytes that a name may have")
     there = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), Path("/"))
     if not there.is_dir():
         which = "is" if there == folder else f"cannot be made: {there} is"

@@ -22,6 +22,7 @@ from sora.locks import alone_making, short
 from sora.processes import alive
 
 STAGING = ".staging-"
+LONGEST_NAME = 255  # bytes, on the usual file systems
 _UMASK = os.umask(0o077)  # which can only be read by setting it
 os.umask(_UMASK)
 
@@ -74,6 +75,8 @@ def refuse_blocked(places: Mapping[str, str]) -> None:
     """Raise ValueError for the first of the paths that a command is to write, by key, at which nothing is and nothing can be made."""
     for key, place in places.items():
         path = Path(place)
+        if long := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
+            raise ValueError(f"{key}={place}: {long[0][:40]}… is longer than the {LONGEST_NAME} bytes that a name may have")
         if not path.exists() and (why := f"{path} is a link to nowhere" if path.is_symlink() else blocked(path)):
             raise ValueError(f"{key}={place} cannot be made: {why}; name another {key}=")
 

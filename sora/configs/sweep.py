@@ -64,7 +64,10 @@ def recorded(folder: Path) -> dict[str, list[str]]:
     if not (folder / RECORD).exists():
         return {}
     form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
-    return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD), advice)["runs"]
+    try:
+        return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD))["runs"]
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}") from None
 
 
 def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:

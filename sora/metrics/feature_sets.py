@@ -80,8 +80,8 @@ def read_features(path: Path) -> FeatureSet:
     if not path.exists():
         raise ValueError(f"{path} does not exist; save features of the real set there first")
     with opened(path) as file:
-        start = file.read(8)
-    if start.startswith(OTHERS):
+        start = file.read(9)
+    if start.startswith(OTHERS) and start[8:] != b"{":  # a header of 640 bytes begins like a pickle
         raise ValueError(f"{path} is no file of sora evaluate, but somebody else's{FOREIGN}")
     header(path)
     try:

@@ -8,6 +8,7 @@ import pytest
 from sora.cli import run
 from sora.data.video import write
 from sora.storage import write_json
+from sora.training.run import open_run
 from tests.report.test_page import HOSTILE, read
 from tests.test_compare import swept
 from tests.trained import world_dataset
@@ -64,6 +65,7 @@ def test_the_page_of_a_run_that_was_moved_with_its_data_names_them_where_they_li
     words = "".join(read((home / "report.html").read_text()).words)
     assert "not to be read from here" in words and f"checkpoint='{home}' data=FOLDER" in words
     world_dataset(home.parent / "data/world", clips=3)
+    open_run(home).seal()  # what its own user wrote
     assert run("report", [str(home)]) == 0
     assert f"data={home.parent / 'data/world'}" in "".join(read((home / "report.html").read_text()).words)
 

@@ -230,7 +230,8 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path):
     found = manifest.contents(path)
     facts = {"bytes": 1, "sha256": storage.text_hash("x")}
     (path / "manifest.json").write_text(manifest.text_of(found._replace(files={**found.files, "../../secret": facts})))
-    with pytest.raises(ValueError, match=r"\.\./\.\./secret lies outside of the checkpoint"):
+    said = r"manifest.json is damaged: files has the key '\.\./\.\./secret', and the name of a file in its folder fits"
+    with pytest.raises(ValueError, match=said):
         checkpoint.load(path)
 
 
