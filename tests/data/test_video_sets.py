@@ -58,7 +58,7 @@ def test_a_folder_of_images_alone_is_scored_as_clips_of_one_frame(tmp_path):
 def test_features_of_images_are_known_by_what_reads_images_and_those_of_videos_are_not(tmp_path, monkeypatch):
     def keys(folder):
         videos = FolderVideos(folder)
-        policy = ClipPolicy(frames=None, stride=1, start="first", short="refuse", choose="first")
+        policy = ClipPolicy(frames=None, stride=1, windows=1, start="first", short="refuse", choose="first")
         clips = take(videos, policy, n=None, seed=0, named="real")
         fitted = whole(FittedVideos(clips, (1, 8, 8)))
         return [made.key(number) for made in (clips, fitted) for number in range(len(made))]

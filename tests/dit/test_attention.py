@@ -291,15 +291,15 @@ def test_heads_that_flash_attention_does_not_take_are_refused_by_their_keys(back
 def test_a_backend_that_cannot_run_here_says_why(backend):
     q, k, v = inputs((3,), (3,))
     segments = (Segments.of((3,)),) * 2
-    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention=sora\.dit\.attention\.attend"):
+    with pytest.raises(ValueError, match=r"CUDA.*dit\.attention=sora\.dit\.fastest_attention"):
         backend(q, k, v, *segments)
-    with pytest.raises(ValueError, match=r"no masks.*dit\.attention=sora\.dit\.attention\.attend"):
+    with pytest.raises(ValueError, match=r"no masks.*dit\.attention=sora\.dit\.fastest_attention"):
         backend(q, k, v, *segments, Mask(layout((Grid(1, 1, 3),), padding=0), (0, 0, 0), False))
 
 
 def test_flex_attention_refuses_to_train_on_a_cpu():
     q, k, v = inputs((3,), (3,))
-    with pytest.raises(ValueError, match=r"trains on CUDA only.*sora\.dit\.attention\.attend"):
+    with pytest.raises(ValueError, match=r"trains on CUDA only.*sora\.dit\.fastest_attention"):
         flex_attention(q, k, v, *(Segments.of((3,)),) * 2)
 
 

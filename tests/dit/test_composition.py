@@ -62,7 +62,7 @@ def refused(chosen) -> str | None:
     if pattern is not full_attention and chosen.get("registers"):
         return r"dit\.registers have no place"
     if pattern is not full_attention and (block in JOINT or isinstance(block, partial)):
-        return r"dit\.block=.*takes dit\.pattern=sora\.dit\.patterns\.full only"
+        return r"dit\.block=.*takes dit\.pattern=sora\.dit\.full_attention only"
     return None
 
 

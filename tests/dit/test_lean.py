@@ -79,5 +79,5 @@ def test_at_birth_it_is_the_identity():
 
 
 def test_what_it_does_not_fuse_it_refuses_by_name():
-    with pytest.raises(ValueError, match=r"dit\.mlp gives a SwiGluMlp.*sora\.dit\.dit\.cross"):
+    with pytest.raises(ValueError, match=r"dit\.mlp gives a SwiGluMlp.*sora\.dit\.cross_block"):
         network(block=lean_block, mlp=swiglu)

@@ -91,18 +91,19 @@ def test_nothing_of_a_step_is_kept_alive_by_what_sums_it():
     class Pack:
         pass
 
-    packs, value = [Pack() for _ in range(8)], nn.Parameter(torch.zeros(2))
-    alive = [weakref.ref(pack) for pack in packs]
+    def stepped() -> list[weakref.ref]:
+        packs, value = [Pack() for _ in range(8)], nn.Parameter(torch.zeros(2))
 
-    def learn(number: int) -> None:
-        assert packs[number] is not None
-        value.sum().backward()
+        def learn(number: int) -> None:
+            assert packs[number] is not None
+            value.sum().backward()
+
+        summing.learned([value], 8, learn)
+        return [weakref.ref(pack) for pack in packs]
 
     gc.disable()
     try:
-        summing.learned([value], 8, learn)
-        del learn, packs
-        assert not any(ref() is not None for ref in alive)
+        assert not any(ref() is not None for ref in stepped())
     finally:
         gc.enable()
 
