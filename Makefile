@@ -29,20 +29,20 @@ quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outp
 
 # A module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early.
 # Byte code is kept whatever the environment says: else each process, and each command that a test starts, compiles all modules anew.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope --ignore=tests/attacks
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope
 
 test: setup  ## the whole test suite, fast ones first
-	$(PYTEST) -m 'not slow and not slurm and not long'
-	$(PYTEST) -m 'slow and not slurm and not long'
+	$(PYTEST) -m 'not slow and not slurm and not long and not attacks'
+	$(PYTEST) -m 'slow and not slurm and not long and not attacks'
 
 test-fast: setup  ## the tests that take no long runs
-	$(PYTEST) -m 'not slow and not slurm and not long'
+	$(PYTEST) -m 'not slow and not slurm and not long and not attacks'
 
 test-long: setup  ## laws over several processes and whole commands that take long: ranks that die, prices of large runs, compiled meshes
-	$(PYTEST) -m long
+	$(PYTEST) -m 'long and not attacks'
 
 test-attacks: setup  ## hostile runs, datasets, files and words through every door, and mutants of every form; minutes
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope tests/attacks
+	$(PYTEST) -m attacks tests/attacks
 
 # Debian's packages, where they may be installed; the tests start daemons of their own
 test-slurm: setup  ## training under a real Slurm: two nodes, time limit, preemption, killed ranks, arrays

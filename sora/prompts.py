@@ -51,6 +51,9 @@ NUMBERS = {
     "clip_gb": Number(0, above=True, most=1e6),
     "first": Number(0, above=True, most=1),
     "shift": Number(0, above=True),
+    # of `sora evaluate`, which says itself what the least of each is
+    **dict.fromkeys(("n", "keep", "trajectories", "neighbours"), Number(most=1e6)),
+    **dict.fromkeys(("bootstrap", "permutations"), Number(most=1e5)),
 }
 
 

@@ -50,7 +50,8 @@ FREE = (
     "recompute",
     "compile",
 )
-MOST = {"workers": 1024, "plan.budget": 1 << 30}  # processes; tokens of a pack
+# (least, most): processes, where none is this one; tokens of a pack; bins of noise levels, each a figure of every line
+BOUNDS = {"workers": (0, 1024), "plan.budget": (1, 1 << 30), "level_bins": (1, 10_000)}
 DEPENDS = "depends."  # before what is no key: the hashes of data, VAE and text encoder, in resume_allow
 # Paths: that the same clips and the same VAE lie there is seen from their hashes.
 FREE_OF = {"vae": FREE, "diffusion": (*FREE, "vae", "evaluation")}
@@ -88,6 +89,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
                 "begin another run with output="
             )
         asked = laid_over(kept(run), config, said)
+        refuse_half_an_evaluation(asked, run)
         stored.refuse_unsaid(run, asked, said)
         asked.resume_allow = config.resume_allow  # what was allowed at another resume is not now
     stored.refuse_programs(asked, said)
@@ -104,9 +106,13 @@ def refuse_sizes(config: DictConfig) -> None:
     """Raise ValueError for what no machine trains with, such as a million processes that load data."""
     from omegaconf import OmegaConf
 
-    for key, most in MOST.items():
-        if (found := OmegaConf.select(config, key)) is not None and found > most:
+    for key, (least, most) in BOUNDS.items():
+        if (found := OmegaConf.select(config, key)) is None:
+            continue
+        if found > most:
             raise ValueError(f"{key}={found:,} is above {most:,}, the most that is trained with; lower {key}")
+        if found < least:
+            raise ValueError(f"{key}={found:,} is below {least:,}, the least that is trained with; raise {key}")
 
 
 def refuse_unmeasured(config: DictConfig) -> None:
@@ -116,6 +122,26 @@ def refuse_unmeasured(config: DictConfig) -> None:
         raise ValueError(
             f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
             "evaluation=videos"
+        )
+
+
+def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
+    """Raise ValueError for an `evaluation` that has not the keys of any of its options: a stored one may have been edited, or be old."""
+    from sora.configs.compose import compose
+
+    evaluation: Any = config.get("evaluation")
+    if evaluation is None or ("every" in evaluation and evaluation.every is None):
+        return
+    videos = evaluation.get("videos")
+    option: Any = compose("train", ["task=diffusion", f"evaluation={'loss' if videos is None else 'videos'}"]).config.evaluation
+    lacking = [key for key in option if key not in evaluation]
+    if videos is not None:
+        inner = videos if isinstance(videos, Mapping) else ()
+        lacking += [f"videos.{key}" for key in option.videos if key not in inner]
+    if lacking:
+        named = ", ".join(f"evaluation.{key}" for key in lacking)
+        raise ValueError(
+            f"{run.config_file} has no {named}; write it there, or choose evaluation=none, evaluation=loss or evaluation=videos"
         )
 
 

@@ -39,8 +39,13 @@ def build(node: DictConfig | Mapping[str, Any], **values: Any) -> Any:
     if not isinstance(node, Mapping) or TARGET not in node:
         raise ValueError(f"{node!r} has no _target_: choose an option of its group")
     tree = plain(node)
-    _check(tree, set(values), place=str(tree[TARGET]), inner=False)
+    _check(tree, set(values), place=_key(node) or str(tree[TARGET]), inner=False)
     return _make(tree, values)
+
+
+def _key(node: Any) -> str:
+    """The key where a node stands in its configuration, such as `dit`, which is what a user sets; empty if it stands in none."""
+    return str(node._get_full_key("")) if isinstance(node, DictConfig) else ""
 
 
 def plain(node: DictConfig | Mapping[str, Any]) -> Any:

@@ -69,7 +69,7 @@ class Checked:
 
     def lines(self, most: int = 20) -> list[str]:
         """For people: what was compared, and the first faults."""
-        compared = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        compared = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing could be compared"
         notes = [f"  note: {note}" for note in self.notes]
         if not self.faults:
             return [f"{compared}: all as the index says", *notes]
@@ -113,7 +113,7 @@ def _metadata(index: Index, checked: Checked) -> bool:
     """
     described, prints, captioned = index.described, Fingerprints(), CaptionCounts()
     totals: Counter[str] = Counter()
-    mapped = (index.folder / FOLDER).is_dir()
+    mapped = "columns" in described and (index.folder / FOLDER).is_dir()  # else opening has made them of the rows, see `open_columns`
     if mapped:
         check_columns(index.folder, described)
     compare = ColumnCheck(index.columns)

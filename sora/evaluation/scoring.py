@@ -102,6 +102,7 @@ def size_asked(said: Any) -> tuple[int, int] | None:
     """(height, width) of `size=`: one side of a square, or WIDTHxHEIGHT as everywhere; None leaves sizes as they are. A list of two
     different sides is refused, since nobody sees which of them is the width."""
     from sora.generation.sizes import PIXELS
+    from sora.samples import LARGEST
 
     sides = [said, said] if isinstance(said, int) else list(said) if not isinstance(said, str | None) else None
     if isinstance(said, str) and (found := PIXELS.fullmatch(said.strip())):
@@ -110,6 +111,8 @@ def size_asked(said: Any) -> tuple[int, int] | None:
         return None
     if sides is None or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
         raise ValueError(f"size={said}: give one side of a square, or WIDTHxHEIGHT in pixels, such as 64x48")
+    if max(sides) > LARGEST:
+        raise ValueError(f"size={said} is above {LARGEST:,}, the most pixels of a side that are scored; lower size")
     if not isinstance(said, str) and sides[0] != sides[1]:
         meant = " or ".join(f"size={width}x{height}" for height, width in (sides, sides[::-1]))
         raise ValueError(f"size=[{sides[0]},{sides[1]}] does not say which is the width: write WIDTHxHEIGHT, {meant}")

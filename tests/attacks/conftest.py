@@ -29,6 +29,13 @@ class Material:
         return place
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what stands in this folder, whatever else is collected with it: `make test` leaves it out."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.attacks)
+
+
 @pytest.fixture(scope="session")
 def sora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("trials"))

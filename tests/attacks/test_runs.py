@@ -143,7 +143,7 @@ STORED = {
     "resume_allow": (1, "x"),
     "init": (1, [1]),
     "vae": (1, [1], {}),
-    "evaluation": (1, "x", {"videos": 1}),
+    "evaluation": (1, "x", {"videos": 1}, {}, {"every": 100}, {"every": 100, "videos": {}}),
     "recompute": (1, {}),
 }
 
