@@ -41,7 +41,7 @@ def test_a_diffusion_run_is_scored_on_held_out_prompts(home, tmp_path):
     for name, keys in {"all_v1": ("colour", "shape", "direction"), "all": (*ASPECTS,)}.items():
         share = sum(all(row["adherence"][key] is not False for key in keys) for row in found["rows"]) / 12
         assert figures[f"adherence_{name}"] == pytest.approx(share)
-    assert found["protocol"]["measures"] == {"adherence": 2}
+    assert found["protocol"]["measures"]["adherence"] == 2 and set(found["protocol"]["measures"]) == {"adherence", "motion"}
     assert all(isinstance(value, float) for value in figures.values()) and not any("fvd" in name for name in figures)
     assert len(found["clips"]) == 3 and all((tmp_path / "a" / name).is_file() for name in found["clips"])
     protocol = found["protocol"]
@@ -154,7 +154,7 @@ def test_scores_are_written_whatever_becomes_of_the_export_and_what_cannot_be_ex
     for word, told in (
         (f"vbench={tmp_path / 'file'}", "file is a file; name a folder"),
         (f"vbench={tmp_path / 'full'}", "holds 'other.mp4', which this evaluation did not make"),
-        (f"output={tmp_path / 'file/below'}", "file is a file; name a folder"),
+        (f"output={tmp_path / 'file/below'}", "file is no folder; name another output="),
     ):
         capsys.readouterr()
         assert run("evaluate", [*words, *([] if word.startswith("output") else [f"output={tmp_path / 'b'}"]), word]) == 2

@@ -17,6 +17,7 @@ from sora.metrics.distribution import VideoDistribution
 from sora.metrics.extractors.pixels import half_pixel
 from sora.metrics.feature_sets import save_features
 from sora.metrics.rand3d import Random3D
+from sora.storage import file_hash
 from tests.trained import plain_dataset
 
 pytestmark = pytest.mark.slow
@@ -317,9 +318,9 @@ def test_weights_that_do_not_fit_are_told_before_a_video_is_read_and_under_their
     torch.jit.save(torch.jit.trace(torch.nn.Conv3d(3, 4, 3), torch.zeros(1, 3, 9, 32, 32)), foreign)
     torch.save({"weight": torch.zeros(3)}, state)
     for words, told in (
-        ([f"extractor.path={foreign}", "extractor=i3d"], "extractor i3d-"),
+        ([f"extractor.path={foreign}", "extractor=i3d", f"extractor.sha256={file_hash(foreign)}"], "extractor i3d-"),
         ([f"extractor.path={state}", "extractor=i3d_state"], "does not hold this network's weights"),
-        ([f"extractor.path={state}", "extractor=i3d"], "is no TorchScript file"),
+        ([f"extractor.path={state}", "extractor=i3d", f"extractor.sha256={file_hash(state)}"], "is no TorchScript file"),
     ):
         scores(tmp_path / "x", *sets, *words, code=2)
         error = capsys.readouterr().err
