@@ -156,7 +156,7 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     found = score(originals)
     assert found["frechet"] < 1e-9 < found["frechet_floor"] and found["distance_clips"] == 5
     assert score([each.flip(0).flip(1) for each in originals])["frechet"] > 1e-3
-    with pytest.raises(ValueError, match=r"evaluation.videos.count=1: frechet and kvd take at least 2 videos"):
+    with pytest.raises(ValueError, match=r"evaluation.videos.count=1: frechet, kvd and motion take at least 2 videos"):
         scorer(said, clips, requests[:1])
     i3d = {"extractor": {"_target_": "sora.metrics.I3DScript", "path": None, "kernel": "none", "crop": False, "batch": 1}}
     with pytest.raises(ValueError, match="extractor.path is not set"):
