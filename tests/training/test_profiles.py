@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sora.configs.load import weights_of
 from sora.training import checkpoint, profiles
 from sora.training.checkpoint import SNAPSHOTS, Saving, TrainingState, thinned
 from sora.training.ema import Average, PostHoc, power_decay
+from sora.training.module import Counters
 from sora.training.profiles import Profile, coefficients, gamma_of, overlaps
 from tests.data.making import flip
 from tests.training.stand_ins import fit
@@ -216,7 +218,7 @@ def test_averages_that_several_ranks_wrote_are_kept_and_found_too(tmp_path):
 
     def save(step: int) -> None:
         tensors = {kind: {f"w{n}": torch.full((n + 2,), value + step) for n in range(5)} for kind, value in KINDS.items()}
-        facts = {"counters": {"updates": step}, "profiles": dict(zip(("ema", "ema_2"), WIDTHS, strict=True))}
+        facts = {"counters": asdict(Counters(step=step, updates=step)), "profiles": dict(zip(("ema", "ema_2"), WIDTHS, strict=True))}
         state = TrainingState(step=step, samples=0, tokens=0, tensors=tensors, facts=facts)
         made = [Saving(tmp_path / "checkpoints", state, rank=rank, ranks=3) for rank in range(3)]
         for part in made:
@@ -238,7 +240,7 @@ def test_where_a_signal_stopped_the_run_does_not_change_its_profiles(tmp_path):
     tensors = {"model": {"w": torch.ones(3)}, "ema": {"w": torch.ones(3)}, "ema_2": {"w": torch.zeros(3)}}
     for name, saved in (("whole", (4, 8, 12, 16)), ("stopped", (4, 5, 8, 11, 12, 13, 16))):
         for step in saved:
-            facts = {"counters": {"updates": step}, "profiles": dict(zip(("ema", "ema_2"), WIDTHS, strict=True))}
+            facts = {"counters": asdict(Counters(step=step, updates=step)), "profiles": dict(zip(("ema", "ema_2"), WIDTHS, strict=True))}
             state = TrainingState(step=step, samples=0, tokens=0, tensors=tensors, facts=facts)
             saving = Saving(tmp_path / name / "checkpoints", state, rank=0, ranks=1)
             saving.write()
