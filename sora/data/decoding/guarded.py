@@ -135,7 +135,8 @@ class GuardedReader:
 
 
 def _said(source: Source, named: str) -> Call:
-    return {"path": None if isinstance(source, bytes) else str(source), "name": named}
+    # whole, as the child stays where it was when it was started
+    return {"path": None if isinstance(source, bytes) else os.path.abspath(source), "name": named}
 
 
 def _content(source: Source) -> bytes:

@@ -56,6 +56,19 @@ def test_a_guarded_reader_reads_what_its_reader_reads():
     guarded.close()
 
 
+def test_a_relative_path_is_meant_from_where_one_stands_when_it_is_read(tmp_path, monkeypatch):
+    """The child stays where it was started."""
+    guarded = GuardedReader(reader=PYAV, seconds=30, memory_gb=2, restart_after=100)
+    try:
+        for count, folder in ((3, tmp_path / "a"), (5, tmp_path / "b ü")):
+            folder.mkdir()
+            (folder / "x.mp4").write_bytes(muxed(counting(count)))
+            monkeypatch.chdir(folder)
+            assert guarded.probe(Path("x.mp4")).frames == len(guarded.read(Path("x.mp4")).frames) == count
+    finally:
+        guarded.close()
+
+
 def test_a_path_is_read_as_its_bytes_are(tmp_path):
     (tmp_path / "a.mp4").write_bytes(muxed(counting(5)))
     guarded = GuardedReader(reader=PYAV, seconds=30, memory_gb=2, restart_after=100)
