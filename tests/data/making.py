@@ -48,6 +48,9 @@ def muxed(
     frames: np.ndarray, *, codec="libx264", container="mp4", times=None, base=Fraction(1, 1000), rotation=0, options=None, aspect=None
 ) -> bytes:
     """A file as others would write it. times: of each frame in seconds (default: 25 a second)."""
+    # beware: below that width libx265 writes past its memory, and the process dies at some later time and place
+    if codec == "libx265" and frames.shape[2] < 64:
+        raise ValueError(f"libx265 needs pictures 64 wide, got {frames.shape[2]}")
     times = [number / 25 for number in range(len(frames))] if times is None else times
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
