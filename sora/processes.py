@@ -137,6 +137,12 @@ def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
         return
 
 
+def give_memory_back() -> None:
+    """Give the system the pages of freed memory that glibc keeps: tensors of ever other sizes leave more and more between what is used."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other libraries than glibc have none
+        trim(0)
+
+
 def reset_interrupt() -> None:
     """Until a command is under way, Ctrl-C ends a process of ours as it does any program: an import that is broken off is a traceback."""
     words = sys.orig_argv[1:3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import queue
@@ -265,7 +266,13 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
     """
 
+    _sharing = 0  # iterators of this process whose workers live
+
     def __init__(self, loader: _Loader):
+        # What is looked through for garbage is written to, by whoever looks: soon no page would be shared with the workers any more.
+        gc.collect()
+        gc.freeze()
+        _Iterator._sharing += 1
         self._owner, self._ended, self._steps, self._lost = os.getpid(), threading.Event(), iter(loader.sampler), loader.__dict__["lost"]
         before = signal.getsignal(signal.SIGCHLD)
         super().__init__(loader)
@@ -304,6 +311,10 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     def _shutdown_workers(self) -> None:
         if os.getpid() != self._owner:  # a copy that a later fork took along
             return
+        if not self._ended.is_set():
+            _Iterator._sharing -= 1
+            if not _Iterator._sharing:
+                gc.unfreeze()
         self._ended.set()
         super()._shutdown_workers()
         for worker in self._workers:
