@@ -30,7 +30,7 @@ from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine, owner, planned_keys
 from sora.draws import sample_id
-from sora.processes import Parent, ignore_asking
+from sora.processes import Parent, born_deaf, ignore_asking
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
@@ -275,7 +275,8 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         _Iterator._sharing += 1
         self._owner, self._ended, self._steps, self._lost = os.getpid(), threading.Event(), iter(loader.sampler), loader.__dict__["lost"]
         before = signal.getsignal(signal.SIGCHLD)
-        super().__init__(loader)
+        with born_deaf():  # until `_start_worker`
+            super().__init__(loader)
         if threading.current_thread() is threading.main_thread() and before is not None:
             # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
             signal.signal(signal.SIGCHLD, before)
