@@ -25,7 +25,7 @@ from sora.configs.words import listed, meant
 from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import started
-from sora.terminal import Lines, line, shown, styled, writable
+from sora.terminal import Lines, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
+MAKING = ("encode", "evaluate", "export", "prepare", "quickstart", "sample", "train")  # verbs whose work is files, whoever listens
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
@@ -235,6 +236,7 @@ def _who() -> str:
 
 
 def _run(verb: str, words: list[str]) -> int | None:
+    outlive(verb in MAKING)
     flags = parse(words)
     flags.overrides = worded(verbs()[verb], flags.overrides)
     if flags.version:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +54,7 @@ class Checkpoints(Callback):
         if snapshots < 0:
             raise ValueError(f"checkpoint.snapshots={snapshots} must be at least 0; it is how many there are at most")
         self._run, self._every, self._patience, self._refused = run, every, patience, 0
+        self._home = _identity(run.folder)
         self._kept = {"keep": keep, "keep_every": keep_every, "snapshots": snapshots, "every": every}
         self._steps, self._seed, self._flag, self._journal, self._resumed = steps, seed, flag, journal, resumed
         self._begun: int | None = resumed.step if resumed else None
@@ -161,6 +163,11 @@ class Checkpoints(Callback):
         if self._begun == step:
             return
         self._end(module, wait=True)
+        if _identity(self._run.folder) != self._home:  # a new folder of that name would hold the second half of a run
+            raise ValueError(
+                f"{self._run.folder} was moved or removed while the run trained in it, so step {step} is not saved; where the folder is "
+                "there still, go on from its newest checkpoint with resume=FOLDER"
+            )
         captured = state.capture(module, self._journal.facts)
         saving = checkpoint.Saving(self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True)
         self._writer.start(partial(_written, saving))
@@ -220,6 +227,15 @@ class Checkpoints(Callback):
         self._journal.say(
             f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps"
         )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is, whatever its name; None if it is not there."""
+    try:
+        found = os.stat(folder)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _written(saving: checkpoint.Saving) -> None:
