@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
-from sora.processes import Parent
+from sora.processes import ASKING, Parent, born_deaf
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ def in_order(
     pool = _pool(workers, memory_gb)
     try:
         for item in left:
-            pending.append((item, pool.submit(guarded, item)))
+            pending.append((item, _given(pool, guarded, item)))
             if len(pending) < 4 * workers:
                 continue
             pool = yield from _first(pending, pool, guarded, workers, memory_gb)
@@ -109,9 +109,14 @@ def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers:
 def _alone(guarded: Guarded[Item, Result], item: Item, memory_gb: float) -> Done[Item, Result]:
     with _pool(1, memory_gb) as single:
         try:
-            return single.submit(guarded, item).result()
+            return _given(single, guarded, item).result()
         except BrokenProcessPool:
             return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
+
+
+def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Done[Item, Result]]:
+    with born_deaf():  # the first starts the processes, in which Ctrl-C would be a traceback until `_start`
+        return pool.submit(guarded, item)
 
 
 def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
@@ -121,6 +126,7 @@ def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
 def _start(parent: Parent, memory_gb: float) -> None:
     parent.hold_to()  # one that is killed by force cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
     limit = int(memory_gb * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
