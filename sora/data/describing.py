@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sora.data.index import Index
-from sora.data.video import LIMITS, stream
+from sora.data.video import read_apart
 
 _BARS = 12
 _THUMBNAIL = 208  # pixels of the longer side
@@ -195,9 +195,7 @@ class Thumbnails:
         scale = min(1.0, _THUMBNAIL / max(height, width))
         size = max(2, round(height * scale)), max(2, round(width * scale))
         named, middle = f"{member.key} of {member.shard}", int(index.frames[row]) // 2
-        shown = stream(index.read_member(member), first=middle, size=size, name=named, limits=LIMITS)
-        pixels = next(shown).pixels
-        shown.close()
+        pixels = read_apart(index.read_member(member), first=middle, frames=1, size=size, name=named).frames[0]
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=80)
         title = f"{member.key}: {width}x{height}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"

@@ -128,7 +128,7 @@ def index_shards(
                 else:
                     done, kept, clips = done + 1, kept + 1, clips + part.clips
 
-        run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb)
+        run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb, apart=not store.remote)
         for surveyed, rows, refused in rows_of(surveys(), store, choices, run):
             rows = [row if row.licence else replace(row, licence=licence) for row in rows]
             part = parts.write(surveyed, rows, refused)
