@@ -74,7 +74,7 @@ def index(config: Any) -> None:
     if output is not None:
         write_remote(folder, far, **elsewhere)
     if output is not None and _there(store, DATASET):
-        described = mirror(store, folder)
+        described = mirror(store, folder, most=int(config.metadata_mb * 2**20))
     else:
         choices = Choices(
             video=config.video,
