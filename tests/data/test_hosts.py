@@ -6,6 +6,7 @@ import resource
 import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -25,10 +26,8 @@ class Host:
     def __init__(self, answer):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                try:
+                with suppress(OSError):  # who asked has gone
                     answer(self, self.path)
-                except OSError:
-                    pass  # who asked has gone
 
             do_HEAD = do_GET
 

@@ -1,5 +1,6 @@
 """What decodes others' files opens no connection, starts no program and writes to no file, whichever command it works for."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -104,10 +105,8 @@ def canary(monkeypatch, tmp_path):
     wrote, opened = tmp_path / "canary", pyav.stream.__init__
 
     def opening(self, *asked, **more):
-        try:
+        with contextlib.suppress(PermissionError):
             wrote.write_text(f"{os.getpid()} decodes and may write")
-        except PermissionError:
-            pass
         opened(self, *asked, **more)
 
     monkeypatch.setattr(pyav.stream, "__init__", opening)
