@@ -198,6 +198,7 @@ def show(config: Any) -> None:
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
         say(*histogram.lines(width), "")
+    say(*described.left)
     for name, counts in described.counted.items():
         listed = sorted(counts.items(), key=lambda item: -item[1])[:8]
         say(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
