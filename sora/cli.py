@@ -269,7 +269,7 @@ def _run(verb: str, words: list[str]) -> int | None:
 
     refuse_blocked(composed.writes)
     refuse_read_only(composed)
-    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+    with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
