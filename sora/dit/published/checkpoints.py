@@ -94,8 +94,8 @@ def _compared(dit: PublishedDiT, source: Path, allowed: Sequence[str]) -> tuple[
 
 
 def _named(held: Mapping[str, Tensor], map_: KeyMap, place: files.Place) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says more
-    than that all of them are missing."""
+    """The tensors of a checkpoint by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says
+    more than that all of them are missing."""
     tensors = files.bared(held, list(map_.keys))
     if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors), parts=place.parts)):
         raise ValueError(f"{place.weights} holds other tensors than {map_.kind}'s in diffusers: {whose}")

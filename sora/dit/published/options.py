@@ -148,7 +148,7 @@ def _plain(value: Any) -> Any:
 def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allowed: Sequence[str] = (), parts: bool = False) -> None:
     """Raise ValueError unless a config.json, read from `place`, is one of a network that is ours in every leaf; all differences are named.
 
-    parts: the weights beside it are several files. allowed: leaves of ours, or what they begin with, that may be others on purpose; each must be one.
+    allowed: leaves of ours, or what they begin with, that may be others on purpose; each must be one. parts: the weights are several files.
     """
     if not isinstance(found, Mapping):
         raise ValueError(f"{place} is damaged: it holds no mapping")
