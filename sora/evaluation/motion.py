@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation.measures import MEASURES
+from sora.metrics.scored import MOTION, Motion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
     from sora.evaluation.scoring import Bench, RealSet
     from sora.evaluation.sharing import Share
     from sora.metrics.extractors.features import VideoFeatures
-
-
-@dataclass(frozen=True)
-class Motion:
-    """A word of `metrics=`. named: what the figures of a distance are called here, such as frechet: motion_frechet; `told` begins the
-    names of the rest, the numbers of clips."""
-
-    told: str
-    named: Mapping[str, str]
-
-
-MOTION = {
-    "motion": Motion("motion", {"frechet": "motion_frechet", "kvd": "motion_kvd"}),
-    "fvmd_lite": Motion("fvmd_lite", {"frechet": "fvmd_lite"}),
-}
 
 
 def network_of(word: str) -> VideoFeatures:
@@ -157,6 +143,6 @@ def named(found: Mapping[str, float], motion: Motion) -> dict[str, float]:
     for name, value in found.items():
         for start in (*motion.named, "n_real", "n_fake"):
             if name == start or name.startswith((f"{start}/", f"{start}_")):
-                short = motion.named.get(start, f"{motion.told}_{start}") + name[len(start) :]
+                short = motion.called(start) + name[len(start) :]
                 figures[name if "/" in name else short] = value
     return figures

@@ -234,7 +234,7 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), sides.about_real(real)
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
     if not bench.extracts:
-        return RealSet(torch.zeros(len(real), 0), shapes, dataset, clips, real)
+        return RealSet(torch.zeros(len(real), 0, dtype=torch.float32), shapes, dataset, clips, real)
     if bench.statistics is not None and len(set(shapes)) > 1:
         raise ValueError(f"statistics={bench.statistics} holds clips of one shape, and these are {', '.join(clips['shapes'])}; set size=")
     if bench.statistics is not None and bench.statistics.is_file():

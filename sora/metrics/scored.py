@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,35 @@ FORM = Fields(
         "distances": Maybe([anything]),
     },
 )  # of scores.json
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A word of `metrics=` whose distances are over features of its own. extractor: its name without a version. named: what the figures
+    of a distance are called, such as frechet: motion_frechet; `told` begins the names of the rest, the numbers of clips."""
+
+    extractor: str
+    told: str
+    named: Mapping[str, str]
+
+    def called(self, figure: str) -> str:
+        return self.named.get(figure, f"{self.told}_{figure}")
+
+
+MOTION = {
+    "motion": Motion("motion3d", "motion", {"frechet": "motion_frechet", "kvd": "motion_kvd"}),
+    "fvmd_lite": Motion("flow-histograms", "fvmd_lite", {"frechet": "fvmd_lite"}),
+}
+
+
+def told_shorter(name: str, figures: Mapping[str, Any]) -> bool:
+    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    first, *rest = name.split("/")
+    if not rest:
+        return False
+    short = {first, *(word.called(first) for word in MOTION.values() if rest[0].startswith(f"{word.extractor}-"))}
+    # The number tells whose a short name is: kvd may be of another extractor than kvd/motion3d-v1@17f.
+    return any(figures.get("_".join([start, *rest[1:]])) == figures[name] for start in short)
 
 
 def read_scores(path: Path) -> dict[str, Any]:
