@@ -34,8 +34,8 @@ PERMUTATIONS, BOOTSTRAP = 79, 100  # as in conf/evaluate.yaml
 FRAMES, SIDE, HEIGHT = 9, 48, 144
 # Clips of either side, pairs of sets: so many that a mean is sure to a hundredth or so, and p to a twentieth.
 SMALL = ((16, 16, 1000), (64, 64, 400), (16, 64, 500))
-MIDDLE, LARGE = ((256, 128, 300), (64, 512, 200)), ((2048, 2048, 300), (2048, 512, 100))
-FEWER, WIDE = ((2048, 2048, 100), (2048, 512, 100)), ((2048, 2048, 12), (2048, 512, 60))  # of features whose distances take longer
+MIDDLE, LARGE = ((256, 128, 300), (64, 512, 200)), ((2048, 2048, 300), (2048, 512, 60))
+FEWER, WIDE = ((2048, 2048, 60), (2048, 512, 60)), ((2048, 2048, 6), (2048, 512, 24))  # of features whose distances take longer
 POPULATION = 4400  # crops: two sets of 2,048, and some
 TIMED = ((2048, 2048, 400), (400, 400, 400), (256, 256, 1408), (64, 64, 224), (512, 64, 224))
 ROUNDS = 3
@@ -89,9 +89,9 @@ def clips() -> Tensor:
     return crops(POPULATION)
 
 
-def seen_by(network: VideoFeatures) -> Draw:
-    """Crops of real clips, as features."""
-    features = torch.cat([network(part) for part in clips().split(64)]).double()
+def seen_by(network: VideoFeatures, *, stride: int = 1) -> Draw:
+    """Crops of real clips, every so-manyth frame of them, as features."""
+    features = torch.cat([network(part) for part in clips()[:, ::stride].split(64)]).double()
     print(f"{network.name}: features of {len(features)} clips", flush=True)
     return drawn_of(features)
 
@@ -99,8 +99,8 @@ def seen_by(network: VideoFeatures) -> Draw:
 # What sets are drawn of, and how many of which sizes.
 POPULATIONS: dict[str, tuple[Callable[[], Draw], Sequence[tuple[int, int, int]]]] = {
     "rand3d": (lambda: seen_by(Random3D()), (*SMALL, *MIDDLE, *LARGE)),
-    "transnetv2": (lambda: seen_by(TransNetV2(batch=16)), (*SMALL, *MIDDLE, *FEWER)),
-    "efficientnet": (lambda: seen_by(EfficientNetLite0(frames=2, batch=16)), (*SMALL, *MIDDLE, *WIDE)),
+    "transnetv2": (lambda: seen_by(TransNetV2(batch=16), stride=2), (*SMALL, *MIDDLE, *FEWER)),
+    "efficientnet": (lambda: seen_by(EfficientNetLite0(frames=1, batch=16)), (*SMALL, *MIDDLE, *WIDE)),
     "gaussian400_0": (lambda: gaussian(400, 0.0), (*SMALL, *MIDDLE, *FEWER)),
     "gaussian224_1": (lambda: gaussian(224, 1.0), (*SMALL, *MIDDLE, *LARGE)),
 }

@@ -202,9 +202,10 @@ def main(words: Sequence[str]) -> int:
     torch.set_num_threads(1)
     for name in names:
         print(f"== {name}", flush=True)
+        told = about()  # of the code as it is now, not when it is done
         figures, rows = PARTS[name]()
         # Read anew each time: another part may have been measured by another process meanwhile.
-        write_json(FILE, together({**read(), name: {"figures": figures, **about(), "rows": rows}}))
+        write_json(FILE, together({**read(), name: {"figures": figures, **told, "rows": rows}}))
         print("\n".join(f"{figure}: {value:.4g}" for figure, value in figures.items()), flush=True)
     return 0
 
