@@ -258,9 +258,9 @@ def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -
     moving, beware = motion.compared(bench, real, fake)
     told = ([paired()] if pairs else sides.of_rates(real.clips, fake.about())) if bench.distances else []
     if not bench.extracts:
-        return moving, [], [*told, *beware]
+        return moving, [], sides.once([*told, *beware])
     found, rows, more = by_extractor(bench, real, fake)
-    return {**found, **moving}, rows, [*told, *more, *beware]
+    return {**found, **moving}, rows, sides.once([*told, *more, *beware])
 
 
 def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:

@@ -61,14 +61,21 @@ MOTION = {
 }
 
 
+def of_motion(name: str) -> str | None:
+    """`frechet/motion3d-v1@17f/low` as `motion_frechet_low`, also behind the dataset of a VAE's figures; None for what is of another
+    extractor."""
+    first, *rest = name.split("/")
+    dataset, between, figure = first.rpartition("_vae_")
+    called = [word.called(figure) for word in MOTION.values() if rest and rest[0].startswith(f"{word.extractor}-")]
+    return "_".join([f"{dataset}{between}{called[0]}", *rest[1:]]) if called else None
+
+
 def told_shorter(name: str, figures: Mapping[str, Any]) -> bool:
     """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
     first, *rest = name.split("/")
-    if not rest:
-        return False
-    short = {first, *(word.called(first) for word in MOTION.values() if rest[0].startswith(f"{word.extractor}-"))}
+    short = ("_".join([first, *rest[1:]]), of_motion(name)) if rest else ()
     # The number tells whose a short name is: kvd may be of another extractor than kvd/motion3d-v1@17f.
-    return any(figures.get("_".join([start, *rest[1:]])) == figures[name] for start in short)
+    return any(one is not None and figures.get(one) == figures[name] for one in short)
 
 
 def read_scores(path: Path) -> dict[str, Any]:
