@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.grouping import Board, Entry
+from sora.metrics.scored import of_motion
 from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
 from sora.tables import Cell
 
@@ -35,6 +36,7 @@ HEADLINES = (
     "frechet",
     "kvd",
     "motion_frechet",
+    "motion_kvd",
     "fvmd_lite",
     "jedi_formula",
     "precision",
@@ -217,15 +219,15 @@ def loss_change(first: Score, other: Score) -> Cell | None:
 
 
 def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:
-    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones.
+    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones, but
+    for those of motion, whose short names are its own.
 
     Raises ValueError for one that no score has.
     """
     every = list(dict.fromkeys(name for score in scores for name in score.figures))
-    long = {bare(name.partition("/")[0]) for name in every if "/" in name}
-    once = [
-        name for name in every if "/" in name or not {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long
-    ]
+    kept = [name for name in every if of_motion(name) not in every]
+    long = {bare(name.partition("/")[0]) for name in kept if "/" in name}
+    once = [name for name in kept if "/" in name or not {name, name.partition("_")[0], bare(name).partition("_")[0]} & long]
     main = [name for name in once if not name.endswith(ROUGH) and name.count("/") < 2]
     if figures is None:
         return [name for name in main if headline(name)] or main
