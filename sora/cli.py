@@ -25,7 +25,7 @@ from sora.configs.words import listed, meant
 from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import started
-from sora.terminal import Lines, line, outlive, shown, styled, writable
+from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -138,9 +138,7 @@ def _keys(verb: str) -> set[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 128 + N asked by signal N (130: Ctrl-C)."""
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _begun(argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
         return 0
@@ -157,6 +155,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(words[0], words[1:])
 
 
+def _begun(argv: Sequence[str] | None) -> list[str]:
+    """The words of a command, of this process where `argv` is None, which can print and ends with who started it from here on."""
+    if argv is None:
+        in_utf8()
+    writable()
+    follow_starter()
+    return list(sys.argv[1:] if argv is None else argv)
+
+
 def listing() -> str:
     width = max((len(name) for name in verbs()), default=0)
     lines = [f"  {verb.name:<{width}}   {verb.line}" for verb in verbs().values()]
@@ -168,9 +175,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. Threads of a GNU OpenMP that spin for long take the core from whoever shares it: one other busy
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _begun(argv)
     return guarded(verb, lambda: _run(verb, words))
 
 
@@ -269,7 +274,7 @@ def _run(verb: str, words: list[str]) -> int | None:
 
     refuse_blocked(composed.writes)
     refuse_read_only(composed)
-    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+    with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 

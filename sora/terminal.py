@@ -118,6 +118,14 @@ def plainly(error: UnicodeError) -> tuple[str, int]:
     return "".join(PLAIN.get(letter) or ascii(letter)[1:-1] for letter in error.object[error.start : error.end]), error.end
 
 
+def in_utf8() -> None:
+    """Start this program anew in Python's UTF-8 mode where its words and names of files are read as ASCII, in which a dataset cannot be
+    named or read that has other letters: LC_ALL=C with PYTHONUTF8=0 or PYTHONCOERCECLOCALE=0, as some clusters set them."""
+    mode = ["-X", "utf8"]  # the first one counts
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.orig_argv[1:3] != mode:
+        os.execve(sys.executable, [sys.executable, *mode, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
 def writable() -> None:
     """From here on nothing that this process prints fails for its terminal's encoding, or steers the terminal.
 

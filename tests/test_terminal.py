@@ -122,3 +122,25 @@ def test_without_standard_streams_no_file_is_taken_for_one():
     )
     shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", shell]).returncode == 0
+
+
+@pytest.mark.parametrize("how", [[], ["-X", "utf8=0"]])
+@pytest.mark.parametrize("more", [{"PYTHONUTF8": "0"}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
+def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, how):
+    """The shell's bytes are a text, and a file of that name is found, where Python would read both as ASCII."""
+    import os
+    import subprocess
+
+    (tmp_path / "ü").mkdir()
+    (tmp_path / "ü" / "é.mp4").write_bytes(b"no video")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))} | {"LC_ALL": "C"} | more
+    for words, told in (("sample checkpoint=ö prompt=ü", "ö does not exist"), ("prepare input=ü output=ö", "input=ü holds no video")):
+        verb, *rest = words.split()
+        line = [sys.executable, *how, "-m", f"sora.{verb}", *rest]
+        found = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, check=False)
+        assert (found.returncode, told in found.stderr.decode()) == (2, True), found.stderr
+    assert "é.mp4" in found.stderr.decode()
+    bad = subprocess.run(
+        [sys.executable, *how, "-m", "sora.sample", "checkpoint=x", b"prompt=\xfc"], env=env, capture_output=True, check=False
+    )
+    assert bad.returncode == 2 and b"type it in UTF-8" in bad.stderr
