@@ -222,8 +222,7 @@ def test_a_killed_starter_takes_what_it_started_along_at_whatever_moment_it_is_k
         f"from sora.processes import follow_starter; follow_starter(); import time; open({str(tmp_path / 'there')!r}, 'w'); time.sleep(600)"
     )
     outer = (
-        "import os, sys; from sora import processes; print(os.getpid(), flush=True)
-"
+        "import os, sys; from sora import processes; print(os.getpid(), flush=True)\n"
         f"processes.command([sys.executable, '-c', {inner!r}], patience=5)"
     )
     draw = random.Random(0)
