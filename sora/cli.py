@@ -24,7 +24,7 @@ from sora import credentials, trust
 from sora.configs.words import listed, meant
 from sora.processes import Interrupts, follow_starter
 from sora.processes import command as run_command
-from sora.started import started
+from sora.started import leave, started
 from sora.terminal import Lines, line, shown, styled, writable
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}{_who()}: {shown(str(error)) if isinstance(error, Lines) else line(str(error))}", file=sys.stderr)
+        _tell(verb, shown(str(error)) if isinstance(error, Lines) else line(str(error)))
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
@@ -202,16 +202,16 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     except ConnectionError as error:
         if error.errno is not None:
             raise
-        print(f"sora {verb}{_who()}: {line(str(error))}", file=sys.stderr)  # a store's own words: it does not answer
+        _tell(verb, line(str(error)))  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
         if error.errno in NAME_ERRORS or _unmakeable(error):
-            print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename))}; name another place", file=sys.stderr)
+            _tell(verb, f"{error.strerror}: {line(str(error.filename))}; name another place")
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}", file=sys.stderr)
+        _tell(verb, f"{error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}")
         return FAILED
 
 
@@ -223,6 +223,11 @@ def _unmakeable(error: OSError) -> bool:
         return False
     path = Path(error.filename)
     return (path.is_symlink() and not path.exists()) or blocked(path) is not None
+
+
+def _tell(verb: str, error: str) -> None:
+    print(told := f"sora {verb}{_who()}: {error}", file=sys.stderr)
+    leave(told)
 
 
 def _who() -> str:
