@@ -312,9 +312,13 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 
 
 def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
-    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well: `frechet_low`, or, of
+    features that have a word of their own, `motion_frechet_low`."""
     first, *rest = name.split("/")
-    return bool(rest) and "_".join([first, *rest[1:]]) in figures
+    short = "_".join([first, *rest[1:]])
+    return bool(rest) and any(
+        other == short or other.endswith(f"_{short}") for other, value in figures.items() if "/" not in other and value == figures[name]
+    )
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:

@@ -61,7 +61,9 @@ def test_folders_without_a_key_arrive_as_they_are(verb, name):
 
 def test_no_message_writes_a_place_into_a_command_by_itself():
     said = re.compile(rf"sora ({'|'.join(verbs())})( -m)? ([^\"'{{]*=)?{{(?!command\(|shlex\.)")
-    found = [path.name for path in Path("sora").rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines() if said.search(line)]
+    found = [
+        path.name for path in Path("sora").rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines() if said.search(line)
+    ]
     assert not found
 
 
