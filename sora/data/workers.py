@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
 from sora.data.decoding.confine import confine
-from sora.processes import Parent
+from sora.processes import ASKING, Parent, born_deaf
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,7 +77,7 @@ def in_order(
     pool = _pool(workers, hold)
     try:
         for item in left:
-            pending.append((item, pool.submit(guarded, item)))
+            pending.append((item, _given(pool, guarded, item)))
             if len(pending) < 4 * workers:
                 continue
             pool = yield from _first(pending, pool, guarded, workers, hold)
@@ -120,9 +120,14 @@ def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers:
 def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Done[Item, Result]:
     with _pool(1, hold) as single:
         try:
-            return single.submit(guarded, item).result()
+            return _given(single, guarded, item).result()
         except BrokenProcessPool:
             return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
+
+
+def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Done[Item, Result]]:
+    with born_deaf():  # the first starts the processes, in which Ctrl-C would be a traceback until `_start`
+        return pool.submit(guarded, item)
 
 
 def _pool(workers: int, hold: Hold) -> ProcessPoolExecutor:
@@ -132,6 +137,7 @@ def _pool(workers: int, hold: Hold) -> ProcessPoolExecutor:
 def _start(parent: Parent, hold: Hold) -> None:
     parent.hold_to()  # one that is killed by force cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
     limit = int(hold.memory_gb * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

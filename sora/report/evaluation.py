@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from sora.gate.forms import Fields, count, fitting, text
 from sora.gate.texts import read_lines as read_json_lines
 from sora.metrics.protocol import preset_lines
-from sora.metrics.scored import read_scores
+from sora.metrics.scored import read_scores, told_shorter
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
@@ -311,12 +311,6 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
         clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
-
-
-def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
-    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
-    first, *rest = name.split("/")
-    return bool(rest) and "_".join([first, *rest[1:]]) in figures
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
