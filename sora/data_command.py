@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
+
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
@@ -21,6 +23,14 @@ EXAMPLES = (
 ACTIONS = ("index", "check", "show")
 EVERY = ("output", "workers", "clip_seconds", "worker_memory_gb")
 READ = {"check": (*EVERY, "decode"), "show": (*EVERY, "clips", "sample")}  # the keys of each action; all others are of index
+NUMBERS = {
+    "workers": Number(0, whole=True, most=MOST_WORKERS),
+    **dict.fromkeys(("clip_seconds", "worker_memory_gb", "most_mb"), Number(0, above=True)),
+    **dict.fromkeys(("decode", "max_bad_share", "held_out"), Number(0, most=1)),
+    **dict.fromkeys(("fetch_after", "sample"), Number(1, whole=True)),
+    "clips": Number(0, whole=True),
+    "cache_mb": Number(0),
+}
 
 
 def main(composed: Composed) -> int | None:
@@ -32,6 +42,7 @@ def main(composed: Composed) -> int | None:
         wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
         raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
     refuse_idle(config, composed.said, idle(config, given[0]), why=f"with {given[0]}=")
+    refuse_numbers(config, NUMBERS)
     return {"index": index, "check": check, "show": show}[given[0]](config)
 
 
@@ -47,7 +58,7 @@ def index(config: Any) -> None:
     from omegaconf import OmegaConf
 
     from sora.configs.following import after_prepare
-    from sora.data.clip_texts import CaptionWords
+    from sora.data.clip_texts import FILE, CaptionWords
     from sora.data.foreign import Choices
     from sora.data.index import Index
     from sora.data.indexing import index_shards, mirror, names_of, passed_over
@@ -55,6 +66,8 @@ def index(config: Any) -> None:
     from sora.data.writing import DATASET
     from sora.terminal import say
 
+    if FILE in config.captions.get("keys", {}):
+        raise ValueError(f"captions.keys={{{FILE}: …}} has no effect with index=, where members of one name are one sample; leave it out")
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
     store = store_of(place, **elsewhere)
@@ -112,8 +125,13 @@ def _there(store: Any, name: str) -> bool:
 def _told(described: dict[str, Any], folder: Any) -> list[str]:
     from sora.data.tree import listed
 
-    totals = described["totals"]
-    shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
+    totals, splits = described["totals"], described["splits"]
+    parts = (
+        f" ({', '.join(f'{count} {split}' for split, count in sorted(splits.items(), reverse=True))})" if set(splits) != {"train"} else ""
+    )
+    shown = (
+        f"{totals['clips']} clips{parts} in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
+    )
     lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
     refused = described.get("refused", {})
     if described.get("kept"):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,6 +23,12 @@ EXAMPLES = (
     "sora prepare input=videos captions=captions.csv output=data/mine source.size=256 source.fps=16 source.frames=65",
     "sora prepare source=world count=3000 output=data/world",
 )
+NUMBERS = {
+    "count": Number(1, whole=True),
+    "workers": Number(0, whole=True, most=MOST_WORKERS),
+    "shard_mb": Number(1),
+    **dict.fromkeys(("unit_seconds", "worker_memory_gb"), Number(0, above=True)),
+}
 
 
 def main(composed: Composed) -> None:
@@ -41,6 +49,7 @@ def main(composed: Composed) -> None:
     from sora.terminal import say
 
     config = composed.config
+    refuse_numbers(config, NUMBERS)
     output, part = Path(config.output), Part.of(config.part)
     if config.input is not None:
         refuse_nested(output, Path(config.input), key="input")

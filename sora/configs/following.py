@@ -19,7 +19,10 @@ SMALL = "laptop"  # the experiments for small clips and a CPU; without them the 
 
 
 def after_prepare(folder: Path, index: Index) -> str:
-    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips."""
+    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips. Where all clips are held
+    out, a look at them."""
+    if "train" not in index.described["splits"]:
+        return command("data", "show", str(folder))
     given: dict[str, Any] = {"data__folders": [folder], "output": Path("outputs") / f"{folder.absolute().name}_vae"}
     small = f"experiment={SMALL}_vae"
     for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("experiment", f"{SMALL}_vae").plan.shapes)):

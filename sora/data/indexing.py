@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
@@ -134,7 +134,8 @@ def index_shards(
             part = parts.write(surveyed, rows, refused)
             done, clips = done + 1, clips + part.clips
             report(done, clips)
-        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about, passed=passed)
+        wanted = choices.words.chosen
+        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about, passed=passed, kinds=wanted)
         parts.remove()
     return described | {"kept": kept, "passed": list(passed)}
 
@@ -148,8 +149,12 @@ def _joined(
     max_bad_share: float,
     about: dict[str, Any],
     passed: Sequence[Passed],
+    kinds: Collection[str],
 ) -> dict[str, Any]:
-    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused."""
+    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused.
+
+    kinds: of captions, whose keys somebody named, so that it is noted where no clip has any.
+    """
     again = _again(parts, shards)
     refused: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -169,6 +174,8 @@ def _joined(
             if not twice.all():
                 writer.add_table(table.filter(pa.array(~twice)), size=part.size or None)
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
+    for kind in sorted(set(kinds) - writer.kinds()):
+        notes[f"clips, and none has a caption of kind {kind}, whose keys captions.keys names"] = writer.rows
     counted = {"refused": dict(refused), "notes": dict(notes)}
     beside = [one._asdict() for one in passed]
     write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted, "passed_over": beside})

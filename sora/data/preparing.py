@@ -170,4 +170,4 @@ def _clear(folder: Path) -> None:
 
 def _why(job: Job, refused: list[Refused]) -> str:
     told = [f"{one.source}: {one.reason}" for one in refused] or [f"{one.source} {one.reason}" for one in job.passed]
-    return f" of {len(job.units)} files: {listed(told)}" if told else ""
+    return f" of {len(job.units) + len(job.refused)} files: {listed(told)}" if told else ""

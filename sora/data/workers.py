@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
@@ -50,7 +51,7 @@ class Guarded(Generic[Item, Result]):
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float
 ) -> Iterator[Done[Item, Result]]:
-    """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
+    """`function` of every item, in their order, by at most `workers` processes (0: in this one, without clock or limit).
 
     A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
     An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb: address
@@ -62,10 +63,14 @@ def in_order(
         return
     guarded = Guarded(function, seconds)
     left = iter(items)
+    soon = list(islice(left, workers))  # a pool starts all of its processes at once: no more of them than there are items
+    if not soon:
+        return
+    workers = len(soon)
     pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
     pool = _pool(workers, memory_gb)
     try:
-        for item in left:
+        for item in chain(soon, left):
             pending.append((item, pool.submit(guarded, item)))
             if len(pending) < 4 * workers:
                 continue
