@@ -58,7 +58,7 @@ def index(config: Any) -> None:
     from omegaconf import OmegaConf
 
     from sora.configs.following import after_prepare
-    from sora.data.clip_texts import FILE, CaptionWords
+    from sora.data.clip_texts import CaptionWords
     from sora.data.foreign import Choices
     from sora.data.index import Index
     from sora.data.indexing import index_shards, mirror, names_of, passed_over
@@ -66,14 +66,10 @@ def index(config: Any) -> None:
     from sora.data.writing import DATASET
     from sora.terminal import say
 
-    if FILE in config.captions.get("keys", {}):
-        raise ValueError(f"captions.keys={{{FILE}: …}} has no effect with index=, where members of one name are one sample; leave it out")
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
-    store = store_of(place, **elsewhere)
-    if output is None and store.remote:
-        raise ValueError(f"index={place} is a URL; name the folder for its index with output=FOLDER")
-    folder = output or Path(place)
+    store, folder = store_of(place, **elsewhere), output or Path(place)
+    _refuse_unfit(config, remote=store.remote)
     far = place if store.remote else str(Path(place).resolve())
     if output is not None and (folder / DATASET).exists() and names_place(folder, far):
         write_remote(folder, far, **elsewhere)
@@ -112,6 +108,22 @@ def index(config: Any) -> None:
                 report=report,
             )
     say(*_told(described, folder), f"next: {after_prepare(folder, Index.open(folder))}")
+
+
+def _refuse_unfit(config: Any, *, remote: bool) -> None:
+    """Raise ValueError for an index that needs a place of its own, and for a key that says nothing of shards."""
+    from pathlib import Path
+
+    from sora.data.clip_texts import FILE
+    from sora.storage import may_write
+
+    if FILE in config.captions.get("keys", {}):
+        raise ValueError(f"captions.keys={{{FILE}: …}} has no effect with index=, where members of one name are one sample; leave it out")
+    if config.output is None and remote:
+        raise ValueError(f"index={config.index} is a URL; name the folder for its index with output=FOLDER")
+    if config.output is None and Path(config.index).is_dir() and not may_write(Path(config.index)):
+        why = "cannot be written, and its index would lie beside the shards"
+        raise ValueError(f"index={config.index} {why}; name a folder of your own: output=FOLDER")
 
 
 def _there(store: Any, name: str) -> bool:
