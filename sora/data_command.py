@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -142,19 +143,22 @@ def _told(described: dict[str, Any], folder: Any) -> list[str]:
         f" ({', '.join(f'{count} {split}' for split, count in sorted(splits.items(), reverse=True))})" if set(splits) != {"train"} else ""
     )
     shown = (
-        f"{totals['clips']} clips{parts} in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
+        f"{counted(totals['clips'], 'clip')}{parts} in {counted(len(described['shards']), 'shard')}, {counted(totals['frames'], 'frame')}"
     )
-    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
+    shown = f"{shown}, {counted(round(totals['seconds']), 'second')}"
+    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {counted(totals['captions'], 'caption')}"]
     refused = described.get("refused", {})
     if described.get("kept"):
-        lines.append(f"  {described['kept']} shards had been indexed before, and were kept")
+        lines.append(
+            f"  {counted(described['kept'], 'shard had been indexed before, and was', 'shards had been indexed before, and were')} kept"
+        )
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
         lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")
     if passed := described.get("passed"):
         shown = listed([f"{one.source} {one.reason}" for one in passed])
         lines.append(f"  {len(passed)} passed over ({shown}); {folder}/report.json names them")
-    return lines + [f"  note: {count} {note}" for note, count in sorted(described.get("notes", {}).items())]
+    return lines + [f"  note: {note}: {count}" for note, count in sorted(described.get("notes", {}).items())]
 
 
 def check(config: Any) -> int:
@@ -219,7 +223,8 @@ def show(config: Any) -> None:
     described = describe(opened, sample=config.sample)
     (length, unit), (size, prefix) = lasting(described.totals["seconds"]), heavy(described.totals["bytes"])
     splits = ", ".join(f"{count} {split}" for split, count in described.splits.items())
-    held = f"{described.totals['clips']} clips ({splits}), {described.totals['frames']} frames, {length:.4g} {unit}, {size:.4g} {prefix}"
+    clips, frames = counted(len(opened), "clip"), counted(int(described.totals["frames"]), "frame")
+    held = f"{clips} ({splits}), {frames}, {length:.4g} {unit}, {size:.4g} {prefix}"
     print(f"{folder}: {held}; shards: {described.totals['shards']}\n")
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.data.units import WHOLE, Part
 from sora.gate.sizes import Number, refuse_numbers
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,11 +116,11 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     latents = LatentIndex(index, artefact.artefact_hash(source))
     lost = _warn_of_scale(latents)
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
-    print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    print(f"{counted(len(index) - lost, 'clip')}{note} and {counted(len(captions), 'caption')} ({new} new) are encoded in {index.folder}")
     _tell_of_cuts(cache.manifest_path(index.folder, encoder.fingerprint))
     if lost:
         listed = f"latents-{latents.vae_hash[:8]}-refused.jsonl"
-        print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
+        print(f"  {counted(lost, 'clip')} could not be encoded; {index.folder / listed} says which and why")
     print(f"next: {after_encode(Path(config.vae), index.folder, shapes=latents.shapes, text=config.text)}")
 
 
@@ -276,7 +277,10 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
     there = np.flatnonzero(latents.shapes.any(axis=1))
     rows = there[np.unique(np.linspace(0, len(there) - 1, sample).round().astype(int))].tolist()
     if odd := unlike(latents.latents(row) for row in rows):
-        print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
+        print(
+            f"beware: over {counted(len(rows), 'clip')} the latents are not white, so that noise levels mean something else; "
+            f"{'; '.join(odd)}"
+        )
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
     return len(latents) - len(there)
 

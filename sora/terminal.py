@@ -35,6 +35,12 @@ class Lines(ValueError):
     """A user's mistake that is told in several lines."""
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """How many of something there are, for people: "1 clip", "3 clips". one, many: what they are called, with the verb where one follows
+    ("clip has", "clips have"); many is one with an s where it is not given."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class Door:
     """A stream that writes nothing of strangers which would steer a terminal, and no credentials. rich_proxied_file: the stream itself, by
     the name under which rich looks for it."""

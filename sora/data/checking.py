@@ -69,14 +69,16 @@ class Checked:
 
     def lines(self, most: int = 20) -> list[str]:
         """For people: what was compared, and the first faults."""
-        compared = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing could be compared"
+        # of each name the first noun is in the plural: "parquet files", "videos without a row"
+        one = {name: re.sub(r"(\w)s\b", r"\1", name, count=1) for name in self.counts}
+        compared = ", ".join(counted(count, one[name], name) for name, count in self.counts.items()) or "nothing could be compared"
         notes = [f"  note: {note}" for note in self.notes]
         if not self.faults:
             return [f"{compared}: all as the index says", *notes]
         kinds, found = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common()), self.kinds.total()
         shown = [f"  {fault.where}: {fault.reason}" for fault in self.faults[:most]]
         more = [f"  … and {found - most} more"] if found > most else []
-        return [f"{compared}: {found} faults ({kinds})", *shown, *more, *notes]
+        return [f"{compared}: {counted(found, 'fault')} ({kinds})", *shown, *more, *notes]
 
 
 def check(

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from sora.configs.words import listed, meant
 from sora.data.records import LONGEST, json_of, refuse_half, text_of
 from sora.data.rows import Caption
 
@@ -89,13 +88,12 @@ class CaptionWords:
             there, names = columns if kind == FILE else keys, _listed(chosen)
             if names and not any(plain(name) in there for name in names):
                 what = "no table has such a column" if kind == FILE else "no file or table has such a key or column"
-                near = meant(plain(names[0]), there)
-                raise ValueError(f"captions.keys={{{kind}: {names[0]}}}: {what}{near}; there are {listed(there)}")
+                raise ValueError(f"captions.keys={{{kind}: {names[0]}}}: {what}; there are {_told(there)}")
         called = {PurePosixPath(name).name.lower() for name in files}
         for suffix in sorted(self._suffixes - set(CaptionWords.suffixes)):
             if not any(name.endswith(f".{suffix}") for name in called):
                 ends = {name.rpartition(".")[2] for name in called if "." in name}
-                raise ValueError(f"captions.suffixes=[{suffix}]: no file beside the videos ends so; others end with {listed(ends)}")
+                raise ValueError(f"captions.suffixes=[{suffix}]: no file beside the videos ends so; others end with {_told(ends)}")
         for table in self.tables:
             if table not in CaptionWords.tables and table.lower() not in called:
                 raise ValueError(f"captions.tables=[{table}]: no file beside the videos or above them is called so")
@@ -114,6 +112,10 @@ class CaptionWords:
     def is_table(self, name: str) -> bool:
         """Whether a file of a folder is a table of captions by its name alone."""
         return PurePosixPath(name).name.lower() in {table.lower() for table in self.tables}
+
+
+def _told(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 _USUAL = {"suffixes": CaptionWords.suffixes, "tables": CaptionWords.tables}

@@ -34,6 +34,7 @@ from sora.gate.files import opened
 from sora.gate.forms import fitting
 from sora.gate.texts import CARD, LIST, json_of, read_json
 from sora.storage import STAGING, whole_file, write_json
+from sora.terminal import counted
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
@@ -202,7 +203,8 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
         raise ValueError(f"not one clip can be used ({kinds or 'the shards are empty'}); {output / REFUSED} says why{_first(output)}")
     if bad > most * (clips + bad):
         raise ValueError(
-            f"{bad} of {clips + bad} samples cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}{_first(output)}"
+            f"{bad} of {counted(clips + bad, 'sample')} cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}"
+            f"{_first(output)}"
         )
 
 

@@ -20,6 +20,7 @@ from sora.data.records import Record, json_of, read_bytes, records, text_of
 from sora.data.rows import Caption
 from sora.data.tree import legible
 from sora.gate.files import refuse_outside
+from sora.terminal import counted
 
 _MOST_BYTES = 1 << 20  # of one file beside a video
 _LISTED = 1000  # names of one kind in a report
@@ -62,7 +63,9 @@ class Unused:
     def lines(self) -> list[str]:
         """For people."""
         told = [
-            f"{len(names)} of {self.of[file]} rows of {file} fit no video ({_some(names)})" for file, names in self.rows.items() if names
+            f"{len(names)} of {counted(self.of[file], 'row')} of {file} {'fits' if len(names) == 1 else 'fit'} no video ({_some(names)})"
+            for file, names in self.rows.items()
+            if names
         ]
         if self.files:
             told.append(f"caption files that fit no video: {len(self.files)} ({_some(self.files)})")
@@ -174,7 +177,7 @@ class Sidecars:
             self._take(video, record)
         if must and not matched:
             shown = _some(self.unused.rows[told]) or "nothing"
-            raise ValueError(f"{named} matches none of {len(videos)} videos: it names {shown}, the videos are {_some(videos)}")
+            raise ValueError(f"{named} matches none of {counted(len(videos), 'video')}: it names {shown}, the videos are {_some(videos)}")
         self._columns |= {plain(column) for column in columns}
         if not any(plain(column) in self.words.kinds for column in columns):
             why = f"no column with captions, only {', '.join(columns) or 'none'}"

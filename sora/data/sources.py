@@ -26,6 +26,7 @@ from sora.data.units import identity_of
 from sora.data.video import LIMITS, PYAV, ReadReport, encode, probe, settled, stream
 from sora.gate.sizes import Number
 from sora.storage import file_hash
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.data.world.world import World
@@ -282,7 +283,7 @@ class FolderSource:
         windows, rest = divmod(whole, self.frames)
         kept = self._usable(rest) if self._usable(rest) >= self.min_frames else 0
         if not windows + bool(kept):
-            raise ValueError(f"{whole} frames at {fps:g} a second are fewer than source.min_frames={self.min_frames}")
+            raise ValueError(f"{counted(whole, 'frame')} at {fps:g} a second, fewer than source.min_frames={self.min_frames}")
         wanted = min(windows + bool(kept), self.windows_per_video or windows + 1)
         told: list[Noted | Refused] = [Refused(name, 0.0, info.lacks)] if info.lacks else []
         told += [Noted(name, what, 0) for what in info.odd]
@@ -298,9 +299,11 @@ class FolderSource:
         windows, file = partial(self._windows, unit), self._folder / unit.file
         made, number, report = settled(windows, file, start=start, fps=unit.fps, size=unit.size, limits=LIMITS)
         if not made:
-            raise ValueError(f"no window of {self.min_frames} frames or more decodes ({report})")
+            raise ValueError(f"no window of {counted(self.min_frames, 'frame')} or more decodes ({report})")
         if number < unit.last:
-            made.append(Refused(unit.file, number * unit.frames / unit.fps, f"it ends {unit.last - number} windows early ({report})"))
+            made.append(
+                Refused(unit.file, number * unit.frames / unit.fps, f"it ends {counted(unit.last - number, 'window')} early ({report})")
+            )
         return [*unit.told, *made]
 
     def _windows(self, unit: Windows, shown: stream) -> tuple[list[Made | Refused], int, ReadReport]:

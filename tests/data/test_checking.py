@@ -134,7 +134,7 @@ def test_the_command_takes_words_and_leaves_a_list_of_faults(folder, capsys):
     member = Index.open(folder).member(4)
     flip(folder / member.shard, member.offset)
     assert cli.main(["data", "check", str(folder), "workers=0", f"output={folder.parent / 'faults.json'}"]) == 1
-    assert "1 faults (1 bytes)" in capsys.readouterr().out
+    assert "1 fault (1 bytes)" in capsys.readouterr().out
     (fault,) = json.loads((folder.parent / "faults.json").read_text())["faults"]
     assert (fault["kind"], fault["where"]) == ("bytes", f"{member.shard}: clip-004")
     assert cli.main(["data", "check"]) == 2
