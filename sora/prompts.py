@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.gate.sizes import Number, refuse_numbers
+from sora.gate.sizes import Number, number_in, refuse_numbers
 
 if TYPE_CHECKING:
     from sora.data.records import Record
@@ -122,7 +122,7 @@ def _line(record: Record) -> Line:
         _check_size(values["size"], place)
     for name in ("seconds", "fps", "seed"):
         if name in values:
-            value = values[name] if record.typed else _number(values[name], otherwise=values[name])
+            value = values[name] if record.typed else number_in(values[name], otherwise=values[name])
             values[name] = NUMBERS[name].of(value, f"{place}: {name}")
     return Line(**values)
 
@@ -134,16 +134,6 @@ def _check_size(size: str, place: str) -> None:
         size_of(size, area=1.0, multiple=(1, 1))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-
-
-def _number(text: str, otherwise: Any = None) -> Any:
-    """A number that is written out, as people write it."""
-    for kind in (int, float):
-        try:
-            return kind(text.strip())
-        except ValueError:
-            continue
-    return otherwise
 
 
 def negative_of(said: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -28,6 +29,7 @@ from sora.data.workers import in_order
 from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.gate.forms import fitting, text
 from sora.gate.texts import LIST, read_json
+from sora.terminal import counted
 from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers

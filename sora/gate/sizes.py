@@ -41,7 +41,7 @@ class Number(NamedTuple):
     def of(self, value: Any, named: str) -> float:
         """The value as a number. Raises ValueError for any other."""
         if isinstance(value, str | bool) or not isinstance(value, int | float):
-            quotes = "; write it without quotes" if isinstance(value, str) and _number(value) is not None else ""
+            quotes = "; write it without quotes" if isinstance(value, str) and number_in(value) is not None else ""
             raise ValueError(f"{named}={value!r} is no number{quotes}")
         if self.whole and (not math.isfinite(value) or value != int(value)):
             raise ValueError(f"{named}={value} is no whole number")
@@ -52,6 +52,16 @@ class Number(NamedTuple):
                 f"{named}={value} is out of range: give a number{bounds}{'' if self.most == math.inf else f', {self.most:g} at most'}"
             )
         return int(value) if self.whole else float(value)
+
+
+def number_in(text: str, otherwise: Any = None) -> Any:
+    """A number that is written out, as people write it."""
+    for kind in (int, float):
+        try:
+            return kind(text.strip())
+        except ValueError:
+            continue
+    return otherwise
 
 
 def refuse_numbers(config: Mapping[str, Any], numbers: Mapping[str, Number]) -> None:

@@ -94,7 +94,7 @@ def test_how_many_clips_have_which_captions_is_counted_by_split(tmp_path, before
     assert (held.clips, held.without, dict(held.kinds)) == (6, 2, {"short": 4, "dense": 2})
     assert captioned([Index.open(tmp_path, "train")]).lines(None) == []
     assert found.lines({"dense": 1.0}) == [
-        "1 of 4 clips have no caption (25%): they are shown without",
+        "1 of 4 clips has no caption (25%): it is shown without",
         "captions by kind: dense 1, short 3; data.captions shows dense",
     ]
     writer = CaptionSetWriter(tmp_path, "more", dataset=index.dataset_fingerprint)

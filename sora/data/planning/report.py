@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sora.data.planning.plan import TokenPlan
+from sora.terminal import counted
 
 _SHOWN = 6  # sizes of clips that are told
 
