@@ -83,10 +83,11 @@ def main(composed: Composed) -> int:
                 print(goodput.told())
             tell_of_bad(run)
             if stopped:
-                ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
+                goes_on = command("train", resume=run.folder)
+                ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: {goes_on}")
                 return flag.exit_code
     ranks.say(f"trained {counted(module.counters.step, 'step')} on {counted(module.counters.samples, 'clip')}; the run is {run.folder}")
-    ranks.say(f"its page: {command('report', str(run.folder))}")
+    ranks.say(f"its page: {command('report', run.folder)}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
     return 0
 

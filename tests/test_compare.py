@@ -58,6 +58,24 @@ def two(tmp_path):
     return one.parent.parent, other
 
 
+def test_distances_of_motion_are_columns_once_and_by_their_own_names(tmp_path, capsys):
+    """frechet/motion3d-v1@17f and motion_frechet are one figure; a VAE's stand behind its dataset's name."""
+    for number in (1.0, 2.0):
+        found = {"frechet": number, "kvd": number / 10}
+        named = {f"{name}/{KEY}": value for name, value in found.items()} | found
+        for name, value in found.items():
+            named |= {f"{name}/motion3d-v1@17f": value + 5, f"{name}/motion3d-v1@17f/p": 0.5, f"motion_{name}": value + 5}
+        named |= {f"a_vae_{name}": value for name, value in named.items()}
+        written(tmp_path / f"{number:g}", protocol(), **named)
+    places = [str(tmp_path / "1"), str(tmp_path / "2")]
+    assert run("compare", [*places, "format=csv"]) == 0
+    head, first, _ = csv.reader(capsys.readouterr().out.splitlines())
+    names = [f"frechet/{KEY}", f"kvd/{KEY}", "motion_frechet", "motion_kvd"]
+    assert head[2:] == [*names, *(f"a_vae_{name}" for name in names)] and float(first[4]) == 6
+    assert run("compare", [*places, "format=csv", "figures=[motion_kvd]"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(",motion_kvd")
+
+
 def test_a_runs_newest_scores_stand_beside_a_folders(two, capsys):
     assert run("compare", [str(place) for place in two]) == 0
     head, *rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]

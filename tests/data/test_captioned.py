@@ -130,7 +130,7 @@ def test_captions_that_are_cut_are_told_by_the_cache_or_by_looking(tmp_path):
         "1 of 1 captions is longer than dit.text.fill=8 and cut there; of 'dense of clip 1' is lost: 'f clip 1'"
     )
     notes = check(Index.open(tmp_path), decode=0, workers=0, seconds=9, memory_gb=64).lines()
-    assert any(line.endswith(f"{told}") for line in notes) and any("1 of 3 clips have no caption" in line for line in notes)
+    assert any(line.endswith(f"{told}") for line in notes) and any("1 of 3 clips has no caption" in line for line in notes)
 
 
 def test_captions_that_were_not_encoded_are_told_before_the_run(tmp_path):
