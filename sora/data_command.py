@@ -113,7 +113,7 @@ def index(config: Any) -> None:
                 report=report,
             )
     # where all clips are held out there is nothing to train on
-    then = after_prepare(folder, Index.open(folder)) if "train" in described["splits"] else command("data", "show", str(folder))
+    then = after_prepare(folder, Index.open(folder)) if "train" in described["splits"] else command("data", "show", folder)
     say(*_told(described, folder), f"next: {then}")
 
 
