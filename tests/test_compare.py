@@ -300,6 +300,13 @@ def test_a_run_that_is_not_whole_or_not_there_has_no_part_in_a_mean_and_is_named
     assert "12.5" not in told.out and "frechet" in told.out and told.err.count("it has no scores; sora evaluate checkpoint=") == 3
 
 
+def test_a_run_whose_last_losses_are_not_finite_is_whole_but_has_no_part_in_a_mean_and_is_named(tmp_path, capsys):
+    home = swept(swept(tmp_path / "sw", SEEDS), {"density=uniform,seed=1": None})
+    assert run("compare", [str(home)]) == 0
+    told = capsys.readouterr()
+    assert "1 of 2" in told.out and "density=uniform,seed=1: no loss of its last steps is finite; " in told.err and "mode" not in told.err
+
+
 def test_what_was_measured_on_other_clips_is_told(tmp_path, capsys):
     home = swept(tmp_path, {"seed=0": 1.0}, evaluation={"clips": 8})
     swept(home, {"seed=1": 1.0}, evaluation={"clips": 16})

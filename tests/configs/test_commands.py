@@ -51,7 +51,7 @@ def test_a_named_list_of_folders_arrives_as_it_is(name):
     assert OmegaConf.to_container(composed.plan.shapes) == [[9, 32, 32], [1, 8, 8]]
 
 
-@pytest.mark.parametrize("name", [*ODD, "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
+@pytest.mark.parametrize("name", [*ODD, ".", "..", "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
 @pytest.mark.parametrize("verb", ["compare", "report"])
 def test_folders_without_a_key_arrive_as_they_are(verb, name):
     words = shlex.split(command(verb, Path(name), Path("other")))
