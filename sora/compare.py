@@ -209,8 +209,11 @@ def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]
     """
     every = list(dict.fromkeys(name for score in scores for name in score.figures))
     long = {bare(name.partition("/")[0]) for name in every if "/" in name}
+    known = {name for name in every if "/" not in name and _told_longer(name, scores)}
     once = [
-        name for name in every if "/" in name or not {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long
+        name
+        for name in every
+        if "/" in name or not (name in known or {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long)
     ]
     main = [name for name in once if not name.endswith(ROUGH) and name.count("/") < 2]
     if figures is None:
@@ -224,6 +227,14 @@ def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]
             raise ValueError(f"figures=[{word}]: no score has it{meant(word, every)}; they have {listed(every)}")
         found += near
     return list(dict.fromkeys(found))
+
+
+def _told_longer(name: str, scores: Sequence[Score]) -> bool:
+    """Whether every score that has a figure by its short name has it with its extractor's name, too."""
+    from sora.metrics.scored import short_of
+
+    having = [score.figures for score in scores if name in score.figures]
+    return all(any(short_of(name, other) and value == figures[name] for other, value in figures.items()) for figures in having)
 
 
 def bare(name: str) -> str:

@@ -46,3 +46,10 @@ def read_scores(path: Path) -> dict[str, Any]:
     if not isinstance(said, dict) or not isinstance(said.get("figures"), dict) or "protocol" not in said:
         raise ValueError(f"{path} holds no scores of sora evaluate")
     return fitting(said, FORM, str(path), "evaluate again")
+
+
+def short_of(short: str, name: str) -> bool:
+    """Whether a name may be the short one of another, which has an extractor's."""
+    first, *rest = name.split("/")
+    plain = "_".join([first, *rest[1:]])
+    return bool(rest) and "/" not in short and (short == plain or short.endswith(f"_{plain}"))

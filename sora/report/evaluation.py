@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from sora.gate.forms import Fields, count, fitting, text
 from sora.gate.texts import read_lines as read_json_lines
 from sora.metrics.protocol import preset_lines
-from sora.metrics.scored import read_scores
+from sora.metrics.scored import read_scores, short_of
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
@@ -314,11 +314,7 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
 def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
     """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well: `frechet_low`, or, of
     features that have a word of their own, `motion_frechet_low`."""
-    first, *rest = name.split("/")
-    short = "_".join([first, *rest[1:]])
-    return bool(rest) and any(
-        other == short or other.endswith(f"_{short}") for other, value in figures.items() if "/" not in other and value == figures[name]
-    )
+    return any(short_of(other, name) for other, value in figures.items() if value == figures[name])
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:
