@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.grouping import Board, Entry
+from sora.metrics.scored import of_motion
 from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
 from sora.tables import Cell
 
@@ -34,6 +35,7 @@ HEADLINES = (
     "frechet",
     "kvd",
     "motion_frechet",
+    "motion_kvd",
     "fvmd_lite",
     "jedi_formula",
     "precision",
@@ -63,7 +65,8 @@ def main(composed: Composed) -> None:
         raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
     figures = None if config.figures is None else tuple(config.figures)
     try:
-        made = board([str(place) for place in config.scores], figures=figures, differ=tuple(config.differ), over=tuple(config.over))
+        places, over = [str(place) for place in config.scores], tuple(config.over)
+        made = board(places, figures=figures, differ=tuple(config.differ), over=over, asked="over" in composed.said)
     except Unlike as unlike:
         print(unlike.table, file=sys.stderr)
         raise
@@ -76,8 +79,11 @@ def main(composed: Composed) -> None:
     print(f"the table of {len(made.rows)} rows is in {config.output}")
 
 
-def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str]) -> Board:
-    """The table of all places: of their scores where any has some, else of what runs measured while they trained."""
+def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str], asked: bool = False) -> Board:
+    """The table of all places: of their scores where any has some, else of what runs measured while they trained.
+
+    asked: somebody named the words in `over`, so that one which was not swept is a mistake, raised as ValueError.
+    """
     from sora.configs.sweep import words_of
     from sora.grouping import arranged
 
@@ -90,7 +96,11 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     paths = [find(place) for place in places]
     if same := [place for number, (place, path) in enumerate(zip(places, paths, strict=True)) if path and path in paths[:number]]:
         raise ValueError(f"the same scores twice: {same[0]} means {find(same[0])}, which another place means, too")
+    if asked:
+        refuse_unswept(over, [words_of(place) for place in (*places, *missing)])
     if not any(paths):
+        if differ:
+            raise ValueError(f"differ=[{','.join(differ)}] has no effect: it names fields of scores, and none of these runs has scores")
         entries, notes = of_training(places, names[: len(places)], figures)
     else:
         entries, notes = of_scores(places, names[: len(places)], paths, figures, differ)
@@ -98,6 +108,15 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     entries += [Entry(name, words_of(place), {}, {}, "it is not there: the run has not begun") for name, place in gone]
     found = arranged(entries, over)
     return Board(found.head, found.rows, [*found.notes, *notes])
+
+
+def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError for a name in `over` by which none of these runs was swept."""
+    from sora.configs.words import listed, meant
+
+    swept = dict.fromkeys(key for each in words for key in each)
+    if unknown := [name for name in over if name not in swept]:
+        raise ValueError(f"over=[{unknown[0]}]: no sweep made these by that word{meant(unknown[0], swept)}; swept words: {listed(swept)}")
 
 
 # ---- the tables
@@ -203,18 +222,15 @@ def loss_change(first: Score, other: Score) -> Cell | None:
 
 
 def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:
-    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones.
+    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones, but
+    for those of motion, whose short names are its own.
 
     Raises ValueError for one that no score has.
     """
     every = list(dict.fromkeys(name for score in scores for name in score.figures))
-    long = {bare(name.partition("/")[0]) for name in every if "/" in name}
-    known = {name for name in every if "/" not in name and _told_longer(name, scores)}
-    once = [
-        name
-        for name in every
-        if "/" in name or not (name in known or {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long)
-    ]
+    kept = [name for name in every if of_motion(name) not in every]
+    long = {bare(name.partition("/")[0]) for name in kept if "/" in name}
+    once = [name for name in kept if "/" in name or not {name, name.partition("_")[0], bare(name).partition("_")[0]} & long]
     main = [name for name in once if not name.endswith(ROUGH) and name.count("/") < 2]
     if figures is None:
         return [name for name in main if headline(name)] or main
@@ -227,14 +243,6 @@ def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]
             raise ValueError(f"figures=[{word}]: no score has it{meant(word, every)}; they have {listed(every)}")
         found += near
     return list(dict.fromkeys(found))
-
-
-def _told_longer(name: str, scores: Sequence[Score]) -> bool:
-    """Whether every score that has a figure by its short name has it with its extractor's name, too."""
-    from sora.metrics.scored import short_of
-
-    having = [score.figures for score in scores if name in score.figures]
-    return all(any(short_of(name, other) and value == figures[name] for other, value in figures.items()) for figures in having)
 
 
 def bare(name: str) -> str:

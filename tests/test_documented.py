@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sora.cli import parse, verbs, worded
+from sora.cli import verbs, worded
 from sora.configs.compose import compose
+from sora.configs.flags import parse
 from sora.configs.sweep import several
 
 ROOT = Path(__file__).parents[1]
