@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import sora
 from sora import credentials, trust
 from sora.configs.words import listed, meant
-from sora.processes import Interrupts, follow_starter
+from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import started
-from sora.terminal import Lines, line, shown, styled, writable
+from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
+MAKING = ("encode", "evaluate", "export", "prepare", "quickstart", "sample", "train")  # verbs whose work is files, whoever listens
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
@@ -136,10 +137,8 @@ def _keys(verb: str) -> set[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 128 + N asked by signal N (130: Ctrl-C)."""
+    words = _begun(argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
         return 0
@@ -156,6 +155,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(words[0], words[1:])
 
 
+def _begun(argv: Sequence[str] | None) -> list[str]:
+    """The words of a command, of this process where `argv` is None, which can print and ends with who started it from here on."""
+    if argv is None:
+        in_utf8()
+    writable()
+    follow_starter()
+    return list(sys.argv[1:] if argv is None else argv)
+
+
 def listing() -> str:
     width = max((len(name) for name in verbs()), default=0)
     lines = [f"  {verb.name:<{width}}   {verb.line}" for verb in verbs().values()]
@@ -167,9 +175,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. Threads of a GNU OpenMP that spin for long take the core from whoever shares it: one other busy
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _begun(argv)
     return guarded(verb, lambda: _run(verb, words))
 
 
@@ -193,9 +199,9 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"sora {verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return error.code if isinstance(error, Asked) else INTERRUPTED
     except BrokenPipeError:  # `sora train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -235,6 +241,7 @@ def _who() -> str:
 
 
 def _run(verb: str, words: list[str]) -> int | None:
+    outlive(verb in MAKING)
     flags = parse(words)
     flags.overrides = worded(verbs()[verb], flags.overrides)
     if flags.version:
@@ -267,7 +274,7 @@ def _run(verb: str, words: list[str]) -> int | None:
 
     refuse_blocked(composed.writes)
     refuse_read_only(composed)
-    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+    with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
@@ -374,21 +381,21 @@ def sweep(verb: str, flags: Flags) -> int:
             print(*later(verb, found), sep="\n")
         return code
     found.record()
-    codes = []
+    codes, asked = [], 0
     for number, overrides in enumerate(found.runs, 1):
         print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
         words = [sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *flags.again()]
         try:
             codes.append(run_command(words, patience=PATIENCE))
-        except KeyboardInterrupt:
-            codes.append(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            asked = error.code if isinstance(error, Asked) else INTERRUPTED
             print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
             break
-    failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]
+    failed = [number for number, code in enumerate(codes, 1) if code]
     if failed:
         print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
     print("".join(f"{told}\n" for told in ended(verb, found)), end="")
-    return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
+    return asked or max(codes, default=0)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def main(composed: Composed) -> None:
         raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
     figures = None if config.figures is None else tuple(config.figures)
     try:
-        made = board([str(place) for place in config.scores], figures=figures, differ=tuple(config.differ), over=tuple(config.over))
+        places, over = [str(place) for place in config.scores], tuple(config.over)
+        made = board(places, figures=figures, differ=tuple(config.differ), over=over, asked="over" in composed.said)
     except Unlike as unlike:
         print(unlike.table, file=sys.stderr)
         raise
@@ -79,8 +80,11 @@ def main(composed: Composed) -> None:
     print(f"the table of {len(made.rows)} rows is in {config.output}")
 
 
-def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str]) -> Board:
-    """The table of all places: of their scores where any has some, else of what runs measured while they trained."""
+def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str], asked: bool = False) -> Board:
+    """The table of all places: of their scores where any has some, else of what runs measured while they trained.
+
+    asked: somebody named the words in `over`, so that one which was not swept is a mistake, raised as ValueError.
+    """
     from sora.configs.sweep import words_of
     from sora.grouping import arranged
 
@@ -93,7 +97,11 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     paths = [find(place) for place in places]
     if same := [place for number, (place, path) in enumerate(zip(places, paths, strict=True)) if path and path in paths[:number]]:
         raise ValueError(f"the same scores twice: {same[0]} means {find(same[0])}, which another place means, too")
+    if asked:
+        refuse_unswept(over, [words_of(place) for place in (*places, *missing)])
     if not any(paths):
+        if differ:
+            raise ValueError(f"differ=[{','.join(differ)}] has no effect: it names fields of scores, and none of these runs has scores")
         entries, notes = of_training(places, names[: len(places)], figures)
     else:
         entries, notes = of_scores(places, names[: len(places)], paths, figures, differ)
@@ -101,6 +109,15 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     entries += [Entry(name, words_of(place), {}, {}, "it is not there: the run has not begun") for name, place in gone]
     found = arranged(entries, over)
     return Board(found.head, found.rows, [*found.notes, *notes])
+
+
+def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError for a name in `over` by which none of these runs was swept."""
+    from sora.configs.words import listed, meant
+
+    swept = dict.fromkeys(key for each in words for key in each)
+    if unknown := [name for name in over if name not in swept]:
+        raise ValueError(f"over=[{unknown[0]}]: no sweep made these by that word{meant(unknown[0], swept)}; swept words: {listed(swept)}")
 
 
 # ---- the tables

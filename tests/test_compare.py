@@ -102,6 +102,18 @@ def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, 
     assert rows == [["other", "1", "24", "20", "0.0825"], ["steps", "0", "50", "20", "0.07"]]
 
 
+@pytest.mark.parametrize("word", ["sampling.stepz", "sampler", "steps", "step", "Sampling", "sampling.", "dataset.fingerprint.x"])
+def test_a_name_in_differ_that_no_protocol_has_is_refused_whether_or_not_it_would_matter(two, tmp_path, capsys, word):
+    other = [str(two[0]), str(written(tmp_path / "steps", protocol(steps=50), **figures(7.0)))]
+    for places in ([*map(str, two)], other):  # of one protocol, and of two
+        assert run("compare", [*places, f"differ=[sampling.steps,{word}]"]) == 2
+        error = capsys.readouterr().err
+        assert f"differ=[{word}]: no field of these protocols is called so" in error and "whole ones" in error and "sampling" in error
+    assert "those that differ here: sampling.steps;" in error
+    for word in ("sampling.steps", "sampling", "subject.taken", "dataset,sampling.steps,seed"):
+        assert run("compare", [*other, f"differ=[{word}]"]) == (2 if word == "subject.taken" else 0)
+
+
 def test_large_numbers_are_told_in_full():
     """Tokens a second of a cluster, and their spread over seeds."""
     cells = {123456.0: "123500", 2262.4: "2262", -98765.4: "-98770", 0.000123456: "0.0001235", 7.0: "7", 3e12: "3e+12"}
@@ -301,6 +313,21 @@ def test_the_folders_that_a_sweep_named_are_taken_as_folders_from_anywhere(tmp_p
         ["mode", "0"],
         ["mode", "1"],
     ]
+
+
+def test_a_word_in_over_or_differ_that_nothing_has_is_refused(tmp_path, capsys):
+    swept(tmp_path / "sw", SEEDS)
+    home = [str(tmp_path / "sw" / name) for name in SEEDS]
+    assert run("compare", [*home, "over=[seed,densty]"]) == 2
+    error = capsys.readouterr().err
+    assert "over=[densty]" in error and "did you mean 'density'?" in error and "swept words: density, seed" in error
+    assert run("compare", [*home, "over=[steps]"]) == 2 and "swept words: density, seed" in capsys.readouterr().err
+    assert run("compare", [*home, "differ=[seed]"]) == 2
+    assert "differ=[seed] has no effect: it names fields of scores, and none of these runs has scores" in capsys.readouterr().err
+    assert [row[0] for row in rows_of(capsys, [*home, "over=[density]"])] == ["seed", "0", "1"]
+    scored = [str(written(tmp_path / name, protocol(), **figures(1.0))) for name in ("one", "two")]
+    assert run("compare", [*scored, "over=[seed]"]) == 2 and "swept words: none" in capsys.readouterr().err
+    assert run("compare", scored) == 0  # as it is by itself, where nothing was swept
 
 
 def test_a_run_that_is_not_whole_or_not_there_has_no_part_in_a_mean_and_is_named(tmp_path, capsys):

@@ -39,6 +39,8 @@ TOLD = {
 }
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
 
+_DRAWN = 40  # figures with an interval, of a stranger's scores.json: all of them stand in its table
+
 
 def write_page(folder: Path, output: Path | None = None) -> Path:
     """The page of the `scores.json` of a folder, `report.html` beside it unless `output` says where; its path.
@@ -136,9 +138,9 @@ def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Span
             found[name] = Span(float(value), float(low), float(high), float(figures.get(f"{name}_floor", math.nan)))
     together = {name.removeprefix("adherence_"): span for name, span in found.items() if name.startswith("adherence")}
     if shares:
-        return [together] if together else []
+        return [dict(list(together.items())[:_DRAWN])] if together else []
     others = {name: span for name, span in found.items() if not name.startswith("adherence") and not name.endswith("change")}
-    return [{TOLD[name][0] if name in TOLD else name: span} for name, span in others.items()]
+    return [{TOLD[name][0] if name in TOLD else name: span} for name, span in list(others.items())[:_DRAWN]]
 
 
 def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequence[Mapping[str, Any]]) -> list[Part]:
