@@ -14,17 +14,18 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
-from sora import credentials, trust
+from sora import trust
+from sora.configs.flags import Flags, parse
 from sora.configs.words import listed, meant
 from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
-from sora.started import started
+from sora.started import leave, started
 from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
@@ -62,24 +63,6 @@ class Verb:
     actions: tuple[str, ...] = ()
     module: str = ""
     bare: tuple[str, ...] = ()
-
-
-@dataclass
-class Flags:
-    """The dashed options of a command line; everything else on it is KEY=VALUE."""
-
-    overrides: list[str] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    allow: list[str] = field(default_factory=list)
-    help: bool = False
-    version: bool = False
-    multirun: bool = False
-    show: bool = False
-
-    def again(self) -> list[str]:
-        """The dashed options that another process needs for the same overrides."""
-        folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
-        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow)]
 
 
 @cache
@@ -195,7 +178,7 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}{_who()}: {shown(str(error)) if isinstance(error, Lines) else line(str(error))}", file=sys.stderr)
+        _tell(verb, shown(str(error)) if isinstance(error, Lines) else line(str(error)))
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
@@ -208,16 +191,16 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     except ConnectionError as error:
         if error.errno is not None:
             raise
-        print(f"sora {verb}{_who()}: {line(str(error))}", file=sys.stderr)  # a store's own words: it does not answer
+        _tell(verb, line(str(error)))  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
         if error.errno in NAME_ERRORS or _unmakeable(error):
-            print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename))}; name another place", file=sys.stderr)
+            _tell(verb, f"{error.strerror}: {line(str(error.filename))}; name another place")
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}", file=sys.stderr)
+        _tell(verb, f"{error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}")
         return FAILED
 
 
@@ -229,6 +212,11 @@ def _unmakeable(error: OSError) -> bool:
         return False
     path = Path(error.filename)
     return (path.is_symlink() and not path.exists()) or blocked(path) is not None
+
+
+def _tell(verb: str, error: str) -> None:
+    print(told := f"sora {verb}{_who()}: {error}", file=sys.stderr)
+    leave(told)
 
 
 def _who() -> str:
@@ -322,38 +310,6 @@ def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequen
 
 def _launches(word: str) -> bool:
     return word.startswith((f"{LAUNCHER}=", f"{LAUNCHER}."))
-
-
-def parse(words: Sequence[str]) -> Flags:
-    """Sort a command line into dashed options and overrides, in any order. Raises ValueError for an option that does not exist."""
-    flags, rest = Flags(), list(words)
-    plain = {"--help": "help", "-h": "help", "--version": "version", "--multirun": "multirun", "-m": "multirun"}
-    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show", "--allow": "allow"}
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            flags.overrides.append(word)
-        elif word in plain:
-            setattr(flags, plain[word], True)
-        elif name in valued:
-            if not equals and not rest:
-                wanted = {"show": "job", "folders": "FOLDER", "allow": "PLACE"}
-                raise ValueError(f"{name} needs a value: {name} {wanted[valued[name]]}")
-            value = value if equals else rest.pop(0)
-            if valued[name] == "folders":
-                credentials.refuse(value, said_by=name)
-                flags.folders.append(Path(value))
-            elif valued[name] == "allow":
-                flags.allow.append(value)
-            elif value != "job":
-                raise ValueError(f"{name} {value}: the configuration that can be shown is 'job'")
-            else:
-                flags.show = True
-        else:
-            known = ["--help", "--version", "--multirun", "--config-dir", "--allow", "--cfg"]
-            raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
-    return flags
 
 
 def sweep(verb: str, flags: Flags) -> int:

@@ -10,7 +10,6 @@ differ=[sampling.steps]   fields that may differ on purpose: they become columns
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,6 +126,7 @@ def of_scores(
     places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
 ) -> tuple[list[Entry], list[str]]:
     """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
+    from sora.configs.commands import command
     from sora.configs.sweep import words_of
 
     scores = {name: score_of(name, path) for name, path in zip(names, paths, strict=True) if path is not None}
@@ -136,7 +136,8 @@ def of_scores(
     entries = []
     for place, name in zip(places, names, strict=True):
         if name not in scores:
-            entries.append(Entry(name, words_of(place), {}, {}, f"it has no scores; sora evaluate checkpoint={shlex.quote(str(place))} …"))
+            lacks = f"it has no scores; {command('evaluate', checkpoint=place, data='FOLDER')}"
+            entries.append(Entry(name, words_of(place), {}, {}, lacks))
             continue
         score = scores[name]
         texts = {field: short(at(score.protocol, field)) for field in apart}
@@ -158,6 +159,7 @@ def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dic
 
 def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[Entry], list[str]]:
     """A row for each run, with what it measured while it trained."""
+    from sora.configs.commands import command
     from sora.configs.sweep import words_of
     from sora.trained import trained, unlike
 
@@ -172,7 +174,7 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     entries = []
     for place, name, run, found in zip(places, names, runs, figures, strict=True):
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
-        lacks = "" if run.finished else f"it stands at step {steps}; sora train resume={shlex.quote(str(place))}"
+        lacks = "" if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
         entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []

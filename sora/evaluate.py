@@ -70,10 +70,10 @@ def figure_lines(figures: Mapping[str, float]) -> list[str]:
 
 def ending(output: Path, *, page: bool) -> str:
     """One line: where everything is, and what comes next."""
-    from shlex import quote
+    from sora.configs.commands import command
 
     seen = f"{(output / 'report.html').resolve()} shows them; " if page else ""
-    return f"{seen}beside another's: sora compare {quote(str(output))} OTHER"
+    return f"{seen}beside another's: {command('compare', output, 'OTHER')}"
 
 
 def preset_of(composed: Composed) -> dict[str, Any] | None:

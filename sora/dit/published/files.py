@@ -60,7 +60,9 @@ def locate(source: Path) -> Place:
     if not source.is_dir():
         raise ValueError(f"init={source} does not exist")
     if (source / "run.json").is_file():
-        raise ValueError(f"init={source} is a run of ours; go on with it by resume={source}, or export it: sora export checkpoint={source}")
+        raise ValueError(
+            f"init={source} is a run of ours; go on with it by resume=, or export it as diffusers loads it, by sora export checkpoint="
+        )
     found = _within(source)
     for folder in sorted(path for path in source.iterdir() if path.is_dir() and path.name.startswith("transformer")):
         found += _within(folder)
