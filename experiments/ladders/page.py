@@ -25,7 +25,7 @@ SEES = {
     "flow_histograms": "motion: histograms of optical flow (`metrics=[fvmd_lite]`, `extractor=flow_histograms`)",
     "rand3d": "appearance: a random network (`extractor=rand3d`, the default)",
     "transnetv2": "a network that finds shot cuts (`extractor=transnetv2`)",
-    "efficientnet_lite0": "appearance: a network of ImageNet, here of one frame of a clip (`extractor=efficientnet_lite0`)",
+    "efficientnet_lite0": "appearance: a network of ImageNet, of the middle frame alone, so that a fault along time only moves which frame that is (`extractor=efficientnet_lite0`)",
 }
 
 
