@@ -60,7 +60,7 @@ def wanted(place: Place, dit: str, *words: str) -> Wanted:
 
 
 def batches(item: Wanted, *, seed: int = 0) -> list[Batch]:
-    """A batch of random numbers for each pack of `item`."""
+    """A batch of random numbers for each pack of `item`, which is told how many words and levels packs have: `trained` reads that."""
     draw = torch.Generator().manual_seed(seed)
     most = max(sum(words for _, words in pack) for pack in item.packs)
     item.config.data.text_budget = most  # static shapes, as plan.budget makes those of the tokens

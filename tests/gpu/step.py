@@ -76,8 +76,9 @@ def waiting(place: Place) -> Iterator[Report]:
 def waited(place: Place, name: str) -> str:
     """Where a step waits for the device; nothing if it does not."""
     item = wanted(place, name)
+    packs = batches(item)[:2]
     made = trained(place, item)
-    prepared = [made.prepare(batch) for batch in batches(item)[:2]]
+    prepared = [made.prepare(batch) for batch in packs]
     made.learn(prepared[0])  # what is compiled or asked for once is
     try:
         with forbidden(place):
@@ -200,8 +201,9 @@ def compiled_or_not(place: Place, name: str, *, compiles: bool) -> tuple[int, fl
     item = wanted(place, "b_2", f"dit.block._target_={target}")
     backend = "aot_eager" if place.toy else "inductor"
     compiled = partial(compile_blocks, words=False, levels=False, backend=backend)  # both axes have budgets here
+    packs = batches(item)
     made = trained(place, item, change=partial(_changed, frugal=frugal, compiled=compiled if compiles else None))
-    prepared = [made.prepare(batch) for batch in batches(item)]
+    prepared = [made.prepare(batch) for batch in packs]
     for number in range((8 if place.toy else 20) if compiles else 1):  # each pack twice at least
         made.step(prepared[number % len(prepared)])
     step = lambda: [made.step(pack) for pack in prepared]  # noqa: E731
