@@ -71,9 +71,8 @@ def page(found: Mapping[str, Any] | None) -> str:
     else:
         versions = found["versions"]
         lines += [
-            f"Run on {found['when']} on {found['device']}, torch {versions['torch']}, CUDA {versions['cuda']},"
-            f" driver {versions.get('driver') or 'unknown'},",
-            f"Python {versions['python']}, at commit {_commit(found)}.",
+            f"Run on {found['when']} on {found['device']}, torch {versions['torch']}, CUDA {versions['cuda']},",
+            f"driver {versions.get('driver') or 'unknown'}, Python {versions['python']}, at commit {_commit(found)}.",
             "",
         ]
     lines += ["| section | what it looks at | state |", "|---|---|---|"]

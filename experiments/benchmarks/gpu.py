@@ -33,7 +33,20 @@ BEGAN = time.monotonic()
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KEYS = {"minutes": "8", "only": "", "device": "cuda", "output": "", "wheels": str(ROOT / "outputs" / "gpu-wheels")}
-NEEDED = ("torch", "numpy", "einops", "hydra", "omegaconf", "yaml", "jaxtyping", "safetensors", "lightning", "torchmetrics", "rich")
+NEEDED = (
+    "torch",
+    "numpy",
+    "einops",
+    "hydra",
+    "omegaconf",
+    "yaml",
+    "jaxtyping",
+    "safetensors",
+    "lightning",
+    "torchmetrics",
+    "packaging",
+    "rich",
+)
 OPTIONAL = ("pyarrow", "av", "PIL", "diffusers", "flash_attn", "triton")  # sections say what they leave out without them
 ASKED = """
 import json, torch
