@@ -9,6 +9,7 @@ parent becomes a child of this process, so that none is missed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -153,7 +154,8 @@ def trouble(home: Path, verb: str, end: End) -> list[str]:
             time.sleep(0.05)
         wrong += [f"left behind: {one}" for one in map(words_of, left) if one]
         for one in left:
-            os.kill(one, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # just now
+                os.kill(one, signal.SIGKILL)
         told.seek(0)
         heard = told.read()
     if "Traceback" in heard or wrong:
