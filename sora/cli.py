@@ -258,10 +258,11 @@ def _run(verb: str, words: list[str]) -> int | None:
     from omegaconf import OmegaConf
 
     from sora import hub
-    from sora.storage import refuse_blocked
+    from sora.storage import refuse_blocked, refuse_read_only
 
     refuse_blocked(composed.writes)
-    refuse_read_only(composed)
+    if place := composed.writes.get("output"):
+        refuse_read_only(Path(place), f"output={place}")  # before what takes hours is made for it
     with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
@@ -274,14 +275,6 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
             f"{here.ranks} ranks were started ({here.by}), and {command} is the work of one: each would do all of it, into the same place. "
             "Start one (srun --ntasks=1), or give each its part=[K,N] if the verb has that key"
         )
-
-
-def refuse_read_only(composed: Composed) -> None:
-    """Raise ValueError for an output that cannot be written, before what takes hours is made for it."""
-    from sora import storage
-
-    if place := composed.writes.get("output"):
-        storage.refuse_read_only(Path(place), f"output={place}")
 
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:

@@ -176,7 +176,8 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     entries = []
     for place, name, run, found in zip(places, names, runs, figures, strict=True):
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
-        lacks = "" if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
+        lacks = f"no loss of its last steps is finite; {place / 'events.jsonl'} says which were left out" if run.diverged else ""
+        lacks = lacks if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
         entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []

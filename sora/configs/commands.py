@@ -44,7 +44,7 @@ def _here(value: Any) -> Any:
 def _bare(path: Path) -> str:
     """A path that stands without a key, so that nothing of its name is read as an option or a key."""
     word = str(path)
-    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in path.parts[0]) else word
+    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in word.partition("/")[0]) else word
 
 
 def _element(value: Any) -> str:

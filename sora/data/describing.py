@@ -215,7 +215,9 @@ class Thumbnails:
         pixels = read_apart(index.read_member(member), first=middle, frames=1, size=size, name=named).frames[0]
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=80)
-        title = f"{member.key}: {width}x{height}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"
+        frames = int(index.frames[row])
+        length = "an image" if frames == 1 else f"{frames / fps:.3g} s at {fps:.4g} frames a second"
+        title = f"{member.key}: {width}x{height}, {length}"
         said = index.captions(row)
         return Thumbnail(file.getvalue(), *size, title, said[0].text if said else "")
 

@@ -23,7 +23,7 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         Figure(unit, number(length)),
         Figure("frames", number(int(totals["frames"]))),
         Figure(f"{prefix} of video", number(size)),
-        Figure("shards", number(int(totals["shards"]))),
+        Figure("shard" if totals["shards"] == 1 else "shards", number(int(totals["shards"]))),
     ]
     splits = Table(("split", "clips"), list(described.splits.items()))
     pictures = [Picture(one.jpeg, one.width, one.height, one.caption or "(no caption)", one.title) for one in thumbnails]

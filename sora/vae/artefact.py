@@ -91,16 +91,11 @@ def artefact_hash(folder: Path) -> str:
     return storage.text_hash(canonical({key: card[key] for key in ("format", "settings", "weights_sha256")}))
 
 
-def refuse_none(folder: Path) -> None:
-    """Raise ValueError for a folder that is no VAE."""
-    if not (folder / CARD).is_file():
-        why = f"holds no {CARD}, so it is no VAE" if folder.is_dir() else "is no folder"
-        raise ValueError(f"{folder} {why}; vae= names a folder that sora train task=vae wrote, or its run")
-
-
 def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
-    refuse_none(folder)
+    if not path.exists():
+        why = f"it has no {CARD}" if folder.is_dir() else "there is no such folder"
+        raise ValueError(f"vae={folder} is no VAE: {why}; name what `sora train task=vae` wrote, a run that is whole or its vae/")
     card = read_json(path, within=folder)
     if not isinstance(card, dict) or "card_sha256" not in card:
         raise ValueError(f"{path} is no VAE card; name a folder that `sora train task=vae` wrote")

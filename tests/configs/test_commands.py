@@ -59,7 +59,7 @@ def test_brackets_are_quoted_where_the_shell_would_refuse_them(monkeypatch, shel
     assert said == ("sora train 'data.folders=[data/mine]'" if quoted else "sora train data.folders=[data/mine]")
 
 
-@pytest.mark.parametrize("name", [*ODD, "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
+@pytest.mark.parametrize("name", [*ODD, ".", "..", "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
 @pytest.mark.parametrize("verb", ["compare", "report"])
 def test_folders_without_a_key_arrive_as_they_are(verb, name):
     words = shlex.split(command(verb, Path(name), Path("other")))
