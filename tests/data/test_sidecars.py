@@ -141,7 +141,7 @@ def test_a_folders_own_table_names_the_videos_below_it(tmp_path, name):
         (tmp_path / "sub" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, unused = said(tmp_path, {})
     assert found == {"a.mp4": [], "b.MP4": [], "sub/a.mov": [("original", "in sub")], "sub/c.mp4": [("original", "c")]}
-    assert unused.lines() == [f"1 of 3 rows of sub/{name} fit no video (lost.mp4)"]
+    assert unused.lines() == [f"1 of 3 rows of sub/{name} fits no video (lost.mp4)"]
     assert said(tmp_path, {}, words=CaptionWords(tables=[]))[0]["sub/c.mp4"] == []
 
 
