@@ -93,6 +93,9 @@ def test_runs_and_folders_of_samples_stand_side_by_side(home, tmp_path, capsys):
     assert run("report", [str(home), str(tmp_path / "other"), f"output={tmp_path / 'two.html'}"]) == 0
     words = "".join(read((tmp_path / "two.html").read_text()).words)
     assert "a late one" in words and "from elsewhere" in words and "2 side by side" in words
+    (tmp_path / "bare").mkdir()
+    assert run("report", [str(home), str(tmp_path / "bare"), f"output={tmp_path / 'three.html'}"]) == 2
+    assert "bare holds no run, no scores and no samples" in capsys.readouterr().err and not (tmp_path / "three.html").exists()
     sweep = swept(tmp_path / "sw", {"seed=0": 1.0, "seed=1": 3.0, "seed=0,x=1": 1.0})
     assert run("report", [str(each) for each in sorted(sweep.iterdir())]) == 0
     assert "training loss" in (sweep / "report.html").read_text()
