@@ -130,8 +130,9 @@ def speed(place: Place) -> Iterator[Report]:
             continue
         figures, held, item = found
         yield Report(figures=figures)
-        if held is not None:
-            yield Report(figures={f"memory_vs_bill_{name}_{policy}": held / bill(item).memory.largest})
+        if not place.toy or name == NETWORKS[0]:
+            priced = bill(item).memory.largest
+            yield Report(figures={f"memory_vs_bill_{name}_{policy}": None if held is None else held / priced})
 
 
 def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> tuple[Mapping[str, float | None], int | None, Wanted]:

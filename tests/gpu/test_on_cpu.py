@@ -43,9 +43,12 @@ def test_every_section_runs_on_a_cpu(tmp_path):
     assert errors and all(value <= 2e-2 for value in errors.values()), errors
     assert {"training_loop_share_b_2", "training_draws_share_b_2", "compiling_time_vs_plain_compiled_frugal_compiled"} <= set(figures)
     assert figures["vae_decode_a_minute_streaming"] is None and "not there yet" in str(found["sections"]["vae"]["rows"])
-    assert {"attention_chosen_full_is_fastest", "attention_chosen_block_causal_is_fastest", "training_resumed_difference_otherwise"} <= set(
-        figures
-    )
+    assert {
+        "attention_chosen_full_is_fastest",
+        "attention_chosen_block_causal_is_fastest",
+        "training_resumed_difference_otherwise",
+        "speed_memory_vs_bill_b_2_none",
+    } <= set(figures)
     assert {figures[f"compiling_graphs_{name}"] for name in ("plain", "fused", "frugal")} == {2.0}  # of the first block, and of all others
     truths = [
         value for name, value in figures.items() if "no_waiting" in name or name.endswith(("resumed_is_equal", "same_bits", "finite"))
