@@ -26,7 +26,7 @@ from sora.configs.words import listed, meant
 from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import leave, started
-from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
+from sora.terminal import Lines, counted, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -258,10 +258,11 @@ def _run(verb: str, words: list[str]) -> int | None:
     from omegaconf import OmegaConf
 
     from sora import hub
-    from sora.storage import refuse_blocked
+    from sora.storage import refuse_blocked, refuse_read_only
 
     refuse_blocked(composed.writes)
-    refuse_read_only(composed)
+    if place := composed.writes.get("output"):
+        refuse_read_only(Path(place), f"output={place}")  # before what takes hours is made for it
     with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
@@ -274,14 +275,6 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
             f"{here.ranks} ranks were started ({here.by}), and {command} is the work of one: each would do all of it, into the same place. "
             "Start one (srun --ntasks=1), or give each its part=[K,N] if the verb has that key"
         )
-
-
-def refuse_read_only(composed: Composed) -> None:
-    """Raise ValueError for an output that cannot be written, before what takes hours is made for it."""
-    from sora import storage
-
-    if place := composed.writes.get("output"):
-        storage.refuse_read_only(Path(place), f"output={place}")
 
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
@@ -349,7 +342,7 @@ def sweep(verb: str, flags: Flags) -> int:
             break
     failed = [number for number, code in enumerate(codes, 1) if code]
     if failed:
-        print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
+        print(f"sora {verb}: {len(failed)} of {counted(len(found.runs), 'run')} failed: {', '.join(map(str, failed))}", file=sys.stderr)
     print("".join(f"{told}\n" for told in ended(verb, found)), end="")
     return asked or max(codes, default=0)
 

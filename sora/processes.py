@@ -214,4 +214,8 @@ def alive(process: int) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # no Linux, or it went meanwhile
+        return not Path("/proc/self/stat").exists()
+    return state not in "ZX"  # it has ended, and whoever started it has not looked

@@ -128,6 +128,12 @@ def come(process: subprocess.Popen[str], moment: str, out: Path, begun: float) -
     time.sleep(random.uniform(0, 0.5) if moment == "midst" else 0.0)
 
 
+def hearing() -> None:
+    """In the child: what a shell has started in the background ignores Ctrl-C, and with nohup a hangup, as all do that it starts."""
+    for each in SIGNALS[:-1]:
+        signal.signal(getattr(signal, f"SIG{each}"), signal.SIG_DFL)
+
+
 def trouble(home: Path, verb: str, end: End) -> list[str]:
     """What is wrong with how a command ended: its code, a traceback, processes that it left, which are ended here then."""
     ctypes.CDLL(None).prctl(CHILD_SUBREAPER, 1)
@@ -135,9 +141,8 @@ def trouble(home: Path, verb: str, end: End) -> list[str]:
     said = [*words(verb, home, out), *{"finish": SHORT.get(verb, []), "error": ["no_such_key=1"]}.get(end.by, [])]
     with tempfile.TemporaryFile("w+") as told:
         begun = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sora.cli", *said], stdout=subprocess.DEVNULL, stderr=told, start_new_session=True, text=True
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": told, "start_new_session": True, "text": True}
+        process = subprocess.Popen([sys.executable, "-m", "sora.cli", *said], preexec_fn=hearing, **quiet)
         if end.moment:
             come(process, end.moment, out, begun)
             (os.killpg if end.whole else os.kill)(process.pid, getattr(signal, f"SIG{end.by}"))

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop reach its children too, from the moment they exist; none may die of them."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -214,11 +215,52 @@ def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_tr
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize(("starter", "code"), [("gone", -signal.SIGTERM), ("another", 0)])
+@pytest.mark.slow
+def test_a_killed_starter_takes_what_it_started_along_at_whatever_moment_it_is_killed():
+    """Whether the kernel is asked already or not yet, and whether somebody waits for the starter or not."""
+    inner = (
+        f"from sora.processes import follow_starter; follow_starter(); import time; open({str(tmp_path / 'there')!r}, 'w'); time.sleep(600)"
+    )
+    outer = (
+        "import os, sys; from sora import processes; print(os.getpid(), flush=True)\n"
+        f"processes.command([sys.executable, '-c', {inner!r}], patience=5)"
+    )
+    draw = random.Random(0)
+    for number in range(20):
+        starter = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True)
+        assert starter.stdout is not None and int(starter.stdout.readline()) == starter.pid
+        time.sleep(draw.uniform(0.0, 0.6))
+        started = children_of(starter.pid)
+        starter.kill()
+        if number % 2:
+            starter.wait()
+        end = time.monotonic() + 20
+        while any(map(running, started)) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not any(map(running, started)), number
+        starter.wait()
+
+
+def children_of(process):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("starter", "code"), [("gone", -signal.SIGTERM), ("not waited for", -signal.SIGTERM), ("another", 0)])
 def test_a_command_whose_starter_went_before_it_could_look_ends_and_a_grandchild_does_not(starter, code):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    between = str(gone.pid if starter == "gone" else os.getppid())  # that of a process which is there, and did not start it
+    gone = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert gone.stdout is not None and not gone.stdout.read()
+    if starter == "not waited for":  # its number is still taken
+        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        gone.wait()
+    between = str(os.getppid() if starter == "another" else gone.pid)  # that of a process which is there, and did not start it
     told = {**os.environ, PARENT: between}
     assert (
         subprocess.run([sys.executable, "-c", "from sora.processes import follow_starter; follow_starter()"], env=told).returncode == code

@@ -46,12 +46,14 @@ def saved(run: Path) -> list[int | None]:
     return [checkpoint.step_of(path) for path in checkpoint.listed(run / "checkpoints")]
 
 
-def test_a_run_whose_terminal_is_closed_saves(world, tmp_path):
-    """The kernel sends SIGHUP, and every word to the terminal is an error from then on."""
+@pytest.mark.parametrize("ignored", [False, True], ids=["plain", "nohup"])
+def test_a_run_whose_terminal_is_closed_saves(world, tmp_path, ignored):
+    """The kernel sends SIGHUP, and every word to the terminal is an error from then on; with nohup it goes on without a word."""
     run = tmp_path / "run"
     words = command(world, run, "steps=1000000", "checkpoint.every=1000000")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
         os.execv(words[0], words)
 
     def drain() -> None:
@@ -60,7 +62,10 @@ def test_a_run_whose_terminal_is_closed_saves(world, tmp_path):
 
     reach(run, 5, drain)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    if ignored:
+        reach(run, 2 + len(read(run / "metrics.jsonl")))
+        os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + (signal.SIGTERM if ignored else signal.SIGHUP)
     (step,) = saved(run)
     assert step == len(read(run / "metrics.jsonl")) >= 5
     checkpoint.verify(checkpoint.newest(run / "checkpoints"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -53,8 +54,10 @@ def _element(value: Any) -> str:
 
 
 def _shell(word: str) -> str:
-    """The word, in quotes only where a shell would change it (brackets and commas are left as people type them)."""
-    return word if re.fullmatch(r"[\w@%+=:,./\[\]-]+", word, re.ASCII) else shlex.quote(word)
+    """The word, in quotes only where a shell would change it. Brackets are left as people type them, but for a user of zsh, which takes
+    them for a pattern of files and refuses the line."""
+    plain = r"[\w@%+=:,./-]+" if os.environ.get("SHELL", "").endswith("zsh") else r"[\w@%+=:,./\[\]-]+"
+    return word if re.fullmatch(plain, word, re.ASCII) else shlex.quote(word)
 
 
 def option_words(group: str, node: DictConfig | dict[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def describe(index: Index, *, sample: int) -> Description:
         raise ValueError(f"sample={sample} clips tell nothing; give 1 or more")
     rows = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).round().astype(int)).tolist()
     frames, heights, widths = (np.asarray(column) for column in (index.frames, index.heights, index.widths))
-    seconds = frames / index.fps
+    seconds = np.where(frames > 1, frames / index.fps, 0.0)  # an image lasts for none
     shapes = Counter(dict(zip(*_counts(heights.astype(np.int64) << 32 | widths), strict=True)))
     sizes = {f"{size & 0xFFFFFFFF}x{size >> 32}": count for size, count in shapes.most_common(_BARS)}
     if len(shapes) > _BARS:

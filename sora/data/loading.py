@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import queues
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine, owner, planned_keys
+from sora.data.workers import UNSENT, ending
 from sora.draws import sample_id
 from sora.processes import Parent, born_deaf, ignore_asking
 from sora.tokens import Movable
@@ -292,11 +294,13 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         try:
             return super().__next__()
         except BaseException as error:  # the end, or an error: its traceback would keep this object and its workers alive
-            dead = self._dead(patience=1.0) if isinstance(error, RuntimeError | OSError | EOFError) else []
+            told = self._dead(patience=1.0) if isinstance(error, RuntimeError | OSError | EOFError) else []
+            if not told and self._data_queue.unreceived:  # of which torch makes errors of its own
+                told = [self._data_queue.unreceived]
             self._shutdown_workers()
-            if not dead or self._lost is None or step is None:
+            if not told or self._lost is None or step is None:
                 raise
-            self._lost(f"{', '.join(dead)}{killed_for_memory()}")
+            self._lost("; ".join(told))
         return self._dataset[step]
 
     def _dead(self, *, patience: float = 0.0) -> list[str]:
@@ -304,7 +308,7 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         end = time.monotonic() + patience
         while True:
             codes = [(number, worker.pid, worker.exitcode) for number, worker in enumerate(self._workers) if not worker.is_alive()]
-            found = [f"loader worker {number} (process {process}) {_ending(code)}" for number, process, code in codes if code]
+            found = [f"loader worker {number} (process {process}) {ending(code)}" for number, process, code in codes if code]
             if found or time.monotonic() >= end:
                 return found
             time.sleep(0.05)
@@ -323,28 +327,13 @@ class _Iterator(_MultiProcessingDataLoaderIter):
                 worker.kill()
 
 
-def _ending(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def killed_for_memory() -> str:
-    """What is known of a kill for want of memory, as the rest of a sentence."""
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
-        events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
-        times = int(events["oom_kill"])
-    except (OSError, ValueError, KeyError):  # not a cgroup of version 2: nobody says
-        times = 0
-    told = f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"
-    return f": {told}; fewer workers= or a smaller data.cache_mb= need less"
-
-
 class _Received(queue.Queue):
-    """Steps, or why one could not be received, which is raised where it is asked for. dead: gives what tells of workers that died."""
+    """Steps, or why one could not be received, which is raised where it is asked for, and in words. dead: gives what tells of workers
+    that died."""
 
     def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]):
         super().__init__()
-        self._dead = dead
+        self._dead, self.unreceived = dead, ""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         end = None if timeout is None else time.monotonic() + timeout
@@ -369,7 +358,9 @@ def _receive(sent: Any, received: _Received, ended: threading.Event) -> None:
             received.put(sent.get(timeout=_LOOK_UP))
         except queue.Empty:
             continue
-        except Exception as error:  # such as a worker's death in the middle: raised where the step is asked for
+        except Exception as error:  # such as a worker's death in the middle, or no more files: raised where the step is asked for
+            few = "; raise the limit of open files (ulimit -n)" if "Too many open files" in str(error) or "ancdata" in str(error) else ""
+            received.unreceived = f"a step that a loader worker made could not be taken over ({error}){few}"
             received.put(error)
             return
 
@@ -378,9 +369,15 @@ def _as_is(step: Any) -> Any:
     return step
 
 
+def _unsent(error: Exception, _: object) -> None:
+    os._exit(UNSENT)
+
+
 def _start_worker(parent: Parent, _: int) -> None:
     """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
     ignore_asking()
     parent.hold_to()
+    # said by a thread that hands steps over, after which the step would be waited for in vain
+    queues.Queue._on_queue_feeder_error = staticmethod(_unsent)  # pyright: ignore[reportAttributeAccessIssue]
     os.nice(_NICENESS)
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from sora.gate.files import opened
 from sora.storage import sync
 
 _CHECKED_AT_ONCE = 32 << 20  # bytes up to which opening compares hashes
@@ -76,7 +77,7 @@ def check_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str]) -> Non
     """Compare every file with the hash that is known of it."""
     for name in layout:
         path = folder / f"{name}.bin"
-        with open(path, "rb") as file:
+        with opened(path, within=folder.parent) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != hashes.get(name):
                 raise changed(path)
 

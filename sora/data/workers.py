@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections import deque
@@ -9,12 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sora.data.decoding.confine import confine
 from sora.processes import ASKING, Parent, born_deaf
 
+UNSENT = 75  # the exit code of a loader worker that cannot hand over what it made
+SHARED = "/dev/shm"  # where torch puts it
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,7 +65,7 @@ class Hold:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
 ) -> Iterator[Done[Item, Result]]:
-    """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
+    """`function` of every item, in their order, by at most `workers` processes (0: in this one, without clock or limit).
 
     A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
     An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb, apart: see
@@ -72,11 +77,15 @@ def in_order(
         return
     guarded = Guarded(function, seconds)
     left = iter(items)
+    soon = list(islice(left, workers))  # a pool starts all of its processes at once: no more of them than there are items
+    if not soon:
+        return
+    workers = len(soon)
     pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
     hold = Hold(memory_gb=memory_gb, apart=apart)
     pool = _pool(workers, hold)
     try:
-        for item in left:
+        for item in chain(soon, left):
             pending.append((item, _given(pool, guarded, item)))
             if len(pending) < 4 * workers:
                 continue
@@ -144,3 +153,36 @@ def _start(parent: Parent, hold: Hold) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     if hold.apart:
         confine()
+
+
+# ---- how workers end
+
+
+def ending(code: int) -> str:
+    """How a worker ended, and what to change, as the rest of a sentence."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code in (UNSENT, -signal.SIGBUS):
+        return f"{'could not hand a step over' if code == UNSENT else how}: {_shared_memory()}"
+    return f"{how}: {killed_for_memory()}; fewer workers= or a smaller data.cache_mb= need less"
+
+
+def _shared_memory() -> str:
+    """What is known of a step that did not fit where workers put it for the trainer."""
+    more = "give it more (docker run --shm-size=16g or --ipc=host), or set fewer workers=; workers=0 needs none"
+    try:
+        room = os.statvfs(SHARED)
+    except OSError:
+        return f"{SHARED} cannot be used; {more}"
+    size, left = (blocks * room.f_frsize / 1e6 for blocks in (room.f_blocks, room.f_bavail))
+    return f"{SHARED} takes {size:,.0f} MB, of which {left:,.0f} are left; {more}"
+
+
+def killed_for_memory() -> str:
+    """What is known of a kill for want of memory."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+        events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
+        times = int(events["oom_kill"])
+    except (OSError, ValueError, KeyError):  # not a cgroup of version 2: nobody says
+        times = 0
+    return f"the system has killed {times} processes of this job for want of memory" if times else "most often that is want of memory"

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from sora.processes import give_memory_back
+from sora.terminal import counted
 from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
 from sora.training.choosing import agreed, confirmed
@@ -154,7 +154,9 @@ class Checkpoints(Callback):
         if module.global_rank == 0:
             undone = checkpoint.undo(self._run.checkpoints, after=found)
             self._run.event("went back", step=now.step, to=found, left_out=lost, removed=undone)
-            self._journal.say(f"step {now.step}: went back to the weights of step {found}; the packs of {lost} steps are left out")
+            self._journal.say(
+                f"step {now.step}: went back to the weights of step {found}; the packs of {counted(lost, 'step')} are left out"
+            )
         self._begun = None
 
     def _begin(self, module: TrainingModule) -> None:
@@ -170,7 +172,7 @@ class Checkpoints(Callback):
             )
         captured = state.capture(module, self._journal.facts)
         saving = checkpoint.Saving(self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True)
-        self._writer.start(partial(_written, saving))
+        self._writer.start(saving.write)
         self._saving, self._begun = saving, step  # only now: one that nobody writes would be waited for, and committed
 
     def _end(self, module: TrainingModule, *, wait: bool, must: bool = False) -> None:
@@ -184,6 +186,7 @@ class Checkpoints(Callback):
         if outcome == Writer.BUSY:
             return
         self._writer.join()
+        give_memory_back()  # that of the copies, and of steps of other sizes: between steps least of it is in use
         self._saving = None
         if module.global_rank == 0 and outcome == Writer.DONE:
             self._writer.run(lambda: saving.commit(**self._kept, report=self._told))
@@ -236,11 +239,6 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _written(saving: checkpoint.Saving) -> None:
-    saving.write()
-    give_memory_back()  # that of the copies
 
 
 class Writer:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,39 +27,45 @@ class Nowhere:
 
 @dataclass
 class Csv:
-    """metrics.csv in the run folder; columns that appear later make it be written anew."""
+    """metrics.csv in the run folder; columns that appear later make it be written anew. Its rows are in the file alone."""
 
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         self._path = folder / "metrics.csv"
-        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] = []
         if self._path.exists():
-            text = self._path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
-            self._rows = [row for row in csv.DictReader(whole.splitlines(keepends=True)) if int(row["step"]) <= first]
-            self._write(list(self._rows[0]) if self._rows else [])
+            with open(self._path, newline="", encoding="utf-8") as file:
+                self._columns = list(csv.DictReader(_whole(file)).fieldnames or [])
+            self._rewrite(self._columns, until=first)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         row = {"step": step, **values}
-        columns = list(self._rows[0]) if self._rows else []
-        self._rows.append(row)
-        if set(row) <= set(columns):
-            with open(self._path, "a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, columns).writerow(row)
-        else:
-            self._write(list(dict.fromkeys([*columns, *row])))
+        if not set(row) <= set(self._columns):
+            self._rewrite(list(dict.fromkeys([*self._columns, *row])), until=step)
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
 
-    def _write(self, columns: list[str]) -> None:
-        self._rows = [{name: old.get(name, "") for name in columns} for old in self._rows]
-        with open(self._path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
+    def _rewrite(self, columns: list[str], *, until: int) -> None:
+        """The rows of steps up to `until` under these columns."""
+        staging = self._path.with_name(f".staging-{os.getpid()}-{self._path.name}")
+        with open(staging, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
-            writer.writerows(self._rows)
+            if self._path.exists():
+                with open(self._path, newline="", encoding="utf-8") as old:
+                    writer.writerows(row for row in csv.DictReader(_whole(old)) if int(row["step"]) <= until)
+        os.replace(staging, self._path)
+        self._columns = columns
 
     def media(self, step: int, name: str, path: Path, caption: str) -> None:
         """The file is in the run folder already."""
 
     def close(self) -> None:
         """Every row is on disk."""
+
+
+def _whole(lines: Iterable[str]) -> Iterator[str]:
+    """Lines but one that a killed process left half of."""
+    return (line for line in lines if line.endswith("\n"))
 
 
 @dataclass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from sora.data.loading import step_loader
 
@@ -45,6 +47,54 @@ def test_every_step_is_delivered_and_the_death_is_told_once_with_what_to_do(work
     (line,) = said
     assert told in line and f"loader worker {(4 - 1) % workers} (process " in line
     assert "memory" in line and "workers=" in line and "data.cache_mb=" in line
+
+
+class Large:
+    """Steps of a megabyte and more."""
+
+    def __getitem__(self, step):
+        return torch.full((300_000,), float(step))
+
+    def share(self, step, *, ranks, rank):
+        return self[step]
+
+
+def test_a_step_that_does_not_fit_into_shared_memory_is_loaded_here_and_told_with_what_to_change(monkeypatch):
+    """It was a traceback in the worker, ten minutes of silence, and an end with nothing saved."""
+    plain = torch.UntypedStorage._share_fd_cpu_
+
+    def full(storage, *args, **settings):
+        if float(torch.tensor([], dtype=torch.float32).set_(storage)[0]) == 3.0:
+            raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+        return plain(storage, *args, **settings)
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    said, began = [], time.monotonic()
+    got = [float(step[0]) for step in step_loader(Large(), first=0, last=6, workers=1, lost=said.append)]
+    assert got == [0, 1, 2, 3, 4, 5] and time.monotonic() - began < 60
+    (line,) = said
+    assert "loader worker 0 (process " in line and "could not hand a step over: /dev/shm takes " in line
+    assert "--shm-size" in line and "workers=0" in line
+
+
+def test_a_step_that_cannot_be_taken_over_for_want_of_open_files_is_loaded_here_and_told():
+    said, soft = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+    held, got = [], []
+    try:
+        for step in step_loader(Large(), first=0, last=6, workers=1, lost=said.append):
+            got.append(step)  # whose memory is a file that is open
+            if len(got) == 2:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, soft[1]))
+                with pytest.raises(OSError, match="Too many"):
+                    while True:
+                        held.append(os.dup(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+        for handle in held:
+            os.close(handle)
+    assert [float(step[0]) for step in got] == [0, 1, 2, 3, 4, 5]
+    (line,) = said
+    assert "could not be taken over" in line and "ulimit -n" in line
 
 
 def test_nothing_is_raised_while_a_step_is_trained_on():

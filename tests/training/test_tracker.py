@@ -31,6 +31,19 @@ def tracker(folder, sink=None, *, first=0, command=None, patience=20.0, room=100
     return Tracker(sink or Csv(), folder=folder, identity="abc", config={"seed": 0}, **given)
 
 
+def test_csv_holds_no_rows_and_a_kill_while_it_is_written_anew_leaves_the_file(tmp_path, monkeypatch):
+    sink = Csv()
+    sink.open(tmp_path, "abc", {}, 0)
+    for step in range(500):
+        sink.log(step, {"loss": 1.0, **({"later": 2.0} if step > 300 else {})})
+    assert sum(len(value) for value in vars(sink).values() if isinstance(value, list | dict)) == 3
+    before = (tmp_path / "metrics.csv").read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sink.log(500, {"loss": 1.0, "latest": 3.0})
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
 def test_csv_copes_with_columns_that_come_later_and_with_a_resume(tmp_path):
     told = [(1, {"loss": 1.0}), (2, {"loss": 0.5, "psnr": 20.0}), (3, {"loss": 0.4}), (5, {"loss": 0.1})]
     for first, rows in ((0, told), (2, [(3, {"loss": 0.3}), (4, {"loss": 0.2})])):
