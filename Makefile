@@ -79,8 +79,8 @@ gpu-check:  ## attention, steps, training, sampling on a GPU in minutes, without
 gpu-wheels: setup  ## what gpu-check needs besides torch, in outputs/gpu-wheels, to be carried to a machine without a network
 	bash experiments/gpu_wheels.sh $(BIN)/python outputs/gpu-wheels $(GPU_PYTHON_VERSION)
 
-bench-%: setup  ## one benchmark, such as bench-world
-	$(BIN)/python experiments/benchmarks/$*.py
+bench-%: setup  ## one benchmark, such as bench-world; ARGS="…" says what its script takes
+	$(BIN)/python experiments/benchmarks/$*.py $(ARGS)
 
 ablate-dit: setup  ## block kinds, attention, conditioning and positions at equal compute; hours on a CPU, goes on where it stopped
 	$(BIN)/python -m experiments.dit_ablations $(ARGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -199,7 +200,7 @@ def verdicts(world: World, indexes: range) -> dict[str, list[Judged]]:
     return found
 
 
-def figures(clips: int = 240) -> tuple[dict[str, float], list[dict[str, float | int | str]]]:
+def figures(clips: int = 240) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """`steady_true` and `steady_caught_min`, and a row for each fault; of clips of the quickstart's sizes and of the default ones."""
     found: dict[str, list[Judged]] = {}
     for sizes in (((32, 32), (24, 40), (40, 24), (24, 32)), World().sizes):

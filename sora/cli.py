@@ -14,18 +14,19 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
-from sora import credentials, trust
+from sora import trust
+from sora.configs.flags import Flags, parse
 from sora.configs.words import listed, meant
-from sora.processes import Interrupts, follow_starter
+from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
-from sora.started import started
-from sora.terminal import Lines, line, shown, styled, writable
+from sora.started import leave, started
+from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
+MAKING = ("encode", "evaluate", "export", "prepare", "quickstart", "sample", "train")  # verbs whose work is files, whoever listens
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
@@ -61,24 +63,6 @@ class Verb:
     actions: tuple[str, ...] = ()
     module: str = ""
     bare: tuple[str, ...] = ()
-
-
-@dataclass
-class Flags:
-    """The dashed options of a command line; everything else on it is KEY=VALUE."""
-
-    overrides: list[str] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    allow: list[str] = field(default_factory=list)
-    help: bool = False
-    version: bool = False
-    multirun: bool = False
-    show: bool = False
-
-    def again(self) -> list[str]:
-        """The dashed options that another process needs for the same overrides."""
-        folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
-        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow)]
 
 
 @cache
@@ -136,10 +120,8 @@ def _keys(verb: str) -> set[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 130 interrupted."""
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    """The console script. Returns the exit code: 0 done, 1 failed, 2 a mistake of the user's, 128 + N asked by signal N (130: Ctrl-C)."""
+    words = _begun(argv)
     if not words or words[0] in ("--help", "-h", "help"):
         print(listing())
         return 0
@@ -156,6 +138,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(words[0], words[1:])
 
 
+def _begun(argv: Sequence[str] | None) -> list[str]:
+    """The words of a command, of this process where `argv` is None, which can print and ends with who started it from here on."""
+    if argv is None:
+        in_utf8()
+    writable()
+    follow_starter()
+    return list(sys.argv[1:] if argv is None else argv)
+
+
 def listing() -> str:
     width = max((len(name) for name in verbs()), default=0)
     lines = [f"  {verb.name:<{width}}   {verb.line}" for verb in verbs().values()]
@@ -167,9 +158,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
     # Read when torch loads. Threads of a GNU OpenMP that spin for long take the core from whoever shares it: one other busy
     # process made a training step 20 times slower. With a short spin it costs 4 % on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    writable()
-    follow_starter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _begun(argv)
     return guarded(verb, lambda: _run(verb, words))
 
 
@@ -189,29 +178,29 @@ def _told(verb: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ValueError as error:
-        print(f"sora {verb}{_who()}: {shown(str(error)) if isinstance(error, Lines) else line(str(error))}", file=sys.stderr)
+        _tell(verb, shown(str(error)) if isinstance(error, Lines) else line(str(error)))
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"sora {verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return error.code if isinstance(error, Asked) else INTERRUPTED
     except BrokenPipeError:  # `sora train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ConnectionError as error:
         if error.errno is not None:
             raise
-        print(f"sora {verb}{_who()}: {line(str(error))}", file=sys.stderr)  # a store's own words: it does not answer
+        _tell(verb, line(str(error)))  # a store's own words: it does not answer
         return FAILED
     except OSError as error:
         if error.errno in NAME_ERRORS or _unmakeable(error):
-            print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename))}; name another place", file=sys.stderr)
+            _tell(verb, f"{error.strerror}: {line(str(error.filename))}; name another place")
             return USER_ERROR
         if error.errno not in PLACE_ERRORS:
             raise
         advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another place or change its permissions"
-        print(f"sora {verb}{_who()}: {error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}", file=sys.stderr)
+        _tell(verb, f"{error.strerror}: {line(str(error.filename or 'while writing'))}; {advice}")
         return FAILED
 
 
@@ -225,6 +214,11 @@ def _unmakeable(error: OSError) -> bool:
     return (path.is_symlink() and not path.exists()) or blocked(path) is not None
 
 
+def _tell(verb: str, error: str) -> None:
+    print(told := f"sora {verb}{_who()}: {error}", file=sys.stderr)
+    leave(told)
+
+
 def _who() -> str:
     """Which rank speaks, and from which machine, where there are several: a folder that one node lacks is that node's."""
     try:
@@ -235,6 +229,7 @@ def _who() -> str:
 
 
 def _run(verb: str, words: list[str]) -> int | None:
+    outlive(verb in MAKING)
     flags = parse(words)
     flags.overrides = worded(verbs()[verb], flags.overrides)
     if flags.version:
@@ -267,7 +262,7 @@ def _run(verb: str, words: list[str]) -> int | None:
 
     refuse_blocked(composed.writes)
     refuse_read_only(composed)
-    with trust.allowing([*flags.allow, *hub.named(OmegaConf.to_container(composed.config, resolve=False))]):
+    with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
@@ -317,38 +312,6 @@ def _launches(word: str) -> bool:
     return word.startswith((f"{LAUNCHER}=", f"{LAUNCHER}."))
 
 
-def parse(words: Sequence[str]) -> Flags:
-    """Sort a command line into dashed options and overrides, in any order. Raises ValueError for an option that does not exist."""
-    flags, rest = Flags(), list(words)
-    plain = {"--help": "help", "-h": "help", "--version": "version", "--multirun": "multirun", "-m": "multirun"}
-    valued = {"--config-dir": "folders", "-cd": "folders", "--cfg": "show", "-c": "show", "--allow": "allow"}
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            flags.overrides.append(word)
-        elif word in plain:
-            setattr(flags, plain[word], True)
-        elif name in valued:
-            if not equals and not rest:
-                wanted = {"show": "job", "folders": "FOLDER", "allow": "PLACE"}
-                raise ValueError(f"{name} needs a value: {name} {wanted[valued[name]]}")
-            value = value if equals else rest.pop(0)
-            if valued[name] == "folders":
-                credentials.refuse(value, said_by=name)
-                flags.folders.append(Path(value))
-            elif valued[name] == "allow":
-                flags.allow.append(value)
-            elif value != "job":
-                raise ValueError(f"{name} {value}: the configuration that can be shown is 'job'")
-            else:
-                flags.show = True
-        else:
-            known = ["--help", "--version", "--multirun", "--config-dir", "--allow", "--cfg"]
-            raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
-    return flags
-
-
 def sweep(verb: str, flags: Flags) -> int:
     """`-m`: one process for each combination of `key=a,b` values, one after another; every one is composed before the first runs.
 
@@ -374,21 +337,21 @@ def sweep(verb: str, flags: Flags) -> int:
             print(*later(verb, found), sep="\n")
         return code
     found.record()
-    codes = []
+    codes, asked = [], 0
     for number, overrides in enumerate(found.runs, 1):
         print(f"[{number}/{len(found.runs)}] sora {shlex.join([verb, *overrides])}", flush=True)
         words = [sys.executable, "-m", f"sora.{verbs()[verb].module or verb}", *overrides, *flags.again()]
         try:
             codes.append(run_command(words, patience=PATIENCE))
-        except KeyboardInterrupt:
-            codes.append(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            asked = error.code if isinstance(error, Asked) else INTERRUPTED
             print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
             break
-    failed = [number for number, code in enumerate(codes, 1) if code and code != INTERRUPTED]
+    failed = [number for number, code in enumerate(codes, 1) if code]
     if failed:
         print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
     print("".join(f"{told}\n" for told in ended(verb, found)), end="")
-    return INTERRUPTED if INTERRUPTED in codes else max(codes, default=0)
+    return asked or max(codes, default=0)
 
 
 if __name__ == "__main__":

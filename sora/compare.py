@@ -10,12 +10,12 @@ differ=[sampling.steps]   fields that may differ on purpose: they become columns
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.grouping import Board, Entry
+from sora.metrics.scored import of_motion
 from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
 from sora.tables import Cell
 
@@ -35,6 +35,7 @@ HEADLINES = (
     "frechet",
     "kvd",
     "motion_frechet",
+    "motion_kvd",
     "fvmd_lite",
     "jedi_formula",
     "precision",
@@ -64,7 +65,8 @@ def main(composed: Composed) -> None:
         raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
     figures = None if config.figures is None else tuple(config.figures)
     try:
-        made = board([str(place) for place in config.scores], figures=figures, differ=tuple(config.differ), over=tuple(config.over))
+        places, over = [str(place) for place in config.scores], tuple(config.over)
+        made = board(places, figures=figures, differ=tuple(config.differ), over=over, asked="over" in composed.said)
     except Unlike as unlike:
         print(unlike.table, file=sys.stderr)
         raise
@@ -77,8 +79,11 @@ def main(composed: Composed) -> None:
     print(f"the table of {len(made.rows)} rows is in {config.output}")
 
 
-def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str]) -> Board:
-    """The table of all places: of their scores where any has some, else of what runs measured while they trained."""
+def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str], asked: bool = False) -> Board:
+    """The table of all places: of their scores where any has some, else of what runs measured while they trained.
+
+    asked: somebody named the words in `over`, so that one which was not swept is a mistake, raised as ValueError.
+    """
     from sora.configs.sweep import words_of
     from sora.grouping import arranged
 
@@ -91,7 +96,11 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     paths = [find(place) for place in places]
     if same := [place for number, (place, path) in enumerate(zip(places, paths, strict=True)) if path and path in paths[:number]]:
         raise ValueError(f"the same scores twice: {same[0]} means {find(same[0])}, which another place means, too")
+    if asked:
+        refuse_unswept(over, [words_of(place) for place in (*places, *missing)])
     if not any(paths):
+        if differ:
+            raise ValueError(f"differ=[{','.join(differ)}] has no effect: it names fields of scores, and none of these runs has scores")
         entries, notes = of_training(places, names[: len(places)], figures)
     else:
         entries, notes = of_scores(places, names[: len(places)], paths, figures, differ)
@@ -101,6 +110,15 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     return Board(found.head, found.rows, [*found.notes, *notes])
 
 
+def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError for a name in `over` by which none of these runs was swept."""
+    from sora.configs.words import listed, meant
+
+    swept = dict.fromkeys(key for each in words for key in each)
+    if unknown := [name for name in over if name not in swept]:
+        raise ValueError(f"over=[{unknown[0]}]: no sweep made these by that word{meant(unknown[0], swept)}; swept words: {listed(swept)}")
+
+
 # ---- the tables
 
 
@@ -108,6 +126,7 @@ def of_scores(
     places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
 ) -> tuple[list[Entry], list[str]]:
     """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
+    from sora.configs.commands import command
     from sora.configs.sweep import words_of
 
     scores = {name: score_of(name, path) for name, path in zip(names, paths, strict=True) if path is not None}
@@ -117,7 +136,8 @@ def of_scores(
     entries = []
     for place, name in zip(places, names, strict=True):
         if name not in scores:
-            entries.append(Entry(name, words_of(place), {}, {}, f"it has no scores; sora evaluate checkpoint={shlex.quote(str(place))} …"))
+            lacks = f"it has no scores; {command('evaluate', checkpoint=place, data='FOLDER')}"
+            entries.append(Entry(name, words_of(place), {}, {}, lacks))
             continue
         score = scores[name]
         texts = {field: short(at(score.protocol, field)) for field in apart}
@@ -139,6 +159,7 @@ def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dic
 
 def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[Entry], list[str]]:
     """A row for each run, with what it measured while it trained."""
+    from sora.configs.commands import command
     from sora.configs.sweep import words_of
     from sora.trained import trained, unlike
 
@@ -153,7 +174,7 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     entries = []
     for place, name, run, found in zip(places, names, runs, figures, strict=True):
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
-        lacks = "" if run.finished else f"it stands at step {steps}; sora train resume={shlex.quote(str(place))}"
+        lacks = "" if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
         entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []
@@ -200,15 +221,15 @@ def loss_change(first: Score, other: Score) -> Cell | None:
 
 
 def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]:
-    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones.
+    """The figures to show: those asked for, by name or by the beginning of one; or the headlines. Long names stand for short ones, but
+    for those of motion, whose short names are its own.
 
     Raises ValueError for one that no score has.
     """
     every = list(dict.fromkeys(name for score in scores for name in score.figures))
-    long = {bare(name.partition("/")[0]) for name in every if "/" in name}
-    once = [
-        name for name in every if "/" in name or not {name, name.partition("_")[0], name.rpartition("_vae_")[2].partition("_")[0]} & long
-    ]
+    kept = [name for name in every if of_motion(name) not in every]
+    long = {bare(name.partition("/")[0]) for name in kept if "/" in name}
+    once = [name for name in kept if "/" in name or not {name, name.partition("_")[0], bare(name).partition("_")[0]} & long]
     main = [name for name in once if not name.endswith(ROUGH) and name.count("/") < 2]
     if figures is None:
         return [name for name in main if headline(name)] or main

@@ -67,8 +67,8 @@ def candidates(line: str) -> list[str]:
 
 def _settings(verb: str, before: Sequence[str], last: str) -> list[str]:
     """Groups with their options, and keys, of a verb as chosen so far; keys below a dot only once the part before it is typed."""
-    from sora.cli import parse
     from sora.configs.compose import compose, config_dir, groups
+    from sora.configs.flags import parse
 
     try:
         flags = parse(before)

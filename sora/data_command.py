@@ -25,6 +25,7 @@ READ = {"check": (*EVERY, "decode"), "show": (*EVERY, "clips", "sample")}  # the
 
 def main(composed: Composed) -> int | None:
     from sora.configs.idle import refuse_idle
+    from sora.data.decoding.confine import lacking
 
     config = composed.config
     given = [action for action in ACTIONS if config[action] is not None]
@@ -32,6 +33,8 @@ def main(composed: Composed) -> int | None:
         wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
         raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
     refuse_idle(config, composed.said, idle(config, given[0]), why=f"with {given[0]}=")
+    if why := lacking():
+        print(f"note: {why}")
     return {"index": index, "check": check, "show": show}[given[0]](config)
 
 
@@ -71,7 +74,7 @@ def index(config: Any) -> None:
     if output is not None:
         write_remote(folder, far, **elsewhere)
     if output is not None and _there(store, DATASET):
-        described = mirror(store, folder)
+        described = mirror(store, folder, most=int(config.metadata_mb * 2**20))
     else:
         choices = Choices(
             video=config.video,
@@ -174,6 +177,7 @@ def show(config: Any) -> None:
 
     from sora.data.describing import Thumbnails, describe, heavy, lasting
     from sora.data.index import Index
+    from sora.data.stores import open_store
     from sora.data.workers import in_order
     from sora.report.dataset import write_page
     from sora.storage import may_write, refuse_unwritable
@@ -194,11 +198,13 @@ def show(config: Any) -> None:
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:
         say(*histogram.lines(width), "")
+    say(*described.left)
     for name, counts in described.counted.items():
         listed = sorted(counts.items(), key=lambda item: -item[1])[:8]
         say(f"{name}: " + ", ".join(f"{text} {count}" for text, count in listed))
     rows = np.unique(np.linspace(0, len(opened) - 1, config.clips).round().astype(int)).tolist()
-    made = list(in_order(Thumbnails(opened), rows, workers=config.workers, seconds=config.clip_seconds, memory_gb=config.worker_memory_gb))
+    limits = {"seconds": config.clip_seconds, "memory_gb": config.worker_memory_gb, "apart": not open_store(folder).remote}
+    made = list(in_order(Thumbnails(opened), rows, workers=config.workers, **limits))
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
     say(*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}")

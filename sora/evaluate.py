@@ -58,7 +58,7 @@ def main(composed: Composed) -> None:
 def figure_lines(figures: Mapping[str, float]) -> list[str]:
     """A line for each figure, with its interval where it has one. Of a figure that stands there with its extractor's name as well as by a
     short name, the short one; the former are in scores.json."""
-    from sora.report.evaluation import told_shorter
+    from sora.metrics.scored import told_shorter
 
     shown = [name for name in figures if not told_shorter(name, figures)]
     ends = {f"{name}{end}" for name in shown for end in ("_low", "_high") if f"{name}_low" in figures and f"{name}_high" in figures}
@@ -70,10 +70,10 @@ def figure_lines(figures: Mapping[str, float]) -> list[str]:
 
 def ending(output: Path, *, page: bool) -> str:
     """One line: where everything is, and what comes next."""
-    from shlex import quote
+    from sora.configs.commands import command
 
     seen = f"{(output / 'report.html').resolve()} shows them; " if page else ""
-    return f"{seen}beside another's: sora compare {quote(str(output))} OTHER"
+    return f"{seen}beside another's: {command('compare', output, 'OTHER')}"
 
 
 def preset_of(composed: Composed) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ SCHEME, PACKAGE = "hf://", "package:"
 ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Keys of a config.json whose values may be the names of kernels on the hub, which are programs.
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+_STANDS = ContextVar[tuple[tuple[str, str], ...]]("_STANDS", default=())  # models of the hub, each with the key of what names it
 
 
 def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key: str, instead: str) -> Path:
@@ -45,11 +49,12 @@ def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key:
                 f"folder, or {instead}"
             ) from error
         if revision is None:
-            pin = f"{key.rpartition('.')[0]}.revision"
+            pins = [f"{place}.revision" for named, place in _STANDS.get() if named == source] or [f"{key.rpartition('.')[0]}.revision"]
+            commit, newest = (" ".join(f"{pin}={word}" for pin in pins) for word in ("COMMIT", "main"))
             raise ValueError(
                 f"{told} and not in the hub's local cache; what is downloaded without a revision may be another model tomorrow: name a "
-                f"commit ({pin}=COMMIT, or the revision beside this source, where an option has several; the model's page lists them), or "
-                f"the newest on purpose ({pin}=main), or download it first ({download}), or {instead}"
+                f"commit ({commit}; the model's page lists them), or the newest on purpose ({newest}), or download it first ({download}), "
+                f"or {instead}"
             ) from None
         raise ValueError(
             f"{told} and not in the hub's local cache, and this command line did not name it: download it first ({download}), or allow "
@@ -57,17 +62,28 @@ def snapshot(source: str, revision: str | None, patterns: Sequence[str], *, key:
         ) from None
 
 
-def named(tree: Any) -> Iterator[str]:
-    """The models of the hub that a composed configuration names, each as hf://OWNER/NAME."""
-    if isinstance(tree, Mapping):
-        source = tree.get("source")
-        if "_target_" in tree and isinstance(source, str) and not source.startswith(PACKAGE) and ID.fullmatch(source):
-            yield f"{SCHEME}{source}"
-        for value in tree.values():
-            yield from named(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from named(value)
+@contextmanager
+def named(tree: Any) -> Iterator[tuple[str, ...]]:
+    """The models of the hub that a composed configuration names, each as hf://OWNER/NAME; inside, refusals name the keys where they
+    stand."""
+    found = tuple(_named(tree, ""))
+    before = _STANDS.set(found)
+    try:
+        yield tuple(f"{SCHEME}{source}" for source, _ in found)
+    finally:
+        _STANDS.reset(before)
+
+
+def _named(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        source = node.get("source")
+        if "_target_" in node and isinstance(source, str) and not source.startswith(PACKAGE) and ID.fullmatch(source):
+            yield source, place
+        inner = node.items()
+    else:
+        inner = enumerate(node) if isinstance(node, list | tuple) else ()
+    for key, value in inner:
+        yield from _named(value, f"{place}.{key}" if place else str(key))
 
 
 def pretrained(kind: str, folder: Path, *, key: str, **settings: Any) -> Any:

@@ -32,6 +32,7 @@ def main(composed: Composed) -> None:
     from sora.configs.build import build
     from sora.configs.following import after_prepare
     from sora.data.clip_texts import CaptionWords
+    from sora.data.decoding.confine import lacking
     from sora.data.index import DATASET, Index
     from sora.data.preparing import join, keep
     from sora.data.tree import Run
@@ -44,7 +45,11 @@ def main(composed: Composed) -> None:
     output, part = Path(config.output), Part.of(config.part)
     if config.input is not None:
         refuse_nested(output, Path(config.input), key="input")
-    run: Run = partial(in_order, workers=config.workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
+    # What others made is never decoded in the process that writes.
+    workers = config.workers if config.input is None else max(1, config.workers)
+    if config.input is not None and (why := lacking()):
+        print(f"note: {why}")
+    run: Run = partial(in_order, workers=workers, seconds=config.unit_seconds, memory_gb=config.worker_memory_gb)
     source = build(config.source)
     said: Any = OmegaConf.to_container(config.captions)
     table = said.pop("file")

@@ -77,73 +77,102 @@ def follow_starter() -> None:
     """Ask for SIGTERM, after which a run saves, when the command of ours that started this one is gone. Of this process alone: what it
     starts has another parent."""
     said = os.environ.pop(PARENT, "")
+    if said:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)  # it was born deaf
     if said == str(os.getppid()):
         Parent(int(said), True).hold_to(signal.SIGTERM)
     elif said.isdecimal() and not alive(int(said)):  # it went while this one was being started
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Asked(KeyboardInterrupt):
+    """A signal, Ctrl-C or another, asked this process to stop, or one that it started. code: what a command ends with then."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
 def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patience: float) -> int:
     """Run a command of ours with this terminal as its own, to its end; its exit code.
 
-    A signal that asks this process to stop asks that one, which may save, and KeyboardInterrupt is raised when it has ended, within
-    `patience` seconds or by force. It ends with this process, too: it is sent SIGTERM then.
+    A signal that asks this process to stop asks that one, which may save, and `Asked` is raised when it has ended, within `patience`
+    seconds or by force. It ends with this process, too: it is sent SIGTERM then.
     """
-    process = subprocess.Popen(words, env={**(os.environ if env is None else env), PARENT: str(os.getpid())})
-    with _handed_on(process) as asked:
+    told = {**(os.environ if env is None else env), PARENT: str(os.getpid())}
+    with _handed_on() as started:
         try:
+            with born_deaf():  # until it knows what to do with signals
+                # A group of its own: what comes from the terminal, or for one or all, it gets from this process, and once.
+                group = 0 if started is not None else None
+                process = subprocess.Popen(words, env=told, process_group=group)
+                if started is not None:
+                    started.append(process)
             code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to that process as well
-            _wait_for_end(process, patience)
+        except Asked:
+            for each in started or ():
+                _wait_for_end(each, patience)
             raise
-    if asked or code in ASKED:
-        raise KeyboardInterrupt
+    if code in ASKED:
+        raise Asked(code - 128 if code > 0 else -code)
     return code
 
 
 @contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Asking signals to us, but Ctrl-C, which has reached it already, go to the process, and end us as Ctrl-C does; those that came."""
+def _handed_on() -> Iterator[list[subprocess.Popen[bytes]] | None]:
+    """Asking signals to us go to the process that is put into the list, and the first raises `Asked` here; None: no signal is heard in
+    this thread."""
     came: list[int] = []
+    started: list[subprocess.Popen[bytes]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
 
     def stop(number: int, _: object) -> None:
-        process.send_signal(number)
+        for process in started:
+            process.send_signal(number)
         came.append(number)
         if len(came) == 1:
-            raise KeyboardInterrupt
+            raise Asked(number)
 
-    heard = [each for each in ASKING if each != signal.SIGINT and signal.getsignal(each) != signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        heard = []
+    heard = [each for each in ASKING if signal.getsignal(each) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:
-        yield came
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Let it save what it has. Ctrl-C again reaches it as well, and it knows what that means; taking too long ends it."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except KeyboardInterrupt:
-            continue
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        return
+    """Let it save what it has; taking too long ends it."""
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def give_memory_back() -> None:
+    """Give the system the pages of freed memory that glibc keeps: tensors of ever other sizes leave more and more between what is used."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other libraries than glibc have none
+        trim(0)
 
 
 def reset_interrupt() -> None:
-    """Until a command is under way, Ctrl-C ends a process of ours as it does any program: an import that is broken off is a traceback."""
+    """Until a command is under way, Ctrl-C ends a process of ours as it does any program: an import that is broken off is a traceback.
+
+    What another command of ours has started was born deaf, and hears from here on.
+    """
     words = sys.orig_argv[1:3]
     command = len(words) == 2 and words[0] == "-m" and words[1].partition(".")[0] == "sora"
     command = command or bool(sys.argv and Path(sys.argv[0]).name == "sora")
-    if command and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if not command or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if PARENT in os.environ:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
 
 
 class Interrupts:

@@ -102,8 +102,8 @@ KINDS = {"vae": "The training of a VAE", "diffusion": "The training of a text-to
 
 def parts_of(run: Trained, output: Path, *, most: int):
     """The sections of a run's page."""
-    import shlex
-
+    from sora.configs.commands import command
+    from sora.configs.following import after_diffusion
     from sora.data.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
@@ -124,12 +124,12 @@ def parts_of(run: Trained, output: Path, *, most: int):
         "Events": page.event_parts(run.events),
         "Configuration": [Folded(f"{len(flat)} values", [Table(["Key", "Value"], flat)])],
     }
-    name = shlex.quote(str(run.folder))
-    data = shlex.quote(held[0][0]) if held and held[0][1] is not None else "FOLDER"
-    follow = [] if run.finished else [f"sora train resume={name}", f"sora report {name} watch=30"]
+    data = held[0][0] if held and held[0][1] is not None else "FOLDER"
+    follow = [] if run.finished else [command("train", resume=run.folder), command("report", run.folder, watch=30)]
     if run.info.get("kind") == "diffusion":
-        follow += [f'sora sample checkpoint={name} prompt="…"']
-    return page.sections(parts, links=links(run.folder, output), commands=[*follow, f"sora evaluate checkpoint={name} data={data}"])
+        follow.append(after_diffusion(run.folder))
+    follow.append(command("evaluate", checkpoint=run.folder, data=data))
+    return page.sections(parts, links=links(run.folder, output), commands=follow)
 
 
 def several(places: Sequence[Path], *, most: int):

@@ -352,12 +352,13 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
 def opened(path: Path, job: Job) -> TrainingState:
     """A checkpoint, not read yet, if it is one of this job's network."""
     from sora.training import checkpoint
+    from sora.training.manifest import TRAINED
     from sora.training.state import refuse_other
 
     if missing := {"model", "optimizer", "rng"} - checkpoint.kinds(path):
         raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}, so nothing can be trained on from it")
     state = checkpoint.load(path, verified=True)
-    fitting(state.facts, checkpoint.TRAINED, f"{path / checkpoint.STATE}: facts", "use another checkpoint")
+    fitting(state.facts, TRAINED, f"{path / checkpoint.STATE}: facts", "use another checkpoint")
     refuse_other(job.task, state, source=path)
     return state
 

@@ -122,6 +122,7 @@ def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
     """Raise Unlike, naming every field in which protocols, or the clips taken of the same videos, differ, unless `differ` names it."""
     from sora.metrics.protocol import allowed
 
+    refuse_unknown(scores, differ)
     if not allowed(TAKEN, differ):
         check_taken(scores)
     wrong = [place for place in fields(scores) if not allowed(place, differ)]
@@ -139,6 +140,20 @@ def check_alike(scores: Sequence[Score], differ: Sequence[str]) -> None:
         f"the difference is what you compare, say so: differ=[{','.join(places)}]",
         as_text(["different", *names], shown),
     )
+
+
+def refuse_unknown(scores: Sequence[Score], differ: Sequence[str]) -> None:
+    """Raise ValueError for a name in `differ` that is no field of any of these protocols: who mistypes one believes that it may differ."""
+    from sora.configs.words import meant
+    from sora.metrics.protocol import places
+
+    known = dict.fromkeys([*(place for score in scores for place in places(score.protocol)), TAKEN])
+    if unknown := [name for name in differ if name not in known]:
+        apart = ", ".join(fields(scores)) or "none"
+        raise ValueError(
+            f"differ=[{unknown[0]}]: no field of these protocols is called so{meant(unknown[0], known)}; those that differ here: {apart}; "
+            f"whole ones, with all that they hold: {', '.join(place for place in known if '.' not in place)}"
+        )
 
 
 def check_taken(scores: Sequence[Score]) -> None:

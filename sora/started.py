@@ -6,10 +6,14 @@ an earlier job: whoever believed them would wait for ranks that nobody started, 
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 PARENT = "SORA_STARTED_BY"  # the process whose trainer starts the other ranks itself, and how many there are then
 
@@ -111,6 +115,15 @@ def rendezvous(said: Mapping[str, str] | None = None) -> tuple[str, int]:
     first = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", re.match(r"(?:[^,[]|\[[^]]*\])+", nodes)[0])  # pyright: ignore[reportOptionalSubscript]
     job, step = (int(found) if (found := said.get(name, "0")).isdecimal() else 0 for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return said.get("MASTER_ADDR") or first, int(said.get("MASTER_PORT") or 20_000 + (job + 97 * step) % 12_000)
+
+
+def leave(error: str) -> None:
+    """Leave what this process ends with where torchrun looks for it, which ends with it then: its summary is longer than a screen, so that
+    what a rank printed is out of sight."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        said = {"message": error, "extraInfo": {"py_callstack": error, "timestamp": str(int(time.time()))}}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": said}), encoding="utf-8")
 
 
 def _step(said: Mapping[str, str]) -> Started | None:

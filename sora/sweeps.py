@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,22 +39,26 @@ def ended(verb: str, sweep: Sweep) -> list[str]:
 
 def later(verb: str, sweep: Sweep) -> list[str]:
     """What shows the results of a sweep once there are any."""
+    from sora.configs.commands import command
+
     shown = _meant(sweep)
     if not shown or len(sweep.runs) < 2:
         return []
     if verb in COMPARED:
-        return [f"their table, also while they run: sora compare {shlex.join(map(str, shown))}"]
-    return [f"all of them on one page: sora report {shlex.join(map(str, shown))}"] if verb == "sample" else []
+        return [f"their table, also while they run: {command('compare', *shown)}"]
+    return [f"all of them on one page: {command('report', *shown)}"] if verb == "sample" else []
 
 
 def _after(verb: str, shown: Sequence[Path], there: Sequence[str], differ: Sequence[str]) -> list[str]:
+    from sora.configs.commands import command
+
     more = [f"differ=[{','.join(dict.fromkeys(place.partition('.')[0] for place in differ))}]"] if differ else []
-    lines = [f"this table again: sora compare {shlex.join([*map(str, shown), *more])}"]
+    lines = [f"this table again: {command('compare', *shown, *more)}"]
     if verb != "train":
         return lines
     homes = {Path(place).parent for place in there}
     every = f"{homes.pop()}/*" if len(homes) == 1 and [str(path) for path in shown] != there else ",".join(there)
-    return [*lines, f"scored alike: sora evaluate -m {shlex.quote(f'checkpoint={every}')} data={_data(there)}"]
+    return [*lines, f"scored alike: {command('evaluate', '-m', checkpoint=every, data=_data(there))}"]
 
 
 def _data(there: Sequence[str]) -> str:
@@ -64,7 +67,7 @@ def _data(there: Sequence[str]) -> str:
 
     each = [trained(Path(place)).config.get("data", {}).get("folders") or [] for place in there if is_run(Path(place))]
     alike = each and all(folders == each[0] for folders in each)
-    return shlex.quote(str(each[0][0])) if alike and len(each[0]) == 1 else "FOLDER"
+    return str(each[0][0]) if alike and len(each[0]) == 1 else "FOLDER"
 
 
 def _meant(sweep: Sweep) -> list[Path]:

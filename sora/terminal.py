@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,44 @@ STYLE = re.compile(r"\033\[[01]m")  # bold, and its end: of the pages of --help
 
 class Lines(ValueError):
     """A user's mistake that is told in several lines."""
+
+
+class Lasting:
+    """A stream that, from `outlive` on, is let go when it can take no more: a terminal that was closed, a pipe whose reader has left, a log
+    on a full disk. What is said then goes nowhere."""
+
+    outlived = False
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._kept():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._kept():
+            self.stream.flush()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if not Lasting.outlived:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())  # also for what libraries write, and for what it still holds
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def outlive(whether: bool) -> None:
+    """From here on the work goes on when nobody can be told of it any more, or does not."""
+    Lasting.outlived = whether
 
 
 class Door:
@@ -79,15 +118,41 @@ def plainly(error: UnicodeError) -> tuple[str, int]:
     return "".join(PLAIN.get(letter) or ascii(letter)[1:-1] for letter in error.object[error.start : error.end]), error.end
 
 
+def in_utf8() -> None:
+    """Start this program anew in Python's UTF-8 mode where its words and names of files are read as ASCII, in which a dataset cannot be
+    named or read that has other letters: LC_ALL=C with PYTHONUTF8=0 or PYTHONCOERCECLOCALE=0, as some clusters set them."""
+    mode = ["-X", "utf8"]  # the first one counts
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.orig_argv[1:3] != mode:
+        os.execve(sys.executable, [sys.executable, *mode, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
 def writable() -> None:
-    """From here on nothing that this process prints fails for its terminal's encoding, or steers the terminal."""
+    """From here on nothing that this process prints fails for its terminal's encoding, or steers the terminal.
+
+    Where it was started without a stream, what is said there goes nowhere.
+    """
     codecs.register_error(NAME, plainly)
+    _open_standard()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if stream is None:
+            stream = io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8", line_buffering=True)
         if isinstance(stream, io.TextIOWrapper) and stream.errors != NAME:
             stream.reconfigure(errors=NAME)
-        if stream is not None and not isinstance(stream, Door):
-            setattr(sys, name, Door(stream))
+        if not isinstance(stream, Door):
+            setattr(sys, name, Door(Lasting(stream)))
+
+
+def _open_standard() -> None:
+    """Give the numbers of standard input, output and errors to nowhere if they are not open: the next file to be opened, a checkpoint,
+    would have them, and what a handler of signals or a library says would be written into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            taken = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(taken, True)
+            assert taken == number
 
 
 def styled(text: str) -> None:

@@ -82,10 +82,11 @@ def main(composed: Composed) -> int:
                 print(goodput.told())
             tell_of_bad(run)
             if stopped:
-                ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: sora train resume={run.folder}")
+                goes_on = command("train", resume=run.folder)
+                ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: {goes_on}")
                 return flag.exit_code
     ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
-    ranks.say(f"its page: {command('report', str(run.folder))}")
+    ranks.say(f"its page: {command('report', run.folder)}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
     return 0
 

@@ -58,6 +58,24 @@ def two(tmp_path):
     return one.parent.parent, other
 
 
+def test_distances_of_motion_are_columns_once_and_by_their_own_names(tmp_path, capsys):
+    """frechet/motion3d-v1@17f and motion_frechet are one figure; a VAE's stand behind its dataset's name."""
+    for number in (1.0, 2.0):
+        found = {"frechet": number, "kvd": number / 10}
+        named = {f"{name}/{KEY}": value for name, value in found.items()} | found
+        for name, value in found.items():
+            named |= {f"{name}/motion3d-v1@17f": value + 5, f"{name}/motion3d-v1@17f/p": 0.5, f"motion_{name}": value + 5}
+        named |= {f"a_vae_{name}": value for name, value in named.items()}
+        written(tmp_path / f"{number:g}", protocol(), **named)
+    places = [str(tmp_path / "1"), str(tmp_path / "2")]
+    assert run("compare", [*places, "format=csv"]) == 0
+    head, first, _ = csv.reader(capsys.readouterr().out.splitlines())
+    names = [f"frechet/{KEY}", f"kvd/{KEY}", "motion_frechet", "motion_kvd"]
+    assert head[2:] == [*names, *(f"a_vae_{name}" for name in names)] and float(first[4]) == 6
+    assert run("compare", [*places, "format=csv", "figures=[motion_kvd]"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(",motion_kvd")
+
+
 def test_a_runs_newest_scores_stand_beside_a_folders(two, capsys):
     assert run("compare", [str(place) for place in two]) == 0
     head, *rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
@@ -82,6 +100,18 @@ def test_other_protocols_are_refused_field_by_field_unless_they_may_differ(two, 
     head, *rows = csv.reader(capsys.readouterr().out.splitlines())
     assert head == ["", "distances.ddof", "sampling.steps", "n", f"kvd/{KEY}"]
     assert rows == [["other", "1", "24", "20", "0.0825"], ["steps", "0", "50", "20", "0.07"]]
+
+
+@pytest.mark.parametrize("word", ["sampling.stepz", "sampler", "steps", "step", "Sampling", "sampling.", "dataset.fingerprint.x"])
+def test_a_name_in_differ_that_no_protocol_has_is_refused_whether_or_not_it_would_matter(two, tmp_path, capsys, word):
+    other = [str(two[0]), str(written(tmp_path / "steps", protocol(steps=50), **figures(7.0)))]
+    for places in ([*map(str, two)], other):  # of one protocol, and of two
+        assert run("compare", [*places, f"differ=[sampling.steps,{word}]"]) == 2
+        error = capsys.readouterr().err
+        assert f"differ=[{word}]: no field of these protocols is called so" in error and "whole ones" in error and "sampling" in error
+    assert "those that differ here: sampling.steps;" in error
+    for word in ("sampling.steps", "sampling", "subject.taken", "dataset,sampling.steps,seed"):
+        assert run("compare", [*other, f"differ=[{word}]"]) == (2 if word == "subject.taken" else 0)
 
 
 def test_large_numbers_are_told_in_full():
@@ -283,6 +313,21 @@ def test_the_folders_that_a_sweep_named_are_taken_as_folders_from_anywhere(tmp_p
         ["mode", "0"],
         ["mode", "1"],
     ]
+
+
+def test_a_word_in_over_or_differ_that_nothing_has_is_refused(tmp_path, capsys):
+    swept(tmp_path / "sw", SEEDS)
+    home = [str(tmp_path / "sw" / name) for name in SEEDS]
+    assert run("compare", [*home, "over=[seed,densty]"]) == 2
+    error = capsys.readouterr().err
+    assert "over=[densty]" in error and "did you mean 'density'?" in error and "swept words: density, seed" in error
+    assert run("compare", [*home, "over=[steps]"]) == 2 and "swept words: density, seed" in capsys.readouterr().err
+    assert run("compare", [*home, "differ=[seed]"]) == 2
+    assert "differ=[seed] has no effect: it names fields of scores, and none of these runs has scores" in capsys.readouterr().err
+    assert [row[0] for row in rows_of(capsys, [*home, "over=[density]"])] == ["seed", "0", "1"]
+    scored = [str(written(tmp_path / name, protocol(), **figures(1.0))) for name in ("one", "two")]
+    assert run("compare", [*scored, "over=[seed]"]) == 2 and "swept words: none" in capsys.readouterr().err
+    assert run("compare", scored) == 0  # as it is by itself, where nothing was swept
 
 
 def test_a_run_that_is_not_whole_or_not_there_has_no_part_in_a_mean_and_is_named(tmp_path, capsys):

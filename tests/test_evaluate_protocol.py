@@ -10,9 +10,11 @@ import torch
 
 from sora.cli import run
 from sora.data.video import read, write
+from sora.evaluation.motion import network_of
 from sora.metrics.feature_cache import FeatureCache
 from sora.metrics.feature_sets import read_features, save_features
 from sora.metrics.reconstruction import psnr
+from sora.metrics.scored import MOTION, told_shorter
 
 pytestmark = pytest.mark.slow
 FRAMES, SIDE = 9, 16
@@ -174,6 +176,24 @@ def test_motion_is_of_clips_that_move(sets, tmp_path, capsys):
     names = {word: about["extractor"]["name"] for word, about in both["protocol"]["measures"].items()}
     assert names == {"motion": "motion3d-v1", "fvmd_lite": "flow-histograms-v1"}
     assert evaluated(tmp_path / "d", sets["one"], sets["one"], "metrics=[motion]")["figures"]["motion_frechet"] < 1e-9
+
+
+ASKED = (["motion"], ["fvmd_lite"], ["frechet,motion"], ["kvd,fvmd_lite"], ["frechet,kvd,motion", "extractor=motion3d"])
+
+
+@pytest.mark.parametrize("words", ASKED, ids="; ".join)
+def test_each_figure_is_printed_once_by_the_name_that_tables_have(sets, tmp_path, capsys, words):
+    figures = evaluated(tmp_path, sets["one"], sets["two"], f"metrics=[{words[0]}]", *words[1:])["figures"]
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert sorted(shown) == sorted(name for name in figures if "/" not in name)
+    assert all(told_shorter(name, figures) for name in figures if "/" in name)
+
+
+def test_a_figure_whose_short_name_is_another_s_is_shown():
+    """kvd may be of the extractor that was chosen, while kvd/motion3d-v1 is not."""
+    figures = {"kvd/motion3d-v1@9f": 2.0, "kvd": 1.0, "frechet/rand3d-v1@9f/p": 0.5, "motion_frechet_p": 0.5}
+    assert not any(told_shorter(name, figures) for name in figures)
+    assert all(network_of(word).name.startswith(f"{about.extractor}-") for word, about in MOTION.items())
 
 
 def continuations(place, true, *, samples=2, context=3, shown=True):

@@ -2,14 +2,16 @@
 
 import builtins
 import json
+import re
 import sys
 
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from sora import hub, trust
-from sora.configs.compose import config_dir, groups
+from sora.configs.compose import compose, config_dir, groups
 
 
 @pytest.fixture
@@ -48,17 +50,48 @@ def test_the_hub_is_asked_only_for_what_the_command_line_names_at_a_revision(ask
         snapshot("abc")
 
 
-def test_every_option_that_names_the_hub_is_the_command_lines_word_and_asks_for_no_revision_of_its_own_accord():
-    """A commit stands in a file only where it is known to be one; nothing else may be downloaded by default."""
-    found = 0
-    for group in ("text", "extractor"):
-        for name, path in groups([config_dir()])[group].items():
-            text = path.read_text()
-            named = list(hub.named(yaml.safe_load(text)))
-            found += bool(named)
-            revisions = [line.split("#")[0].split(":")[1].strip() for line in text.splitlines() if line.strip().startswith("revision:")]
-            assert all(word == "null" or len(word) == 40 for word in revisions) and len(revisions) >= len(set(named)), name
-    assert found == 14
+OPTIONS = [(group, name) for group in ("text", "extractor") for name in sorted(groups([config_dir()])[group])]
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_source_of_the_hub_is_refused_without_a_revision_by_the_key_that_gives_it(asked, group, name):
+    """A commit stands in a file only where it is known to be one; nothing is downloaded by default, and the words of the refusal work."""
+
+    def tried(*words):
+        tree = OmegaConf.to_container(compose("encode" if group == "text" else "evaluate", [f"{group}={name}", *words]).config)
+        with hub.named(tree) as models, trust.allowing(models):
+            for node in (node for node in nodes(tree[group]) if f"hf://{node.get('source')}" in models):
+                hub.snapshot(node["source"], node["revision"], ["*.json"], key=f"{group}.source", instead="choose another")
+        return models
+
+    said = (config_dir() / group / f"{name}.yaml").read_text()
+    revisions = [line.split("#")[0].split(":")[1].strip() for line in said.splitlines() if line.strip().startswith("revision:")]
+    assert all(word == "null" or len(word) == 40 for word in revisions)
+    sources = [source for source in re.findall(r"source: *(\S+)", said) if hub.ID.fullmatch(source)]
+    if not sources:
+        assert tried() == () and asked == [] and not revisions.count("main")
+        return
+    assert len(sources) == len(revisions)
+    with pytest.raises(ValueError, match="without a revision") as refusal:
+        tried()
+    assert {where for _, _, where in asked} == {"cache"}
+    words = re.search(r"\((\S+=COMMIT(?: \S+=COMMIT)*);", str(refusal.value))[1].replace("COMMIT", "abc").split()
+    assert len(words) == len(sources)
+    asked.clear()
+    tried(*words)
+    assert asked == [(source, "abc", "hub") for source in sources]
+
+
+def nodes(tree):
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from nodes(value)
+
+
+def test_seventeen_sources_of_the_hub_stand_in_the_options():
+    trees = [yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) for group, name in OPTIONS]
+    assert sum("revision" in node for tree in trees for node in nodes(tree)) == 17
 
 
 EVIL = "raise SystemExit('a stranger\\'s code ran')\n"

@@ -155,6 +155,65 @@ def test_a_command_that_a_command_of_ours_started_is_asked_when_that_one_is_gone
         then()
 
 
+COUNTING = """
+import os, signal, sys, time
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: heard.append(number))
+from sora.processes import follow_starter
+follow_starter()
+print("ready", flush=True)
+end = time.monotonic() + 60
+while not heard and time.monotonic() < end:
+    time.sleep(0.01)
+time.sleep(1.0)  # in which no more may come
+print(*map(int, heard), flush=True)
+sys.exit(128 + heard[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize(
+    "numbers", [["SIGINT"], ["SIGINT"] * 3, ["SIGTERM"], ["SIGHUP"]], ids=lambda numbers: f"{len(numbers)}{numbers[0]}"
+)
+def test_a_command_that_was_started_hears_each_signal_once_whether_it_was_meant_for_all_or_its_starter(numbers, whole):
+    """Heard twice, two Ctrl-C would be four, the third of which ends a run unsaved; not handed on, kill -INT would not be heard at all."""
+    outer = (
+        "import sys; from sora import processes\n"
+        f"try: processes.command([sys.executable, '-c', {COUNTING!r}], patience=30)\nexcept processes.Asked as asked: sys.exit(asked.code)"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", outer], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert starter.stdout is not None and starter.stdout.readline() == "ready\n"
+    number = getattr(signal, numbers[0])
+    for _ in numbers:
+        (os.killpg if whole else os.kill)(starter.pid, number)
+        time.sleep(0.1)
+    told, trouble = starter.communicate(timeout=60)
+    assert told.split() == [str(int(number))] * len(numbers)
+    assert starter.returncode == 128 + number and not trouble
+
+
+@pytest.mark.slow
+def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_traceback(tmp_path):
+    """Python's own handler is there before any of our code: what is started is born deaf, and hears once the package is imported."""
+    outer = (
+        "import os, signal, sys; from sora import processes\n"
+        "real = processes.subprocess.Popen\n"
+        "def started(*words, **settings):\n"
+        "    process = real(*words, **settings)\n"
+        "    process.send_signal(signal.SIGINT)  # while the interpreter starts\n"
+        "    return process\n"
+        "processes.subprocess.Popen = started\n"
+        "try: processes.command([sys.executable, '-m', 'sora.train', '--help'], patience=30)\n"
+        "except processes.Asked as asked: sys.exit(asked.code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(("starter", "code"), [("gone", -signal.SIGTERM), ("another", 0)])
 def test_a_command_whose_starter_went_before_it_could_look_ends_and_a_grandchild_does_not(starter, code):
     gone = subprocess.Popen([sys.executable, "-c", ""])

@@ -195,17 +195,18 @@ def test_an_unknown_stage_to_make_again_is_refused(commands, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_reaches_the_stage_which_may_save(tmp_path, number):
-    """Twice to the whole: the stage gets it, saves, and we end as at Ctrl-C."""
+    """Twice to the whole: the stage gets it, saves, and we end with the signal's code."""
     (tmp_path / "child.py").write_text(
         "import signal, sys, time, pathlib\n"
         f"stop = lambda *_: (time.sleep(0.3), pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(128 + {int(number)}))\n"
         f"signal.signal({int(number)}, stop)\n"
+        f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [{int(number)}])\n"  # as any command of ours does that was born deaf
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\ntime.sleep(60)\n"
     )
     code = (
         "import sys, subprocess\nfrom sora import stages\nreal = subprocess.Popen\n"
         f"stages.processes.subprocess.Popen = lambda command, **_: real([sys.executable, {str(tmp_path / 'child.py')!r}])\n"
-        "try:\n    stages.run_command('train', [])\nexcept KeyboardInterrupt:\n    sys.exit(130)\n"
+        "try:\n    stages.run_command('train', [])\nexcept KeyboardInterrupt as asked:\n    sys.exit(asked.code)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(sora.__file__).parent.parent)
     deadline = time.monotonic() + 30
@@ -214,7 +215,7 @@ def test_a_signal_reaches_the_stage_which_may_save(tmp_path, number):
     for _ in range(2):
         process.send_signal(number)
         time.sleep(0.1)
-    assert process.wait(30) == 130 and (tmp_path / "saved").exists()
+    assert process.wait(30) == 128 + number and (tmp_path / "saved").exists()
 
 
 def test_the_marker_tells_what_made_it(commands, tmp_path):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from sora.started import PARENT, Started, rendezvous, started, starts_others
 
@@ -107,3 +108,21 @@ def test_the_tasks_of_a_step_meet_on_its_first_node_at_a_port_of_its_own(nodes, 
     assert address == first
     assert {port} & {rendezvous({**job, **other})[1] for other in ({"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "8"})} == set()
     assert rendezvous({**job, **MEETING}) == ("here", 1)
+
+
+def test_torchrun_is_left_the_line_that_a_rank_ends_with_and_it_holds_no_credential(tmp_path, monkeypatch, capsys):
+    from sora.cli import guarded
+
+    def refuse() -> None:
+        raise ValueError("bootstrap=10, and s3://me:hunter2@host/set, are no good")
+
+    (tmp_path / "rank").mkdir()
+    for name, value in {**TORCHRUN, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "rank" / "error.json")}.items():
+        monkeypatch.setenv(name, value)
+    assert guarded("evaluate", refuse) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("sora evaluate (rank 5 on ") and "bootstrap=10" in told and "hunter2" not in told
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(tmp_path / "rank" / "error.json"))
+    assert told in ChildFailedError("sora.evaluate", {5: failure}).format_msg().splitlines()[-2]
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "error.json"))
+    assert guarded("evaluate", refuse) == 2  # nowhere to leave it is no error of its own

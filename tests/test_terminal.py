@@ -1,6 +1,9 @@
 """What is printed steers no terminal and shows no credential, whoever wrote the words; bars and headings of ours do what they should."""
 
 import io
+import os
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -85,3 +88,59 @@ def test_bars_steer_the_terminal_and_what_is_printed_meanwhile_does_not(monkeypa
     written = stream.buffer.getvalue().decode()
     assert "\x1b[" in written and "\x1b]0;" not in written and "\x07" not in written and "user:word" not in written
     assert "\\x1b]0;meanwhile\\x07 https://***@host/" in written and "of \\x1b]0;a stranger\\x07" in written
+
+
+@pytest.mark.parametrize("outlived", [False, True])
+def test_a_stream_that_takes_no_more_ends_a_command_whose_work_is_to_print_and_no_other(outlived, monkeypatch):
+    reading, writing = os.pipe()
+    stream = os.fdopen(writing, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(terminal.Lasting, "outlived", False)
+    terminal.writable()
+    terminal.outlive(outlived)
+    print("heard", file=sys.stderr)
+    os.close(reading)
+    if outlived:
+        print("said to nobody", file=sys.stderr)
+        sys.stderr.flush()
+        os.write(writing, b"a library's own words")
+        stream.close()
+        return
+    with pytest.raises(BrokenPipeError):
+        print("said to nobody", file=sys.stderr)
+    terminal.outlive(True)
+    stream = terminal.raw(sys.stderr)
+    stream.flush()  # what it still holds
+
+
+def test_without_standard_streams_no_file_is_taken_for_one():
+    """Its number would be theirs, and a handler of signals, which writes to 2, would write into a checkpoint."""
+    code = (
+        "import os, sys; from sora import terminal; terminal.writable(); first = os.open(os.devnull, os.O_RDONLY)\n"
+        "print('nowhere'); print('nowhere', file=sys.stderr); os.write(2, b'nowhere')\n"
+        "os._exit(first + 10 * sys.stderr.isatty())"
+    )
+    shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
+    assert 3 <= subprocess.run(["bash", "-c", shell]).returncode < 10
+
+
+@pytest.mark.parametrize("how", [[], ["-X", "utf8=0"]])
+@pytest.mark.parametrize("more", [{"PYTHONUTF8": "0"}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
+def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, how):
+    """The shell's bytes are a text, and a file of that name is found, where Python would read both as ASCII."""
+    import os
+    import subprocess
+
+    (tmp_path / "ü").mkdir()
+    (tmp_path / "ü" / "é.mp4").write_bytes(b"no video")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))} | {"LC_ALL": "C"} | more
+    for words, told in (("sample checkpoint=ö prompt=ü", "ö does not exist"), ("prepare input=ü output=ö", "input=ü holds no video")):
+        verb, *rest = words.split()
+        line = [sys.executable, *how, "-m", f"sora.{verb}", *rest]
+        found = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, check=False)
+        assert (found.returncode, told in found.stderr.decode()) == (2, True), found.stderr
+    assert "é.mp4" in found.stderr.decode()
+    bad = subprocess.run(
+        [sys.executable, *how, "-m", "sora.sample", "checkpoint=x", b"prompt=\xfc"], env=env, capture_output=True, check=False
+    )
+    assert bad.returncode == 2 and b"type it in UTF-8" in bad.stderr

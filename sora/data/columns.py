@@ -35,6 +35,7 @@ LAYOUT = {
 }
 
 CHECKED_AT_ONCE = 1_000_000  # rows up to which opening looks at every number
+RATES = (1e-6, 1e6)  # frames a second that a clip may have
 LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # as of rows, see `sora.data.rows`
 CODES = {"split": "s", "suffix": "es"}  # numbers in lists of dataset.json of these names
 
@@ -179,7 +180,10 @@ def _impossible(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> s
     """The first array with a number that no clip has; nothing where there is none."""
     ends = np.concatenate([[0], arrays["key_end"]])
     wrong = {name: bool((arrays[name] < least).any()) for name, least in LEAST.items()}
-    wrong |= {"fps": not bool((np.isfinite(arrays["fps"]) & (arrays["fps"] > 0)).all()), "key_end": bool((np.diff(ends) < 0).any())}
+    wrong |= {
+        "fps": not bool(((arrays["fps"] >= RATES[0]) & (arrays["fps"] <= RATES[1])).all()),
+        "key_end": bool((np.diff(ends) < 0).any()),
+    }
     for name, end in CODES.items():
         codes = arrays[name]
         wrong[name] = bool(((codes < 0) | (codes >= len(about[f"{name}{end}"]))).any())

@@ -1,18 +1,46 @@
-"""What the frames of datasets depend on, besides their bytes."""
+"""What the frames of datasets depend on, besides their bytes, and which datasets a reader may have."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from sora import trust
 from sora.data.decoding import pictures
+from sora.data.decoding.decord import DecordReader
+from sora.data.decoding.guarded import GuardedReader
 from sora.data.decoding.kinds import VIDEO_SUFFIXES
 from sora.data.decoding.reader import VideoReader
 from sora.data.index import Index
+from sora.data.writing import sealed, written_here
 
 
 def decoded_by(reader: VideoReader, *indexes: Index) -> str:
-    """The reader's identity, and that of what reads images where a dataset may hold some: frames of videos alone do not depend on it."""
+    """The reader's identity, and that of what reads images where a dataset may hold some: frames of videos alone do not depend on it.
+
+    Raises ValueError for datasets that the reader is not to be given (`refuse_others`).
+    """
+    refuse_others(reader, *indexes)
     return " ".join([reader.identity(), *([pictures.identity()] if any(map(may_hold_images, indexes)) else [])])
+
+
+def refuse_others(reader: VideoReader, *indexes: Index) -> None:
+    """Raise ValueError if decord were to read clips that others encoded: its FFmpeg is of 2021, and media may be made to break it.
+
+    What `sora prepare` of this user wrote bears a seal; where another user's did, the command line says so. Shards that were indexed hold
+    files as somebody made them.
+    """
+    if not isinstance(reader.reader if isinstance(reader, GuardedReader) else reader, DecordReader):
+        return
+    for index in indexes:
+        if sealed(index.described):
+            continue
+        named = f"reader=decord reads what sora prepare wrote, and {index.folder}"
+        if not written_here(index.described):
+            raise ValueError(f"{named} holds clips as others made them; choose reader=pyav, or write them anew with sora prepare")
+        if not trust.allowed(index.folder):
+            raise ValueError(
+                f"{named} bears no seal of yours; choose reader=pyav, or, if you trust who prepared it: {trust.words(index.folder)}"
+            )
 
 
 def may_hold_images(index: Index) -> bool:

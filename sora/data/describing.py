@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from sora.data.index import Index
-from sora.data.video import LIMITS, stream
+from sora.data.video import read_apart
 
 _BARS = 12
+_PLOTS = 12  # of kinds of captions, and of scores: a stranger's JSON may name thousands
+_BEYOND = 1e100
 _THUMBNAIL = 208  # pixels of the longer side
 _ASPECTS = {"9:16": 9 / 16, "2:3": 2 / 3, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9}
 
@@ -39,13 +41,15 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Description:
-    """A dataset in numbers. counted: texts (licences, captioners, ...) and how many clips of the sample bear them."""
+    """A dataset in numbers. counted: texts (licences, captioners, ...) and how many clips of the sample bear them. left: lines of what is
+    not among the histograms, since there are too many."""
 
     totals: Mapping[str, float]
     splits: Mapping[str, int]
     histograms: tuple[Histogram, ...]
     counted: Mapping[str, Mapping[str, int]]
     sampled: int
+    left: tuple[str, ...] = ()
 
 
 def lasting(seconds: float) -> tuple[float, str]:
@@ -81,11 +85,19 @@ def describe(index: Index, *, sample: int) -> Description:
         Histogram("kilobytes", binned(np.asarray(index.sizes) / 1024)),
     ]
     lengths, scores, counted = _said(index, rows)
-    made += [Histogram(f"words in captions of kind {kind}", binned(np.asarray(words))) for kind, words in sorted(lengths.items())]
-    made += [Histogram(f"score {name}", binned(np.asarray(values))) for name, values in sorted(scores.items())]
+    (kinds, fewer), (named, less) = _most(lengths, "kinds of captions"), _most(scores, "scores")
+    made += [Histogram(f"words in captions of kind {kind}", binned(np.asarray(words))) for kind, words in kinds]
+    made += [Histogram(f"score {name}", binned(np.asarray(values))) for name, values in named]
     totals = {"clips": len(index), "frames": int(frames.sum(dtype=np.int64)), "seconds": float(seconds.sum())}
     totals |= {"bytes": int(np.asarray(index.sizes).sum()), "shards": len(index.described["shards"])}
-    return Description(totals, index.described["splits"], tuple(made), counted, len(rows))
+    return Description(totals, index.described["splits"], tuple(made), counted, len(rows), (*fewer, *less))
+
+
+def _most(found: Mapping[str, list[Any]], what: str) -> tuple[list[tuple[str, list[Any]]], list[str]]:
+    """Those of which there are most, by name, and a line about the others."""
+    ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    left = [f"{len(ranked) - _PLOTS} more {what} are not shown, such as {ranked[_PLOTS][0][:60]}"] if len(ranked) > _PLOTS else []
+    return sorted(ranked[:_PLOTS]), left
 
 
 def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict[str, list[float]], dict[str, Counter[str]]]:
@@ -108,8 +120,13 @@ def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict
 def binned(values: np.ndarray) -> dict[str, int]:
     """Counts of values: of each where they are few, else in about twelve bins between round numbers, even ones or of even ratio.
 
-    A bin of whole numbers names its first and its last, one of others its bounds, of which the upper one is beyond it.
+    A bin of whole numbers names its first and its last, one of others its bounds, of which the upper one is beyond it. Numbers that
+    nobody measures, which leave no room for bounds, are counted by themselves.
     """
+    usual = np.isfinite(values) & (np.abs(values.astype(np.float64)) < _BEYOND)
+    if not usual.all():
+        return binned(values[usual]) | {f"{_BEYOND:g} and more, or no number": int((~usual).sum())}
+    values = np.where(np.abs(values.astype(np.float64)) < 1 / _BEYOND, np.zeros_like(values), values)
     found, counts = _counts(values)
     if not len(found):
         return {}
@@ -195,9 +212,7 @@ class Thumbnails:
         scale = min(1.0, _THUMBNAIL / max(height, width))
         size = max(2, round(height * scale)), max(2, round(width * scale))
         named, middle = f"{member.key} of {member.shard}", int(index.frames[row]) // 2
-        shown = stream(index.read_member(member), first=middle, size=size, name=named, limits=LIMITS)
-        pixels = next(shown).pixels
-        shown.close()
+        pixels = read_apart(index.read_member(member), first=middle, frames=1, size=size, name=named).frames[0]
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=80)
         title = f"{member.key}: {width}x{height}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"

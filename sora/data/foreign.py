@@ -21,7 +21,7 @@ from sora.data.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards import KEY, Member
 from sora.data.stores import Store
 from sora.data.tars import ByteFile, Walk, sample_of, told
-from sora.data.video import probe
+from sora.data.video import probe_apart as probe
 from sora.data.workers import Done
 from sora.gate.forms import Fields
 from sora.gate.forms import text as text_form

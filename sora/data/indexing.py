@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -32,6 +33,7 @@ from sora.data.workers import in_order
 from sora.data.writing import DATASET, IndexWriter
 from sora.gate.files import opened
 from sora.gate.forms import fitting
+from sora.gate.hosts import refuse_slow
 from sora.gate.texts import CARD, LIST, json_of, read_json
 from sora.storage import STAGING, whole_file, write_json
 
@@ -39,6 +41,7 @@ REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
 _METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
+_MIRRORED = 4 << 30  # bytes of metadata that a mirror takes along
 _VERSION = 2  # of what is made of a shard: another program begins anew
 
 
@@ -128,7 +131,7 @@ def index_shards(
                 else:
                     done, kept, clips = done + 1, kept + 1, clips + part.clips
 
-        run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb)
+        run = partial(in_order, workers=workers, seconds=seconds, memory_gb=memory_gb, apart=not store.remote)
         for surveyed, rows, refused in rows_of(surveys(), store, choices, run):
             rows = [row if row.licence else replace(row, licence=licence) for row in rows]
             part = parts.write(surveyed, rows, refused)
@@ -209,31 +212,44 @@ def _first(output: Path) -> str:
     return f": {' of '.join(part for part in (told.key, told.shard) if part)}: {told.reason}"
 
 
-def mirror(store: Store, output: Path) -> dict[str, Any]:
+def mirror(store: Store, output: Path, *, most: int = _MIRRORED) -> dict[str, Any]:
     """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there.
 
-    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word.
+    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word. most: bytes of all of it.
+
+    Raises:
+        ValueError: it lists what is no metadata, other bytes than it says, or more than `most` of them.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _copy(store, DATASET, output / f"{DATASET}.partial", None)
     partial = output / f"{DATASET}.partial"
+    left = most - _copy(store, DATASET, partial, None, most=min(most, LIST.bytes))
     described = fitting(read_json(partial, limit=LIST), FORM, store.place(DATASET))
     wanted = {entry["meta"]: entry["meta_sha256"] for entry in described["shards"]}
     wanted |= {f"{COLUMNS}/{name}.bin": digest for name, digest in ((described.get("columns") or {}).get("sha256") or {}).items()}
+    strange = next((name for name in wanted if not _METADATA.fullmatch(name)), None)
+    if strange is not None:
+        raise ValueError(f"{store.place(DATASET)} lists {strange!r}, which is no file of metadata; it is not to be trusted")
     for name, digest in wanted.items():
-        if not _METADATA.fullmatch(name):
-            raise ValueError(f"{store.place(DATASET)} lists {name!r}, which is no file of metadata; it is not to be trusted")
-        _copy(store, name, output / name, digest)
+        left -= _copy(store, name, output / name, digest, most=left)
     partial.replace(output / DATASET)
     return described
 
 
-def _copy(store: Store, name: str, path: Path, digest: str | None) -> None:
+def _copy(store: Store, name: str, path: Path, digest: str | None, *, most: int) -> int:
+    """Copy a file of at most so many bytes, compared with its hash; how many it has."""
     file, _ = store.open(name)
-    found = sha256()
+    found, size, began = sha256(), 0, time.monotonic()
     with closing(file), whole_file(path) as staging, open(staging, "wb") as copied:
         while chunk := file.read(1 << 20):
+            size += len(chunk)
+            if size > most:
+                raise ValueError(
+                    f"{store.place(name)} has more than the {most:,} bytes that are left for a dataset's metadata; raise metadata_mb, or "
+                    "fetch that dataset and index it here"
+                )
+            refuse_slow(size, time.monotonic() - began, store.place(name))
             found.update(chunk)
             copied.write(chunk)
         if digest is not None and found.hexdigest() != digest:
             raise ValueError(f"{store.place(name)} is not what its {DATASET} says; prepare or index that dataset again")
+    return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import queue
@@ -29,7 +30,7 @@ from sora.data.index import Index, refuse_no_folders
 from sora.data.planning import CropPlan, Item
 from sora.data.quarantine import Quarantine, owner, planned_keys
 from sora.draws import sample_id
-from sora.processes import Parent, ignore_asking
+from sora.processes import Parent, born_deaf, ignore_asking
 from sora.tokens import Movable
 
 _SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
@@ -265,10 +266,17 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
     """
 
+    _sharing = 0  # iterators of this process whose workers live
+
     def __init__(self, loader: _Loader):
+        # What is looked through for garbage is written to, by whoever looks: soon no page would be shared with the workers any more.
+        gc.collect()
+        gc.freeze()
+        _Iterator._sharing += 1
         self._owner, self._ended, self._steps, self._lost = os.getpid(), threading.Event(), iter(loader.sampler), loader.__dict__["lost"]
         before = signal.getsignal(signal.SIGCHLD)
-        super().__init__(loader)
+        with born_deaf():  # until `_start_worker`
+            super().__init__(loader)
         if threading.current_thread() is threading.main_thread() and before is not None:
             # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
             signal.signal(signal.SIGCHLD, before)
@@ -304,6 +312,10 @@ class _Iterator(_MultiProcessingDataLoaderIter):
     def _shutdown_workers(self) -> None:
         if os.getpid() != self._owner:  # a copy that a later fork took along
             return
+        if not self._ended.is_set():
+            _Iterator._sharing -= 1
+            if not _Iterator._sharing:
+                gc.unfreeze()
         self._ended.set()
         super()._shutdown_workers()
         for worker in self._workers:

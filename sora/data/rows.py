@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sora.data.columns import RATES
 from sora.data.shards import Member
 from sora.gate import parquet
 from sora.gate.texts import CARD, json_of
@@ -182,8 +183,8 @@ def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LE
             raise wrong(name, f"is missing in {column.null_count:,} rows")
         if name in least and (low := pc.min(column).as_py()) is not None and low < least[name]:
             raise wrong(name, f"is {low}, and {least[name]} is the least that fits")
-        if name == "fps" and not pc.all(pc.and_(pc.is_finite(column), pc.greater(column, 0))).as_py():
-            raise wrong(name, "is not a finite number above 0")
+        if name == "fps" and not pc.all(pc.and_(pc.greater_equal(column, RATES[0]), pc.less_equal(column, RATES[1]))).as_py():
+            raise wrong(name, f"is not a number from {RATES[0]:g} to {RATES[1]:g}")
         if name.endswith("sha256") and not pc.all(pc.match_substring_regex(column, "^[0-9a-f]{64}$")).as_py():
             raise wrong(name, "is no SHA-256 in hexadecimal")
         if name == "captions" and any(part.null_count for part in column.combine_chunks().flatten().flatten()):

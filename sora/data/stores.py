@@ -27,6 +27,7 @@ from sora.data.shard_cache import ShardCache, pread
 from sora.data.tars import ByteFile
 from sora.gate.files import regular
 from sora.gate.forms import Fields, Maybe, count, fitting, real, text
+from sora.gate.hosts import Reading, Unfit, within
 from sora.storage import read_json, write_json
 
 __all__ = ["LocalStore", "RemoteStore", "ShardCache", "Store", "open_store", "pread", "store_of", "write_remote"]
@@ -191,7 +192,7 @@ class RemoteStore:
     def open(self, name: str) -> tuple[ByteFile, int]:
         url = self.place(name)
         size = int(self._tried(url, lambda files: files.size(url)) or 0)
-        return self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), size
+        return Reading(self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), url), size
 
     def forget(self, name: str) -> bool:
         """Drop a cached shard, since its bytes are not what the index says; whether there was one."""
@@ -210,7 +211,11 @@ class RemoteStore:
         size = self._tried(url, lambda files: files.size(url))
         if size is None:
             return False
-        return self.cache.fetch(url, int(size), lambda staging: self._tried(url, lambda files: files.get_file(url, str(staging))))
+
+        def copy(staging: Path) -> None:
+            self._tried(url, lambda files: files.get_file(url, str(staging), callback=within(int(size), url)))
+
+        return self.cache.fetch(url, int(size), copy)
 
     def _files(self) -> Any:
         """The file system, one for each process: its connections do not survive a fork."""
@@ -218,8 +223,7 @@ class RemoteStore:
             try:
                 from fsspec.core import url_to_fs
 
-                # http: with the proxies of the environment, and the names and passwords of ~/.netrc
-                more = {"client_kwargs": {"trust_env": True}} if self.url.partition(":")[0] in ("http", "https") else {}
+                more = {"client_kwargs": _settings(self.url)} if self.url.partition(":")[0] in ("http", "https") else {}
                 self._opened = (os.getpid(), url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **more)[0])
             except ImportError as error:
                 raise ValueError(f"{self.url} needs a package that is not installed: {error}") from None
@@ -230,14 +234,14 @@ class RemoteStore:
         for attempt in range(_TRIES):
             try:
                 return ask(self._files())
-            except ValueError:
+            except (ValueError, Unfit):
                 raise
             except Exception as error:  # every package behind fsspec has errors of its own
                 if isinstance(error, FileNotFoundError) and _is_missing(error):
                     raise ValueError(f"{url} does not exist") from None
                 if attempt == _TRIES - 1:
                     why = error.__cause__ or error
-                    said = credentials.masked(str(why))
+                    said = credentials.masked(str(why)) or "no answer in time"
                     raise ConnectionError(f"{url} could not be read in {_TRIES} tries: {type(why).__name__}: {said}") from error
                 self._opened = None
                 time.sleep(_PAUSE * 2**attempt)
@@ -245,6 +249,12 @@ class RemoteStore:
 
     def __reduce__(self):
         return _remote, (self.url, self.cache, self.fetch_after)
+
+
+def _settings(url: str) -> dict[str, Any]:
+    from sora.gate.answers import settings  # with what http needs
+
+    return settings(url)
 
 
 def _is_missing(error: FileNotFoundError) -> bool:

@@ -252,13 +252,13 @@ def spread(total: int) -> list[int]:
 def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> None:
     """Raise ValueError, naming a video of each kind, unless all clips of all sides are of one length, size and rate.
 
-    sized: all are brought to one size afterwards, so sizes may differ. rates: whether rates must agree.
+    sized: all are brought to one size afterwards, so sizes may differ. rates: whether rates must agree; those of single frames are none.
     """
     seen: dict[tuple[Any, ...], str] = {}
     for side, clips in sides.items():
         for number in range(len(clips)):
             frames, shape = clips.frames(number), clips.shape(number)
-            kind = (frames, None if sized else (shape.height, shape.width), round(shape.fps, 2) if rates else None)
+            kind = (frames, None if sized else (shape.height, shape.width), round(shape.fps, 2) if rates and frames > 1 else None)
             seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {frames} frames of {shape.told})")
     if len(seen) > 1:
         raise ValueError(

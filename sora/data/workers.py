@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
-from sora.processes import Parent
+from sora.data.decoding.confine import confine
+from sora.processes import ASKING, Parent, born_deaf
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,14 +48,23 @@ class Guarded(Generic[Item, Result]):
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """What a process of a pool may take. memory_gb: of address space. apart: it opens no connection, starts no program and writes to no
+    file, where the kernel can see to it; not for what reads files behind a network."""
+
+    memory_gb: float
+    apart: bool
+
+
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
 ) -> Iterator[Done[Item, Result]]:
     """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
 
     A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
-    An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb: address
-    space of one process.
+    An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb, apart: see
+    `Hold`.
     """
     if workers == 0:
         for item in items:
@@ -63,15 +73,16 @@ def in_order(
     guarded = Guarded(function, seconds)
     left = iter(items)
     pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
-    pool = _pool(workers, memory_gb)
+    hold = Hold(memory_gb=memory_gb, apart=apart)
+    pool = _pool(workers, hold)
     try:
         for item in left:
-            pending.append((item, pool.submit(guarded, item)))
+            pending.append((item, _given(pool, guarded, item)))
             if len(pending) < 4 * workers:
                 continue
-            pool = yield from _first(pending, pool, guarded, workers, memory_gb)
+            pool = yield from _first(pending, pool, guarded, workers, hold)
         while pending:
-            pool = yield from _first(pending, pool, guarded, workers, memory_gb)
+            pool = yield from _first(pending, pool, guarded, workers, hold)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -89,7 +100,7 @@ def _failed(item: Item, error: Exception) -> Done[Item, Any]:
     return Done(item, None, str(error))
 
 
-def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, memory_gb: float) -> Iterator[Done]:
+def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, hold: Hold) -> Iterator[Done]:
     """Yield the oldest result; if a process died, redo all that was under way one by one, and go on with a new pool."""
     item, future = pending[0]
     try:
@@ -99,29 +110,37 @@ def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers:
         redo = [item for item, _ in pending]
         pending.clear()
         for item in redo:
-            yield _alone(guarded, item, memory_gb)
-        return _pool(workers, memory_gb)
+            yield _alone(guarded, item, hold)
+        return _pool(workers, hold)
     pending.popleft()
     yield done
     return pool
 
 
-def _alone(guarded: Guarded[Item, Result], item: Item, memory_gb: float) -> Done[Item, Result]:
-    with _pool(1, memory_gb) as single:
+def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Done[Item, Result]:
+    with _pool(1, hold) as single:
         try:
-            return single.submit(guarded, item).result()
+            return _given(single, guarded, item).result()
         except BrokenProcessPool:
             return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
 
 
-def _pool(workers: int, memory_gb: float) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(Parent.here(), memory_gb))
+def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Done[Item, Result]]:
+    with born_deaf():  # the first starts the processes, in which Ctrl-C would be a traceback until `_start`
+        return pool.submit(guarded, item)
 
 
-def _start(parent: Parent, memory_gb: float) -> None:
+def _pool(workers: int, hold: Hold) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_start, initargs=(Parent.here(), hold))
+
+
+def _start(parent: Parent, hold: Hold) -> None:
     parent.hold_to()  # one that is killed by force cannot tell its workers to end, and they would wait for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills the process even inside a decoder
-    limit = int(memory_gb * 2**30)
+    limit = int(hold.memory_gb * 2**30)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    if hold.apart:
+        confine()

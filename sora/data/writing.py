@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sora import trust
 from sora.data.columns import ColumnWriter
 from sora.data.rows import ClipFacts, ClipRow, caption_identity, clip_row, identity, table_of, write_table
 from sora.data.shards import ShardWriter
@@ -83,10 +84,13 @@ class CaptionCounts:
 
 
 class IndexWriter:
-    """Writes the rows of shards, one shard after another, and `dataset.json` at the end."""
+    """Writes the rows of shards, one shard after another, and `dataset.json` at the end.
 
-    def __init__(self, folder: Path | str, *, licence: str):
-        self.folder, self.licence = Path(folder), licence
+    sealing: the shards' clips are our own, which this user's seal says (`sealed`).
+    """
+
+    def __init__(self, folder: Path | str, *, licence: str, sealing: bool = False):
+        self.folder, self.licence, self.sealing = Path(folder), licence, sealing
         self.rows = 0
         self._columns = ColumnWriter(self.folder)
         self._fingerprints, self._captioned = Fingerprints(), CaptionCounts()
@@ -132,10 +136,28 @@ class IndexWriter:
             "shards": self._entries,
             "about": dict(about),
         }
+        if self.sealing:
+            described["seal"] = trust.seal(*_clips(described))
         if before is not None:
             before(described)
         write_json(self.folder / DATASET, described)
         return described
+
+
+def sealed(described: Mapping[str, Any]) -> bool:
+    """Whether this user wrote the clips of a dataset, by its dataset.json."""
+    return trust.sealed(described.get("seal"), *_clips(described))
+
+
+def _clips(described: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a seal is of: the files of rows, which hold the hash of every clip."""
+    return "clips", described["fingerprint"], [entry["meta_sha256"] for entry in described["shards"]]
+
+
+def written_here(described: Mapping[str, Any]) -> bool:
+    """Whether a dataset's clips are said to be written by us, by whichever user, and not only indexed."""
+    about = described.get("about")
+    return "seal" in described or (isinstance(about, Mapping) and about.get("command") == "prepare")
 
 
 class DatasetWriter:
@@ -149,7 +171,7 @@ class DatasetWriter:
         self.folder, self.licence, self.suffix = Path(folder), licence, suffix
         self.rows = 0
         self._shards = ShardWriter(folder, prefix="video", suffixes=(suffix, "json"), max_bytes=max_bytes)
-        self._index = IndexWriter(folder, licence=licence)
+        self._index = IndexWriter(folder, licence=licence, sealing=True)
         self._open_rows: list[ClipRow] = []
 
     def __enter__(self) -> DatasetWriter:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
 FOR_THE_PAGE = 24  # clips written to look at, unless keep= says how many
+IMAGE = "image/"  # begins the codecs of images
 EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's own lossless files are h264 in them
 
 
@@ -42,8 +43,11 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     output = Path(config.output) if config.output else below(scored, "evaluation")
     if output.resolve() == scored.resolve():
         raise ValueError(f"output={output} is the folder that is scored; name another, or leave it out for {scored / 'evaluation'}")
-    bench = scoring.bench_of(config, words, share, output=output, home=output)
-    videos = opened(scored, config, share)
+    scoring.setting_of(config)
+    scoring.check_places(config, output)
+    network = scoring.network_of(config, words)
+    videos = opened(scored, config, share)  # before anything is written into the folder that is scored
+    bench = scoring.bench_of(config, words, share, output=output, home=output, network=network)
     if share.first:
         storage.write_text(
             output / EVALUATION, "What is in this folder was written by sora evaluate, and is none of the videos around it.\n"
@@ -154,8 +158,13 @@ def real_folder(config: DictConfig) -> Path:
     """The one place that `data=` names. Raises ValueError for none or several."""
     given = [] if config.data is None else [config.data] if isinstance(config.data, str | Path) else list(config.data)
     if len(given) != 1:
-        told = f"data={given}: one dataset at a time is scored against" if given else "needs data=…, the real videos to score against"
-        raise ValueError(f"{told}; several are for the reconstructions of a VAE")
+        if given:
+            told = f"data={given}: one dataset at a time is scored against; several are for the reconstructions of a VAE"
+        elif config.statistics is not None:
+            told = f"statistics={config.statistics} is not there yet; needs data=…, the real videos that it will stand for"
+        else:
+            told = "needs data=…, the real videos to score against"
+        raise ValueError(told)
     return Path(given[0])
 
 
@@ -192,7 +201,8 @@ def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.Rea
     from sora.evaluation.extraction import shapes_of
 
     ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
-    if ours != set(real.shapes) or (same_rates(config) and rates != real.clips["rates"]):
+    moves = any(frames > 1 for frames, _, _ in ours)  # a single frame has no rate
+    if ours != set(real.shapes) or (same_rates(config) and moves and rates != real.clips["rates"]):
         raise ValueError(
             f"statistics={config.statistics} holds (frames, height, width) {sorted(set(real.shapes))} at {real.clips['rates']} fps, "
             f"what is scored is of {sorted(ours)} at {rates}; set generated.frames, generated.stride, size= or rates=any"
@@ -208,7 +218,13 @@ def same_rates(config: DictConfig) -> bool:
 
 def lossy(codecs: list[str]) -> list[str]:
     """Those that do not give back what was put in."""
-    return [codec for codec in codecs if not codec.startswith(LOSSLESS) and codec.partition("/")[2] not in EXACT_PIXELS]
+    found = []
+    for codec in codecs:
+        name, _, pixels = codec.removeprefix(IMAGE).rpartition("/")
+        # An image's pixels are told as they are decoded, which says nothing of how they were kept.
+        if not name.startswith(LOSSLESS) and (codec.startswith(IMAGE) or pixels not in EXACT_PIXELS):
+            found.append(codec)
+    return found
 
 
 def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, about: Mapping[str, Any]) -> Any:

@@ -183,8 +183,17 @@ def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Se
     names = tuple(usual) if given is None else given
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}")
+        raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}{_elsewhere(unknown)}")
     return names
+
+
+def _elsewhere(words: Sequence[str]) -> str:
+    """What else has words that do not fit what is scored."""
+    from sora.evaluation.words import KNOWN
+
+    of = {"videos": "a folder of videos (checkpoint=FOLDER)", "diffusion": "a diffusion run", "vae": "a VAE"}
+    told = {word: [of[kind] for kind, known in KNOWN.items() if word in known] for word in words}
+    return "".join(f"; {word} is measured of {' and '.join(kinds)}" for word, kinds in told.items() if kinds)
 
 
 def reads_extractor(word: str, extractor: Any) -> bool:

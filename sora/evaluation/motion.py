@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation.measures import MEASURES
+from sora.metrics.scored import MOTION, Motion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
     from sora.evaluation.scoring import Bench, RealSet
     from sora.evaluation.sharing import Share
     from sora.metrics.extractors.features import VideoFeatures
-
-
-@dataclass(frozen=True)
-class Motion:
-    """A word of `metrics=`. named: what the figures of a distance are called here, such as frechet: motion_frechet; `told` begins the
-    names of the rest, the numbers of clips."""
-
-    told: str
-    named: Mapping[str, str]
-
-
-MOTION = {
-    "motion": Motion("motion", {"frechet": "motion_frechet", "kvd": "motion_kvd"}),
-    "fvmd_lite": Motion("fvmd_lite", {"frechet": "fvmd_lite"}),
-}
 
 
 def network_of(word: str) -> VideoFeatures:
@@ -101,9 +87,27 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
             told.append(f"{word} is left out: a distance needs at least 2 clips that move on both sides")
             continue
         figures |= _distance(bench, word, network, real, fake, *kept.values())
+        told += _cautions(bench, real, fake, *kept.values())
     if told and not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
         raise ValueError(f"metrics=[{','.join(bench.words)}]: {'; '.join(told)}; add another: metrics=[frechet]")
     return figures, told
+
+
+def _cautions(bench: Bench, real: RealSet, fake: Clips, ours: Sequence[int], theirs: Sequence[int]) -> list[str]:
+    """What so few clips, copies and clips of both sides keep figures from telling; of copies the chosen extractor's features tell, where a
+    word asks for them. Clips are known by their bytes and frames: different ones that stand still have the same features of motion."""
+    import torch
+
+    from sora.metrics.cautions import LEAST_CLIPS, cautions, few
+
+    theirs = [number for number in theirs if number % bench.extractor.setting.trajectories == 0]
+    if bench.extracts:
+        return [few(len(ours), len(theirs))] if min(len(ours), len(theirs)) < LEAST_CLIPS else []
+    clips = real.clips_taken  # none of a file of statistics: which of its clips are alike, nobody knows
+    keys = [[str(number) if clips is None else clips.key(number) for number in ours], [fake.key(number) for number in theirs]]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys[0] + keys[1]))}
+    one, two = (torch.tensor([[numbers[key]] for key in side], dtype=torch.float64) for side in keys)
+    return cautions(one, two)
 
 
 def moves(clips: Clips, number: int, network: VideoFeatures) -> bool:
@@ -157,6 +161,6 @@ def named(found: Mapping[str, float], motion: Motion) -> dict[str, float]:
     for name, value in found.items():
         for start in (*motion.named, "n_real", "n_fake"):
             if name == start or name.startswith((f"{start}/", f"{start}_")):
-                short = motion.named.get(start, f"{motion.told}_{start}") + name[len(start) :]
+                short = motion.called(start) + name[len(start) :]
                 figures[name if "/" in name else short] = value
     return figures

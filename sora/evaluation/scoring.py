@@ -234,7 +234,7 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
     shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), sides.about_real(real)
     about |= {"dataset": dataset, "real": clips, "scored": list(shapes[0])}
     if not bench.extracts:
-        return RealSet(torch.zeros(len(real), 0), shapes, dataset, clips, real)
+        return RealSet(torch.zeros(len(real), 0, dtype=torch.float32), shapes, dataset, clips, real)
     if bench.statistics is not None and len(set(shapes)) > 1:
         raise ValueError(f"statistics={bench.statistics} holds clips of one shape, and these are {', '.join(clips['shapes'])}; set size=")
     if bench.statistics is not None and bench.statistics.is_file():
@@ -258,9 +258,9 @@ def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -
     moving, beware = motion.compared(bench, real, fake)
     told = ([paired()] if pairs else sides.of_rates(real.clips, fake.about())) if bench.distances else []
     if not bench.extracts:
-        return moving, [], [*told, *beware]
+        return moving, [], sides.once([*told, *beware])
     found, rows, more = by_extractor(bench, real, fake)
-    return {**found, **moving}, rows, [*told, *more, *beware]
+    return {**found, **moving}, rows, sides.once([*told, *more, *beware])
 
 
 def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:

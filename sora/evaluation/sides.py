@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +44,11 @@ def check_windows(policy: ClipPolicy, *, sets: int, statistics: Any, named: str)
 
 
 def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
-    """What to beware of where the clips of two sides are of other rates, after their strides. real, fake: as a protocol tells them."""
-    told = [sorted({round(rate / side.get("stride", 1), 2) for rate in side["rates"]}) for side in (real, fake)]
+    """What to beware of where the clips of two sides, at their strides, are of other rates; nothing of single frames, which have none.
+    real, fake: as a protocol tells them."""
+    if all(shape.startswith("1x") for side in (real, fake) for shape in side["shapes"]):
+        return []
+    told = [sorted(set(side["rates"])) for side in (real, fake)]
     if told[0] == told[1]:
         return []
     rates = [", ".join(f"{rate:g}" for rate in side) for side in told]
@@ -53,6 +56,11 @@ def of_rates(real: Mapping[str, Any], fake: Mapping[str, Any]) -> list[str]:
         f"beware: real clips show {rates[0]} frames a second, what is scored {rates[1]}: frames are taken by number, so the distance"
     )
     return [f"{told_apart} also tells of rates, and a small p need not mean other videos; set the strides, or bring both to one rate"]
+
+
+def once(lines: Sequence[str]) -> list[str]:
+    """Lines without what another one says already."""
+    return list(dict.fromkeys(lines))
 
 
 def too_few(bench: Bench, real: int, fake: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sora.generation.generator import Request
 
 METRICS = ("adherence", "frechet", "kvd", "motion")
-DISTANCES = {"frechet", "kvd", "motion"}
+APPEARANCE = ("frechet", "kvd")  # those over the features of evaluation.videos.extractor
 WANTED = ("frechet", "frechet_floor", "frechet_over_floor", "frechet_p", "kvd", "kvd_p")
 PERMUTATIONS = 79  # of both sets together, for floors and p values
 TOLD = 3  # clips that cannot be read, of those that a message names
@@ -22,7 +22,6 @@ def scorer(
     said: Any, clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
     """What measures the videos, by said.metrics; None for nothing."""
-    from sora.configs.build import build
     from sora.evaluation.targets import world_of
 
     names = tuple(said.metrics)
@@ -32,20 +31,34 @@ def scorer(
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
-    if not DISTANCES & set(names):
-        return Scorer(names, clips, requests, extractor=None)
-    extractor, shortest = build(said.extractor), min(request.frames for _, request in requests)
-    name = extractor.name  # reads the weights: a missing file is told before training
-    if len(requests) < 2:
+    extractors = extractors_of(said, names)
+    if extractors and len(requests) < 2:
         raise ValueError(f"evaluation.videos.count={len(requests)}: frechet, kvd and motion take at least 2 videos")
-    if "motion" in names and sum(request.frames > 1 for _, request in requests) < 2:
-        raise ValueError("evaluation.videos.metrics has motion, and fewer than two of the held-out clips are videos; leave it out")
-    if shortest < extractor.minimum_frames:
-        raise ValueError(
-            f"evaluation.videos.extractor: {name} sees {extractor.minimum_frames} frames or more, and held-out clips have {shortest}; "
-            "choose another, or leave frechet and kvd out of evaluation.videos.metrics"
-        )
-    return Scorer(names, clips, requests, extractor=extractor)
+    for prefix, extractor in extractors.items():
+        name = extractor.name  # reads the weights: a missing file is told before training
+        least, lengths = extractor.minimum_frames, [request.frames for _, request in requests]
+        if prefix and sum(length >= least for length in lengths) < 2:
+            raise ValueError(
+                f"evaluation.videos.metrics has motion, which is of clips of {least} frames or more, and fewer than two of the held-out "
+                "clips have them; leave it out"
+            )
+        if not prefix and min(lengths) < least:
+            asked = " and ".join(word for word in names if word in APPEARANCE)
+            raise ValueError(
+                f"evaluation.videos.extractor: {name} sees {least} frames or more, and held-out clips have {min(lengths)}; choose another, "
+                f"or leave {asked} out of evaluation.videos.metrics"
+                f"{', where motion has no use for it and may stay' if 'motion' in names else ''}"
+            )
+    return Scorer(names, clips, requests, extractors=extractors)
+
+
+def extractors_of(said: Any, names: Sequence[str]) -> dict[str, Any]:
+    """By what begins the names of their figures: the one that the configuration names, where a word reads it, and that of motion."""
+    from sora.configs.build import build
+    from sora.evaluation.motion import network_of
+
+    found = {"": build(said.extractor)} if set(APPEARANCE) & set(names) else {}
+    return found | ({"motion_": network_of("motion")} if "motion" in names else {})
 
 
 def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
@@ -58,19 +71,22 @@ def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 class Scorer:
-    """Figures of videos made from captions of held-out clips. extractor: of features; None where no distance is asked for.
+    """Figures of videos made from captions of held-out clips. extractors: of features, by what begins the names of their figures; none
+    where no distance is asked for.
 
     Of pure functions, not metrics: it is asked on one rank, and a metric waits for all of them.
     """
 
-    def __init__(self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractor: Any) -> None:
-        self._names, self._clips, self._requests, self._extractor = names, clips, requests, extractor
+    def __init__(
+        self, names: Sequence[str], clips: HeldOutClips, requests: Sequence[tuple[int, Request]], *, extractors: Mapping[str, Any]
+    ) -> None:
+        self._names, self._clips, self._requests, self._extractors = names, clips, requests, extractors
         self._real: dict[str, tuple[Any, dict[int, Tensor]]] | None = None  # of each extractor, by what begins its figures' names
         self._readable = 0
 
     def __call__(self, videos: Sequence[Tensor]) -> dict[str, float]:
         found = self._adherence(videos) if "adherence" in self._names else {}
-        return found | (self._distances(videos) if self._extractor is not None else {})
+        return found | (self._distances(videos) if self._extractors else {})
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
         from sora.data.world import PALETTE, parse
@@ -93,17 +109,17 @@ class Scorer:
         """
         import torch
 
-        from sora.evaluation.motion import network_of
+        from sora.terminal import say
 
         if self._real is None:
-            extractors = {"": self._extractor} if {"frechet", "kvd"} & set(self._names) else {}
-            extractors |= {"motion_": network_of("motion")} if "motion" in self._names else {}
             originals = self._originals()
             self._readable = len(originals)
             self._real = {}
-            for prefix, extractor in extractors.items():
+            for prefix, extractor in self._extractors.items():
                 long_enough = {number: frames for number, frames in originals.items() if len(frames) >= extractor.minimum_frames}
                 self._real[prefix] = (extractor, {number: extractor(frames[None]) for number, frames in long_enough.items()})
+                if prefix and len(long_enough) < 2 <= len(originals):
+                    say(f"beware: motion has no distance, {len(long_enough)} of the held-out clips that can be read have frames enough")
         found = {"distance_clips": float(self._readable)}
         for prefix, (extractor, features) in self._real.items():
             if len(features) < 2:

@@ -78,7 +78,7 @@ class FeatureCache:
     def get(self, keys: Sequence[str]) -> Float[Tensor, "n d"]:
         """In the order of the keys. Raises KeyError for one that was never put."""
         rows = [self._new[key] if key in self._new else self._found[key] for key in keys]
-        return torch.stack(rows) if rows else torch.zeros(0, self.dimension)
+        return torch.stack(rows) if rows else torch.zeros(0, self.dimension, dtype=torch.float32)
 
 
 def _load(path: Path, about: str) -> dict[str, Tensor]:

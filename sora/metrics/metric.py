@@ -32,9 +32,9 @@ class VideoMetric(Metric):
         """Draw what compute() gave, or a list of that over time; compute it where nothing is given. Returns matplotlib's (figure, axes)."""
         found = self.compute() if val is None else val
         if isinstance(found, Mapping):
-            return self._plot({name: torch.tensor(found[name]) for name in self.drawn(found)}, ax)
+            return self._plot({name: torch.tensor(found[name], dtype=torch.float64) for name in self.drawn(found)}, ax)
         common = [name for name in self.drawn(found[0]) if all(name in each for each in found)]
-        return self._plot([{name: torch.tensor(each[name]) for name in common} for each in found], ax)
+        return self._plot([{name: torch.tensor(each[name], dtype=torch.float64) for name in common} for each in found], ax)
 
     def drawn(self, figures: Figures) -> list[str]:
         """The names of the figures that are drawn on one axis: all but counts."""

@@ -79,6 +79,16 @@ def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "")
     return found
 
 
+def places(protocol: Mapping[str, Any], within: str = "") -> list[str]:
+    """The dotted places of all fields, those that hold others before what they hold: `sampling`, `sampling.steps`."""
+    found = []
+    for key, value in protocol.items():
+        found.append(f"{within}{key}")
+        if isinstance(value, Mapping) and all(str(name).isidentifier() for name in value):
+            found += places(value, f"{within}{key}.")
+    return found
+
+
 def allowed(place: str, names: Sequence[str]) -> bool:
     """Whether a field is one of `names`, or lies within one: `sampling.steps` within `sampling`."""
     return any(place == name or place.startswith(f"{name}.") for name in names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,42 @@ FORM = Fields(
         "distances": Maybe([anything]),
     },
 )  # of scores.json
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A word of `metrics=` whose distances are over features of its own. extractor: its name without a version. named: what the figures
+    of a distance are called, such as frechet: motion_frechet; `told` begins the names of the rest, the numbers of clips."""
+
+    extractor: str
+    told: str
+    named: Mapping[str, str]
+
+    def called(self, figure: str) -> str:
+        return self.named.get(figure, f"{self.told}_{figure}")
+
+
+MOTION = {
+    "motion": Motion("motion3d", "motion", {"frechet": "motion_frechet", "kvd": "motion_kvd"}),
+    "fvmd_lite": Motion("flow-histograms", "fvmd_lite", {"frechet": "fvmd_lite"}),
+}
+
+
+def of_motion(name: str) -> str | None:
+    """`frechet/motion3d-v1@17f/low` as `motion_frechet_low`, also behind the dataset of a VAE's figures; None for what is of another
+    extractor."""
+    first, *rest = name.split("/")
+    dataset, between, figure = first.rpartition("_vae_")
+    called = [word.called(figure) for word in MOTION.values() if rest and rest[0].startswith(f"{word.extractor}-")]
+    return "_".join([f"{dataset}{between}{called[0]}", *rest[1:]]) if called else None
+
+
+def told_shorter(name: str, figures: Mapping[str, Any]) -> bool:
+    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    first, *rest = name.split("/")
+    short = ("_".join([first, *rest[1:]]), of_motion(name)) if rest else ()
+    # The number tells whose a short name is: kvd may be of another extractor than kvd/motion3d-v1@17f.
+    return any(one is not None and figures.get(one) == figures[name] for one in short)
 
 
 def read_scores(path: Path) -> dict[str, Any]:

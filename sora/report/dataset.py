@@ -33,6 +33,7 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         for histogram in described.histograms
         if histogram.counts
     ]
+    plotted += [Prose(line) for line in described.left]
     tables: list[Part] = [Prose(f"Of {number(described.sampled)} clips, evenly spread over the dataset.")] if described.counted else []
     for name, counts in described.counted.items():
         rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

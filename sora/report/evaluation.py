@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from sora.gate.forms import Fields, count, fitting, text
 from sora.gate.texts import read_lines as read_json_lines
 from sora.metrics.protocol import preset_lines
-from sora.metrics.scored import read_scores
+from sora.metrics.scored import read_scores, told_shorter
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
@@ -38,6 +38,8 @@ TOLD = {
     "remembered": ("Near copies", "share of clips nearer to training clips than 95 % of real ones", ""),
 }
 OF_VAES = {"psnr": ("PSNR", "dB; higher is better"), "ssim": ("SSIM", "1 is the same"), "frechet": ("Fréchet distance", "to the originals")}
+
+_DRAWN = 40  # figures with an interval, of a stranger's scores.json: all of them stand in its table
 
 
 def write_page(folder: Path, output: Path | None = None) -> Path:
@@ -136,9 +138,9 @@ def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Span
             found[name] = Span(float(value), float(low), float(high), float(figures.get(f"{name}_floor", math.nan)))
     together = {name.removeprefix("adherence_"): span for name, span in found.items() if name.startswith("adherence")}
     if shares:
-        return [together] if together else []
+        return [dict(list(together.items())[:_DRAWN])] if together else []
     others = {name: span for name, span in found.items() if not name.startswith("adherence") and not name.endswith("change")}
-    return [{TOLD[name][0] if name in TOLD else name: span} for name, span in others.items()]
+    return [{TOLD[name][0] if name in TOLD else name: span} for name, span in list(others.items())[:_DRAWN]]
 
 
 def curve_parts(scored: Sequence[tuple[int, Mapping[str, float]]], lines: Sequence[Mapping[str, Any]]) -> list[Part]:
@@ -309,12 +311,6 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
         clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
     return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
-
-
-def told_shorter(name: str, figures: Mapping[str, float]) -> bool:
-    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
-    first, *rest = name.split("/")
-    return bool(rest) and "_".join([first, *rest[1:]]) in figures
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:

@@ -12,6 +12,7 @@ from sora.report.page import number
 
 INK = "#010203"  # no plot uses this colour of its own accord; it becomes the page's own ink
 WIDE = 4.8  # inches of a plot: on a phone's screen its letters, of 9 points, are still read
+_LABEL = 80  # letters
 COLOURS = ("#2f7fb8", "#d9822b", "#3f9d5f", "#b04a8c", "#8a7a2f", "#6f63c4")
 
 
@@ -162,8 +163,8 @@ def _plain_powers(axis: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """A label that matplotlib takes literally: `$…$` would be read as mathematics."""
-    return text.replace("$", r"\$")
+    """A label that matplotlib takes literally, where `$…$` would be read as mathematics; one that no plot has room for is cut."""
+    return (text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…").replace("$", r"\$")
 
 
 def _repeated(count: int) -> list[str]:

@@ -11,9 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from sora.metrics.scored import told_shorter
 from sora.report import plots
 from sora.report.clips import clip
-from sora.report.evaluation import OF_PAIRS, TOLD, clip_of, panels_of, read_lines, told_shorter
+from sora.report.evaluation import OF_PAIRS, TOLD, clip_of, panels_of, read_lines
 from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Part, Plot, Prose, Section, Table, Videos, number, render
 from sora.storage import read_json, write_json, write_text
 

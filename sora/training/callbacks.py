@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from sora.processes import give_memory_back
 from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
 from sora.training.choosing import agreed, confirmed
@@ -51,6 +54,7 @@ class Checkpoints(Callback):
         if snapshots < 0:
             raise ValueError(f"checkpoint.snapshots={snapshots} must be at least 0; it is how many there are at most")
         self._run, self._every, self._patience, self._refused = run, every, patience, 0
+        self._home = _identity(run.folder)
         self._kept = {"keep": keep, "keep_every": keep_every, "snapshots": snapshots, "every": every}
         self._steps, self._seed, self._flag, self._journal, self._resumed = steps, seed, flag, journal, resumed
         self._begun: int | None = resumed.step if resumed else None
@@ -159,9 +163,14 @@ class Checkpoints(Callback):
         if self._begun == step:
             return
         self._end(module, wait=True)
+        if _identity(self._run.folder) != self._home:  # a new folder of that name would hold the second half of a run
+            raise ValueError(
+                f"{self._run.folder} was moved or removed while the run trained in it, so step {step} is not saved; where the folder is "
+                "there still, go on from its newest checkpoint with resume=FOLDER"
+            )
         captured = state.capture(module, self._journal.facts)
         saving = checkpoint.Saving(self._run.checkpoints, captured, rank=module.global_rank, ranks=module.trainer.world_size, copied=True)
-        self._writer.start(saving.write)
+        self._writer.start(partial(_written, saving))
         self._saving, self._begun = saving, step  # only now: one that nobody writes would be waited for, and committed
 
     def _end(self, module: TrainingModule, *, wait: bool, must: bool = False) -> None:
@@ -177,7 +186,7 @@ class Checkpoints(Callback):
         self._writer.join()
         self._saving = None
         if module.global_rank == 0 and outcome == Writer.DONE:
-            self._writer.run(lambda: saving.commit(**self._kept))
+            self._writer.run(lambda: saving.commit(**self._kept, report=self._told))
         refused = [rank for rank, (outcome,) in enumerate(ranks.joined([self._writer.outcome], module.device)) if outcome != Writer.DONE]
         if not refused:
             self._refused = 0
@@ -187,6 +196,11 @@ class Checkpoints(Callback):
         if module.global_rank == 0:
             saving.abandon()
         self._failed(saving.path, self._writer.error, refused=refused, must=must)
+
+    def _told(self, text: str) -> None:
+        """Of older checkpoints: what could not be done with them."""
+        self._run.event("kept otherwise", reason=text)
+        self._journal.say(text)
 
     def _note(self, step: int) -> None:
         """The first checkpoint of a run is told in its facts, or the next one is, if the disk has no room for that."""
@@ -213,6 +227,20 @@ class Checkpoints(Callback):
         self._journal.say(
             f"the checkpoint of step {step} could not be written: {reason}. Training goes on; the next try is in {self._every} steps"
         )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is, whatever its name; None if it is not there."""
+    try:
+        found = os.stat(folder)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _written(saving: checkpoint.Saving) -> None:
+    saving.write()
+    give_memory_back()  # that of the copies
 
 
 class Writer:

@@ -23,7 +23,6 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,34 +31,18 @@ from torch import Tensor
 
 from sora import storage
 from sora.gate.files import refuse_links_out, refuse_outside
-from sora.gate.forms import Either, Fields, Form, Items, Named, Row, anything, fitting, flag, number, real, whole
+from sora.gate.forms import fitting
 from sora.gate.texts import STATE as STATE_LIMIT
 from sora.gate.texts import read_json
 from sora.training import manifest
-from sora.training.manifest import MANIFEST, Contents, contents, kind_of
+from sora.training.manifest import MANIFEST, STATE_FORM, Contents, contents, contradicted, kind_of, misfit_of
 from sora.training.pieces import Piece, Stored, owned, scanned
 from sora.training.tensorfile import write_tensors
 
 STATE = "state.json"
 SNAPSHOTS = "snapshots"
 NAME = re.compile(r"step-(\d{8,12})")
-_COUNTS = {"step": whole(0, 10**12), "samples": whole(), "tokens": whole()}
-_COUNTERS: dict[str, Form] = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
-_SUM = Either([number], number)
-_SUMS = dict.fromkeys(("loss", "grad_norm", "flops", "data_seconds", "step_seconds"), real(0))
-_WINDOW = Fields({**dict.fromkeys(("steps", "skipped", "samples", "tokens"), whole()), **_SUMS, "parts": Named(Row((_SUM, _SUM)))})
-FACTS = Fields(
-    {},
-    may={
-        "counters": Fields(_COUNTS, may=_COUNTERS, closed=True),
-        "losses": Items(real(0), most=1_000_000),
-        "suspects": [Row((whole(), [whole(0, (1 << 64) - 1)]))],
-        "profiles": Named(real(0, above=True)),
-        "exported": Fields({"ema": anything}, may={"averaged": flag}),
-    },
-)
-FORM = Fields({**_COUNTS, "facts": FACTS})  # of state.json
-TRAINED = Fields({"counters": FACTS.may["counters"], "window": _WINDOW, "seconds": real(0)})  # of the facts that training goes on from
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -110,7 +93,8 @@ class Saving:
     copied: take a copy of what this rank writes at once, so that training may go on while another thread writes.
 
     Raises:
-        ValueError: the folder exists, or (`write`) a tensor is not finite. OSError: the disk is full or gone; nothing has changed then.
+        ValueError: the folder exists, the state is none that `load` would read, or (`write`) a tensor is not finite. OSError: the disk is
+            full or gone; nothing has changed then.
     """
 
     def __init__(self, checkpoints: Path, state: TrainingState, *, rank: int, ranks: int, copied: bool = False) -> None:
@@ -120,6 +104,8 @@ class Saving:
         self._staging = self.path.with_name(f"{storage.STAGING}{self.path.name}")
         self._rank, self._ranks = rank, ranks
         self._state = {"step": state.step, "samples": state.samples, "tokens": state.tokens, "facts": dict(state.facts)}
+        if found := misfit_of(json.loads(json.dumps(self._state))):
+            raise ValueError(f"{self.path} is not written, as no resume would take it: {found[0]} {found[1]}")
         self._names = {kind: sorted(state.tensors[kind]) for kind in sorted(state.tensors)}
         self._pieces = {kind: owned(state.tensors[kind], rank=rank, ranks=ranks) for kind in self._names}
         if copied:
@@ -141,12 +127,13 @@ class Saving:
         if self._ranks > 1:
             storage.write_text(self._part(self._rank), manifest.compact({"files": files, "tensors": told}))
 
-    def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1) -> Path:
+    def commit(self, *, keep: int, keep_every: int, snapshots: int = 0, every: int = 1, report: Report = print) -> Path:
         """Make the staged folder the checkpoint, then let go of older ones; for the first rank, once all have written.
 
         keep: how many of the newest stay (at least 1). keep_every: steps that divide by it stay for ever; 0 for none. snapshots: of how
         many others the averages under profiles stay. every: of the steps that do not divide by it only the newest stays, and none of them
-        makes another go or leaves a snapshot: what is made of these does not depend on when a run was stopped.
+        makes another go or leaves a snapshot: what is made of these does not depend on when a run was stopped. report: is told what of
+        this could not be done, and why.
         """
         found = self._merged()
         text = manifest.spread(self._state)
@@ -158,8 +145,10 @@ class Saving:
         storage.sync(self._staging)
         self._staging.rename(self.path)
         storage.sync(self.path.parent)
-        with suppress(OSError):  # the save is done; older ones go after the next
-            _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots, every=every)
+        try:
+            _let_go(self.path.parent, keep=keep, keep_every=keep_every, snapshots=snapshots, every=every, report=report)
+        except OSError as error:  # the save is done
+            report(f"older checkpoints could not be let go ({error}); the next save tries it again")
         return self.path
 
     def abandon(self) -> None:
@@ -245,9 +234,9 @@ def profiles(path: Path) -> dict[str, float]:
 
 def state_of(path: Path) -> dict[str, Any]:
     """What state.json of a checkpoint says; a ValueError if it is of another form or of another step than the folder's name."""
-    found = fitting(read_json(path / STATE, limit=STATE_LIMIT, within=path), FORM, str(path / STATE), "use another checkpoint")
-    if other := [name for name in _COUNTS if found["facts"].get("counters", found)[name] != found[name]]:
-        raise ValueError(f"{path / STATE} is damaged: {other[0]} is not what its counters say; use another checkpoint")
+    found = fitting(read_json(path / STATE, limit=STATE_LIMIT, within=path), STATE_FORM, str(path / STATE), "use another checkpoint")
+    if other := contradicted(found):
+        raise ValueError(f"{path / STATE} is damaged: {other} is not what its counters say; use another checkpoint")
     if step_of(path) not in (None, found["step"]):
         raise ValueError(f"{path} is the checkpoint of step {found['step']} under another's name; use another checkpoint")
     return found
@@ -315,16 +304,19 @@ def sweep(folder: Path) -> int:
     return len(rubbish)
 
 
-def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, every: int) -> None:
+def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, every: int, report: Report) -> None:
     steps = {step_of(path) or 0: path for path in listed(checkpoints)}
     regular = [step for step in steps if step % every == 0]
     staying = {*regular[-max(1, keep) :], max(steps)} | {step for step in steps if keep_every and step % keep_every == 0}
     for step, path in steps.items():
         if step in staying:
             continue
-        if snapshots and step % every == 0:
-            with suppress(ValueError):  # a damaged one leaves none
+        try:
+            if snapshots and step % every == 0:
                 keep_part(path, checkpoints.parent / SNAPSHOTS, kinds=profiles(path))
+        except ValueError as error:
+            report(f"{path.name} leaves no averages, and is set aside as {_set_aside(path).name}: {error}")
+            continue
         _remove(path)
     found = {step_of(path) or 0: path for path in listed(checkpoints.parent / SNAPSHOTS)} if snapshots else {}
     for step in sorted(set(found) - set(thinned(list(found), snapshots))):
@@ -333,13 +325,13 @@ def _let_go(checkpoints: Path, *, keep: int, keep_every: int, snapshots: int, ev
 
 def set_aside(checkpoints: Path, *, after: int) -> list[Path]:
     """Give the folders of steps above `after`, which the run will reach again, names that no checkpoint has; returns where they are."""
-    moved = []
-    for path in listed(checkpoints):
-        if (step_of(path) or 0) > after:
-            aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            moved.append(path.rename(aside))
-    return moved
+    return [_set_aside(path) for path in listed(checkpoints) if (step_of(path) or 0) > after]
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
 
 
 def undo(checkpoints: Path, *, after: int) -> list[int]:

@@ -77,7 +77,7 @@ class Gauges:
         self._device = torch.device("cpu")
         self._watch = Stopwatch(self._device)
         self._hosts: list[str] = []
-        self._medians: list[np.ndarray] = []
+        self._told, self._medians, self._slowest = 0, np.zeros(0), np.zeros(0, dtype=np.int64)  # over all that was told, of each rank
         self.slowest = ""  # of the latest figures, in words; "" for one rank
 
     def attach(self, task: nn.Module, device: torch.device) -> None:
@@ -119,9 +119,17 @@ class Gauges:
         mine = [*np.percentile(own, (50, 95)), *np.median(steps, axis=0), *held.values()]
         each = torch.stack(ranks.gathered(torch.tensor(mine, dtype=torch.float64, device=self._device))).cpu().numpy()
         memories = {name: round(float(value), 3) for name, value in zip(held, each[:, 5:].max(axis=0), strict=True)}
-        self._medians.append(each[:, 0])
+        self._remember(each[:, 0])
         self._write(each, list(held))
         return memories | self._compared(each)
+
+    def _remember(self, medians: np.ndarray) -> None:
+        """Sums, not each: of thousands of ranks a long run tells millions."""
+        if not self._told:
+            self._medians, self._slowest = np.zeros(len(medians)), np.zeros(len(medians), dtype=np.int64)
+        self._told += 1
+        self._medians += medians
+        self._slowest[int(medians.argmax())] += 1
 
     def _compared(self, each: np.ndarray) -> dict[str, Any]:
         medians, slowest = each[:, 0], int(each[:, 0].argmax())
@@ -152,11 +160,11 @@ class Gauges:
 
     def summary(self) -> str | None:
         """One line for the end of a run: which rank was the slowest, over all that was told. None for one rank."""
-        if not self._medians:
+        if not self._told:
             return None
-        medians = np.mean(self._medians, axis=0)
+        medians = self._medians / self._told
         slowest = int(medians.argmax())
-        share = np.mean([int(row.argmax()) == slowest for row in self._medians])
+        share = self._slowest[slowest] / self._told
         return (
             f"the slowest of {len(medians)} ranks was {slowest} on {self._hosts[slowest]}: {_ratio(medians, slowest):.2f} x the median "
             f"rank's time for a step, the slowest in {share:.0%} of the lines of metrics.jsonl"

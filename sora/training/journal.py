@@ -55,7 +55,7 @@ class Journal(Callback):
         self._progress: Progress | None = None
         self._told_disk = False
         self._device: Any = None  # where ranks talk; known when training starts
-        self._window: dict[str, Any] = _empty_window() | (resumed.facts["window"] if resumed else {})
+        self._window: dict[str, Any] = _empty_window() | (_of_facts(resumed.facts["window"]) if resumed else {})
         self._ask_peak, self._peak, self._goodput, self._also = peak, 0.0, goodput, ""
         self._phases, self._gauges, self._gradients = phases, Gauges(run.folder), {}
         self.suspects = suspects or Suspects(lambda step, ids, reason: None)
@@ -65,7 +65,7 @@ class Journal(Callback):
     @property
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps of this; of the open window what all ranks saw, so every rank must ask."""
-        window = {**self._window, "parts": _everyones(self._window["parts"], self._device)}
+        window = {**self._window, "parts": _finite(_everyones(self._window["parts"], self._device))}
         return {"window": window, "seconds": round(self._seconds, 3), "suspects": self.suspects.facts}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -222,6 +222,24 @@ class Journal(Callback):
 def _empty_window() -> dict[str, Any]:
     sums = ("loss", "grad_norm", "flops", "data_seconds", "step_seconds")
     return {"steps": 0, "skipped": 0, "samples": 0, "tokens": 0, **dict.fromkeys(sums, 0.0), "parts": {}}
+
+
+def _finite(sums: Any) -> Any:
+    """Sums as JSON has them: null for one that is not finite, as a part may be of a loss that is."""
+    if isinstance(sums, Mapping):
+        return {name: _finite(inner) for name, inner in sums.items()}
+    if isinstance(sums, list | tuple):
+        return [_finite(inner) for inner in sums]
+    return sums if math.isfinite(sums) else None
+
+
+def _of_facts(window: Mapping[str, Any]) -> dict[str, Any]:
+    """The window out of what `facts` keeps of it."""
+
+    def back(sums: Any) -> Any:
+        return [back(each) for each in sums] if isinstance(sums, list) else math.nan if sums is None else sums
+
+    return {**window, "parts": {name: back(pair) for name, pair in window["parts"].items()}}
 
 
 def _plus(first: Any, second: Any) -> Any:

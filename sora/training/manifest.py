@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds, and where the numbers of each tensor lie: manifest.json.
+"""What a checkpoint's folder holds: the form of state.json, and where the numbers of each tensor lie, manifest.json.
 
     {"format": 3, "files": {name: {"bytes": …, "sha256": …}},
      "tensors": {kind: {"layouts": [{"shape": …, "type": "F32", "pieces": [[rank, offset, size], …]}, …], "names": {name: 0}}},
@@ -22,7 +22,24 @@ import numpy as np
 
 from sora import storage
 from sora.gate.files import read
-from sora.gate.forms import Fields, Items, Named, Row, beside, digest, fitting, whole, word
+from sora.gate.forms import (
+    Either,
+    Fields,
+    Form,
+    Items,
+    Maybe,
+    Named,
+    Row,
+    anything,
+    beside,
+    digest,
+    fitting,
+    flag,
+    misfit,
+    real,
+    whole,
+    word,
+)
 from sora.gate.texts import LIST, json_of
 from sora.training.pieces import TYPES, Layout, Lying, Piece
 
@@ -38,6 +55,23 @@ FORM = Fields(
     },
     closed=True,
 )
+_COUNTS = {"step": whole(0, 10**12), "samples": whole(), "tokens": whole()}
+_COUNTERS: dict[str, Form] = dict.fromkeys(("updates", "skipped", "skipped_in_a_row", "returns", "returned_to", "returned_at"), whole())
+_SUM = Either([Maybe(real())], Maybe(real()))  # null: not finite, as a part may be of a loss that is
+_SUMS = {"loss": real(), **dict.fromkeys(("grad_norm", "flops", "data_seconds", "step_seconds"), real(0))}
+_WINDOW = Fields({**dict.fromkeys(("steps", "skipped", "samples", "tokens"), whole()), **_SUMS, "parts": Named(Row((_SUM, _SUM)))})
+FACTS = Fields(
+    {},
+    may={
+        "counters": Fields(_COUNTS, may=_COUNTERS, closed=True),
+        "losses": Items(real(), most=1_000_000),  # of either sign: an objective may be a log-likelihood
+        "suspects": [Row((whole(), [whole(0, (1 << 64) - 1)]))],
+        "profiles": Named(real(0, above=True)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
+    },
+)
+STATE_FORM = Fields({**_COUNTS, "facts": FACTS})  # of state.json
+TRAINED = Fields({"counters": FACTS.may["counters"], "window": _WINDOW, "seconds": real(0)})  # of the facts that training goes on from
 FILE = re.compile(r"(\w+)(?:-(\d{5,})-of-\d{5,})?\.safetensors")
 
 
@@ -74,6 +108,19 @@ def text_of(contents: Contents) -> str:
 
 def _sorted(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"layouts": found["layouts"], "names": dict(sorted(found["names"].items()))}
+
+
+def contradicted(state: Mapping[str, Any]) -> str:
+    """Which number of a state is not what its counters say; nothing if all are."""
+    return next((name for name in _COUNTS if state["facts"].get("counters", state)[name] != state[name]), "")
+
+
+def misfit_of(state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Where a state departs from what loading and a resume ask for, and what is wrong there; None where it fits."""
+    trained = Fields({"facts": TRAINED}) if "window" in state["facts"] else Fields({})
+    if wrong := misfit(state, STATE_FORM) or misfit(state, trained):
+        return wrong
+    return (other, "is not what its counters say") if (other := contradicted(state)) else None
 
 
 def spread(value: Any) -> str:

@@ -108,6 +108,7 @@ class Goodput:
         self._line |= {"ended": round(time.time(), 3), "last": self._phases.step, **seconds, "complete": complete}
         lines = [json.dumps(line) for line in (*self._earlier, self._line)]
         try:
+            os.stat(self._path.parent)  # a run's folder that was moved or removed is not made again
             storage.write_text(self._path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
             print(f"could not write {self._path}: {error}; training goes on without the account of its time")

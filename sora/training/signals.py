@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread, current_thread, main_thread
 from types import FrameType
 
@@ -99,11 +99,16 @@ class StopFlag:
                 self.unsaved = True
                 if not self._sheltering:
                     raise KeyboardInterrupt
-                os.write(2, b"\nSIGINT: a checkpoint is being written and will be whole in a moment; then the run stops\n")
+                tell("SIGINT: a checkpoint is being written and will be whole in a moment; then the run stops")
         if first:
-            # os.write, not print: a handler may interrupt a print that holds the stream's lock.
-            name = signal.Signals(number).name
-            os.write(2, f"\n{name}: finishing this step and saving; then the run stops (Ctrl-C three times to stop unsaved)\n".encode())
+            tell(f"{signal.Signals(number).name}: finishing this step and saving; then the run stops (Ctrl-C three times to stop unsaved)")
+
+
+def tell(text: str) -> None:
+    """Say one line from a handler: not by print, which may be what was interrupted and hold the stream's lock. Of a terminal that was
+    closed, which may be what the signal is about, nothing is raised in the middle of a step."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
 
 
 class AtOnce:
@@ -147,7 +152,7 @@ class AtOnce:
 
 def end(number: int) -> None:
     """End this process, which has nothing to save."""
-    os.write(2, f"\n{signal.Signals(number).name}: nothing has been trained yet, so nothing is saved; the run stops\n".encode())
+    tell(f"{signal.Signals(number).name}: nothing has been trained yet, so nothing is saved; the run stops")
     kill_children()
     os._exit(128 + number)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,9 +47,17 @@ def sora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, sora: Server) -> Path:
-    """The folder that `Material` copies from; made by the process that has all imported already, and by commands."""
-    folder = tmp_path_factory.mktemp("material")
-    complete(folder, sora)
+    """The folder that `Material` copies from; made by the process that has all imported already, and by commands, once for all the
+    processes of pytest-xdist, whose folders lie in one."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent / "material" if several else tmp_path_factory.mktemp("material")
+    with open(f"{folder}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            complete(folder, sora)
+            (folder / "whole").touch()
     return folder
 
 

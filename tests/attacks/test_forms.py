@@ -23,13 +23,13 @@ def declared():
     from sora.data import caption_sets, index, latents, parts, quarantine, stores
     from sora.metrics import scored
     from sora.text import cache
-    from sora.training import checkpoint, manifest, metrics, phases, run
+    from sora.training import manifest, metrics, phases, run
     from sora.vae import artefact
 
     return {
         "run.json": (run.FORM, "live/run.json"),
         "config.yaml": (run.CONFIG_FORM, "live/config.yaml"),
-        "state.json": (checkpoint.FORM, "live/checkpoints/step-00000002/state.json"),
+        "state.json": (manifest.STATE_FORM, "live/checkpoints/step-00000002/state.json"),
         "manifest.json": (manifest.FORM, "live/checkpoints/step-00000002/manifest.json"),
         "vae.json": (artefact.FORM, "vae/vae.json"),
         "dataset.json": (index.FORM, "data/dataset.json"),

@@ -1,13 +1,17 @@
 """A command that a message names does what it says, whatever its folders are called."""
 
+import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from sora.cli import verbs, worded
 from sora.configs.commands import command, option_words
 from sora.configs.compose import compose, config_dir, groups
+from sora.configs.following import after_prepare
 
 ODD = [
     "data/mine",
@@ -45,6 +49,49 @@ def test_a_named_list_of_folders_arrives_as_it_is(name):
     composed = compose("train", words[2:]).config
     assert list(map(Path, composed.data.folders)) == [Path(name), Path("other")]
     assert OmegaConf.to_container(composed.plan.shapes) == [[9, 32, 32], [1, 8, 8]]
+
+
+@pytest.mark.parametrize("name", [*ODD, "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
+@pytest.mark.parametrize("verb", ["compare", "report"])
+def test_folders_without_a_key_arrive_as_they_are(verb, name):
+    words = shlex.split(command(verb, Path(name), Path("other")))
+    composed = compose(verb, worded(verbs()[verb], words[2:])).config
+    assert [Path(place) for place in composed["scores" if verb == "compare" else "place"]] == [Path(name), Path("other")]
+
+
+def test_no_message_writes_a_place_into_a_command_by_itself():
+    said = re.compile(rf"sora ({'|'.join(verbs())})( -m)? ([^\"'{{]*=)?{{(?!command\(|shlex\.)")
+    found = [
+        path.name for path in Path("sora").rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines() if said.search(line)
+    ]
+    assert not found
+
+
+class Clips:
+    """What an index says of clips' sizes."""
+
+    def __init__(self, *sizes: tuple[int, int, int]) -> None:
+        self.frames, self.heights, self.widths = (np.array(each) for each in zip(*sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shapes"),
+    [
+        ([(64, 256, 256)] * 3, None),
+        ([(16, 64, 64)] * 3, None),
+        ([(8, 32, 32), (8, 24, 32), (9, 32, 47)], [[5, 32, 32], [1, 32, 32]]),
+        ([(1, 30, 30)] * 3, [[1, 24, 24]]),
+        ([(30, 200, 20), (30, 20, 200)], [[9, 48, 16], [1, 48, 16]]),  # none is as large as the middle of all heights and widths
+        ([(30, 6, 200)], None),
+    ],
+)
+def test_the_vae_that_follows_has_crops_that_clips_hold(sizes, shapes, tmp_path):
+    words = shlex.split(after_prepare(tmp_path, Clips(*sizes)))[2:]
+    config = compose("train", words).config
+    if shapes is not None:
+        assert OmegaConf.to_container(config.plan.shapes) == shapes
+    held = [any(all(np.array(size) >= shape) for size in sizes) for shape in config.plan.shapes]
+    assert all(held) or sizes == [(30, 6, 200)]  # which no crop of a VAE fits in
 
 
 @pytest.mark.parametrize("said", [["text=minilm"], ["text=byte", "text.max_tokens=99"], ["text=umt5_xxl", "text.template=a {}"]])

@@ -1,21 +1,26 @@
 """What shards of others may hold beside videos: captions in every spelling, images, tables; each is read or told by name."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from sora import trust
 from sora.configs.compose import compose
 from sora.data import foreign
 from sora.data.checking import check
 from sora.data.clip_texts import CaptionWords
-from sora.data.decoded import decoded_by
+from sora.data.decoded import decoded_by, refuse_others
 from sora.data.decoding import pictures
+from sora.data.decoding.decord import DecordReader
+from sora.data.decoding.guarded import GuardedReader
+from sora.data.index import Index
 from sora.data.indexing import passed_over
 from sora.data.loading import read_clip
 from sora.data.stores import store_of
-from sora.data.video import PYAV
-from tests.data.making import telling
+from sora.data.video import LIMITS, PYAV
+from tests.data.making import dataset, telling
 from tests.data.sharded import indexed, samples, still, write
 
 
@@ -97,6 +102,39 @@ def test_what_reads_images_is_named_only_where_a_dataset_may_hold_some(tmp_path,
     assert decoded_by(PYAV, films) == PYAV.identity()
     assert "pillow" not in PYAV.identity()
     assert decoded_by(PYAV, mixed) == decoded_by(PYAV, films, mixed) == f"{PYAV.identity()} {pictures.identity()}"
+
+
+def test_decord_reads_what_this_user_wrote_and_nothing_that_others_made(tmp_path, media, monkeypatch):
+    """Indexed shards never; what another user prepared where the command line allows it; a borrowed seal is of other clips."""
+    theirs, ours, old = tmp_path / "theirs", tmp_path / "ours", tmp_path / "old"
+    theirs.mkdir()
+    write(theirs / "x.tar", samples(media[:2], prefix="a"))
+    indexed(theirs)
+    dataset(ours, [(5, 32, 48)])
+    decord = DecordReader(limits=LIMITS)
+    guarded = GuardedReader(reader=decord, seconds=1, memory_gb=1, restart_after=1)
+    refuse_others(decord, Index.open(ours))
+    for reader in (decord, guarded):
+        for places in ([theirs], [ours, theirs]):
+            with pytest.raises(ValueError, match=r"theirs holds clips as others made them; choose reader=pyav"):
+                decoded_by(reader, *map(Index.open, places))  # before decord is imported
+    with trust.allowing([str(theirs)]), pytest.raises(ValueError, match="as others made them"):
+        refuse_others(guarded, Index.open(theirs))
+    refuse_others(PYAV, Index.open(theirs))
+    seal = json.loads((ours / "dataset.json").read_text())["seal"]
+    for made, more in (("prepare", {}), ("prepare", {"seal": seal}), ("data index", {"seal": seal}), ("prepare", {"seal": None})):
+        shutil.rmtree(old, ignore_errors=True)
+        dataset(old, [(5, 32, 48), (5, 32, 32)])
+        said = json.loads((old / "dataset.json").read_text())
+        del said["seal"]
+        (old / "dataset.json").write_text(json.dumps(said | {"about": {"command": made}} | more))
+        with pytest.raises(ValueError, match="old bears no seal of yours.*--allow"):
+            refuse_others(guarded, Index.open(old))
+        with trust.allowing([str(old)]):
+            refuse_others(guarded, Index.open(old))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    with pytest.raises(ValueError, match="ours bears no seal of yours"):
+        refuse_others(guarded, Index.open(ours))
 
 
 def test_an_image_beside_a_video_is_its_cover_and_bytes_tell_where_names_do_not(tmp_path, media):

@@ -103,7 +103,7 @@ def test_clips_read_by_range_are_those_read_here_and_nothing_else_is_asked_for(s
 def test_workers_that_are_forked_later_read_too(server, tmp_path):
     index, there = here(server, tmp_path / "near"), Index.open(tmp_path / "far")
     index.read_member(0)
-    done = list(in_order(partial(_hash, index), range(6), workers=2, seconds=30, memory_gb=64))
+    done = list(in_order(partial(_hash, index), range(6), workers=2, seconds=30, memory_gb=64, apart=False))
     assert [one.result for one in done] == [hash_of(there.read_member(number)) for number in range(6)], done[0].reason
 
 

@@ -8,7 +8,8 @@ import torch
 
 from sora.configs.build import build
 from sora.data.world import PALETTE, parse
-from sora.evaluation.measures import DISTANCES, MEASURES, Seen, cautions, check_extractor, of_words
+from sora.evaluation.measures import DISTANCES, MEASURES, Seen, cautions, check_extractor, chosen, of_words
+from sora.evaluation.words import KNOWN
 from sora.metrics.observation import observe
 from sora.metrics.physics import Physics
 from sora.metrics.picture import PICTURE
@@ -129,3 +130,15 @@ def test_what_an_extractor_cannot_give_is_told_before_any_work():
     for word in ("kvd", "quality", "text"):
         with pytest.raises(ValueError, match="download it"):
             check_extractor([word], Missing())
+
+
+def test_a_word_that_does_not_fit_says_what_it_is_measured_of():
+    """Who wants continuations of a run is told that files are scored."""
+    for word, kind, told in (
+        ("continuation", "diffusion", "; continuation is measured of a folder of videos (checkpoint=FOLDER)"),
+        ("loss", "videos", "; loss is measured of a diffusion run"),
+        ("frechet_", "vae", "jedi"),
+    ):
+        with pytest.raises(ValueError) as error:
+            chosen([word], usual=(), known=KNOWN[kind], scored=kind)
+        assert told in str(error.value) and ("; " in str(error.value)) == told.startswith("; ")

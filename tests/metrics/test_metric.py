@@ -10,8 +10,12 @@ from torchmetrics import MetricCollection
 
 from sora.metrics.adherence import ASPECTS, PromptAdherence
 from sora.metrics.distribution import VideoDistribution
-from sora.metrics.extractors.efficientnet import Lite0
+from sora.metrics.extractors.efficientnet import EfficientNetLite0, Lite0
+from sora.metrics.extractors.flow_histograms import FlowHistograms
+from sora.metrics.extractors.frames import evenly
+from sora.metrics.extractors.motion3d import Motion3D
 from sora.metrics.extractors.pixels import Preparation
+from sora.metrics.extractors.transnet import TransNetV2
 from sora.metrics.extractors.weights import fill
 from sora.metrics.quality import VideoQuality
 from sora.metrics.rand3d import Random3D
@@ -85,6 +89,37 @@ def test_networks_that_are_built_in_another_default_dtype_give_the_same_features
     fill(again, state, Path("here"))
     seen = Preparation(size=(224, 224), kernel="antialiased", deviation=(0.5,) * 3)(REAL[:1, :1])[:, :, 0]
     assert seen.dtype == torch.float32 and torch.equal(again(seen), expected)
+
+
+EXTRACTORS = {
+    "rand3d": Random3D,
+    "motion3d": Motion3D,
+    "flow histograms": FlowHistograms,
+    "transnetv2": lambda: TransNetV2(batch=4),
+    "efficientnet": lambda: EfficientNetLite0(frames=4, batch=4),
+}
+
+
+@pytest.mark.parametrize("make", EXTRACTORS.values(), ids=list(EXTRACTORS))
+def test_every_extractor_is_built_and_sees_the_same_in_any_default_dtype(make, wide):
+    torch.set_default_dtype(torch.float32)
+    videos = {"bytes": REAL[:2], "numbers": REAL[:2].float() / 255, "halves": REAL[:2].half() / 255}
+    expected = {name: make()(given) for name, given in videos.items()}
+    for kind in (torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(kind)
+        network = make()
+        for name, given in videos.items():
+            found = network(given)
+            assert found.dtype == torch.float32 and torch.equal(found, expected[name]), (kind, name)
+
+
+def test_frames_are_chosen_alike_in_any_default_dtype(wide):
+    """Numbers above 256 are not all whole ones in bfloat16."""
+    for kind in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(kind)
+        places = evenly(torch.arange(4000)[None], 2000)[0]
+        exact = [number * 3999 / 1999 for number in range(2000)]
+        assert all(abs(place - at) < 0.501 for place, at in zip(places.tolist(), exact, strict=True)), kind
 
 
 def test_set_dtype_changes_what_features_are_kept_in_and_nothing_else():

@@ -1,11 +1,14 @@
 """The page about the metrics in other people's code: its block runs as it stands, and its figures are those that it names."""
 
+import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from sora.metrics.comparison import compare_features
+from sora.metrics.extractors.features import VideoFeatures
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 
@@ -29,8 +32,20 @@ def test_the_page_names_every_figure_of_a_distance():
 
 
 def test_the_classes_of_the_page_are_there():
-    from importlib import import_module
-
     for module, name in re.findall(r"`(\w+)\.(\w+)`", PAGE):
         if module not in ("torch", "sora"):
             assert callable(getattr(import_module(f"sora.metrics.{module}"), name)), (module, name)
+
+
+def test_the_extractors_of_the_page_are_made_as_it_says():
+    """Their arguments are all that they take; those that need no file are made and keep to the protocol."""
+    made = re.findall(r"`extractors\.(\w+)\.(\w+)\((.*?)\)`", PAGE)
+    assert len(made) == 5
+    for module, name, said in made:
+        kind = getattr(import_module(f"sora.metrics.extractors.{module}"), name)
+        given = eval(f"dict({said})")
+        inspect.signature(kind).bind(**given)
+        if "path" not in given:
+            assert isinstance(kind(**given), VideoFeatures)
+    named = re.findall(r"`extractors\.(\w+)\.(\w+)`", PAGE)
+    assert named and all(hasattr(import_module(f"sora.metrics.extractors.{module}"), name) for module, name in named)

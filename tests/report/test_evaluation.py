@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from sora.data.video import write
+from sora.evaluate import figure_lines
 from sora.metrics.protocol import preset_lines
 from sora.report import plots
-from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, write_page
+from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, told_shorter, write_page
 from sora.report.page import Plot, Prose, Videos
 from sora.report.plots import Panel, Span
 from sora.storage import write_json
@@ -220,3 +221,17 @@ def test_a_running_mean_lies_over_what_it_is_the_mean_of():
     (_, _), (places, means) = drawn
     assert places == xs[3:17] and means == pytest.approx([x / 100 + 0.02 for x in places])
     assert "0.1" in text and "times" not in text  # numbers as they are read, not as powers
+
+
+def test_a_figure_is_told_by_its_short_name_alone_where_it_has_one():
+    """Those of features with a word of their own begin with it; another extractor's short name is none of theirs."""
+    figures = {"frechet/rand3d-v1@9f": 1.5, "frechet/rand3d-v1@9f/low": 1.0, "frechet": 1.5, "frechet_low": 1.0}
+    figures |= {
+        "frechet/motion3d-v1@9f": 9.0,
+        "frechet/motion3d-v1@9f/infinite": 8.0,
+        "motion_frechet": 9.0,
+        "motion_frechet_infinite": 8.0,
+    }
+    figures |= {"frechet/i3d-1234@9f": 77.0, "psnr": 30.0}
+    assert [name for name in figures if told_shorter(name, figures)] == [name for name in figures if "/" in name and "i3d" not in name]
+    assert "frechet/motion3d-v1@9f/infinite" not in "".join(figure_lines(figures))

@@ -4,7 +4,8 @@
 
 `sora train` with loader workers, a tracker, averages that leave snapshots, a held-out loss and a checkpoint every 25 steps is looked at
 from outside, all its processes together. What is found goes to experiments/benchmarks/soak.json, of which `python experiments/soak_page.py`
-makes the plot in docs/checkpoints.md. Exit code 1: something grew, or a process is left behind.
+makes the plot in docs/checkpoints.md; that of a run of other steps goes to soak-STEPS.json. Exit code 1: something grew, or a process is
+left behind.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "experiments" / "benchmarks" / "soak.json"
 STEPS, EVERY, PAUSE = 2000, 25, 2.0
 WARM = 0.25  # of the steps, before which caches still fill
-GROWTH = {"memory_mb": 0.03, "descriptors": 0.0, "threads": 0.0, "children": 0.0, "shared_mb": 0.0}  # of the first quarter after that
+GROWTH = {"memory_mb": 0.02, "descriptors": 0.0, "threads": 0.0, "children": 0.0, "shared_mb": 0.0}  # of the first quarter after that
 CHILD_SUBREAPER = 36  # linux/prctl.h: whoever is left by its parent becomes ours
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a run and all that it started hold at a step. memory_mb: resident, each page shared by so many counted by its share."""
+    """What a run and all that it started hold at a step.
+
+    memory_mb: resident, each page shared by so many counted by its share; without pages of files, such as libraries, which are not the
+    run's: how much of them is counted depends on how many other processes of the machine have the same ones.
+    """
 
     step: int
     memory_mb: float
@@ -66,7 +71,8 @@ def looked(process: int, step: int) -> Look:
     everyone = family(process)
     for one in everyone:
         place = Path("/proc") / str(one)
-        memory += next(int(line.split()[1]) for line in (place / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+        held = [line.split() for line in (place / "smaps_rollup").read_text().splitlines()]
+        memory += sum(int(line[1]) for line in held if line[0] in ("Pss_Anon:", "Pss_Shmem:"))
         descriptors += len(os.listdir(place / "fd"))
         threads += len(os.listdir(place / "task"))
     shared = sum(path.stat().st_size for path in Path("/dev/shm").rglob("*") if path.is_file() and path.stat().st_uid == os.getuid())
@@ -121,6 +127,12 @@ def main(steps: int, output: Path) -> int:
     return int(bool(bad or left or code))
 
 
+def place_of(steps: int) -> Path:
+    """Where what is found goes."""
+    return FOUND if steps == STEPS else FOUND.with_name(f"soak-{steps}.json")
+
+
 if __name__ == "__main__":
     given = sys.argv[1:]
-    raise SystemExit(main(int(given[0]) if given else STEPS, Path(given[1]) if len(given) > 1 else FOUND))
+    asked = int(given[0]) if given else STEPS
+    raise SystemExit(main(asked, Path(given[1]) if len(given) > 1 else place_of(asked)))

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def state_of(step: int) -> TrainingState:
         "optimizer": {"a:step": torch.tensor(float(step)), "a:count": torch.arange(3), "empty": torch.zeros(0, 4)},
         "rng": {"0.torch": torch.arange(11, dtype=torch.uint8)},
     }
-    return TrainingState(step=step, samples=step * 10, tokens=step * 100, tensors=tensors, facts={"window": {"loss": 0.1}})
+    return TrainingState(step=step, samples=step * 10, tokens=step * 100, tensors=tensors, facts={"suspects": [[3, [1, 2]]]})
 
 
 def same(first: TrainingState, second: TrainingState) -> bool:
@@ -312,3 +313,56 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
     with pytest.raises(ValueError, match="a holds numbers that are not finite"):
         checkpoint.save(tmp_path, state, keep=1)
     assert not list(tmp_path.iterdir())
+
+
+WINDOW = {"steps": 1, "skipped": 0, "samples": 1, "tokens": 1, "loss": -3.5, "grad_norm": 1.0, "flops": 0.0}
+WINDOW |= {"data_seconds": 0.0, "step_seconds": 0.1, "parts": {"likelihood": [-3.5, 1.0], "levels": [[None, -1.0], [1.0, 1.0]]}}
+COUNTERS = {"step": 2, "samples": 20, "tokens": 200}
+
+
+def with_facts(**facts) -> TrainingState:
+    return replace(state_of(2), facts={"counters": COUNTERS, "window": WINDOW, "seconds": 1.0, "losses": [-2.0, 3.0], **facts})
+
+
+def test_losses_below_zero_and_parts_that_are_not_finite_are_part_of_a_state(tmp_path):
+    """The objective of a user may be a log-likelihood, and a part of it infinite where the loss is not."""
+    path = checkpoint.save(tmp_path, with_facts(), keep=1)
+    assert checkpoint.load(path).facts == with_facts().facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"counters": {**COUNTERS, "updates": -1}}, r"facts\.counters\.updates is -1"),
+        ({"counters": {**COUNTERS, "step": 3}}, "step is not what its counters say"),
+        ({"counters": {**COUNTERS, "samples": 20.0}}, r"facts\.counters\.samples is 20\.0"),
+        ({"window": {**WINDOW, "grad_norm": -1.0}}, r"facts\.window\.grad_norm is -1\.0"),
+        ({"window": {**WINDOW, "loss": float("nan")}}, r"facts\.window\.loss is nan"),
+        ({"window": {name: value for name, value in WINDOW.items() if name != "flops"}}, r"facts\.window\.flops is missing"),
+        ({"losses": [float("inf")]}, r"facts\.losses\.0 is inf"),
+        ({"profiles": {"ema": 0.0}}, r"facts\.profiles\.ema is 0\.0"),
+    ],
+)
+def test_a_state_that_no_resume_would_take_is_refused_when_it_is_written(tmp_path, facts, named):
+    with pytest.raises(ValueError, match=f"step-00000002 is not written, as no resume would take it: {named}"):
+        checkpoint.save(tmp_path, with_facts(**facts), keep=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_older_checkpoints_that_cannot_be_let_go_are_told(tmp_path, monkeypatch):
+    told = []
+
+    def refused(path, *_):
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    for step in (1, 2):
+        saving = checkpoint.Saving(tmp_path, state_of(step), rank=0, ranks=1)
+        saving.write()
+        with monkeypatch.context() as patch:
+            if step == 2:
+                patch.setattr(checkpoint, "_remove", refused)
+            saving.commit(keep=1, keep_every=0, report=told.append)
+    assert "older checkpoints could not be let go" in told[0] and "step-00000001" in told[0] and len(told) == 1
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path)] == [1, 2]
+    checkpoint.save(tmp_path, state_of(3), keep=1)
+    assert [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path)] == [3]

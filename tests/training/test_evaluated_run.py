@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,6 +162,22 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     i3d = {"extractor": {"_target_": "sora.metrics.I3DScript", "path": None, "kernel": "none", "crop": False, "batch": 1}}
     with pytest.raises(ValueError, match="extractor.path is not set"):
         scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d}), clips, requests)
+    # Motion has features of its own: neither the weights nor the frames that another extractor lacks are asked for.
+    moving = scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d, "metrics": ["motion"]}), clips, requests)
+    assert moving(originals)["motion_frechet"] < 1e-9 and "frechet" not in moving(originals)
+    stills = [(row, replace(request, frames=1)) for row, request in requests]
+    for metrics, asked, told in (
+        (
+            ["motion"],
+            stills,
+            "metrics has motion, which is of clips of 2 frames or more, and fewer than two of the held-out clips",
+        ),
+        (["kvd", "motion"], stills, "sees 2 frames or more, and held-out clips have 1; choose another, or leave kvd out .* motion .* stay"),
+        (["frechet", "kvd"], stills, "sees 2 frames or more, .* or leave frechet and kvd out of evaluation.videos.metrics$"),
+    ):
+        shots = {"extractor": {"_target_": "sora.metrics.TransNetV2", "batch": 1}, "metrics": metrics}
+        with pytest.raises(ValueError, match=told):
+            scorer(OmegaConf.create({**OmegaConf.to_container(said), **shots}), clips, asked)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from sora.configs.load import weights_of
 from sora.training import checkpoint, profiles
 from sora.training.checkpoint import SNAPSHOTS, Saving, TrainingState, thinned
 from sora.training.ema import Average, PostHoc, power_decay
+from sora.training.metrics import read
 from sora.training.module import Counters
 from sora.training.profiles import Profile, coefficients, gamma_of, overlaps
 from tests.data.making import flip
@@ -211,6 +212,20 @@ def test_a_damaged_snapshot_is_passed_over_by_name_and_a_damaged_end_is_refused(
     flip(newest / "ema.safetensors", 500)
     with pytest.raises(ValueError, match=r"step-00000012/ema\.safetensors is damaged"):
         profiles.averaged(newest, width=0.08)
+
+
+def test_a_damaged_checkpoint_whose_averages_cannot_be_kept_is_named_and_set_aside(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, until=4, snapshots=9)
+    checkpoints = folder / "checkpoints"
+    state = checkpoints / "step-00000002" / "state.json"
+    state.write_text(state.read_text().replace('"step": 2', '"step": -2'))
+    run(folder, until=8, snapshots=9, resumed=checkpoint.load(checkpoint.newest(checkpoints)))
+    assert steps(checkpoints) == [6, 8] and steps(folder / SNAPSHOTS) == [4]
+    assert (checkpoints / "damaged-step-00000002" / "ema.safetensors").is_file()  # of which somebody may make something
+    (event,) = [row for row in read(folder / "events.jsonl") if row["event"] == "kept otherwise"]
+    assert "step-00000002 leaves no averages, and is set aside as damaged-step-00000002: " in event["reason"]
+    assert "state.json is damaged: step is -2" in event["reason"]
 
 
 def test_averages_that_several_ranks_wrote_are_kept_and_found_too(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ import torch
 from sora import storage
 from sora.training import checkpoint
 from sora.training.metrics import read
-from tests.training.stand_ins import ADAMW, MUON, Steps, fit
+from sora.training.module import Loss, TrainingModule
+from tests.training.stand_ins import ADAMW, MUON, Pack, Steps, ToyTask, fit, module_of
 
 SPEEDS = {"tokens_per_second", "clips_per_second", "tflops_per_second", "peak_tflops_per_second", "mfu"}
 TIMINGS = {"seconds", "step_seconds", "data_share", "machine", *SPEEDS}
@@ -38,6 +41,36 @@ def final(folder: Path) -> dict[str, str]:
     random = {name: value for name, value in state.tensors["rng"].items() if "python" not in name}
     assert len(random) >= 3
     return hashes | {name: storage.text_hash(str(value.tolist())) for name, value in random.items()}
+
+
+class Likelihood(ToyTask):
+    """A loss far below zero, with a part that is infinite at every step and one that is so at some."""
+
+    def forward(self, pack: Pack) -> Loss:
+        plain = super().forward(pack)
+        count = pack.count
+        some = torch.stack([torch.tensor(math.inf if pack.sample_ids[0] % 3 else 1.0), -count])
+        parts = {**plain.parts, "never": (torch.tensor(-math.inf), count), "levels": (some, torch.stack([count, count]))}
+        return replace(plain, total=plain.total - 50 * count, parts=parts)
+
+
+def likelihood(**settings) -> TrainingModule:
+    module = module_of(**settings, spike=50.0, history=8)
+    module.task = Likelihood()
+    return module
+
+
+def test_a_loss_below_zero_with_parts_that_are_not_finite_is_cut_and_goes_on_bit_by_bit(tmp_path):
+    torch.manual_seed(0)
+    fit(tmp_path / "whole", until=TOTAL, total=TOTAL, log_every=5, make=likelihood)
+    expected = lines(tmp_path / "whole")
+    assert all(float.fromhex(row["loss"]) < -40 and row["never"] is None for row in expected)
+    for cut in (3, 7, 14):
+        folder = tmp_path / f"cut{cut}"
+        torch.manual_seed(0)
+        fit(folder, until=TOTAL, total=TOTAL, log_every=5, stop_at=cut, make=likelihood)
+        resume(folder, log_every=5, make=likelihood)
+        assert lines(folder) == expected and final(folder) == final(tmp_path / "whole")
 
 
 def resume(folder: Path, **settings) -> None:

@@ -54,6 +54,7 @@ def serve(said: int, clip: int, frames: int, parent: int, lasting: bool) -> None
     try:
         reader = rebuilt(order["reader"])
         _ = reader.identity()  # imports the backend, before the limit and before its chatter is silenced
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         _limit(order["memory"])
         confine()
     except ValueError as error:
@@ -63,7 +64,6 @@ def serve(said: int, clip: int, frames: int, parent: int, lasting: bool) -> None
         _tell(connection, {"failed": traceback.format_exc()})
         return
     _tell(connection, {"ready": True})
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     while True:
         try:

@@ -53,7 +53,7 @@ def foresee(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], 
     for its weights."""
     dit = _of_patches(network, source, patch=patch)
     place, *_ = _compared(dit, source, allowed)
-    fitting(dit.keys(dit), _named(files.outline(place.weights), dit.keys(dit), place.weights), dit.state_dict())
+    fitting(dit.keys(dit), _named(files.outline(place.weights), dit.keys(dit), place), dit.state_dict())
 
 
 def _of_patches(network: nn.Module | None, source: Path, *, patch: tuple[int, ...]) -> PublishedDiT:
@@ -75,7 +75,7 @@ def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Tak
     """
     map_ = dit.keys(dit)
     place, config, told = _compared(dit, source, allowed)
-    tensors = _named(files.read(place.weights), map_, place.weights)
+    tensors = _named(files.read(place.weights), map_, place)
     state = dit.state_dict()
     state.update(to_ours(map_, tensors, state))
     dit.load_state_dict(state)
@@ -89,16 +89,16 @@ def _compared(dit: PublishedDiT, source: Path, allowed: Sequence[str]) -> tuple[
     config: Any = None if place.config is None else storage.read_json(place.config)
     told: Any = said(options, ours) if place.config is None else config  # of what stands alone it is known of which class it is
     named = f"init={source}" if place.config is None else str(place.config)
-    refuse_other(options, told, ours, place=named, allowed=[name.removeprefix("dit.") for name in allowed])
+    refuse_other(options, told, ours, place=named, allowed=[name.removeprefix("dit.") for name in allowed], parts=place.parts)
     return place, config, told
 
 
-def _named(held: Mapping[str, Tensor], map_: KeyMap, place: Path) -> dict[str, Tensor]:
-    """The tensors of a file by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says more
-    than that all of them are missing."""
+def _named(held: Mapping[str, Tensor], map_: KeyMap, place: files.Place) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says
+    more than that all of them are missing."""
     tensors = files.bared(held, list(map_.keys))
-    if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors))):
-        raise ValueError(f"{place} holds other tensors than {map_.kind}'s in diffusers: {whose}")
+    if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors), parts=place.parts)):
+        raise ValueError(f"{place.weights} holds other tensors than {map_.kind}'s in diffusers: {whose}")
     return tensors
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sora.dit.published.options import anew
 from sora.gate.files import opened
 from sora.gate.forms import Fields, Named, beside, fitting
 from sora.gate.tensors import header, load
@@ -40,6 +41,11 @@ class Place:
     weights: Path
     config: Path | None
 
+    @property
+    def parts(self) -> bool:
+        """Whether the weights are several files, with an index."""
+        return _is_index(self.weights.name)
+
 
 def locate(source: Path) -> Place:
     """The one checkpoint that a file, an index, a folder, or a pipeline's folder with transformer/ in it, is.
@@ -54,7 +60,9 @@ def locate(source: Path) -> Place:
     if not source.is_dir():
         raise ValueError(f"init={source} does not exist")
     if (source / "run.json").is_file():
-        raise ValueError(f"init={source} is a run of ours; go on with it by resume={source}, or export it: sora export checkpoint={source}")
+        raise ValueError(
+            f"init={source} is a run of ours; go on with it by resume=, or export it as diffusers loads it, by sora export checkpoint="
+        )
     found = _within(source)
     for folder in sorted(path for path in source.iterdir() if path.is_dir() and path.name.startswith("transformer")):
         found += _within(folder)
@@ -170,23 +178,22 @@ def _refuse_others(path: Path) -> None:
 
 # ---- whose they are
 
-# Names of tensors that tell whose a file is: what it is called, and how to come by the names of diffusers, by its class where that reads
-# such files.
-ANEW, SINGLE = "let diffusers write them anew:", ".from_single_file(FILE).save_pretrained(FOLDER)"
+# Names of tensors that tell whose a file is: what it is called, and the class of diffusers that reads such files, or how else to come by
+# its names.
 MAKERS = {
     r"lora_(A|B|down|up|unet)": ("of a LoRA, which holds differences to a network and not the network", ""),
-    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", f"{ANEW} WanTransformer3DModel{SINGLE}"),
+    r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", "WanTransformer3DModel"),
     r"^(patchify_proj\.|transformer_blocks\.\d+\.attn1\.q_norm\.)": (
         "of LTX-Video's own files",
-        f"{ANEW} LTXVideoTransformer3DModel{SINGLE}",
+        "LTXVideoTransformer3DModel",
     ),
     r"^(double_blocks\.\d+\.img_attn_q|txt_in\.individual_token)": (
         "of HunyuanVideo's own repository",
-        f"{ANEW} HunyuanVideoTransformer3DModel{SINGLE}",
+        "HunyuanVideoTransformer3DModel",
     ),
     r"^(double_blocks\.\d+\.img_attn\.|single_blocks\.\d+\.modulation\.lin)": (
         "of FLUX's own repository",
-        f"{ANEW} FluxTransformer2DModel{SINGLE}",
+        "FluxTransformer2DModel",
     ),
     r"(^|\.)(transformer\.layers\.\d+\.|mixins\.)": (
         "of CogVideoX's own repository (SAT)",
@@ -199,15 +206,18 @@ MAKERS = {
 ROOTS = ("model.diffusion_model.", "diffusion_model.", "model.", "module.", "_orig_mod.", "transformer.")
 
 
-def makers(names: Sequence[str]) -> str:
-    """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known."""
+def makers(names: Sequence[str], *, parts: bool = False) -> str:
+    """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known.
+
+    parts: they are of several files."""
     for pattern, (whose, way) in MAKERS.items():
         for name in names:
             bare = name
             while root := next((root for root in ROOTS if bare.startswith(root) and not re.search(pattern, bare)), ""):
                 bare = bare.removeprefix(root)
             if re.search(pattern, bare):
-                return f"they are {whose} ({name}){f'; {way}' if way else ''}"
+                told = anew(way, parts=parts) if way.isidentifier() else way
+                return f"they are {whose} ({name}){f'; {told}' if told else ''}"
     return ""
 
 

@@ -37,6 +37,12 @@ OLDER = {
 MAKERS = {"WanModel": "Wan's own repository", "CausalWanModel": "a descendant of Wan's own repository"}
 
 
+def anew(kind: str, *, parts: bool) -> str:
+    """How a class of diffusers writes its makers' own files by the names of diffusers. parts: the weights are several files."""
+    what = "TENSORS, of all parts in one dict" if parts else "FILE"
+    return f"let diffusers write them anew: {kind}.from_single_file({what}).save_pretrained(FOLDER)"
+
+
 @runtime_checkable
 class Remembering(Protocol):
     """A module that knows what it was made with, by key, such as `AxialRope`."""
@@ -139,14 +145,14 @@ def _plain(value: Any) -> Any:
 # ---- in
 
 
-def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allowed: Sequence[str] = ()) -> None:
+def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allowed: Sequence[str] = (), parts: bool = False) -> None:
     """Raise ValueError unless a config.json, read from `place`, is one of a network that is ours in every leaf; all differences are named.
 
-    allowed: leaves of ours, or what they begin with, that may be others on purpose; each must be one.
+    allowed: leaves of ours, or what they begin with, that may be others on purpose; each must be one. parts: the weights are several files.
     """
     if not isinstance(found, Mapping):
         raise ValueError(f"{place} is damaged: it holds no mapping")
-    refuse_unknown(options, found, place=place)
+    refuse_unknown(options, found, place=place, parts=parts)
     config = {**options.defaults, **found}
     wrong = differences(options, config, ours, place=place)
     for name in allowed:
@@ -158,13 +164,13 @@ def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allo
         raise ValueError(f"{place} is of another network: {_there(options, config, wrong)}; {advice}")
 
 
-def refuse_unknown(options: Options, found: Mapping[str, Any], *, place: str) -> None:
+def refuse_unknown(options: Options, found: Mapping[str, Any], *, place: str, parts: bool = False) -> None:
     """Raise ValueError unless a config.json is of this class, of keys that are known, with values that some network here has."""
     kind = options.names[0]
     if found.get(CLASS) not in options.names:
         named = f"{CLASS}={found[CLASS]}" if CLASS in found else f"no {CLASS}"
         whose = MAKERS.get(str(found.get(CLASS)), "")
-        told = f": that is {whose}; let diffusers write it anew, {kind}.from_single_file(FILE).save_pretrained(FOLDER)" if whose else ""
+        told = f": that is {whose}; {anew(kind, parts=parts)}" if whose else ""
         raise ValueError(f"{place} says {named}, this dit is {CLASS}={kind}{told or '; choose the dit that the checkpoint was made of'}")
     if quantised := [key for key in found if "quant" in key]:
         raise ValueError(f"{place} has {quantised[0]}: its weights are quantised; init= takes weights of 16 or 32 bits")

@@ -63,8 +63,8 @@ def histogram(vectors: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "d"]:
     turn = torch.atan2(down, across) / (2 * math.pi) * ANGLES % ANGLES
     first = turn.floor()
     share, low, weight = turn - first, first.long() % ANGLES, torch.log1p(length)
-    directions = torch.zeros(ANGLES, device=vectors.device)
+    directions = vectors.new_zeros(ANGLES)
     directions.index_add_(0, low, weight * (1 - share))
     directions.index_add_(0, (low + 1) % ANGLES, weight * share)
-    classes = torch.bucketize(length, torch.tensor(BOUNDS, device=vectors.device))
-    return torch.cat([directions / len(length), torch.bincount(classes, minlength=LENGTHS) / len(length)])
+    classes = torch.bucketize(length, vectors.new_tensor(BOUNDS))
+    return torch.cat([directions / len(length), torch.bincount(classes, minlength=LENGTHS).to(length) / len(length)])

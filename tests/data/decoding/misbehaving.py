@@ -19,7 +19,7 @@ from sora.data.video import PYAV
 class Misbehaving:
     """Reads `b"..."` clips that say what is to happen; others give one grey frame that tells the process."""
 
-    marks: str = ""  # a folder in which "once" leaves a mark
+    marks: str = ""  # a folder in which a mark says that "once" has been
 
     def identity(self) -> str:
         return "misbehaving 1"
@@ -52,8 +52,9 @@ class Misbehaving:
             raise KeyError("a mistake of ours")
         if said == "refuse":
             raise ValueError(f"{name} is not for us")
+        if said == "write":
+            open(f"{self.marks}/written", "w").close()
         if said == "once" and not os.path.exists(f"{self.marks}/once"):
-            open(f"{self.marks}/once", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -189,3 +189,18 @@ def test_a_word_in_front_of_all_names_is_taken_off(made, tmp_path, front):
 def test_tensors_by_their_makers_names_are_called_theirs(made, tmp_path, names, said):
     save_file({name: torch.zeros(2) for name in names}, tmp_path / "a.safetensors")
     assert_refused(made, tmp_path / "a.safetensors", said)
+
+
+@pytest.mark.parametrize("config", [None, "WanModel"])
+def test_a_makers_checkpoint_in_parts_is_not_to_be_given_as_one_file(made, tmp_path, config):
+    """diffusers reads its makers' files one by one, or the tensors of all parts together; of one part it would make half a network."""
+    names = ["blocks.0.self_attn.q.weight", "head.head.weight"]
+    for number, name in enumerate(names, 1):
+        save_file({name: torch.zeros(2)}, tmp_path / f"{STEM}-{number:05d}-of-00002.safetensors")
+    weights = {name: f"{STEM}-{number:05d}-of-00002.safetensors" for number, name in enumerate(names, 1)}
+    (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": config}))
+    told = r"Wan's own repository.*from_single_file\(TENSORS, of all parts in one dict\)"
+    for source in (tmp_path, tmp_path / INDEX):
+        assert_refused(made, source, told)

@@ -1,0 +1,60 @@
+"""Files of hosts: what is read of one comes at a pace, is no more than it says to be, and what goes wrong is told in one way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sora import credentials
+
+PATIENCE, PACE = 20.0, 128 << 10  # seconds, and bytes for each one more, that a file may take
+
+
+class Unfit(ConnectionError):
+    """An answer that is none to what was asked: asking again will not help."""
+
+
+def refuse_slow(size: int, seconds: float, named: str) -> None:
+    """Raise Unfit where so many bytes took too long."""
+    if seconds > PATIENCE + size / PACE:
+        raise Unfit(f"{named} gave {size} bytes in {seconds:.0f} s, too few to wait for")
+
+
+class Reading:
+    """An open file of a host, whose faults are a `ConnectionError` that names it."""
+
+    def __init__(self, file: Any, url: str):
+        self._file, self._url = file, url
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except (ValueError, Unfit):
+            raise
+        except Exception as error:  # every package behind fsspec has errors of its own
+            why = credentials.masked(str(error)) or "no answer in time"
+            raise ConnectionError(f"{self._url} could not be read on: {type(error).__name__}: {why}") from error
+
+    def seek(self, offset: int, /) -> int:
+        return self._file.seek(offset)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def within(size: int, url: str) -> Any:
+    """For fsspec, which tells it of the parts of a file as they come: more than `size` bytes, or too few in their time, are `Unfit`."""
+    from fsspec.callbacks import Callback
+
+    class Within(Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self._began, self._got = time.monotonic(), 0
+
+        def relative_update(self, inc: int = 1) -> None:
+            self._got += inc
+            refuse_slow(self._got, time.monotonic() - self._began, url)
+            if self._got > size:
+                raise Unfit(f"{url} gives more than the {size} bytes that it says to have")
+
+    return Within()
