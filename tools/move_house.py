@@ -430,6 +430,24 @@ def ruff() -> list[str]:
     return own if subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0 else ["ruff"]
 
 
+def upward() -> list[str]:
+    """Imports that still run against the order of the rooms, lazy ones too."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from reach import imported
+
+    layers = eval(LAYERS.partition(" = ")[2], {"COMMANDS": "commands"})
+    rank = {room: number for number, rooms in enumerate(layers) for room in rooms}
+
+    def room(path: Path) -> str:
+        first = path.relative_to(ROOT / "sora").parts[0].removesuffix(".py")
+        return first if first in rank else "commands"
+
+    files = [path for path in sorted((ROOT / "sora").rglob("*.py")) if path != ROOT / "sora/__init__.py"]
+    pairs = [(path, target) for path in files for target in sorted(imported(path)) if target != ROOT / "sora/__init__.py"]
+    wrong = [(path, target) for path, target in pairs if room(path) != room(target) and rank[room(target)] >= rank[room(path)]]
+    return [f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}" for path, target in wrong]
+
+
 def homeless(moves: dict[str, str]) -> list[str]:
     """Files that lie in a place which is given up, and that no line of the table moves."""
     gone = tuple(f"sora/{folder}/" for folder in PACKAGES)
@@ -469,6 +487,8 @@ def main() -> int:
         for path in git("ls-files", "sora").split("\n")
         if path.endswith(".py") and not path.endswith("__init__.py")
     )
+    for line in upward():
+        print(f"against the order: {line}")
     print(f"{moved} files moved, {changed} rewritten; the fullest folder has {max(counts.values())} files")
     return 0
 
