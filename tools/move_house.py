@@ -124,7 +124,7 @@ def tests_of(moves: dict[str, str]) -> dict[str, str]:
     """Where tests go: those of a folder that moves as a whole with it, and the test of a module beside the module's new place."""
     here = [path for path in git("ls-files", "tests").split("\n") if path.endswith(".py")]
     whole = {"tests/configs/": "tests/config/", "tests/data/decoding/": "tests/video/decoding/", "tests/data/planning/": "tests/data/plan/"}
-    found = {}
+    found = {"tests/training/faults.py": "tests/faults.py"}  # the folder beside it is to be called so
     for path in here:
         folder = next((folder for folder in whole if path.startswith(folder)), None)
         if folder:
@@ -193,6 +193,11 @@ def move(moves: dict[str, str]) -> int:
             folder.rmdir()
         elif folder.is_dir() and not list(folder.glob("*.py")) and list(folder.rglob("*.py")) and not (folder / "__init__.py").exists():
             print(f"{folder.relative_to(ROOT)} has no __init__.py")
+    both = [
+        path for path in git("ls-files", "sora", "tests").split("\n") if path.endswith(".py") and (ROOT / path).with_suffix("").is_dir()
+    ]
+    if both:
+        sys.exit(f"a module and a folder of one name: {', '.join(both)}")
     return moved
 
 
