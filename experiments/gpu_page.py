@@ -54,11 +54,16 @@ def page(found: Mapping[str, Any] | None) -> str:
     lines = ["# On a GPU", ""]
     lines += [
         "`make gpu-check` runs one prepared script for some eight minutes on a machine with a GPU, Python and a torch of 2.10 or later,",
-        "without installing anything: `make gpu-wheels` fetches what else it needs where there is a network (37 MB), and",
+        "without installing anything: `make gpu-wheels` fetches what else it needs where there is a network (47 MB), and",
         "`outputs/gpu-wheels` is carried along. It writes `experiments/benchmarks/gpu.json` and `gpu.log` as it goes, so that a run",
         "that is cut off has told what it knew;",
         '`ARGS="minutes=4 only=attention,speed"` asks for less. `python experiments/gpu_page.py` then makes this page. On a CPU,',
         "`device=cpu` runs all of it at toy sizes, as the test suite does; such figures say nothing.",
+        "",
+        "What such a machine lacks is said as it begins: without pyarrow and Pillow, which the wheels leave out for their size,",
+        "`training` and `mesh` do not run, without what diffusers needs `peer`, and without a compiler of C what is compiled fails.",
+        "`only=` adds to the file of an earlier check of the same device and versions. Where git's history did not come along,",
+        "`SORA_COMMIT=…` says which commit ran. A check that is killed takes its sections and their runs with it.",
         "",
     ]
     if found is None:
@@ -67,7 +72,7 @@ def page(found: Mapping[str, Any] | None) -> str:
         versions = found["versions"]
         lines += [
             f"Run on {found['when']} on {found['device']}, torch {versions['torch']}, CUDA {versions['cuda']},",
-            f"Python {versions['python']}, at commit {found['commit'][:12] or 'unknown'}.",
+            f"driver {versions.get('driver') or 'unknown'}, Python {versions['python']}, at commit {_commit(found)}.",
             "",
         ]
     lines += ["| section | what it looks at | state |", "|---|---|---|"]
@@ -78,6 +83,8 @@ def page(found: Mapping[str, Any] | None) -> str:
             else found["sections"].get(name, {"status": "not run", "why": ""})
         )
         why = f": {entry['why'].splitlines()[-1][:160]}" if entry["why"] else ""
+        if found is not None and entry["status"] != "not run" and _commit(entry) != _commit(found):
+            why += f" (at commit {_commit(entry)}, {entry.get('when') or 'nobody knows when'})"
         lines.append(f"| `{name}` | {told} | {entry['status']}{why.replace('|', '/')} |")
     if found is not None:
         lines += ["", "| goal | asked | found |", "|---|---|---|"]
@@ -92,6 +99,11 @@ def page(found: Mapping[str, Any] | None) -> str:
         lines += ["", "| figure | value |", "|---|---|"]
         lines += [f"| `{name}` | {_number(value)} |" for name, value in found["figures"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _commit(of: Mapping[str, Any]) -> str:
+    commit, _, changes = of.get("commit", "").partition(" ")
+    return (commit[:12] or "unknown") + (f" {changes}" if changes else "")
 
 
 def _number(value: float | None) -> str:
@@ -110,7 +122,7 @@ def sentence(found: Mapping[str, Any] | None, *, link: str) -> str:
     ran = [name for name, status in states.items() if status == "ran"]
     rest = [f"{name} ({status})" for name, status in states.items() if status != "ran"]
     return (
-        f"On {found['device']} ({found['when']}, commit {found['commit'][:12]}) ran: {', '.join(ran) or 'nothing'};\n"
+        f"On {found['device']} ({found['when']}, commit {_commit(found)}) ran: {', '.join(ran) or 'nothing'};\n"
         f"not: {', '.join(rest) or 'none'} ([{link}]({link})). Several GPUs have not been used: `trainer=ddp|fsdp|hsdp|cp|tp` equal one\n"
         "process on 2 and 4 CPU processes (gloo).\n"
     )

@@ -34,8 +34,9 @@ PERMUTATIONS, BOOTSTRAP = 79, 100  # as in conf/evaluate.yaml
 FRAMES, SIDE, HEIGHT = 9, 48, 144
 # Clips of either side, pairs of sets: so many that a mean is sure to a hundredth or so, and p to a twentieth.
 SMALL = ((16, 16, 1000), (64, 64, 400), (16, 64, 500))
-MIDDLE, LARGE = ((256, 128, 300), (64, 512, 200)), ((2048, 2048, 300), (2048, 512, 60))
-FEWER, WIDE = ((2048, 2048, 60), (2048, 512, 60)), ((2048, 2048, 6), (2048, 512, 24))  # of features whose distances take longer
+MIDDLE, LARGE = ((256, 128, 300), (64, 512, 200)), ((2048, 2048, 300), (2048, 512, 40))
+FEWER, WIDE = ((2048, 2048, 40), (2048, 512, 40)), ((2048, 2048, 6), (2048, 512, 24))  # of features whose distances take longer
+DISTANCES = 300  # of each size, at the least: real features have tails
 POPULATION = 4400  # crops: two sets of 2,048, and some
 TIMED = ((2048, 2048, 400), (400, 400, 400), (256, 256, 1408), (64, 64, 224), (512, 64, 224))
 ROUNDS = 3
@@ -121,9 +122,15 @@ def measured(name: str, draw: Draw, n: int, m: int, pairs: int) -> dict[str, Any
             closed.append(frechet_floor(both.features, n, m))
         if n + m <= KERNELS:
             kernel.append(no_difference(kernel_splits(both.features, labels, [KVD])[0]).p)
-    gaps, mean = np.array(distances) - np.array(floors), float(np.mean(distances))
-    row: dict[str, Any] = {"what": "no difference", "population": name, "n": n, "m": m, "pairs": pairs}
-    row |= {"floor_to_distance": float(np.mean(floors)) / mean, "standard_error": float(gaps.std() / pairs**0.5) / mean}
+    error = float(np.std(np.array(distances) - np.array(floors))) / pairs**0.5
+    if pairs < DISTANCES:  # what floors should be, from more pairs than have one: a distance alone is eighty times as cheap
+        for _ in range(DISTANCES - pairs):
+            both = pooled(*draw(n, m, rng))
+            distances.append(Pool(both.features, ddof=1).split(both.first))
+        error = float(np.var(distances) / len(distances) + np.var(floors) / pairs) ** 0.5
+    mean = float(np.mean(distances))
+    row: dict[str, Any] = {"what": "no difference", "population": name, "n": n, "m": m, "pairs": pairs, "distances": len(distances)}
+    row |= {"floor_to_distance": float(np.mean(floors)) / mean, "standard_error": error / mean}
     row |= {"floor_spread": float(np.std(floors) / np.mean(floors)), "closed_form_to_distance": float(np.mean(closed)) / mean}
     row |= {"p_below_0.05": float(np.mean(np.array(p) <= 0.05 + 1e-9)), "ks": uneven(p), "kvd_ks": uneven(kernel) if kernel else None}
     print(row, flush=True)

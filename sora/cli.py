@@ -26,7 +26,7 @@ from sora.configs.words import listed, meant
 from sora.processes import Asked, Interrupts, follow_starter
 from sora.processes import command as run_command
 from sora.started import leave, started
-from sora.terminal import Lines, in_utf8, line, outlive, shown, styled, writable
+from sora.terminal import Lines, counted, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -342,7 +342,7 @@ def sweep(verb: str, flags: Flags) -> int:
             break
     failed = [number for number, code in enumerate(codes, 1) if code]
     if failed:
-        print(f"sora {verb}: {len(failed)} of {len(found.runs)} runs failed: {', '.join(map(str, failed))}", file=sys.stderr)
+        print(f"sora {verb}: {len(failed)} of {counted(len(found.runs), 'run')} failed: {', '.join(map(str, failed))}", file=sys.stderr)
     print("".join(f"{told}\n" for told in ended(verb, found)), end="")
     return asked or max(codes, default=0)
 

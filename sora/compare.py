@@ -18,6 +18,7 @@ from sora.grouping import Board, Entry
 from sora.metrics.scored import of_motion
 from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
 from sora.tables import Cell
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -76,7 +77,7 @@ def main(composed: Composed) -> None:
         print(text, end="")
         return
     storage.write_text(Path(config.output), text)
-    print(f"the table of {len(made.rows)} rows is in {config.output}")
+    print(f"the table of {counted(len(made.rows), 'row')} is in {config.output}")
 
 
 def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequence[str], over: Sequence[str], asked: bool = False) -> Board:
@@ -89,7 +90,8 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
 
     places, missing = opened(words)
     if len(places) + len(missing) < 2:
-        raise ValueError(f"{len(places)} scores are nothing to compare: sora compare A B …, with folders or files of scores, or runs")
+        few = counted(len(places), "score is", "scores are")
+        raise ValueError(f"{few} nothing to compare: sora compare A B …, with folders or files of scores, or runs")
     if not places:
         raise ValueError(f"{' '.join(words)}: none of the {len(missing)} runs of this sweep has begun")
     names = labels([*places, *missing])
@@ -174,7 +176,8 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     entries = []
     for place, name, run, found in zip(places, names, runs, figures, strict=True):
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
-        lacks = "" if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
+        lacks = f"no loss of its last steps is finite; {place / 'events.jsonl'} says which were left out" if run.diverged else ""
+        lacks = lacks if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
         entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []

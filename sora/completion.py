@@ -29,6 +29,7 @@ _sora() {
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _sora sora
+alias sora='noglob sora'  # data.folders=[data/world] is no pattern of files
 """
 FISH = r"""complete -c sora -f -a '(sora completion words (commandline -cp) 2>/dev/null)'
 """

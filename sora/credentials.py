@@ -10,8 +10,10 @@ import re
 from typing import Any
 
 MASK = "***"
+# Every text that is printed goes through these, also a stranger's of a megabyte: each is linear in its length, whatever it fails at, so a
+# part that may begin anywhere has a largest length, or takes all that it can and gives nothing back.
 # abfs writes CONTAINER@ACCOUNT, which is no credential unless a colon stands in it; a URL that was taken for a path has lost a slash
-_USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]*):(?://|/(?=[^/\s@'\"]+:[^/\s@'\"]+@))))(?P<user>[^/\s@'\"]+)@")
+_USER = re.compile(r"(?P<before>(?i:(?P<scheme>[a-z][a-z0-9+.-]{0,30}):(?://|/(?=[^/\s@'\":]++:[^/\s@'\"]++@))))(?P<user>[^/\s@'\"]++)@")
 _CONTAINERS = ("abfs", "abfss", "az")
 _QUERY = re.compile(
     r"(?P<before>[?&](?i:sig|signature|x-amz-signature|x-amz-security-token|x-amz-credential|awsaccesskeyid|x-goog-signature"
@@ -20,16 +22,17 @@ _QUERY = re.compile(
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}"  # Hugging Face
-    r"|sk-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"  # OpenAI, Anthropic and what follows them
+    r"|(?P<parts>sk-[A-Za-z0-9_-]++)"  # OpenAI, Anthropic and what follows them, if a part of it is long
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}"  # Amazon
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}"  # GitHub, GitLab
     r"|wandb_v\d+_[A-Za-z0-9_]{20,}|nvapi-[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}"  # wandb, NVIDIA, Replicate
     r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}"  # Google
     r"|xox[abeprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{40,}"  # Slack, npm, PyPI
-    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"  # JSON web tokens
+    r"|eyJ[A-Za-z0-9_-]{10,600}\.eyJ[A-Za-z0-9_-]{10,6000}\.[A-Za-z0-9_-]{10,}"  # JSON web tokens
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
     r")"
 )
+_PART = re.compile(r"[A-Za-z0-9]{16}")
 _NAMED = re.compile(
     r"(?P<before>(?<![\w.-])[\w.-]*(?i:_key|token|secret|passw(?:or)?d|apikey)(?:=|['\"]: ?)['\"]?)(?P<value>[^\s'\",;})]+)"
 )
@@ -52,7 +55,7 @@ def masked(text: str) -> str:
     """A text with *** in the place of each credential."""
     text = _USER.sub(lambda found: found[0] if _container(found) else f"{found['before']}{MASK}@", text)
     text = _QUERY.sub(rf"\g<before>{MASK}", text)
-    text = _TOKEN.sub(MASK, text)
+    text = _TOKEN.sub(lambda found: MASK if _token(found) else found[0], text)
     return _NAMED.sub(lambda found: found[0] if _plain(found["value"]) else f"{found['before']}{MASK}", text)
 
 
@@ -77,12 +80,16 @@ def kind_of(text: str) -> str | None:
         return "a URL with a user or a password"
     if _QUERY.search(text) and "://" in text:
         return "a URL with a signature or a key"
-    return "what has the form of an access token" if _TOKEN.search(text) else None
+    return "what has the form of an access token" if any(map(_token, _TOKEN.finditer(text))) else None
 
 
 def _way(text: str) -> str:
     scheme = text.partition("://")[0].lower() if "://" in text else ""
     return f"give it {WAYS.get(scheme, OTHERWISE)}"
+
+
+def _token(found: re.Match[str]) -> bool:
+    return found["parts"] is None or _PART.search(found["parts"]) is not None
 
 
 def _container(found: re.Match[str]) -> bool:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
 
@@ -21,6 +24,14 @@ EXAMPLES = (
 ACTIONS = ("index", "check", "show")
 EVERY = ("output", "workers", "clip_seconds", "worker_memory_gb")
 READ = {"check": (*EVERY, "decode"), "show": (*EVERY, "clips", "sample")}  # the keys of each action; all others are of index
+NUMBERS = {
+    "workers": Number(0, whole=True, most=MOST_WORKERS),
+    **dict.fromkeys(("clip_seconds", "worker_memory_gb", "most_mb"), Number(0, above=True)),
+    **dict.fromkeys(("decode", "max_bad_share", "held_out"), Number(0, most=1)),
+    **dict.fromkeys(("fetch_after", "sample"), Number(1, whole=True)),
+    "clips": Number(0, whole=True),
+    "cache_mb": Number(0),
+}
 
 
 def main(composed: Composed) -> int | None:
@@ -33,6 +44,7 @@ def main(composed: Composed) -> int | None:
         wanted = ", ".join(f"{action}=FOLDER" for action in ACTIONS)
         raise ValueError(f"needs one of {wanted}; given: {', '.join(given) or 'none'}")
     refuse_idle(config, composed.said, idle(config, given[0]), why=f"with {given[0]}=")
+    refuse_numbers(config, NUMBERS)
     if why := lacking():
         print(f"note: {why}")
     return {"index": index, "check": check, "show": show}[given[0]](config)
@@ -49,6 +61,7 @@ def index(config: Any) -> None:
 
     from omegaconf import OmegaConf
 
+    from sora.configs.commands import command
     from sora.configs.following import after_prepare
     from sora.data.clip_texts import CaptionWords
     from sora.data.foreign import Choices
@@ -60,10 +73,8 @@ def index(config: Any) -> None:
 
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
-    store = store_of(place, **elsewhere)
-    if output is None and store.remote:
-        raise ValueError(f"index={place} is a URL; name the folder for its index with output=FOLDER")
-    folder = output or Path(place)
+    store, folder = store_of(place, **elsewhere), output or Path(place)
+    _refuse_unfit(config, remote=store.remote)
     far = place if store.remote else str(Path(place).resolve())
     if output is not None and (folder / DATASET).exists() and names_place(folder, far):
         write_remote(folder, far, **elsewhere)
@@ -101,7 +112,25 @@ def index(config: Any) -> None:
                 passed=passed,
                 report=report,
             )
-    say(*_told(described, folder), f"next: {after_prepare(folder, Index.open(folder))}")
+    # where all clips are held out there is nothing to train on
+    then = after_prepare(folder, Index.open(folder)) if "train" in described["splits"] else command("data", "show", folder)
+    say(*_told(described, folder), f"next: {then}")
+
+
+def _refuse_unfit(config: Any, *, remote: bool) -> None:
+    """Raise ValueError for an index that needs a place of its own, and for a key that says nothing of shards."""
+    from pathlib import Path
+
+    from sora.data.clip_texts import FILE
+    from sora.storage import may_write
+
+    if FILE in config.captions.get("keys", {}):
+        raise ValueError(f"captions.keys={{{FILE}: …}} has no effect with index=, where members of one name are one sample; leave it out")
+    if config.output is None and remote:
+        raise ValueError(f"index={config.index} is a URL; name the folder for its index with output=FOLDER")
+    if config.output is None and Path(config.index).is_dir() and not may_write(Path(config.index)):
+        why = "cannot be written, and its index would lie beside the shards"
+        raise ValueError(f"index={config.index} {why}; name a folder of your own: output=FOLDER")
 
 
 def _there(store: Any, name: str) -> bool:
@@ -115,19 +144,27 @@ def _there(store: Any, name: str) -> bool:
 def _told(described: dict[str, Any], folder: Any) -> list[str]:
     from sora.data.tree import listed
 
-    totals = described["totals"]
-    shown = f"{totals['clips']} clips in {len(described['shards'])} shards, {totals['frames']} frames, {totals['seconds']:.0f} seconds"
-    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {totals['captions']} captions"]
+    totals, splits = described["totals"], described["splits"]
+    parts = (
+        f" ({', '.join(f'{count} {split}' for split, count in sorted(splits.items(), reverse=True))})" if set(splits) != {"train"} else ""
+    )
+    shown = (
+        f"{counted(totals['clips'], 'clip')}{parts} in {counted(len(described['shards']), 'shard')}, {counted(totals['frames'], 'frame')}"
+    )
+    shown = f"{shown}, {counted(round(totals['seconds']), 'second')}"
+    lines = [f"{folder}: {shown}, {totals['bytes'] / 2**20:.1f} MB, {counted(totals['captions'], 'caption')}"]
     refused = described.get("refused", {})
     if described.get("kept"):
-        lines.append(f"  {described['kept']} shards had been indexed before, and were kept")
+        lines.append(
+            f"  {counted(described['kept'], 'shard had been indexed before, and was', 'shards had been indexed before, and were')} kept"
+        )
     if refused:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
         lines.append(f"  {sum(refused.values())} could not be used ({kinds}); {folder}/refused.jsonl says which and why")
     if passed := described.get("passed"):
         shown = listed([f"{one.source} {one.reason}" for one in passed])
         lines.append(f"  {len(passed)} passed over ({shown}); {folder}/report.json names them")
-    return lines + [f"  note: {count} {note}" for note, count in sorted(described.get("notes", {}).items())]
+    return lines + [f"  note: {note}: {count}" for note, count in sorted(described.get("notes", {}).items())]
 
 
 def check(config: Any) -> int:
@@ -193,7 +230,8 @@ def show(config: Any) -> None:
     described = describe(opened, sample=config.sample)
     (length, unit), (size, prefix) = lasting(described.totals["seconds"]), heavy(described.totals["bytes"])
     splits = ", ".join(f"{count} {split}" for split, count in described.splits.items())
-    held = f"{described.totals['clips']} clips ({splits}), {described.totals['frames']} frames, {length:.4g} {unit}, {size:.4g} {prefix}"
+    clips, frames = counted(len(opened), "clip"), counted(int(described.totals["frames"]), "frame")
+    held = f"{clips} ({splits}), {frames}, {length:.4g} {unit}, {size:.4g} {prefix}"
     print(f"{folder}: {held}; shards: {described.totals['shards']}\n")
     width = min(shutil.get_terminal_size((100, 30)).columns, 120)
     for histogram in described.histograms:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sora.data.units import WHOLE, Part
+from sora.gate.sizes import Number, refuse_numbers
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +27,10 @@ EXAMPLES = (
     "sora encode vae=outputs/vae data=data/mine text=t5_xxl device=cuda",
     "sora encode vae=outputs/vae data=data/mine part=[3,64]",
 )
+NUMBERS = {
+    **dict.fromkeys(("batch", "captions_per_file", "threads"), Number(1, whole=True)),
+    "max_bad_share": Number(0, most=1),
+}
 
 
 def main(composed: Composed) -> None:
@@ -37,6 +43,10 @@ def main(composed: Composed) -> None:
     from sora.locks import alone_in
     from sora.storage import may_write
 
+    refuse_numbers(composed.config, NUMBERS)
+    multiple = list(composed.config.multiple)
+    if len(multiple) != 3 or min(multiple) < 1:
+        raise ValueError(f"multiple={multiple} is not three whole numbers from 1, of frames, rows and columns, such as [1,2,2]")
     index, part = Index.open(composed.config.data), Part.of(composed.config.part)
     if not may_write(index.folder):
         shown = command("data", "index", str(index.folder), "output=FOLDER")
@@ -106,11 +116,11 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     latents = LatentIndex(index, artefact.artefact_hash(source))
     lost = _warn_of_scale(latents)
     note = f", {trimmed} of them trimmed to fit" if trimmed else ""
-    print(f"{len(index) - lost} clips{note} and {len(captions)} captions ({new} new) are encoded in {index.folder}")
+    print(f"{counted(len(index) - lost, 'clip')}{note} and {counted(len(captions), 'caption')} ({new} new) are encoded in {index.folder}")
     _tell_of_cuts(cache.manifest_path(index.folder, encoder.fingerprint))
     if lost:
         listed = f"latents-{latents.vae_hash[:8]}-refused.jsonl"
-        print(f"  {lost} clips could not be encoded; {index.folder / listed} says which and why")
+        print(f"  {counted(lost, 'clip')} could not be encoded; {index.folder / listed} says which and why")
     print(f"next: {after_encode(Path(config.vae), index.folder, shapes=latents.shapes, text=config.text)}")
 
 
@@ -124,10 +134,12 @@ def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE
 
     rows = (row for several in part.some(shard_rows(index)).values() for row in several)
     found = {(caption.kind, caption.text) for row in rows for caption in index.captions(row)}
-    there = sorted({kind for kind, _ in found})
-    unknown = sorted(set(kinds or ()) - set(there))
-    if unknown and part.of_all == 1:  # a part may have no clip of some kind, or none at all
-        raise ValueError(f"captions={list(kinds or ())}: no clip of {index.folder} has kind {', '.join(unknown)}, only {', '.join(there)}")
+    there = {kind for kind, _ in found}
+    if set(kinds or ()) - there and part.of_all > 1:  # a part may have no clip of some kind, or none at all
+        there = {caption.kind for row in range(len(index)) for caption in index.captions(row)}
+    if unknown := sorted(set(kinds or ()) - there):
+        has = ", ".join(sorted(there)) or "none"
+        raise ValueError(f"captions={list(kinds or ())}: no clip of {index.folder} has kind {', '.join(unknown)}, only {has}")
     return {"", *(text for kind, text in found if kinds is None or kind in kinds)}
 
 
@@ -265,7 +277,10 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
     there = np.flatnonzero(latents.shapes.any(axis=1))
     rows = there[np.unique(np.linspace(0, len(there) - 1, sample).round().astype(int))].tolist()
     if odd := unlike(latents.latents(row) for row in rows):
-        print(f"beware: over {len(rows)} clips the latents are not white, so the noise levels mean something else; {'; '.join(odd)}")
+        print(
+            f"beware: over {counted(len(rows), 'clip')} the latents are not white, so that noise levels mean something else; "
+            f"{'; '.join(odd)}"
+        )
         print("  (the clips differ from those that the VAE was trained on, or it was trained too little)")
     return len(latents) - len(there)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import bounded
 from sora.started import started
+from sora.terminal import counted
 from sora.training.ranks import say
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
     plan.remember(folder / "plan.cache")
     vae = artefact.load(planned.vae)
     for reason, count in plan.skipped.items():
-        say(f"left out: {count} clips ({reason})")
+        say(f"left out: {counted(count, 'clip')} ({reason})")
     for line in captions_told(config, planned):
         say(line)
     objective = build(config.objective, path=build(config.path), density=build(config.density))

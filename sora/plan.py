@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sora import terminal
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,7 +65,7 @@ def tell_of_crops(config: DictConfig) -> None:
 
     data, plan = vae_plan(config)
     print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
-    print(f"a step: {plan.batch} crops in {plan.packs} packs; every shape in turn")
+    print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
     if config.get("cluster") is not None:
         from sora.price_vae import priced

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,6 +24,12 @@ EXAMPLES = (
     "sora prepare input=videos captions=captions.csv output=data/mine source.size=256 source.fps=16 source.frames=65",
     "sora prepare source=world count=3000 output=data/world",
 )
+NUMBERS = {
+    "count": Number(1, whole=True),
+    "workers": Number(0, whole=True, most=MOST_WORKERS),
+    "shard_mb": Number(1),
+    **dict.fromkeys(("unit_seconds", "worker_memory_gb"), Number(0, above=True)),
+}
 
 
 def main(composed: Composed) -> None:
@@ -42,6 +51,7 @@ def main(composed: Composed) -> None:
     from sora.terminal import say
 
     config = composed.config
+    refuse_numbers(config, NUMBERS)
     output, part = Path(config.output), Part.of(config.part)
     if config.input is not None:
         refuse_nested(output, Path(config.input), key="input")
@@ -58,7 +68,7 @@ def main(composed: Composed) -> None:
         with _progress(len(part.some(job.units))) as report:
             kept, refused = keep(job, units, run=run, report=report)
         if part.of_all > 1:
-            print(f"part {part} of {output} is prepared: {len(kept)} files; when all parts are, end with the same line without part")
+            print(f"part {part} of {output} is prepared: {counted(len(kept), 'file')}; when all are, end with the same line without part")
             return
         about = {"command": "prepare", "config": OmegaConf.to_container(config, resolve=True)}
         described = join(job, units, kept, refused, max_bytes=int(config.shard_mb * 2**20), about=about)
@@ -89,7 +99,7 @@ def _progress(total: int) -> Any:
             task = progress.add_task("preparing", total=total)
 
             def report(done: int, clips: int) -> None:
-                progress.update(task, completed=done, description=f"preparing, {clips} clips", refresh=True)
+                progress.update(task, completed=done, description=f"preparing, {counted(clips, 'clip')}", refresh=True)
 
             yield report
 
@@ -101,13 +111,14 @@ def summary(described: dict[str, Any], output: Path) -> str:
     totals, splits = described["totals"], described["splits"]
     parts = [f"{count} {split}" for split, count in sorted(splits.items(), reverse=True)]
     line = (
-        f"{output}: {totals['clips']} clips ({', '.join(parts)}), {totals['frames']} frames, {totals['seconds']:.0f} seconds, "
-        f"{totals['bytes'] / 2**20:.1f} MB in {len(described['shards'])} shard{'s' if len(described['shards']) > 1 else ''}"
+        f"{output}: {counted(totals['clips'], 'clip')} ({', '.join(parts)}), {counted(totals['frames'], 'frame')}, "
+        f"{counted(round(totals['seconds']), 'second')}, "
+        f"{totals['bytes'] / 2**20:.1f} MB in {counted(len(described['shards']), 'shard')}"
     )
     told = [f"{described[key]} {what}" for key, what in (("refused", "could not be used"), ("passed", "passed over")) if described[key]]
     named = [f"{', '.join(told)}: {output / 'report.json'} says which and why"] if told else []
     without = sum(counts["without"] for counts in described["captioned"].values())
-    silent = [f"{without} of {totals['clips']} clips have no caption"] if without else []
+    silent = [f"{without} of {counted(totals['clips'], 'clip has', 'clips have')} no caption"] if without else []
     return "; ".join([line, *named, *silent, *described["told"]])
 
 

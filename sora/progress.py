@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sora.terminal import counted
+
 EVERY = 15.0  # seconds between lines where there is no terminal
 Told = Callable[[int, int], None]
 
 
 @contextmanager
 def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
-    """Show how much is done, how fast, and the time left; gives a function of (done, total). unit: what is counted, as in "clips"."""
+    """Show how much is done, how fast, and the time left; gives a function of (done, total). unit: one of what is counted, as in "clip"."""
     if sys.stderr.isatty():
         with _bar(what, unit) as bar:
             yield bar
@@ -30,7 +32,7 @@ def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
 
     yield line
     if shown[1]:
-        done = f"{shown[0]} {unit}".rstrip()
+        done = counted(shown[0], unit, f"{unit}s") if unit else str(shown[0])
         print(f"{what}: {done} in {_minutes(time.monotonic() - began)}", file=sys.stderr, flush=True)
 
 
@@ -56,7 +58,8 @@ def _counted(done: int, total: int, unit: str, gone: float) -> str:
 
 
 def _rate(done: int, unit: str, gone: float) -> str:
-    return f"{unit}, {done / gone:.3g}/s" if done and gone > 0 else unit
+    many = f"{unit}s" if unit else ""
+    return f"{many}, {done / gone:.3g}/s" if done and gone > 0 else many
 
 
 def _minutes(seconds: float) -> str:

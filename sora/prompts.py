@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from sora.gate.sizes import Number, number_in, refuse_numbers
 
 if TYPE_CHECKING:
     from sora.data.records import Record
@@ -15,30 +16,6 @@ if TYPE_CHECKING:
 
 FIELDS = ("prompt", "negative", "size", "seconds", "fps", "seed")
 TEXT = ".txt"  # a prompt on each line
-
-
-class Number(NamedTuple):
-    """The numbers that a key takes. above: whether `least` itself is none of them. whole: without a fraction."""
-
-    least: float = -math.inf
-    above: bool = False
-    whole: bool = False
-    most: float = math.inf
-
-    def of(self, value: Any, named: str) -> float:
-        """The value as a number. Raises ValueError for any other."""
-        if isinstance(value, str | bool) or not isinstance(value, int | float):
-            quotes = "; write it without quotes" if isinstance(value, str) and _number(value) is not None else ""
-            raise ValueError(f"{named}={value!r} is no number{quotes}")
-        if self.whole and (not math.isfinite(value) or value != int(value)):
-            raise ValueError(f"{named}={value} is no whole number")
-        low = value <= self.least if self.above else value < self.least
-        if not math.isfinite(value) or low or value > self.most:
-            bounds = "" if self.least == -math.inf else f" {'above' if self.above else 'of at least'} {self.least:g}"
-            raise ValueError(
-                f"{named}={value} is out of range: give a number{bounds}{'' if self.most == math.inf else f', {self.most:g} at most'}"
-            )
-        return int(value) if self.whole else float(value)
 
 
 NUMBERS = {
@@ -59,9 +36,7 @@ NUMBERS = {
 
 def check_numbers(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a key of a command that no number of its kind stands for; null stands for itself."""
-    for key, number in NUMBERS.items():
-        if key in config and config[key] is not None:
-            number.of(config[key], key)
+    refuse_numbers(config, NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -147,7 +122,7 @@ def _line(record: Record) -> Line:
         _check_size(values["size"], place)
     for name in ("seconds", "fps", "seed"):
         if name in values:
-            value = values[name] if record.typed else _number(values[name], otherwise=values[name])
+            value = values[name] if record.typed else number_in(values[name], otherwise=values[name])
             values[name] = NUMBERS[name].of(value, f"{place}: {name}")
     return Line(**values)
 
@@ -159,16 +134,6 @@ def _check_size(size: str, place: str) -> None:
         size_of(size, area=1.0, multiple=(1, 1))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-
-
-def _number(text: str, otherwise: Any = None) -> Any:
-    """A number that is written out, as people write it."""
-    for kind in (int, float):
-        try:
-            return kind(text.strip())
-        except ValueError:
-            continue
-    return otherwise
 
 
 def negative_of(said: Any) -> str:

@@ -154,9 +154,10 @@ def several(places: Sequence[Path], *, most: int):
         shown = max(sample_folders(place), default=(0, place))[1]
         if clips := samples_of(shown, most=most):
             sections.append(Section(name, [Videos(clips)]))
+        elif not is_run(place) and not any(place.glob("**/scores.json")):
+            raise ValueError(f"{place} holds no run, no scores and no samples that could be shown")
     if not sections:
-        some = len(places) > 1 and all((place / "scores.json").is_file() for place in places)
-        raise ValueError(why if some else f"{places[0]} holds no run, no scores and no samples that could be shown")
+        raise ValueError(why)
     return Page(f"{len(places)} side by side" if len(places) > 1 else names[0], ", ".join(names), sections)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora import terminal
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
@@ -85,11 +86,11 @@ def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, 
     total, left = len(batch.requests), sum(len(pack) for pack in missing)
     there = f", {total - left} of which are there" if left < total else ""
     goes_on = "; stopped, the same command goes on" if len(missing) > 1 else ""  # of one pack nothing is there before it is whole
-    print(f"{total} sample{'s' * (total > 1)} from {source}, into {batch.folder}{there}{goes_on}", flush=True)
+    print(f"{counted(total, 'sample')} from {source}, into {batch.folder}{there}{goes_on}", flush=True)
     if not missing:
         return
     steps = generator.recipe.steps
-    with progress_bar("sampling", "steps") as progress:
+    with progress_bar("sampling", "step") as progress:
         for done, pack in enumerate(missing):
 
             def report(step: int, _: int, before: int = done * steps) -> None:

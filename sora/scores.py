@@ -107,7 +107,8 @@ def score_of(label: str, path: Path) -> Score:
 
 def labels(places: Sequence[Path]) -> list[str]:
     """Short names of places: their paths without the parts that all begin and all end with."""
-    parts = [[part for part in place.parts if part != "scores.json"] for place in places]
+    named = places if all(place.name not in ("", "..") for place in places) else [place.resolve() for place in places]
+    parts = [[part for part in place.parts if part != "scores.json"] for place in named]
     while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
         parts = [each[1:] for each in parts]
     while all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:

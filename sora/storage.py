@@ -196,9 +196,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError where it is no regular file."""
+def file_hash(path: Path, *, most: int | None = None) -> str:
+    """SHA-256 of a file's bytes, hexadecimal. Raises ValueError where it is no regular file, or has more than `most` bytes: a hole of a
+    terabyte takes no room on a disk."""
     with opened(path) as file:
+        if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
+            raise ValueError(f"{path} has {size:,} bytes, and {most:,} are the most that such a file has")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -35,6 +35,12 @@ class Lines(ValueError):
     """A user's mistake that is told in several lines."""
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """How many of something there are, for people: "1 clip", "3 clips". one, many: what they are called, with the verb where one follows
+    ("clip has", "clips have"); many is one with an s where it is not given."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class Lasting:
     """A stream that, from `outlive` on, is let go when it can take no more: a terminal that was closed, a pipe whose reader has left, a log
     on a full disk. What is said then goes nowhere."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.resuming import enter, opened, record, settle, standing
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +33,6 @@ def main(composed: Composed) -> int:
     from sora import storage
     from sora.configs.build import build
     from sora.configs.commands import command
-    from sora.configs.following import after_diffusion, after_vae
     from sora.jobs import JOBS, finish_vae
     from sora.processes import own
     from sora.training import ranks, rng
@@ -85,10 +85,19 @@ def main(composed: Composed) -> int:
                 goes_on = command("train", resume=run.folder)
                 ranks.say(f"stopped and saved at step {module.counters.step} of {config.steps}; go on with: {goes_on}")
                 return flag.exit_code
-    ranks.say(f"trained {module.counters.step} steps on {module.counters.samples:,} clips; the run is {run.folder}")
+    ranks.say(f"trained {counted(module.counters.step, 'step')} on {counted(module.counters.samples, 'clip')}; the run is {run.folder}")
+    tell_of_next(config, run)
+    return 0
+
+
+def tell_of_next(config: DictConfig, run: Run) -> None:
+    """Print the commands for which a finished run is there."""
+    from sora.configs.commands import command
+    from sora.configs.following import after_diffusion, after_vae
+    from sora.training import ranks
+
     ranks.say(f"its page: {command('report', run.folder)}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
-    return 0
 
 
 def tell_of_bad(run: Run) -> None:
@@ -101,7 +110,7 @@ def tell_of_bad(run: Run) -> None:
         lines = metrics.read(listed, LINE)
         held = sum("sample_id" in line for line in lines)
         told = [
-            f"{count} clips {why}"
+            f"{counted(count, 'clip')} {why}"
             for count, why in ((len(lines) - held, "could not be read"), (held, "had losses that are not finite"))
             if count
         ]

@@ -44,11 +44,21 @@ class Trained:
     def finished(self) -> bool:
         return self.step >= self.steps > 0
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it told losses of its last steps, and none of them is finite."""
+        return bool(self._late) and not any(number(line.get("loss")) for line in self._late)
+
+    @property
+    def _late(self) -> list[Mapping[str, Any]]:
+        """The lines of the last steps."""
+        return [line for line in self.lines if line["step"] > (1 - LAST) * self.step]
+
     def figures(self) -> dict[str, float]:
         """What a table shows: the loss of training over the last tenth of its steps, what was measured last of the averaged weights with
         its intervals, and how fast it went. Names of the former begin with "training"."""
         found: dict[str, float] = {}
-        losses = [line["loss"] for line in self.lines if number(line.get("loss")) and line["step"] > (1 - LAST) * self.step]
+        losses = [line["loss"] for line in self._late if number(line.get("loss"))]
         if losses:
             found["training loss"] = fmean(losses)
         last = next((line for line in reversed(self.measured) if line.get("weights", WEIGHTS) == WEIGHTS), {})

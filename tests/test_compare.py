@@ -345,6 +345,23 @@ def test_a_run_that_is_not_whole_or_not_there_has_no_part_in_a_mean_and_is_named
     assert "12.5" not in told.out and "frechet" in told.out and told.err.count("it has no scores; sora evaluate checkpoint=") == 3
 
 
+def test_a_run_whose_last_losses_are_not_finite_is_whole_but_has_no_part_in_a_mean_and_is_named(tmp_path, capsys):
+    home = swept(swept(tmp_path / "sw", SEEDS), {"density=uniform,seed=1": None})
+    assert run("compare", [str(home / name) for name in SEEDS]) == 0
+    told = capsys.readouterr()
+    assert "1 of 2" in told.out and "density=uniform,seed=1: no loss of its last steps is finite; " in told.err and "mode" not in told.err
+
+
+def test_a_figure_has_one_column_whatever_its_short_name_and_this_folder_has_a_name(tmp_path, capsys, monkeypatch):
+    both = figures(2.0) | {"frechet/motion3d-v1@9f": 5.0, "kvd/motion3d-v1@9f": 6.0, "motion_frechet": 5.0, "motion_kvd": 6.0}
+    for name in ("one", "two"):
+        written(tmp_path / name, protocol(), **both)
+    monkeypatch.chdir(tmp_path / "one")
+    head, *rows = rows_of(capsys, [".", "../two"])
+    assert head.count("motion_frechet") == 1 and not [name for name in head if "motion3d" in name] and head.count(f"frechet/{KEY}") == 1
+    assert [row[0] for row in rows] == ["one", "two"]
+
+
 def test_what_was_measured_on_other_clips_is_told(tmp_path, capsys):
     home = swept(tmp_path, {"seed=0": 1.0}, evaluation={"clips": 8})
     swept(home, {"seed=1": 1.0}, evaluation={"clips": 16})

@@ -1,5 +1,7 @@
 """What is a credential is told by its form and its name; what only looks like one in a hurry stays as it is."""
 
+import time
+
 import pytest
 import yaml
 
@@ -104,3 +106,28 @@ def test_no_file_of_conf_holds_what_is_taken_for_a_credential():
     for path in files:
         credentials.refuse(yaml.safe_load(path.read_text()), said_by=str(path))
         assert credentials.masked(path.read_text()) == path.read_text(), path
+
+
+NEARLY = (
+    *("a", "a@", "a-", "a_", "A", "0", ".", "-", "_", " ", "\n", "://", "a://", "http:/", "https://a:", "https://a:b", "a:/:", "a:/b:c:"),
+    *("?key=", "&sig", "sk-", "-sk-a", "hf_", "AKIA", "gho_", "glpat-", "wandb_v1", "ya29.", "xoxb-", "eyJ", "eyJ-", "eyJaaaaaaaaaa."),
+    *("-eyJ.eyJ", "-----BEGIN ", "-----BEGIN PRIVATE KEY", "PRIVATE KEY ", "key=", "_key", "token", "secret:", '"token": '),
+    *("password=null ", "\\\"'", "\u202e", "e\u0301"),
+)
+
+
+@pytest.mark.parametrize("part", NEARLY)
+def test_a_text_of_strangers_is_masked_in_a_time_that_grows_with_its_length_alone(part):
+    for text in (part * (150_000 // len(part)), "sk-" + part * (150_000 // len(part)) + "!", "a:/" + part * (150_000 // len(part)) + "\n"):
+        began = time.process_time()
+        credentials.masked(text)
+        credentials.kind_of(text)
+        assert time.process_time() - began < 1.5
+
+
+def test_a_token_of_parts_is_one_where_a_part_is_long():
+    long = "Ab0" * 6
+    for text in (f"sk-{long}", f"sk-proj-a_b-{long}-c", f"x sk-ant-api03-{'a-' * 200}{long}", f"sk-sk-{long}"):
+        assert long not in credentials.masked(text) and credentials.kind_of(text) is not None
+    for text in ("sk-learn", "sk-a-b-c-d-e-f-g-h-i-j-k-l-m-n", f"ask-{long}"):
+        assert credentials.masked(text) == text and credentials.kind_of(text) is None

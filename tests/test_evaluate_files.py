@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
     (cut / "clip-2.mp4").write_bytes(content[: len(content) * 2 // 3])
     (tmp_path / "empty").mkdir()
     for checkpoint, words, told in (
-        (folder(tmp_path / "single", seed=0, count=1), [], "has 1 videos; scores need at least 2"),
+        (folder(tmp_path / "single", seed=0, count=1), [], "has 1 video; scores need at least 2"),
         (one, ["n=7"], "generated: 7 clips are wanted and"),
         (one, ["real.n=7"], "real: 7 clips are wanted and"),
         (one, ["generated.frames=12"], "clip-0.mp4 of"),

@@ -198,7 +198,7 @@ def test_a_command_that_was_started_hears_each_signal_once_whether_it_was_meant_
 
 
 @pytest.mark.slow
-def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_traceback(tmp_path):
+def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_traceback():
     """Python's own handler is there before any of our code: what is started is born deaf, and hears once the package is imported."""
     outer = (
         "import os, signal, sys; from sora import processes\n"
@@ -218,9 +218,7 @@ def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_tr
 @pytest.mark.slow
 def test_a_killed_starter_takes_what_it_started_along_at_whatever_moment_it_is_killed():
     """Whether the kernel is asked already or not yet, and whether somebody waits for the starter or not."""
-    inner = (
-        f"from sora.processes import follow_starter; follow_starter(); import time; open({str(tmp_path / 'there')!r}, 'w'); time.sleep(600)"
-    )
+    inner = "from sora.processes import follow_starter; follow_starter(); import time; time.sleep(600)"
     outer = (
         "import os, sys; from sora import processes; print(os.getpid(), flush=True)\n"
         f"processes.command([sys.executable, '-c', {inner!r}], patience=5)"

@@ -181,5 +181,5 @@ def test_each_request_says_which_of_its_words_are_lost():
         {"prompt": "r one", "negative": "and dull"},
         {"negative": "and dull"},
     ]
-    assert told[0].startswith("1 of 3 prompts are longer than text.max_tokens=6") and told[1].startswith("1 of 1 negatives")
+    assert told[0].startswith("1 of 3 prompts is longer than text.max_tokens=6") and told[1].startswith("1 of 1 negatives")
     assert with_cuts(requests, [])[0] == requests

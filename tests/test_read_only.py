@@ -47,6 +47,7 @@ def read_only(theirs, tmp_path, monkeypatch):
             ["experiment=toy", "vae={vae}", "data.folders=[{world}]", "output={home}/new"],
             "output={home}/new cannot be made: {home} is",
         ),
+        ("data", ["index", "{world}"], "index={world} cannot be written, .*name a folder of your own: output=FOLDER"),
         ("encode", ["vae={vae}", "data={world}", "text=byte"], "data={world} cannot be written, .*sora data index"),
         ("sample", ["checkpoint={dit}", "prompt=a"], "cannot be written to; name another folder"),
         ("evaluate", ["checkpoint={dit}", "data={world}", "metrics=[loss]"], "cannot be written to; name another folder"),

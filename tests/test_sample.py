@@ -105,7 +105,7 @@ def test_words_that_the_encoder_does_not_read_are_told_and_stand_in_the_story(tr
     long = f"{'a red circle ' * 19}and 22"  # 256 bytes are read, one of them marks the start
     code, (path, other) = sample(trained, tmp_path / "out", f"prompt=[{long}blue dogs, short]", "size=16x16", "seconds=0")
     told = capsys.readouterr().out
-    assert code == 0 and "1 of 2 prompts are longer than text.max_tokens=256 and are cut there" in told and "is lost: 'ue dogs'" in told
+    assert code == 0 and "1 of 2 prompts is longer than text.max_tokens=256 and cut there" in told and "is lost: 'ue dogs'" in told
     assert json.loads(path.with_suffix(".json").read_text())["cut"] == {"prompt": "ue dogs"}
     assert json.loads(other.with_suffix(".json").read_text())["cut"] == {}
 

@@ -144,3 +144,9 @@ def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, 
         [sys.executable, *how, "-m", "sora.sample", "checkpoint=x", b"prompt=\xfc"], env=env, capture_output=True, check=False
     )
     assert bad.returncode == 2 and b"type it in UTF-8" in bad.stderr
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 packs"), (1, "1 pack"), (2, "2 packs"), (2000, "2,000 packs")])
+def test_one_of_a_thing_is_not_told_as_several(count, told):
+    assert terminal.counted(count, "pack") == told
+    assert terminal.counted(count, "clip has", "clips have").startswith("1 clip has" if count == 1 else told.split()[0] + " clips have")

@@ -1,6 +1,6 @@
 """Damage real clips rung by rung and write what every offline distance makes of it: docs/ladders.md, its plot, and results.json here.
 
-python -m experiments.ladders          # measures (a minute of a core) and writes
+python -m experiments.ladders          # measures (some five minutes of a core) and writes
 python -m experiments.ladders pages    # writes the page and the plot of results.json anew
 """
 

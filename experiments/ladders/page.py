@@ -22,7 +22,10 @@ RUNGS = {
 }
 SEES = {
     "motion3d": "motion: fifteen numbers of how frames differ (`metrics=[motion]`, `extractor=motion3d`)",
+    "flow_histograms": "motion: histograms of optical flow (`metrics=[fvmd_lite]`, `extractor=flow_histograms`)",
     "rand3d": "appearance: a random network (`extractor=rand3d`, the default)",
+    "transnetv2": "a network that finds shot cuts (`extractor=transnetv2`)",
+    "efficientnet_lite0": "appearance: a network of ImageNet (`extractor=efficientnet_lite0`), here of the middle frame of a clip alone",
 }
 
 
@@ -43,6 +46,7 @@ def page(found: Mapping[str, Any]) -> str:
         "|---|---|",
         *(f"| `{name}` | {SEES[name]} |" for name in names),
         "",
+        *(["Where a fault moves frames, a single frame sees only that it is another one.", ""] if "efficientnet_lite0" in names else []),
     ]
     for axis, of in found["axes"].items():
         lines += [f"## {axis.capitalize()}", "", f"{RUNGS[axis][:1].upper()}{RUNGS[axis][1:]}.", ""]

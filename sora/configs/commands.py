@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ def _here(value: Any) -> Any:
 def _bare(path: Path) -> str:
     """A path that stands without a key, so that nothing of its name is read as an option or a key."""
     word = str(path)
-    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in path.parts[0]) else word
+    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in word.partition("/")[0]) else word
 
 
 def _element(value: Any) -> str:
@@ -53,8 +54,10 @@ def _element(value: Any) -> str:
 
 
 def _shell(word: str) -> str:
-    """The word, in quotes only where a shell would change it (brackets and commas are left as people type them)."""
-    return word if re.fullmatch(r"[\w@%+=:,./\[\]-]+", word, re.ASCII) else shlex.quote(word)
+    """The word, in quotes only where a shell would change it. Brackets are left as people type them, but for a user of zsh, which takes
+    them for a pattern of files and refuses the line."""
+    plain = r"[\w@%+=:,./-]+" if os.environ.get("SHELL", "").endswith("zsh") else r"[\w@%+=:,./\[\]-]+"
+    return word if re.fullmatch(plain, word, re.ASCII) else shlex.quote(word)
 
 
 def option_words(group: str, node: DictConfig | dict[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:

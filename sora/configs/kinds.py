@@ -25,7 +25,8 @@ INT, NUMBER = re.compile(r"[+-]?\d(_?\d)*", re.ASCII), re.compile(r"[+-]?(\d(_?\
 NAMES = {"str": "text", "Path": "path", "float": "number", "Any": "any", "object": "any"}
 NAMES |= {name: name for name in ("text", "path", "int", "number", "bool")}
 TOLD = {"text": "text", "path": "a path", "int": "a whole number", "number": "a number", "bool": "true or false"}
-LARGEST = 1 << 63
+LARGEST = 1 << 63  # of whole numbers, and of others: what is beyond overflows as soon as it is multiplied
+FARTHEST = 1e100
 FUNCTIONS = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")  # Hydra's, for -m
 
 
@@ -227,9 +228,11 @@ def numeral(text: str, kind: Kind) -> int | float:
     if whole and INT.fullmatch(text) and len(text) < 30 and abs(int(text)) < LARGEST:
         return int(text)
     number = float(text)
-    if abs(number) == float("inf") or INT.fullmatch(text):
+    if not usable(number) or INT.fullmatch(text):
         raise ValueError("it is too large a number")
     if "int" in kind.scalars and number.is_integer() and "number" not in kind.scalars:
+        if not usable(int(number)):
+            raise ValueError("it is too large a number")
         return int(number)
     if not kind.scalars & {"number", "any"}:
         raise Unfit
@@ -247,6 +250,11 @@ def unreadable(text: str) -> None:
         raise ValueError(f"it holds bytes that are no text in UTF-8: {text!a}; type it in UTF-8, and rename a file whose name is not")
 
 
+def usable(number: float) -> bool:
+    """Whether a number can be computed with."""
+    return abs(number) < (LARGEST if isinstance(number, int) else FARTHEST)
+
+
 def fits(value: Any, kind: Kind) -> bool:
     """Whether what stands in a YAML file is of a kind. References are not judged, nor what must still be given."""
     if kind.any or (isinstance(value, str) and (value == "???" or "${" in value)):
@@ -256,9 +264,9 @@ def fits(value: Any, kind: Kind) -> bool:
     if isinstance(value, bool):
         return "bool" in kind.scalars
     if isinstance(value, int):
-        return bool(kind.scalars & {"int", "number"})
+        return bool(kind.scalars & {"int", "number"}) and usable(value)
     if isinstance(value, float):
-        return "number" in kind.scalars or ("int" in kind.scalars and value.is_integer())
+        return usable(value) and ("number" in kind.scalars or ("int" in kind.scalars and usable(int(value)) and value.is_integer()))
     if isinstance(value, list):
         return kind.items is not None and all(fits(item, kind.items) for item in value)
     if isinstance(value, dict):

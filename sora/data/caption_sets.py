@@ -116,7 +116,7 @@ class CaptionSets:
             self._kept.move_to_end(name)
             return self._kept[name]
         path = self.folder / name
-        if not path.is_file() or file_hash(path) != entry["sha256"]:
+        if not path.is_file() or file_hash(path, most=parquet.WHOLE) != entry["sha256"]:
             raise ValueError(f"{path} is missing or has changed; write the set of captions again, or delete its captions-*.json")
         with parquet.opened(path, within=self.folder) as file:
             table = parquet.taken(file, path).cast(SCHEMA)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sora.data.index import Index
 from sora.storage import NotEncoded
+from sora.terminal import counted
 from sora.text.cache import TextCache
 from sora.text.encoder import TextEncoder
 from sora.text.limits import cuts, with_fill
@@ -36,9 +37,10 @@ class Captioned:
 
     def lines(self, weights: Mapping[str, float] | None) -> list[str]:
         """What a run that shows captions by these weights of kinds has to know; empty where every clip has one that it shows."""
-        of, share = f"of {self.looked:,} clips" + ("" if self.looked == self.clips else " that were looked at"), self.looked or 1
+        of, share = f"of {counted(self.looked, 'clip')}" + ("" if self.looked == self.clips else " that were looked at"), self.looked or 1
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.kinds.items()))
-        told = [f"{self.without:,} {of} have no caption ({self.without / share:.0%}): they are shown without"] if self.without else []
+        have, are = ("has", "it is") if self.without == 1 else ("have", "they are")
+        told = [f"{self.without:,} {of} {have} no caption ({self.without / share:.0%}): {are} shown without"] if self.without else []
         unshown = weights is not None and any(not weights.get(kind, 0.0) > 0 for kind in self.kinds)
         return told + ([f"captions by kind: {kinds}; data.captions shows {', '.join(weights or ())}"] if unshown else [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from sora.data.workers import in_order
 from sora.data.writing import DATASET, CaptionCounts, Fingerprints
 from sora.gate.forms import fitting, text
 from sora.gate.texts import LIST, read_json
+from sora.terminal import counted
 from sora.text.cache import cut_in
 
 _UNIT = 16  # clips that a process reads before it answers
@@ -70,14 +72,16 @@ class Checked:
 
     def lines(self, most: int = 20) -> list[str]:
         """For people: what was compared, and the first faults."""
-        compared = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing could be compared"
+        # of each name the first noun is in the plural: "parquet files", "videos without a row"
+        one = {name: re.sub(r"(\w)s\b", r"\1", name, count=1) for name in self.counts}
+        compared = ", ".join(counted(count, one[name], name) for name, count in self.counts.items()) or "nothing could be compared"
         notes = [f"  note: {note}" for note in self.notes]
         if not self.faults:
             return [f"{compared}: all as the index says", *notes]
         kinds, found = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common()), self.kinds.total()
         shown = [f"  {fault.where}: {fault.reason}" for fault in self.faults[:most]]
         more = [f"  … and {found - most} more"] if found > most else []
-        return [f"{compared}: {found} faults ({kinds})", *shown, *more, *notes]
+        return [f"{compared}: {counted(found, 'fault')} ({kinds})", *shown, *more, *notes]
 
 
 def check(

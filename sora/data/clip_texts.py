@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -67,6 +67,11 @@ class CaptionWords:
         own = {plain(name): str(kind) for kind, names in chosen.items() for name in names}
         return {plain(name): kind for kind, names in usual.items() for name in names} | own
 
+    @property
+    def chosen(self) -> set[str]:
+        """The kinds whose keys are not the usual ones."""
+        return {str(kind) for kind, names in self.keys.items() if kind != FILE and _listed(names)}
+
     @cached_property
     def files(self) -> tuple[str, ...]:
         """What a column that names videos is called, the first that is there counts."""
@@ -75,6 +80,23 @@ class CaptionWords:
     @cached_property
     def _suffixes(self) -> frozenset[str]:
         return frozenset(suffix.lower().lstrip(".") for suffix in self.suffixes)
+
+    def refuse_unmet(self, keys: Collection[str], columns: Collection[str], files: Iterable[str]) -> None:
+        """Raise ValueError for a name that was chosen here and that nothing has. keys: of JSON, columns of tables and letters within the
+        names of files, columns: of tables alone, both in plain spelling; files: all that stand beside the videos."""
+        for kind, chosen in self.keys.items():
+            there, names = columns if kind == FILE else keys, _listed(chosen)
+            if names and not any(plain(name) in there for name in names):
+                what = "no table has such a column" if kind == FILE else "no file or table has such a key or column"
+                raise ValueError(f"captions.keys={{{kind}: {names[0]}}}: {what}; there are {_told(there)}")
+        called = {PurePosixPath(name).name.lower() for name in files}
+        for suffix in sorted(self._suffixes - set(CaptionWords.suffixes)):
+            if not any(name.endswith(f".{suffix}") for name in called):
+                ends = {name.rpartition(".")[2] for name in called if "." in name}
+                raise ValueError(f"captions.suffixes=[{suffix}]: no file beside the videos ends so; others end with {_told(ends)}")
+        for table in self.tables:
+            if table not in CaptionWords.tables and table.lower() not in called:
+                raise ValueError(f"captions.tables=[{table}]: no file beside the videos or above them is called so")
 
     def may_tell(self, suffix: str) -> bool:
         """Whether a file with these letters behind its name may hold captions, if it is of a video."""
@@ -90,6 +112,10 @@ class CaptionWords:
     def is_table(self, name: str) -> bool:
         """Whether a file of a folder is a table of captions by its name alone."""
         return PurePosixPath(name).name.lower() in {table.lower() for table in self.tables}
+
+
+def _told(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 _USUAL = {"suffixes": CaptionWords.suffixes, "tables": CaptionWords.tables}
@@ -113,11 +139,13 @@ WORDS = CaptionWords()  # as conf/ has them
 
 @dataclass
 class Said:
-    """captions: none of them empty. unread: keys that might hold captions and are not known. empty: how many texts hold nothing."""
+    """captions: none of them empty. unread: keys that might hold captions and are not known. empty: how many texts hold nothing. keys: all
+    that were there, in their plain spelling."""
 
     captions: list[Caption] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     empty: int = 0
+    keys: set[str] = field(default_factory=set)
 
     def add(self, kind: str, text: str, captioner: str = ORIGINAL) -> None:
         refuse_half(text, "a caption")
@@ -145,6 +173,7 @@ def captions_of(entry: Any, words: CaptionWords, *, kind: str = ORIGINAL) -> Sai
 
 def _of_object(entry: Mapping[str, Any], words: CaptionWords, found: Said, *, inside: bool = False) -> None:
     """inside: the object is the value of a caption's key, so that every text in it might be a caption."""
+    found.keys.update(plain(name) for name in entry)
     for name, value in entry.items():
         kind = words.kinds.get(plain(name))
         if kind is not None:

@@ -71,7 +71,7 @@ def describe(index: Index, *, sample: int) -> Description:
         raise ValueError(f"sample={sample} clips tell nothing; give 1 or more")
     rows = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).round().astype(int)).tolist()
     frames, heights, widths = (np.asarray(column) for column in (index.frames, index.heights, index.widths))
-    seconds = frames / index.fps
+    seconds = np.where(frames > 1, frames / index.fps, 0.0)  # an image lasts for none
     shapes = Counter(dict(zip(*_counts(heights.astype(np.int64) << 32 | widths), strict=True)))
     sizes = {f"{size & 0xFFFFFFFF}x{size >> 32}": count for size, count in shapes.most_common(_BARS)}
     if len(shapes) > _BARS:
@@ -215,7 +215,9 @@ class Thumbnails:
         pixels = read_apart(index.read_member(member), first=middle, frames=1, size=size, name=named).frames[0]
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=80)
-        title = f"{member.key}: {width}x{height}, {int(index.frames[row]) / fps:.3g} s at {fps:.4g}"
+        frames = int(index.frames[row])
+        length = "an image" if frames == 1 else f"{frames / fps:.3g} s at {fps:.4g} frames a second"
+        title = f"{member.key}: {width}x{height}, {length}"
         said = index.captions(row)
         return Thumbnail(file.getvalue(), *size, title, said[0].text if said else "")
 

@@ -152,8 +152,19 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
 
 
 def told_of(suffix: str, members: Iterable[str], words: CaptionWords) -> str | None:
-    """The kind of the captions in a sample's member "txt", "dense.txt" or, where an mp4 is among `members`, "mp4.txt"; None: none."""
-    return words.told_by(next((suffix.removeprefix(f"{one}.") for one in members if suffix.startswith(f"{one}.")), suffix))
+    """The kind of the captions in a sample's member "txt", "dense.txt" or, where an mp4 is among `members`, "mp4.txt"; None: none.
+
+    A video called 0.5.mp4 has the key 0 and the suffix 5.mp4, as WebDataset cuts names; 5.txt is its caption then.
+    """
+    begun = [*members, *_middles(members)]
+    return words.told_by(next((suffix.removeprefix(f"{one}.") for one in begun if suffix.startswith(f"{one}.")), suffix))
+
+
+def _middles(members: Iterable[str]) -> list[str]:
+    """What stands before the last part of the suffix of a sample's video or image, where it has one alone: `b.c` of b.c.mp4."""
+    parts = [suffix.rpartition(".") for suffix in members]
+    found = [middle for middle, _, last in parts if last in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
+    return [middle for middle in found if middle] if len(found) == 1 else []
 
 
 def _usual(members: dict[str, dict[str, Any]], words: CaptionWords) -> set[str]:

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
@@ -36,6 +36,7 @@ from sora.gate.forms import fitting
 from sora.gate.hosts import refuse_slow
 from sora.gate.texts import CARD, LIST, json_of, read_json
 from sora.storage import STAGING, whole_file, write_json
+from sora.terminal import counted
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
 _OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
@@ -137,7 +138,8 @@ def index_shards(
             part = parts.write(surveyed, rows, refused)
             done, clips = done + 1, clips + part.clips
             report(done, clips)
-        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about, passed=passed)
+        wanted = choices.words.chosen
+        described = _joined(parts, shards, output, licence=licence, max_bad_share=max_bad_share, about=about, passed=passed, kinds=wanted)
         parts.remove()
     return described | {"kept": kept, "passed": list(passed)}
 
@@ -151,8 +153,12 @@ def _joined(
     max_bad_share: float,
     about: dict[str, Any],
     passed: Sequence[Passed],
+    kinds: Collection[str],
 ) -> dict[str, Any]:
-    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused."""
+    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused.
+
+    kinds: of captions, whose keys somebody named, so that it is noted where no clip has any.
+    """
     again = _again(parts, shards)
     refused: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -172,6 +178,8 @@ def _joined(
             if not twice.all():
                 writer.add_table(table.filter(pa.array(~twice)), size=part.size or None)
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
+    for kind in sorted(set(kinds) - writer.kinds()):
+        notes[f"clips, and none has a caption of kind {kind}, whose keys captions.keys names"] = writer.rows
     counted = {"refused": dict(refused), "notes": dict(notes)}
     beside = [one._asdict() for one in passed]
     write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted, "passed_over": beside})
@@ -198,7 +206,8 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
         raise ValueError(f"not one clip can be used ({kinds or 'the shards are empty'}); {output / REFUSED} says why{_first(output)}")
     if bad > most * (clips + bad):
         raise ValueError(
-            f"{bad} of {clips + bad} samples cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}{_first(output)}"
+            f"{bad} of {counted(clips + bad, 'sample')} cannot be used ({kinds}), over max_bad_share={most:g}; see {output / REFUSED}"
+            f"{_first(output)}"
         )
 
 

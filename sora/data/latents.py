@@ -212,7 +212,7 @@ class LatentIndex:
             _check_meta(self.index.folder, entry)
         folder = _columns_path(self.index.folder, self.vae_hash)
         if self.described.get("columns") and folder.is_dir():
-            check_arrays(folder, LAYOUT, self.described["columns"])
+            check_arrays(folder, LAYOUT, self.described["columns"], rows=self.index.described["totals"]["clips"])
 
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
         """Whitened float32 latents of a clip; ValueError naming the shard and key if they are missing or changed."""
@@ -283,7 +283,7 @@ def _check_shards(index: Index, described: dict[str, Any]) -> bool:
 
 
 def _check_meta(folder: Path, entry: dict[str, Any]) -> None:
-    if file_hash(folder / entry["meta"]) != entry["meta_sha256"]:
+    if file_hash(folder / entry["meta"], most=parquet.WHOLE) != entry["meta_sha256"]:
         raise ValueError(f"{folder / entry['meta']} is missing or has changed; run sora encode again")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from sora.gate.files import opened
 from sora.storage import sync
 
 _CHECKED_AT_ONCE = 32 << 20  # bytes up to which opening compares hashes
+_LONGEST = 4096  # numbers of a row that has any
 
 
 class Column(NamedTuple):
@@ -67,16 +70,19 @@ def open_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str], *, rows
         if sizes[name] < 0 or (each is not None and sizes[name] != rows * each * np.dtype(dtype).itemsize):
             raise changed(paths[name])
     if sum(sizes.values()) <= _CHECKED_AT_ONCE:
-        check_arrays(folder, layout, hashes)
+        check_arrays(folder, layout, hashes, rows=rows)
     arrays = {name: np.asarray(np.memmap(path, layout[name].dtype, "r")) for name, path in paths.items()}
     return {name: array.reshape(rows, -1) if (layout[name].each or 1) > 1 else array for name, array in arrays.items()}
 
 
-def check_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str]) -> None:
-    """Compare every file with the hash that is known of it."""
-    for name in layout:
-        path = folder / f"{name}.bin"
-        with open(path, "rb") as file:
+def check_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str], *, rows: int) -> None:
+    """Compare every file with the hash that is known of it, if it is as long as so many rows are."""
+    for name, (dtype, each) in layout.items():
+        path, row = folder / f"{name}.bin", (each or _LONGEST) * np.dtype(dtype).itemsize
+        with opened(path, within=folder.parent) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > rows * row or (each is not None and size != rows * row):  # a hole of a terabyte takes no room on a disk
+                raise changed(path)
             if hashlib.file_digest(file, "sha256").hexdigest() != hashes.get(name):
                 raise changed(path)
 

@@ -15,6 +15,7 @@ from sora.data.tree import Refused, Run, listed
 from sora.data.units import Unit, Units, is_kept
 from sora.data.writing import DATASET
 from sora.storage import STAGING, write_json
+from sora.terminal import counted
 
 REPORT = "report.json"
 _MADE, _REFUSED, _NOTED = "clip", "refused", "noted"  # what a record of a unit is of
@@ -150,9 +151,7 @@ def _lines(noted: list[Noted]) -> list[str]:
     for what in sorted({one.what for one in noted}):
         files = [one for one in noted if one.what == what]
         frames = sum(one.frames for one in files)
-        lines.append(
-            f"{f'{frames} ' if frames else ''}{what}: {len(files)} file{'s' if len(files) > 1 else ''}, the first {files[0].source}"
-        )
+        lines.append(f"{f'{frames} ' if frames else ''}{what}: {counted(len(files), 'file')}, the first {files[0].source}")
     return lines
 
 
@@ -170,4 +169,4 @@ def _clear(folder: Path) -> None:
 
 def _why(job: Job, refused: list[Refused]) -> str:
     told = [f"{one.source}: {one.reason}" for one in refused] or [f"{one.source} {one.reason}" for one in job.passed]
-    return f" of {len(job.units)} files: {listed(told)}" if told else ""
+    return f" of {counted(len(job.units) + len(job.refused), 'file')}: {listed(told)}" if told else ""

@@ -14,6 +14,7 @@ from sora.draws import sample_id
 from sora.gate.files import appending, read
 from sora.gate.forms import Fields, fits, text, whole
 from sora.gate.texts import CARD, LIST, json_of
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.data.index import Index
@@ -86,7 +87,7 @@ class Quarantine:
         bad = len(self._reasons) + len(self._held)
         if bad > max(self.max_share * self.clips, self.max_share > 0):  # of however few clips, one alone stops nothing
             raise ValueError(
-                f"{bad} of {self.clips} clips cannot be read{' or learned from' if self._held else ''}, more than"
+                f"{bad} of {counted(self.clips, 'clip')} cannot be read{' or learned from' if self._held else ''}, more than"
                 f" {self.setting}={self.max_share:g} allows; "
                 f"the last: {last}" + (f"; all are listed in {self.path}" if self.path else "")
             )

@@ -138,6 +138,7 @@ def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
             continue
         if names is None:
             names = _names([cell.strip() for cell in row], named)
+            _refuse_other_separator(names, named, line, separator)
         elif len(row) != len(names):
             sign = "commas" if separator == "," else "tabs"
             more = f"; a text that holds {sign} stands in double quotes" if len(row) > len(names) else ""
@@ -146,6 +147,17 @@ def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
             yield Record(f"{named} line {line}", dict(zip(names, row, strict=True)), typed=False)
     if names is None:
         raise ValueError(f"{named} is empty; its first line names the columns")
+
+
+def _refuse_other_separator(names: Sequence[str], named: str, line: int, separator: str) -> None:
+    """Raise ValueError for a table of one column whose name holds what other tables stand between columns, as spreadsheets save it in
+    countries that write 1,5: all of a row would be one text."""
+    others = {",": ("commas", ";\t"), "\t": ("tabs", ",;")}
+    what, signs = others[separator]
+    if len(names) == 1 and any(sign in names[0] for sign in signs):
+        raise ValueError(
+            f"{named} line {line} names one column, {names[0][:60]!r}: {what} stand between columns of this kind of file; save it so"
+        )
 
 
 def _told(error: csv.Error) -> str:

@@ -227,7 +227,7 @@ class RowFiles:
         path = self.folder / entry["meta"]
         if not path.is_file():
             raise ValueError(f"{path} is missing, dataset.json lists it; prepare or index the dataset again")
-        if file_hash(path) != entry["meta_sha256"]:
+        if file_hash(path, most=parquet.WHOLE) != entry["meta_sha256"]:
             raise ValueError(f"{path} has changed since dataset.json was written; prepare or index the dataset again")
         self._checked.add(number)
 

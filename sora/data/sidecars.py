@@ -20,6 +20,7 @@ from sora.data.records import Record, json_of, read_bytes, records, text_of
 from sora.data.rows import Caption
 from sora.data.tree import legible
 from sora.gate.files import refuse_outside
+from sora.terminal import counted
 
 _MOST_BYTES = 1 << 20  # of one file beside a video
 _LISTED = 1000  # names of one kind in a report
@@ -62,7 +63,9 @@ class Unused:
     def lines(self) -> list[str]:
         """For people."""
         told = [
-            f"{len(names)} of {self.of[file]} rows of {file} fit no video ({_some(names)})" for file, names in self.rows.items() if names
+            f"{len(names)} of {counted(self.of[file], 'row')} of {file} {'fits' if len(names) == 1 else 'fit'} no video ({_some(names)})"
+            for file, names in self.rows.items()
+            if names
         ]
         if self.files:
             told.append(f"caption files that fit no video: {len(self.files)} ({_some(self.files)})")
@@ -96,9 +99,11 @@ class Sidecars:
         self._beside: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         self._written: dict[str, list[Caption]] = defaultdict(list)
         self._wrong: dict[str, str] = {}
+        self._keys, self._columns = set[str](), set[str]()  # that were met, of files and of tables
         if table is not None:
             self._read(table, f"captions={table}", table.name, videos, below="", must=True)
-        files, own = list(self._files(videos)), {table.absolute()} if table is not None else set()
+        self._names = files = list(self._files(videos))
+        own = {table.absolute()} if table is not None else set()
         for name in files:
             if words.is_table(name) and (self.folder / name).absolute() not in own:
                 self._read(self.folder / name, str(self.folder / name), name, videos, below=name.rpartition("/")[0], must=False)
@@ -108,6 +113,7 @@ class Sidecars:
                 continue
             for video, suffix in owners.of(name):
                 kind = words.told_by(suffix)
+                self._keys.add(plain(suffix.rpartition(".")[0]))
                 if kind is not None:
                     self._beside[video].append((self.folder / name, kind))
             if words.told_by(PurePosixPath(name).suffix.lstrip(".")) and not any(words.told_by(rest) for _, rest in owners.of(name)):
@@ -121,12 +127,18 @@ class Sidecars:
         for path, kind in sorted(self._beside.get(video, ()), key=lambda one: (one[0].suffix.lower() != ".json", one[0].name)):
             _refuse_linked(path, self.folder / video, self.folder)
             said, name = _read_beside(path, self.words, kind), path.relative_to(self.folder).as_posix()
+            self._keys |= said.keys
             self.unused.keys.update(said.unread)
             if not said.captions:
                 keys = f"its keys are no captions: {', '.join(said.unread)}" if said.unread else "it has no caption"
                 self.unused.silent[name] = "it is empty" if said.empty else keys
             found.append(tuple(said.captions))
         return joined(found)
+
+    def refuse_unmet(self) -> None:
+        """Raise ValueError for a name of a key, a suffix or a table that was chosen and that nothing here has: once all captions were asked
+        for."""
+        self.words.refuse_unmet((self._keys | self._columns) - {""}, self._columns, self._names)
 
     def taken(self) -> set[str]:
         """The files of the folder that were read or counted here, as relative paths."""
@@ -165,7 +177,8 @@ class Sidecars:
             self._take(video, record)
         if must and not matched:
             shown = _some(self.unused.rows[told]) or "nothing"
-            raise ValueError(f"{named} matches none of {len(videos)} videos: it names {shown}, the videos are {_some(videos)}")
+            raise ValueError(f"{named} matches none of {counted(len(videos), 'video')}: it names {shown}, the videos are {_some(videos)}")
+        self._columns |= {plain(column) for column in columns}
         if not any(plain(column) in self.words.kinds for column in columns):
             why = f"no column with captions, only {', '.join(columns) or 'none'}"
             if must:
@@ -190,6 +203,7 @@ class Sidecars:
             self._wrong.setdefault(video, f"{record.place}: {error}")
             return
         self.unused.add(said)
+        self._columns |= said.keys
         self._written[video] += said.captions
 
 

@@ -24,7 +24,9 @@ from sora.data.sidecars import Sidecars
 from sora.data.tree import Passed, Refused, Run, sorted_files
 from sora.data.units import identity_of
 from sora.data.video import LIMITS, PYAV, ReadReport, encode, probe, settled, stream
+from sora.gate.sizes import Number
 from sora.storage import file_hash
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.data.world.world import World
@@ -103,6 +105,10 @@ class WorldSource:
     ) -> Job:
         if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
+        if words.keys:
+            raise ValueError(
+                f"captions.keys={dict(words.keys)} has no effect with source=world, which writes its own captions; leave it out"
+            )
         if not count or count < 1:
             raise ValueError(f"source=world with count={count} makes no clips; set count, such as count=3000")
         units = [
@@ -203,10 +209,16 @@ class FolderSource:
         self.fps, self.frames, self.min_frames, self.stride_time = fps, frames, min_frames, stride_time
         self.size, self.multiple, self.windows_per_video = size, multiple, windows_per_video
         self.held_out, self.held_out_by, self.lossless, self.licence = held_out, held_out_by, lossless, licence
-        if frames < 1 or min_frames < 1 or stride_time < 1 or (frames - 1) % stride_time:
-            near = 1 + round(frames / max(1, stride_time)) * max(1, stride_time)
+        least = {"frames": frames, "min_frames": min_frames, "stride_time": stride_time, "size": size, "multiple": multiple}
+        for name, value in (least | {"windows_per_video": windows_per_video}).items():
+            if value is not None:
+                Number(1, whole=True).of(value, f"source.{name}")
+        if fps is not None:
+            Number(0, above=True, most=1e6).of(fps, "source.fps")
+        if (frames - 1) % stride_time:
+            near = 1 + round((frames - 1) / stride_time) * stride_time
             raise ValueError(f"source.frames={frames} is not 1 + k x source.stride_time={stride_time}; use {near}")
-        if multiple < 1 or (not lossless and multiple % 2):
+        if not lossless and multiple % 2:
             raise ValueError(f"source.multiple={multiple}: sides of 4:2:0 video are even; use a multiple of 2 or source.lossless=true")
         if not 0 <= held_out < 1 or held_out_by not in ("video", "window"):
             raise ValueError(f"source.held_out={held_out} by {held_out_by!r}; give a share from 0 to below 1, by 'video' or 'window'")
@@ -217,6 +229,10 @@ class FolderSource:
     ) -> Job:
         if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos or images")
+        if count is not None:
+            Number(1, whole=True).of(count, "count")
+        if "://" in folder:
+            raise ValueError(f"input={folder} is a URL; copy or mount it, and name its folder here (shards of clips: sora data index)")
         self._folder = Path(folder)
         seen = sorted_files(self._folder, run, self.leave_out, images=self.images, follow=self.follow_links, besides=besides)
         if self.held_out and self.held_out_by == "video" and len(seen.media) == 1:
@@ -228,6 +244,7 @@ class FolderSource:
                 said[name] = sidecars.of(name)
             except ValueError as error:
                 seen.refused.append(Refused(name, 0.0, str(error)))
+        sidecars.refuse_unmet()
         splits = Splits(self.held_out, self.held_out_by)
         return Job(
             units=list(said),
@@ -266,7 +283,7 @@ class FolderSource:
         windows, rest = divmod(whole, self.frames)
         kept = self._usable(rest) if self._usable(rest) >= self.min_frames else 0
         if not windows + bool(kept):
-            raise ValueError(f"{whole} frames at {fps:g} a second are fewer than source.min_frames={self.min_frames}")
+            raise ValueError(f"{counted(whole, 'frame')} at {fps:g} a second, fewer than source.min_frames={self.min_frames}")
         wanted = min(windows + bool(kept), self.windows_per_video or windows + 1)
         told: list[Noted | Refused] = [Refused(name, 0.0, info.lacks)] if info.lacks else []
         told += [Noted(name, what, 0) for what in info.odd]
@@ -282,9 +299,11 @@ class FolderSource:
         windows, file = partial(self._windows, unit), self._folder / unit.file
         made, number, report = settled(windows, file, start=start, fps=unit.fps, size=unit.size, limits=LIMITS)
         if not made:
-            raise ValueError(f"no window of {self.min_frames} frames or more decodes ({report})")
+            raise ValueError(f"no window of {counted(self.min_frames, 'frame')} or more decodes ({report})")
         if number < unit.last:
-            made.append(Refused(unit.file, number * unit.frames / unit.fps, f"it ends {unit.last - number} windows early ({report})"))
+            made.append(
+                Refused(unit.file, number * unit.frames / unit.fps, f"it ends {counted(unit.last - number, 'window')} early ({report})")
+            )
         return [*unit.told, *made]
 
     def _windows(self, unit: Windows, shown: stream) -> tuple[list[Made | Refused], int, ReadReport]:
@@ -362,5 +381,6 @@ def fitted(height: int, width: int, size: int | None, multiple: int) -> tuple[in
     scale = min(1.0, size / min(height, width)) if size else 1.0
     fits = [round(side * scale) // multiple * multiple for side in (height, width)]
     if min(fits) < 1:
-        raise ValueError(f"{width}x{height} pixels are too few for sides that are multiples of source.multiple={multiple}")
+        few = f"{width}x{height} pixels" if scale == 1 else f"{width}x{height} pixels, scaled down to source.size={size},"
+        raise ValueError(f"{few} are too few for sides that are multiples of source.multiple={multiple}")
     return fits[0], fits[1]

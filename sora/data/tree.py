@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sora.data.decoding.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Kind, kind_of
 from sora.data.workers import Done
+from sora.data.writing import DATASET
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Done]]
 _AT_ONCE = 256  # files that a process looks at before it answers
@@ -47,7 +48,7 @@ def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None =
         ValueError: it is no folder, or cannot be read. key: of the configuration that names it.
     """
     if not folder.is_dir():
-        raise ValueError(f"{key}={folder} is no folder")
+        raise ValueError(f"{key}={folder} is {'a file, and ' if folder.exists() else ''}no folder")
     found = Tree([], [])
     left = {_identity(os.stat(besides))} if besides is not None and besides.is_dir() else set()
     try:
@@ -151,6 +152,8 @@ def sorted_files(
     found.media.sort()
     if not found.media:
         told = [f"{one.source} {one.reason}" for one in [*found.refused, *found.passed_over(())]]
+        if (folder / DATASET).is_file():
+            raise ValueError(f"{key}={folder} is a dataset already, of shards with an index: train on it with data.folders=[{folder}]")
         raise ValueError(f"{key}={folder} holds no video and no image" + (f"; {listed(told)}" if told else ": it is empty"))
     return found
 

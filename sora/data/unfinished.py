@@ -10,6 +10,8 @@ from sora.data.writing import DATASET
 
 def no_dataset(folder: Path) -> str:
     """Why a folder is no dataset, and what makes one: of videos, of shards, of work that was stopped, or of nothing. For a message."""
+    if folder.is_file():
+        return f"{folder} is a file, and a dataset is a folder{f': name {folder.parent}' if folder.name == DATASET else ''}"
     if not folder.is_dir():
         return f"{folder} is no folder; make one with: sora prepare input=FOLDER {shlex.quote(f'output={folder}')}"
     from sora.data import parts, units

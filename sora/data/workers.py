@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -64,7 +65,7 @@ class Hold:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
 ) -> Iterator[Done[Item, Result]]:
-    """`function` of every item, in their order, by `workers` processes (0: in this one, without clock or limit).
+    """`function` of every item, in their order, by at most `workers` processes (0: in this one, without clock or limit).
 
     A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
     An item whose process dies, or takes over `seconds`, is tried once more alone, and then given up with a reason. memory_gb, apart: see
@@ -76,11 +77,15 @@ def in_order(
         return
     guarded = Guarded(function, seconds)
     left = iter(items)
+    soon = list(islice(left, workers))  # a pool starts all of its processes at once: no more of them than there are items
+    if not soon:
+        return
+    workers = len(soon)
     pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
     hold = Hold(memory_gb=memory_gb, apart=apart)
     pool = _pool(workers, hold)
     try:
-        for item in left:
+        for item in chain(soon, left):
             pending.append((item, _given(pool, guarded, item)))
             if len(pending) < 4 * workers:
                 continue

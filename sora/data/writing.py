@@ -122,6 +122,10 @@ class IndexWriter:
     def close(self) -> None:
         self._columns.close()
 
+    def kinds(self) -> set[str]:
+        """Of captions that any clip so far has."""
+        return {kind for counts in self._captioned.splits.values() for kind in counts["kinds"]}
+
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Write `dataset.json`, and with it say that the dataset is whole; what it holds. before: is called with that first."""
         described = {

@@ -14,6 +14,7 @@ from sora.evaluation.motion import held_in, measures_protocol
 from sora.evaluation.sides import about_scored
 from sora.evaluation.words import KNOWN
 from sora.gate.files import below
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,7 +55,7 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
         )
     clips = take(videos, policy_of(config, "generated"), n=config.n, seed=config.seed, named="generated")
     if len(clips) < 2:
-        raise ValueError(f"{videos.place} has {len(clips)} videos; scores need at least 2")
+        raise ValueError(f"{videos.place} has {counted(len(clips), 'video')}; scores need at least 2")
     prompts = [clips.prompt(number) for number in range(len(clips))]
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
     bare = [clips.name(number) for number, prompt in enumerate(prompts) if prompt is None]

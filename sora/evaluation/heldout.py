@@ -84,7 +84,7 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
 
     listing = clips.listing
     tally = Tally(listing.samples, listing.grids, loss.levels)
-    with scoring.bar(share, "held-out loss", "packs") as progress:
+    with scoring.bar(share, "held-out loss", "pack") as progress:
         rows = share.rows(len(listing), of_pack, progress)
     for row in rows:
         for level, errors in row["pieces"]:

@@ -76,18 +76,24 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
     for word in words_of(bench.words):
         network = network_of(word)
         ours = moving(real.clips_taken, network) if real.clips_taken is not None else list(range(len(real.shapes)))
-        kept = {"real clips": ours, "clips that are scored": moving(fake, network)}
-        told += [
-            f"{word} is of {len(kept[side])} of {count} {side}: the others have fewer than {network.minimum_frames} frames"
-            for side, count in zip(kept, (len(real.shapes), len(fake)), strict=True)
-            if len(kept[side]) < count
-        ]
-        sets = bench.extractor.setting.trajectories
-        if min(len(ours), len(kept["clips that are scored"]) // sets) < 2:
-            told.append(f"{word} is left out: a distance needs at least 2 clips that move on both sides")
+        theirs, sets = moving(fake, network), bench.extractor.setting.trajectories
+        counts = {"real clips": (len(ours), len(real.shapes)), "clips that are scored": (len(theirs), len(fake))}
+        of_sets = [sum(number % sets == place for number in theirs) for place in range(sets)]
+        if min(len(ours), *of_sets) < 2:
+            having = " and ".join(f"{some} of {every} {side}" for side, (some, every) in counts.items())
+            of_each = f" in each of {sets} sets" if sets > 1 else ""
+            told.append(
+                f"{word} is left out: a distance needs at least 2 clips that move on both sides{of_each}, and {having} have "
+                f"{network.minimum_frames} frames or more"
+            )
             continue
-        figures |= _distance(bench, word, network, real, fake, *kept.values())
-        told += _cautions(bench, real, fake, *kept.values())
+        told += [
+            f"{word} is of {some} of {every} {side}: the others have fewer than {network.minimum_frames} frames"
+            for side, (some, every) in counts.items()
+            if some < every
+        ]
+        figures |= _distance(bench, word, network, real, fake, ours, theirs)
+        told += _cautions(bench, real, fake, ours, theirs)
     if told and not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
         raise ValueError(f"metrics=[{','.join(bench.words)}]: {'; '.join(told)}; add another: metrics=[frechet]")
     return figures, told

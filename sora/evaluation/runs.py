@@ -13,6 +13,7 @@ from sora.evaluation.measures import DISTANCES, USUAL, chosen, conventions, list
 from sora.evaluation.motion import measures_protocol
 from sora.evaluation.words import KNOWN, OF_RUNS
 from sora.gate.files import below
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -180,7 +181,7 @@ def generated(
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
     about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {len(requests)} clips", "steps") as progress:
+    with scoring.bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage, terminal
+from sora import storage
 from sora.evaluation import sides
 from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
 from sora.evaluation.motion import MOTION
+from sora.progress import progress_bar
+from sora.terminal import counted, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -274,10 +276,10 @@ def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, fl
         return {}, [], []
     setting, network, sets = bench.extractor.setting, bench.extractor.network, bench.extractor.setting.trajectories
     shapes, videos = shapes_of(fake, setting), sides.several(real, fake)
-    repeats = f", {setting.bootstrap} repeats for the intervals" if setting.bootstrap else ""
-    repeats += f", {setting.permutations} random splits for floors and p" if setting.permutations else ""
-    of = ["", ""] if videos is None else [f" of {len(set(side))} videos" for side in videos]
-    print(f"distances of {len(features)} clips{of[1]} to {len(real.features)} real ones{of[0]}{repeats}", flush=True)
+    asked = {"repeats for the intervals": setting.bootstrap, "random splits for floors and p": setting.permutations}
+    repeats = "".join(f", {count} {what}" for what, count in asked.items() if count)
+    of = ["", ""] if videos is None else [f" of {counted(len(set(side)), 'video')}" for side in videos]
+    print(f"distances of {counted(len(features), 'clip')}{of[1]} to {counted(len(real.features), 'real one')}{of[0]}{repeats}", flush=True)
     found, rows = zip(
         *(
             distances(
@@ -348,7 +350,7 @@ def check_uncaptioned(word: str) -> None:
 def named(names: Sequence[str]) -> str:
     """How many clips, and which, of many the first."""
     told = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-    return f"{len(names)} clip{'s' * (len(names) != 1)} ({told})"
+    return f"{counted(len(names), 'clip')} ({told})"
 
 
 # ---- what is written
@@ -383,8 +385,8 @@ def finish(
     }
     storage.write_json(output / "scores.json", written)
     for line in (*preset_lines(preset or {}), *told):
-        terminal.say(line)
-    print(f"the scores are in {output / 'scores.json'}, over {scores['n']} clips:")
+        say(line)
+    print(f"the scores are in {output / 'scores.json'}, over {counted(scores['n'], 'clip')}:")
     return {**written, "output": output}
 
 
@@ -393,8 +395,6 @@ def floors(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}
 
 
-def bar(share: Share, what: str, unit: str = "clips") -> Any:
+def bar(share: Share, what: str, unit: str = "clip") -> Any:
     """A progress bar on the first process, silence on the others."""
-    from sora.progress import progress_bar
-
     return progress_bar(what, unit) if share.first else nullcontext(lambda done, total: None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sora import credentials
-
 PATIENCE, PACE = 20.0, 128 << 10  # seconds, and bytes for each one more, that a file may take
 
 
@@ -32,7 +30,7 @@ class Reading:
         except (ValueError, Unfit):
             raise
         except Exception as error:  # every package behind fsspec has errors of its own
-            why = credentials.masked(str(error)) or "no answer in time"
+            why = str(error) or "no answer in time"
             raise ConnectionError(f"{self._url} could not be read on: {type(error).__name__}: {why}") from error
 
     def seek(self, offset: int, /) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FOOTER = 64 << 20  # bytes of a footer
 LARGEST = 512 << 20  # bytes that what is read at once may take in memory
+WHOLE = 4 << 30  # bytes of a file of rows, of one shard
 BATCH = 4096  # rows
 CHUNKS, COLUMNS = 2_000_000, 10_000  # columns of all row groups together, and of one
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # of a value in memory, by its type in the file

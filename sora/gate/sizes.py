@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Of networks that can be built at all; the largest published ones have some 100 blocks of a width of some 16,000.
 MOST: Mapping[str, int] = {
@@ -15,6 +16,7 @@ MOST: Mapping[str, int] = {
     **dict.fromkeys(("heads", "kv_heads", "registers"), 4096),
     "latent_channels": 4096,
 }
+MOST_WORKERS = 1024  # processes that one command starts on a machine
 ANY = 1 << 24  # of any other whole number of a network, such as a vocabulary
 
 
@@ -26,6 +28,47 @@ def refuse_size(key: str, value: Any) -> None:
             refuse_size(key, item)
         elif isinstance(item, int) and not isinstance(item, bool) and abs(item) > most:
             raise ValueError(f"{key}={item:,} is above {most:,}, the most that is built; lower {key}")
+
+
+class Number(NamedTuple):
+    """The numbers that a key takes. above: whether `least` itself is none of them. whole: without a fraction."""
+
+    least: float = -math.inf
+    above: bool = False
+    whole: bool = False
+    most: float = math.inf
+
+    def of(self, value: Any, named: str) -> float:
+        """The value as a number. Raises ValueError for any other."""
+        if isinstance(value, str | bool) or not isinstance(value, int | float):
+            quotes = "; write it without quotes" if isinstance(value, str) and number_in(value) is not None else ""
+            raise ValueError(f"{named}={value!r} is no number{quotes}")
+        if self.whole and (not math.isfinite(value) or value != int(value)):
+            raise ValueError(f"{named}={value} is no whole number")
+        low = value <= self.least if self.above else value < self.least
+        if not math.isfinite(value) or low or value > self.most:
+            bounds = "" if self.least == -math.inf else f" {'above' if self.above else 'of at least'} {self.least:g}"
+            raise ValueError(
+                f"{named}={value} is out of range: give a number{bounds}{'' if self.most == math.inf else f', {self.most:g} at most'}"
+            )
+        return int(value) if self.whole else float(value)
+
+
+def number_in(text: str, otherwise: Any = None) -> Any:
+    """A number that is written out, as people write it."""
+    for kind in (int, float):
+        try:
+            return kind(text.strip())
+        except ValueError:
+            continue
+    return otherwise
+
+
+def refuse_numbers(config: Mapping[str, Any], numbers: Mapping[str, Number]) -> None:
+    """Raise ValueError for a key of a configuration that no number of its kind stands for; null stands for itself."""
+    for key, number in numbers.items():
+        if config.get(key) is not None:
+            number.of(config[key], key)
 
 
 def memory() -> int:

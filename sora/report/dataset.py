@@ -9,6 +9,7 @@ from sora.data.describing import Description, Thumbnail, heavy, lasting
 from sora.report import plots
 from sora.report.page import Figure, Figures, Page, Part, Picture, Pictures, Plot, Prose, Section, Table, number, render
 from sora.storage import write_text
+from sora.terminal import counted
 
 _MOST_ROWS = 30
 
@@ -22,7 +23,7 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         Figure(unit, number(length)),
         Figure("frames", number(int(totals["frames"]))),
         Figure(f"{prefix} of video", number(size)),
-        Figure("shards", number(int(totals["shards"]))),
+        Figure("shard" if totals["shards"] == 1 else "shards", number(int(totals["shards"]))),
     ]
     splits = Table(("split", "clips"), list(described.splits.items()))
     pictures = [Picture(one.jpeg, one.width, one.height, one.caption or "(no caption)", one.title) for one in thumbnails]
@@ -46,5 +47,5 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         Section("Licences, consent, captioners", tables),
     ]
     shards = int(totals["shards"])
-    lead = f"{number(int(totals['clips']))} clips, {number(length)} {unit}, in {number(shards)} shard{'s' * (shards != 1)}."
+    lead = f"{counted(int(totals['clips']), 'clip')}, {number(length)} {unit}, in {counted(shards, 'shard')}."
     write_text(path, render(Page(title, lead, sections)))

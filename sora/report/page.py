@@ -111,6 +111,10 @@ class Picture:
     def source(self) -> str:
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
+    @property
+    def tiny(self) -> bool:
+        return max(self.width, self.height) < TINY  # those of large clips were made smaller: flat ones are no less sharp
+
 
 @dataclass(frozen=True)
 class Pictures:

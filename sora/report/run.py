@@ -154,7 +154,8 @@ def event_parts(events: Lines) -> list[Part]:
         [str(line.get("event", "")), json.dumps({key: value for key, value in line.items() if key != "event"})[:200]] for line in events
     ]
     more = f", the newest {MOST_EVENTS}" if len(rows) > MOST_EVENTS else ""
-    return [Folded(f"{len(rows)} events{more}", [Table(["Event", "What"], rows[::-1][:MOST_EVENTS])])]
+    named = "1 event" if len(rows) == 1 else f"{len(rows)} events{more}"
+    return [Folded(named, [Table(["Event", "What"], rows[::-1][:MOST_EVENTS])])]
 
 
 def sections(parts: Mapping[str, Sequence[Part]], *, links: Sequence[tuple[str, str]], commands: Sequence[str]) -> list[Section]:

@@ -36,8 +36,9 @@ class Cut:
 
     def line(self, what: str = "captions") -> str:
         """For people."""
+        verb = "is" if self.captions == 1 else "are"
         return (
-            f"{self.captions:,} of {self.of:,} {what} are longer than {self.key}={self.tokens} and are cut there; "
+            f"{self.captions:,} of {self.of:,} {what} {verb} longer than {self.key}={self.tokens} and cut there; "
             f"of {_shown(self.first)} is lost: {_shown(self.lost)}"
         )
 

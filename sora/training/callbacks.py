@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from sora.processes import give_memory_back
+from sora.terminal import counted
 from sora.training import checkpoint, ranks, rng, state
 from sora.training.checkpoint import TrainingState
 from sora.training.choosing import agreed, confirmed
@@ -153,7 +154,9 @@ class Checkpoints(Callback):
         if module.global_rank == 0:
             undone = checkpoint.undo(self._run.checkpoints, after=found)
             self._run.event("went back", step=now.step, to=found, left_out=lost, removed=undone)
-            self._journal.say(f"step {now.step}: went back to the weights of step {found}; the packs of {lost} steps are left out")
+            self._journal.say(
+                f"step {now.step}: went back to the weights of step {found}; the packs of {counted(lost, 'step')} are left out"
+            )
         self._begun = None
 
     def _begin(self, module: TrainingModule) -> None:

@@ -187,6 +187,8 @@ def outline(path: Path, *, sizes: Collection[str] | None = None) -> None:
     """
     path = Path(path)
     refuse_outside(path.parent, path.parent.parent)
+    if (path.parent.parent / "run.json").exists():  # in a run, which may be a stranger's; any other place was named by the user
+        refuse_outside(path, path.parent.parent)
     refuse_links_out(path, home=path.parent.parent)
     files = contents(path).files
     with os.scandir(path) as entries:

@@ -4,35 +4,36 @@ replicate x shard x context x tensor = all ranks
 
     replicate   copies of the model, each with data of its own              DDP: (n, 1, 1, 1)
     shard       ranks that hold one copy together, with data of their own   FSDP: (1, n, 1, 1)   HSDP: (nodes, devices of a node, 1, 1)
-    context     ranks that share every pack, each with a part of its tokens (`sora.training.context`)
-    tensor      ranks that share every product (`sora.training.tensor`)
+    context     ranks that share every pack, each with a part of its tokens
+    tensor      ranks that share every product
 
 Ranks that differ in context or tensor alone read the same packs; the tensor axis runs fastest, so that what talks most lies nearest.
 Where weights are sharded, they are so over shard x context: what ranks of a context group do not share is tokens only.
+
+How a network is divided over an axis is given to the mesh (`Spreaders`), so that it knows of ranks alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 from functools import cache, partial
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sora.training.context import spread_context
-from sora.training.online import share_encoding
 from sora.training.summing import over_ranks, power_of_two
-from sora.training.tensor import beside, spread_tensor
 
 AXES = ("replicate", "shard", "context", "tensor")
 AHEAD = 2  # blocks whose weights are gathered while one computes
@@ -71,6 +72,26 @@ class Sizes:
         if self.ranks != count:
             said = " x ".join(f"{axis} {size}" for axis, size in self.named)
             raise ValueError(f"the mesh of {said} has {self.ranks} ranks, but {count} {by}; change trainer.… or the job")
+
+
+class Cut(Protocol):
+    """Says along which dimension a parameter is cut into so many shards."""
+
+    def __call__(self, parameter: nn.Parameter, *, shards: int) -> Shard: ...
+
+
+@dataclass(frozen=True)
+class Spreaders:
+    """How a task is divided over the axes of a mesh.
+
+    context, tensor: each changes a task so that the ranks of that axis share its packs, or its products. encoding: changes a task that
+    encodes while it trains, so that ranks with the same packs share that work. cut: where weights are cut into shards, after `tensor`.
+    """
+
+    context: Callable[[nn.Module, DeviceMesh], None]
+    tensor: Callable[[nn.Module, DeviceMesh], None]
+    encoding: Callable[[nn.Module, ProcessGroup], None]
+    cut: Cut
 
 
 @dataclass(frozen=True)
@@ -125,7 +146,8 @@ def _copies(count: int) -> Sizes:
 class MeshStrategy(ModelParallelStrategy):
     """Whole copies that average gradients (DDP), or weights, gradients and optimiser state in shards (FSDP2).
 
-    sharded: which of the two. bf16: of shards, gather and compute with weights in bf16, and reduce gradients in fp32.
+    sharded: which of the two. spreaders: how a task is divided over context and tensor ranks, and weights into shards.
+    bf16: of shards, gather and compute with weights in bf16, and reduce gradients in fp32.
     deterministic: a power of two of whole copies, which share no pack, sum their gradients in an order that does not depend on how many
     they are, after the last backward; else torch's DDP averages them while it computes.
 
@@ -134,11 +156,11 @@ class MeshStrategy(ModelParallelStrategy):
             were started.
     """
 
-    def __init__(self, *, sizes: Sizes, sharded: bool, bf16: bool, deterministic: bool, timeout: timedelta) -> None:
+    def __init__(self, *, sizes: Sizes, sharded: bool, spreaders: Spreaders, bf16: bool, deterministic: bool, timeout: timedelta) -> None:
         if sizes.shard > 1 and not sharded:
             raise ValueError(f"trainer.shard={sizes.shard} ranks hold one copy of the weights only with trainer.sharded=true")
         super().__init__(data_parallel_size=sizes.ranks // sizes.tensor, tensor_parallel_size=sizes.tensor, timeout=timeout)
-        self.sizes, self.sharded = sizes, sharded
+        self.sizes, self.sharded, self._spreaders = sizes, sharded, spreaders
         self._policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
         self._replicas: DistributedDataParallel | None = None
         self.ordered = deterministic and not sharded and sizes.ranks == sizes.replicate and power_of_two(sizes.ranks)
@@ -157,11 +179,11 @@ class MeshStrategy(ModelParallelStrategy):
         """Lay a task out over the mesh, from outside."""
         sizes = self.sizes
         if sizes.context > 1:
-            spread_context(task, self.device_mesh["context"])
+            self._spreaders.context(task, self.device_mesh["context"])
         if sizes.tensor > 1:
-            spread_tensor(task, self.device_mesh["tensor"])
+            self._spreaders.tensor(task, self.device_mesh["tensor"])
         if sizes.context * sizes.tensor > 1:
-            share_encoding(task, self.device_mesh["context", "tensor"]._flatten("same_packs").get_group())
+            self._spreaders.encoding(task, self.device_mesh["context", "tensor"]._flatten("same_packs").get_group())
         if self.sharded or sizes.tensor > 1:
             self._shard(task)
         elif self.ordered:
@@ -191,7 +213,7 @@ class MeshStrategy(ModelParallelStrategy):
     def _shard(self, task: nn.Module) -> None:
         """Each block of each list of blocks is a unit, and the rest is one more."""
         mesh = self._sharding_mesh()
-        cut = partial(beside, shards=mesh.size(mesh.ndim - 1))
+        cut = partial(self._spreaders.cut, shards=mesh.size(mesh.ndim - 1))
         for blocks in [module for module in task.modules() if isinstance(module, nn.ModuleList)]:
             units = [fully_shard(block, mesh=mesh, mp_policy=self._policy, shard_placement_fn=cut) for block in blocks]
             for number, unit in enumerate(units):

@@ -265,7 +265,9 @@ class TrainingModule(LightningModule):
         if ranks.several():
             facts = ranks.summed(torch.tensor(facts, dtype=torch.float64, device=self.device)).tolist()
         unsound, total_norm, stop, samples, tokens, flops, *by_pack = facts
-        loss = summing.exact(by_pack) / counted  # of every pack alone, so that its bits do not depend on which rank had it
+        # of every pack alone, so that its bits do not depend on which rank had it; the count is 1 at least, but where numbers are left out
+        # of a step to see what it costs (`sora.training.tally`), which answers 0
+        loss = summing.exact(by_pack) / max(counted, 1.0)
         reason = self.guard.judge(loss, finite=unsound == 0)
         taken = not reason
         rate = self._schedule(self.counters.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -14,13 +14,15 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from sora.data.video_batches import VideoPack
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.text.encoder import TextEncoder
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid, TextTokens
 from sora.training import ranks
 from sora.vae.vae import VideoVAE
+
+if TYPE_CHECKING:
+    from sora.data.video_batches import VideoPack  # a mesh reads no data, and needs nothing of what reads them
 
 
 @runtime_checkable

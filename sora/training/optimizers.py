@@ -30,6 +30,7 @@ def adamw(
     scales: Mapping[str, Scale] | None = None,
 ) -> list[Optimizer]:
     """AdamW (Loshchilov & Hutter 2019) on everything, in the fused form."""
+    _refuse(betas, lr=lr, eps=eps, weight_decay=weight_decay)
     return [_adamw(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, scales=scales)]
 
 
@@ -55,6 +56,7 @@ def muon(
     Raises:
         ValueError: no matrix lies within `within`.
     """
+    _refuse(betas, lr=lr, other_lr=other_lr, momentum=momentum, eps=eps, weight_decay=weight_decay)
     matrices = {name: value for name, value in parameters.items() if within in name and name.endswith("weight") and value.ndim == 2}
     if not matrices:
         raise ValueError(f"no weight matrix has {within!r} in its name, so Muon has nothing to do; change optimizer.within or use adamw")
@@ -68,6 +70,15 @@ def muon(
     if not rest:
         return [first]
     return [first, _adamw(rest, lr=other_lr, betas=betas, eps=eps, weight_decay=weight_decay, scales=scales)]
+
+
+def _refuse(betas: Sequence[float], **numbers: float) -> None:
+    """Raise ValueError, naming the key, for what no optimiser steps with."""
+    for key, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"optimizer.{key}={value} must be a number of 0 or more")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optimizer.betas={list(betas)}: each is from 0 to below 1")
 
 
 def _parts(name: str, value: Tensor, splits: Mapping[str, int]) -> int:

@@ -207,7 +207,8 @@ def open_run(folder: Path) -> Run:
     """The run in `folder`; a ValueError says what is missing if there is none, or which link in it leads out of it."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; resume= and checkpoint= want the folder of a run")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {what}; resume= and checkpoint= want the folder of a run")
     if not (folder / "run.json").exists():
         raise ValueError(f"{folder} is no run: it has no run.json")
     refuse_links_out(folder)

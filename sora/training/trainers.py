@@ -16,10 +16,14 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 
 from sora.started import started
+from sora.training.context import spread_context
 from sora.training.launching import environment
-from sora.training.mesh import MeshStrategy, Sizes
+from sora.training.mesh import MeshStrategy, Sizes, Spreaders
+from sora.training.online import share_encoding
+from sora.training.tensor import beside, spread_tensor
 
 PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
+SPREADERS = Spreaders(context=spread_context, tensor=spread_tensor, encoding=share_encoding, cut=beside)
 PRECISIONS = ("32-true", "bf16-mixed")  # weights in bf16 alone lose small updates, and the average lives on those
 
 
@@ -106,7 +110,14 @@ def mesh_trainer(
     sizes = Sizes(replicate, shard, context, tensor)
     sizes.refuse_idle(ranks, by=f"are trainer.devices={devices} x trainer.nodes={nodes}")
     return _trainer(
-        MeshStrategy(sizes=sizes, sharded=sharded, bf16=precision == "bf16-mixed", deterministic=deterministic, timeout=PATIENCE),
+        MeshStrategy(
+            sizes=sizes,
+            sharded=sharded,
+            spreaders=SPREADERS,
+            bf16=precision == "bf16-mixed",
+            deterministic=deterministic,
+            timeout=PATIENCE,
+        ),
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,

@@ -93,6 +93,9 @@ def artefact_hash(folder: Path) -> str:
 
 def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
+    if not path.exists():
+        why = f"it has no {CARD}" if folder.is_dir() else "there is no such folder"
+        raise ValueError(f"vae={folder} is no VAE: {why}; name what `sora train task=vae` wrote, a run that is whole or its vae/")
     card = read_json(path, within=folder)
     if not isinstance(card, dict) or "card_sha256" not in card:
         raise ValueError(f"{path} is no VAE card; name a folder that `sora train task=vae` wrote")

@@ -51,7 +51,15 @@ def test_a_named_list_of_folders_arrives_as_it_is(name):
     assert OmegaConf.to_container(composed.plan.shapes) == [[9, 32, 32], [1, 8, 8]]
 
 
-@pytest.mark.parametrize("name", [*ODD, "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
+@pytest.mark.parametrize(("shell", "quoted"), [("/bin/bash", False), ("", False), ("/usr/bin/zsh", True)])
+def test_brackets_are_quoted_where_the_shell_would_refuse_them(monkeypatch, shell, quoted):
+    """zsh takes them for a pattern of files, and ends with "no matches found"."""
+    monkeypatch.setenv("SHELL", shell)
+    said = command("train", data__folders=["data/mine"])
+    assert said == ("sora train 'data.folders=[data/mine]'" if quoted else "sora train data.folders=[data/mine]")
+
+
+@pytest.mark.parametrize("name", [*ODD, ".", "..", "-x", "over=1", "density=uniform,seed=0", "~x/y", "watch=1/2"])
 @pytest.mark.parametrize("verb", ["compare", "report"])
 def test_folders_without_a_key_arrive_as_they_are(verb, name):
     words = shlex.split(command(verb, Path(name), Path("other")))

@@ -94,7 +94,7 @@ def test_how_many_clips_have_which_captions_is_counted_by_split(tmp_path, before
     assert (held.clips, held.without, dict(held.kinds)) == (6, 2, {"short": 4, "dense": 2})
     assert captioned([Index.open(tmp_path, "train")]).lines(None) == []
     assert found.lines({"dense": 1.0}) == [
-        "1 of 4 clips have no caption (25%): they are shown without",
+        "1 of 4 clips has no caption (25%): it is shown without",
         "captions by kind: dense 1, short 3; data.captions shows dense",
     ]
     writer = CaptionSetWriter(tmp_path, "more", dataset=index.dataset_fingerprint)
@@ -117,7 +117,7 @@ def test_a_count_of_captions_that_is_not_the_rows_own_is_a_fault(tmp_path):
 def test_captions_that_are_cut_are_told_by_the_cache_or_by_looking(tmp_path):
     index = made(tmp_path, [("short",), ("dense", "short"), ()])
     text = ByteEncoder(width=8, depth=1, reach=1, max_tokens=1 + len("dense of clip"))
-    told = "1 of 4 captions are longer than text.max_tokens=14 and are cut there; of 'dense of clip 1' is lost: ' 1'"
+    told = "1 of 4 captions is longer than text.max_tokens=14 and cut there; of 'dense of clip 1' is lost: ' 1'"
     said = [caption.text for row in range(3) for caption in index.captions(row)]
     assert said == ["short of clip 0", "dense of clip 1", "short of clip 1"]
     loose = {"encoder": text, "fill": 0}
@@ -127,10 +127,10 @@ def test_captions_that_are_cut_are_told_by_the_cache_or_by_looking(tmp_path):
     told = told.replace("of 4", "of 2")  # with the empty one
     assert texts_told([index], {"dense": 1.0}, **loose, caches=[states])[-1] == told
     assert texts_told([index], {"dense": 1.0}, encoder=text, fill=8, caches=[states])[-1].startswith(
-        "1 of 1 captions are longer than dit.text.fill=8 and are cut there; of 'dense of clip 1' is lost: 'f clip 1'"
+        "1 of 1 captions is longer than dit.text.fill=8 and cut there; of 'dense of clip 1' is lost: 'f clip 1'"
     )
     notes = check(Index.open(tmp_path), decode=0, workers=0, seconds=9, memory_gb=64).lines()
-    assert any(line.endswith(f"{told}") for line in notes) and any("1 of 3 clips have no caption" in line for line in notes)
+    assert any(line.endswith(f"{told}") for line in notes) and any("1 of 3 clips has no caption" in line for line in notes)
 
 
 def test_captions_that_were_not_encoded_are_told_before_the_run(tmp_path):

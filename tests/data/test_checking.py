@@ -134,7 +134,7 @@ def test_the_command_takes_words_and_leaves_a_list_of_faults(folder, capsys):
     member = Index.open(folder).member(4)
     flip(folder / member.shard, member.offset)
     assert cli.main(["data", "check", str(folder), "workers=0", f"output={folder.parent / 'faults.json'}"]) == 1
-    assert "1 faults (1 bytes)" in capsys.readouterr().out
+    assert "1 fault (1 bytes)" in capsys.readouterr().out
     (fault,) = json.loads((folder.parent / "faults.json").read_text())["faults"]
     assert (fault["kind"], fault["where"]) == ("bytes", f"{member.shard}: clip-004")
     assert cli.main(["data", "check"]) == 2
@@ -151,7 +151,7 @@ def test_the_index_command_indexes_beside_and_elsewhere_and_refuses_a_second_tim
     (folder / "dataset.json").unlink()
     assert cli.main(["data", "index", str(folder), "workers=0"]) == 0
     assert Index.open(folder).fingerprint == before
-    assert "5 clips in 4 shards" in capsys.readouterr().out
+    assert "5 clips (4 train, 1 heldout) in 4 shards" in capsys.readouterr().out
     assert cli.main(["data", "index", str(folder)]) == 2
     assert "is indexed" in capsys.readouterr().err
     assert cli.main(["data", "index=http://127.0.0.1:1/x"]) == 2
@@ -164,6 +164,20 @@ def test_a_description_counts_every_clip_once(folder):
     assert told.histograms[0].counts == {"16x16": 2, "24x16": 1, "20x18": 1, "8x8": 1}
     assert (told.totals["clips"], told.totals["frames"], told.sampled) == (5, 23, 3)
     assert told.counted["licence"] == {"CC0-1.0": 3}
+
+
+def test_where_all_clips_are_held_out_no_training_is_named_next(folder, capsys):
+    (folder / "dataset.json").unlink()
+    assert cli.main(["data", "index", str(folder), "held_out=1", "workers=0"]) == 0
+    told = capsys.readouterr().out
+    assert "5 clips (5 heldout) in 4 shards" in told and told.splitlines()[-1] == f"next: sora data show {folder}"
+
+
+def test_an_image_lasts_for_no_time_whatever_its_rate(tmp_path):
+    dataset(tmp_path, [(1, 16, 16), (8, 16, 16), (1, 16, 24)], fps=4.0)
+    told = describe(Index.open(tmp_path), sample=3)
+    assert told.totals["seconds"] == 2.0 == Index.open(tmp_path).described["totals"]["seconds"]
+    assert next(one for one in told.histograms if one.about == "duration in seconds").counts == {"0": 2, "2": 1}
 
 
 FEW = [[1], [1, 2, 2], [0.5] * 3, [*range(13)], [-3.5, *range(30)], [100, *range(17, 60)]]

@@ -104,6 +104,25 @@ def test_what_reads_images_is_named_only_where_a_dataset_may_hold_some(tmp_path,
     assert decoded_by(PYAV, mixed) == decoded_by(PYAV, films, mixed) == f"{PYAV.identity()} {pictures.identity()}"
 
 
+def test_names_with_dots_find_their_captions_and_keys_that_no_sample_has_are_noted(tmp_path, media):
+    """WebDataset cuts a name at its first dot, so that a video called 0.5.mp4 is the 5.mp4 of 0, and 0.5.txt is beside it."""
+    members = [
+        ("a.b.c.mp4", media[0]),
+        ("a.b.c.txt", b"dots"),
+        ("a.b.c.dense.txt", b"dense"),
+        ("d.0.5.mp4", media[1]),
+        ("d.0.5.json", b'{"Long": "x"}'),
+    ]
+    more = [("e.x.jpg", still(1)), ("e.x.jpg.txt", b"jpg"), ("f.mp4", media[0]), ("f.y.txt", b"of no video")]
+    write(tmp_path / "a.tar", members + more)
+    index, _, told = indexed(tmp_path, words=CaptionWords(keys={"style": "lnog", "motion": "long"}))
+    found = {index.key(row): {(one.kind, one.text) for one in index.captions(row)} for row in range(len(index))}
+    assert found == {"a": {("original", "dots"), ("dense", "dense")}, "d": {("motion", "x")}, "e": {("original", "jpg")}, "f": set()}
+    assert told["notes"]["members that are not read (.y.txt)"] == 1
+    assert told["notes"]["clips, and none has a caption of kind style, whose keys captions.keys names"] == 4
+    assert not any("kind motion" in note for note in told["notes"])
+
+
 def test_decord_reads_what_this_user_wrote_and_nothing_that_others_made(tmp_path, media, monkeypatch):
     """Indexed shards never; what another user prepared where the command line allows it; a borrowed seal is of other clips."""
     theirs, ours, old = tmp_path / "theirs", tmp_path / "ours", tmp_path / "old"

@@ -196,7 +196,8 @@ def test_a_shard_that_changed_and_other_choices_are_read_again_and_more_shards_m
 
 @pytest.mark.slow
 def test_two_processes_do_not_index_into_one_folder(shards, tmp_path):
-    script = "import sys; from sora.data.parts import Parts; p = Parts(sys.argv[1], {}); print('in', flush=True); sys.stdin.read()"
+    then = "print('in', flush=True); sys.stdin.read()"
+    script = f"import sys; from sora.data.parts import Parts; p = Parts(sys.argv[1], {{}}); {then}"
     asked = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

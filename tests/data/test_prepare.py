@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sora import cli
 from sora.data.loading import read_clip
 from sora.data.sources import WorldSource, clip_key, fitted
 from sora.data.video import PYAV
@@ -101,13 +102,75 @@ def test_when_nothing_can_be_read_there_is_no_dataset(tmp_path):
     with pytest.raises(ValueError, match=r"holds no video and no image; a\.mp4 is empty"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     (tmp_path / "in/b.mp4").write_bytes(muxed(counting(9))[:200])
-    with pytest.raises(ValueError, match=r"not one clip could be made of 1 files: .*b\.mp4 does not decode"):
+    with pytest.raises(ValueError, match=r"not one clip could be made of 2 files: .*b\.mp4 does not decode"):
         prepared(tmp_path / "out", folder=tmp_path / "in")
     with pytest.raises(ValueError, match="is no folder"):
         prepared(tmp_path / "out", folder=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="needs input=FOLDER"):
         prepared(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"fps": 0}, r"source\.fps=0 is out of range: give a number above 0"),
+        ({"fps": -1.0}, r"source\.fps=-1"),
+        ({"frames": 0}, r"source\.frames=0 is out of range: give a number of at least 1"),
+        ({"min_frames": 0}, r"source\.min_frames=0"),
+        ({"stride_time": 0}, r"source\.stride_time=0"),
+        ({"size": 0}, r"source\.size=0"),
+        ({"multiple": 0}, r"source\.multiple=0"),
+        ({"windows_per_video": 0}, r"source\.windows_per_video=0"),
+        ({"windows_per_video": -1}, r"source\.windows_per_video=-1"),
+        ({"frames": 10}, r"source\.frames=10 is not 1 \+ k x source\.stride_time=4; use 9"),
+        ({"size": 15}, r"48x32 pixels, scaled down to source\.size=15, are too few for sides that are multiples of source\.multiple=16"),
+    ],
+)
+def test_numbers_that_nothing_can_be_made_with_are_refused_by_their_key(tmp_path, videos, said, told):
+    """None stands for another value, such as all windows or no scaling, and none is told as another key's."""
+    with pytest.raises(ValueError, match=told):
+        prepared(tmp_path / "out", source(**said), folder=videos)
+
+
+@pytest.mark.slow
+def test_the_commands_own_numbers_are_refused_by_their_key_before_any_work(tmp_path, videos, capsys):
+    words = ["count=0", "count=-1", "workers=-1", "workers=5000", "shard_mb=0", "unit_seconds=0", "worker_memory_gb=-1"]
+    for word in words:
+        assert cli.run("prepare", [f"input={videos}", f"output={tmp_path / 'out'}", word]) == 2
+        assert f"{word} is out of range" in capsys.readouterr().err
+    assert cli.run("prepare", [f"input={videos}", f"output={tmp_path / 'out'}", "source=world", "count=2", "captions.keys={dense: x}"]) == 2
+    for place, told in (("s3://b/x", "s3://b/x is a URL"), (videos / "a.mp4", "a.mp4 is a file, and no folder")):
+        assert cli.run("prepare", [f"input={place}", f"output={tmp_path / 'out'}"]) == 2 and told in capsys.readouterr().err
+    prepared(tmp_path / "set", folder=videos)
+    assert cli.run("prepare", [f"input={tmp_path / 'set'}", f"output={tmp_path / 'out'}"]) == 2
+    assert "is a dataset already" in capsys.readouterr().err
+    for word in ("decode=2", "workers=-1", "clip_seconds=0", "worker_memory_gb=0"):
+        assert cli.run("data", ["check", str(tmp_path / "set"), word]) == 2 and f"{word} is out of range" in capsys.readouterr().err
+    for word in ("max_bad_share=-1", "held_out=2", "most_mb=0", "fetch_after=0"):
+        assert cli.run("data", ["index", str(tmp_path / "none"), word]) == 2 and f"{word} is out of range" in capsys.readouterr().err
+    for word in ("batch=0", "captions_per_file=0", "max_bad_share=2", "threads=0"):
+        assert cli.run("encode", ["vae=x", f"data={tmp_path / 'set'}", word]) == 2 and f"{word} is out of range" in capsys.readouterr().err
+    assert cli.run("encode", ["vae=x", f"data={tmp_path / 'set'}", "multiple=[1,2]"]) == 2 and "multiple=[1, 2]" in capsys.readouterr().err
+    assert cli.run("data", ["check", str(tmp_path / "set/dataset.json")]) == 2
+    assert f"is a file, and a dataset is a folder: name {tmp_path / 'set'}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def _children(item):
+    time.sleep(0.2)
+    parent = os.getppid()
+    with open(f"/proc/{parent}/task/{parent}/children") as file:
+        return len(file.read().split())
+
+
+def test_no_more_processes_are_started_than_there_is_work():
+    """A pool that forks starts all of its processes at the first item: a thousand of them for three files."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        before = len(file.read().split())
+    done = list(in_order(_children, range(3), workers=200, seconds=60, memory_gb=64))
+    assert [one.item for one in done] == [0, 1, 2] and max(one.result for one in done) <= before + 3
+    assert list(in_order(_children, [], workers=200, seconds=60, memory_gb=64)) == []
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, videos):

@@ -141,7 +141,7 @@ def test_a_folders_own_table_names_the_videos_below_it(tmp_path, name):
         (tmp_path / "sub" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, unused = said(tmp_path, {})
     assert found == {"a.mp4": [], "b.MP4": [], "sub/a.mov": [("original", "in sub")], "sub/c.mp4": [("original", "c")]}
-    assert unused.lines() == [f"1 of 3 rows of sub/{name} fit no video (lost.mp4)"]
+    assert unused.lines() == [f"1 of 3 rows of sub/{name} fits no video (lost.mp4)"]
     assert said(tmp_path, {}, words=CaptionWords(tables=[]))[0]["sub/c.mp4"] == []
 
 
@@ -192,7 +192,7 @@ def test_a_caption_that_cannot_be_written_is_the_fault_of_its_video_alone(tmp_pa
     [
         ("t.csv", "file,label\na.mp4,x\n", r"no column with captions, only file, label; captions\.keys="),
         ("t.csv", "clip,caption\na.mp4,x\n", r"line 2 names no video: it has clip, caption; captions\.keys=\{file: NAME\}"),
-        ("t.csv", "file;caption\na.mp4;x\n", "line 2 names no video"),
+        ("t.csv", "file;caption\na.mp4;x\n", "line 1 names one column"),
         (
             "t.jsonl",
             '{"file": "x.mp4", "caption": "a"}\n{"file": "y.mp4", "caption": "b"}\n',
@@ -222,3 +222,51 @@ def test_one_file_that_is_the_table_by_two_ways_is_read_once(tmp_path):
         Caption("a", "x", "m"),
         Caption("b", "y", "m"),
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            {"keys": {"dense": "lnog text"}},
+            r"captions\.keys=\{dense: lnog text\}: no file or table has such a key or column; there are caption, file, long_text, short",
+        ),
+        ({"keys": {"dense": ["x", "y"]}}, r"captions\.keys=\{dense: x\}.*there are caption, file, long_text, short"),
+        ({"keys": {"file": "clipp"}}, r"captions\.keys=\{file: clipp\}: no table has such a column; there are caption, file"),
+        (
+            {"suffixes": ["txt", "txxt"]},
+            r"captions\.suffixes=\[txxt\]: no file beside the videos ends so; others end with json, jsonl, txt",
+        ),
+        ({"tables": ["metadata.jsn"]}, r"captions\.tables=\[metadata\.jsn\]: no file beside the videos or above them is called so"),
+        ({"keys": {"dense": "long-text", "motion": ["gone", "short"], "style": None}}, None),
+        ({"suffixes": ["TXT", "cap"]}, None),
+        ({"tables": ["Metadata.JSONL", "metadata.csv"]}, None),
+        ({"keys": {"file": "FILE", "dense": "caption"}}, None),
+    ],
+)
+def test_a_chosen_name_that_nothing_has_is_refused_with_what_there_is(tmp_path, words, told):
+    """Who mistypes a key would get clips without captions, and no word."""
+    files = {"a.json": '{"caption": "x", "Long Text": "y"}', "b.short.txt": "z", "metadata.jsonl": '{"file": "sub/a.mov", "caption": "t"}'}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    for name in VIDEOS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = Sidecars(tmp_path, VIDEOS, CaptionWords(**words))
+    said = [found.of(name) for name in VIDEOS]
+    if told is None:
+        found.refuse_unmet()
+        assert any(said)
+    else:
+        with pytest.raises(ValueError, match=told):
+            found.refuse_unmet()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("t.csv", "file;caption"), ("t.csv", "file\tcaption"), ("t.tsv", "file,caption"), ("t.tsv", "file;caption")]
+)
+def test_a_table_with_other_separators_is_refused_as_such(tmp_path, name, line):
+    """As spreadsheets save it where 1,5 is a number: each row would be one text."""
+    with pytest.raises(ValueError, match=rf"captions={tmp_path}/{name} line 1 names one column, .*: (commas|tabs) stand between columns"):
+        said(tmp_path, {name: f"{line}\n{line.replace('file', 'a.mp4')}\n"}, table=name)
+    assert said(tmp_path, {"one.csv": "file\na.mp4\n", "metadata.csv": "caption\nx\n"})[0]["a.mp4"] == []  # of one column indeed

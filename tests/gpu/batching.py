@@ -31,8 +31,9 @@ def batching(place: Place) -> Iterator[Report]:
     for name, groups in grouped.items():
         runs = [_run(place, name, group) for group in groups]
         steps[name] = lambda runs=runs: [run() for run in runs]
-    seconds = in_turn(steps, place, rounds=5)
-    yield Report(figures={f"packs_vs_{name}": seconds[name] / seconds["packs"] for name in ("buckets", "padding")})
+    for name in ("padding", "buckets"):
+        seconds = in_turn({each: steps[each] for each in ("packs", name)}, place, rounds=5)
+        yield Report(figures={f"packs_vs_{name}": seconds[name] / seconds["packs"]})
 
 
 _SHARED: dict[str, Trained] = {}
@@ -51,25 +52,27 @@ def _run(place: Place, name: str, group: Sequence[Grid]) -> Callable[[], Any]:
         _SHARED[name].module.task.objective.max_levels = None  # batches of one shape have as many as they need
     made = _SHARED[name]
     prepared, route = made.prepare(batch), made.module.task.dit.route
+    seen = None
+    if name == "padding":
+        ends = torch.tensor([grid.tokens for grid in group], device=made.device)
+        seen = (torch.arange(longest, device=made.device) < ends[:, None])[:, None, None]
+    usual = stock(seen, rows=len(group))
 
     def run() -> None:
         if name != "packs":
-            route.attention = stock([grid.tokens for grid in group] if name == "padding" else None, rows=len(group))
+            route.attention = usual
         made.learn(prepared)
 
     return run
 
 
-def stock(lengths: Sequence[int] | None, *, rows: int) -> Callable[..., Tensor]:
-    """torch's attention over (rows, tokens) of one length, as networks without packing call it. lengths: of rows that are padded."""
+def stock(seen: Tensor | None, *, rows: int) -> Callable[..., Tensor]:
+    """torch's attention over (rows, tokens) of one length, as networks without packing call it. seen: the keys of rows that are padded."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask=None) -> Tensor:
         queries, keys, values = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q, k, v))
-        seen = None
-        if lengths is not None and q.shape[0] == k.shape[0]:
-            ends = torch.tensor(list(lengths), device=q.device)
-            seen = (torch.arange(keys.shape[2], device=q.device) < ends[:, None])[:, None, None]
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen).transpose(1, 2).flatten(0, 1)
+        among = seen if q.shape[0] == k.shape[0] else None  # captions are of one length
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=among).transpose(1, 2).flatten(0, 1)
 
     return attention
 
@@ -77,7 +80,10 @@ def stock(lengths: Sequence[int] | None, *, rows: int) -> Callable[..., Tensor]:
 def without_diffusers(_: Place) -> str | None:
     from importlib.util import find_spec
 
-    return None if find_spec("diffusers") else "diffusers is not installed here"
+    if find_spec("diffusers") is None:
+        return "diffusers is not here"
+    lacking = [name for name in ("huggingface_hub", "PIL", "regex", "requests", "httpx", "importlib_metadata") if find_spec(name) is None]
+    return f"diffusers needs {', '.join(lacking)}, not here" if lacking else None
 
 
 def peer(place: Place) -> Iterator[Report]:

@@ -13,7 +13,7 @@ from tests.gpu.record import Place, Report
 def ceilings(place: Place) -> Iterator[Report]:
     """matmul_tflops (bfloat16, random numbers), copy_gb_per_second (bytes read and written), launch_us (of one small kernel, queued)."""
     yield Report(figures={"matmul_tflops": matmul_rate(place, torch.bfloat16) / 1e12})
-    source = torch.empty((1 << 24) if place.toy else (1 << 32), dtype=torch.uint8, device=place.device).random_(0, 255)
+    source = torch.empty((1 << 24) if place.toy else (1 << 31), dtype=torch.uint8, device=place.device).random_(0, 255)
     target = torch.empty_like(source)
     yield Report(figures={"copy_gb_per_second": 2 * source.numel() / seconds_of(lambda: target.copy_(source), place) / 1e9})
     small, count = torch.zeros(16, device=place.device), 100 if place.toy else 2000

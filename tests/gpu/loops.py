@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from sora.configs.build import build
 from sora.jobs import JOBS
+from sora.processes import Parent
 from sora.training.module import TrainingModule
 from sora.training.tracing import attach
 from tests.gpu.measuring import in_turn
@@ -77,10 +78,12 @@ def aside(work: Callable[[], dict[str, float]], answer: Path) -> dict[str, float
     Raises:
         RuntimeError: it failed.
     """
+    parent = Parent.here()
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            parent.hold_to()
             answer.write_text(json.dumps(work()))
             code = 0
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -66,6 +67,13 @@ def step_bytes(step: Callable[[], Any], place: Place) -> int | None:
     before = torch.cuda.memory_allocated()
     held = peak_bytes(step, place)
     return None if held is None else held - before
+
+
+def let_go(place: Place) -> None:
+    """Free what networks hold that are no longer used: a module and its trainer know one another, and lie there until looked for."""
+    gc.collect()
+    if place.device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sora.configs.build import build
 from sora.configs.compose import compose
 from sora.price import Wanted, batch_of, module_of
 from sora.tokens import Batch, Grid
 from sora.training.tracing import attach
+from tests.gpu.measuring import let_go
 from tests.gpu.record import Place
 
 TEXT, CHANNELS = 384, 64  # widths of caption states and of patches
@@ -57,7 +60,7 @@ def wanted(place: Place, dit: str, *words: str) -> Wanted:
 
 
 def batches(item: Wanted, *, seed: int = 0) -> list[Batch]:
-    """A batch of random numbers for each pack of `item`."""
+    """A batch of random numbers for each pack of `item`, which is told how many words and levels packs have: `trained` reads that."""
     draw = torch.Generator().manual_seed(seed)
     most = max(sum(words for _, words in pack) for pack in item.packs)
     item.config.data.text_budget = most  # static shapes, as plan.budget makes those of the tokens
@@ -97,17 +100,46 @@ class Trained:
         return mean.detach()
 
 
-def trained(place: Place, item: Wanted, *, change: Callable[[nn.Module], None] = lambda _: None) -> Trained:
-    """The module of a configuration. change: of its network, before it moves to the device."""
+def trained(place: Place, item: Wanted, *, change: Callable[[nn.Module], None] = lambda _: None, alike: bool = False) -> Trained:
+    """The module of a configuration. change: of its network, before it moves to the device. alike: the same weights on every device; else
+    large ones are drawn where they lie, since a host takes half a minute for a billion numbers.
+    """
+    let_go(place)
     torch.manual_seed(0)
-    module = module_of(item, gpu=False)
+    with nullcontext() if alike else _Undrawn():
+        module = module_of(item, gpu=False)
     change(module.task.dit)
-    with torch.no_grad():  # heads start at zero, which would hide what is behind them
-        for value in module.task.parameters():
-            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
     device = torch.device(place.device)
-    module.to(device)
+    if alike:
+        _draw(module, torch.device("cpu"))
+        module.to(device)
+    else:
+        module.to(device)
+        _draw(module, device)
     tree = {**item.config.trainer, "threads": 0, "deterministic": False}
     trainer = build(tree)(callbacks=[])
     attach(module, trainer)
     return Trained(module, trainer, device)
+
+
+LARGE = 1 << 20  # numbers of a weight that is not drawn on the host
+DRAWS = {"uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "erfinv_"}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves large weights as they were found in memory, where random numbers are asked for."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        value = args[0] if args else (kwargs or {}).get("tensor")  # as functions of torch.nn.init hand on theirs
+        if getattr(func, "__name__", "") in DRAWS and isinstance(value, Tensor) and value.numel() >= LARGE:
+            return value
+        return func(*args, **(kwargs or {}))
+
+
+def _draw(module: nn.Module, device: torch.device) -> None:
+    """Small random numbers on top of what begins at zero, which would hide what is behind it; large weights are made of them alone."""
+    draw = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for value in module.parameters():
+            noise = torch.empty_like(value).normal_(0.0, 0.02, generator=draw)
+            value.copy_(noise) if value.numel() >= LARGE else value.add_(noise)

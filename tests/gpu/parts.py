@@ -24,7 +24,7 @@ from sora.training.vae_module import VaeTask
 from tests.gpu.fitting import fitting
 from tests.gpu.measuring import error, peak_bytes, seconds_of
 from tests.gpu.record import Place, Report
-from tests.gpu.training import dataset, losses, sora_train
+from tests.gpu.training import apart, dataset, losses, sora_train
 
 
 def mesh(place: Place) -> Iterator[Report]:
@@ -36,7 +36,7 @@ def mesh(place: Place) -> Iterator[Report]:
     alone = losses(sora_train(home, "alone", *common, "trainer=gpu" if place.device == "cuda" else "trainer=cpu"))
     for name, more in {"fsdp": [], "tp": ["trainer.tensor=1"]}.items():
         found = losses(sora_train(home, name, *common, f"trainer={name}", "trainer.devices=1", *device, *more))
-        yield Report(figures={f"loss_error_{name}": max(abs(a - b) / abs(b) for a, b in zip(found, alone, strict=True))})
+        yield Report(figures={f"loss_error_{name}": apart(found, alone)})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from sora.processes import Parent
 from tests.gpu.record import Cut, Place, Report, Section
 
 
@@ -27,7 +28,7 @@ def forked(section: Section, place: Place, *, seconds: float) -> Iterator[Report
     """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(section, place, theirs))
+    process = context.Process(target=_work, args=(section, place, theirs, Parent.here()))
     end = time.monotonic() + seconds
     process.start()
     theirs.close()
@@ -54,7 +55,8 @@ def forked(section: Section, place: Place, *, seconds: float) -> Iterator[Report
         ours.close()
 
 
-def _work(section: Section, place: Place, pipe: Connection) -> None:
+def _work(section: Section, place: Place, pipe: Connection, parent: Parent) -> None:
+    parent.hold_to()  # a device must not stay taken after a check that was killed
     os.setpgid(0, 0)
 
     def send(kind: str, value: Any) -> None:

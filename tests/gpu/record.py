@@ -1,6 +1,7 @@
 """What a check on a GPU found, written as it is found: a run that is cut off at any moment has told what it knew.
 
-    FILE.json   {"figures": {name: number}, "sections": {name: {"status", "seconds", "why", "rows"}}, "machine", "commit", "when", "device"}
+    FILE.json   {"figures": {name: number}, "sections": {name: {"status", "seconds", "why", "rows", "commit", "when"}},
+                "machine", "versions", "device", "commit", "when"}; a section's own commit and when are of the check that ran it
     FILE.log    a line for everything that was reported, in order
 
 A section's status is "not run", "running", "ran", "failed" (an exception, told in `why`) or "cut off" (a clock, its own or the whole one).
@@ -93,12 +94,14 @@ class Record:
         self.path, self.echo = path, echo
         entries = {section.name: {"status": NOT_RUN, "seconds": 0.0, "why": "", "rows": []} for section in sections}
         self.data: dict[str, Any] = {"figures": {}, "sections": entries, **about}
-        if keep and path.is_file():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+        self.begun = {"commit": about.get("commit", ""), "when": about.get("when", "")}
+        kept = keep and path.is_file()
+        if kept:
+            earlier = before(path, about)
             self.data["figures"] |= earlier["figures"]
             self.data["sections"] |= {name: entry for name, entry in earlier["sections"].items() if name in entries}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.log = open(path.with_suffix(".log"), "w", encoding="utf-8")  # noqa: SIM115  open as long as the record is
+        self.log = open(path.with_suffix(".log"), "a" if kept else "w", encoding="utf-8")  # noqa: SIM115  open as long as the record is
         self.write()
 
     def write(self) -> None:
@@ -126,9 +129,28 @@ class Record:
         self.data["sections"][section]["rows"] = []
 
     def mark(self, section: str, status: str, *, seconds: float = 0.0, why: str = "") -> None:
-        self.data["sections"][section] |= {"status": status, "seconds": round(seconds, 1), "why": why}
+        self.data["sections"][section] |= {"status": status, "seconds": round(seconds, 1), "why": why, **self.begun}
         self.write()
         self.tell(f"{section}: {status}{f' ({why})' if why else ''}{f' after {seconds:.1f} s' if seconds else ''}")
+
+
+def before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier check of the same device and versions found.
+
+    Raises:
+        ValueError: the file is no such record.
+    """
+    other = "name another output=…, or leave only= out and run all sections anew"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        named = {name: earlier[name] for name in ("device", "versions") if name in about}
+        _ = earlier["figures"].items(), earlier["sections"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        raise ValueError(f"{path} is no record of an earlier check, to which only= could add; {other}") from None
+    for name, was in named.items():
+        if was != about[name]:
+            raise ValueError(f"{path} is of another {name.removesuffix('s')}, {was}, and here is {about[name]}; {other}")
+    return earlier
 
 
 def run(

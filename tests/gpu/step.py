@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 
 from sora.dit.peak import stated
-from sora.price import bill
+from sora.price import Wanted, bill
 from tests.gpu.ceilings import matmul_rate
 from tests.gpu.fitting import fitting
-from tests.gpu.measuring import error, in_turn, peak_bytes, seconds_of, step_bytes
+from tests.gpu.measuring import error, peak_bytes, seconds_of, step_bytes
 from tests.gpu.networks import batches, sizes, trained, wanted
 from tests.gpu.record import Place, Report
 
@@ -47,7 +48,7 @@ def wrong(place: Place, name: str) -> tuple[float, float]:
         exact = _smaller(exact)
     found = []
     for here, each in ((place, item), (cpu, exact)):
-        made = trained(here, each)
+        made = trained(here, each, alike=True)
         loss = made.learn(made.prepare(batches(each)[0]))
         grads = torch.cat([value.grad.flatten().float().cpu() for value in made.module.trained().values() if value.grad is not None])
         found.append((loss.float().cpu(), grads))
@@ -65,18 +66,27 @@ def waiting(place: Place) -> Iterator[Report]:
     """no_waiting_NAME: 1 where a forward and a backward never wait for the device (torch's sync debug mode)."""
     broken = []
     for name in NETWORKS:
-        item = wanted(place, name)
-        packs, made = batches(item), trained(place, item)
-        prepared = [made.prepare(batch) for batch in packs]
-        made.learn(prepared[0])  # what is compiled or asked for once is
-        try:
-            with forbidden(place):
-                made.learn(prepared[1])
-        except RuntimeError as waits:
-            broken.append(f"{name}: {str(waits).splitlines()[0]}")
-        yield Report(figures={f"no_waiting_{name}": float(not broken or not broken[-1].startswith(name))})
+        waits = waited(place, name)
+        yield Report(figures={f"no_waiting_{name}": float(not waits)})
+        broken += [f"{name}: {waits}"] if waits else []
     if broken:
         raise AssertionError("; ".join(broken))
+
+
+def waited(place: Place, name: str) -> str:
+    """Where a step waits for the device; nothing if it does not."""
+    item = wanted(place, name)
+    packs = batches(item)[:2]
+    made = trained(place, item)
+    prepared = [made.prepare(batch) for batch in packs]
+    made.learn(prepared[0])  # what is compiled or asked for once is
+    try:
+        with forbidden(place):
+            made.learn(prepared[1])
+    except RuntimeError as refused:
+        lines = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in traceback.extract_tb(refused.__traceback__)[-6:]]
+        return f"{str(refused).splitlines()[0]} at {' > '.join(lines)}"
+    return ""
 
 
 class forbidden:
@@ -95,26 +105,38 @@ class forbidden:
             torch.cuda.set_sync_debug_mode("default")
 
 
+# What goals are of comes first.
+TRIALS = (
+    ("b_2", "none"),
+    ("xl_2", "save_attention"),
+    ("wan_2_1_1_3b", "save_attention"),
+    *(("xl_2", "none"), ("b_2", "save_attention"), ("xl_2", "full"), ("wan_2_1_1_3b", "full"), ("b_2", "full"), ("wan_2_1_1_3b", "none")),
+)
+
+
 def speed(place: Place) -> Iterator[Report]:
     """Of each network: ms, tokens_per_second, mfu (of the ceiling measured here), mfu_stated, memory_vs_bill, by policy of recomputing.
 
     Where packs of the real budget do not fit, a half and a quarter of it are tried: the rows say which do, and figures are of those.
     """
     rate = matmul_rate(place, torch.bfloat16)
-    for name in NETWORKS:
-        for policy in ("none",) if place.toy else ("save_attention", "none", "full"):
-            tried = {
-                f"{sizes(place).budget // part} tokens": partial(of_step, place, name, policy, rate=rate, part=part)
-                for part in ((1,) if place.toy else (1, 2, 4))
-            }
-            found = yield from fitting(f"{name} recompute={policy}", tried)
-            yield Report(figures=found or {})
-            if place.device == "cuda":
-                torch.cuda.empty_cache()
+    for name, policy in [(name, "none") for name in NETWORKS] if place.toy else TRIALS:
+        tried = {
+            f"{sizes(place).budget // part} tokens": partial(of_step, place, name, policy, rate=rate, part=part)
+            for part in ((1,) if place.toy else (1, 2, 4))
+        }
+        found = yield from fitting(f"{name} recompute={policy}", tried)
+        if found is None:
+            continue
+        figures, held, item = found
+        yield Report(figures=figures)
+        if not place.toy or name == NETWORKS[0]:
+            priced = bill(item).memory.largest
+            yield Report(figures={f"memory_vs_bill_{name}_{policy}": None if held is None else held / priced})
 
 
-def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> Mapping[str, float | None]:
-    """part: of the clips of each pack, every so manieth."""
+def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> tuple[Mapping[str, float | None], int | None, Wanted]:
+    """Figures, the bytes that were held (None where nobody counts them), and of what. part: of the clips of each pack, every so manieth."""
     item = wanted(place, name, f"recompute={policy}")
     if part > 1:
         item.config.plan.budget = sizes(place).budget // part
@@ -133,8 +155,7 @@ def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1)
     if place.device == "cuda":
         known = stated(torch.cuda.get_device_name())
         found[f"mfu_stated_{key}"] = None if known is None else flops / seconds / known
-        found[f"memory_vs_bill_{key}"] = held / bill(item).memory.largest if held else None
-    return found
+    return found, held, item
 
 
 def _within(pack: Any, budget: int) -> Any:
@@ -150,39 +171,45 @@ def _within(pack: Any, budget: int) -> Any:
 
 # The default block three ways: plain torch; with fused steps and a backward by hand; and with an MLP that keeps its input only, besides.
 BLOCKS = {"plain": ("sora.dit.cross_block", False), "fused": ("sora.dit.lean_block", False), "frugal": ("sora.dit.lean_block", True)}
+HOW = (("plain", "compiled"), ("fused", "compiled"), ("plain", "eager"), ("fused", "eager"), ("frugal", "compiled"), ("frugal", "eager"))
 
 
 def compiling(place: Place) -> Iterator[Report]:
     """graphs_NAME: how many the blocks of b_2 were compiled to over 20 packs; then, of each block eager and compiled, its time and memory
     over those of the plain block compiled: time_vs_plain_compiled_NAME_HOW, memory_vs_plain_compiled_NAME_HOW. One above 1 in both may go.
     """
+    least: tuple[float, int | None] | None = None
+    for name, how in HOW:
+        graphs, seconds, held = compiled_or_not(place, name, compiles=how == "compiled")
+        least = least or (seconds, held)
+        if how == "compiled":
+            yield Report(figures={f"graphs_{name}": float(graphs)})
+        memory = held / least[1] if held and least[1] else None
+        key = f"vs_plain_compiled_{name}_{how}"
+        yield Report(figures={f"ms_{name}_{how}": seconds * 1e3, f"time_{key}": seconds / least[0], f"memory_{key}": memory})
+
+
+def compiled_or_not(place: Place, name: str, *, compiles: bool) -> tuple[int, float, int | None]:
+    """Graphs, seconds of a step on each pack, and the bytes that it takes beside what lies there, of a block of b_2."""
     import torch._dynamo as dynamo
     from torch._dynamo.utils import counters
 
     from sora.training.compiling import compile_blocks
 
+    dynamo.reset()
+    counters.clear()
+    target, frugal = BLOCKS[name]
+    item = wanted(place, "b_2", f"dit.block._target_={target}")
     backend = "aot_eager" if place.toy else "inductor"
-    made: dict[str, Any] = {}
-    memory: dict[str, int | None] = {}
-    for name, (target, frugal) in BLOCKS.items():
-        for how in ("eager", "compiled"):
-            dynamo.reset()
-            counters.clear()
-            item = wanted(place, "b_2", f"dit.block._target_={target}")
-            packs = batches(item)
-            compiled = partial(compile_blocks, words=False, levels=False, backend=backend)  # both axes have budgets here
-            each = trained(place, item, change=partial(_changed, frugal=frugal, compiled=compiled if how == "compiled" else None))
-            prepared = [each.prepare(batch) for batch in packs]
-            for number in range((8 if place.toy else 20) if how == "compiled" else 1):  # each pack twice at least
-                each.step(prepared[number % len(prepared)])
-            if how == "compiled":
-                yield Report(figures={f"graphs_{name}": float(counters["stats"]["unique_graphs"])})
-            made[f"{name}_{how}"] = lambda each=each, prepared=prepared: [each.step(pack) for pack in prepared]
-            memory[f"{name}_{how}"] = step_bytes(made[f"{name}_{how}"], place)
-    times, plain = in_turn(made, place, rounds=3, warm=1), "plain_compiled"
-    yield Report(figures={f"time_vs_{plain}_{name}": seconds / times[plain] for name, seconds in times.items()})
-    least = memory[plain]
-    yield Report(figures={f"memory_vs_{plain}_{name}": held / least if held and least else None for name, held in memory.items()})
+    compiled = partial(compile_blocks, words=False, levels=False, backend=backend)  # both axes have budgets here
+    packs = batches(item)
+    made = trained(place, item, change=partial(_changed, frugal=frugal, compiled=compiled if compiles else None))
+    prepared = [made.prepare(batch) for batch in packs]
+    for number in range((8 if place.toy else 20) if compiles else 1):  # each pack twice at least
+        made.step(prepared[number % len(prepared)])
+    step = lambda: [made.step(pack) for pack in prepared]  # noqa: E731
+    seconds = seconds_of(step, place, rounds=5, warm=1)
+    return counters["stats"]["unique_graphs"], seconds, step_bytes(step, place)
 
 
 def _changed(network: Any, *, frugal: bool, compiled: Any) -> None:

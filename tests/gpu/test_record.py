@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.gpu.processes import Failed, forked
 from tests.gpu.record import CUT, FAILED, NOT_RUN, RAN, RUNNING, Cut, Place, Record, Report, Section, run
 
 PLACE = Place("cpu", True, Path("."))
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -161,6 +164,68 @@ def hangs(place):
 def dies(place):
     yield Report(figures={"before": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.gpu.processes import forked
+from tests.gpu.record import Place, Record, Report, Section, run
+
+def hangs(place):
+    for number in range(10**6):
+        yield Report(figures={f"figure_{number % 50}": float(number)})
+        if number == 20:
+            yield Report(row={"section": os.getpid()})
+
+folder = Path(sys.argv[1])
+parts = [Section("hangs", hangs, 60)]
+run(parts, Place("cpu", True, folder), Record(folder / "gpu.json", about={}, sections=parts), minutes=8, runner=forked)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.011, 0.05, 0.13])
+def test_a_check_that_is_killed_leaves_a_whole_file_and_no_process(tmp_path, seconds):
+    """However it is killed, and in the middle of a write: what it had begun would hold the device for the next one."""
+    check = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.DEVNULL, cwd=ROOT)
+    path = tmp_path / "gpu.json"
+    waited(lambda: path.exists() and read(path)["sections"]["hangs"]["rows"])
+    section = read(path)["sections"]["hangs"]["rows"][0]["section"]
+    assert running(section)
+    time.sleep(seconds)
+    check.kill()
+    check.wait()
+    found = read(path)
+    assert found["sections"]["hangs"]["status"] == RUNNING and len(found["figures"]) >= 20
+    waited(lambda: not running(section))
+
+
+def waited(holds, patience=60.0):
+    end = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_only_adds_to_a_file_of_the_same_device_and_to_nothing_else(tmp_path):
+    path = tmp_path / "gpu.json"
+    parts = sections(Clock(), count=1)
+    about = {"device": "a GPU", "versions": {"torch": "2.11"}, "commit": "a", "when": "then"}
+    record = Record(path, about=about, sections=parts, echo=lambda _: None)
+    record.add("part0", Report(figures={"figure": 1.0}))
+    record.mark("part0", RAN)
+    later = Record(path, about={**about, "commit": "b", "when": "now"}, sections=parts, keep=True, echo=lambda _: None)
+    assert later.data["sections"]["part0"]["commit"] == "a" and later.data["commit"] == "b"
+    assert "part0: ran" in path.with_suffix(".log").read_text()
+    whole = path.read_bytes()
+    for other, told in (({"device": "another"}, "of another device, a GPU"), ({"versions": {"torch": "2.12"}}, "of another version")):
+        with pytest.raises(ValueError, match=told):
+            Record(path, about={**about, **other}, sections=parts, keep=True)
+        assert path.read_bytes() == whole
+    for broken in ("", "[]", "{}", '{"figures": 1, "sections": {}, "device": "a GPU", "versions": {"torch": "2.11"}}'):
+        path.write_text(broken)
+        with pytest.raises(ValueError, match="no record of an earlier check"):
+            Record(path, about=about, sections=parts, keep=True)
 
 
 def running(group):

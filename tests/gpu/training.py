@@ -7,47 +7,52 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+from sora.processes import Parent
 from tests.gpu import loops
 from tests.gpu.record import Place, Report
 
 WORKING = ("step", "data", "checkpoint")  # what a run's time between its start and its end is made of
 
 
-def training(place: Place) -> Iterator[Report]:
-    """The toy and b_2 through `sora train` on shards that are made here, and the toy again, killed on its way.
+def without_data(_: Place) -> str | None:
+    """Why no shards can be made and read here."""
+    lacking = [name for name in ("pyarrow", "av", "PIL") if find_spec(name) is None]
+    return f"datasets need {', '.join(lacking)}, not here" if lacking else None
 
-    loss_error: largest relative difference of the toy's losses in float32 from those of a CPU. step_share_b_2, data_share_b_2,
-    checkpoint_share_b_2: of the time after the start. loop_share_b_2, draws_share_b_2:
-    see `loops.shares`. resumed_is_equal: 1 where a killed and resumed run's last loss has the same bits.
+
+def training(place: Place) -> Iterator[Report]:
+    """b_2 and the toy through `sora train` on shards that are made here, and the toy again, killed on its way.
+
+    step_share_b_2, data_share_b_2, checkpoint_share_b_2: of the time after the start. loop_share_b_2, draws_share_b_2: see `loops.shares`.
+    resumed_is_equal: 1 where the losses of a killed and resumed run have the same bits; resumed_difference_otherwise: their largest
+    relative difference without deterministic algorithms. loss_error: that of the toy's losses in float32 from those of a CPU.
     """
     home = place.folder / "training"
     steps = 6 if place.toy else 200
     data = dataset(place.folder / "data", count=24 if place.toy else 400)
     common = [*data, "log_every=1", f"steps={steps}", f"checkpoint.every={max(2, steps // 4)}"]
     here = ["trainer=gpu"] if place.device == "cuda" else ["trainer=cpu"]
-    exact = [*here, "trainer.precision=32-true"]
+    yield from _timed(place, home, [*common, *here])
 
-    toy = losses(sora_train(home, "there", "experiment=toy", *common, *exact, "trainer.deterministic=true"))
-    cpu = losses(sora_train(home, "cpu", "experiment=toy", *common, "trainer=cpu"))
-    yield Report(figures={"loss_error": max(abs(a - b) / abs(b) for a, b in zip(toy, cpu, strict=True))})
-
-    killed = killed_and_resumed(home, ["experiment=toy", *common, *exact, "trainer.deterministic=true"], at=steps // 2)
+    exact = ["experiment=toy", *common, *here, "trainer.precision=32-true", "trainer.deterministic=true"]
+    cpu = begun("train", "experiment=toy", *common, "trainer=cpu", f"output={home}/cpu", home=home / "of_cpu")  # meanwhile
+    toy = losses(sora_train(home, "there", *exact))
+    killed = killed_and_resumed(home, "killed", exact, at=steps // 2)
     yield Report(figures={"resumed_is_equal": float(killed == toy)}, note=f"last losses {killed[-1].hex()} and {toy[-1].hex()}")
+    free = killed_and_resumed(home, "free", [*exact, "trainer.deterministic=false"], at=steps // 2)
+    yield Report(figures={"resumed_difference_otherwise": apart(free, toy)})
+    ended(cpu, "sora train trainer=cpu", home=home / "of_cpu")
+    yield Report(figures={"loss_error": apart(toy, losses(home / "cpu"))})
 
+
+def _timed(place: Place, home: Path, common: Sequence[str]) -> Iterator[Report]:
+    """A run of b_2: where its time went."""
     size = ["dit.width=32", "dit.heads=2", "dit.depth=2", "dit.rope.axes=[4,6,6]"] if place.toy else []
-    said = [
-        "dit=b_2",
-        *size,
-        "text=byte",
-        "plan.budget=4096",
-        *common,
-        *here,
-        "log_every=10" if not place.toy else "log_every=2",
-        "workers=4",
-    ]
-    folder = sora_train(home, "b_2", *said)
+    log = "log_every=2" if place.toy else "log_every=10"
+    folder = sora_train(home, "b_2", "dit=b_2", *size, "text=byte", "plan.budget=4096", *common, log, "workers=4")
     account = [json.loads(line) for line in (folder / "goodput.jsonl").read_text().splitlines()][-1]
     yield Report(row={"run": "b_2", **account})
     working = sum(account[name] for name in WORKING)
@@ -69,11 +74,13 @@ def dataset(home: Path, *, count: int) -> list[str]:
 def begun(*words: str, home: Path) -> int:
     """Start a command in a forked process, which need not import anything anew; its number. What it prints goes to HOME/said."""
     home.mkdir(parents=True, exist_ok=True)
+    parent = Parent.here()
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        parent.hold_to()  # in a session of its own it is out of reach of who ends the section
         os.setsid()
         said = os.open(home / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(said, 1)
@@ -87,9 +94,14 @@ def begun(*words: str, home: Path) -> int:
 
 def sora(*words: str, home: Path) -> None:
     """Run a command; a RuntimeError with its last lines if it fails."""
-    code = os.waitstatus_to_exitcode(os.waitpid(begun(*words, home=home), 0)[1])
+    ended(begun(*words, home=home), f"sora {' '.join(words)}", home=home)
+
+
+def ended(child: int, said: str, *, home: Path) -> None:
+    """Wait for a command that has begun; a RuntimeError with its last lines if it fails."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
-        raise RuntimeError(f"sora {' '.join(words)} ended with {code}: {(home / 'said').read_text(errors='replace')[-1500:]}")
+        raise RuntimeError(f"{said} ended with {code}: {(home / 'said').read_text(errors='replace')[-1500:]}")
 
 
 def sora_train(home: Path, name: str, *words: str) -> Path:
@@ -103,9 +115,14 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def killed_and_resumed(home: Path, words: Sequence[str], *, at: int) -> list[float]:
+def apart(found: Sequence[float], wanted: Sequence[float]) -> float:
+    """The largest relative difference."""
+    return max(abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True))
+
+
+def killed_and_resumed(home: Path, name: str, words: Sequence[str], *, at: int) -> list[float]:
     """The losses of a run that is killed once it has logged step `at`, and goes on."""
-    folder = home / "killed"
+    folder = home / name
     child, log = begun("train", *words, f"output={folder}", home=home), folder / "metrics.jsonl"
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if log.exists() and len(log.read_text().splitlines()) >= at:

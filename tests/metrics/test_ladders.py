@@ -57,3 +57,17 @@ def test_the_page_is_what_was_measured():
     assert set(found["axes"]) == set(LADDERS)
     for axis, of in found["axes"].items():
         assert of["rungs"] == list(LADDERS[axis][1]) and len(of["rungs"]) >= 4 and of["monotone"], axis
+
+
+def test_what_docstrings_and_pages_say_of_the_extractors_is_what_was_measured():
+    """Of TransNetV2 that it sees appearance, and motion only coarsely; of the flow that it sees motion and no colour."""
+    axes = json.loads(page.RESULTS.read_text(encoding="utf-8"))["axes"]
+    assert {"motion3d", "flow_histograms", "rand3d", "transnetv2"} <= set(axes["noise"]["over_base"])
+    shots = {axis: of["over_base"]["transnetv2"] for axis, of in axes.items()}
+    for axis in ("noise", "blur", "codec", "colour", "stride"):
+        assert "transnetv2" in axes[axis]["monotone"], axis
+    assert max(shots["freeze"][:2]) < 1.2 and min(shots["freeze"][2:]) > 1.5 and max(shots["shuffle"]) < 2.5
+    for axis in ("freeze", "shuffle", "stride"):
+        for motion in ("motion3d", "flow_histograms"):
+            assert motion in axes[axis]["monotone"] and min(axes[axis]["over_base"][motion]) > 2, (axis, motion)
+    assert max(axes["colour"]["over_base"]["flow_histograms"] + axes["colour"]["over_base"]["motion3d"]) < 1.1

@@ -49,7 +49,7 @@ def test_the_page_of_a_run_that_trains_tells_where_it_stands_and_holds_all_of_it
     for told in ("stands at step 40 of 100", "2\u00a0min", "70 %", "Learning rate", "Held-out loss", "70.0 % went into steps", HOSTILE[0]):
         assert told in words, told
     assert words.index("Step 20") < words.index("a late one") < words.index("Step 10")
-    assert f"sora train resume='{home}'" in words and "24×16, 5 frames" in words
+    assert f"sora train 'resume={home}'" in words and "24×16, 5 frames" in words
     assert [dict(attributes)["href"] for tag, attributes in page.tags if tag == "a" and dict(attributes)["href"].startswith("./")] == [
         f"./{name}" for name in ("config.yaml", "metrics.jsonl", "evaluation.jsonl", "goodput.jsonl", "events.jsonl")
     ]
@@ -63,7 +63,7 @@ def test_the_page_of_a_run_that_was_moved_with_its_data_names_them_where_they_li
     write_json(home / "config.yaml", json.loads((home / "config.yaml").read_text()) | {"data": {"folders": ["data/world"]}})
     assert run("report", [str(home)]) == 0
     words = "".join(read((home / "report.html").read_text()).words)
-    assert "not to be read from here" in words and f"checkpoint='{home}' data=FOLDER" in words
+    assert "not to be read from here" in words and f"'checkpoint={home}' data=FOLDER" in words
     world_dataset(home.parent / "data/world", clips=3)
     open_run(home).seal()  # what its own user wrote
     assert run("report", [str(home)]) == 0
@@ -93,6 +93,9 @@ def test_runs_and_folders_of_samples_stand_side_by_side(home, tmp_path, capsys):
     assert run("report", [str(home), str(tmp_path / "other"), f"output={tmp_path / 'two.html'}"]) == 0
     words = "".join(read((tmp_path / "two.html").read_text()).words)
     assert "a late one" in words and "from elsewhere" in words and "2 side by side" in words
+    (tmp_path / "bare").mkdir()
+    assert run("report", [str(home), str(tmp_path / "bare"), f"output={tmp_path / 'three.html'}"]) == 2
+    assert "bare holds no run, no scores and no samples" in capsys.readouterr().err and not (tmp_path / "three.html").exists()
     sweep = swept(tmp_path / "sw", {"seed=0": 1.0, "seed=1": 3.0, "seed=0,x=1": 1.0})
     assert run("report", [str(each) for each in sorted(sweep.iterdir())]) == 0
     assert "training loss" in (sweep / "report.html").read_text()

@@ -7,10 +7,18 @@ from datetime import timedelta
 
 import pytest
 import torch
+from torch.distributed.tensor import Shard
 
 from sora.training import trainers
-from sora.training.mesh import MeshStrategy, Sizes
+from sora.training.mesh import MeshStrategy, Sizes, Spreaders
 from sora.training.tracing import pretended
+
+
+def refuse(*_, **__):
+    raise AssertionError("no task is spread here")
+
+
+UNASKED = Spreaders(context=refuse, tensor=refuse, encoding=refuse, cut=refuse)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +34,9 @@ from sora.training.tracing import pretended
 )
 def test_copies_are_rows_and_shards_columns_whatever_the_other_axes_are(sizes, sharded, grid):
     with pretended(12), warnings.catch_warnings(action="error"):  # torch warns of ways into a mesh that it takes away
-        strategy = MeshStrategy(sizes=sizes, sharded=sharded, bf16=False, deterministic=False, timeout=timedelta(minutes=1))
+        strategy = MeshStrategy(
+            sizes=sizes, sharded=sharded, spreaders=UNASKED, bf16=False, deterministic=False, timeout=timedelta(minutes=1)
+        )
         strategy.lay("cpu")
         found = strategy._sharding_mesh()
         assert torch.equal(found.mesh, torch.tensor(grid))
@@ -38,3 +48,34 @@ def test_a_precision_in_which_no_step_can_be_made_is_refused_before_one(precisio
     """Lightning's bf16-true wants to rewrite batches, and packs are frozen: it failed at the first step of every run."""
     with pytest.raises(ValueError, match=f"{precision} is not trained here; choose 32-true, bf16-mixed"):
         trainers.single_trainer(accelerator="cpu", precision=precision, threads=0, deterministic=False, callbacks=[])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked"),
+    [
+        (Sizes(1, 2, 3, 2), [("context", 3), ("tensor", 2), ("encoding", 6), ("cut", 6)]),
+        (Sizes(2, 3, 1, 2), [("tensor", 2), ("encoding", 2), ("cut", 3)]),
+        (Sizes(2, 2, 3, 1), [("context", 3), ("encoding", 3), ("cut", 6)]),
+        (Sizes(2, 6, 1, 1), [("cut", 6)]),
+    ],
+)
+def test_a_task_is_spread_by_what_the_mesh_was_given_over_the_ranks_of_each_axis_and_before_it_is_cut(sizes, asked):
+    found = []
+
+    def cut(parameter, *, shards):
+        found.append(("cut", shards))
+        return Shard(0)
+
+    spreaders = Spreaders(
+        context=lambda task, mesh: found.append(("context", mesh.size())),
+        tensor=lambda task, mesh: found.append(("tensor", mesh.size())),
+        encoding=lambda task, group: found.append(("encoding", group.size())),
+        cut=cut,
+    )
+    with pretended(sizes.ranks):
+        strategy = MeshStrategy(
+            sizes=sizes, sharded=True, spreaders=spreaders, bf16=False, deterministic=False, timeout=timedelta(minutes=1)
+        )
+        strategy.lay("cpu")
+        strategy.spread(torch.nn.Linear(4, 12))
+    assert list(dict.fromkeys(found)) == asked

@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from sora.training.optimizers import _turned, _whole_turned
+from sora.training.optimizers import _turned, _whole_turned, muon
 from tests.training.groups import in_ranks
 
 LAYOUTS = (
@@ -57,3 +57,20 @@ def test_rows_that_tensor_ranks_share_in_strides(tmp_path):
             torch.testing.assert_close(one.to_local(), mine(same))
 
     in_ranks(2, tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"lr": -1.0}, r"optimizer\.lr=-1\.0 must be"),
+        ({"other_lr": float("nan")}, r"optimizer\.other_lr=nan must be"),
+        ({"weight_decay": float("inf")}, r"optimizer\.weight_decay=inf must be"),
+        ({"betas": (0.9, 1.0)}, r"optimizer\.betas=\[0\.9, 1\.0\]"),
+    ],
+)
+def test_numbers_that_nothing_steps_with_are_refused_by_their_keys(wrong, told):
+    given = {"lr": 0.1, "other_lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "iterations": 5, "betas": (0.9, 0.95), "eps": 1e-8}
+    parameters = {"blocks.0.weight": torch.nn.Parameter(torch.ones(2, 2)), "bias": torch.nn.Parameter(torch.ones(2))}
+    assert muon(parameters, within="blocks.", splits={}, **given)
+    with pytest.raises(ValueError, match=told):
+        muon(parameters, within="blocks.", splits={}, **(given | wrong))

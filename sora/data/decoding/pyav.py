@@ -43,6 +43,7 @@ from sora.data.decoding.reader import (
 from sora.data.decoding.seeking import ABOVE, INDEXED, WAYS, Entries, Way, head, led, walked_to
 from sora.data.decoding.skipping import AHEAD, CODECS, Wanted
 from sora.data.decoding.timeline import Clock, Packets, measured, opening, walked
+from sora.terminal import counted
 
 T = TypeVar("T")
 _GROUPS = 32  # groups of pictures of which frames may still come when the last one begins
@@ -84,7 +85,7 @@ class PyAVReader:
         with opened(source, name, self.limits) as (container, video, info):
             told = measured(container, video, shown.info, walked(container, video, info, self.limits))
             within = "" if told.lacks else cut_off(source, container.format.name)
-        return replace(told, lacks=f"it breaks off after {told.frames} frames, within {within}") if within else told
+        return replace(told, lacks=f"it breaks off after {counted(told.frames, 'frame')}, within {within}") if within else told
 
     def read(
         self,
@@ -271,7 +272,7 @@ class stream:
         times = walked(container, video, self.info, limits, most=first + AHEAD).timeline.times
         self._open(limits)
         if first >= len(times):
-            raise ValueError(f"{self._name} has no frame that decodes from frame {first} on: it has {len(times)} frames")
+            raise ValueError(f"{self._name} has no frame that decodes from frame {first} on: it has {counted(len(times), 'frame')}")
         earliest = float(times[first - 1] + times[first]) / 2
         return float(times[first]), earliest, first - int(np.searchsorted(times, earliest))
 

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from sora.data.decoding.groups import Entry, entry
 from sora.data.decoding.reader import HOLE, Limits, Timeline, VideoInfo
+from sora.terminal import counted
 
 _BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
 _COUNTED = ("mov", "avi")  # headers of which count the frames
@@ -309,13 +310,13 @@ def _holds(times: np.ndarray, rate: float) -> bool:
 
 def _lacking(container: InputContainer, video: VideoStream, walk: Walk) -> str:
     kind, lasts = container.format.name, (container.duration or 0) / av.time_base
-    told = [f"its first {walk.dropped} frames need others, which it does not hold"] if walk.dropped else []
+    told = [f"its first {counted(walk.dropped, 'frame needs', 'frames need')} others, which it does not hold"] if walk.dropped else []
     if kind.startswith(_COUNTED) and walk.packets < video.frames:
-        told.append(f"it breaks off after {walk.packets} of {video.frames} frames")
+        told.append(f"it breaks off after {walk.packets} of {counted(video.frames, 'frame')}")
     elif kind.startswith("matroska") and video.duration is None and lasts - walk.ends > _ROUNDED:
         told.append(f"it breaks off after {walk.ends:.1f} of {lasts:.1f} seconds")
     elif walk.broken:
-        told.append(f"it breaks off with an error after {walk.packets} frames")
+        told.append(f"it breaks off with an error after {counted(walk.packets, 'frame')}")
     if walk.losses:
         told.append(f"of what lay behind {', '.join(f'{before:.1f}' for before, _ in walk.losses[:3])} s a part is lost")
     return "; ".join(told)

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from sora.data.planning.order import ROUND, permutation, shares_of, turns
 from sora.data.planning.steps import Crop, Item, Pack, StepPlan
 from sora.draws import generator, sample_id
+from sora.terminal import counted
 
 
 @runtime_checkable
@@ -134,9 +135,9 @@ class CropPlan:
         told = []
         for shape, fitting in zip(self.shapes, self._fitting, strict=True):
             parts = zip(fitting, self._indexes, names, strict=True)
-            counts = [f"{len(rows)} of {len(index)} clips of {name}" for rows, index, name in parts]
+            counts = [f"{len(rows)} of {counted(len(index), 'clip')} of {name}" for rows, index, name in parts]
             told.append(f"crops of {'x'.join(map(str, shape))}: {', '.join(counts)}")
-        return told + [f"left out: {count} clips ({reason})" for reason, count in self.skipped.items()]
+        return told + [f"left out: {counted(count, 'clip')} ({reason})" for reason, count in self.skipped.items()]
 
     def _smaller(self, shape: tuple[int, int, int]) -> str:
         """Which crop of at most this shape every clip holds, and how many hold it in each axis alone."""

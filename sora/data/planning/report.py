@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sora.data.planning.plan import TokenPlan
+from sora.terminal import counted
 
 _SHOWN = 6  # sizes of clips that are told
 
@@ -107,22 +108,23 @@ def _kept(plan: TokenPlan, rows: np.ndarray) -> float:
 def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
     """The figures of a stage as one would read them."""
     low, mean, high = found.tokens_per_step
-    counted = "steps an epoch  " if plan.windows_of_epoch(stage) is not None else "steps looked at "
+    looked = "steps an epoch  " if plan.windows_of_epoch(stage) is not None else "steps looked at "
     told = [
         f"clips            {found.clips:,} of {plan.clips.starts[-1]:,}" + ("" if found.whole else "   (figures below are of a part)"),
         *(f"left out         {count:,}: {reason}" for reason, count in found.skipped.items()),
-        f"cut              {found.cut:,} clips to {plan.stages[stage].frames} frames; {found.frames_kept:.1%} of all frames are kept"
+        f"cut              {counted(found.cut, 'clip')} to {plan.stages[stage].frames} frames; {found.frames_kept:.1%} of all frames kept"
         if found.cut
         else f"frames kept      {_share(found.frames_kept)}",
         f"a clip           {found.lengths[0]:,} to {found.lengths[2]:,} frames, half of them {found.lengths[1]:,.0f} or more",
         f"sizes            {_told(found.sizes)}",
-        f"{counted} {found.steps:,.1f} of {plan.packs} packs of {plan.budget:,} tokens",
+        f"{looked} {found.steps:,.1f} of {counted(plan.packs, 'pack')} of {plan.budget:,} tokens",
         f"a step           {found.samples_per_step:,.1f} clips, {mean:,.0f} tokens ({low:,} to {high:,})",
         f"fill             {found.fill:.2%} of the token budget; {1 - found.fill:.2%} is padding",
         f"packs of a step  the largest costs {found.largest_over_smallest:.3f} times the smallest (median)",
         *(
-            f"{count:>5} ranks      {waits:.2%} waiting for the slowest; {found.useful[count]:.2%} of what is paid is useful"
-            for count, waits in ((count, 1 - balance) for count, balance in found.balance.items())
+            f"{f'{count:>5} rank' + 's' * (count > 1):<17}{1 - balance:.2%} waiting for the slowest; "
+            f"{found.useful[count]:.2%} of what is paid is useful"
+            for count, balance in found.balance.items()
         ),
         f"tail             the last step of an epoch takes {found.tail} of {plan.packs} packs from the next" if found.tail else "",
     ]

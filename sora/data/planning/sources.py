@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 
 from sora.data.planning.clips import ClipLimits, Clips
 from sora.data.planning.order import ROUND, permutation, shares_of, turns
+from sora.terminal import counted
 
 _CHUNK = 1 << 16  # rows measured at once
 _BLOCK = 32  # rows whose usable ones are counted together
@@ -267,4 +268,5 @@ def _empty(mixture: Mixture) -> str:
     long = [source for source in mixture.sources if source.longest]
     advice = fitting(long, mixture.sources[0].budget) if long else "change the key that leaves them out"
     limits = ", ".join(f"plan.{name}={value}" for name, value in stage.limits._asdict().items() if value is not None)
-    return f"an epoch would be empty: of {clips} clips none can be used{f' with {limits}' if limits else ''} ({reasons}); {advice}"
+    none = f"of {counted(int(clips), 'clip')} none can be used{f' with {limits}' if limits else ''}"
+    return f"an epoch would be empty: {none} ({reasons}); {advice}"

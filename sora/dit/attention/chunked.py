@@ -90,7 +90,7 @@ def _weights(chunk: Tensor, keys: Tensor, mask: Tensor | None, rows: slice) -> T
     """The softmax of the scores of a chunk's queries."""
     scores = chunk @ keys.mT
     if mask is not None:
-        unseen = ~mask[rows]
+        unseen = ~mask[rows].to(scores.device)
         scores.masked_fill_(unseen.repeat(scores.shape[1] // len(unseen), 1), -torch.inf)
     return scores.softmax(-1)
 

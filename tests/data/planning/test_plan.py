@@ -125,7 +125,7 @@ def test_clips_over_the_budget_are_named_or_counted():
     cut = plan(of, frames=700)
     assert not cut.skipped
     assert {item.row: item.crop and item.crop.frames for item in cut.at(0).items} == {0: None, 1: 700, 2: None, 3: 700}
-    with pytest.raises(ValueError, match=r"an epoch would be empty: of 1 clips none can be used \(1 longer than the token budget"):
+    with pytest.raises(ValueError, match=r"an epoch would be empty: of 1 clip none can be used \(1 longer than the token budget"):
         plan(lengths([2000]), drop_long=True)
     with pytest.raises(ValueError, match=r"an epoch would be empty.* with plan\.area=3"):
         plan(clips([(1, 4, 4)]), area=3)
