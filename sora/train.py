@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sora.training.guards import Clock
     from sora.training.module import TrainingModule
     from sora.training.peers import Peers
+    from sora.training.phases import Goodput
     from sora.training.run import Run
 
 EXAMPLES = (
@@ -77,9 +78,7 @@ def main(composed: Composed) -> int:
                 if config.kind == "vae" and not stopped and ranks.first():
                     finish_vae(config, run, module, job)
                 ranks.together()  # launchers take a rank that ends while others work for one that died
-            if goodput is not None and goodput.first < config.steps:  # a look at a finished run is no part of it
-                goodput.write(complete=not stopped)
-                print(goodput.told())
+            tell_of_time(goodput, steps=config.steps, complete=not stopped)
             tell_of_bad(run)
             if stopped:
                 goes_on = command("train", resume=run.folder)
@@ -98,6 +97,13 @@ def tell_of_next(config: DictConfig, run: Run) -> None:
 
     ranks.say(f"its page: {command('report', run.folder)}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
+
+
+def tell_of_time(goodput: Goodput | None, *, steps: int, complete: bool) -> None:
+    """Write and say where the time of this run went; a look at a finished run is no part of it."""
+    if goodput is not None and goodput.first < steps:
+        goodput.write(complete=complete)
+        print(goodput.told())
 
 
 def tell_of_bad(run: Run) -> None:

@@ -382,7 +382,7 @@ def rewrite_layers() -> None:
     path = ROOT / "tests/test_house.py"
     text = path.read_text()
     new = re.sub(r"^LAYERS = \(\n.*?^\)$", lambda _: LAYERS, text, flags=re.MULTILINE | re.DOTALL)
-    new = new.replace('{"training", COMMANDS}', '{"parallel", "training", "cost", COMMANDS}')
+    new = new.replace('{"training", COMMANDS}', '{"system", "parallel", "training", COMMANDS}')
     new = new.replace('("hydra", {COMMANDS})', '("hydra", {"config", COMMANDS})')
     above = '{"config", "assembly", "evaluation", "cost", "launch", COMMANDS}'
     new = new.replace('("omegaconf", {COMMANDS})', f'("omegaconf", {above})')
