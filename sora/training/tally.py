@@ -97,7 +97,7 @@ class Tally(TorchDispatchMode):
             with unset_fake_temporarily():  # numbers that the host knows, such as where segments end, stay known
                 return func(*args, **(kwargs or {}))
         if self._fake is not None and func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0 if given[0].is_floating_point() else 0  # a step asks for its loss, norm and count, by which it divides; it is sound
+            return 0.0 if given[0].is_floating_point() else 0  # a step asks for its loss and norm; with these it is sound
         out = func(*args, **(kwargs or {}))
         if self._asking or active_fake_mode() is not self._fake:
             return out  # DTensor asks for shapes
