@@ -106,7 +106,7 @@ def test_a_sweep_ends_with_its_table_and_commands_that_lead_on(trained, capsys):
     assert "[1/4] sora train experiment=toy vae=v 'data.folders=[d]' density=uniform seed=0 'output=my runs/density=uniform,seed=0'" in out
     assert [line.split()[:2] for line in out.splitlines() if line.startswith(("uniform", "mode"))] == [["uniform", "2"], ["mode", "2"]]
     assert "this table again: sora compare 'my runs'" in out
-    assert "scored alike: sora evaluate -m 'checkpoint=my runs/*' data='data/x y'" in out
+    assert "scored alike: sora evaluate -m 'checkpoint=my runs/*' 'data=data/x y'" in out
     assert len(json.loads(Path("my runs", RECORD).read_text())["runs"]) == 4
     assert cli.main(["compare", "my runs"]) == 0 and "uniform" in capsys.readouterr().out
 

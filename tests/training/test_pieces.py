@@ -183,7 +183,7 @@ def test_training_may_go_on_while_a_copy_is_written(tmp_path):
     for found in moving.tensors.values():
         for value in found.values():
             value.zero_()
-    moving.facts["window"]["loss"] = 9.9
+    moving.facts["suspects"][0][0] = 9
     saving.write()
     assert same(checkpoint.load(saving.commit(keep=1, keep_every=0)), state_of(5))
 

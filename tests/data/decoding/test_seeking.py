@@ -95,6 +95,7 @@ def test_what_the_first_packet_alone_holds_is_what_these_files_need(kind, monkey
     source, firsts = content(kind), range(30, FRAMES - 4)
     right = [PYAV.read(source, first=first, frames=4).frames for first in firsts]
     monkeypatch.setattr(pyav, "head", lambda packets, video: None)
+    monkeypatch.setattr(pyav.stream, "doubtful", False)  # nor is a read that the decoder complains of made again from the start
     wrong = [PYAV.read(source, first=first, frames=4).frames for first in firsts]
     assert not all(np.array_equal(one, other) for one, other in zip(right, wrong, strict=True))
 
