@@ -30,7 +30,7 @@ quickstart: setup  ## nothing -> data -> VAE -> DiT -> samples -> scores -> outp
 # A module's tests stay in one process, where they share what they made; the fast ones come first, so that a mistake shows early.
 # Byte code is kept whatever the environment says: else each process, and each command that a test starts, compiles all modules anew.
 # A worker that dies ends the run with a failure: with another in its place pytest-xdist waits for ever for the tests of the dead one.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart=0
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart=0
 
 test: setup  ## the whole test suite, fast ones first
 	$(PYTEST) -m 'not slow and not slurm and not long and not attacks'

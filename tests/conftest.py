@@ -25,6 +25,9 @@ def faults():
     return Faults()
 
 
+LONGEST = ("tests/test_own_videos.py", "tests/gpu/test_on_cpu.py")  # minutes each: begun last, one would keep the other process waiting
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones last, so that a mistake shows early; otherwise the order of the files."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """The slow ones last, so that a mistake shows early, and of those the longest first; otherwise the order of the files."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, not item.nodeid.startswith(LONGEST)))

@@ -116,6 +116,7 @@ NEARLY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", NEARLY)
 def test_a_text_of_strangers_is_masked_in_a_time_that_grows_with_its_length_alone(part):
     for text in (part * (150_000 // len(part)), "sk-" + part * (150_000 // len(part)) + "!", "a:/" + part * (150_000 // len(part)) + "\n"):

@@ -31,6 +31,7 @@ def lines() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), lines())
 def test_a_command_that_is_written_down_composes(page, line):
     words = [word for word in shlex.split(line, comments=True) if word not in ("…", "...")]

@@ -124,6 +124,7 @@ def test_without_standard_streams_no_file_is_taken_for_one():
     assert subprocess.run(["bash", "-c", shell]).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["-X", "utf8=0"]])
 @pytest.mark.parametrize("more", [{"PYTHONUTF8": "0"}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
 def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, how):

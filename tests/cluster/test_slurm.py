@@ -81,6 +81,7 @@ def test_a_word_of_several_lines_is_refused_before_anything_is_submitted(asked, 
     assert not (tmp_path / "jobs").exists() and not (tmp_path / "asked.json").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_job_shows_the_script_and_a_line_that_submits_the_same_and_leaves_nothing(asked, tmp_path, monkeypatch, capsys):
     words = ["experiment=toy_vae", "data.folders=[w]", "output=a ü's b", "launcher=slurm", "launcher.dry=true"]
     monkeypatch.setattr(sys, "executable", "/my own/python")

@@ -126,12 +126,14 @@ LOOSE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", LOOSE)
 def test_a_range_is_waited_for_as_long_and_read_as_far_as_it_was_asked_for(host, how):
     answer, match = LOOSE[how]
     assert refused(lambda: store(host(answer)).read("a.tar", 0, 1000), match, kind=ConnectionError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", LOOSE)
 def test_an_index_that_is_mirrored_ends_in_time_and_memory(host, how, tmp_path):
     assert refused(lambda: mirror(store(host(LOOSE[how][0])), tmp_path / "near"), None, kind=(ConnectionError, ValueError), seconds=20)

@@ -59,6 +59,7 @@ def test_a_batch_holds_the_planned_crops_pixel_for_pixel(tmp_path, clips, cache_
             assert np.array_equal(frames, clips[key][start : start + length, top : top + height, left : left + width])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_restarts_change_nothing(tmp_path, clips, workers):
     alone = [joined(batches(tmp_path)[step]) for step in range(7)]
@@ -109,6 +110,7 @@ def test_trained_and_quarantined_together_are_the_index(tmp_path, clips):
     assert trained & data.quarantine.keys() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_clips_stop_the_run(tmp_path, clips, workers):
     spoil(tmp_path, 0, 1, 2)

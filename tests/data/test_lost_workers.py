@@ -14,6 +14,8 @@ import torch
 
 from sora.data.loading import step_loader
 
+pytestmark = pytest.mark.slow
+
 
 class Steps:
     """Tells which process made a step; the first worker that comes to step `deadly` dies of `how`."""

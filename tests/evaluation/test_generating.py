@@ -86,6 +86,7 @@ def test_other_clips_have_other_files(tmp_path, change):
     assert (first.paths[-1] == other.paths[-1]) == (change != "about")  # of another pack
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_it_goes_on_with_the_same_bits(tmp_path):
     whole = made(tmp_path / "whole")
     with injected(Countdown(-1, die)) as counted:

@@ -124,6 +124,7 @@ def test_a_double_of_the_object_is_counted():
         assert agreement(observe(double, 8.0, PALETTE), clip.facts)["count"] is False
 
 
+@pytest.mark.slow
 def test_an_object_that_moves_is_no_pan_and_a_scene_that_moves_is():
     settings = {"seed": 25, "sizes": ((40, 40),), "seconds": (2.0,), "rates": (8.0,), "image_share": 0.0, "backgrounds": ("rippled",)}
     for motion, wanted in (("linear", False), ("pan", True)):

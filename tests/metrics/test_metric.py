@@ -100,6 +100,7 @@ EXTRACTORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", EXTRACTORS.values(), ids=list(EXTRACTORS))
 def test_every_extractor_is_built_and_sees_the_same_in_any_default_dtype(make, wide):
     torch.set_default_dtype(torch.float32)
@@ -163,6 +164,7 @@ def test_a_rank_without_an_update_since_the_last_compute_waits_with_the_others()
         assert stream == pytest.approx(moments.compute(), rel=1e-6) and kept == pytest.approx(pairs.compute(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_of_one_result_and_of_many():
     from matplotlib import pyplot
 

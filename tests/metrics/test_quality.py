@@ -123,6 +123,7 @@ def _rank(rank):
     return fed([CLIPS[:4], CLIPS[4:]][rank]).compute()
 
 
+@pytest.mark.slow
 def test_the_class_gives_means_over_videos_of_any_length_on_any_ranks():
     found = fed(CLIPS).compute()
     flicker = torch.cat([temporal_flickering(clip) for clip in CLIPS[:4]])

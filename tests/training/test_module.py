@@ -47,6 +47,7 @@ def equal(first, second, files=("model", "ema", "optimizer")) -> bool:
     return all(torch.equal(first.tensors[file][name], second.tensors[file][name]) for file in files for name in first.tensors[file])
 
 
+@pytest.mark.slow
 def test_how_clips_are_packed_does_not_change_the_step(tmp_path, monkeypatch):
     """The loss is divided by the step's count, not by each pack's: unequal packs weigh what they hold."""
     monkeypatch.setattr("tests.training.stand_ins.ToyTask", Plain)

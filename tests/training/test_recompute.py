@@ -129,6 +129,7 @@ def test_attention_is_not_computed_again_when_it_is_saved(monkeypatch):
     assert counts == {"none": 8, "full": 16, "every_n": 12, "save_attention": 12}  # to captions it is
 
 
+@pytest.mark.slow
 def test_large_networks_recompute_and_small_ones_do_not():
     size = sum(parameter.numel() for parameter in network(depth=4).parameters())
     for above, expected in ((size, "none"), (size - 1, "save_attention")):

@@ -48,6 +48,7 @@ def released(name):
         return leaves(build(config, patch_channels=channels, text_width=1001 if name == "dit_xl_2" else 4096))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_key_of_the_class_is_mapped_or_fixed_or_without_effect(name):
     options = options_of(name)

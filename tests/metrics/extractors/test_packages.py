@@ -48,6 +48,7 @@ def test_dilated_convolutions_see_as_far_as_they_say():
     assert changed.nonzero().flatten().tolist() == [0, 4, 6, 7, 8, 9, 10, 12, 16]
 
 
+@pytest.mark.slow
 def test_the_shot_network_reads_its_part_of_a_shipped_file(shipped):
     network = nn.Sequential(transnet.Stack(3, 16), transnet.Stack(64, 32), transnet.Stack(128, 64)).eval()
     state = {f"SDDCNN.{name}": value for name, value in network.state_dict().items()}
