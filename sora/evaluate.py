@@ -33,12 +33,13 @@ def main(composed: Composed) -> None:
     from sora.evaluation.runs import evaluate_diffusion
     from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
-    from sora.prompts import check_numbers, negative_of, refuse_unguided
+    from sora.gate.sizes import refuse_numbers
+    from sora.prompts import NUMBERS, negative_of, refuse_unguided
     from sora.report.evaluation import write_page
 
     config = composed.config
     refuse_programs(config, composed.said)
-    check_numbers(config)
+    refuse_numbers(config, NUMBERS)
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     kind = kind_of(Path(config.checkpoint))
     refuse_unread(config, composed.said, kind=kind)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.gate.sizes import Number, number_in, refuse_numbers
+from sora.gate.sizes import Number, number_in
 
 if TYPE_CHECKING:
     from sora.data.records import Record
@@ -32,11 +32,6 @@ NUMBERS = {
     **dict.fromkeys(("n", "keep", "trajectories", "neighbours"), Number(most=1e6)),
     **dict.fromkeys(("bootstrap", "permutations"), Number(most=1e5)),
 }
-
-
-def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key of a command that no number of its kind stands for; null stands for itself."""
-    refuse_numbers(config, NUMBERS)
 
 
 @dataclass(frozen=True)

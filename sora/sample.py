@@ -30,13 +30,14 @@ def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar of each sample as soon as its pack is denoised."""
     from sora.configs.following import after_samples
     from sora.configs.load import fill_of, load_diffusion
+    from sora.gate.sizes import refuse_numbers
     from sora.locks import alone_in
-    from sora.prompts import check_numbers, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
+    from sora.prompts import NUMBERS, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
     from sora.samples import check_place, check_videos, times
     from sora.text.limits import with_fill
 
     config = composed.config
-    check_numbers(config)
+    refuse_numbers(config, NUMBERS)
     lines = read_prompts(config.prompt, config.prompts)
     refuse_unguided(negative_of(config.negative), lines, config.guidance, composed.choices.get("guidance"))
     refuse_idle(config, composed.said, lines)

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sora.gate.sizes import refuse_numbers
 from sora.generation.generator import Request
-from sora.prompts import NUMBERS, Line, check_numbers, negative_of, read_file, read_prompts, refuse_idle, refuse_unguided, with_cuts
+from sora.prompts import NUMBERS, Line, negative_of, read_file, read_prompts, refuse_idle, refuse_unguided, with_cuts
 from sora.text.byte import ByteEncoder
 
 
@@ -113,8 +114,8 @@ def test_nothing_to_make_is_told(tmp_path):
 def test_numbers_of_a_command_are_checked_by_key(said):
     (key,) = said
     with pytest.raises(ValueError, match=f"^{key}="):
-        check_numbers(said)
-    check_numbers({key: None, "fps": 7.5, "seconds": 0, "seed": -3, "first": 1, "samples": 2.0, "steps": 1})
+        refuse_numbers(said, NUMBERS)
+    refuse_numbers({key: None, "fps": 7.5, "seconds": 0, "seed": -3, "first": 1, "samples": 2.0, "steps": 1}, NUMBERS)
     assert NUMBERS["samples"].of(2.0, "samples") == 2 and isinstance(NUMBERS["seconds"].of(2, "seconds"), float)
 
 

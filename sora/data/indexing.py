@@ -180,10 +180,10 @@ def _joined(
     _refuse_too_many(writer.rows, refused, max_bad_share, output)
     for kind in sorted(set(kinds) - writer.kinds()):
         notes[f"clips, and none has a caption of kind {kind}, whose keys captions.keys names"] = writer.rows
-    counted = {"refused": dict(refused), "notes": dict(notes)}
+    tallies = {"refused": dict(refused), "notes": dict(notes)}
     beside = [one._asdict() for one in passed]
-    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **counted, "passed_over": beside})
-    return writer.finish(about) | counted
+    write_json(output / REPORT, {"clips": writer.rows, "splits": writer.splits, **tallies, "passed_over": beside})
+    return writer.finish(about) | tallies
 
 
 def _again(parts: Parts, shards: Sequence[str]) -> np.ndarray:

@@ -15,6 +15,7 @@ from sora.report.evaluation import TOLD, panels_of
 from sora.report.page import Commands, Figure, Figures, Folded, Links, Part, Plot, Prose, Section, Table, Video, Videos, number
 from sora.report.plots import Panel
 from sora.storage import read_json
+from sora.terminal import counted
 
 Lines = Sequence[Mapping[str, Any]]
 # What is drawn of metrics.jsonl over the steps: its title, by the name of the value.
@@ -154,8 +155,7 @@ def event_parts(events: Lines) -> list[Part]:
         [str(line.get("event", "")), json.dumps({key: value for key, value in line.items() if key != "event"})[:200]] for line in events
     ]
     more = f", the newest {MOST_EVENTS}" if len(rows) > MOST_EVENTS else ""
-    named = "1 event" if len(rows) == 1 else f"{len(rows)} events{more}"
-    return [Folded(named, [Table(["Event", "What"], rows[::-1][:MOST_EVENTS])])]
+    return [Folded(f"{counted(len(rows), 'event')}{more}", [Table(["Event", "What"], rows[::-1][:MOST_EVENTS])])]
 
 
 def sections(parts: Mapping[str, Sequence[Part]], *, links: Sequence[tuple[str, str]], commands: Sequence[str]) -> list[Section]:
