@@ -43,11 +43,12 @@ def plot(found: Mapping[str, Any]) -> str:
     """Everything over its value after a quarter of the steps, as an SVG file."""
     from sora.report.plots import curves
 
-    steps = [row["step"] for row in found["rows"]]
+    rows = [row for row in found["rows"] if row["children"]]  # when its children are gone a run is at its end
+    steps = [row["step"] for row in rows]
     series = {
-        told: (steps, [row[name] / (found["figures"][f"{name}_first"] or 1.0) for row in found["rows"]]) for name, told in TOLD.items()
-    }
-    drawn = curves(series, across="step", up="over the value after a quarter of the steps")
+        told: (steps, [row[name] / (found["figures"][f"{name}_first"] or 1.0) for row in rows]) for name, told in reversed(TOLD.items())
+    }  # memory last, above the others
+    drawn = curves(series, across="step", up="over that of a quarter of the steps")
     return drawn.replace("currentColor", "#606060") + "\n"  # a picture of its own has no page to take it from
 
 
