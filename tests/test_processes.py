@@ -203,10 +203,8 @@ def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_tr
     outer = (
         "import os, signal, sys; from sora import processes\n"
         "real = processes.subprocess.Popen\n"
-        "def started(*words, **settings):\n"
-        "    process = real(*words, **settings)\n"
-        "    process.send_signal(signal.SIGINT)  # while the interpreter starts\n"
-        "    return process\n"
+        "def started(*words, **settings):  # the signal waits from before the interpreter starts: a signal sent from here may come late\n"
+        "    return real(*words, preexec_fn=lambda: os.kill(os.getpid(), signal.SIGINT), **settings)\n"
         "processes.subprocess.Popen = started\n"
         "try: processes.command([sys.executable, '-m', 'sora.train', '--help'], patience=30)\n"
         "except processes.Asked as asked: sys.exit(asked.code)"
