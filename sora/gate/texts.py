@@ -17,6 +17,7 @@ from sora.gate.files import read
 
 _ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # of half a character, or of one of two halves
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BITS = 1024  # of a whole number; one of 5,000 digits, which may be written in few letters of another base, cannot be printed
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -194,6 +195,8 @@ def refuse_odd(value: Any, place: str = "") -> None:
         _refuse_half(value, place)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{place or 'it'} is {value}, and a finite number fits")
+    elif isinstance(value, int) and value.bit_length() > _BITS:
+        raise ValueError(f"{place or 'it'} is a number of very many digits")
 
 
 def _refuse_half(text: str, place: str) -> None:
