@@ -51,6 +51,18 @@ def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
         raise ValueError(f"{key}={path} cannot be written: {path.parent} is read-only or no folder; name another place")
 
 
+def refuse_no_file(path: Path, named: str) -> None:
+    """Raise ValueError for a file to be written where a folder, a pipe, a socket or a device is: as root, /dev/null would be replaced, for
+    all programs of the machine. named: how the command says it, as in output=FILE."""
+    try:
+        kind = os.stat(path).st_mode
+    except OSError:  # nothing is there
+        return
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
+        raise ValueError(f"{named} is {what}, and no file can be put in its place; name another file")
+
+
 def may_write(folder: Path) -> bool:
     """Whether files can be made in a folder, which may have to be made itself."""
     return blocked(folder / "file") is None
@@ -77,6 +89,8 @@ def refuse_blocked(places: Mapping[str, str]) -> None:
         path = Path(place)
         if long := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
             raise ValueError(f"{key}={place}: {long[0][:40]}… is longer than the {LONGEST_NAME} bytes that a name may have")
+        if path.exists() and not path.is_dir():
+            refuse_no_file(path, f"{key}={place}")
         if not path.exists() and (why := f"{path} is a link to nowhere" if path.is_symlink() else blocked(path)):
             raise ValueError(f"{key}={place} cannot be made: {why}; name another {key}=")
 
@@ -116,6 +130,7 @@ def staging_of(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a staging path to write to; on a clean exit it becomes `path`, on an error nothing is left."""
     path = Path(path)
+    refuse_no_file(path, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_of(path)
     try:

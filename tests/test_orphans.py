@@ -38,12 +38,13 @@ Words = Callable[[Path], list[str]]
 SMALL = ["source=world", "source.world.sizes=[[24,24]]", "source.world.seconds=[0.5]", "source.world.rates=[8]"]
 OFTEN = ["trainer.threads=1", "steps=20000", "workers=2", "logger=csv", "checkpoint.every=3"]
 TOY = ["experiment=toy", "plan.budget=120", "plan.window=2", *OFTEN]
+VAE = ["experiment=toy_vae", "plan.batch=2", "plan.shapes=[[9,24,24]]", *OFTEN]
 VERBS: dict[str, Words] = {
     "prepare": lambda home: ["prepare", *SMALL, "count=2000", "workers=2"],
     "encode": lambda home: ["encode", f"vae={home}/vae", "text=byte", "batch=1", "threads=1"],
     "train": lambda home: ["train", *TOY, f"vae={home}/vae", f"data.folders=[{home}/world]"],
     "train videos": lambda home: ["train", *TOY, "data=videos", "data.areas=[576]", f"vae={home}/vae", f"data.folders=[{home}/world]"],
-    "train vae": lambda home: ["train", "experiment=toy_vae", *OFTEN, "plan.batch=2", f"data.folders=[{home}/world]"],
+    "train vae": lambda home: ["train", *VAE, f"data.folders=[{home}/world]"],
     "sweep": lambda home: ["train", "-m", *TOY, "seed=0,1", f"vae={home}/vae", f"data.folders=[{home}/world]"],
     "sample": lambda home: ["sample", f"checkpoint={home}/dit", f"prompt=[{','.join('abcdefgh' * 20)}]", "seconds=1", "size=16x16"],
     "evaluate": lambda home: ["evaluate", f"checkpoint={home}/dit", f"data={home}/world", "n=4", "steps=2000"],

@@ -281,7 +281,7 @@ def _name(head: bytes) -> bytes:
 
 def _pax(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 0  # nothing is cut off: a megabyte of records of five bytes would be copied 200,000 times
-    while 0 < (space := content.find(b" ", at, at + 9)) - at:
+    while (space := content.find(b" ", at, at + 9)) > at:
         length = content[at:space]
         if not length.isdigit() or at + int(length) <= space:
             return

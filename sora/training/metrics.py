@@ -74,7 +74,7 @@ def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
 
 
 def refuse_other_table(path: Path) -> None:
-    """Raise ValueError where a metrics.csv of a run that goes on is no table of steps; a torn last line, as a kill leaves it, is none of it.
+    """Raise ValueError where a metrics.csv of a run that goes on is no table of steps. A torn last line, as a kill leaves it, is no fault.
 
     A tracker reads it in a process of its own, whose end no run waits for: so it is looked at before.
     """
