@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,30 @@ def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
         raise ValueError(f"{key}={path} is {'a folder' if path.is_dir() else f'no {suffix}'}; name a file that ends with {suffix}")
     if not may_write(path.parent):
         raise ValueError(f"{key}={path} cannot be written: {path.parent} is read-only or no folder; name another place")
+
+
+def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
+    """Copy these files of a folder, and nothing else that lies there: it may be a stranger's, with links to files of this user, pipes
+    that nobody ever writes into, and holes as large as a disk. `target` is made where it is not there.
+
+    Raises:
+        ValueError: one is no regular file in `source`.
+    """
+    target.mkdir(exist_ok=True)
+    for name in names:
+        with opened(source / name, within=source) as file, named_errors(target / name), open(target / name, "wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """A full disk that does not say where it is, as no write does, names `path` from here on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def refuse_no_file(path: Path, named: str) -> None:
@@ -134,11 +159,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_of(path)
     try:
-        yield staging
-        let_read(staging)
-        sync(staging)
-        os.replace(staging, path)
-        sync(path.parent)
+        with named_errors(path):
+            yield staging
+            let_read(staging)
+            sync(staging)
+            os.replace(staging, path)
+            sync(path.parent)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
@@ -175,13 +201,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         staging = staging_of(path)
         staging.mkdir()
         try:
-            yield staging
-            for inner in sorted(staging.rglob("*")):
-                let_read(inner)
-                sync(inner)
-            sync(staging)
-            os.rename(staging, path)
-            sync(path.parent)
+            with named_errors(path):
+                yield staging
+                for inner in sorted(staging.rglob("*")):
+                    let_read(inner)
+                    sync(inner)
+                sync(staging)
+                os.rename(staging, path)
+                sync(path.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

@@ -85,6 +85,11 @@ def load(folder: Path) -> VideoVAE:
     return vae.eval()
 
 
+def copy(folder: Path, target: Path) -> None:
+    """Copy the VAE of a folder, and nothing else that lies there, into `target`, which is made. Raises ValueError where a file is none."""
+    storage.copy_files((CARD, WEIGHTS), Path(folder), target)
+
+
 def artefact_hash(folder: Path) -> str:
     """One hash of weights, whitening and settings: what latents are keyed by. It does not depend on `config`."""
     card = read_card(Path(folder))
