@@ -1,7 +1,10 @@
 """JSON that others wrote is read or refused by its file's name; what killed processes left is cleared, and nothing else."""
 
+import errno
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -81,3 +84,36 @@ def test_a_file_takes_the_place_of_a_file_alone(tmp_path, kind):
         with pytest.raises(ValueError, match=r"^output=.*a\.json is a pipe, a socket or a device"):
             storage.refuse_blocked({"output": str(path)})
     assert path.lstat().st_mode == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_told_with_its_place_whoever_writes(tmp_path):
+    """safetensors makes an error of its own of it, and a write does not say where."""
+    lines = f"""
+import resource, torch
+from pathlib import Path
+from sora import storage
+from sora.gate.tensors import write_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+place = Path({str(tmp_path)!r})
+def tensors():
+    with storage.whole_file(place / "a.safetensors") as staging:
+        write_tensors({{"a": torch.zeros(10_000)}}, staging)
+def folder():
+    with storage.whole_folder(place / "b") as staging:
+        write_tensors({{"a": torch.zeros(10_000)}}, staging / "c.safetensors")
+for write in (tensors, folder, lambda: storage.write_text(place / "d.txt", "x" * 10_000)):
+    try:
+        write()
+    except OSError as error:
+        print(error.errno, error.filename)
+"""
+    found = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
+    assert found == [
+        str(errno.EFBIG),
+        str(tmp_path / "a.safetensors"),
+        str(errno.EFBIG),
+        str(tmp_path / "b"),
+        str(errno.EFBIG),
+        str(tmp_path / "d.txt"),
+    ]
+    assert not list(tmp_path.iterdir())

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from sora import storage
 from sora.gate.forms import Fields, Items, digest, fitting, number, real, some, whole
 from sora.gate.sizes import bounded
-from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.tensors import header, refuse_not_finite, write_tensors
 from sora.gate.tensors import load as tensors_of
 from sora.gate.texts import read_json
 from sora.vae.vae import VideoVAE
@@ -47,7 +45,7 @@ def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:
     """
     with storage.whole_folder(Path(folder)) as staging:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-        save_file(tensors, staging / WEIGHTS)
+        write_tensors(tensors, staging / WEIGHTS)
         card = {
             "format": FORMAT,
             "settings": vae.settings,
