@@ -321,7 +321,9 @@ class DiT(nn.Module):
             whole = told if whole is None else whole + told
         layout, rotation = Layout.of(tokens), self.rope(tokens.positions)
         peaks = highest(levels, text.segments) if self.joint or self.registers is not None else None
-        x = self.embed(tokens.patches)  # N D
+        x = as_weights(self.embed(tokens.patches), self.embed)  # N D
+        if self.joint:
+            states = as_weights(states, self.embed)
         if self.embed_position is not None:
             x = x + self.embed_position(tokens.positions)
         wide: Any = None
@@ -357,6 +359,15 @@ class DiT(nn.Module):
         ones = one_on_scales(6, self.width, level)
         shared = self.modulation(level) + ones if self.modulation is not None else ones.expand(len(level), -1)
         return Stream(level, shared, index)
+
+
+def as_weights(x: Float[Tensor, "N D"], layer: nn.Linear) -> Float[Tensor, "N D"]:
+    """x in the wider dtype of its own and the layer's weights: float32 under autocast.
+
+    Blocks add products with float32 tables to what flows through them, which makes it float32 from the first on. Begun so, the first block
+    is compiled as the others are.
+    """
+    return x.to(torch.promote_types(x.dtype, layer.weight.dtype))
 
 
 def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float]) -> None:
