@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, positive, rotate
-from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, means, owners
+from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, highest, join, means, owners
 
 
 class Stream(NamedTuple):
@@ -362,11 +362,8 @@ class DiT(nn.Module):
 
 
 def as_weights(x: Float[Tensor, "N D"], layer: nn.Linear) -> Float[Tensor, "N D"]:
-    """x in the wider dtype of its own and the layer's weights: float32 under autocast.
-
-    Blocks add products with float32 tables to what flows through them, which makes it float32 from the first on. Begun so, the first block
-    is compiled as the others are.
-    """
+    """x in the wider dtype of its own and the layer's weights: float32 under autocast, as blocks with float32 tables make it from the first
+    on; begun so, the first is compiled as the others are."""
     return x.to(torch.promote_types(x.dtype, layer.weight.dtype))
 
 
@@ -393,11 +390,6 @@ def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) ->
     for layer in last:
         if layer is not None:
             nn.init.zeros_(layer.weight)
-
-
-def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
-    """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
-    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, as_weights, begin, highest, one_on_scales, refuse_sizes
+from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, as_weights, begin, one_on_scales, refuse_sizes
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import Rope, positive
-from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
+from sora.tokens import NoiseLevels, PackedTokens, TextTokens, highest, join, owners
 
 if TYPE_CHECKING:
     from sora.dit.published.keys import KeyMap
