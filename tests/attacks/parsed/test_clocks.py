@@ -7,7 +7,7 @@ import pytest
 
 from sora import cli
 
-AGES = {"of 1970": 0, "of 2106": (1 << 32) - 1, "of the year 30,000": 880_000_000_000, "before 1970": -10**9}
+AGES = {"of 1970": 0, "of 2106": (1 << 32) - 1, "of the year 30,000": 880_000_000_000, "before 1970": -(10**9)}
 
 
 @pytest.fixture
@@ -60,7 +60,16 @@ def test_the_times_of_a_strangers_run_are_told_or_refused(material, told, what):
     assert code == 0 or "goodput.jsonl" in said
 
 
-EVENTS = ({"time": -1e300}, {"time": "x"}, {"time": 1e300}, {"time": None}, {"step": 10**18}, {"step": -1}, {"event": "\x1b[2J"}, {"reason": [1]})
+EVENTS = (
+    {"time": -1e300},
+    {"time": "x"},
+    {"time": 1e300},
+    {"time": None},
+    {"step": 10**18},
+    {"step": -1},
+    {"event": "\x1b[2J"},
+    {"reason": [1]},
+)
 
 
 @pytest.mark.parametrize("change", EVENTS, ids=str)
