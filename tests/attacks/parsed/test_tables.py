@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sora.data import latents
+from sora.data.index import Index
 from sora.data.records import records
 from sora.prompts import read_prompts
 
@@ -113,3 +115,39 @@ def test_a_value_of_a_line_is_of_its_kind(tmp_path, key, value):
         json.dumps(line._asdict() if hasattr(line, "_asdict") else vars(line), allow_nan=False).encode()
     except ValueError as error:
         assert "a.jsonl" in str(error) and len(str(error)) < 500
+
+
+SPOILT = {
+    "no keys": lambda table: table.drop_columns(["key"]),
+    "no hashes": lambda table: table.drop_columns(["source_sha256"]),
+    "no columns": lambda table: table.select([]),
+    "keys that are days of no calendar": lambda table: table.set_column(0, "key", pa.array([1 << 62] * table.num_rows, pa.timestamp("us"))),
+    "keys that are lists": lambda table: table.set_column(0, "key", pa.array([["a"]] * table.num_rows)),
+    "keys that are nothing": lambda table: table.set_column(0, "key", pa.nulls(table.num_rows)),
+    "no rows": lambda table: table.slice(0, 0),
+    "reasons that are numbers": lambda table: table.set_column(table.num_columns - 1, "refused", pa.array([1] * table.num_rows)),
+    "settings that are none": lambda table: table.replace_schema_metadata({**table.schema.metadata, b"settings": b"["}),
+    "settings that are a list": lambda table: table.replace_schema_metadata({**table.schema.metadata, b"settings": b"[]"}),
+    "settings of no UTF-8": lambda table: table.replace_schema_metadata({**table.schema.metadata, b"settings": b"\xff"}),
+}
+
+
+@pytest.mark.parametrize("what", [*SPOILT, "a link out"])
+def test_latents_that_a_stranger_wrote_are_none_and_are_made_again(material, tmp_path, what):
+    data = material.copy("data")
+    (path,) = data.glob("latent-*.parquet")
+    vae = json.loads(next(data.glob("latents-*.json")).read_text())["vae"]
+    settings = json.loads(pq.read_schema(path).metadata[b"settings"])
+    index = Index.open(data)
+    told = {"number": 0, "vae_hash": vae}
+    assert latents.finished(index, range(len(index)), settings=settings, **told)
+    if what == "a link out":
+        path.rename(tmp_path / "outside.parquet")
+        path.symlink_to(tmp_path / "outside.parquet")
+    else:
+        pq.write_table(SPOILT[what](pq.read_table(path)), path)
+    try:
+        assert not latents.finished(index, range(len(index)), settings=settings, **told) or what == "reasons that are numbers"
+        assert isinstance(latents.refused(index, **told), dict)
+    except ValueError as error:
+        assert path.name in str(error)
