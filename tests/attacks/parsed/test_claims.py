@@ -34,7 +34,7 @@ def saved(kind: str, **how) -> bytearray:
     return bytearray(file.getvalue())
 
 
-def put(whole: bytearray, mark: bytes, beyond: int, form: str, *values: int) -> bytes:
+def put(whole: bytearray, mark: bytes, beyond: int, form: str, *values: float) -> bytes:
     """Other numbers at each place that lies so many bytes behind the beginning of a mark."""
     at = whole.find(mark)
     assert at >= 0, mark
