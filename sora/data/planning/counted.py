@@ -71,7 +71,7 @@ class Counted:
         try:
             with whole_file(self.path) as staging:
                 staging.write_bytes(bytes.fromhex(seal) + len(before).to_bytes(_NUMBER, "big") + body)
-        except OSError:  # a full disk ends what must be written, not what may be
+        except (OSError, ValueError):  # a full disk, or a folder in its place, ends what must be written, not what may be
             return
         self._ours = True
 
