@@ -27,7 +27,8 @@ CASES = [
     for number, (verb, key) in enumerate((v, k) for v in VERBS for k in keys(v))
     for step in range(len(WORDS))
 ]
-SPREAD = CASES if os.environ.get("SORA_ALL_KEYS") else CASES[:: 7 * len(WORDS)]
+OFTEN = [("train", "kind", word) for word in ("x", "[[]]", "vae")]  # what had leaked through
+SPREAD = CASES if os.environ.get("SORA_ALL_KEYS") else [*CASES[:: 7 * len(WORDS)], *OFTEN]
 
 
 class Begun(BaseException):
