@@ -76,14 +76,19 @@ def primaries(verb: str) -> list[Path]:
 
 
 def _defaults(path: Path) -> list[Any]:
-    return _defaults_of(path, path.stat().st_mtime_ns)
+    primary = _primary(path)
+    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+
+
+def _primary(path: Path) -> Any:
+    """What a verb's own file holds; to be read only."""
+    return _primary_of(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _defaults_of(path: Path, changed: int) -> list[Any]:
+def _primary_of(path: Path, changed: int) -> Any:
     del changed  # a file that has changed is another one
-    primary = OmegaConf.load(path)
-    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+    return OmegaConf.load(path)
 
 
 def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
@@ -211,7 +216,7 @@ def require_all(composed: Composed, verb: str) -> None:
 def named_file(argument: str, verb: str) -> str:
     """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
     key, _, value = argument.partition("=")
-    held = [OmegaConf.select(OmegaConf.load(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    held = [OmegaConf.select(_primary(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
     return f"{key}.file={value}" if files and not value.startswith("{") else argument
 
