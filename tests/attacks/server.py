@@ -39,6 +39,8 @@ HEAVY = (
 ASKED = (
     *((verb,) for verb in ("train", "sample", "evaluate", "encode", "plan", "prepare", "export", "data")),
     *((verb, *TRAIN, "data.folders=[x]", "vae=x", "steps=1") for verb in ("train", "plan")),
+    ("train", "task=diffusion"),  # as a resume composes it
+    ("report",),
     ("encode", "data=x", "vae=x", "text=byte"),
     *(("prepare", f"source={name}", "output=x") for name in ("folder", "world")),
 )
