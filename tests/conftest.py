@@ -28,6 +28,7 @@ def faults():
     return Faults()
 
 
+MODULE = pytest.StashKey[Path]()
 APART = ("attacks", "slurm")  # markers of folders that bear their names
 
 
@@ -40,13 +41,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect the tests without looking for garbage among millions of objects that stay; what there is then is never searched again."""
+    """Collect the tests without looking for garbage among millions of objects that stay; what there is then is not searched again."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before a module's first test: set aside again what loaders of earlier ones took up, else each of its searches takes half a second."""
+    if item.config.stash.get(MODULE, None) != item.path:
+        item.config.stash[MODULE] = item.path
+        if not gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()
 
 
 LONGEST = ("tests/test_own_videos.py", "tests/gpu/test_on_cpu.py")  # minutes each: begun last, one would keep the other process waiting
