@@ -28,7 +28,6 @@ def faults():
     return Faults()
 
 
-MODULE = pytest.StashKey[Path]()
 APART = ("attacks", "slurm")  # markers of folders that bear their names
 
 
@@ -48,15 +47,6 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before a module's first test: set aside again what loaders of earlier ones took up, else each of its searches takes half a second."""
-    if item.config.stash.get(MODULE, None) != item.path:
-        item.config.stash[MODULE] = item.path
-        if not gc.get_freeze_count():
-            gc.collect()
-            gc.freeze()
 
 
 LONGEST = ("tests/test_own_videos.py", "tests/gpu/test_on_cpu.py")  # minutes each: begun last, one would keep the other process waiting
