@@ -166,7 +166,7 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
     """Call `work`; a user's mistake becomes one line and exit code 2, Ctrl-C 130, anything else a traceback and 1."""
     with Interrupts() as interrupts:
         try:
-            return _told(verb, work)
+            return _told(verb, work, interrupts)
         except BaseException:
             if not interrupts.came:
                 raise
@@ -174,10 +174,12 @@ def guarded(verb: str, work: Callable[[], int | None]) -> int:
             return INTERRUPTED
 
 
-def _told(verb: str, work: Callable[[], int | None]) -> int:
+def _told(verb: str, work: Callable[[], int | None], interrupts: Interrupts) -> int:
     try:
         return work() or 0
     except ValueError as error:
+        if interrupts.came:  # OmegaConf makes an error of a configuration of it
+            raise
         _tell(verb, shown(str(error)) if isinstance(error, Lines) else line(str(error)))
         if os.environ.get("SORA_TRACEBACK"):
             traceback.print_exc()

@@ -64,6 +64,8 @@ def main(composed: Composed) -> None:
     config = composed.config
     if config.format not in FORMATS:
         raise ValueError(f"format={config.format}: choose from {', '.join(FORMATS)}")
+    if config.output is not None:
+        storage.refuse_no_file(Path(config.output), f"output={config.output}")
     figures = None if config.figures is None else tuple(config.figures)
     try:
         places, over = [str(place) for place in config.scores], tuple(config.over)

@@ -106,12 +106,11 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     Raises:
         ValueError: the folder exists.
     """
-    import shutil
-
     from sora.configs.load import averaged
     from sora.training import checkpoint
     from sora.training.checkpoint import TrainingState
     from sora.training.run import Run, open_run
+    from sora.vae import artefact
 
     parts = {"dit": loaded.dit, "text": loaded.text}
     named = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
@@ -122,10 +121,8 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     info = {key: value for key, value in source.info.items() if key not in ("place", "datasets")}
     info |= {"usual": dict(usual)} if usual else {}
     with storage.whole_folder(output) as staging:
-        shutil.copyfile(source.config_file, staging / "config.yaml")
-        shutil.copytree(source.vae, staging / "vae")
-        if source.init_file.is_file():
-            shutil.copyfile(source.init_file, staging / source.init_file.name)
+        storage.copy_files([path.name for path in (source.config_file, source.init_file) if path.exists()], source.folder, staging)
+        artefact.copy(source.vae, staging / "vae")
         storage.write_json(staging / "run.json", {**info, "exported": origin})
         state = TrainingState(step=loaded.step, samples=0, tokens=0, tensors={"model": model}, facts={"exported": origin})
         checkpoint.save(Run(staging).checkpoints, state, keep=1)

@@ -31,6 +31,8 @@ def main(composed: Composed) -> None:
 
     config = composed.config
     require_given(config, "plan")
+    if config.figures:
+        storage.refuse_no_file(Path(config.figures), f"figures={config.figures}")
     if config.get("cluster") is None:
         refuse_idle(config, composed.said, ("priced", "fit"), why="without cluster=, which prices the run")
     if config.kind == "vae":

@@ -24,6 +24,7 @@ def refuse_resolvers(tree: Any, place: str = "") -> None:
     """Raise ValueError for any `${name:…}` in a tree: a configuration holds values, it does not run or read anything."""
     if isinstance(tree, dict):
         for key, value in tree.items():
+            refuse_resolvers(str(key), place)  # which nothing looks up today
             refuse_resolvers(value, f"{place}.{key}".lstrip("."))
     elif isinstance(tree, list):
         for item in tree:

@@ -70,6 +70,10 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     from sora.training.run import changes, open_run, refuse_changes
 
     refuse_sizes(config)
+    if "kind" in said:
+        raise ValueError(
+            f"kind={config.kind} is not chosen by itself, it follows from the task; leave it out and say task=diffusion or task=vae"
+        )
     output = Path(config.output or f"outputs/{config.kind}")
     refuse_read_only(config.resume, output)
     if config.resume in (None, "auto"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,42 @@ def refuse_unwritable(path: Path, *, key: str, suffix: str) -> None:
         raise ValueError(f"{key}={path} cannot be written: {path.parent} is read-only or no folder; name another place")
 
 
+def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
+    """Copy these files of a folder, and nothing else that lies there: it may be a stranger's, with links to files of this user, pipes
+    that nobody ever writes into, and holes as large as a disk. `target` is made where it is not there.
+
+    Raises:
+        ValueError: one is no regular file in `source`.
+    """
+    target.mkdir(exist_ok=True)
+    for name in names:
+        with opened(source / name, within=source) as file, named_errors(target / name), open(target / name, "wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """A full disk that does not say where it is, as no write does, names `path` from here on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def refuse_no_file(path: Path, named: str) -> None:
+    """Raise ValueError for a file to be written where a folder, a pipe, a socket or a device is: as root, /dev/null would be replaced, for
+    all programs of the machine. named: how the command says it, as in output=FILE."""
+    try:
+        kind = os.stat(path).st_mode
+    except OSError:  # nothing is there
+        return
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
+        raise ValueError(f"{named} is {what}, and no file can be put in its place; name another file")
+
+
 def may_write(folder: Path) -> bool:
     """Whether files can be made in a folder, which may have to be made itself."""
     return blocked(folder / "file") is None
@@ -77,6 +114,8 @@ def refuse_blocked(places: Mapping[str, str]) -> None:
         path = Path(place)
         if long := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
             raise ValueError(f"{key}={place}: {long[0][:40]}… is longer than the {LONGEST_NAME} bytes that a name may have")
+        if path.exists() and not path.is_dir():
+            refuse_no_file(path, f"{key}={place}")
         if not path.exists() and (why := f"{path} is a link to nowhere" if path.is_symlink() else blocked(path)):
             raise ValueError(f"{key}={place} cannot be made: {why}; name another {key}=")
 
@@ -116,14 +155,16 @@ def staging_of(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a staging path to write to; on a clean exit it becomes `path`, on an error nothing is left."""
     path = Path(path)
+    refuse_no_file(path, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_of(path)
     try:
-        yield staging
-        let_read(staging)
-        sync(staging)
-        os.replace(staging, path)
-        sync(path.parent)
+        with named_errors(path):
+            yield staging
+            let_read(staging)
+            sync(staging)
+            os.replace(staging, path)
+            sync(path.parent)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
@@ -160,13 +201,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         staging = staging_of(path)
         staging.mkdir()
         try:
-            yield staging
-            for inner in sorted(staging.rglob("*")):
-                let_read(inner)
-                sync(inner)
-            sync(staging)
-            os.rename(staging, path)
-            sync(path.parent)
+            with named_errors(path):
+                yield staging
+                for inner in sorted(staging.rglob("*")):
+                    let_read(inner)
+                    sync(inner)
+                sync(staging)
+                os.rename(staging, path)
+                sync(path.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

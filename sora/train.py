@@ -284,12 +284,15 @@ def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
 
     from sora.configs.build import build
     from sora.training import ranks
-    from sora.training.sinks import Nowhere
+    from sora.training.metrics import refuse_other_table
+    from sora.training.sinks import Csv, Nowhere
     from sora.training.tracker import NoTracker, Tracker
 
     sink = build(config.logger)
     if isinstance(sink, Nowhere) or not ranks.first():
         return NoTracker()
+    if isinstance(sink, Csv):
+        refuse_other_table(run.folder / "metrics.csv")
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     told = {str(key): value for key, value in values.items()}

@@ -35,26 +35,21 @@ MOMENTS = ("start", "midst", "save")
 WITHIN, PATIENCE = 5.0, 300.0  # seconds in which all are gone, and in which a command comes to a moment or ends
 STARTING = (0.1, 2.5)  # seconds after which it is still at its start; before the first, no code of ours has run
 Words = Callable[[Path], list[str]]
-SMALL = ["source=world", "source.world.sizes=[[16,16]]", "source.world.seconds=[0.5]", "source.world.rates=[8]"]
-TOY = [
-    "experiment=toy",
-    "plan.budget=120",
-    "plan.window=2",
-    "trainer.threads=1",
-    "steps=20000",
-    "workers=2",
-    "logger=csv",
-    "checkpoint.every=3",
-]
+SMALL = ["source=world", "source.world.sizes=[[24,24]]", "source.world.seconds=[0.5]", "source.world.rates=[8]"]
+OFTEN = ["trainer.threads=1", "steps=20000", "workers=2", "logger=csv", "checkpoint.every=3"]
+TOY = ["experiment=toy", "plan.budget=120", "plan.window=2", *OFTEN]
+VAE = ["experiment=toy_vae", "plan.batch=2", "plan.shapes=[[9,24,24]]", *OFTEN]
 VERBS: dict[str, Words] = {
     "prepare": lambda home: ["prepare", *SMALL, "count=2000", "workers=2"],
     "encode": lambda home: ["encode", f"vae={home}/vae", "text=byte", "batch=1", "threads=1"],
     "train": lambda home: ["train", *TOY, f"vae={home}/vae", f"data.folders=[{home}/world]"],
-    "train videos": lambda home: ["train", *TOY, "data=videos", f"vae={home}/vae", f"data.folders=[{home}/world]"],
+    "train videos": lambda home: ["train", *TOY, "data=videos", "data.areas=[576]", f"vae={home}/vae", f"data.folders=[{home}/world]"],
+    "train vae": lambda home: ["train", *VAE, f"data.folders=[{home}/world]"],
     "sweep": lambda home: ["train", "-m", *TOY, "seed=0,1", f"vae={home}/vae", f"data.folders=[{home}/world]"],
     "sample": lambda home: ["sample", f"checkpoint={home}/dit", f"prompt=[{','.join('abcdefgh' * 20)}]", "seconds=1", "size=16x16"],
     "evaluate": lambda home: ["evaluate", f"checkpoint={home}/dit", f"data={home}/world", "n=4", "steps=2000"],
     "evaluate sweep": lambda home: ["evaluate", "-m", f"checkpoint={home}/dit", f"data={home}/world", "n=4", "steps=2000,2001"],
+    "data index": lambda home: ["data", "index", f"{home}/tars", "key_with_shard=true", "workers=2"],
     "data check": lambda home: ["data", "check", f"{home}/many"],
     "quickstart": lambda home: ["quickstart", "scale=toy"],
 }
@@ -63,6 +58,7 @@ SHORT = {
     "encode": ["batch=8"],
     "train": ["steps=2"],
     "train videos": ["steps=2"],
+    "train vae": ["steps=2"],
     "sweep": ["steps=2"],
     "sample": ["steps=1", "prompt=a"],
     "evaluate": ["steps=1"],
@@ -101,7 +97,10 @@ def words(verb: str, home: Path, out: Path) -> list[str]:
 
 def made(home: Path) -> Path:
     world = world_dataset(home / "world", clips=8)
-    world_dataset(home / "many", clips=400)
+    many = world_dataset(home / "many", clips=400)
+    (home / "tars").mkdir()
+    for number in range(4):
+        shutil.copy(many / "video-000000.tar", home / f"tars/{number:05d}.tar")
     vae = vae_artefact(home / "vae")
     subprocess.run([sys.executable, "-m", "sora.encode", f"vae={vae}", f"data={world}", "text=byte"], check=True, capture_output=True)
     diffusion_run(home / "dit", vae=vae, data=world)
@@ -141,14 +140,16 @@ def trouble(home: Path, verb: str, end: End) -> list[str]:
     before, out = set(family(os.getpid())), Path(tempfile.mkdtemp(dir=home)) / "out"
     said = [*words(verb, home, out), *{"finish": SHORT.get(verb, []), "error": ["no_such_key=1"]}.get(end.by, [])]
     with tempfile.TemporaryFile("w+") as told:
-        begun = time.monotonic()
+        begun, over = time.monotonic(), False
         quiet = {"stdout": subprocess.DEVNULL, "stderr": told, "start_new_session": True, "text": True}
         process = subprocess.Popen([sys.executable, "-m", "sora.cli", *said], preexec_fn=hearing, **quiet)
         if end.moment:
             come(process, end.moment, out, begun)
-            (os.killpg if end.whole else os.kill)(process.pid, getattr(signal, f"SIG{end.by}"))
+            over = process.poll() is not None
+            if not over:
+                (os.killpg if end.whole else os.kill)(process.pid, getattr(signal, f"SIG{end.by}"))
         code = process.wait(PATIENCE)
-        wrong = [] if code in end.codes else [f"exit code {code}"]
+        wrong = [] if code in end.codes and not over else [f"exit code {code}{', before it came to this moment' if over else ''}"]
         stopped = time.monotonic()
         while (left := set(family(os.getpid())) - before) and time.monotonic() < stopped + WITHIN:
             time.sleep(0.05)

@@ -270,14 +270,16 @@ def test_until_a_command_is_under_way_ctrl_c_is_no_traceback():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-def test_what_a_library_makes_of_ctrl_c_is_still_an_interruption(capsys):
+@pytest.mark.parametrize("error", [ImportError, ValueError, AttributeError, OSError, SystemError])
+def test_what_a_library_makes_of_ctrl_c_is_still_an_interruption(capsys, error):
+    """numpy's imports, OmegaConf's values, whatever has an `except` of everything: none of it is the user's mistake, or ours."""
     from sora import cli
 
     def broken_off():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
-            raise ImportError("numpy's core could not be imported") from None
+            raise error("it could not be imported") from None
 
     assert cli.guarded("sample", broken_off) == 130
     assert capsys.readouterr().err == "sora sample: interrupted\n"

@@ -1,6 +1,10 @@
 """JSON that others wrote is read or refused by its file's name; what killed processes left is cleared, and nothing else."""
 
+import errno
 import os
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -57,3 +61,59 @@ def test_what_is_no_json_is_refused_by_the_name_of_its_file(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="state.json is damaged"):
         read_json(path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to a device"])
+def test_a_file_takes_the_place_of_a_file_alone(tmp_path, kind):
+    """As root, `output=/dev/null` had put a table in the place of the device, for all programs of the machine."""
+    path = tmp_path / "a.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    else:
+        path.symlink_to("/dev/null")
+    before = path.lstat().st_mode
+    for write in (lambda: storage.write_json(path, {}), lambda: storage.refuse_no_file(path, "output=a.json")):
+        with pytest.raises(ValueError, match=r"a\.json is (a folder|a pipe, a socket or a device), and no file can be put in its place"):
+            write()
+    if kind != "folder":
+        with pytest.raises(ValueError, match=r"^output=.*a\.json is a pipe, a socket or a device"):
+            storage.refuse_blocked({"output": str(path)})
+    assert path.lstat().st_mode == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_told_with_its_place_whoever_writes(tmp_path):
+    """safetensors makes an error of its own of it, and a write does not say where."""
+    lines = f"""
+import resource, torch
+from pathlib import Path
+from sora import storage
+from sora.gate.tensors import write_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+place = Path({str(tmp_path)!r})
+def tensors():
+    with storage.whole_file(place / "a.safetensors") as staging:
+        write_tensors({{"a": torch.zeros(10_000)}}, staging)
+def folder():
+    with storage.whole_folder(place / "b") as staging:
+        write_tensors({{"a": torch.zeros(10_000)}}, staging / "c.safetensors")
+for write in (tensors, folder, lambda: storage.write_text(place / "d.txt", "x" * 10_000)):
+    try:
+        write()
+    except OSError as error:
+        print(error.errno, error.filename)
+"""
+    found = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
+    assert found == [
+        str(errno.EFBIG),
+        str(tmp_path / "a.safetensors"),
+        str(errno.EFBIG),
+        str(tmp_path / "b"),
+        str(errno.EFBIG),
+        str(tmp_path / "d.txt"),
+    ]
+    assert not list(tmp_path.iterdir())

@@ -26,7 +26,7 @@ from sora.data.workers import Done
 from sora.gate.forms import Fields
 from sora.gate.forms import text as text_form
 
-MOST_TOLD = 1 << 20  # bytes of one json or txt
+MOST_TOLD, MOST_HELD = 1 << 20, 256 << 20  # bytes of one json or txt, and of all of a shard, which are held until its end
 _UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
 _MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
@@ -116,7 +116,7 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
     unnamed: dict[str, list[str]] = defaultdict(list)  # videos and images whose names do not say so
     twice: Counter[str] = Counter()
-    last, apart = None, set()
+    last, apart, held = None, set(), 0
     try:
         for name, offset, length in walk:
             parts = sample_of(name)
@@ -132,8 +132,8 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
                 twice[key] += 1
                 continue
             own[suffix] = (offset, length)
-            if choices.words.may_tell(suffix) and length <= MOST_TOLD:
-                texts[key][suffix] = walk.content()
+            if choices.words.may_tell(suffix) and length <= min(MOST_TOLD, MOST_HELD - held):
+                texts[key][suffix], held = walk.content(), held + length
             elif suffix.rpartition(".")[2] not in _MEDIA and kind_of(walk.head(HEAD)).read:
                 unnamed[key].append(suffix)
     except ValueError as error:
@@ -220,7 +220,9 @@ def _sample(
 def _said(found: Survey, own: dict[str, tuple[int, int]], texts: dict[str, bytes], words: CaptionWords) -> dict[str, Any]:
     for suffix, (_, size) in own.items():
         if told_of(suffix, own, words) and suffix not in texts:
-            raise ValueError(f"its {suffix} has {size} bytes, too many to read")
+            raise ValueError(
+                f"its {suffix} has {size} bytes, too many to read: of one text {MOST_TOLD:,} are read, of all of a shard {MOST_HELD:,}"
+            )
     captions, facts, odd = said_by(texts, own, words)
     for said in odd:
         found.note(said)

@@ -30,7 +30,7 @@ from sora.data.shards import Member, ShardReader, ShardWriter
 from sora.data.stores import open_store
 from sora.gate import parquet
 from sora.gate.files import below
-from sora.gate.forms import Fields, Items, Maybe, beside, count, digest, fitting, some, text
+from sora.gate.forms import Fields, Items, Maybe, Named, anything, beside, count, digest, fitting, some, text
 from sora.gate.tensors import finite
 from sora.gate.texts import CARD, LIST, json_of, read_json
 from sora.storage import NotEncoded, file_hash, local, whole_file, write_json, write_text
@@ -73,9 +73,9 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
     if not meta.is_file() or not meta.with_suffix(".tar").is_file():
         return False
     try:
-        table = parquet.read(meta)
+        table = _rows(index, meta, ("key", "source_sha256"))
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        made = json_of(about.get("settings", "{}").encode(), limit=CARD)
+        made = fitting(json_of(about.get("settings", "{}").encode(), limit=CARD), Named(anything), str(meta))
     except (OSError, ValueError):  # of another version of this program, or half a file: it is made again
         return False
     members = [index.member(row) for row in rows]
@@ -121,7 +121,7 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
 def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
     """The clips of shard `number` that could not be encoded, by key, and why."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
-    table = parquet.read(meta, ["key", "refused"])
+    table = _rows(index, meta, ("key", "refused"))
     if "refused" not in table.column_names:  # made before there were such
         return {}
     found = table.filter(table["refused"].is_valid())
@@ -282,6 +282,14 @@ def _check_shards(index: Index, described: dict[str, Any]) -> bool:
     return total <= _CHECKED_AT_ONCE
 
 
+def _rows(index: Index, meta: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of what was written of a shard, of their kinds; "refused" may be missing. Raises ValueError where it is damaged."""
+    with parquet.opened(meta, within=index.folder) as file:
+        names = [name for name in columns if name != "refused" or name in file.schema_arrow.names]
+        table = parquet.taken(file, meta, names).select(names)
+        return table.cast(pa.schema([SCHEMA.field(name) for name in names], metadata=table.schema.metadata))
+
+
 def _check_meta(folder: Path, entry: dict[str, Any]) -> None:
     if file_hash(folder / entry["meta"], most=parquet.WHOLE) != entry["meta_sha256"]:
         raise ValueError(f"{folder / entry['meta']} is missing or has changed; run sora encode again")
@@ -299,10 +307,8 @@ def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.nd
     """The places and shapes of a shard's latents, in the order of the dataset's rows."""
     _check_meta(index.folder, entry)
     meta = index.folder / entry["meta"]
-    needed = pa.schema([SCHEMA.field(name) for name in SCHEMA.names[:-1]])  # without "refused", which older ones have not
-    with parquet.opened(meta) as file:
-        table = parquet.taken(file, meta).select(needed.names).cast(needed)
-    refuse_impossible(table, meta, dict.fromkeys(("offset", "size", "frames", "rows", "columns"), 0), needed.names)
+    table = _rows(index, meta, needed := SCHEMA.names[:-1])  # without "refused", which older ones have not
+    refuse_impossible(table, meta, dict.fromkeys(("offset", "size", "frames", "rows", "columns"), 0), needed)
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:
         there = set(found)

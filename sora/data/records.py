@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sora.gate.files import read
-from sora.gate.texts import Limit, refuse_deep, refuse_many
+from sora.gate.texts import Limit, once, refuse_deep, refuse_many
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
@@ -64,20 +64,11 @@ def json_of(text: str, named: str) -> Any:
     """The value of a JSON text. Raises ValueError for none, and for an object that has a key twice: one of its values would be lost."""
     try:
         refuse_many(text.encode("utf-8", "surrogatepass"), TABLE)
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=once)
         refuse_deep(value, TABLE)
         return value
     except (ValueError, RecursionError) as error:  # also numbers of very many digits
         raise ValueError(f"{named} is no JSON: {error}") from None
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen = set[str]()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"an object has the key {twice[:60]!r} twice")
-    return found
 
 
 def refuse_half(text: str, named: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 from sora.gate.files import opened
 from sora.gate.texts import LIST, json_of
 from sora.locks import NAME, alone_in
-from sora.storage import staging_of
+from sora.storage import named_errors, staging_of
 
 FOLDER = "units"
 _TAIL = 8 + 32
@@ -126,7 +126,7 @@ class Units:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = staging_of(path)
         try:
-            with open(staging, "wb", buffering=1 << 20) as file:
+            with named_errors(path), open(staging, "wb", buffering=1 << 20) as file:
                 unit = Unit(file)
                 yield unit
                 said = json.dumps({"again": unit.again, "records": unit.records}, allow_nan=False).encode()

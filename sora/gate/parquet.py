@@ -57,7 +57,7 @@ def opened(path: Path | str, *, within: Path | str | None = None, about: Any = N
                 yield found
         except MemoryError as error:
             raise ValueError(f"{path} unpacks to more than {LARGEST:,} bytes, the most that is read at once: {error}") from None
-        except (pa.ArrowException, OSError, KeyError, IndexError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, IndexError, ValueError, OverflowError) as error:  # the last: days of no calendar
             told = str(error)
             raise ValueError(told if str(path) in told else f"{path} is damaged: {told}") from None
 

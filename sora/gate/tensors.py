@@ -1,4 +1,4 @@
-"""What a safetensors file holds, by its header alone; and whether numbers that were read are finite.
+"""What a safetensors file holds, by its header alone, and writing one; and whether numbers that were read are finite.
 
 The format is 8 bytes with the length of a JSON header, the header (name: dtype, shape, data_offsets), and the numbers, without gaps.
 """
@@ -6,6 +6,7 @@ The format is 8 bytes with the length of a JSON header, the header (name: dtype,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -27,6 +28,7 @@ SIZES = {
 HEADER = Limit(64 << 20, 2_000_000, depth=4)
 NAMES = 100_000  # tensors of one file
 ABOUT = "__metadata__"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _TENSOR = {"dtype": word(*SIZES), "shape": Items(whole(), most=8), "data_offsets": Row((whole(), whole()))}
 
 
@@ -94,6 +96,19 @@ def load(path: Path | str, *, within: Path | str | None = None) -> dict[str, Ten
         return load_file(path)
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type of numbers that torch does not know
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path | str, about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file. A disk that does not take it is an OSError as any other, of which safetensors makes a word of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=None if about is None else dict(about))
+    except SafetensorError as error:
+        if (said := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1]))) from None
 
 
 def refuse_not_finite(tensors: Mapping[str, Tensor], named: Path | str) -> None:

@@ -1,16 +1,23 @@
-"""JSON, lines of JSON and YAML as plain values, within the limits of their kind of file."""
+"""JSON, lines of JSON and YAML as plain values, within the limits of their kind of file.
+
+What two readers would read differently is refused: a key that comes twice, a number that no float holds, half a character, a YAML tag,
+alias or merge.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from sora.gate.files import read
 
+_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")  # of half a character, or of one of two halves
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BITS = 1024  # of a whole number; one of 5,000 digits, which may be written in few letters of another base, cannot be printed
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -42,15 +49,28 @@ def read_json(path: Path | str, *, limit: Limit = CARD, within: Path | str | Non
 
 
 def json_of(content: bytes, *, limit: Limit) -> Any:
-    """The value of JSON in UTF-8. Raises ValueError for what is none, has not-a-number in it, or is above a limit."""
+    """The value of JSON in UTF-8. Raises ValueError for what is none, has a key twice, a number that is not finite or half a character in
+    it, or is above a limit."""
     refuse_many(content, limit)
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        value = json.loads(content.decode("utf-8"), parse_float=_finite, parse_constant=_no_number, object_pairs_hook=once)
     except RecursionError:
         raise ValueError(f"it has lists and mappings within one another, over {limit.depth} deep") from None
     if content.count(b"[") + content.count(b"{") > limit.depth:
         refuse_deep(value, limit)
+    if _ESCAPED.search(content):
+        refuse_odd(value)
     return value
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of pairs. Raises ValueError for a key that comes twice: one of its values would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"an object has the key {twice[:60]!a} twice")
+    return found
 
 
 def refuse_deep(value: Any, limit: Limit) -> None:
@@ -73,6 +93,13 @@ def refuse_many(content: bytes, limit: Limit) -> None:
 
 
 _BEFORE_ITEMS = (b"[", b"{", b",", b"\n")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word[:60]} is larger than any number that is read")
+    return number
 
 
 def _no_number(word: str) -> NoReturn:
@@ -99,7 +126,7 @@ def read_lines(path: Path | str, *, within: Path | str | None = None) -> list[An
 
 
 def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
-    """The value of YAML in UTF-8: mappings with texts as keys, lists, texts, numbers, truth and nothing; no alias, no tag of another kind.
+    """The value of YAML in UTF-8: mappings with texts as keys, lists, texts, finite numbers, truth and nothing; no alias, tag or merge.
 
     Raises:
         ValueError: it is no YAML or holds anything else, or is above a limit.
@@ -107,7 +134,8 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
     import yaml
 
     class Plain(yaml.SafeLoader):
-        """Without aliases, of which a few lines stand for more than memory holds, and within limits while it is read."""
+        """Without aliases, of which a few lines stand for more than memory holds, tags, merges and keys that come twice, and within limits
+        while it is read."""
 
         def __init__(self, stream: str) -> None:
             super().__init__(stream)
@@ -117,6 +145,8 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
             self.items, self.depth = self.items + 1, self.depth + 1
             if self.check_event(yaml.AliasEvent):
                 raise ValueError(f"it holds an alias, line {self.peek_event().start_mark.line + 1}")
+            if (tag := getattr(self.peek_event(), "tag", None)) is not None:
+                raise ValueError(f"it holds the tag {tag[:60]!a}, line {self.peek_event().start_mark.line + 1}; write the value without")
             if self.items > 2 * limit.items:
                 raise ValueError(f"it has over {limit.items:,} items, the most that such a file has")
             if self.depth > limit.depth:
@@ -124,6 +154,17 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
             found = super().compose_node(parent, index)
             self.depth -= 1
             return found
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Instead of merging what `<<` names: keys are those that stand there, each once."""
+            seen = set[str]()
+            for key, _ in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if key.tag == "tag:yaml.org,2002:merge":
+                    raise ValueError(f"it merges one mapping into another (<<), line {line}; write the keys themselves")
+                if name in seen:
+                    raise ValueError(f"a mapping has the key {name[:60]!a} twice, line {line}")
+                seen.add(name)
 
     try:
         value = yaml.load(content.decode("utf-8"), Loader=Plain)
@@ -137,14 +178,29 @@ def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
 
 
 def refuse_odd(value: Any, place: str = "") -> None:
-    """Raise ValueError for anything but mappings with texts as keys, lists and plain values, such as a date or bytes, naming its place."""
+    """Raise ValueError for anything but mappings with texts as keys, lists and plain values, such as a date or bytes, for a number that is
+    not finite and for half a character, naming its place."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{place or 'it'} has the key {key!r}, which is no text")
+            _refuse_half(key, place)
             refuse_odd(inner, f"{place}.{key}".lstrip("."))
     elif isinstance(value, list):
         for number, item in enumerate(value):
             refuse_odd(item, f"{place}.{number}".lstrip("."))
     elif not isinstance(value, _SCALARS):
         raise ValueError(f"{place or 'it'} is {str(value)[:60]!r}, a {type(value).__name__}: write a text in quotes, or a number")
+    elif isinstance(value, str):
+        _refuse_half(value, place)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place or 'it'} is {value}, and a finite number fits")
+    elif isinstance(value, int) and value.bit_length() > _BITS:
+        raise ValueError(f"{place or 'it'} is a number of very many digits")
+
+
+def _refuse_half(text: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place or 'it'} holds half a character (a lone surrogate): {text[:60]!a}") from None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sora import storage
 from sora.gate.forms import Fields, fitting, text
-from sora.gate.tensors import header
+from sora.gate.tensors import header, write_tensors
 from sora.gate.texts import STATE, json_of
 
 FORMAT = "sora feature cache 2"  # of 1 the hash did not cover the keys; its folders have other names, and are not read
@@ -55,14 +55,13 @@ class FeatureCache:
         """Write what was put, whole or not at all."""
         if not self._new:
             return
-        from safetensors.torch import save_file
 
         keys = sorted(self._new)
         values = torch.stack([self._new[key] for key in keys])
         name = f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}.safetensors"
         about = json.dumps({"format": FORMAT, "about": self.about, "keys": keys, "sha256": _hash(keys, values)})
         with storage.whole_file(self.folder / name) as staging:
-            save_file({"features": values}, staging, metadata={"sora": about})  # one entry: several would be written in any order
+            write_tensors({"features": values}, staging, {"sora": about})  # one entry: several would be written in any order
         self._read.add(name)
         self._found |= self._new
         self._new = {}

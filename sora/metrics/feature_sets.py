@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sora import storage
 from sora.gate.files import opened
-from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.tensors import header, refuse_not_finite, write_tensors
 from sora.gate.texts import STATE, json_of
 from sora.metrics.extractors.features import VideoFeatures
 from sora.metrics.protocol import differences
@@ -49,14 +49,13 @@ def save_features(
 ) -> None:
     """A safetensors file; the protocol, which must be JSON, stands in its header with a hash of the values. more: of the same clips by
     other extractors, whose names and hashes stand there, too."""
-    from safetensors.torch import save_file
 
     kept = {name: one.detach().to("cpu", torch.float32).contiguous() for name, one in {"features": features, **(more or {})}.items()}
     about = {"format": FORMAT, "protocol": json.dumps(protocol, sort_keys=True), "sha256": _hash(kept["features"])}
     if more:
         about["more"] = json.dumps({name: _hash(kept[name]) for name in sorted(more)})
     with storage.whole_file(path) as staging:
-        save_file(kept, staging, metadata=about)
+        write_tensors(kept, staging, about)
 
 
 def named(extractor: VideoFeatures) -> str:

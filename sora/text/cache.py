@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sora.gate.forms import Fields, Maybe, digest, fitting, matching, some, text
 from sora.gate.forms import count as whole
-from sora.gate.tensors import finite, header
+from sora.gate.tensors import finite, header, write_tensors
 from sora.gate.texts import LIST, read_json
 from sora.storage import NotEncoded, file_hash, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
@@ -82,7 +81,7 @@ def extend(
         hashes = torch.frombuffer(bytearray(b"".join(bytes.fromhex(key) for key, _ in texts)), dtype=torch.uint8).view(-1, 32)
         ends = torch.tensor([len(state) for state in states]).cumsum(0)
         with whole_file(path.with_name(name)) as staging:
-            save_file({_STATES: whole, _HASHES: hashes, _ENDS: ends}, staging)
+            write_tensors({_STATES: whole, _HASHES: hashes, _ENDS: ends}, staging)
         size = path.with_name(name).stat().st_size
         cut = [asdict(one) for one in cuts(encoder.limits(), [text for _, text in texts])]
         entry = {"file": name, "sha256": file_hash(path.with_name(name)), "bytes": size, "captions": len(texts), "cut": cut}

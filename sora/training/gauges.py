@@ -155,7 +155,7 @@ class Gauges:
         rows = [{"rank": rank, "host": host} | _rounded(columns, row) for rank, (host, row) in found]
         try:
             storage.write_json(self._path, rows)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe is in its place
             print(f"could not write {self._path}: {error}; training goes on without it")
 
     def summary(self) -> str | None:

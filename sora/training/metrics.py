@@ -1,10 +1,14 @@
-"""metrics.jsonl: one whole line per logged step, and no line of a step that a resumed run has yet to make."""
+"""metrics.jsonl: one whole line per logged step, and no line of a step that a resumed run has yet to make; and whether a metrics.csv is a
+table of steps."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +71,29 @@ def read(path: Path, form: Form = anything) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         fitting(row, form, f"{path}, its entry {number},")
     return rows
+
+
+def refuse_other_table(path: Path) -> None:
+    """Raise ValueError where a metrics.csv of a run that goes on is no table of steps. A torn last line, as a kill leaves it, is no fault.
+
+    A tracker reads it in a process of its own, whose end no run waits for: so it is looked at before.
+    """
+    if not os.path.lexists(path):
+        return
+    content = file_content(path, most=LIST.bytes, within=path.parent)
+    try:
+        table = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode("utf-8"), newline=""), strict=True)
+        names = next(table, ["step"])
+        if "step" not in names or len(set(names)) < len(names):
+            raise ValueError("its first line names no steps, or a column twice")
+        place = names.index("step")
+        for row in filter(None, table):
+            if len(row) != len(names):
+                raise ValueError(f"its line {table.line_num} has {len(row)} fields, and the first {len(names)}")
+            if re.fullmatch(r"[0-9]{1,15}", row[place]) is None:
+                raise ValueError(f"its line {table.line_num} has the step {row[place][:60]!a}")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: {error}; remove it, or choose logger=none: metrics.jsonl has all of it") from None
 
 
 def _step(line: bytes) -> int | None:

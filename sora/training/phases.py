@@ -110,7 +110,7 @@ class Goodput:
         try:
             os.stat(self._path.parent)  # a run's folder that was moved or removed is not made again
             storage.write_text(self._path, "".join(f"{line}\n" for line in lines))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a folder or a pipe is in its place
             print(f"could not write {self._path}: {error}; training goes on without the account of its time")
 
     def share(self) -> float:

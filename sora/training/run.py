@@ -36,6 +36,7 @@ from sora.processes import born_deaf
 from sora.references import refuse_growth, refuse_resolvers
 from sora.terminal import Lines
 from sora.training import checkpoint
+from sora.vae import artefact
 
 KINDS = ("vae", "diffusion")
 MOST_STEPS = 10**12
@@ -158,7 +159,7 @@ class Run:
         if vae is not None and depends["vae"] != before:
             staging, aside = self.folder / f"{storage.STAGING}vae", self.folder / f"vae-{before[:12]}"
             shutil.rmtree(staging, ignore_errors=True)
-            shutil.copytree(vae, staging)
+            artefact.copy(vae, staging)
             if self.vae.exists():
                 shutil.rmtree(aside, ignore_errors=True)
                 self.vae.rename(aside)
@@ -197,7 +198,7 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
             (staging / name).mkdir()
         (staging / "config.yaml").write_text(config, encoding="utf-8")
         if vae is not None:
-            shutil.copytree(vae, staging / "vae")
+            artefact.copy(vae, staging / "vae")
         seal = trust.seal(SEALED, storage.text_hash(config))
         storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version(), "seal": seal})
     return Run(folder)

@@ -47,13 +47,17 @@ class Csv:
     def _rewrite(self, columns: list[str], *, until: int) -> None:
         """The rows of steps up to `until` under these columns."""
         staging = self._path.with_name(f".staging-{os.getpid()}-{self._path.name}")
-        with open(staging, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            if self._path.exists():
-                with open(self._path, newline="", encoding="utf-8") as old:
-                    writer.writerows(row for row in csv.DictReader(_whole(old)) if int(row["step"]) <= until)
-        os.replace(staging, self._path)
+        try:
+            with open(staging, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                if self._path.exists():
+                    with open(self._path, newline="", encoding="utf-8") as old:
+                        writer.writerows(row for row in csv.DictReader(_whole(old)) if int(row["step"]) <= until)
+            os.replace(staging, self._path)
+        except OSError:  # a full disk
+            staging.unlink(missing_ok=True)
+            raise
         self._columns = columns
 
     def media(self, step: int, name: str, path: Path, caption: str) -> None:
@@ -178,7 +182,11 @@ def main() -> None:
     first = sys.stdin.readline()
     start = json.loads(first)
     threading.Thread(target=follow, args=(start["owner"], start["patience"]), daemon=True).start()
-    serve(first, sys.stdin)
+    try:
+        serve(first, sys.stdin)
+    except OSError as error:  # a full disk, which the trainer tells of, too, where it stops the run
+        _say(f"{start['sink']} cannot go on: {error.strerror or error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from sora import storage
 from sora.gate.forms import Fields, Items, digest, fitting, number, real, some, whole
 from sora.gate.sizes import bounded
-from sora.gate.tensors import header, refuse_not_finite
+from sora.gate.tensors import header, refuse_not_finite, write_tensors
 from sora.gate.tensors import load as tensors_of
 from sora.gate.texts import read_json
 from sora.vae.vae import VideoVAE
@@ -47,7 +45,7 @@ def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:
     """
     with storage.whole_folder(Path(folder)) as staging:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-        save_file(tensors, staging / WEIGHTS)
+        write_tensors(tensors, staging / WEIGHTS)
         card = {
             "format": FORMAT,
             "settings": vae.settings,
@@ -83,6 +81,11 @@ def load(folder: Path) -> VideoVAE:
     if list(vae.stride) != card["stride"]:
         raise ValueError(f"{folder / CARD} is damaged: its stride is {card['stride']}, its settings make {list(vae.stride)}; copy it again")
     return vae.eval()
+
+
+def copy(folder: Path, target: Path) -> None:
+    """Copy the VAE of a folder, and nothing else that lies there, into `target`, which is made. Raises ValueError where a file is none."""
+    storage.copy_files((CARD, WEIGHTS), Path(folder), target)
 
 
 def artefact_hash(folder: Path) -> str:

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 from sora import cli, storage
+from sora.configs.compose import config_dir
 from sora.data import latent_batches
 from sora.training import checkpoint
 from sora.training.metrics import read
@@ -60,17 +61,35 @@ def interrupted(made: Path, folder: Path, cut: int, *more: str) -> int:
         return cli.run("train", words(made, f"output={folder}", *more))
 
 
-@pytest.mark.parametrize("cut", [2, 5])
-def test_a_diffusion_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, cut):
-    """The losses to the last bit, the weights, their averages and the optimiser; whatever the workers."""
-    folder = tmp_path / "cut"
-    assert interrupted(made, folder, cut, f"workers={cut % 2}") == 128 + signal.SIGTERM
+def assert_goes_on(made: Path, whole: Path, folder: Path, cut: int, *more: str) -> None:
+    """Cut in a step and resumed, a run ends as `whole` did: losses, weights, averages and optimiser, to the last bit."""
+    assert interrupted(made, folder, cut, *more) == 128 + signal.SIGTERM
     assert checkpoint.step_of(checkpoint.newest(folder / "checkpoints")) == cut
     assert cli.run("train", [f"resume={folder}"]) == 0
-    assert lines(folder) == lines(made / "whole")
-    ends = [checkpoint.folder_of(run / "checkpoints", STEPS) for run in (folder, made / "whole")]
+    assert lines(folder) == lines(whole)
+    ends = [checkpoint.folder_of(run / "checkpoints", STEPS) for run in (folder, whole)]
     for name in ("model", "ema", "optimizer"):
         assert storage.file_hash(ends[0] / f"{name}.safetensors") == storage.file_hash(ends[1] / f"{name}.safetensors"), name
+
+
+@pytest.mark.parametrize("cut", [2, 5])
+def test_a_diffusion_run_that_is_cut_and_resumed_is_bit_identical(made, tmp_path, cut):
+    """Whatever the workers."""
+    assert_goes_on(made, made / "whole", tmp_path / "cut", cut, f"workers={cut % 2}")
+    assert (tmp_path / "cut" / "run.json").is_file()
+
+
+def test_so_is_one_whose_objective_is_a_users_own_and_whose_losses_lie_below_zero(made, tmp_path):
+    """A weight below zero, from a folder of options of the user's: the guards take no sign for a fault, nor does a resume."""
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    plain = (config_dir() / "objective/velocity.yaml").read_text()
+    weight = "weighting:\n  _target_: sora.diffusion.velocity_weight\n  most: -1.0\n"
+    (tmp_path / "conf/objective/mine.yaml").write_text(plain.replace("weighting:\n  _target_: sora.diffusion.constant_weight\n", weight))
+    own = ["objective=mine", f"--config-dir={tmp_path / 'conf'}", "optimizer.lr=1e-4"]
+    assert cli.run("train", words(made, f"output={tmp_path / 'whole'}", *own)) == 0
+    losses = [row["loss"] for row in read(tmp_path / "whole" / "metrics.jsonl")]
+    assert len(losses) == STEPS and max(losses) < 0
+    assert_goes_on(made, tmp_path / "whole", tmp_path / "cut", 4, *own)
 
 
 def test_the_run_reaches_into_its_second_epoch(made):

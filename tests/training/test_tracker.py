@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from sora.train import tracker_of
 from sora.training.journal import Journal
-from sora.training.metrics import read
+from sora.training.metrics import read, refuse_other_table
 from sora.training.phases import Phases
 from sora.training.run import create
 from sora.training.sinks import Csv, TensorBoard, Wandb
@@ -85,6 +85,70 @@ def test_a_tracker_that_hangs_or_dies_costs_neither_time_nor_the_run(tmp_path, c
     with pytest.raises(ProcessLookupError):
         os.kill(one._process.pid, 0)
     assert "metrics.jsonl in the run folder has them all" in capfd.readouterr().out
+
+
+def test_a_disk_that_is_full_ends_a_tracker_with_one_line(tmp_path, capfd):
+    few = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    code = few + f"sys.argv = ['sinks']; runpy.run_path({str(ROOT / 'sora/training/sinks.py')!r}, run_name='__main__')"
+    one = tracker(tmp_path, command=[sys.executable, "-c", code])
+    for step in range(200):
+        one.log(step, {"loss": 1.0, **({"later": 2.0} if step > 5 else {})})
+    one.close()
+    told = capfd.readouterr()
+    assert one.problem == "ended with exit code 1" and "metrics.jsonl in the run folder has them all" in told.out
+    assert told.err.strip() == "Csv cannot go on: File too large" and not list(tmp_path.glob(".staging*"))
+
+
+TABLES = {
+    "no table": "hello\n1\n",
+    "no step": "loss\n1\n",
+    "a column twice": "step,loss,step\n1,2,3\n",
+    "a step that is a text": "step,loss\nx,1\n",
+    "a step below zero": "step,loss\n-1,1\n",
+    "a step of another script": "step,loss\n٣,1\n",
+    "a step of very many digits": f"step\n{'9' * 5000}\n",
+    "a step that steers": "step,loss\n\x1b[2J,1\n",
+    "fewer fields": "step,loss\n1,2\n3\n",
+    "more fields": "step,loss\n1,2,3\n",
+    "a quote without an end": 'step,loss\n1,"2\n3,4\n',
+    "a field of megabytes": f"step,loss\n1,{'2' * 1_000_000}\n",
+    "a nul": "step,loss\n1,\0\n2\0,\n",
+    "no UTF-8": b"step,loss\n1,\xff\n",
+    "UTF-16": "step,loss\n1,2\n".encode("utf-16"),
+    "lines of JSON": '{"step": 1}\n',
+}
+
+
+@pytest.mark.parametrize("what", [*TABLES, "a pipe", "a link out", "a hole", "a folder"])
+def test_a_strangers_metrics_csv_is_no_table_before_a_tracker_reads_it(tmp_path, what):
+    path, run = tmp_path / "run/metrics.csv", create(tmp_path / "run", config="{}", info={"kind": "vae"})
+    if what in TABLES:
+        path.write_bytes(TABLES[what] if isinstance(TABLES[what], bytes) else TABLES[what].encode())
+    elif what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a link out":
+        path.symlink_to("/etc/passwd")
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+    config = OmegaConf.create({"logger": {"_target_": "sora.training.Csv"}, "tracker": {"patience": 20.0, "room": 9}})
+    with pytest.raises(ValueError, match=r"metrics\.csv") as refusal:
+        tracker_of(config, run, first=0)
+    assert "\x1b" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("content", ["", "step,loss", "step,loss\n", "step,loss\n1,2\n2,", 'step,loss\n1,2\n\n2,"a\nb"\n'])
+def test_ones_own_metrics_csv_goes_on_wherever_a_kill_cut_it(tmp_path, content):
+    (tmp_path / "metrics.csv").write_text(content)
+    refuse_other_table(tmp_path / "metrics.csv")
+    one = tracker(tmp_path, first=2)
+    one.log(3, {"loss": 0.5})
+    one.close()
+    assert one.problem is None
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert list(csv.DictReader(file))[-1] == {"step": "3", "loss": "0.5"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """How many packs the windows of a plan have, kept in a file, so that a run that goes on at a late step need not count them again.
 
-Only a cache: whatever is wrong with the file, or whatever plan it is of, the windows are counted anew and the plan is the same.
+Only a cache: whatever is wrong with the file, whatever plan it is of and whoever else wrote it, the windows are counted anew and the plan
+is the same. So it begins with this user's seal (`sora.trust`): a stranger's may say anything, and unpack to more than memory holds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from sora import trust
 from sora.data.planning.sources import Drawn
 from sora.gate.files import read
 from sora.gate.texts import LIST
@@ -22,14 +24,14 @@ from sora.storage import whole_file
 _EVERY = 16  # windows counted between two writes
 MARK = 64  # windows from one remembered state to the next
 _MARKS = 4  # of these states are kept
-_DIGEST, _NUMBER = 32, 8  # bytes of the file's beginning: SHA-256 of plan and content, how many windows
+_SEAL, _NUMBER = 32, 8  # bytes of the file's beginning: the seal on plan and content, how many windows
 
 
 class Counted:
     """path: of the file, which is written as soon as its folder exists. identity: of the plan, everything that its packs depend on."""
 
     def __init__(self, path: Path, identity: str):
-        self.path, self._identity, self._next, self._ours = Path(path), identity.encode(), _EVERY, False
+        self.path, self._identity, self._next, self._ours = Path(path), identity, _EVERY, False
 
     def load(self) -> tuple[list[int], dict[int, Drawn | None]] | None:
         """Packs before each window, and what waits at the beginning of some; None if there is no sound file of this plan."""
@@ -37,8 +39,8 @@ class Counted:
             content = read(self.path, most=LIST.bytes, within=self.path.parent)
         except (OSError, ValueError):
             return None
-        body = content[_DIGEST + _NUMBER :]
-        if content[:_DIGEST] != self._digest(body):
+        body = content[_SEAL + _NUMBER :]
+        if not trust.sealed(content[:_SEAL].hex(), *self._said(body)):
             return None
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
@@ -64,10 +66,12 @@ class Counted:
         file = io.BytesIO()
         np.savez(file, **arrays)
         body = file.getvalue()
+        if (seal := trust.seal(*self._said(body))) is None:
+            return
         try:
             with whole_file(self.path) as staging:
-                staging.write_bytes(self._digest(body) + len(before).to_bytes(_NUMBER, "big") + body)
-        except OSError:  # a full disk ends what must be written, not what may be
+                staging.write_bytes(bytes.fromhex(seal) + len(before).to_bytes(_NUMBER, "big") + body)
+        except (OSError, ValueError):  # a full disk, or a folder in its place, ends what must be written, not what may be
             return
         self._ours = True
 
@@ -77,9 +81,10 @@ class Counted:
             return 0
         try:
             with open(self.path, "rb") as file:
-                return int.from_bytes(file.read(_DIGEST + _NUMBER)[_DIGEST:], "big")
+                return int.from_bytes(file.read(_SEAL + _NUMBER)[_SEAL:], "big")
         except OSError:
             return 0
 
-    def _digest(self, body: bytes) -> bytes:
-        return hashlib.sha256(self._identity + b"\n" + body).digest()
+    def _said(self, body: bytes) -> tuple[str, str, str]:
+        """What the seal is on."""
+        return "packs of a plan", self._identity, hashlib.sha256(body).hexdigest()

@@ -15,6 +15,7 @@ from sora.dit.published import files
 from sora.dit.published.keys import KeyMap, fitting, to_ours, to_theirs
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import leaves, refuse_other, said, written
+from sora.gate.tensors import write_tensors
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,6 @@ def save(
     Raises:
         ValueError: the folder exists, a tensor holds numbers that are not finite, or the class cannot say what the network is.
     """
-    from safetensors.torch import save_file
-
     map_ = dit.keys(dit)
     config = written(map_.options, leaves(dit, words=words), beside=beside)
     tensors = {name: tensor.to(dtype) for name, tensor in to_theirs(map_, dict(dit.state_dict())).items()}
@@ -131,7 +130,7 @@ def save(
         count = len(shards)
         names = [files.WEIGHTS] if count == 1 else [f"{files.STEM}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
         for name, shard in zip(names, shards, strict=True):
-            save_file(shard, staging / name, metadata={"format": "pt"})
+            write_tensors(shard, staging / name, {"format": "pt"})
         if count > 1:
             size = sum(tensor.nbytes for tensor in tensors.values())
             places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
