@@ -295,7 +295,7 @@ def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequen
         print(made.shown())
         return 0
     number = made.submit()
-    what = f"{len(runs)} runs as array" if runs else "as job"
+    what = f"{counted(len(runs), 'run')} as array" if runs else "as job"
     log = f"slurm-{number}{'-N' if runs else '*'}.log"
     print(f"submitted {what} {number}; squeue -j {number} shows {'them' if runs else 'it'}, the output goes to {log}")
     return 0

@@ -87,7 +87,7 @@ def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:
     found = []
     for number, stage in enumerate(plan.stages):
         if len(plan.stages) > 1:
-            until = f"until {stage.until:,} clips" if stage.until else "from there on"
+            until = f"until {counted(stage.until, 'clip')}" if stage.until else "from there on"
             print(f"{'' if number == 0 else chr(10)}stage {number}, {until}")
         seen = figures(plan, ranks=ranks, windows=config.windows, stage=number)
         print("\n".join(lines(plan, seen, stage=number)))

@@ -150,7 +150,11 @@ def _metadata(index: Index, checked: Checked) -> bool:
     if described.get("captioned") not in (None, captioned.described()):
         checked.add("count", DATASET, "its numbers of clips with and without captions are not those of the rows")
     if len(twice):
-        checked.add("duplicate", DATASET, f"{len(twice)} keys come more than once, such as {index.columns.key(int(twice[0]))}")
+        checked.add(
+            "duplicate",
+            DATASET,
+            f"{counted(len(twice), 'key comes', 'keys come')} more than once, such as {index.columns.key(int(twice[0]))}",
+        )
     if mapped:
         for name in sorted(compare.wrong):
             checked.add("column", f"{FOLDER}/{name}.bin", "does not say what the rows say; delete the folder")
@@ -289,9 +293,8 @@ def _captions(index: Index, checked: Checked) -> None:
             continue
         checked.counts["files of captions"] += 1
         if strange := [key for key in keys if key not in known]:
-            checked.add(
-                "captions", entry["file"], f"{len(strange)} captions are of clips that its shard does not have, such as {strange[0]}"
-            )
+            of_clips = counted(len(strange), "caption is of a clip", "captions are of clips")
+            checked.add("captions", entry["file"], f"{of_clips} that its shard does not have, such as {strange[0]}")
 
 
 def _latents(index: Index, checked: Checked) -> None:

@@ -31,6 +31,7 @@ from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.gate.files import refuse_outside
 from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
 from sora.gate.texts import LIST, read_json
+from sora.terminal import counted
 
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
 
@@ -218,7 +219,8 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
     if len(rows) != described["splits"][split]:
         raise ValueError(
-            f"the columns are damaged: {len(rows)} clips are of split {split}, not {described['splits'][split]}; delete their folder"
+            f"the columns are damaged: {counted(len(rows), 'clip is', 'clips are')} of split {split}, not {described['splits'][split]}; "
+            "delete their folder"
         )
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 

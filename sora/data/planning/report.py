@@ -52,7 +52,7 @@ def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage
     """
     for count in ranks:
         if count < 1 or plan.packs % count:
-            raise ValueError(f"ranks={list(ranks)}: a step of plan.packs={plan.packs} packs does not divide over {count} ranks")
+            raise ValueError(f"ranks={list(ranks)}: a step of plan.packs={plan.packs} does not divide over {counted(count, 'rank')}")
     alone = plan.alone(stage)
     epoch = alone.windows_of_epoch()
     looked = min(epoch if epoch is not None else 1, windows or max(1, epoch or 1))
