@@ -186,6 +186,14 @@ def refuse_nested(output: Path, read: Path, *, key: str) -> None:
         raise ValueError(f"{first} lies within {second}; what is made and what it is made from stay apart: name another output=")
 
 
+def refuse_within(output: Path) -> None:
+    """Raise ValueError for a run or a dataset to be made within another, which is moved, sent and removed as one thing."""
+    for place in Path(os.path.realpath(output)).parents:
+        for mark, what in (("dataset.json", "a dataset"), ("run.json", "a run")):
+            if (place / mark).is_file():
+                raise ValueError(f"output={output} lies within {place}, which is {what}; name a folder outside of it: another output=")
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as staging:
         staging.write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ Captions live in the parquet files alone, so that recaptioning rewrites no shard
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -203,9 +204,17 @@ class Index:
 
 
 def refuse_no_folders(folders: Sequence[str]) -> None:
-    """Raise ValueError for `data.folders` that list none."""
+    """Raise ValueError for `data.folders` that list none, or one dataset twice, however its path is spelt."""
     if isinstance(folders, str) or not folders:
         raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+    places = [os.path.realpath(folder) for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            first = folders[places.index(place)]
+            raise ValueError(
+                f"data.folders: {folders[number]} is the dataset {first} again, whose clips would be shown twice as often unsaid; leave it "
+                "out, and set how often with data.weights"
+            )
 
 
 def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:

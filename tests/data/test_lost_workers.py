@@ -166,3 +166,30 @@ def test_looking_for_garbage_takes_no_copy_of_what_workers_share_with_their_pare
     assert len(held) == 500_000 and grown < 30_000
     del steps
     assert gc.get_freeze_count() == before  # what became garbage meanwhile is found again
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_start_that_fails_leaves_no_worker_and_shares_nothing(monkeypatch, started):
+    """As where no more processes may be made: what came of it is gone, and the next iterator's end lets go of all."""
+    from torch.utils.data import dataloader
+
+    before, made, process = gc.get_freeze_count(), [], dataloader.multiprocessing.context.Process
+
+    def starting(self):
+        if len(made) == started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        made.append(self)
+        start(self)
+
+    start = process.start
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "start", starting)
+        with pytest.raises(BlockingIOError):
+            iter(step_loader(Steps(), first=0, last=3, workers=2))
+    assert len(made) == started and gc.get_freeze_count() == before
+    for worker in made:
+        worker.join(20)
+        assert not worker.is_alive()
+    assert [step for step, *_ in step_loader(Steps(), first=0, last=3, workers=1)] == [0, 1, 2]
+    gc.collect()
+    assert gc.get_freeze_count() == before
