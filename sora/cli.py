@@ -35,7 +35,6 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
 LAUNCHER = "launcher"  # the group that says where a command runs
 MAKING = ("encode", "evaluate", "export", "prepare", "quickstart", "sample", "train")  # verbs whose work is files, whoever listens
-WHOLE = ("prepare", "train")  # verbs that make a dataset or a run
 SHARING = ("train", "evaluate")  # verbs whose work the ranks share that torchrun or srun started
 # Errors of the machine that a user can mend, told in one line; any other OSError is ours and gets its traceback.
 PLACE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
@@ -259,13 +258,11 @@ def _run(verb: str, words: list[str]) -> int | None:
     from omegaconf import OmegaConf
 
     from sora import hub
-    from sora.storage import refuse_blocked, refuse_read_only, refuse_within
+    from sora.storage import refuse_blocked, refuse_read_only
 
     refuse_blocked(composed.writes)
     if place := composed.writes.get("output"):
         refuse_read_only(Path(place), f"output={place}")  # before what takes hours is made for it
-        if verb in WHOLE:
-            refuse_within(Path(place))
     with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 

@@ -64,7 +64,7 @@ def tell_of_crops(config: DictConfig) -> None:
     from sora.jobs import vae_plan
 
     data, plan = vae_plan(config)
-    print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
+    print("\n".join(plan.lines([storage.called(index.folder) for index in data.indexes])))
     print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
     if config.get("cluster") is not None:

@@ -38,6 +38,11 @@ class NotEncoded(ValueError):
         self.folder = Path(folder)
 
 
+def called(folder: Path) -> str:
+    """The name of a folder, also of one that is written `.` or `..`."""
+    return os.path.basename(os.path.abspath(folder))
+
+
 def local(path: Path) -> str:
     """A path as other libraries take it for one: a relative name with a colon, or with two slashes, is a URL to pyarrow and fsspec."""
     return os.path.abspath(path)
