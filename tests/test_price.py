@@ -242,7 +242,7 @@ def alone():
     return bill(wanted("cluster=h100x1", "trainer=gpu", *SMALL))
 
 
-@pytest.mark.parametrize("trainer", ["auto", "ddp", "fsdp", "hsdp", "tp", "cp"])
+@pytest.mark.parametrize("trainer", ["auto", "ddp", "fsdp"])
 def test_a_mesh_of_one_device_costs_what_no_mesh_does(alone, trainer):
     """It sends nothing and shares nothing: operations, memory of what it holds, time and money are the same."""
     one = bill(wanted("cluster=h100x1", f"trainer={trainer}", *SMALL))
