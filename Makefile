@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long test-attacks test-slurm lint bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long lock clean
+.PHONY: help setup quickstart test test-fast test-long test-attacks test-slurm lint house bench bench-% gpu-check gpu-wheels ablate-dit soak soak-long lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -62,6 +62,9 @@ soak-long: setup  ## 2,000 steps with flat memory, open files, threads, children
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+house: setup  ## how far each verb reaches, and what is left of each rule's exceptions; ARGS=write where there are fewer
+	$(BIN)/python -m tests.rules $(ARGS)
 
 bench: setup  ## every benchmark; each writes experiments/benchmarks/NAME.json
 	@set -e; for script in experiments/benchmarks/*.py; do test $$script = experiments/benchmarks/gpu.py || { \

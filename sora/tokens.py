@@ -115,6 +115,11 @@ def owners(segments: Segments) -> Int[Tensor, "N"]:
     return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
 
 
+def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
+    """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
+    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
+
+
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
     """The mean of each segment's states; 0 for a segment without any."""
     # In float32 at least: a sum of hundreds of bf16 states stops growing.

@@ -191,8 +191,6 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     """Make the steps that the run still lacks."""
     from functools import partial
 
-    from omegaconf import OmegaConf
-
     from sora.configs.build import build
     from sora.data.loading import step_loader
     from sora.during import evaluations
@@ -204,7 +202,6 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.training.journal import Journal
     from sora.training.mesh import seat
     from sora.training.peers import Meeting
-    from sora.training.run import code_version
     from sora.training.soundness import Suspects
     from sora.training.state import restore_finished
 
@@ -225,15 +222,14 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     journal = Journal(run, **shown, resumed=state, phases=clock.phases, suspects=suspects, goodput=clock.goodput and clock.goodput.share)
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
-    said: Any = OmegaConf.to_container(config, resolve=False)
-    told = {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first), **job.depends}
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(callbacks=[Alike(told), Meeting(peers), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(callbacks=[Alike(agreed(config, job, first=first)), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
-    mine = {"ranks": seat(trainer).readers, "rank": seat(trainer).reader}
+    mine = {"ranks": (place := seat(trainer)).readers, "rank": place.reader}
     job.steps.plan.at(first).share(**mine)
-    loader = step_loader(job.steps, first=first, last=config.steps, workers=config.workers, lost=partial(worker_lost, run, flag), **mine)
+    hands = {**mine, "workers": config.workers, "lost": partial(worker_lost, run, flag), "ahead": job.task.ahead}
+    loader = step_loader(job.steps, first=first, last=config.steps, **hands)
     if state is not None and first >= config.steps:
         confirmed(run.checkpoints, first, device=module.device)
         restore_finished(module, state, source=run.checkpoints)
@@ -248,6 +244,16 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     finally:
         journal.close()
     return module
+
+
+def agreed(config: DictConfig, job: Job, *, first: int) -> dict[str, str]:
+    """What all ranks must have alike, by the name that messages give it."""
+    from omegaconf import OmegaConf
+
+    from sora.training.run import code_version
+
+    said: Any = OmegaConf.to_container(config, resolve=False)
+    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first), **job.depends}
 
 
 def worker_lost(run: Run, flag: Any, told: str) -> None:

@@ -175,8 +175,7 @@ def test_the_share_of_the_peak_comes_from_a_log(tmp_path):
         {"mfu": 0.3, "data_share": 0.25},
         {"mfu": None, "data_share": 0},
     ]
-    lines = [json.dumps({"step": 10 * number, **row}) for number, row in enumerate(rows)]
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps({'step': step, **row})}\n" for step, row in enumerate(rows, 1)))
     assert fitted(tmp_path, 1.25) == pytest.approx(0.3 / 0.75 * 1.25)
     with pytest.raises(ValueError, match="fewer than two lines with mfu"):
         fitted(tmp_path / "none", 1.0)

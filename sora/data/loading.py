@@ -210,15 +210,14 @@ def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, fr
 
 
 class _Share(Dataset):
-    """The part of one rank, for a sampler of step numbers."""
+    """The part of one rank, for a sampler of step numbers, with `ahead` done to it."""
 
-    def __init__(self, dataset: StepData, ranks: int, rank: int):
-        self.dataset, self.ranks, self.rank = dataset, ranks, rank
+    def __init__(self, dataset: StepData, ranks: int, rank: int, ahead: Callable[[Any], Any] | None):
+        self.dataset, self.ranks, self.rank, self.ahead = dataset, ranks, rank, ahead
 
     def __getitem__(self, step: int) -> Any:
-        if self.ranks == 1:
-            return self.dataset[step]
-        return self.dataset.share(step, ranks=self.ranks, rank=self.rank)
+        loaded = self.dataset[step] if self.ranks == 1 else self.dataset.share(step, ranks=self.ranks, rank=self.rank)
+        return loaded if self.ahead is None else self.ahead(loaded)
 
 
 def step_loader(
@@ -231,14 +230,16 @@ def step_loader(
     rank: int = 0,
     timeout: float = 600.0,
     lost: Callable[[str], object] | None = None,
+    ahead: Callable[[Any], Any] | None = None,
 ) -> DataLoader:
     """Steps `first` to `last` - 1 in order, prepared by `workers` processes (0: in this one); their number changes nothing.
 
     timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait. lost: called with what is
     known of workers that died, killed by the system or by a crash; this process then loads the steps by itself (None: it is an error).
+    ahead: what workers do to a loaded step, beside the training on earlier ones; without workers there is nobody to do so.
     """
     return _Loader(
-        _Share(dataset, ranks, rank),
+        _Share(dataset, ranks, rank, ahead if workers else None),
         lost,
         batch_size=None,
         sampler=range(first, last),

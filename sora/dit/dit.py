@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import AxialRope, positive, rotate
-from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, join, means, owners
+from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, highest, join, means, owners
 
 
 class Stream(NamedTuple):
@@ -321,7 +321,9 @@ class DiT(nn.Module):
             whole = told if whole is None else whole + told
         layout, rotation = Layout.of(tokens), self.rope(tokens.positions)
         peaks = highest(levels, text.segments) if self.joint or self.registers is not None else None
-        x = self.embed(tokens.patches)  # N D
+        x = as_weights(self.embed(tokens.patches), self.embed)  # N D
+        if self.joint:
+            states = as_weights(states, self.embed)
         if self.embed_position is not None:
             x = x + self.embed_position(tokens.positions)
         wide: Any = None
@@ -359,6 +361,12 @@ class DiT(nn.Module):
         return Stream(level, shared, index)
 
 
+def as_weights(x: Float[Tensor, "N D"], layer: nn.Linear) -> Float[Tensor, "N D"]:
+    """x in the wider dtype of its own and the layer's weights: float32 under autocast, as blocks with float32 tables make it from the first
+    on; begun so, the first is compiled as the others are."""
+    return x.to(torch.promote_types(x.dtype, layer.weight.dtype))
+
+
 def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float]) -> None:
     """Raise ValueError unless all are above 0, heads divide the width, and rotary positions, if there are any, are for such heads."""
     for name, size in {"width": width, "heads": heads, **others}.items():
@@ -382,11 +390,6 @@ def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) ->
     for layer in last:
         if layer is not None:
             nn.init.zeros_(layer.weight)
-
-
-def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
-    """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
-    return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:

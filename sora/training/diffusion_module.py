@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,18 @@ from sora.dit.flops import TRAINING, Flops
 from sora.tokens import Batch, NoiseLevels, PackedTokens, TextTokens
 from sora.training.context import Slicer
 from sora.training.module import Loss
+
+
+class Drawn(NamedTuple):
+    """A pack with its noise and levels, where it was made."""
+
+    batch: Batch
+    noised: Noised
+
+
+def drawn(packs: Sequence[Batch], *, objective: Objective, seed: int) -> list[Drawn]:
+    """Packs with their noise and levels, which follow from the seed and the clips."""
+    return [Drawn(pack, objective.noise(pack, seed=seed)) for pack in packs]
 
 
 @dataclass(frozen=True)
@@ -74,26 +87,29 @@ class DiffusionTask(nn.Module):
         self.flops = flops
         self.slicer: Slicer | None = None  # a strategy's
 
+    @property
+    def ahead(self) -> Callable[[Sequence[Batch]], list[Drawn]] | None:
+        """What may be done to packs while earlier ones are trained on, by who loads them: draw. None: they are made on the device first."""
+        return partial(drawn, objective=self.objective, seed=self.seed) if self.encode is None else None
+
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
-        """Noise is drawn where the pack lies and moved with it, so that it is the same on every device."""
+        """Packs, drawn or not, on the device. Noise is drawn where a pack lies and then moved, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
+        whole = [pack if isinstance(pack, Drawn) else drawn([pack], objective=self.objective, seed=self.seed)[0] for pack in packs]
         return [
             PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), flops)
-            for pack, noised, flops in map(self._share, self._noised(packs))
+            for pack, noised, flops in map(self._share, whole)
         ]
 
-    def _share(self, noised: tuple[Batch, Noised]) -> tuple[Batch, Noised, float]:
+    def _share(self, whole: Drawn) -> tuple[Batch, Noised, float]:
         """What this rank trains on of a pack, and what the whole of it costs."""
-        flops = self._flops(noised[0])
-        return *(noised if self.slicer is None else self.slicer.pack(*noised)), flops
+        batch, noised = whole if self.slicer is None else self.slicer.pack(*whole)
+        return batch, noised, self._flops(whole.batch)
 
     def _flops(self, pack: Batch) -> float:
         if self.flops is None:
             return 0.0
         return float(TRAINING * self.flops.pack(pack.tokens.grids, pack.text.segments.lengths[: len(pack.tokens.grids)]))
-
-    def _noised(self, packs: Sequence[Batch]) -> list[tuple[Batch, Noised]]:
-        return [(pack, self.objective.noise(pack, seed=self.seed)) for pack in packs]
 
     def predict(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
         """The network alone, for what measures it between steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -58,6 +58,8 @@ class PreparedFrames:
 
 class VaeTask(nn.Module):
     """A VAE, its objective, and the posterior's noise, which follows from (seed, epoch, sample id). Its tokens are latent positions."""
+
+    ahead: ClassVar[None] = None  # of `DiffusionTask`: the noise of latents, some two hundredth of their pixels, is drawn in no time
 
     def __init__(self, *, vae: VideoVAE, objective: Objective, seed: int) -> None:
         super().__init__()

@@ -55,6 +55,17 @@ def test_every_step_is_delivered_and_the_death_is_told_once_with_what_to_do(work
     assert "memory" in line and "workers=" in line and "data.cache_mb=" in line
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_may_be_done_ahead_is_done_once_by_workers_or_whoever_stands_in_for_them(workers):
+    """Also to the steps after a worker's death; without workers nobody trains meanwhile, and it is left to who prepares."""
+    ahead = lambda step: (*step, os.getpid())  # noqa: E731
+    got = list(step_loader(Steps(4, killed), first=1, last=9, workers=workers, lost=lambda _: None, ahead=ahead))
+    assert [step for step, *_ in got] == list(range(1, 9))
+    for step, *makers in got:
+        assert len(set(makers)) == 1 and len(makers) == 1 + workers
+        assert step in (2, 3, 4) or (makers[0] == os.getpid()) == (not workers or step >= 5)  # which one was lost on its way depends
+
+
 class Large:
     """Steps of a megabyte and more."""
 

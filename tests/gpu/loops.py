@@ -24,8 +24,8 @@ def shares(place: Place, folder: Path) -> dict[str, float]:
     """loop_share and draws_share of a run.
 
     loop_share: of a step's time without its wait for data, what is left when the same packs are prepared and stepped on in a loop with
-    nothing around it. draws_share: of the time of that loop, what is left when noise and levels were drawn and moved before; 0 where both
-    are hidden behind the device's work.
+    nothing around it. draws_share: of the time of that loop, what is left when packs, which workers have drawn noise and levels for, were
+    moved before; 0 where that is hidden behind the device's work.
     """
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "step_seconds" in row][len(rows) // 4 :]
@@ -53,7 +53,7 @@ def bare(place: Place, folder: Path) -> tuple[float, float]:
     module.to(device)
     trainer = build({**OmegaConf.to_container(config.trainer), "deterministic": False})(callbacks=[])  # pyright: ignore[reportGeneralTypeIssues]
     attach(module, trainer)
-    loaded = [job.steps[step] for step in range(2 if place.toy else 20)]
+    loaded = [job.task.ahead(job.steps[step]) for step in range(2 if place.toy else 20)]  # as workers hand them over
     ready = [module.task.prepare(batch, device) for batch in loaded]  # pyright: ignore[reportCallIssue]
 
     def loop(packs_of: Callable[[int], Any]) -> Callable[[], None]:

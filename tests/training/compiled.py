@@ -27,6 +27,9 @@ KINDS = {
         4,
     ),
     "saved": ({"block": lean_block, "pattern": partial(patterns.causal_attention, frames=-1)}, recompute.recompute_all_but_attention, 4),
+    "halves": ({}, recompute.recompute_none, 2),
+    "dual halves": ({"block": dual_block, "depth": 3}, recompute.recompute_none, 2),
+    "lean halves": ({"block": lean_block}, recompute.recompute_none, 2),
 }
 
 
@@ -38,9 +41,10 @@ def pack_of(seed: int, *, fixed: bool):
     return packed(clips, budget=40, max_clips=5, max_levels=24 if fixed else None, max_words=40 if fixed else max(2, words))
 
 
-def step(net, inputs):
+def step(net, inputs, *, halves):
     net.zero_grad()
-    out = net(*inputs)
+    with torch.autocast("cpu", torch.bfloat16, enabled=halves):
+        out = net(*inputs).float()
     out.square().sum().backward()
     return [out.detach(), *(parameter.grad for parameter in net.parameters() if parameter.grad is not None)]
 
@@ -50,7 +54,7 @@ def main() -> None:
     for name, (changes, policy, packs) in KINDS.items():
         torch._dynamo.reset()
         counters.clear()
-        plain, compiled = network(depth=2, **changes), network(depth=2, **changes)
+        plain, compiled = (network(**{"depth": 2, **changes}) for _ in range(2))
         policy(compiled)
         compile_blocks(compiled, words=name != "fixed", levels=name != "fixed", backend="aot_eager")
         worst, lengths = 0.0, set()
@@ -59,7 +63,7 @@ def main() -> None:
             lengths.add((len(inputs[1].levels), len(inputs[2].states)))
             with torch.no_grad():  # an evaluation between steps, on packs of other budgets
                 compiled(*packed([Clip(seed % 4)], budget=30 + seed, max_clips=1 + seed % 8))
-            for mine, theirs in zip(step(compiled, inputs), step(plain, inputs), strict=True):
+            for mine, theirs in zip(*(step(net, inputs, halves="halves" in name) for net in (compiled, plain)), strict=True):
                 worst = max(worst, float((mine - theirs).norm() / theirs.norm().clamp_min(1e-3)))
         graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
         found[name] = {"packs": packs, "graphs": graphs, "breaks": breaks, "worst": worst, "lengths": len(lengths)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 import weakref
@@ -143,6 +144,22 @@ def test_what_is_kept_of_a_loss_holds_no_graph():
     loss = learned()
     assert graphs[0]() is None
     assert loss.by_sample().sum().item() == pytest.approx(loss.total.item(), rel=1e-5)
+
+
+def test_packs_that_were_drawn_ahead_are_trained_on_as_those_that_were_not():
+    """Whoever loads them draws, with neither the network nor the encoder; who trains draws nothing then."""
+    denoising, packs = tokens.task(), tokens.packs_of(0)
+    assert denoising.ahead is not None
+    ahead = pickle.loads(pickle.dumps(denoising.ahead))(packs)  # as a process that was spawned has it
+    here, there = (denoising.prepare(each, torch.device("cpu")) for each in (packs, ahead))
+    for one, two in zip(here, there, strict=True):
+        assert torch.equal(one.noised.eps, two.noised.eps) and torch.equal(one.noised.tokens.patches, two.noised.tokens.patches)
+        assert torch.equal(one.noised.levels.spread(), two.noised.levels.spread()) and torch.equal(one.noised.mask, two.noised.mask)
+        assert torch.equal(denoising(one).total, denoising(two).total) and one.sample_ids == two.sample_ids
+    denoising.objective.noise = None
+    denoising.prepare(ahead, torch.device("cpu"))
+    denoising.encode = lambda pack, device: pack
+    assert denoising.ahead is None
 
 
 def test_numbers_come_from_the_device_as_they_are():

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, begin, highest, one_on_scales, refuse_sizes
+from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, as_weights, begin, one_on_scales, refuse_sizes
 from sora.dit.layout import Attention, Layout, Pattern, Route
 from sora.dit.rope import Rope, positive
-from sora.tokens import NoiseLevels, PackedTokens, TextTokens, join, owners
+from sora.tokens import NoiseLevels, PackedTokens, TextTokens, highest, join, owners
 
 if TYPE_CHECKING:
     from sora.dit.published.keys import KeyMap
@@ -115,10 +115,11 @@ class PublishedDiT(nn.Module):
             text_levels=self.stream(self.embed_level(peaks, segments, text), owners(words.segments)) if self.joint else None,
             joined=join(tokens.segments, words.segments) if self.joint else None,
         )
-        x = self.embed(tokens.patches)  # N D
+        x = as_weights(self.embed(tokens.patches), self.embed)  # N D
         if self.embed_position is not None:
             x = x + self.embed_position(places, extents(layout)).to(x.dtype)
-        return self.out(self.final(self.run(x, words.states, context), level, levels.index))
+        states = as_weights(words.states, self.embed) if self.joint else words.states
+        return self.out(self.final(self.run(x, states, context), level, levels.index))
 
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
         """As `DiT.run`."""
