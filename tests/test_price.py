@@ -233,7 +233,7 @@ def test_stages_that_the_price_is_not_of_are_told():
         assert len(found) == len(said) and all(words in each for words, each in zip(said, found, strict=True))
 
 
-SMALL = ["dit.depth=1"]  # in `make test`, under a second each
+SMALL = ["dit.depth=1"]  # a second or so of a processor, so that `make test` has them
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +241,7 @@ def alone():
     return bill(wanted("cluster=h100x1", "trainer=gpu", *SMALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["auto", "ddp", "fsdp"])
 def test_a_mesh_of_one_device_costs_what_no_mesh_does(alone, trainer):
     """It sends nothing and shares nothing: operations, memory of what it holds, time and money are the same."""
@@ -257,6 +258,7 @@ def test_a_mesh_of_one_device_costs_what_no_mesh_does(alone, trainer):
     assert not any(one.sent.values()) and one.time.whole == alone.time.whole and one.money == alone.money > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_what_a_ring_of_copies_sends_is_known_in_closed_form(alone, count):
     """Each rank sends (n - 1) / n of its gradients twice, and holds and computes what one device does."""
@@ -267,6 +269,7 @@ def test_what_a_ring_of_copies_sends_is_known_in_closed_form(alone, count):
     assert found.time.computing == alone.time.computing and found.device_hours == count * found.hours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["cluster.price=0"], ["steps=1"], ["plan.packs=3"], ["cluster.memory=0.0001"], ["checkpoint.every=0"]])
 def test_a_price_is_made_of_finite_numbers(alone, words):
     """No figure is divided by nothing: on one device, over one step, for no money, with packs that are more or less than the ranks."""

@@ -103,6 +103,7 @@ def test_the_vae_that_follows_has_crops_that_clips_hold(sizes, shapes, tmp_path)
     assert all(held) or sizes == [(30, 6, 200)]  # which no crop of a VAE fits in
 
 
+@pytest.mark.slow
 def test_what_follows_is_made_outside_of_the_dataset_that_one_stands_in(tmp_path, monkeypatch):
     """`sora data index .` and `sora encode data=..`: the folder has its name, and the output lies beside it, where it is not refused."""
     home = tmp_path / "2026_11_29 ü"
