@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from copy import deepcopy
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -26,12 +28,19 @@ OBVIOUS = {"seed", "steps", "kind", "captions_per_file"}
 DOWNLOADED = re.compile(r"source: (?!package:)\S")  # an encoder that stands on a hub is composed and its keys checked, not loaded
 
 
-def node(group: str, option: str):
+@cache
+def loaded(group: str, option: str):
     return OmegaConf.load(GROUPS[group][option])
 
 
+def node(group: str, option: str):
+    """What the option's file holds, for the caller alone."""
+    return deepcopy(loaded(group, option))
+
+
+@cache
 def with_targets() -> list[tuple[str, str]]:
-    return [(group, option) for group, option in OPTIONS if TARGET in node(group, option)]
+    return [(group, option) for group, option in OPTIONS if TARGET in loaded(group, option)]
 
 
 @pytest.mark.slow

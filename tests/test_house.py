@@ -49,10 +49,20 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
+
+
+@cache
+def imported(path: Path) -> tuple[tuple[int, str], ...]:
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
     """Every module that a file imports, lazily or not, with its line; `from a import b` gives `a.b` where that is a module."""
     package = module(path) if path.name == "__init__.py" else module(path).rpartition(".")[0]
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +91,7 @@ def test_every_name_is_defined():
         unknown.setdefault(Path(row["filename"]), set()).add((row["location"]["row"], row["location"]["column"] - 1))
     assert len(unknown) > 10  # it does look
     meant = {"NowhereAtAll"}  # of the tests of annotations that cannot be judged
-    names = [(path, node) for path in unknown for node in ast.walk(parsed(path)) if isinstance(node, ast.Name) and node.id not in meant]
+    names = [(path, node) for path in unknown for node in nodes(path) if isinstance(node, ast.Name) and node.id not in meant]
     wrong = [f"{path}:{node.lineno}: {node.id}" for path, node in names if (node.lineno, node.col_offset) in unknown[path]]
     assert not wrong, "\n".join(wrong)
 
@@ -146,7 +156,7 @@ def test_files_and_functions_are_short():
         text = path.read_text()
         if len(text.splitlines()) > LONGEST_FILE:
             wrong.append(f"{path.relative_to(ROOT)} has {len(text.splitlines())} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
                 lines = (node.body[0].lineno - node.lineno) + (node.end_lineno or 0) - first.lineno + 1
@@ -176,18 +186,12 @@ def test_nothing_loads_pickles_or_asks_what_a_thing_has():
     """`torch.load` runs what a file says, unless it is held to weights; `hasattr` hides which interface is meant; eval and exec need no
     reason."""
     wrong = []
+    forbidden = ("hasattr", "eval", "exec", "torch.load", "numpy.load", "os.system")
     weights = "weights_only=True"  # written out: tensors of others' files, nothing else of them
     for path in FILES:
         wrong += [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in ("pickle", "dill", "joblib")]
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "hasattr",
-                "eval",
-                "exec",
-                "torch.load",
-                "numpy.load",
-                "os.system",
-            ):
+        for node in nodes(path):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute) and ast.unparse(node.func) in forbidden:
                 if ast.unparse(node.func) == "torch.load" and weights in map(ast.unparse, node.keywords):
                     continue
                 wrong.append(f"{path}:{node.lineno} calls {ast.unparse(node.func)}")
@@ -198,7 +202,7 @@ def test_no_function_swallows_misspelt_keywords():
     """`**kwargs` may be passed on whole, never be picked from."""
     wrong = []
     for path in FILES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef) and node.args.kwarg:
                 name = node.args.kwarg.arg
                 picked = (f"{name}.pop", f"{name}.get")

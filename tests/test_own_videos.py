@@ -46,15 +46,31 @@ def phone_video(path: Path, colour: tuple[int, int, int], *, size: tuple[int, in
             file.mux(packet)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # whole trainings: two minutes of a processor
-def test_the_readmes_way_for_own_videos_leads_from_a_folder_to_samples(tmp_path):
+def shortened(folder: Path, steps: int) -> None:
+    """A `sora` in FOLDER that gives each training `steps`, and is the real one otherwise."""
+    folder.mkdir()
+    (folder / "sora").write_text(f'#!/bin/sh\n[ "$1" = train ] && set -- "$@" steps={steps}\nexec {shlex.quote(str(BIN / "sora"))} "$@"\n')
+    (folder / "sora").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(24, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+        pytest.param(None, marks=[pytest.mark.long, pytest.mark.timeout(900)], id="whole"),  # two minutes of a processor
+    ],
+)
+def test_the_readmes_way_for_own_videos_leads_from_a_folder_to_samples(tmp_path, steps):
+    """The block word for word; its trainings take the experiments' own steps in `make test-long` alone."""
     (tmp_path / "videos" / "2026_11_29 ü").mkdir(parents=True)
     for number, (name, colour) in enumerate({"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220)}.items()):
         path = tmp_path / "videos" / "2026_11_29 ü" / f"IMG {number} ({name}).MP4"
         phone_video(path, colour, size=(640, 360) if number % 2 else (360, 640))
         path.with_suffix(".txt").write_text(f"a {name} square moves to the right", encoding="utf-8")
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    if steps is not None:
+        shortened(tmp_path / "bin", steps)
+    paths = [str(tmp_path / "bin"), str(BIN), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     commands = block()
     assert [shlex.split(line, comments=True)[1] for line in commands] == ["prepare", "train", "encode", "train", "sample"]
     for line, following in zip(commands, [*commands[1:], None], strict=True):

@@ -76,14 +76,19 @@ def primaries(verb: str) -> list[Path]:
 
 
 def _defaults(path: Path) -> list[Any]:
-    return _defaults_of(path, path.stat().st_mtime_ns)
+    primary = _primary(path)
+    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+
+
+def _primary(path: Path) -> Any:
+    """What a verb's own file holds; to be read only."""
+    return _primary_of(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _defaults_of(path: Path, changed: int) -> list[Any]:
+def _primary_of(path: Path, changed: int) -> Any:
     del changed  # a file that has changed is another one
-    primary = OmegaConf.load(path)
-    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+    return OmegaConf.load(path)
 
 
 def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
@@ -213,7 +218,7 @@ def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None
 def named_file(argument: str, verb: str) -> str:
     """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
     key, _, value = argument.partition("=")
-    held = [OmegaConf.select(OmegaConf.load(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    held = [OmegaConf.select(_primary(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
     return f"{key}.file={value}" if files and not value.startswith("{") else argument
 
@@ -237,10 +242,13 @@ class Loader:
 
     def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
         """The composition of these words: Hydra's the first time (0.3 s), a copy of it as long as no file changes."""
-        made = _loaded(self.verb, tuple(self.extra), tuple(overrides), check_hydra, _stamps([config_dir(), *self.extra]))
+        made, refused = _loaded(self.verb, tuple(self.extra), tuple(overrides), _stamps([config_dir(), *self.extra]))
+        if check_hydra and refused:
+            raise ValueError(refused)
         return Composed(deepcopy(made.config), dict(made.choices))
 
-    def by_hydra(self, overrides: Sequence[str], *, check_hydra: bool) -> Composed:
+    def by_hydra(self, overrides: Sequence[str]) -> tuple[Composed, str]:
+        """The composition, and what a file asks of Hydra that is refused to it (nothing: "")."""
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
@@ -254,8 +262,7 @@ class Loader:
             with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
                 paths = [f"hydra.searchpath=[{search}]"] if search else []
                 config = hydra_compose(self.verb, overrides=[*paths, *overrides], return_hydra_config=True)
-                if check_hydra:
-                    _refuse_hydra(config)
+                refused = _asked_of_hydra(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(self._told(error)) from error
         except RecursionError:
@@ -273,7 +280,7 @@ class Loader:
         kept = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
         ours = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
         OmegaConf.set_struct(ours, True)
-        return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()})
+        return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()}), refused
 
     def without_experiment(self, composed: Composed) -> Composed:
         """The same choices of every group, without what the experiment's file itself sets."""
@@ -305,9 +312,9 @@ class Loader:
 
 
 @lru_cache(maxsize=64)
-def _loaded(verb: str, extra: tuple[Path, ...], overrides: tuple[str, ...], check_hydra: bool, stamps: tuple[Any, ...]) -> Composed:
+def _loaded(verb: str, extra: tuple[Path, ...], overrides: tuple[str, ...], stamps: tuple[Any, ...]) -> tuple[Composed, str]:
     del stamps  # files that have changed are other files
-    return Loader(verb, extra).by_hydra(overrides, check_hydra=check_hydra)
+    return Loader(verb, extra).by_hydra(overrides)
 
 
 def _stamps(folders: Sequence[Path]) -> tuple[Any, ...]:
@@ -316,13 +323,14 @@ def _stamps(folders: Sequence[Path]) -> tuple[Any, ...]:
     return tuple((str(path), status.st_mtime_ns, status.st_size) for path in sorted(found) for status in [path.stat()])
 
 
-def _refuse_hydra(config: DictConfig) -> None:
-    """No file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
+def _asked_of_hydra(config: DictConfig) -> str:
+    """Why no file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
     ours: Any = OmegaConf.to_container(config.hydra, resolve=False)
     theirs = _hydra_untouched()
     for key in sorted(ours.keys() - {"overrides", "runtime", "job", "searchpath"}):
         if ours[key] != theirs.get(key):
-            raise ValueError(f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own")
+            return f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own"
+    return ""
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from sora.configs.words import meant
@@ -135,6 +135,12 @@ def public_names(room: str) -> dict[str, list[Definition]]:
 
 def defined(module: str, name: str) -> Definition | None:
     """The class or function of a module that is called so; a module whose text holds no such definition is not parsed."""
+    return _defined(PACKAGE, module, name)
+
+
+@lru_cache(maxsize=4096)
+def _defined(package: Path, module: str, name: str) -> Definition | None:
+    del package  # in another folder there are other modules of that name
     path = source(module)
     if path is None or not re.search(rf"^(class|def) {name}\b", text_of(path), re.MULTILINE):
         return None

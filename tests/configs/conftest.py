@@ -20,8 +20,10 @@ def toy(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "config_dir", lambda: tmp_path / "conf")
     targets.syntax.cache_clear()
     targets.text_of.cache_clear()
+    targets._defined.cache_clear()
     yield tmp_path
     sys.modules.pop("sora.toyroom", None)
     vars(sora).pop("toyroom", None)
     targets.syntax.cache_clear()
     targets.text_of.cache_clear()
+    targets._defined.cache_clear()

@@ -108,9 +108,16 @@ def test_a_loader_that_is_killed_leaves_nothing_behind(folder, whole):
             assert [told(batch) for batch in share] == whole[step][rank::2]
 
 
-@pytest.mark.parametrize("filling", [Packed(), Bucketed()], ids=lambda filling: type(filling).__name__)
-@pytest.mark.parametrize("ranks", [1, 2, 8])
-@pytest.mark.parametrize("bad", [0, 4])
+# Every two of a number of ranks, of bad clips and a filling meet in these; all three in `make test-long`.
+QUICK = [(1, 0, Packed()), (1, 4, Bucketed()), (2, 4, Packed()), (8, 4, Bucketed()), (8, 0, Packed()), (2, 0, Bucketed())]
+OTHERS = [(1, 0, Bucketed()), (1, 4, Packed()), (2, 4, Bucketed()), (8, 4, Packed()), (8, 0, Bucketed()), (2, 0, Packed())]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "bad", "filling"),
+    [*QUICK, *(pytest.param(*case, marks=pytest.mark.long) for case in OTHERS)],
+    ids=lambda one: one if isinstance(one, int) else type(one).__name__,
+)
 def test_trained_and_quarantined_are_the_index_exactly(tmp_path, folder, ranks, bad, filling):
     """Every clip of an epoch is trained on once or named once; who stands in for a bad one has been trained on twice."""
     import shutil

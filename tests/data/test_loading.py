@@ -143,7 +143,8 @@ HELD = [
 @pytest.mark.parametrize("line", ['{"key": "b", "sha', *LINES, *HELD], ids=lambda line: line[:40])
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_a_line_of_the_quarantine_that_is_torn_or_says_nothing_hides_no_clip(tmp_path, line, end):
-    gc.collect()  # what other tests left must not end amid the depths of a line of 100,000 brackets, where nothing can be told
+    if line.startswith("[["):
+        gc.collect()  # what other tests left must not end amid the depths of a line of 100,000 brackets, where nothing can be told
     path = tmp_path / "q.jsonl"
     Quarantine(path, clips=10, max_share=1).add("a", shard="s", reason="r")
     with open(path, "a") as file:

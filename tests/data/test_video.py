@@ -222,7 +222,7 @@ def test_a_truncated_stream_gives_its_whole_frames_and_says_so():
 
 def test_headers_beyond_the_limits_are_refused_before_decoding():
     content = muxed(counting(6, 64, 96))
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process: others may hold it up
     for limit, why in (
         ({"pixels": 1000}, "6144 pixels a frame"),
         ({"frames": 5}, "6 frames by its header"),
@@ -231,7 +231,7 @@ def test_headers_beyond_the_limits_are_refused_before_decoding():
     ):
         with pytest.raises(ValueError, match=why):
             PyAVReader(limits=replace(LIMITS, **limit)).probe(content)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     with pytest.raises(ValueError, match="110,592 bytes, 6 frames of 96x64, 20,000 are the most"):
         PyAVReader(limits=replace(LIMITS, bytes=20000)).read(content)
 

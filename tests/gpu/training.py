@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sora.processes import Parent
 from tests.gpu import loops
@@ -71,8 +72,11 @@ def dataset(home: Path, *, count: int) -> list[str]:
     return [f"vae={home}/vae", f"data.folders=[{home}/world]"]
 
 
-def begun(*words: str, home: Path) -> int:
-    """Start a command in a forked process, which need not import anything anew; its number. What it prints goes to HOME/said."""
+def begun(*words: str, home: Path, until: int = 0) -> int:
+    """Start a command in a forked process, which need not import anything anew; its number. What it prints goes to HOME/said.
+
+    until: the line of metrics.jsonl after which it waits to be killed, however late whoever kills it looks (0: it does not).
+    """
     home.mkdir(parents=True, exist_ok=True)
     parent = Parent.here()
     child = os.fork()
@@ -87,9 +91,26 @@ def begun(*words: str, home: Path) -> int:
         os.dup2(said, 2)
         from sora.cli import main
 
+        if until:
+            _waiting(until)
         code = main(list(words))
     finally:
         os._exit(code)
+
+
+def _waiting(until: int) -> None:
+    from sora.training.metrics import MetricsLog
+
+    plain, written = MetricsLog.write, []
+
+    def write(log: MetricsLog, values: Mapping[str, Any]) -> bool:
+        done = plain(log, values)
+        written.append(done)
+        if len(written) > until:
+            time.sleep(3600)
+        return done
+
+    MetricsLog.write = write
 
 
 def sora(*words: str, home: Path) -> None:
@@ -123,7 +144,7 @@ def apart(found: Sequence[float], wanted: Sequence[float]) -> float:
 def killed_and_resumed(home: Path, name: str, words: Sequence[str], *, at: int) -> list[float]:
     """The losses of a run that is killed once it has logged step `at`, and goes on."""
     folder = home / name
-    child, log = begun("train", *words, f"output={folder}", home=home), folder / "metrics.jsonl"
+    child, log = begun("train", *words, f"output={folder}", home=home, until=at), folder / "metrics.jsonl"
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         if log.exists() and len(log.read_text().splitlines()) >= at:
             os.killpg(child, signal.SIGKILL)

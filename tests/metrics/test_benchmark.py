@@ -11,35 +11,41 @@ from experiments.metric_floors import POPULATIONS, uneven, worst
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "benchmarks" / "metrics.py"
-MERGED = """
-import json, sys
-from pathlib import Path
-from experiments.benchmarks import metrics
-metrics.FILE = Path(sys.argv[1])
-tried = iter([1.0, 2.0, 3.0])
-metrics.PARTS = {name: lambda name=name: ({f"{name}_x": next(tried)}, [{"of": name}]) for name in ("errors", "steady")}
-for words in ([], ["only=steady"]):
-    metrics.main(words)
-"""
 
 
-@pytest.mark.slow
-def test_a_part_that_is_measured_anew_leaves_the_others(tmp_path):
-    file = tmp_path / "metrics.json"
+@pytest.fixture
+def metrics(monkeypatch):
+    """The script as a module; what it says of threads to libraries that load holds for the test alone."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    from experiments.benchmarks import metrics
+
+    return metrics
+
+
+def test_a_part_that_is_measured_anew_leaves_the_others(tmp_path, metrics, monkeypatch):
+    file, tried = tmp_path / "metrics.json", iter([1.0, 2.0, 3.0])
+    parts = {name: lambda name=name: ({f"{name}_x": next(tried)}, [{"of": name}]) for name in ("errors", "steady")}
+    monkeypatch.setattr(metrics, "FILE", file)
+    monkeypatch.setattr(metrics, "PARTS", parts)
     file.write_text('{"figures": {"of before": 1}, "rows": [{"what": "time"}]}')  # of no part: nobody knows how it was measured
-    ran = subprocess.run([sys.executable, "-c", MERGED, file], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    assert [metrics.main(words) for words in ([], ["only=steady"])] == [0, 0]
     found = json.loads(file.read_text())
     assert found["figures"] == {"errors_x": 1.0, "steady_x": 3.0}
     assert found["rows"] == [{"part": "errors", "of": "errors"}, {"part": "steady", "of": "steady"}]
     assert all({"figures", "machine", "versions", "commit"} == set(part) for part in found["parts"].values())
 
 
+@pytest.mark.parametrize("words", [["only=speeed"], ["steady"], ["only="]])
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(metrics, words, capsys):
+    assert metrics.main(words) == 2
+    assert "only=A,B of errors, motion, steady, rand3d" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_a_part_that_is_not_there_is_refused_with_those_that_are(tmp_path):
-    for words in (["only=speeed"], ["steady"], ["only="]):
-        ran = subprocess.run([sys.executable, SCRIPT, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert ran.returncode == 2 and "only=A,B of errors, motion, steady, rand3d" in ran.stderr and "Traceback" not in ran.stderr
+def test_the_script_refuses_from_any_folder(tmp_path):
+    ran = subprocess.run([sys.executable, SCRIPT, "only=speeed"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "only=A,B of errors" in ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_what_is_over_all_populations_waits_for_all():

@@ -23,7 +23,7 @@ from tests.training.test_parity import Shares, launched, modes
 pytestmark = pytest.mark.slow
 
 CPU_DEVICE = torch.device("cpu")
-STEPS, LAGGARD, LAG = 6, 1, 0.03
+STEPS, LAGGARD, LAG = 6, 1, 0.12  # far above what a busy machine holds up a rank of its own accord
 
 
 def test_blocks_are_measured_and_nothing_inside_them_twice():

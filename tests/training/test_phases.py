@@ -115,12 +115,15 @@ def test_a_process_that_was_killed_before_it_wrote_leaves_the_others_lines(tmp_p
 
 
 def test_real_time_adds_up_to_within_a_hundredth(tmp_path):
-    began = time.monotonic()
+    before = time.monotonic()
     run = Phases()
+    begun = time.monotonic()
     for name in ("data", "step", "checkpoint", "data", "step", "end"):
         run.enter(name)
         time.sleep(0.02)
-    assert math.isclose(sum(run.seconds().values()), time.monotonic() - began, rel_tol=0.01, abs_tol=1e-3)
+    ended = time.monotonic()
+    total = sum(run.seconds().values())
+    assert 0.99 * (ended - begun) <= total <= 1.01 * (time.monotonic() - before)  # a machine may stand still between any two lines
 
 
 def test_a_process_knows_its_age():

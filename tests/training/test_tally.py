@@ -1,5 +1,7 @@
 """What is counted of a step is what lies in memory, is computed and is sent: against closed forms and torch's own allocator."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora.training.tally import Tally
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_others_garbage():
+    """A tally searches all objects for garbage, again and again: those of other tests take seconds, and are none of its."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def linear_step(size: int = 64) -> tuple[Tally, nn.Module]:

@@ -25,6 +25,8 @@ from sora.training.tracker import NoTracker, Tracker
 from tests.training.stand_ins import fit
 from tests.training.test_watchdog import ROOT, runs
 
+LONG = 25.0  # seconds: of whatever is to end before those that hang for 60, on a busy machine too
+
 
 def tracker(folder, sink=None, *, first=0, command=None, patience=20.0, room=1000) -> Tracker:
     given = {"first": first, "patience": patience, "room": room, "command": command}
@@ -75,10 +77,10 @@ def test_a_tracker_that_hangs_or_dies_costs_neither_time_nor_the_run(tmp_path, c
     one = tracker(tmp_path, command=[sys.executable, "-c", code], patience=0.5, room=50)
     for step in range(500):
         one.log(step, {"loss": 1.0, "padding": "x" * 2000})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < LONG  # waiting once for each would be 250 s
     one.close()
     one.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < LONG
     assert one.problem is not None
     with pytest.raises(ProcessLookupError):
         os.kill(one._process.pid, 0)
@@ -116,7 +118,7 @@ def test_tensorboard_shows_no_step_twice_however_often_a_run_goes_on(tmp_path):
 @pytest.mark.slow
 def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    one = tracker(tmp_path, Wandb(project="test", entity=None, mode="offline", tags=[], timeout=5.0), patience=60)
+    one = tracker(tmp_path, Wandb(project="test", entity=None, mode="offline", tags=[], timeout=60.0), patience=120)
     one.log(1, {"loss": 1.0})
     one.close()
     assert one.problem is None
@@ -174,7 +176,7 @@ def test_what_a_tracker_has_started_ends_with_it(tmp_path):
     awaited(mark)
     assert one._process is not None and len(members(one._process.pid)) == 2
     one.close()
-    assert gone(one._process.pid, seconds=2)
+    assert gone(one._process.pid, seconds=LONG)
 
 
 FAKE = """
@@ -209,7 +211,7 @@ def test_a_tracker_that_hangs_does_not_outlive_a_trainer_that_was_killed(tmp_pat
     assert runs(sink)
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
-    assert gone(sink, seconds=8)
+    assert gone(sink, seconds=LONG)
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(60)", "import sys; sys.stdin.readline(); 1/0"], ids=["hangs", "crashes"])
@@ -219,7 +221,7 @@ def test_training_beside_a_dead_tracker_keeps_its_whole_record(tmp_path, code):
     began = time.monotonic()
     one = tracker(tmp_path / "run", command=[sys.executable, "-c", code], patience=0.3, room=3)
     fit(tmp_path / "run", until=12, total=12, tracker=one)
-    assert time.monotonic() - began < 20  # 12 steps of milliseconds, not 60 s
+    assert time.monotonic() - began < LONG  # 12 steps of milliseconds, not 60 s
     kept = [[(row["step"], row["loss"], row["grad_norm"]) for row in read(tmp_path / name / "metrics.jsonl")] for name in ("run", "plain")]
     assert kept[0] == kept[1] and len(kept[0]) == 12
     assert one.problem is not None
@@ -275,10 +277,10 @@ def test_wandb_without_its_server_neither_delays_a_run_nor_fails_it(tmp_path, mo
     one = tracker(tmp_path, Wandb(project="test", entity=None, mode="online", tags=[], timeout=1.0), patience=12.0, room=5)
     for step in range(1000):
         one.log(step, {"loss": 1.0})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # its patience would be longer
     one.close()
-    assert time.monotonic() - began < 20
-    assert one._process is not None and gone(one._process.pid, seconds=5)
+    assert time.monotonic() - began < LONG
+    assert one._process is not None and gone(one._process.pid, seconds=LONG)
     assert list((tmp_path / "wandb").glob("offline-run-*")), one.problem  # to be sent later
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -233,6 +234,7 @@ DAMAGED = {
     "zeroed": _zeroed,
     "flipped": _flipped,
 }
+GOOD, DAMAGED = ({kind: cache(make) for kind, make in kinds.items()} for kinds in (GOOD, DAMAGED))  # once for all modules of tests
 
 
 def of_8192_by_4320() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
@@ -111,3 +112,4 @@ FILES = {
     "uneven times in mkv through a pipe": lambda: piped(_h264(times=BROWSER), "matroska"),
     "two frames at a time": lambda: _h264(container="matroska", times=[number // 2 / 12 for number in range(FRAMES)], bf="0"),
 }
+FILES = {kind: cache(make) for kind, make in FILES.items()}  # once for all modules of tests

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,7 +58,6 @@ def named(request, readers):
     return request.param, readers[request.param]
 
 
-@cache
 def made(kind: str) -> clips.Made:
     return clips.GOOD[kind]()
 

@@ -117,8 +117,8 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(guarded):
     try:
         guarded.read(b"fine")
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2))
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             guarded.read(b"hang")
         assert alive(child_of(guarded))
     finally:

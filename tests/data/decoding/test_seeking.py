@@ -3,7 +3,6 @@
 import re
 import struct
 from fractions import Fraction
-from functools import cache
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setattr(WAYS, "_found", type(WAYS._found)())
 
 
-@cache
 def content(kind: str) -> bytes:
     return FILES[kind]() if kind in FILES else GOOD[kind]().content
 
