@@ -252,7 +252,7 @@ def _run(verb: str, words: list[str]) -> int | None:
 
         print(OmegaConf.to_yaml(composed.config), end="")
         return 0
-    require_all(composed, verb)
+    require_all(composed, verb, verbs()[verb].bare)
     if (launched := bool(composed.config.get(LAUNCHER))) or verb not in SHARING:
         refuse_ranks(f"sora {verb}{' launcher=…' if launched else ''}", part=composed.config.get("part"))
     if launched:
@@ -297,7 +297,7 @@ def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequen
         print(made.shown())
         return 0
     number = made.submit()
-    what = f"{len(runs)} runs as array" if runs else "as job"
+    what = f"{counted(len(runs), 'run')} as array" if runs else "as job"
     log = f"slurm-{number}{'-N' if runs else '*'}.log"
     print(f"submitted {what} {number}; squeue -j {number} shows {'them' if runs else 'it'}, the output goes to {log}")
     return 0

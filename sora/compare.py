@@ -95,7 +95,7 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
         few = counted(len(places), "score is", "scores are")
         raise ValueError(f"{few} nothing to compare: sora compare A B …, with folders or files of scores, or runs")
     if not places:
-        raise ValueError(f"{' '.join(words)}: none of the {len(missing)} runs of this sweep has begun")
+        raise ValueError(f"{' '.join(words)}: none of the runs of this sweep ({len(missing)}) has begun")
     names = labels([*places, *missing])
     paths = [find(place) for place in places]
     if same := [place for number, (place, path) in enumerate(zip(places, paths, strict=True)) if path and path in paths[:number]]:

@@ -47,13 +47,14 @@ def vae_plan(config: DictConfig) -> tuple[Any, Any]:
 def vae_job(config: DictConfig, folder: Path) -> Job:
     """Frames, crops and a VAE."""
     from sora.configs.build import build
+    from sora.storage import called
     from sora.training.vae_module import VaeTask
 
     data, plan = vae_plan(config)
     with bounded(None, "the VAE", advice="lower vae.widths or vae.blocks"):
         vae = build(config.vae)
     task = VaeTask(vae=vae, objective=build(config.objective), seed=config.seed)
-    for line in plan.lines([index.folder.name for index in data.indexes]):
+    for line in plan.lines([called(index.folder) for index in data.indexes]):
         say(line)
     return Job(
         task=task,

@@ -66,7 +66,7 @@ def tell_of_crops(config: DictConfig) -> None:
     from sora.jobs import vae_plan
 
     data, plan = vae_plan(config)
-    print("\n".join(plan.lines([index.folder.name for index in data.indexes])))
+    print("\n".join(plan.lines([storage.called(index.folder) for index in data.indexes])))
     print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
     if config.get("cluster") is not None:
@@ -89,7 +89,7 @@ def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:
     found = []
     for number, stage in enumerate(plan.stages):
         if len(plan.stages) > 1:
-            until = f"until {stage.until:,} clips" if stage.until else "from there on"
+            until = f"until {counted(stage.until, 'clip')}" if stage.until else "from there on"
             print(f"{'' if number == 0 else chr(10)}stage {number}, {until}")
         seen = figures(plan, ranks=ranks, windows=config.windows, stage=number)
         print("\n".join(lines(plan, seen, stage=number)))

@@ -47,12 +47,13 @@ def main(composed: Composed) -> None:
     from sora.data.tree import Run
     from sora.data.units import Part, Units
     from sora.data.workers import in_order
-    from sora.storage import refuse_nested
+    from sora.storage import refuse_nested, refuse_within
     from sora.terminal import say
 
     config = composed.config
     refuse_numbers(config, NUMBERS)
     output, part = Path(config.output), Part.of(config.part)
+    refuse_within(output)
     if config.input is not None:
         refuse_nested(output, Path(config.input), key="input")
     # What others made is never decoded in the process that writes.

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from sora.configs.compose import Composed
     from sora.report.page import Part
@@ -122,7 +124,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
         "Where the time went": page.time_parts(spent, account),
         "Data": page.data_parts(held, run.info.get("depends") or {}, len(read(run.folder / "quarantine.jsonl", LINE))),
         "Events": page.event_parts(run.events),
-        "Configuration": [Folded(f"{len(flat)} values", [Table(["Key", "Value"], flat)])],
+        "Configuration": [Folded(counted(len(flat), "value"), [Table(["Key", "Value"], flat)])],
     }
     data = held[0][0] if held and held[0][1] is not None else "FOLDER"
     follow = [] if run.finished else [command("train", resume=run.folder), command("report", run.folder, watch=30)]

@@ -150,11 +150,14 @@ def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
 
 
 def refuse_read_only(resume: str | None, output: Path) -> None:
-    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to."""
+    """Raise ValueError, before the data are planned, for a run's folder that nothing can be written to, or a new one within another run
+    or a dataset."""
     from sora import storage
 
     if resume in (None, "auto"):
         storage.refuse_read_only(output, f"output={output}")
+        if not (output / "run.json").exists():
+            storage.refuse_within(output)
     elif Path(resume).is_dir():
         advice = "a run goes on in its own folder: copy it to another place, or change its permissions"
         storage.refuse_read_only(Path(resume), f"resume={resume}", advice=advice)

@@ -163,7 +163,7 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
         return torch.from_numpy(read_picture(path, size=size))[None]
     found = CONFINED.read(path, frames=frames, fps=None if frames == 1 else fps, size=size, name=f"input={path}")
     if len(found.frames) < frames:
-        raise ValueError(f"input={path} has {len(found.frames)} frames, input_frames={frames} asks for more")
+        raise ValueError(f"input={path} has {counted(len(found.frames), 'frame')}, input_frames={frames} asks for more")
     return torch.from_numpy(found.frames.copy())
 
 

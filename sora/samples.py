@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from sora.generation.generator import Request
 
@@ -153,8 +155,8 @@ def check_frames(frames: int, height: int, width: int, *, most_gb: float) -> Non
         raise ValueError(f"samples of {width}x{height} are too large; a side has at most {LARGEST}: lower size= or area=")
     if (bytes_ := frames * height * width * 3 * 4) > most_gb * 2**30:
         raise ValueError(
-            f"a clip of {frames:,} frames of {width}x{height} takes {bytes_ / 2**30:,.1f} GiB of memory, and clip_gb={most_gb:g} is all; "
-            "lower size=, area= or seconds=, or raise clip_gb="
+            f"a clip of {counted(frames, 'frame')} of {width}x{height} takes {bytes_ / 2**30:,.1f} GiB of memory, and "
+            f"clip_gb={most_gb:g} is all; lower size=, area= or seconds=, or raise clip_gb="
         )
 
 

@@ -39,6 +39,11 @@ class NotEncoded(ValueError):
         self.folder = Path(folder)
 
 
+def called(folder: Path) -> str:
+    """The name of a folder, also of one that is written `.` or `..`."""
+    return os.path.basename(os.path.abspath(folder))
+
+
 def local(path: Path) -> str:
     """A path as other libraries take it for one: a relative name with a colon, or with two slashes, is a URL to pyarrow and fsspec."""
     return os.path.abspath(path)
@@ -226,6 +231,14 @@ def refuse_nested(output: Path, read: Path, *, key: str) -> None:
     if made != there and (made.is_relative_to(there) or there.is_relative_to(made)):
         first, second = (f"output={output}", f"{key}={read}") if made.is_relative_to(there) else (f"{key}={read}", f"output={output}")
         raise ValueError(f"{first} lies within {second}; what is made and what it is made from stay apart: name another output=")
+
+
+def refuse_within(output: Path) -> None:
+    """Raise ValueError for a run or a dataset to be made within another, which is moved, sent and removed as one thing."""
+    for place in Path(os.path.realpath(output)).parents:
+        for mark, what in (("dataset.json", "a dataset"), ("run.json", "a run")):
+            if (place / mark).is_file():
+                raise ValueError(f"output={output} lies within {place}, which is {what}; name a folder outside of it: another output=")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -251,7 +251,7 @@ def test_what_is_no_score_or_was_changed_is_told(two, tmp_path, capsys):
         ([str(two[0]), str(old)], "a protocol of another version"),
         ([*map(str, two), "figures=[fretchet]"], "did you mean 'frechet"),
         ([*map(str, two), "format=tex"], "choose from text, markdown, latex, csv"),
-        ([], "needs scores=…"),
+        ([], "needs FOLDER …: sora compare FOLDER …"),
     ):
         assert run("compare", words) == 2
         assert told in capsys.readouterr().err

@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_told(sets, tmp_path, capsys):
         (one, ["n=two"], "n=two is of the wrong kind: it takes a whole number"),
         (one, ["crop=maybe"], "crop=maybe is of the wrong kind: it takes true or false"),
         (one, ["keep=-1"], "keep=-1"),
-        (one, ["neighbours=6", "metrics=[precision]"], "6 clips have no 6 neighbours each"),
+        (one, ["neighbours=6", "metrics=[precision]"], "neighbours=6 needs more clips than 6"),
         (one, [f"statistics={tmp_path}"], "is a folder; name a file"),
         (one, [f"cache={one / 'clip-0.mp4'}"], "is a file; name a folder"),
         (one, ["metrics=[loss]"], "metrics=['loss']: for videos, choose from"),

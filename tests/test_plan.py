@@ -51,7 +51,7 @@ def test_every_planner_is_one_word(made, capsys, option_):
 def test_stages_left_out_clips_and_mistakes_are_told(made, capsys):
     text = told(made, capsys, "plan.curriculum=[{until: 20, frames: 1}]", "plan.budget=500")
     assert "stage 0, until 20 clips" in text and "stage 1, from there on" in text
-    assert "cut              10 clips to 1 frames" in text
+    assert "cut              10 clips to 1 frame;" in text
     assert "an epoch would be empty: of 10 clips none can be used (10 longer" in told(made, capsys, "plan.budget=10", code=2)
     assert "needs data.folders=… vae=…" in told(made, capsys, "data.folders=null", "vae=null", code=2)
 

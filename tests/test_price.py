@@ -1,6 +1,7 @@
 """The price of a run: sums that must be, and what is told of runs that would not go."""
 
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,11 @@ from sora.text.encoder import IdentityText
 from sora.tokens import Grid
 from sora.training.tracing import traced
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+def long(test):
+    """Whole networks are traced; what `make test` runs of a price stands at the end."""
+    return pytest.mark.slow(pytest.mark.long(test))
+
 
 CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 tokens
 TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]
@@ -39,6 +44,7 @@ def bills():
     return {name: bill(wanted(*words, f"plan.packs={packs.get(name, 16)}")) for name, words in trainers.items()}
 
 
+@long
 def test_every_rank_holds_its_share(bills):
     one, ddp, fsdp, hsdp = (bills[name].memory for name in ("one", "ddp", "fsdp", "hsdp"))
     numbers = bills["one"].numbers
@@ -52,6 +58,7 @@ def test_every_rank_holds_its_share(bills):
         assert part.largest > part.weights + part.average + part.moments + part.kept > 0
 
 
+@long
 def test_messages_are_those_of_rings(bills):
     """FSDP gathers each block's weights forwards and backwards and the rest once, all in bf16, and reduces every gradient in fp32."""
     dit = module_of(wanted("cluster=h100x1"), gpu=False).task.dit
@@ -64,6 +71,7 @@ def test_messages_are_those_of_rings(bills):
     assert not bills["one"].sent
 
 
+@long
 @pytest.mark.parametrize("name", ["tokens shared by two ranks", "products shared by two ranks"])
 def test_what_ranks_that_share_packs_keep_multiply_and_send_is_what_was_foretold(tmp_path, name):
     """Against torch's allocator, its counter of operations, and the bytes that the kernel was handed."""
@@ -72,6 +80,7 @@ def test_what_ranks_that_share_packs_keep_multiply_and_send_is_what_was_foretold
     assert row["flops_error"] == row["model_error"] == 0
 
 
+@long
 def test_many_blocks_are_as_a_few_and_more_of_the_same():
     item = wanted("cluster=h100x4", "plan.packs=4", "dit.depth=10", "trainer=fsdp", "recompute=every_n")
     cluster = build(item.config.cluster)
@@ -86,6 +95,7 @@ def test_many_blocks_are_as_a_few_and_more_of_the_same():
     assert all(few.sent[axis] == pytest.approx(size, rel=1e-3) for axis, size in all_.sent.items())
 
 
+@long
 def test_operations_are_those_of_the_plan(bills):
     item = wanted("cluster=h100x16", "trainer=fsdp", "plan.packs=16")
     one = float(Costs(item.config, item, [CLIPS]).model[0])
@@ -95,6 +105,7 @@ def test_operations_are_those_of_the_plan(bills):
     assert 1.0 < bills["one"].executed / one < 1.4  # flash attention computes its scores twice backwards; nothing else is done again
 
 
+@long
 def test_time_and_money_follow(bills):
     found = bills["fsdp"]
     half = replace(found, cluster=replace(found.cluster, price=2 * found.cluster.price))
@@ -107,6 +118,7 @@ def test_time_and_money_follow(bills):
     assert "WARNING" not in said and json.dumps(found.figures)
 
 
+@long
 def test_auto_is_priced_as_what_it_would_be_on_the_cluster_and_says_so(bills):
     for auto, named, words in (
         ("auto", "ddp", "trainer=auto, which is trainer=ddp there"),
@@ -117,12 +129,14 @@ def test_auto_is_priced_as_what_it_would_be_on_the_cluster_and_says_so(bills):
         assert words in said and "precision        bf16-mixed: 989 TFLOP/s" in said
 
 
+@long
 def test_warnings_come_before_the_money():
     lines = bill(wanted("cluster=h100x2", "trainer=cpu", "plan.packs=1")).lines()
     assert [line for line in lines if line.startswith("WARNING")] == lines[:2]
     assert "is for CPUs, and priced as if GPUs computed in 32-true; trainer=auto" in lines[0] and "trainer=auto" in lines[1]
 
 
+@long
 def test_the_budget_that_fits_is_where_memory_ends(bills):
     fits = bills["one"].memory.budget
     room = bills["one"].memory.largest / (80e9 * 0.92)
@@ -134,6 +148,7 @@ def test_the_budget_that_fits_is_where_memory_ends(bills):
     assert fits == pytest.approx(256 + (bills["one"].memory.room - bills["one"].memory.largest) / slope, rel=0.1)
 
 
+@long
 def test_what_would_not_go_is_told():
     item = wanted("cluster=h100x16", "trainer=fsdp", "plan.packs=3", "cluster.memory=0.0001", epoch=0.5)
     found = "\n".join(bill(item).warnings)
@@ -166,6 +181,7 @@ def test_the_share_of_the_peak_comes_from_a_log(tmp_path):
         fitted(tmp_path / "none", 1.0)
 
 
+@long
 def test_every_average_that_is_kept_is_counted():
     """`ema=post_hoc` keeps two, each as large as the weights."""
     one, two = (bill(wanted("cluster=h100x1", "trainer=gpu", f"ema={name}")) for name in ("constant", "post_hoc"))
@@ -173,6 +189,7 @@ def test_every_average_that_is_kept_is_counted():
     assert two.saved == one.saved + one.memory.average and two.memory.largest >= one.memory.largest + one.memory.average
 
 
+@long
 def test_gradients_of_copies_are_no_message_inside_layers():
     """With `trainer=cp` the ranks that share packs also average gradients, once a step, while they compute: it is told by itself."""
     same = wanted("cluster=h100x2", "trainer=cp", "trainer.context=2", "plan.packs=1")
@@ -183,6 +200,7 @@ def test_gradients_of_copies_are_no_message_inside_layers():
     assert one.time.hidden == pytest.approx(4 * one.numbers / 450e9)
 
 
+@long
 def test_weights_in_shards_over_context_ranks_alone_are_no_message_inside_layers():
     """The same ranks gather weights, which computing hides, and exchange tokens, which it cannot; each is as where the other is not."""
     shared, copies, cut = (
@@ -213,3 +231,48 @@ def test_stages_that_the_price_is_not_of_are_told():
         plan = stage(stages=[None] * stages, columns=lambda step: [stage(stage=0), stage(stage=1 if step == 4 else 0)])
         found = unseen_stages(stage(plan=plan), steps=5)  # pyright: ignore[reportArgumentType]
         assert len(found) == len(said) and all(words in each for words, each in zip(said, found, strict=True))
+
+
+SMALL = ["dit.depth=1"]  # a second or so of a processor, so that `make test` has them
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return bill(wanted("cluster=h100x1", "trainer=gpu", *SMALL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["auto", "ddp", "fsdp"])
+def test_a_mesh_of_one_device_costs_what_no_mesh_does(alone, trainer):
+    """It sends nothing and shares nothing: operations, memory of what it holds, time and money are the same."""
+    one = bill(wanted("cluster=h100x1", f"trainer={trainer}", *SMALL))
+    assert (one.flops, one.executed, one.numbers, one.saved, one.tokens) == (
+        alone.flops,
+        alone.executed,
+        alone.numbers,
+        alone.saved,
+        alone.tokens,
+    )
+    for part in ("weights", "average", "moments", "gradients"):
+        assert getattr(one.memory, part) == getattr(alone.memory, part), part
+    assert not any(one.sent.values()) and one.time.whole == alone.time.whole and one.money == alone.money > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_a_ring_of_copies_sends_is_known_in_closed_form(alone, count):
+    """Each rank sends (n - 1) / n of its gradients twice, and holds and computes what one device does."""
+    found = bill(wanted(f"cluster=h100x{count}", "trainer=ddp", f"plan.packs={count}", *SMALL))
+    assert found.sent == {"replicate": 2 * 4 * alone.numbers * (count - 1) / count}
+    assert found.memory.weights == 4 * alone.numbers == alone.memory.weights
+    assert (found.flops, found.tokens, found.clips) == (count * alone.flops, count * alone.tokens, count * alone.clips)
+    assert found.time.computing == alone.time.computing and found.device_hours == count * found.hours
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["cluster.price=0"], ["steps=1"], ["plan.packs=3"], ["cluster.memory=0.0001"], ["checkpoint.every=0"]])
+def test_a_price_is_made_of_finite_numbers(alone, words):
+    """No figure is divided by nothing: on one device, over one step, for no money, with packs that are more or less than the ranks."""
+    for found in (alone, bill(wanted("cluster=h100x1", "trainer=gpu", *SMALL, *words, epoch=None))):
+        assert all(value is None or math.isfinite(value) for value in found.figures.values()), found.figures
+        assert not any(word in line for line in found.lines() for word in ("nan", "inf ")) and found.time.whole > 0

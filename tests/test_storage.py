@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sora import storage
+from sora import cli, storage
 from sora.storage import STAGING, read_json, sweep, whole_file, whole_folder
 from tests.training.groups import forked
 
@@ -117,3 +117,21 @@ for write in (tensors, folder, lambda: storage.write_text(place / "d.txt", "x" *
         str(tmp_path / "d.txt"),
     ]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mark", "what"), [("dataset.json", "a dataset"), ("run.json", "a run")])
+@pytest.mark.parametrize("verb", ["train", "prepare"])
+def test_a_run_or_a_dataset_is_made_in_no_other(tmp_path, capsys, verb, mark, what):
+    """Also deep in it, and by a link that leads there; beside it, or where a name only begins alike, is another place."""
+    whole = tmp_path / "2026_11_29 ü"
+    (whole / "deep").mkdir(parents=True)
+    (whole / mark).write_text("{}")
+    (tmp_path / "link").symlink_to(whole / "deep")
+    words = ["source=world", "count=1"] if verb == "prepare" else ["task=vae", "vae=toy", f"data.folders=[{tmp_path / 'none'}]"]
+    for inside in (whole / "new", whole / "deep/new", tmp_path / "link/new"):
+        assert cli.run(verb, [*words, f"output={inside}"]) == 2
+        told = capsys.readouterr().err
+        assert "lies within" in told and f"which is {what}" in told and len(told.splitlines()) == 1
+        assert not inside.exists()
+    for beside in (tmp_path / "new", tmp_path / f"{whole.name}2"):
+        storage.refuse_within(beside)

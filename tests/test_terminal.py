@@ -1,10 +1,13 @@
 """What is printed steers no terminal and shows no credential, whoever wrote the words; bars and headings of ours do what they should."""
 
+import ast
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +154,42 @@ def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, 
 def test_one_of_a_thing_is_not_told_as_several(count, told):
     assert terminal.counted(count, "pack") == told
     assert terminal.counted(count, "clip has", "clips have").startswith("1 clip has" if count == 1 else told.split()[0] + " clips have")
+
+
+COUNTABLE = (
+    "clips",
+    "videos",
+    "frames",
+    "samples",
+    "files",
+    "captions",
+    "rows",
+    "fields",
+    "columns",
+    "groups",
+    "values",
+    "parts",
+    "sets",
+    "neighbours",
+)
+
+
+@pytest.mark.parametrize("room", ["metrics", "gate"])
+def test_messages_of_one_thing_are_not_in_the_plural(room):
+    """A number that may be one, "1 clips", goes through `counted`, or stands so that no plural follows it."""
+    plural = re.compile(rf" ({'|'.join(COUNTABLE)})\b")
+    found = []
+    for path in sorted((Path(terminal.__file__).parent / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            pairs = list(zip(node.values, node.values[1:], strict=False)) if isinstance(node, ast.JoinedStr) else []
+            found += [
+                f"{path}:{number.lineno}: {ast.unparse(number.value)}{text.value[:20]}"
+                for number, text in pairs
+                if isinstance(number, ast.FormattedValue) and isinstance(text, ast.Constant) and plural.match(str(text.value))
+            ]
+    assert not found, "\n".join(found)
+
+
+def test_one_is_counted_as_one():
+    assert [terminal.counted(count, "clip") for count in (0, 1, 2, 1000)] == ["0 clips", "1 clip", "2 clips", "1,000 clips"]
+    assert [terminal.counted(count, "clip has", "clips have") for count in (1, 2)] == ["1 clip has", "2 clips have"]

@@ -125,7 +125,7 @@ class Bill:
             "assumed": self.assumed,
             "speed": f"{self.tokens / time.whole:,.0f} tokens a second; MFU {self.mfu:.1%}",
             "the run": f"{self.steps:,} steps: {costs}" + (f", {self.epochs:,.2f} epochs" if self.epochs is not None else ""),
-            "a checkpoint": f"{_bytes(self.saved)}, of which {self.checkpoints} are kept",
+            "a checkpoint": f"{_bytes(self.saved)}, kept: {self.checkpoints}",
             "to begin": f"a node's processes fill {_bytes(self.host)} of its memory with weights",
         }
         return [*(f"WARNING          {warning}" for warning in self.warnings), *(f"{name:<17}{text}" for name, text in told.items())]

@@ -200,13 +200,15 @@ def _take_own_values(composed: Composed, reference: Composed, named: Sequence[st
             OmegaConf.update(composed.config, key, value, force_add=True)
 
 
-def require_all(composed: Composed, verb: str) -> None:
+def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None:
     """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
-    on with a run, those which that would know). Called before anything heavy is imported, and before a job is submitted."""
+    on with a run, those which that would know). bare: keys whose values are plain words. Called before anything heavy is imported, and
+    before a job is submitted."""
     flat = flatten(composed.config)
     missing = [key for key, value in flat.items() if value == "???"]
     if missing:
-        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+        words = " ".join("FOLDER …" if key in bare else f"{key}=…" for key in missing)
+        raise ValueError(f"needs {words}{f': sora {verb} {words}' if set(missing) & set(bare) else ''}; see sora {verb} --help")
     if "data.folders" in flat and flat.get("resume") in (None, "auto"):
         from sora.resuming import require_given
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sora.configs.commands import command, option_words
 from sora.configs.compose import config_dir, groups
+from sora.storage import called
 
 if TYPE_CHECKING:
     from sora.data.index import Index
@@ -21,7 +23,7 @@ SMALL = "laptop"  # the experiments for small clips and a CPU; without them the 
 
 def after_prepare(folder: Path, index: Index) -> str:
     """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips, or smaller ones."""
-    given: dict[str, Any] = {"data__folders": [folder], "output": Path("outputs") / f"{folder.absolute().name}_vae"}
+    given: dict[str, Any] = {"data__folders": [folder], "output": outputs_beside(folder) / f"{called(folder)}_vae"}
     small = f"experiment={SMALL}_vae"
     for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("experiment", f"{SMALL}_vae").plan.shapes)):
         fitting = [list(shape) for shape in shapes if _some_fit(index, *shape)]
@@ -29,6 +31,13 @@ def after_prepare(folder: Path, index: Index) -> str:
             return command("train", kind, **({} if len(fitting) == len(shapes) else {"plan__shapes": fitting}), **given)
     smaller = _crops_within(index, shapes[0])
     return command("train", small, **({"plan__shapes": smaller} if smaller else {}), **given)
+
+
+def outputs_beside(dataset: Path) -> Path:
+    """Where what is made of a dataset goes: outputs/ of this folder, or, for who stands in the dataset itself, beside that."""
+    there = os.path.realpath(dataset)
+    inside = Path(os.path.realpath(".")).is_relative_to(there)
+    return Path(os.path.relpath(Path(there).parent / "outputs")) if inside else Path("outputs")
 
 
 def _crops_within(index: Index, shape: Sequence[int]) -> list[list[int]]:
@@ -60,7 +69,7 @@ def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> s
     fits = int((np.asarray(shapes) // list(patch)).prod(axis=1).max(initial=0)) <= small
     words = option_words("text", text, groups([config_dir()])["text"])
     chosen = [*([f"experiment={SMALL}"] if fits else []), *(words if words != (f"text={_default('diffusion', 'text')}",) else ())]
-    return command("train", *chosen, vae=vae, data__folders=[folder], output=Path("outputs") / folder.absolute().name)
+    return command("train", *chosen, vae=vae, data__folders=[folder], output=outputs_beside(folder) / called(folder))
 
 
 def after_diffusion(run: Path) -> str:

@@ -9,6 +9,7 @@ be null, others if `|null` stands in their mark.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -275,9 +276,12 @@ def fits(value: Any, kind: Kind) -> bool:
 
 
 def settled(value: Any, kind: Kind) -> Any:
-    """A value that fits, as programs want it: 24.0 as 24 where a whole number belongs, `~` in paths as the home folder."""
+    """A value that fits, as programs want it: 24.0 as 24 where a whole number belongs, `~` in paths as the home folder, a path to be
+    written without `x/..` of an x that is not there, which would be made on the way."""
     if isinstance(value, list) and kind.items is not None:
         return [settled(item, kind.items) for item in value]
+    if isinstance(value, str) and "out" in kind.scalars and ".." in (parts := Path(value).parts):
+        value = str(_without_detours(parts))
     if isinstance(value, float) and "int" in kind.scalars and "number" not in kind.scalars and value.is_integer():
         return int(value)
     if isinstance(value, str) and "path" in kind.scalars and value.startswith("~"):
@@ -287,6 +291,14 @@ def settled(value: Any, kind: Kind) -> Any:
             who = value.partition("/")[0]
             raise ValueError(f"{value}: there is no home folder of {who!r}; a name that begins with ~ is written ./{value}") from None
     return value
+
+
+def _without_detours(parts: Sequence[str]) -> Path:
+    """A path without the names that a `..` behind them takes back, where nothing is called so; what is there may be a link."""
+    path = Path()
+    for part in parts:
+        path = path.parent if part == ".." and path.name not in ("", "..") and not os.path.lexists(path) else path / part
+    return path
 
 
 def annotated(target: object) -> Mapping[str, Kind]:

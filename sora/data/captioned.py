@@ -85,8 +85,8 @@ def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None)
         if lacking and (counts.kinds or not any(other.kinds for other in found)):
             advice = "" if counts.kinds else "; data.captions=null trains without"
             raise ValueError(
-                f"data.captions names {', '.join(lacking)}, but none of {counts.looked} clips of {index.folder} has such a caption;"
-                f" {counts.listed}{advice}"
+                f"data.captions names {', '.join(lacking)}, but none of the {counted(counts.looked, 'clip')} of {index.folder} has "
+                f"such a caption; {counts.listed}{advice}"
             )
 
 

@@ -45,6 +45,12 @@ class Noted(NamedTuple):
     what: str
 
 
+class Decoded(NamedTuple):
+    """A clip whose frames were read."""
+
+    row: int
+
+
 class Fault(NamedTuple):
     """Something that is not as the index says. where: a file, or `shard: key`."""
 
@@ -150,7 +156,11 @@ def _metadata(index: Index, checked: Checked) -> bool:
     if described.get("captioned") not in (None, captioned.described()):
         checked.add("count", DATASET, "its numbers of clips with and without captions are not those of the rows")
     if len(twice):
-        checked.add("duplicate", DATASET, f"{len(twice)} keys come more than once, such as {index.columns.key(int(twice[0]))}")
+        checked.add(
+            "duplicate",
+            DATASET,
+            f"{counted(len(twice), 'key comes', 'keys come')} more than once, such as {index.columns.key(int(twice[0]))}",
+        )
     if mapped:
         for name in sorted(compare.wrong):
             checked.add("column", f"{FOLDER}/{name}.bin", "does not say what the rows say; delete the folder")
@@ -193,6 +203,7 @@ def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], check
 def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., Iterator], report: Callable[[int], None]) -> None:
     units = (range(first, min(first + _UNIT, len(index))) for first in range(0, len(index), _UNIT))
     compare = _Compare(index, decode)
+    checked.counts["clips"] = checked.counts["clips decoded"] = 0
     noted: Counter[str] = Counter()
     first: dict[str, str] = {}
     for unit in run(compare, units):
@@ -202,14 +213,16 @@ def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., 
             member = index.member(done.item[0])
             died = [Fault("decode", f"{member.shard}: {member.key}", done.reason)]
             for found in died if done.result is None else done.result:
-                if isinstance(found, Fault):
-                    checked.add(*found)
-                    continue
-                noted[found.what] += 1
-                first.setdefault(found.what, found.where)
+                match found:
+                    case Fault():
+                        checked.add(*found)
+                    case Decoded():
+                        checked.counts["clips decoded"] += 1
+                    case Noted():
+                        noted[found.what] += 1
+                        first.setdefault(found.what, found.where)
         report(len(unit.item))
         checked.counts["clips"] += len(unit.item)
-        checked.counts["clips decoded"] += sum(compare.decoded(row) for row in unit.item)
     checked.notes += [f"{what}: {count} of the clips that were decoded, the first {first[what]}" for what, count in noted.most_common()]
 
 
@@ -225,10 +238,10 @@ class _Compare:
     def decoded(self, row: int) -> bool:
         return int((row + 1) * self.decode) > int(row * self.decode)
 
-    def __call__(self, rows: Sequence[int]) -> list[Fault | Noted]:
+    def __call__(self, rows: Sequence[int]) -> list[Fault | Noted | Decoded]:
         return [fault for row in rows for fault in self._clip(row)]
 
-    def _clip(self, row: int) -> Sequence[Fault | Noted]:
+    def _clip(self, row: int) -> Sequence[Fault | Noted | Decoded]:
         index, member = self.index, self.index.member(row)
         where = f"{member.shard}: {member.key}"
         try:
@@ -237,7 +250,7 @@ class _Compare:
             return [Fault("bytes", where, str(error))]
         return self._frames(row, member, media, where) if self.decoded(row) else []
 
-    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | Noted]:
+    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | Noted | Decoded]:
         """What is wrong with the frames, read from the first on, and from the middle on as training does."""
         index, named = self.index, f"{member.key} of {member.shard}"
         try:
@@ -245,7 +258,8 @@ class _Compare:
         except ValueError as error:
             return [Fault("decode", where, str(error))]
         said = (int(index.frames[row]), int(index.heights[row]), int(index.widths[row]))
-        found: list[Fault | Noted] = [Noted(where, what) for what in (*info.odd, *([info.lacks] if info.lacks else []))]
+        found: list[Fault | Noted | Decoded] = [Decoded(row)]
+        found += [Noted(where, what) for what in (*info.odd, *([info.lacks] if info.lacks else []))]
         if not reading.report.clean:
             found.append(Fault("decode", where, f"it does not decode cleanly: {reading.report}"))
         if reading.frames.shape[:3] != said:
@@ -289,9 +303,8 @@ def _captions(index: Index, checked: Checked) -> None:
             continue
         checked.counts["files of captions"] += 1
         if strange := [key for key in keys if key not in known]:
-            checked.add(
-                "captions", entry["file"], f"{len(strange)} captions are of clips that its shard does not have, such as {strange[0]}"
-            )
+            of_clips = counted(len(strange), "caption is of a clip", "captions are of clips")
+            checked.add("captions", entry["file"], f"{of_clips} that its shard does not have, such as {strange[0]}")
 
 
 def _latents(index: Index, checked: Checked) -> None:

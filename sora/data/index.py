@@ -13,6 +13,7 @@ Captions live in the parquet files alone, so that recaptioning rewrites no shard
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from sora.data.writing import DATASET, VERSION, DatasetWriter
 from sora.gate.files import refuse_outside
 from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
 from sora.gate.texts import LIST, read_json
+from sora.terminal import counted
 
 __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
 
@@ -202,9 +204,17 @@ class Index:
 
 
 def refuse_no_folders(folders: Sequence[str]) -> None:
-    """Raise ValueError for `data.folders` that list none."""
+    """Raise ValueError for `data.folders` that list none, or one dataset twice, however its path is spelt."""
     if isinstance(folders, str) or not folders:
         raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+    places = [os.path.realpath(folder) for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            first = folders[places.index(place)]
+            raise ValueError(
+                f"data.folders: {folders[number]} is the dataset {first} again, whose clips would be shown twice as often unsaid; leave it "
+                "out, and set how often with data.weights"
+            )
 
 
 def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
@@ -218,7 +228,8 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
     if len(rows) != described["splits"][split]:
         raise ValueError(
-            f"the columns are damaged: {len(rows)} clips are of split {split}, not {described['splits'][split]}; delete their folder"
+            f"the columns are damaged: {counted(len(rows), 'clip is', 'clips are')} of split {split}, not {described['splits'][split]}; "
+            "delete their folder"
         )
     return rows.astype(np.int32) if len(columns) < 2**31 else rows
 

@@ -34,6 +34,7 @@ from sora.gate.forms import Fields, Items, Maybe, Named, anything, beside, count
 from sora.gate.tensors import finite
 from sora.gate.texts import CARD, LIST, json_of, read_json
 from sora.storage import NotEncoded, file_hash, local, whole_file, write_json, write_text
+from sora.terminal import counted
 
 VERSION = 1
 SCHEMA = pa.schema(
@@ -261,7 +262,7 @@ def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_h
     wanted = len(index.described["shards"])
     fitting(described, FORM, str(path), "run sora encode again")
     if len(described["shards"]) != wanted:
-        raise ValueError(f"{path} lists {len(described['shards'])} shards, the dataset has {wanted}; run sora encode again")
+        raise ValueError(f"{path} lists {counted(len(described['shards']), 'shard')}, the dataset has {wanted}; run sora encode again")
     names = [[_shard_path(index.folder, vae_hash, number, suffix).name for suffix in ("parquet", "tar")] for number in range(wanted)]
     if [[entry["meta"], entry["shard"]] for entry in described["shards"]] != names:
         raise ValueError(f"{path} is damaged: its shards are not those of such latents; run sora encode again")
@@ -313,7 +314,7 @@ def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.nd
     if (found := table["key"].to_pylist()) != wanted:
         there = set(found)
         lost = [key for key in wanted if key not in there]
-        why = f"lacks {len(lost)} clips, such as {lost[0]}" if lost else "has them in another order"
+        why = f"lacks {counted(len(lost), 'clip')}, such as {lost[0]}" if lost else "has them in another order"
         raise ValueError(f"{meta} is not of the clips of shard {number}: it {why}; run sora encode again")
     hashes = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
     shape = np.stack([table[name].to_numpy() for name in ("frames", "rows", "columns")], axis=1)

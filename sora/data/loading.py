@@ -278,8 +278,14 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         _Iterator._sharing += 1
         self._owner, self._ended, self._steps, self._lost = os.getpid(), threading.Event(), iter(loader.sampler), loader.__dict__["lost"]
         before = signal.getsignal(signal.SIGCHLD)
-        with born_deaf():  # until `_start_worker`
-            super().__init__(loader)
+        try:
+            with born_deaf():  # until `_start_worker`
+                super().__init__(loader)
+        except BaseException:  # no process could be started, or not all
+            for worker in getattr(self, "_workers", ()):
+                worker.kill()
+            self._let_go()
+            raise
         if threading.current_thread() is threading.main_thread() and before is not None:
             # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
             signal.signal(signal.SIGCHLD, before)
@@ -318,14 +324,18 @@ class _Iterator(_MultiProcessingDataLoaderIter):
         if os.getpid() != self._owner:  # a copy that a later fork took along
             return
         if not self._ended.is_set():
-            _Iterator._sharing -= 1
-            if not _Iterator._sharing:
-                gc.unfreeze()
-        self._ended.set()
-        super()._shutdown_workers()
-        for worker in self._workers:
+            self._let_go()
+            super()._shutdown_workers()
+        for worker in getattr(self, "_workers", ()):  # which has none where no start was made
             if worker.is_alive():
                 worker.kill()
+
+    def _let_go(self) -> None:
+        """From here on it has no workers; pages are shared with none when no other iterator has any."""
+        self._ended.set()
+        _Iterator._sharing -= 1
+        if not _Iterator._sharing:
+            gc.unfreeze()
 
 
 class _Received(queue.Queue):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from sora.gate.files import read
 from sora.gate.texts import Limit, once, refuse_deep, refuse_many
+from sora.terminal import counted
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
@@ -133,7 +134,9 @@ def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
         elif len(row) != len(names):
             sign = "commas" if separator == "," else "tabs"
             more = f"; a text that holds {sign} stands in double quotes" if len(row) > len(names) else ""
-            raise ValueError(f"{named} line {line} has {len(row)} fields, and the first line names {len(names)} columns{more}")
+            raise ValueError(
+                f"{named} line {line} has {counted(len(row), 'field')}, and the first line names {counted(len(names), 'column')}{more}"
+            )
         else:
             yield Record(f"{named} line {line}", dict(zip(names, row, strict=True)), typed=False)
     if names is None:

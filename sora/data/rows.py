@@ -18,6 +18,7 @@ from sora.data.shards import Member
 from sora.gate import parquet
 from sora.gate.texts import CARD, json_of
 from sora.storage import file_hash, local, whole_file
+from sora.terminal import counted
 
 CAPTIONS = pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("captioner", pa.string())]))
 SCHEMA = pa.schema(
@@ -180,7 +181,7 @@ def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LE
     for name in table.column_names if table.num_rows else ():
         column = table[name]
         if name in whole and column.null_count:
-            raise wrong(name, f"is missing in {column.null_count:,} rows")
+            raise wrong(name, f"is missing in {counted(column.null_count, 'row')}")
         if name in least and (low := pc.min(column).as_py()) is not None and low < least[name]:
             raise wrong(name, f"is {low}, and {least[name]} is the least that fits")
         if name == "fps" and not pc.all(pc.and_(pc.greater_equal(column, RATES[0]), pc.less_equal(column, RATES[1]))).as_py():
@@ -237,7 +238,9 @@ class RowFiles:
         entry = self.entries[number]
         table = read_table(self.folder / entry["meta"], columns)
         if table.num_rows != entry["clips"]:
-            raise ValueError(f"{self.folder / entry['meta']} has {table.num_rows} rows, dataset.json says {entry['clips']}; index it again")
+            raise ValueError(
+                f"{self.folder / entry['meta']} has {counted(table.num_rows, 'row')}, dataset.json says {entry['clips']}; index it again"
+            )
         return table
 
     def _footer(self, number: int) -> tuple[pq.FileMetaData, np.ndarray]:

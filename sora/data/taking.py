@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from sora import storage
 from sora.data.video_sets import Shape, Videos
 from sora.draws import generator, sample_id
+from sora.terminal import counted
 
 STARTS = {
     "first": lambda room, key, seed: 0,
@@ -163,7 +164,7 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
     Raises ValueError for a video that is too short, unless those are left out, and for fewer videos than n: none is taken twice.
     """
     if n is not None and n < 1:
-        raise ValueError(f"{named}: {n} clips are wanted; give at least 1, or null for all")
+        raise ValueError(f"{named}: {counted(n, 'clip is', 'clips are')} wanted; give at least 1, or null for all")
     several = f" of {policy.windows} windows of" if policy.windows > 1 else " of"
     order = range(len(videos))
     if n is not None:
@@ -179,7 +180,7 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
         room = there - span * policy.windows
         if room < 0 and policy.short == "refuse":
             raise ValueError(
-                f"{named}: {videos.name(number)} of {videos.place} has {there} frames, a clip{several} {frames} at stride "
+                f"{named}: {videos.name(number)} of {videos.place} has {counted(there, 'frame')}, a clip{several} {frames} at stride "
                 f"{policy.stride} needs {span * policy.windows}; set {named}.frames lower, or {named}.short=leave_out"
             )
         if room < 0:
@@ -193,7 +194,8 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
     if n is not None and len(taken) < n:
         short = f" ({left_out} more are too short for a clip)" if left_out else ""
         raise ValueError(
-            f"{named}: {n} clips are wanted and {videos.place} has {len(taken)} videos{short}; none is taken twice: lower the number"
+            f"{named}: {counted(n, 'clip is', 'clips are')} wanted and {videos.place} has {counted(len(taken), 'video')}{short}; "
+            "none is taken twice: lower the number"
         )
     return Clips(videos, policy, tuple(clip for clips in sorted(taken, key=lambda clips: clips[0].video) for clip in clips))
 
@@ -259,7 +261,7 @@ def refuse_mixed(sides: Mapping[str, Clips], *, sized: bool, rates: bool) -> Non
         for number in range(len(clips)):
             frames, shape = clips.frames(number), clips.shape(number)
             kind = (frames, None if sized else (shape.height, shape.width), round(shape.fps, 2) if rates and frames > 1 else None)
-            seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {frames} frames of {shape.told})")
+            seen.setdefault(kind, f"{clips.name(number)} of {clips.videos.place} ({side}: {counted(frames, 'frame')} of {shape.told})")
     if len(seen) > 1:
         raise ValueError(
             f"clips of several lengths, sizes or rates: {' and '.join(list(seen.values())[:2])}. One distance compares one kind, and "

@@ -92,8 +92,18 @@ def in_order(
             pool = yield from _first(pending, pool, guarded, workers, hold)
         while pending:
             pool = yield from _first(pending, pool, guarded, workers, hold)
+    except BaseException:
+        _kill(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes at once: after Ctrl-C nobody wants what is under way. A second Ctrl-C, while the first waited for that, would
+    take the wait for done; the interpreter then closes the queue by which idle processes are told to end, and waits for them for ever."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
 
 
 def _plainly(function: Callable[[Item], Result], item: Item) -> Done[Item, Result]:
@@ -132,6 +142,9 @@ def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Done[Item,
             return _given(single, guarded, item).result()
         except BrokenProcessPool:
             return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
+        except BaseException:
+            _kill(single)
+            raise
 
 
 def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Done[Item, Result]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
@@ -95,7 +97,8 @@ def continued(
     trues = list(dict.fromkeys(pair.true for pair in pairs))
     samples = len(pairs) // len(trues)
     bench.share.say(
-        f"{len(pairs)} continuations of {len(trues)} different clips, {samples} of each, over {min(frames)} frames after the context"
+        f"{counted(len(pairs), 'continuation')} of {counted(len(trues), 'different clip')}, {samples} of each, over "
+        f"{counted(min(frames), 'frame')} after the context"
     )
     told = []
     if left := len(real) - len(trues):
@@ -152,11 +155,13 @@ def _lengths(pair: Pair, real: Clips, clips: Clips, said: DictConfig) -> int:
     if other != wanted:
         told = "and holds its context, too (continuation.shown=true)" if said.shown else f"less {said.context} of context"
         raise ValueError(
-            f"{clips.name(pair.other)} has {other} frames and the real clip {real.name(pair.true)} {true}; a continuation is as long as "
-            f"what it continues, {told}: set real.frames, generated.frames or continuation.shown"
+            f"{clips.name(pair.other)} has {counted(other, 'frame')} and the real clip {real.name(pair.true)} {true}; a continuation is as "
+            f"long as what it continues, {told}: set real.frames, generated.frames or continuation.shown"
         )
     if true <= said.context:
-        raise ValueError(f"{real.name(pair.true)} has {true} frames, and continuation.context={said.context} leaves none to compare")
+        raise ValueError(
+            f"{real.name(pair.true)} has {counted(true, 'frame')}, and continuation.context={said.context} leaves none to compare"
+        )
     rates = [round(side.shape(number).fps, 2) for side, number in ((real, pair.true), (clips, pair.other))]
     if rates[0] != rates[1]:
         raise ValueError(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
@@ -142,7 +144,7 @@ def tried(network: VideoFeatures, device: str) -> None:
         raise ValueError(f"extractor {network.name}: {error}") from error
     except (RuntimeError, TypeError, AttributeError, KeyError) as error:  # a file of somebody else's program may raise anything
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"extractor {network.name} does not run on a clip of {frames} frames, other weights? {said}") from error
+        raise ValueError(f"extractor {network.name} does not run on a clip of {counted(frames, 'frame')}, other weights? {said}") from error
     if found.shape != (1, network.dimension) or not torch.isfinite(found).all():
         told = f"features of shape {tuple(found.shape)}" if found.shape != (1, network.dimension) else "features that are not finite"
         raise ValueError(f"extractor {network.name} gives {told} for one clip, and {network.dimension} numbers are wanted: other weights?")

@@ -209,8 +209,8 @@ def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, i
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
         raise ValueError(
-            f"{videos.place} has {len(real)} clips of the sizes that are generated, and a distance needs two or more; choose another "
-            "split=, or bring both sides to one kind: real.frames and generated.frames, size="
+            f"{videos.place} has {counted(len(real), 'clip')} of the sizes that are generated, and a distance needs two or more; choose "
+            "another split=, or bring both sides to one kind: real.frames and generated.frames, size="
         )
     return real
 

@@ -166,9 +166,9 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
     """Raise ValueError where n clips do not fall into `sets` of one size, of as many clips each as the words take."""
     neighbours = bench.extractor.setting.neighbours
     if "precision" in bench.words and n // sets <= neighbours:
-        raise ValueError(f"metrics=[precision]: {n // sets} clips have no {neighbours} neighbours each; take more, or set neighbours lower")
+        raise ValueError(f"metrics=[precision]: neighbours={neighbours} needs more clips than {n // sets}; take more, or set it lower")
     if bench.compares and (n % sets or n // sets < 2):
-        raise ValueError(f"{n} clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
+        raise ValueError(f"n={n}: clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
 
 def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sora.terminal import counted
+
 if TYPE_CHECKING:
     from sora.data.taking import ClipPolicy, Clips
     from sora.evaluation.scoring import Bench, RealSet
@@ -68,6 +70,6 @@ def too_few(bench: Bench, real: int, fake: int) -> list[str]:
     dimension, fewest = bench.extractor.network.dimension, min(real, fake // bench.extractor.setting.trajectories)
     if not {"frechet", "fvd"} & set(bench.words) or fewest >= dimension / FEW:
         return []
-    wanted = -(-dimension // FEW)
-    few = f"beware: a Fréchet distance over {fewest} clips of {dimension} features is mostly its floor and tells only large differences"
-    return [f"{few}; take {wanted} clips or more on both sides, or go by kvd, which few clips do not bias"]
+    few = f"beware: a Fréchet distance over {counted(fewest, 'clip')} of {dimension} features is mostly its floor and tells only large"
+    wanted = counted(-(-dimension // FEW), "clip")
+    return [f"{few} differences; take {wanted} or more on both sides, or go by kvd, which few clips do not bias"]

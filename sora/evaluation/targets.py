@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora import storage
 from sora.former_names import with_current_names
+from sora.terminal import counted
 
 if TYPE_CHECKING:
     from sora.data.index import Index
@@ -103,7 +104,9 @@ def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: 
     for target in targets:
         count = fit.frames(target.frames) if frames is None else fit.least((frames - 1) * stride + 1)
         if not count:
-            raise ValueError(f"a clip of {target.frames} frames holds no patch of the run; set generated.frames to what it makes")
+            raise ValueError(
+                f"a clip of {counted(target.frames, 'frame')} holds no patch of the run; set generated.frames to what it makes"
+            )
         height, width = target.height // fit.rows * fit.rows, target.width // fit.columns * fit.columns
         found.append(replace(target, frames=count, height=height, width=width))
     return found

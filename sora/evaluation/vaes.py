@@ -102,7 +102,7 @@ def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
 def dataset_folders(data: Any) -> dict[str, Path]:
     """The datasets of `data=`, by the names of their folders."""
     folders = [] if data is None else [Path(data)] if isinstance(data, str | Path) else [Path(folder) for folder in data]
-    named = {folder.name: folder for folder in folders}
+    named = {storage.called(folder): folder for folder in folders}
     if len(named) != len(folders) or not folders:
         raise ValueError(
             f"data={[str(folder) for folder in folders]}: scores are named by the datasets' folders, which must have names of their own"

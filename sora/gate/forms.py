@@ -136,13 +136,13 @@ def _of_list(value: Any, form: list[Any] | Items | Row) -> tuple[str, str] | Non
         return "", f"is {shown(value)}, and a list fits"
     if isinstance(form, Row):
         if len(value) != len(form.forms):
-            return "", f"has {len(value)} values, and {len(form.forms)} fit"
+            return "", f"is a list of {len(value):,}, and {len(form.forms)} fit"
         pairs = zip(value, form.forms, strict=True)
     else:
         items = Items(form[0]) if isinstance(form, list) else form
         if not items.least <= len(value) <= items.most:
             most = "" if items.most == LARGEST else f" to {items.most:,}"
-            return "", f"has {len(value):,} values, and {items.least:,}{most or ' or more'} fit"
+            return "", f"is a list of {len(value):,}, and {items.least:,}{most or ' or more'} fit"
         pairs = ((item, items.form) for item in value)
     for place, (item, inner) in enumerate(pairs):
         if found := misfit(item, inner):

@@ -53,7 +53,7 @@ def opened(path: Path | str, *, within: Path | str | None = None, about: Any = N
             with pq.ParquetFile(pa.OSFile(os.path.abspath(path)), metadata=about) as found:
                 said = found.metadata
                 if said.num_row_groups * said.num_columns > CHUNKS or said.num_columns > COLUMNS:
-                    raise ValueError(f"it has {said.num_row_groups} groups of {said.num_columns} columns")
+                    raise ValueError(f"its groups times its columns are {said.num_row_groups:,} x {said.num_columns:,}, too many")
                 yield found
         except MemoryError as error:
             raise ValueError(f"{path} unpacks to more than {LARGEST:,} bytes, the most that is read at once: {error}") from None
@@ -112,9 +112,7 @@ def _most(about: Any, path: Path | str, columns: Sequence[str], groups: Sequence
                 unpacked, values, dictionary = _pages(content, about.row_group(group).column(place))
                 column = about.schema.column(place)
                 if column.max_repetition_level == 0 and values != rows:
-                    raise ValueError(
-                        f"{path} is damaged: a group claims {rows:,} rows, and its column {column.path[:60]!r} holds {values:,}"
-                    )
+                    raise ValueError(f"{path} is damaged: rows={rows:,} of a group, and its column {column.path[:60]!r} holds {values:,}")
                 each = _WIDTHS.get(column.physical_type) or max(0, column.length if "FIXED" in column.physical_type else 0)
                 plain += unpacked + values * each
                 total += unpacked + values * (each or dictionary)

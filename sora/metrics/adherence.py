@@ -196,7 +196,8 @@ def judge(
     palette: the colours' names and RGB values 0..255.
     """
     if not len(videos) == len(rates) == len(wanted):
-        raise ValueError(f"{len(videos)} clips came with {len(rates)} frame rates and {len(wanted)} prompts; each clip needs one of both")
+        came = f"clips: {len(videos)}, frame rates: {len(rates)}, prompts: {len(wanted)}"
+        raise ValueError(f"{came}; each clip needs one of both")
     return [agreement(observe(frames, fps, palette), facts) for frames, fps, facts in zip(videos, rates, wanted, strict=True)]
 
 

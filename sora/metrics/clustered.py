@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sora.metrics.frechet import check_features, frechet_distance, frechet_of_counts
 from sora.metrics.resampling import LEAST_REPEATS
+from sora.terminal import counted
 
 
 def numbered(names: Sequence[str]) -> Int[ndarray, "n"]:
@@ -39,7 +40,10 @@ def clustered_interval(
     check_features(one, two)
     for videos in (videos_one, videos_two):
         if len(np.unique(videos)) < 2:
-            raise ValueError(f"{len(videos)} clips of one video have no interval: nothing says how another video would score")
+            raise ValueError(
+                f"{counted(len(videos), 'clip of one video has', 'clips of one video have')} no interval: nothing says how another video "
+                "would score"
+            )
     if repeats < LEAST_REPEATS:
         raise ValueError(f"a bootstrap of {repeats} repeats: give at least {LEAST_REPEATS}")
     draw = np.random.Generator(np.random.PCG64(seed))

@@ -20,6 +20,7 @@ from sora.metrics.feature_sets import load_features, save_features
 from sora.metrics.frechet import check_features
 from sora.metrics.metric import Figures, TwoSided
 from sora.metrics.streamed import StreamedFrechet as StreamedFrechet  # where it stood before
+from sora.terminal import counted
 
 UNKNOWN_FPS = 0
 
@@ -233,7 +234,7 @@ class VideoDistribution(TwoSided):
             raise ValueError(f"videos of shape {tuple(videos.shape)} hold nothing; {wanted}")
         if videos.shape[1] < self.extractor.minimum_frames:
             raise ValueError(
-                f"videos of {videos.shape[1]} frames; {self.extractor.name} needs at least {self.extractor.minimum_frames}, "
+                f"videos of {counted(videos.shape[1], 'frame')}; {self.extractor.name} needs at least {self.extractor.minimum_frames}, "
                 "and repeats none"
             )
         return videos if videos.dtype == torch.uint8 else self._in_range(videos, real, done)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.terminal import counted
+
 
 def vendi_score(features: Float[Tensor, "n d"]) -> float:
     """The effective number of different samples, 1 to n: exp of the entropy of the eigenvalues of K / n, for the cosine kernel K.
@@ -29,7 +31,8 @@ def inception_score(logits: Float[Tensor, "n classes"], *, splits: int = 1, seed
     part depends on no order and no draw; ten are what many papers print, and score lower.
     """
     if not 1 <= splits <= len(logits):
-        raise ValueError(f"{len(logits)} clips do not make {splits} parts; set splits to at most that")
+        clips = counted(len(logits), "clip does", "clips do")
+        raise ValueError(f"{clips} not make {counted(splits, 'part')}; set splits to 1 or more, and to at most that")
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed)) if splits > 1 else torch.arange(len(logits))
     scores = []
     for part in order.to(logits.device).tensor_split(splits):

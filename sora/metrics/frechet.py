@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from scipy.linalg import lapack
 from torch import Tensor
 
+from sora.terminal import counted
+
 NEAR = 10.0  # spreads that the mean may lie from zero for deviations to be had by subtraction: a digit of sixteen
 SMALLEST = 1e-11  # eigenvalue, to the largest, that may stand: what its root loses is below 1e-10 of the distance
 
@@ -58,7 +60,7 @@ def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
 def frechet_split(features: Float[Tensor, "n d"], *, seed: int, repeats: int = 4) -> float:
     """The distance between random halves of one set, a mean over `repeats` splits: the floor at half its size, measured."""
     if len(features) < 4:
-        raise ValueError(f"{len(features)} clips cannot be split into two halves of at least 2")
+        raise ValueError(f"{counted(len(features), 'clip')} cannot be split into two halves of at least 2")
     draw = torch.Generator().manual_seed(seed)
     half = len(features) // 2
     total = 0.0

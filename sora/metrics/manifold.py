@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.metrics.frechet import check_features
+from sora.terminal import counted
 
 SLICE = 1024  # rows of distances held at once
 
@@ -34,7 +35,8 @@ def overlap(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"], *, neighbour
     check_features(real, fake)
     if not 1 <= neighbours < min(len(real), len(fake)):
         raise ValueError(
-            f"sets of {len(real)} and {len(fake)} clips have no {neighbours} neighbours each; give more clips, or set neighbours lower"
+            f"sets of {counted(len(real), 'clip')} and {counted(len(fake), 'clip')} have no {counted(neighbours, 'neighbour')} each; "
+            "give more clips, or set neighbours to 1 or more, and lower"
         )
     real, fake = real.double(), fake.double()
     real_reach, fake_reach = _reach(real, neighbours), _reach(fake, neighbours)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.metrics.frechet import frechet_of_gaussians
+from sora.terminal import counted
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Moments:
     def covariance(self, ddof: int = 1) -> Float[Tensor, "d d"]:
         """ddof: 1 unbiased, 0 biased."""
         if self.n < 2:
-            raise ValueError(f"{self.n} clips have no covariance; give at least 2")
+            raise ValueError(f"{counted(self.n, 'clip has', 'clips have')} no covariance; give at least 2")
         return self.scatter / (self.n - ddof)
 
 

@@ -20,6 +20,7 @@ from sora.metrics.extractors.frames import FrameFeatures
 from sora.metrics.flow import grey, optical_flow, visible, warp
 from sora.metrics.metric import VideoMetric
 from sora.metrics.picture import PICTURE
+from sora.terminal import counted
 
 MOVING_FPS = 8  # at which the dynamic degree is measured
 VERSION = 2  # counts up when a figure changes, so that those of before are told apart
@@ -167,4 +168,4 @@ def _check(videos: Tensor, *, least: int) -> None:
     if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not len(videos):
         raise ValueError(f"videos are {videos.dtype} of shape {tuple(videos.shape)}; give uint8 (batch, frames, height, width, 3)")
     if videos.shape[1] < least:
-        raise ValueError(f"videos of {videos.shape[1]} frames; this score needs at least {least}")
+        raise ValueError(f"videos of {counted(videos.shape[1], 'frame')}; this score needs at least {least}")

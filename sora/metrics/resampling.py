@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sora.metrics.frechet import check_features, frechet_distance, frechet_of_counts
+from sora.terminal import counted
 
 LEAST_REPEATS = 20  # of the bootstrap: fewer say nothing of the ends of an interval
 FRACTIONS = (1.0, 0.8, 2 / 3, 0.5, 0.4, 1 / 3)  # of both sets, for the extrapolation
@@ -70,7 +71,9 @@ def extrapolate(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, seed: i
     """
     check_features(one, two)
     if min(len(one), len(two)) < 12:
-        raise ValueError(f"sets of {len(one)} and {len(two)} clips are too small to extrapolate from; give at least 12 each")
+        raise ValueError(
+            f"sets of {counted(len(one), 'clip')} and {counted(len(two), 'clip')} are too small to extrapolate from; give at least 12 each"
+        )
     draw = torch.Generator().manual_seed(seed)
     distances = []
     for fraction in FRACTIONS:

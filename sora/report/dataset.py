@@ -35,7 +35,11 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
         if histogram.counts
     ]
     plotted += [Prose(line) for line in described.left]
-    tables: list[Part] = [Prose(f"Of {number(described.sampled)} clips, evenly spread over the dataset.")] if described.counted else []
+    tables: list[Part] = (
+        [Prose(f"Of {number(described.sampled)} {'clip' if described.sampled == 1 else 'clips'}, evenly spread over the dataset.")]
+        if described.counted
+        else []
+    )
     for name, counts in described.counted.items():
         rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         more = [("others", sum(count for _, count in rows[_MOST_ROWS:]))] if len(rows) > _MOST_ROWS else []

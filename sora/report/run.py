@@ -140,7 +140,8 @@ def data_parts(folders: Sequence[tuple[str, Mapping[str, Any] | None]], depends:
         rows.append([name, told])
     parts: list[Part] = [Table(["Dataset", "Holds"], rows)] if rows else []
     if left_out:
-        parts.append(Prose(f"{number(left_out)} clips could not be read or had losses that are not finite; others stood in for them."))
+        clips = f"{number(left_out)} {'clip' if left_out == 1 else 'clips'}"
+        parts.append(Prose(f"{clips} could not be read or had losses that are not finite; others stood in for them."))
     if depends:
         hashes = [[name, str(value)] for name, value in depends.items()]
         parts.append(Folded("Hashes of what it depends on", [Table(["What", "Hash"], hashes)]))

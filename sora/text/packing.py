@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sora.terminal import counted
 from sora.tokens import Segments, TextTokens
 
 
@@ -21,8 +22,8 @@ def pack_text(states: Sequence[Float[Tensor, "_ D"]], *, budget: int | None, max
     total = sum(lengths)
     if not states or len(states) > max_clips or (budget is not None and total > budget):
         raise ValueError(
-            f"{len(states)} captions of {total} tokens do not fit the budget of 1 to {max_clips} clips and {budget} text tokens;"
-            " raise data.text_budget (null: no limit) or plan.max_clips, or shorten captions by text.max_tokens"
+            f"{counted(len(states), 'caption')} of {counted(total, 'token')}: the budget is of 1 to {max_clips} clips and {budget} text "
+            "tokens; raise data.text_budget (null: no limit) or plan.max_clips, or shorten captions by text.max_tokens"
         )
     rest = max(0, 2 - total) if budget is None else budget - total  # an axis of one is another graph to torch than all longer ones
     segments = Segments.of([*lengths, *[0] * (max_clips - len(lengths)), rest])

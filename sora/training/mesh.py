@@ -33,6 +33,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sora.terminal import counted
 from sora.training.summing import over_ranks, power_of_two
 
 AXES = ("replicate", "shard", "context", "tensor")
@@ -71,7 +72,7 @@ class Sizes:
         """Raise ValueError unless the mesh is all ranks that `count` `by` somebody: the rest would train a duplicate, or idle."""
         if self.ranks != count:
             said = " x ".join(f"{axis} {size}" for axis, size in self.named)
-            raise ValueError(f"the mesh of {said} has {self.ranks} ranks, but {count} {by}; change trainer.… or the job")
+            raise ValueError(f"the mesh of {said} has {counted(self.ranks, 'rank')}, but {count} {by}; change trainer.… or the job")
 
 
 class Cut(Protocol):

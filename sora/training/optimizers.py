@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import AdamW, Optimizer
 
 from sora.dit.scaling import Scale, scale_of
+from sora.terminal import counted
 from sora.training.pieces import boxes
 
 
@@ -84,7 +85,7 @@ def _refuse(betas: Sequence[float], **numbers: float) -> None:
 def _parts(name: str, value: Tensor, splits: Mapping[str, int]) -> int:
     parts = next((count for piece, count in splits.items() if piece in name), 1)
     if value.shape[0] % parts:
-        raise ValueError(f"{name} has {value.shape[0]} rows, which are not {parts} stacked matrices; change optimizer.splits")
+        raise ValueError(f"{name} has {counted(value.shape[0], 'row')}, which are not {parts} stacked matrices; change optimizer.splits")
     return parts
 
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.terminal import counted
 from sora.training import checkpoint
 from sora.training.checkpoint import TrainingState
 
@@ -104,10 +105,12 @@ def averaged(source: Path, *, width: float, report: Callable[[str], object] = pr
     shares, missed = coefficients([profile for _, _, profile in terms], Profile(updates_of(ends), width))
     if missed > LARGEST_MISS:
         raise ValueError(
-            f"an average of relative width {width} cannot be made of what {passed} kept at {len(states)} steps: {missed:.0%} of its"
-            f" profile would be missed; ask for one nearer to {' or '.join(map(str, own.values()))}"
+            f"an average of relative width {width} cannot be made of what {passed} kept at {counted(len(states), 'step')}: {missed:.0%} of "
+            f"its profile would be missed; ask for one nearer to {' or '.join(map(str, own.values()))}"
         )
-    report(f"an average of relative width {width} out of {len(states)} steps with averages; {missed:.1%} of its profile is missed")
+    report(
+        f"an average of relative width {width} out of {counted(len(states), 'step')} with averages; {missed:.1%} of its profile is missed"
+    )
     return {name: _combined(name, [(state, kind) for state, kind, _ in terms], shares) for name in ends.tensors["ema"]}
 
 

@@ -112,7 +112,7 @@ class VideoVAE(nn.Module):
         time, rows, columns = self.stride
         if frames < 1 or (frames - 1) % time:
             near = 1 + max(frames - 1, 0) // time * time
-            raise ValueError(f"{frames} frames are not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
+            raise ValueError(f"frames={frames} is not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
         if height < 1 or width < 1 or height % rows or width % columns:
             raise ValueError(f"frames of {width}x{height} do not divide into {columns}x{rows} blocks; change the clip's size")
         return 1 + (frames - 1) // time, height // rows, width // columns

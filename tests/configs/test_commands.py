@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from sora.cli import verbs, worded
 from sora.configs.commands import command, option_words
 from sora.configs.compose import compose, config_dir, groups
-from sora.configs.following import after_prepare
+from sora.configs.following import after_encode, after_prepare
+from sora.storage import refuse_within
 
 ODD = [
     "data/mine",
@@ -100,6 +101,27 @@ def test_the_vae_that_follows_has_crops_that_clips_hold(sizes, shapes, tmp_path)
         assert OmegaConf.to_container(config.plan.shapes) == shapes
     held = [any(all(np.array(size) >= shape) for size in sizes) for shape in config.plan.shapes]
     assert all(held) or sizes == [(30, 6, 200)]  # which no crop of a VAE fits in
+
+
+@pytest.mark.slow
+def test_what_follows_is_made_outside_of_the_dataset_that_one_stands_in(tmp_path, monkeypatch):
+    """`sora data index .` and `sora encode data=..`: the folder has its name, and the output lies beside it, where it is not refused."""
+    home = tmp_path / "2026_11_29 ü"
+    (home / "deep").mkdir(parents=True)
+    (home / "dataset.json").write_text("{}")
+    for standing, said, output in (
+        (home, ".", "../outputs/2026_11_29 ü"),
+        (home / "deep", "..", "../../outputs/2026_11_29 ü"),
+        (home / "deep", str(home), "../../outputs/2026_11_29 ü"),
+        (tmp_path, home.name, "outputs/2026_11_29 ü"),
+    ):
+        monkeypatch.chdir(standing)
+        vae = compose("train", shlex.split(after_prepare(Path(said), Clips((64, 256, 256))))[2:]).config
+        node = compose("encode", ["vae=v", f"data={said}"]).config.text
+        model = compose("train", shlex.split(after_encode(Path("v"), Path(said), shapes=[[1, 2, 2]], text=node))[2:]).config
+        assert (vae.output, model.output) == (f"{output}_vae", output)
+        assert list(vae.data.folders) == [said]
+        refuse_within(Path(vae.output))
 
 
 @pytest.mark.parametrize("said", [["text=minilm"], ["text=byte", "text.max_tokens=99"], ["text=umt5_xxl", "text.template=a {}"]])

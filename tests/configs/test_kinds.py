@@ -1,5 +1,6 @@
 """What a key takes decides what a word means: every key of every command, with every odd word, gives a value of its kind or one line."""
 
+import os
 from functools import cache
 
 import pytest
@@ -167,3 +168,25 @@ def test_annotations_and_marks_say_one_thing():
     assert of_annotation("path|[path]") == of_annotation("Path | Sequence[Path]")
     assert of_annotation("Literal['a', 'b']") == of_annotation("str") and of_annotation("Any").any and of_annotation("a b").any
     assert of_annotation("Callable[[int], float] | None") == Kind(node=True, null=True) == of_annotation("Rope | None")
+
+
+def test_a_path_to_be_written_makes_nothing_on_its_way(tmp_path, monkeypatch):
+    """`x/..` of an x that is not there would make x; of one that is there, maybe a link, it is what the system makes of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far/there").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/there")
+    wanted = {
+        "./x/../y": "y",
+        "x/../../y": "../y",
+        "x/z/../../y": "y",
+        "../../y": "../../y",
+        "link/../y": "link/../y",
+        "link/x/../y": "link/y",
+        f"{tmp_path}/x/../y": f"{tmp_path}/y",
+        "x..y/..z": "x..y/..z",
+    }
+    for said, meant in wanted.items():
+        config = compose("prepare", ["source=world", f"output={said}"]).config
+        assert config.output == meant
+        assert os.path.realpath(config.output) == os.path.realpath(said)
+    assert compose("prepare", ["input=x/../y", "output=z"]).config.input == "x/../y"  # what is read is the system's affair

@@ -260,3 +260,16 @@ def test_faults_without_number_are_counted_and_not_kept(folder, monkeypatch):
     checked = check(Index.open(folder), decode=0, workers=0, seconds=9, memory_gb=64)
     assert (len(checked.faults), dict(checked.kinds)) == (2, {"bytes": 5})
     assert checked.lines(1)[0].endswith("5 faults (5 bytes)") and checked.lines(1)[-1] == "  … and 4 more"
+
+
+def test_only_what_was_decoded_is_counted_as_decoded(folder):
+    """Neither clips of a shard that cannot be read, nor those whose bytes are others, or whose frames cannot be had at all."""
+    index = Index.open(folder)
+    lost = index.member(0).shard
+    gone = sum(index.member(row).shard == lost for row in range(len(index)))
+    other = next(index.member(row) for row in range(len(index)) if index.member(row).shard != lost)
+    os.remove(folder / lost)
+    flip(folder / other.shard, other.offset + other.size // 2)
+    checked = check(index, decode=1.0, workers=0, seconds=30, memory_gb=64)
+    assert checked.counts["clips"] == len(index) and checked.counts["clips decoded"] == len(index) - gone - 1
+    assert checked.kinds["bytes"] == gone + 1

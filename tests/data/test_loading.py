@@ -276,3 +276,15 @@ def test_of_however_few_clips_one_bad_one_stops_nothing_unless_none_may_be():
         few.add("b", shard="s", reason="cut")
     with pytest.raises(ValueError, match="1 of 5 clips cannot be read"):
         Quarantine(None, clips=5, max_share=0).add("a", shard="s", reason="cut")
+
+
+def test_a_dataset_is_listed_once_however_its_path_is_spelt(tmp_path):
+    """Two of one folder would show its clips twice as often as those of others, and say nothing of it."""
+    dataset(tmp_path / "a", [(5, 16, 16)])
+    dataset(tmp_path / "b", [(5, 16, 16)])
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    rest = {"split": "train", "weights": None, "max_bad_share": 0.1, "cache_mb": 0, "reader": PYAV}
+    for twice in ("a", "link", "b/../a"):
+        with pytest.raises(ValueError, match=r"data\.folders: .* is the dataset .*/a again.* data\.weights"):
+            FrameData(folders=[str(tmp_path / name) for name in ("a", "b", twice)], **rest)
+    assert len(FrameData(folders=[str(tmp_path / name) for name in ("a", "b")], **rest).indexes) == 2

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,3 +182,68 @@ def test_looking_for_garbage_takes_no_copy_of_what_workers_share_with_their_pare
     assert len(held) == 500_000 and grown < 30_000
     del steps
     assert gc.get_freeze_count() == before  # what became garbage meanwhile is found again
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_start_that_fails_leaves_no_worker_and_shares_nothing(monkeypatch, started):
+    """As where no more processes may be made: what came of it is gone, and the next iterator's end lets go of all."""
+    before, made, process = gc.get_freeze_count(), [], multiprocessing.Process
+
+    def starting(self):
+        if len(made) == started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        made.append(self)
+        start(self)
+
+    start = process.start
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "start", starting)
+        with pytest.raises(BlockingIOError):
+            iter(step_loader(Steps(), first=0, last=3, workers=2))
+    assert len(made) == started and gc.get_freeze_count() == before
+    for worker in made:
+        worker.join(20)
+        assert not worker.is_alive()
+    assert [step for step, *_ in step_loader(Steps(), first=0, last=3, workers=1)] == [0, 1, 2]
+    gc.collect()
+    assert gc.get_freeze_count() == before
+
+
+SLOW = """
+import time
+from sora.data.workers import in_order
+
+def slow(item):
+    time.sleep(4)
+    return item
+
+print("begun", flush=True)
+try:
+    list(in_order(slow, range(40), workers=2, seconds=60, memory_gb=64, apart=False))
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_however_often_ctrl_c_is_pressed_nothing_waits_for_what_is_under_way(times):
+    """The second one took the wait for processes for done, and the interpreter waited for them at its end, for ever."""
+    command = [sys.executable, "-c", SLOW]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=hearing) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        time.sleep(1)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        try:
+            process.wait(20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode in (130, -signal.SIGINT, 1)
+
+
+def hearing() -> None:
+    """A command that a shell starts in the background hears no Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -52,5 +52,5 @@ def test_what_has_no_moments_is_refused():
         Moments.of(torch.zeros(0, 3))
     with pytest.raises(ValueError, match="different extractors"):
         Moments.of(torch.zeros(2, 3)).merge(Moments.of(torch.zeros(2, 4)))
-    with pytest.raises(ValueError, match="1 clips have no covariance"):
+    with pytest.raises(ValueError, match="1 clip has no covariance"):
         frechet_of_moments(Moments.of(torch.zeros(1, 3)), Moments.of(torch.zeros(2, 3)))

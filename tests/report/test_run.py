@@ -113,7 +113,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     [
         (["nowhere"], "nowhere does not exist"),
         (["."], "holds no run, no scores and no samples"),
-        ([], "needs place=…"),
+        ([], "needs FOLDER …: sora report FOLDER …"),
         ([".", "watch=30"], "watch= follows one run"),
         ([".", "watch=0"], "watch=0: give the seconds"),
         ([".", "clips=0"], "clips=0: give 1 or more"),

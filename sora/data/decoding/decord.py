@@ -17,6 +17,7 @@ from sora.data.decoding.indexed import Asked, by_number
 from sora.data.decoding.pyav import PyAVReader
 from sora.data.decoding.reader import Limits, Reading, Source, VideoInfo
 from sora.data.decoding.seeking import INDEXED
+from sora.terminal import counted
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
 _NARROWEST = 64  # it takes some narrower frames for ones of four channels
@@ -79,7 +80,7 @@ def _refuse(wanted: Asked) -> None:
         (info.codec not in _CODECS, f"is coded in {info.codec}"),
         (not wanted.container.startswith(INDEXED), f"is of kind {wanted.container}, in which seeks lead elsewhere"),
         (bool(np.any(np.diff(wanted.walk.timeline.times) <= 0)), "has several frames at one time"),
-        (wanted.walk.hidden, f"has an edit list that hides {wanted.walk.hidden} frames"),
+        (wanted.walk.hidden, f"has an edit list that hides {counted(wanted.walk.hidden, 'frame')}"),
         (wanted.walk.open, "has open groups of pictures"),
         (info.rotation, f"is to be rotated by {info.rotation} degrees"),
         (info.mirrored, "is to be mirrored"),

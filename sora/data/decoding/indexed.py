@@ -31,6 +31,7 @@ from sora.data.decoding.reader import (
     named,
 )
 from sora.data.decoding.timeline import Walk, measured, walked
+from sora.terminal import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,9 @@ def by_number(
     wanted = asked(source, start=start, first=first, frames=frames, fps=fps, size=size, name=name, limits=limits)
     found, pictures = decode(wanted)
     if found != len(wanted.walk.timeline.times):
-        raise ValueError(f"{wanted.named} has {len(wanted.walk.timeline.times)} frames, {backend} finds {found}; choose reader=pyav")
+        raise ValueError(
+            f"{wanted.named} has {counted(len(wanted.walk.timeline.times), 'frame')}, {backend} finds {found}; choose reader=pyav"
+        )
     rows, columns = middle(*wanted.shape, size)
     return Reading(np.ascontiguousarray(pictures[:, rows, columns]), wanted.fps, wanted.report)
 

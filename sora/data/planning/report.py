@@ -52,7 +52,7 @@ def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage
     """
     for count in ranks:
         if count < 1 or plan.packs % count:
-            raise ValueError(f"ranks={list(ranks)}: a step of plan.packs={plan.packs} packs does not divide over {count} ranks")
+            raise ValueError(f"ranks={list(ranks)}: a step of plan.packs={plan.packs} does not divide over {counted(count, 'rank')}")
     alone = plan.alone(stage)
     epoch = alone.windows_of_epoch()
     looked = min(epoch if epoch is not None else 1, windows or max(1, epoch or 1))
@@ -112,7 +112,8 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
     told = [
         f"clips            {found.clips:,} of {plan.clips.starts[-1]:,}" + ("" if found.whole else "   (figures below are of a part)"),
         *(f"left out         {count:,}: {reason}" for reason, count in found.skipped.items()),
-        f"cut              {counted(found.cut, 'clip')} to {plan.stages[stage].frames} frames; {found.frames_kept:.1%} of all frames kept"
+        f"cut              {counted(found.cut, 'clip')} to {counted(plan.stages[stage].frames or 0, 'frame')}; "
+        f"{found.frames_kept:.1%} of all frames kept"
         if found.cut
         else f"frames kept      {_share(found.frames_kept)}",
         f"a clip           {found.lengths[0]:,} to {found.lengths[2]:,} frames, half of them {found.lengths[1]:,.0f} or more",

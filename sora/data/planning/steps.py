@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from sora.terminal import counted
+
 
 class Crop(NamedTuple):
     """A box of a clip: `frames` from frame `start`, `height` x `width` from row `top` and column `left`.
@@ -58,7 +60,7 @@ class StepPlan:
             raise ValueError(f"rank {rank} of {ranks} does not exist")
         if len(self.packs) % ranks:
             raise ValueError(
-                f"a step of {len(self.packs)} packs does not divide over {ranks} ranks; set plan.packs to a multiple of {ranks}"
+                f"a step of {counted(len(self.packs), 'pack')} does not divide over {ranks} ranks; set plan.packs to a multiple of {ranks}"
             )
         return self.packs[rank::ranks]
 

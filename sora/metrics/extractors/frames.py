@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.metrics.extractors.pixels import Preparation
+from sora.terminal import counted
 
 
 @runtime_checkable
@@ -34,7 +35,7 @@ def evenly(videos: Tensor, frames: int | None) -> Tensor:
     if frames is None or frames == given:
         return videos
     if frames < 1 or given < frames:
-        raise ValueError(f"videos of {given} frames; extractor.frames={frames} wants at least as many, and none is repeated")
+        raise ValueError(f"videos of {counted(given, 'frame')}; extractor.frames={frames} wants at least as many, and none is repeated")
     places = torch.linspace(0, given - 1, frames, dtype=torch.float32).round().long() if frames > 1 else torch.tensor([(given - 1) // 2])
     return videos[:, places.to(videos.device)]
 
