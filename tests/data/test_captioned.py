@@ -35,7 +35,7 @@ def test_kinds_that_no_clip_has_are_refused_by_name(tmp_path):
     index = made(tmp_path, [("short",), ("short", "dense"), ()])
     for weights in (None, {"short": 1.0}, {"short": 0.5, "dense": 2}, {"dense": 1.0, "tags": 0.0}):
         require_kinds([index], weights)
-    with pytest.raises(ValueError, match=r"names dence, but none of 3 clips.*kinds are dense, short"):
+    with pytest.raises(ValueError, match=r"names dence, but none of the 3 clips.*kinds are dense, short"):
         require_kinds([index], {"dence": 1.0, "short": 1.0})
     for weights in ({}, {"short": 0.0}, {"short": -1.0, "dense": 2.0}):
         with pytest.raises(ValueError, match=r"data\.captions=.*above 0"):
@@ -68,12 +68,12 @@ def test_weights_of_kinds_that_no_clip_has_are_refused_also_where_there_are_no_c
     wanted = {"dense": 1.0}
     bare, one, dense = (made(tmp_path / name, kinds) for name, kinds in (("a", [(), ()]), ("b", [(), ("short",)]), ("c", [("dense",)])))
     assert [bare.captions(row) for row in range(2)] == [(), ()]
-    with pytest.raises(ValueError, match=r"names dense, but none of 2 clips of .*a has .*no captions at all; data\.captions=null trains"):
+    with pytest.raises(ValueError, match=r"names dense, but none of the 2 clips of .*a has .*no captions at all; data\.captions=null trains"):
         require_kinds([bare], wanted)
     require_kinds([bare], None)
     require_kinds([bare, dense], wanted)
     require_caption(bare, 0, wanted)
-    with pytest.raises(ValueError, match=r"names dense, but none of 2 clips of .*b has .*their kinds are short"):
+    with pytest.raises(ValueError, match=r"names dense, but none of the 2 clips of .*b has .*their kinds are short"):
         require_kinds([dense, one], wanted)
     require_caption(one, 0, wanted)
     with pytest.raises(ValueError, match="its captions are of kinds short"):

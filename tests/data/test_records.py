@@ -65,7 +65,7 @@ def test_parquet_gives_rows_and_leaves_bytes_unread(tmp_path):
             "a,b\n1,2\n\n3,4,5\n",
             "line 4 has 3 fields, and the first line names 2 columns; a text that holds commas stands in double quotes",
         ),
-        ("a,b\n1\n", "line 2 has 1 fields, and the first line names 2 columns"),
+        ("a,b\n1\n", "line 2 has 1 field, and the first line names 2 columns"),
         ('a,b\n1,"x\n2,y\n3,z\n', "line 2: a double quote is opened here and never closed"),
         ('a,b\n"one\nline",1\n2,"x"y\n', "line 4: .*quotes within it are doubled"),
         ("a,b\n1,x\ry\n", r"line 2: a field holds \\r"),

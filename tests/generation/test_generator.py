@@ -163,7 +163,7 @@ def test_progress_counts_every_step_once_and_ends_at_the_total(vae):
 
 
 def test_what_cannot_be_made_is_refused(vae):
-    with pytest.raises(ValueError, match="6 frames are not 1 \\+ a multiple of 4"):
+    with pytest.raises(ValueError, match="frames=6 is not 1 \\+ a multiple of 4"):
         make(vae).latents([request("1", 0, frames=6)])
     with pytest.raises(ValueError, match="do not divide into patches"):
         make(vae).latents([request("1", 0, height=20)])

@@ -185,5 +185,5 @@ def test_the_metric_judges_clips_of_several_sizes(runner):
     metric = PromptAdherence()
     metric.update(judge([clip.frames for clip in clips], [clip.fps for clip in clips], [clip.facts for clip in clips], palette=PALETTE))
     assert metric.compute()["all"] == 1.0 and metric.asked.dtype == torch.int64
-    with pytest.raises(ValueError, match="2 clips"):
+    with pytest.raises(ValueError, match="clips: 2, frame rates: 1, prompts: 1"):
         judge([runner.frames] * 2, [8.0], [runner.facts], palette=PALETTE)

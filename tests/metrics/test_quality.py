@@ -140,7 +140,7 @@ def test_the_class_gives_means_over_videos_of_any_length_on_any_ranks():
 
 
 def test_what_cannot_be_scored_is_refused():
-    with pytest.raises(ValueError, match="videos of 1 frames; this score needs at least 2"):
+    with pytest.raises(ValueError, match="videos of 1 frame; this score needs at least 2"):
         temporal_flickering(NOISE[:, :1])
     with pytest.raises(ValueError, match="give uint8"):
         warping_error(NOISE[:0])

@@ -190,7 +190,7 @@ def test_bf16_weights_with_fp32_reduction_stay_close(tmp_path, alone):
 def test_a_mesh_that_leaves_a_rank_out_is_refused(tmp_path):
     def work(rank: int) -> None:
         launched(rank, 2)
-        with pytest.raises(ValueError, match="context 1 x tensor 1 has 1 ranks, but 2 are trainer.devices=2 x trainer.nodes=1"):
+        with pytest.raises(ValueError, match="context 1 x tensor 1 has 1 rank, but 2 are trainer.devices=2 x trainer.nodes=1"):
             trainers.mesh_trainer(devices=2, replicate=1, shard=1, sharded=False, callbacks=[], **MESH)
         with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 3 x tensor 1 has 3 ranks, but 2"):
             trainers.mesh_trainer(devices=2, replicate=None, shard=None, sharded=True, callbacks=[], **{**MESH, "context": 3})
@@ -198,7 +198,7 @@ def test_a_mesh_that_leaves_a_rank_out_is_refused(tmp_path):
             trainers.mesh_trainer(devices=2, replicate=2, shard=1, sharded=False, callbacks=[], **{**MESH, "context": 0})
         with pytest.raises(ValueError, match="trainer.shard=2 ranks hold one copy of the weights only with trainer.sharded=true"):
             trainers.mesh_trainer(devices=2, replicate=1, shard=None, sharded=False, callbacks=[], **MESH)
-        with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 1 x tensor 1 has 1 ranks, but 2 were started"):
+        with pytest.raises(ValueError, match="replicate 1 x shard 1 x context 1 x tensor 1 has 1 rank, but 2 were started"):
             trained(
                 partial(trainers.mesh_trainer, devices=1, replicate=1, shard=1, sharded=False, **MESH), rank=rank, count=2
             )  # of a job of two

@@ -107,14 +107,15 @@ def test_a_changed_key_is_refused_by_name_unless_it_is_allowed_on_purpose(key, v
 def test_another_vae_takes_the_place_of_the_one_that_a_run_took_along(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "vae.json").write_text(name)
+        for file in ("vae.json", "vae.safetensors", "of its owner"):
+            (tmp_path / name / file).write_text(name)
     depends = [{"vae": 64 * name, "text": "t"} for name in "ab"]
     run = create(tmp_path / "run", config="", info={"kind": "diffusion", "depends": depends[0]}, vae=tmp_path / "a")
     run.has_saved(3)
     run.has_saved(5)
     for now, told, aside in ((1, "b", "a"), (0, "a", "b"), (0, "a", "b"), (1, "b", "a")):
         run.depend_on(depends[now], vae=tmp_path / told)
-        assert (run.vae / "vae.json").read_text() == told
+        assert {path.name: path.read_text() for path in run.vae.iterdir()} == {"vae.json": told, "vae.safetensors": told}
         assert (run.folder / f"vae-{12 * aside}" / "vae.json").read_text() == aside
         assert run.info["depends"] == depends[now] and run.info["saved"] == 3
 
