@@ -127,9 +127,19 @@ def test_without_standard_streams_no_file_is_taken_for_one():
     assert subprocess.run(["bash", "-c", shell]).returncode == 0
 
 
+ASCII_LOCALES = ({"PYTHONUTF8": "0"}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {})
+STARTED = ([], ["-X", "utf8=0"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [[], ["-X", "utf8=0"]])
-@pytest.mark.parametrize("more", [{"PYTHONUTF8": "0"}, {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {}])
+@pytest.mark.parametrize(
+    ("more", "how"),
+    [  # each with one way here, with the other in make test-long: three commands a case
+        pytest.param(more, how, marks=() if (number + place) % 2 else pytest.mark.long)
+        for number, more in enumerate(ASCII_LOCALES)
+        for place, how in enumerate(STARTED)
+    ],
+)
 def test_words_and_names_are_utf8_whatever_the_locale_is_called(tmp_path, more, how):
     """The shell's bytes are a text, and a file of that name is found, where Python would read both as ASCII."""
     import os

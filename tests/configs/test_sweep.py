@@ -122,7 +122,7 @@ def test_a_sweep_whose_runs_all_failed_or_that_was_stopped_draws_no_table_of_not
     assert cli.main([*trained, "seed=9"]) == 1
     assert "this table" not in capsys.readouterr().out
     assert cli.main(["compare", "my runs"]) == 2
-    assert "none of the 2 runs of this sweep has begun" in capsys.readouterr().err
+    assert "none of the runs of this sweep (2) has begun" in capsys.readouterr().err
 
     def interrupted(command, patience):
         raise KeyboardInterrupt
