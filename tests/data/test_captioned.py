@@ -68,7 +68,9 @@ def test_weights_of_kinds_that_no_clip_has_are_refused_also_where_there_are_no_c
     wanted = {"dense": 1.0}
     bare, one, dense = (made(tmp_path / name, kinds) for name, kinds in (("a", [(), ()]), ("b", [(), ("short",)]), ("c", [("dense",)])))
     assert [bare.captions(row) for row in range(2)] == [(), ()]
-    with pytest.raises(ValueError, match=r"names dense, but none of the 2 clips of .*a has .*no captions at all; data\.captions=null trains"):
+    with pytest.raises(
+        ValueError, match=r"names dense, but none of the 2 clips of .*a has .*no captions at all; data\.captions=null trains"
+    ):
         require_kinds([bare], wanted)
     require_kinds([bare], None)
     require_kinds([bare, dense], wanted)
