@@ -16,13 +16,23 @@ ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 COMMANDS = "commands"
 LAYERS = (
-    {"former_names", "gate", "locks", "processes", "references", "started", "credentials"},
-    {"terminal", "trust"},
-    {"tokens", "draws", "storage"},
-    {"hub"},
-    {"patches", "vae", "dit", "diffusion", "text", "metrics"},
-    {"data", "captions", "curation", "generation"},
-    {"cluster", "training", "report"},
+    {"gate"},
+    {"system"},
+    {"tokens"},
+    {"patches"},
+    {"diffusion"},
+    {"vae", "text", "dit", "video"},
+    {"metrics"},
+    {"world"},
+    {"data"},
+    {"ingest", "captions", "curation", "generation"},
+    {"runs"},
+    {"parallel"},
+    {"training"},
+    {"config"},
+    {"assembly"},
+    {"evaluation", "cost"},
+    {"launch", "report"},
     {COMMANDS},
 )
 FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "misc.py", "helpers.py", "helper.py", "base.py"}
@@ -123,10 +133,10 @@ def test_the_import_reader_sees_lazy_and_relative_imports(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("lightning", {"training", COMMANDS}),
-        ("pytorch_lightning", {"training", COMMANDS}),
-        ("hydra", {COMMANDS}),
-        ("omegaconf", {COMMANDS}),
+        ("lightning", {"system", "parallel", "training", COMMANDS}),
+        ("pytorch_lightning", {"system", "parallel", "training", COMMANDS}),
+        ("hydra", {"config", COMMANDS}),
+        ("omegaconf", {"config", "assembly", "evaluation", "cost", "launch", COMMANDS}),
     ],
 )
 def test_only_some_rooms_may_import(package, rooms):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sora.metrics.comparison import compare_features
+from sora.metrics.distribution.comparison import compare_features
 from sora.metrics.extractors.features import VideoFeatures
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
