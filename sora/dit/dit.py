@@ -253,13 +253,11 @@ class DiT(nn.Module):
     patch_channels: P. text_width: of the caption states. width: D. kv_heads: keys and values for as many heads; None: for all.
     mlp: (width, ratio) -> the MLP of a block. position: width -> what is added to a token for its place, beside the rotations.
     pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. clip_shape: width -> what does
-    the same for a clip's size and rate, see `sora.dit.layers.clip_shape`. registers: see `sora.dit.layers.registers`. norm: width -> a norm
-    that is
-    modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.layers.modulation`. attention: who
-    computes
-    it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.attention.patterns`. block: (number, parts) -> a block; `cross`
-    here, others
-    in `sora.dit.blocks.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
+    the same for a clip's size and rate, see `sora.dit.layers.clip_shape`. registers: see `sora.dit.layers.registers`. norm: width -> a
+    norm that is modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.layers.modulation`.
+    attention: who computes it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.attention.patterns`. block: (number, parts)
+    -> a block; `cross` here, others in `sora.dit.blocks.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the
+    identity and the prediction is zero.
     """
 
     registers: Any
