@@ -27,7 +27,8 @@ class Material:
 
     def copy(self, name: str) -> Path:
         place = self.own / name
-        shutil.copytree(self.folder / name, place, symlinks=True)
+        # Another process of the tests may sample from the run meanwhile, and hold what it reads in a folder that comes and goes.
+        shutil.copytree(self.folder / name, place, symlinks=True, ignore=shutil.ignore_patterns(".staging-*"))
         return place
 
 
