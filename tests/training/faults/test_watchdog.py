@@ -15,7 +15,7 @@ from sora.training.faults import watchdog
 from sora.training.faults.watchdog import STALLED
 from sora.training.logging.goodput import Phases
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEAD = """
 import ctypes, multiprocessing, sys, time
 from sora.training.faults import watchdog
