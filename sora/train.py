@@ -73,7 +73,8 @@ def main(composed: Composed) -> int:
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     begin(config, job)  # it was stopped before its first checkpoint
-                module = train_whole(config, run, state, job=job, flag=flag, clock=Clock(phases, goodput), peers=peers)
+                around = {"flag": flag, "clock": Clock(phases, goodput), "peers": peers}
+                module = train_whole(config, run, state, job=job, alike=agreed(asked, job), **around)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
                 if config.kind == "vae" and not stopped and ranks.first():
@@ -189,8 +190,8 @@ def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, jo
                 clock.goodput.begin_at(other.step)
 
 
-def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, flag: Any, clock: Clock, peers: Peers) -> TrainingModule:
-    """Make the steps that the run still lacks."""
+def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, alike: Any, flag: Any, clock: Clock, peers: Peers) -> Any:
+    """Make the steps that the run still lacks; the module. alike: what all ranks must have alike, beside the step."""
     from functools import partial
 
     from sora.assembly.network import peak_of
@@ -226,7 +227,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(callbacks=[Alike(agreed(config, job, first=first)), Meeting(peers), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(callbacks=[Alike({**alike, "the step": str(first)}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     mine = {"ranks": (place := seat(trainer)).readers, "rank": place.reader}
     job.steps.plan.at(first).share(**mine)
@@ -248,14 +249,15 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     return module
 
 
-def agreed(config: DictConfig, job: Job, *, first: int) -> dict[str, str]:
-    """What all ranks must have alike, by the name that messages give it."""
+def agreed(asked: DictConfig, job: Job) -> dict[str, str]:
+    """What all ranks must have alike, by the name that messages give it: what was asked, not the paths that it leads to. A rank that comes
+    when the first has made the run already finds it there, with its paths as the run knows them."""
     from omegaconf import OmegaConf
 
     from sora.runs.run import code_version
 
-    said: Any = OmegaConf.to_container(config, resolve=False)
-    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), "the step": str(first), **job.depends}
+    said: Any = OmegaConf.to_container(asked, resolve=False)
+    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends}
 
 
 def worker_lost(run: Run, flag: Any, told: str) -> None:

@@ -1,11 +1,12 @@
 """Whole commands on ranks that a launcher started: the default trainer takes them all, any other than theirs writes nothing."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from sora import cli
+from sora import cli, train
 from tests.trained import world_dataset
 from tests.training.groups import forked, in_ranks
 from tests.training.test_parity import launched
@@ -45,6 +46,30 @@ def test_the_default_trainer_is_one_run_on_however_many_were_started(words, tmp_
     assert cli.run("train", [f"resume={run}", "steps=4", more]) == 0
     in_ranks(2, tmp_path, work([f"resume={run}", "steps=5", more]))
     assert [step for step, _ in steps(run)] == [1, 2, 3, 4, 5]
+
+
+def test_a_rank_that_comes_when_the_run_is_made_already_trains_with_the_one_that_made_it(words, tmp_path, monkeypatch):
+    """With resume=auto, as job.sh has it, it finds a run to go on with, whose datasets have whole paths: it was refused as another run's."""
+    world = Path(words[1].removeprefix("data.folders=[").removesuffix("]"))
+    monkeypatch.chdir(world.parent)
+    given = [words[0], f"data.folders=[{world.name}]", *words[2:], f"output={tmp_path / 'run'}", "resume=auto"]
+    settle = train.settle
+
+    def late(*said):
+        end = time.monotonic() + 60
+        while not (tmp_path / "run/run.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return settle(*said)
+
+    def on_rank(rank: int) -> None:
+        launched(rank, 2)
+        if rank:
+            train.settle = late
+        assert cli.run("train", given) == 0
+
+    in_ranks(2, tmp_path, on_rank)
+    assert [step for step, _ in steps(tmp_path / "run")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("more", "why"), [(["trainer=cpu"], "trainer=ddp"), (["plan.packs=1"], "plan.packs to a multiple of 2")])
