@@ -49,7 +49,7 @@ def test_the_default_trainer_is_one_run_on_however_many_were_started(words, tmp_
 
 
 def test_a_rank_that_comes_when_the_run_is_made_already_trains_with_the_one_that_made_it(words, tmp_path, monkeypatch):
-    """With resume=auto, as job.sh has it, it finds a run to go on with, whose datasets have whole paths: it was refused as another run's."""
+    """With resume=auto, as job.sh has it, it finds a run to go on with, with whole paths of datasets: it was refused as another run's."""
     world = Path(words[1].removeprefix("data.folders=[").removesuffix("]"))
     monkeypatch.chdir(world.parent)
     given = [words[0], f"data.folders=[{world.name}]", *words[2:], f"output={tmp_path / 'run'}", "resume=auto"]
