@@ -30,14 +30,14 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.configs.build import build, plain
-from sora.configs.compose import compose
-from sora.price import Costs, PackOf, Wanted, batch_of, bill, module_of
+from sora.config.build import build, plain
+from sora.config.compose import compose
+from sora.cost import tracing
+from sora.cost.price import Costs, PackOf, Wanted, batch_of, bill, module_of
+from sora.cost.tally import Tally
+from sora.parallel.mesh import seat
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid, Movable
-from sora.training import tracing
-from sora.training.mesh import seat
-from sora.training.tally import Tally
 
 GIVEN = {"patch_channels": 32, "text_width": 24}
 CLIPS = [(Grid(3, 8, 12), 7), (Grid(1, 8, 8), 5), (Grid(2, 5, 9), 11)]  # 442 of 512 tokens

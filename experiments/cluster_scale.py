@@ -1,7 +1,7 @@
 """What a launch on up to 4,096 ranks asks of a rank and of the first one, simulated on one machine: `python -m experiments.cluster_scale`.
 
 Planning: 100 million clips and as many packs a step as ranks. Manifest: what the first rank reads, writes and holds of a checkpoint of a
-network of 9 billion weights whose every tensor is in pieces on every rank, in the format of `sora.training.checkpoint`, and how long a rank
+network of 9 billion weights whose every tensor is in pieces on every rank, in the format of `sora.runs.checkpoint`, and how long a rank
 takes to find its own pieces in it. Rendezvous: ranks that all meet at one TCPStore, and the connections that
 ranks hold to know of one another's death.
 """
@@ -23,12 +23,13 @@ import torch
 from torch.distributed import TCPStore
 
 from experiments.benchmarks.plan import MILLION, PUBLISHED_BUDGET, memory, of, published
-from sora.data.planning import Cost, LatentClips, Packed
-from sora.storage import text_hash
+from sora.data.plan import Cost, LatentClips, Packed
+from sora.runs import manifest
+from sora.runs.checkpoint import Saving, TrainingState
+from sora.runs.shards import Stored
+from sora.system.files import text_hash
 from sora.tokens import Grid
-from sora.training import manifest, peers
-from sora.training.checkpoint import Saving, TrainingState
-from sora.training.pieces import Stored
+from sora.training.faults import peers
 
 RANKS = (64, 512, 4096)
 AT_ONCE = 256  # ranks that connect together

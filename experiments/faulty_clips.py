@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from sora.data.world import PALETTE, SHAPES, World
-from sora.data.world.render import render
-from sora.data.world.scenes import Actor
-from sora.data.world.world import Scene
-from sora.metrics.adherence import Facts, agreement, observe, together
-from sora.metrics.silhouettes import OUTLINES, coverage
+from sora.world.judge.adherence import Facts, agreement, observe, together
+from sora.world.judge.silhouettes import OUTLINES, coverage
+from sora.world.language import PALETTE, SHAPES
+from sora.world.render import render
+from sora.world.scenes import Actor
+from sora.world.world import Scene, World
 
 Frames = UInt8[ndarray, "T H W 3"]
 Faulty = tuple[Frames, Facts] | None

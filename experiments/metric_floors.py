@@ -18,17 +18,17 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from sora.data.video import read
+from sora.metrics.distribution.frechet import frechet_floor
+from sora.metrics.distribution.kernel import KVD, kernel_splits
+from sora.metrics.distribution.permutation import frechet_splits, no_difference, pooled
+from sora.metrics.distribution.pool import Pool
+from sora.metrics.distribution.resampling import frechet_interval
 from sora.metrics.extractors.efficientnet import EfficientNetLite0
 from sora.metrics.extractors.features import VideoFeatures
+from sora.metrics.extractors.rand3d import Random3D
 from sora.metrics.extractors.transnet import TransNetV2
-from sora.metrics.frechet import frechet_floor
-from sora.metrics.kernel import KVD, kernel_splits
-from sora.metrics.permutation import frechet_splits, no_difference, pooled
-from sora.metrics.pool import Pool
-from sora.metrics.rand3d import Random3D
-from sora.metrics.resampling import frechet_interval
 from sora.quickstart import real_videos
+from sora.video.files import read
 
 PERMUTATIONS, BOOTSTRAP = 79, 100  # as in conf/evaluate.yaml
 FRAMES, SIDE, HEIGHT = 9, 48, 144

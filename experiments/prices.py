@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
-from sora.configs.compose import compose, config_dir
-from sora.price import Wanted, bill
-from sora.storage import write_json, write_text
+from sora.config.build import build
+from sora.config.compose import compose, config_dir
+from sora.cost.price import Wanted, bill
+from sora.system.files import write_json, write_text
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid
 

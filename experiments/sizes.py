@@ -12,11 +12,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from sora.configs.build import build, plain
-from sora.configs.compose import config_dir
+from sora.assembly.network import flops_of
+from sora.config.build import build, plain
+from sora.config.compose import config_dir
 from sora.dit.flops import TRAINING, nothing
-from sora.network import flops_of
-from sora.storage import write_text
+from sora.system.files import write_text
 from sora.tokens import Grid
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sizes.md"

@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-from sora.processes import reset_interrupt as _reset_interrupt
+from sora.system.processes import reset_interrupt as _reset_interrupt
 
 _reset_interrupt()

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
-from sora import trust
-from sora.configs.flags import Flags, parse
-from sora.configs.words import listed, meant
-from sora.processes import Asked, Interrupts, follow_starter
-from sora.processes import command as run_command
-from sora.started import leave, started
-from sora.terminal import Lines, counted, in_utf8, line, outlive, shown, styled, writable
+from sora.config.command_line.flags import Flags, parse
+from sora.config.words import listed, meant
+from sora.gate import trust
+from sora.system.processes import Asked, Interrupts, follow_starter
+from sora.system.processes import command as run_command
+from sora.system.started import leave, started
+from sora.system.terminal import Lines, counted, in_utf8, line, outlive, shown, styled, writable
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE = 120.0  # seconds in which a run of a sweep that is asked to stop has to save
@@ -90,7 +90,7 @@ def worded(verb: Verb, words: Sequence[str]) -> list[str]:
     """`check FOLDER` as `check=FOLDER`, for a verb's actions; `A B` as one list, for a verb that takes any. Raises ValueError where the
     value is missing."""
     if verb.bare and (places := [word for word in words if _bare(verb, word)]):
-        from sora.configs.grammar import quoted
+        from sora.config.command_line.grammar import quoted
 
         if twice := next((word for word in words if word.startswith(f"{verb.bare[0]}=")), None):
             raise ValueError(f"{twice} beside {places[0]}: give all as plain words, or all in {verb.bare[0]}=[…]")
@@ -114,7 +114,7 @@ def _keys(verb: str) -> set[str]:
     """The keys of a verb's own file, for verbs without groups."""
     import yaml
 
-    from sora.configs.compose import primaries
+    from sora.config.compose import primaries
 
     return {str(key) for path in primaries(verb) for key in yaml.safe_load(path.read_text(encoding="utf-8"))}
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sora {sora.__version__}")
         return 0
     if words[0] == "completion":
-        from sora import completion
+        from sora.config.command_line import completion
 
         return guarded("completion", lambda: completion.main(words[1:]))
     if words[0] not in verbs():
@@ -208,7 +208,7 @@ def _told(verb: str, work: Callable[[], int | None], interrupts: Interrupts) -> 
 
 def _unmakeable(error: OSError) -> bool:
     """Whether an error is of a file or folder that was to be made where nothing can be."""
-    from sora.storage import blocked
+    from sora.system.files import blocked
 
     if error.errno not in (errno.ENOENT, errno.EEXIST) or not isinstance(error.filename, str):
         return False
@@ -239,11 +239,11 @@ def _run(verb: str, words: list[str]) -> int | None:
         return 0
     if flags.multirun:
         return sweep(verb, flags)
-    from sora.configs.compose import compose, require_all
+    from sora.config.compose import compose, require_all
 
     composed = compose(verb, flags.overrides, flags.folders)
     if flags.help:
-        from sora.configs.page import page
+        from sora.config.command_line.help import page
 
         styled(page(verbs()[verb], composed, flags.folders, colour=sys.stdout.isatty()))
         return 0
@@ -259,8 +259,8 @@ def _run(verb: str, words: list[str]) -> int | None:
         return submitted(verb, composed, flags)
     from omegaconf import OmegaConf
 
-    from sora import hub
-    from sora.storage import refuse_blocked, refuse_read_only
+    from sora.system import hub
+    from sora.system.files import refuse_blocked, refuse_read_only
 
     refuse_blocked(composed.writes)
     if place := composed.writes.get("output"):
@@ -281,8 +281,8 @@ def refuse_ranks(command: str, *, part: object = None) -> None:
 
 def submitted(verb: str, composed: Composed, flags: Flags, runs: Sequence[Sequence[str]] = ()) -> int:
     """Hand the command, or the `runs` of a sweep, to its launcher instead of running it; 0 once it is in the queue."""
-    from sora.configs.build import build
-    from sora.configs.compose import compose
+    from sora.config.build import build
+    from sora.config.compose import compose
 
     launcher = build(composed.config[LAUNCHER])
     named = [[*(word for word in words if not _launches(word)), *flags.again()] for words in runs or [flags.overrides]]
@@ -313,9 +313,9 @@ def sweep(verb: str, flags: Flags) -> int:
     A process each keeps a run what it would be alone. `launcher=slurm` submits the sweep as one array instead, `hydra/launcher=…` hands
     it to that Hydra plugin.
     """
-    from sora.configs.compose import compose
-    from sora.configs.sweep import launched, split
-    from sora.sweeps import ended, later
+    from sora.config.command_line.sweep import launched, split
+    from sora.config.compose import compose
+    from sora.report.sweeps import ended, later
 
     if flags.help or flags.show:
         raise ValueError("-m runs; leave it away to see the help or the configuration")

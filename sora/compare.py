@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora.grouping import Board, Entry
 from sora.metrics.scored import of_motion
-from sora.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
-from sora.tables import Cell
-from sora.terminal import counted
+from sora.report.grouping import Board, Entry
+from sora.report.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
+from sora.report.tables import Cell
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
 
 EXAMPLES = (
     "sora compare outputs/one outputs/two",
@@ -58,8 +58,8 @@ def main(composed: Composed) -> None:
     """Read the scores, refuse those of different protocols, and print the table or write it."""
     import sys
 
-    from sora import storage
-    from sora.tables import FORMATS
+    from sora.report.tables import FORMATS
+    from sora.system import files as storage
 
     config = composed.config
     if config.format not in FORMATS:
@@ -87,8 +87,8 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
 
     asked: somebody named the words in `over`, so that one which was not swept is a mistake, raised as ValueError.
     """
-    from sora.configs.sweep import words_of
-    from sora.grouping import arranged
+    from sora.config.command_line.sweep import words_of
+    from sora.report.grouping import arranged
 
     places, missing = opened(words)
     if len(places) + len(missing) < 2:
@@ -116,7 +116,7 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
 
 def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> None:
     """Raise ValueError for a name in `over` by which none of these runs was swept."""
-    from sora.configs.words import listed, meant
+    from sora.config.words import listed, meant
 
     swept = dict.fromkeys(key for each in words for key in each)
     if unknown := [name for name in over if name not in swept]:
@@ -130,8 +130,8 @@ def of_scores(
     places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
 ) -> tuple[list[Entry], list[str]]:
     """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
-    from sora.configs.commands import command
-    from sora.configs.sweep import words_of
+    from sora.config.command_line.commands import command
+    from sora.config.command_line.sweep import words_of
 
     scores = {name: score_of(name, path) for name, path in zip(names, paths, strict=True) if path is not None}
     every = list(scores.values())
@@ -163,9 +163,9 @@ def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dic
 
 def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[Entry], list[str]]:
     """A row for each run, with what it measured while it trained."""
-    from sora.configs.commands import command
-    from sora.configs.sweep import words_of
-    from sora.trained import trained, unlike
+    from sora.config.command_line.commands import command
+    from sora.config.command_line.sweep import words_of
+    from sora.report.trained import trained, unlike
 
     runs = [trained(place) for place in places]
     if kinds := {str(run.info.get("kind")) for run in runs if len({one.info.get("kind") for one in runs}) > 1}:
@@ -200,7 +200,7 @@ def change(first: Score, other: Score, name: str) -> Cell | None:
         return None
     import torch
 
-    from sora.metrics.paired import paired_difference
+    from sora.metrics.statistics import paired_difference
 
     one, two = (torch.tensor([side[clip] for clip in shared], dtype=torch.float64) for side in (ours, theirs))
     found = paired_difference(one, two)
@@ -218,7 +218,7 @@ def loss_change(first: Score, other: Score) -> Cell | None:
         return None
     import torch
 
-    from sora.metrics.paired import paired_change
+    from sora.metrics.statistics import paired_change
 
     one, two = (torch.tensor([side.losses[name] for name in shared], dtype=torch.float64) for side in (first, other))
     found = paired_change(one, two)
@@ -242,7 +242,7 @@ def columns(scores: Sequence[Score], figures: Sequence[str] | None) -> list[str]
     for word in figures:
         near = [name for name in main if name.partition("/")[0] == word] or [name for name in every if name == word]
         if not near:
-            from sora.configs.words import listed, meant
+            from sora.config.words import listed, meant
 
             raise ValueError(f"figures=[{word}]: no score has it{meant(word, every)}; they have {listed(every)}")
         found += near

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
 
 EXAMPLES = (
     "sora data index=shards shards=*/*.tar",
@@ -35,8 +35,8 @@ NUMBERS = {
 
 
 def main(composed: Composed) -> int | None:
-    from sora.configs.idle import refuse_idle
-    from sora.data.decoding.confine import lacking
+    from sora.config.command_line.idle import refuse_idle
+    from sora.gate.confine import lacking
 
     config = composed.config
     given = [action for action in ACTIONS if config[action] is not None]
@@ -61,15 +61,15 @@ def index(config: Any) -> None:
 
     from omegaconf import OmegaConf
 
-    from sora.configs.commands import command
-    from sora.configs.following import after_prepare
-    from sora.data.clip_texts import CaptionWords
-    from sora.data.foreign import Choices
-    from sora.data.index import Index
-    from sora.data.indexing import index_shards, mirror, names_of, passed_over
-    from sora.data.stores import names_place, store_of, write_remote
-    from sora.data.writing import DATASET
-    from sora.terminal import say
+    from sora.config.command_line.commands import command
+    from sora.config.command_line.following import after_prepare
+    from sora.data.index.index import Index
+    from sora.data.index.writer import DATASET
+    from sora.data.shards.stores import names_place, store_of, write_remote
+    from sora.ingest.clip_texts import CaptionWords
+    from sora.ingest.index_shards import index_shards, mirror, names_of, passed_over
+    from sora.ingest.survey import Choices
+    from sora.system.terminal import say
 
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
@@ -121,8 +121,8 @@ def _refuse_unfit(config: Any, *, remote: bool) -> None:
     """Raise ValueError for an index that needs a place of its own, and for a key that says nothing of shards."""
     from pathlib import Path
 
-    from sora.data.clip_texts import FILE
-    from sora.storage import may_write
+    from sora.ingest.clip_texts import FILE
+    from sora.system.files import may_write
 
     if FILE in config.captions.get("keys", {}):
         raise ValueError(f"captions.keys={{{FILE}: …}} has no effect with index=, where members of one name are one sample; leave it out")
@@ -142,7 +142,7 @@ def _there(store: Any, name: str) -> bool:
 
 
 def _told(described: dict[str, Any], folder: Any) -> list[str]:
-    from sora.data.tree import listed
+    from sora.ingest.tree import listed
 
     totals, splits = described["totals"], described["splits"]
     parts = (
@@ -170,10 +170,10 @@ def _told(described: dict[str, Any], folder: Any) -> list[str]:
 def check(config: Any) -> int:
     from pathlib import Path
 
-    from sora.data.checking import check as compare
-    from sora.data.index import Index
-    from sora.storage import refuse_unwritable, write_json
-    from sora.terminal import say
+    from sora.data.index.index import Index
+    from sora.ingest.check import check as compare
+    from sora.system.files import refuse_unwritable, write_json
+    from sora.system.terminal import say
 
     opened = Index.open(config.check)
     if config.output is not None:
@@ -212,13 +212,13 @@ def show(config: Any) -> None:
 
     import numpy as np
 
-    from sora.data.describing import Thumbnails, describe, heavy, lasting
-    from sora.data.index import Index
-    from sora.data.stores import open_store
-    from sora.data.workers import in_order
+    from sora.data.index.index import Index
+    from sora.data.shards.stores import open_store
+    from sora.ingest.statistics import Thumbnails, describe, heavy, lasting
     from sora.report.dataset import write_page
-    from sora.storage import may_write, refuse_unwritable
-    from sora.terminal import say
+    from sora.system.files import may_write, refuse_unwritable
+    from sora.system.guarded_pool import in_order
+    from sora.system.terminal import say
 
     folder = Path(config.show)
     opened = Index.open(folder)
@@ -254,7 +254,7 @@ def _progress(what: str, more: str | None) -> Any:
 
     from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    from sora.terminal import bars
+    from sora.system.terminal import bars
 
     @contextmanager
     def counting() -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sora.data.units import WHOLE, Part
+from sora.data.index.units import WHOLE, Part
 from sora.gate.sizes import Number, refuse_numbers
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.configs.compose import Composed
-    from sora.data.decoding.reader import VideoReader
-    from sora.data.index import Index
-    from sora.data.latents import LatentIndex
-    from sora.data.quarantine import Quarantine
+    from sora.config.compose import Composed
+    from sora.data.index.index import Index
+    from sora.data.index.latents import LatentIndex
+    from sora.data.loading.quarantine import Quarantine
     from sora.vae.vae import VideoVAE
+    from sora.video.reader import VideoReader
 
 EXAMPLES = (
     "sora encode vae=outputs/vae data=data/world",
@@ -37,11 +37,11 @@ def main(composed: Composed) -> None:
     """Encode a dataset that no other process encodes; of its parts, several may at once."""
     from contextlib import ExitStack
 
-    from sora.configs.commands import command
-    from sora.data.index import Index
-    from sora.data.units import refuse_other_counts
-    from sora.locks import alone_in
-    from sora.storage import may_write
+    from sora.config.command_line.commands import command
+    from sora.data.index.index import Index
+    from sora.data.index.units import refuse_other_counts
+    from sora.system.files import may_write
+    from sora.system.locks import alone_in
 
     refuse_numbers(composed.config, NUMBERS)
     multiple = list(composed.config.multiple)
@@ -72,10 +72,10 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from sora.configs.build import build
-    from sora.configs.following import after_encode
-    from sora.data.latents import LatentIndex, shard_rows
-    from sora.terminal import bars
+    from sora.config.build import build
+    from sora.config.command_line.following import after_encode
+    from sora.data.index.latents import LatentIndex, shard_rows
+    from sora.system.terminal import bars
     from sora.text import cache
     from sora.vae import artefact
 
@@ -130,7 +130,7 @@ def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE
     Raises:
         ValueError: no clip has a caption of one of the kinds.
     """
-    from sora.data.latents import shard_rows
+    from sora.data.index.latents import shard_rows
 
     rows = (row for several in part.some(shard_rows(index)).values() for row in several)
     found = {(caption.kind, caption.text) for row in rows for caption in index.captions(row)}
@@ -165,10 +165,10 @@ def encode_clips(
     """
     from functools import partial
 
-    from sora.data import latents
-    from sora.data.decoded import decoded_by
-    from sora.data.quarantine import Quarantine
-    from sora.data.video import PYAV
+    from sora.data.index import latents
+    from sora.data.index.decoded import decoded_by
+    from sora.data.loading.quarantine import Quarantine
+    from sora.video.files import PYAV
 
     decode = reader or PYAV
     settings = {"multiple": [int(size) for size in multiple], "reader": decoded_by(decode, index)}
@@ -253,7 +253,7 @@ def _read(index: Index, row: int, box: tuple[int, int, int], reader: VideoReader
     """The part of a clip that is encoded, or why it cannot be read."""
     import torch
 
-    from sora.data.loading import read_clip
+    from sora.data.loading.loader import read_clip
 
     frames, height, width = box
     try:
@@ -287,7 +287,7 @@ def _warn_of_scale(latents: LatentIndex, *, sample: int = 64) -> int:
 
 def _tell_of_cuts(manifest: Path) -> None:
     """Say how many captions were longer than the encoder reads."""
-    from sora.terminal import say
+    from sora.system.terminal import say
     from sora.text import cache
 
     for cut in cache.cut_in(manifest) or ():

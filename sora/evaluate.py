@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
 
 EXAMPLES = (
     "sora evaluate checkpoint=outputs/dit data=data/world n=256",
@@ -27,15 +27,15 @@ UNPUBLISHED = ("extractor.path", "extractor.sha256", "extractor.batch")  # keys 
 
 def main(composed: Composed) -> None:
     """Evaluate what the checkpoint holds, write `scores.json` and the clips, and print the figures."""
-    from sora.configs.stored import refuse_programs
+    from sora.config.stored import refuse_programs
     from sora.evaluation.files import evaluate_files
     from sora.evaluation.reads import refuse_other_statistics, refuse_unread
     from sora.evaluation.runs import evaluate_diffusion
-    from sora.evaluation.sharing import joined
     from sora.evaluation.vaes import evaluate_vae
     from sora.gate.sizes import refuse_numbers
-    from sora.prompts import NUMBERS, negative_of, refuse_unguided
+    from sora.generation.prompts import NUMBERS, negative_of, refuse_unguided
     from sora.report.evaluation import write_page
+    from sora.system.work_sharing import joined
 
     config = composed.config
     refuse_programs(config, composed.said)
@@ -71,7 +71,7 @@ def figure_lines(figures: Mapping[str, float]) -> list[str]:
 
 def ending(output: Path, *, page: bool) -> str:
     """One line: where everything is, and what comes next."""
-    from sora.configs.commands import command
+    from sora.config.command_line.commands import command
 
     seen = f"{(output / 'report.html').resolve()} shows them; " if page else ""
     return f"{seen}beside another's: {command('compare', output, 'OTHER')}"
@@ -86,7 +86,7 @@ def preset_of(composed: Composed) -> dict[str, Any] | None:
 
 def kind_of(folder: Path) -> str:
     """What is scored: "diffusion" or "vae" (a run, or a VAE's artefact), or "videos" (a dataset, or a folder of files)."""
-    from sora.configs.load import run_kind
+    from sora.assembly.load import run_kind
     from sora.vae.artefact import CARD
 
     if not folder.is_dir():

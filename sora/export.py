@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage
 from sora.gate.forms import Maybe, Named, anything, fitting
+from sora.system import files as storage
 
 if TYPE_CHECKING:
     import torch
 
-    from sora.configs.compose import Composed
-    from sora.configs.load import LoadedDiffusion
-    from sora.training.run import Run
+    from sora.assembly.load import LoadedDiffusion
+    from sora.config.compose import Composed
+    from sora.runs.run import Run
 
 EXAMPLES = (
     "sora export checkpoint=outputs/dit output=outputs/transformer",
@@ -27,12 +27,12 @@ DIFFUSERS, OWN = "diffusers", "run"
 def main(composed: Composed) -> None:
     import torch
 
-    from sora.configs.following import after_diffusion
-    from sora.configs.idle import refuse_idle
-    from sora.configs.load import load_diffusion
+    from sora.assembly.load import load_diffusion
+    from sora.config.command_line.following import after_diffusion
+    from sora.config.command_line.idle import refuse_idle
     from sora.dit.published import checkpoints
     from sora.dit.published.network import PublishedDiT
-    from sora.training.run import open_run
+    from sora.runs.run import open_run
 
     config = composed.config
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,8 +88,8 @@ def began_with(run: Run) -> Mapping[str, Any] | None:
 
 def known_of(loaded: LoadedDiffusion) -> dict[str, float]:
     """The sizes and rates that the run trained on; none, said, of an old run whose dataset is gone."""
-    from sora.training.run import open_run
-    from sora.usual import KEYS, told
+    from sora.assembly.usual import KEYS, told
+    from sora.runs.run import open_run
 
     try:
         return told(open_run(loaded.run), KEYS)
@@ -101,15 +101,15 @@ def known_of(loaded: LoadedDiffusion) -> dict[str, float]:
 def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema: bool | float | str, usual: Mapping[str, float]) -> None:
     """A folder with what sampling needs of a run: its configuration, its VAE, and one checkpoint of the network's weights in `dtype`.
 
-    usual: what it trained on, see `sora.usual`.
+    usual: what it trained on, see `sora.assembly.usual`.
 
     Raises:
         ValueError: the folder exists.
     """
-    from sora.configs.load import averaged
-    from sora.training import checkpoint
-    from sora.training.checkpoint import TrainingState
-    from sora.training.run import Run, open_run
+    from sora.assembly.load import averaged
+    from sora.runs import checkpoint
+    from sora.runs.checkpoint import TrainingState
+    from sora.runs.run import Run, open_run
     from sora.vae import artefact
 
     parts = {"dit": loaded.dit, "text": loaded.text}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sora import terminal
-from sora.terminal import counted
+from sora.system import terminal
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.configs.compose import Composed
-    from sora.data.planning import TokenPlan
+    from sora.config.compose import Composed
+    from sora.data.plan import TokenPlan
 
 EXAMPLES = (
     "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae calibrate=true",
@@ -24,10 +24,10 @@ def main(composed: Composed) -> None:
     """Print the figures; a ValueError when an epoch would be empty."""
     from pathlib import Path
 
-    from sora import storage
-    from sora.configs.idle import refuse_idle
-    from sora.jobs import captions_told, diffusion_plan
-    from sora.resuming import require_given
+    from sora.assembly.jobs import captions_told, diffusion_plan
+    from sora.assembly.resume import require_given
+    from sora.config.command_line.idle import refuse_idle
+    from sora.system import files as storage
 
     config = composed.config
     require_given(config, "plan")
@@ -48,7 +48,7 @@ def main(composed: Composed) -> None:
     for line in captions_told(config, planned):
         terminal.say(f"captions         {line}")
     if config.get("cluster") is not None:
-        from sora.price import priced
+        from sora.cost.price import priced
 
         ends = planned.plan.windows_of_epoch() is not None
         bill = priced(config, planned, epoch=found["figures"][0]["steps"] if ends else None)
@@ -62,15 +62,15 @@ def tell_of_crops(config: DictConfig) -> None:
     """Print what a VAE is trained on, and what that costs."""
     from pathlib import Path
 
-    from sora import storage
-    from sora.jobs import vae_plan
+    from sora.assembly.jobs import vae_plan
+    from sora.system import files as storage
 
     data, plan = vae_plan(config)
     print("\n".join(plan.lines([storage.called(index.folder) for index in data.indexes])))
     print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
     if config.get("cluster") is not None:
-        from sora.price_vae import priced
+        from sora.cost.price_vae import priced
 
         bill = priced(config, plan, clips=sum(map(len, data.indexes)) - sum(plan.skipped.values()))
         print("\n" + "\n".join(bill.lines()))
@@ -83,7 +83,7 @@ def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:
     """Print the figures of every stage, and give them as plain values."""
     from dataclasses import asdict
 
-    from sora.data.planning.report import figures, lines
+    from sora.data.plan.report import figures, lines
 
     ranks = list(config.ranks) if config.ranks else sorted({1, plan.packs})
     found = []
@@ -101,9 +101,9 @@ def calibrate(config: DictConfig, planned: Any) -> None:
     """Measure forward and backward passes of the configured network over clips of several lengths, and fit the cost to them."""
     import torch
 
-    from sora.configs.build import build
-    from sora.data.planning.cost import fitted_cost
-    from sora.training.calibration import seconds_per_token
+    from sora.config.build import build
+    from sora.cost.calibration import seconds_per_token
+    from sora.data.plan.cost import fitted_cost
     from sora.vae import artefact
 
     device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

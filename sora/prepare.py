@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sora.gate.sizes import MOST_WORKERS, Number, refuse_numbers
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
 
 EXAMPLES = (
     "sora prepare input=videos output=data/mine",
@@ -38,17 +38,17 @@ def main(composed: Composed) -> None:
 
     from omegaconf import OmegaConf
 
-    from sora.configs.build import build
-    from sora.configs.following import after_prepare
-    from sora.data.clip_texts import CaptionWords
-    from sora.data.decoding.confine import lacking
-    from sora.data.index import DATASET, Index
-    from sora.data.preparing import join, keep
-    from sora.data.tree import Run
-    from sora.data.units import Part, Units
-    from sora.data.workers import in_order
-    from sora.storage import refuse_nested, refuse_within
-    from sora.terminal import say
+    from sora.config.build import build
+    from sora.config.command_line.following import after_prepare
+    from sora.data.index.index import DATASET, Index
+    from sora.data.index.units import Part, Units
+    from sora.gate.confine import lacking
+    from sora.ingest.clip_texts import CaptionWords
+    from sora.ingest.preparing import join, keep
+    from sora.ingest.tree import Run
+    from sora.system.files import refuse_nested, refuse_within
+    from sora.system.guarded_pool import in_order
+    from sora.system.terminal import say
 
     config = composed.config
     refuse_numbers(config, NUMBERS)
@@ -84,7 +84,7 @@ def _progress(total: int) -> Any:
 
     from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from sora.terminal import bars
+    from sora.system.terminal import bars
 
     @contextmanager
     def counting() -> Any:

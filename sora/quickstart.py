@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.configs.compose import Composed
-    from sora.stages import Stage
+    from sora.config.compose import Composed
+    from sora.launch.stages import Stage
 
 EXAMPLES = (
     "sora quickstart",
@@ -32,11 +32,11 @@ def main(composed: Composed) -> None:
     """Run the stages that are not finished, write the report and the scores, and print where they are."""
     from omegaconf import OmegaConf
 
-    from sora.locks import alone_in
+    from sora.launch.stages import refuse_others, run_stages
     from sora.report.quickstart import write_report
     from sora.report_command import PAGE, write
-    from sora.stages import refuse_others, run_stages
-    from sora.storage import write_text
+    from sora.system.files import write_text
+    from sora.system.locks import alone_in
 
     config = composed.config
     folder = Path(config.output)
@@ -57,8 +57,8 @@ def main(composed: Composed) -> None:
 
 def stages(config: DictConfig, folder: Path, prompts: Path, videos: Path) -> list[Stage]:
     """Every stage with its whole command; the folders are worked out here, the rest stands in conf/scale."""
-    from sora.data.writing import DATASET
-    from sora.stages import Stage
+    from sora.data.index.writer import DATASET
+    from sora.launch.stages import Stage
 
     world, real, vae, dit = folder / "data/world", folder / "data/real", folder / "vae", folder / "dit"
     told = config.scale
@@ -85,7 +85,7 @@ def stages(config: DictConfig, folder: Path, prompts: Path, videos: Path) -> lis
 
 def value(path: Path) -> str:
     """A path as a value or an element on the command line: in quotes if a letter of it would mean something there."""
-    from sora.configs.grammar import quoted
+    from sora.config.command_line.grammar import quoted
 
     text = f"./{path}" if str(path).startswith("~") else str(path)  # a path that is called ~, not the home folder
     return text if all(letter.isalnum() or letter in "/._-" for letter in text) else quoted(text)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
+    from sora.config.compose import Composed
     from sora.report.page import Part
-    from sora.trained import Trained
+    from sora.report.trained import Trained
 
 EXAMPLES = (
     "sora report outputs/dit",
@@ -33,9 +33,9 @@ def main(composed: Composed) -> None:
     """Write the page, and say where it is; with watch=, again and again until the run is whole."""
     import time
 
-    from sora.scores import opened
-    from sora.storage import refuse_read_only
-    from sora.trained import is_run
+    from sora.report.scores import opened
+    from sora.report.trained import is_run
+    from sora.system.files import refuse_read_only
 
     config = composed.config
     if config.watch is not None and not config.watch >= 1:
@@ -66,7 +66,7 @@ def main(composed: Composed) -> None:
 
 def is_scored(place: Path) -> bool:
     """Whether a place is an evaluation's, whose page is of its scores."""
-    from sora.trained import is_run
+    from sora.report.trained import is_run
 
     return (place / "scores.json").is_file() and not is_run(place)
 
@@ -81,8 +81,8 @@ def write(places: Sequence[Path], output: Path, *, most: int, watch: int | float
     """Write the page; whether it is to be written again."""
     from sora.report import evaluation
     from sora.report.page import Page, render
-    from sora.storage import write_text
-    from sora.trained import is_run, trained
+    from sora.report.trained import is_run, trained
+    from sora.system.files import write_text
 
     if len(places) == 1 and is_scored(places[0]):
         evaluation.write_page(places[0], output)
@@ -104,13 +104,13 @@ KINDS = {"vae": "The training of a VAE", "diffusion": "The training of a text-to
 
 def parts_of(run: Trained, output: Path, *, most: int):
     """The sections of a run's page."""
-    from sora.configs.commands import command
-    from sora.configs.following import after_diffusion
-    from sora.data.quarantine import LINE
+    from sora.config.command_line.commands import command
+    from sora.config.command_line.following import after_diffusion
+    from sora.data.loading.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
-    from sora.training.metrics import read
-    from sora.training.phases import totals
+    from sora.runs.jsonl import read
+    from sora.training.logging.goodput import totals
 
     spent = [dict(line) for line in run.spent]
     account = totals(spent) if spent else None
@@ -139,9 +139,9 @@ def several(places: Sequence[Path], *, most: int):
     from sora.compare import board
     from sora.report.page import Page, Prose, Section, Table, Videos
     from sora.report.run import samples_of
-    from sora.scores import labels
-    from sora.tables import told
-    from sora.trained import is_run
+    from sora.report.scores import labels
+    from sora.report.tables import told
+    from sora.report.trained import is_run
 
     names, sections, why = labels(places), [], ""
     try:
@@ -180,9 +180,9 @@ def datasets(run: Trained):
     that another user's run names outside its folder."""
     import os
 
-    from sora.data.index import describe
-    from sora.training.places import dataset_of
-    from sora.training.run import open_run
+    from sora.data.index.index import describe
+    from sora.runs.places import dataset_of
+    from sora.runs.run import open_run
 
     found = []
     for named in map(str, run.config.get("data", {}).get("folders") or []):

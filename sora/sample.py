@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import terminal
-from sora.terminal import counted
+from sora.system import terminal
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.configs.compose import Composed
-    from sora.configs.load import LoadedDiffusion
+    from sora.assembly.load import LoadedDiffusion
+    from sora.config.compose import Composed
     from sora.generation.generator import Generator, Request
-    from sora.prompts import Line
-    from sora.samples import Batch
+    from sora.generation.prompts import Line
+    from sora.generation.samples import Batch
 
 EXAMPLES = (
     'sora sample checkpoint=outputs/dit prompt="a red circle moves left"',
@@ -28,12 +28,12 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar of each sample as soon as its pack is denoised."""
-    from sora.configs.following import after_samples
-    from sora.configs.load import fill_of, load_diffusion
+    from sora.assembly.load import fill_of, load_diffusion
+    from sora.config.command_line.following import after_samples
     from sora.gate.sizes import refuse_numbers
-    from sora.locks import alone_in
-    from sora.prompts import NUMBERS, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
-    from sora.samples import check_place, check_videos, times
+    from sora.generation.prompts import NUMBERS, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
+    from sora.generation.samples import check_place, check_videos, times
+    from sora.system.locks import alone_in
     from sora.text.limits import with_fill
 
     config = composed.config
@@ -67,7 +67,7 @@ def main(composed: Composed) -> None:
 def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:
     """The samples and their folder: the one that was named, else the first in the run that holds no others."""
     from sora.gate.files import below
-    from sora.samples import Batch, check_place, free_folder
+    from sora.generation.samples import Batch, check_place, free_folder
 
     within = {"device": device, "budget": config.budget}
     home = Path(config.output) if config.output else below(loaded.run, "samples", f"step-{loaded.step:08d}")
@@ -81,7 +81,7 @@ def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, 
 
 def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, source: str) -> None:
     """Write the samples that are not there yet, pack by pack; of a pack all are made again, since their bytes depend on one another."""
-    from sora.progress import progress_bar
+    from sora.system.progress import progress_bar
 
     missing = [pack for pack in packs if not all(batch.made(number) for number in pack)]
     total, left = len(batch.requests), sum(len(pack) for pack in missing)
@@ -108,13 +108,13 @@ def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, 
 def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -> list[Request]:
     """One request for each sample of each prompt. Sample numbers count within what is asked of one prompt, so that adding others changes
     none, and a prompt that comes three times gives three samples."""
-    from sora.draws import sample_id
+    from sora.assembly.usual import KEYS, told
     from sora.generation.generator import Request
-    from sora.generation.sizes import frames_of, size_of
-    from sora.prompts import negative_of
-    from sora.samples import MOST_SAMPLES, check_frames
-    from sora.training.run import open_run
-    from sora.usual import KEYS, told
+    from sora.generation.prompts import negative_of
+    from sora.generation.samples import MOST_SAMPLES, check_frames
+    from sora.patches.geometry import frames_of, size_of
+    from sora.runs.run import open_run
+    from sora.system.draws import sample_id
 
     stride, patch = loaded.vae.stride, loaded.patchifier.size
     multiple = (stride[1] * patch.h, stride[2] * patch.w)
@@ -142,7 +142,7 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
 
 def missing_of(lines: Sequence[Line], config: Any) -> set[str]:
     """What neither the command nor all lines say, so that the run is asked for it."""
-    from sora.generation.sizes import exact
+    from sora.patches.geometry import exact
 
     sized = all(exact(str(line.size or config.size)) for line in lines)
     found = {"area"} if config.area is None and not sized else set()
@@ -153,7 +153,7 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
     """The first frames of an image or video at a size, as a uint8 tensor (K, H, W, 3)."""
     import torch
 
-    from sora.data.video import CONFINED
+    from sora.video.files import CONFINED
 
     if not path.is_file():
         raise ValueError(f"input={path} does not exist")
@@ -172,9 +172,9 @@ def read_picture(path: Path, *, size: tuple[int, int]) -> Any:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from sora.data.decoding.kinds import HEAD, kind_of
-    from sora.data.video import CONFINED
     from sora.gate.files import opened
+    from sora.video.demuxing.kinds import HEAD, kind_of
+    from sora.video.files import CONFINED
 
     with opened(path) as file:
         head = file.read(HEAD)
@@ -203,7 +203,7 @@ def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:
     """A generator of the run's networks, with the sampler, guidance and levels of a command's configuration."""
     import functools
 
-    from sora.configs.build import build
+    from sora.config.build import build
     from sora.diffusion.shift import constant_shift
     from sora.generation.generator import Generator, Recipe
 
@@ -242,7 +242,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
     """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
     from omegaconf import OmegaConf
 
-    from sora.training.run import code_version
+    from sora.runs.run import code_version
 
     return {
         "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes},

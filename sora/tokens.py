@@ -81,7 +81,7 @@ class Segments(Movable):
     def longest(self) -> int:
         return max(self.lengths, default=0)
 
-    # An axis may be cut over ranks (`sora.training.context.Part`). Here is what is computed along a whole one.
+    # An axis may be cut over ranks (`sora.parallel.context.Part`). Here is what is computed along a whole one.
 
     @property
     def whole(self) -> Segments:

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.resuming import enter, opened, record, settle, standing
-from sora.terminal import counted
+from sora.assembly.resume import enter, opened, record, settle, standing
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.configs.compose import Composed
+    from sora.assembly.jobs import Job
+    from sora.config.compose import Composed
     from sora.dit.published.checkpoints import Taken
-    from sora.jobs import Job
-    from sora.training.checkpoint import TrainingState
-    from sora.training.guards import Clock
+    from sora.runs.checkpoint import TrainingState
+    from sora.runs.run import Run
+    from sora.training.callbacks.clock import Clock
+    from sora.training.faults.peers import Peers
+    from sora.training.logging.goodput import Goodput
     from sora.training.module import TrainingModule
-    from sora.training.peers import Peers
-    from sora.training.phases import Goodput
-    from sora.training.run import Run
 
 EXAMPLES = (
     "sora train experiment=quickstart_vae data.folders=[data/world] output=outputs/vae",
@@ -31,20 +31,21 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
-    from sora import storage
-    from sora.configs.build import build
-    from sora.configs.commands import command
-    from sora.jobs import JOBS, finish_vae
-    from sora.processes import own
-    from sora.training import ranks, rng
-    from sora.training.guards import Clock
+    from sora.assembly.jobs import JOBS, finish_vae
+    from sora.config.build import build
+    from sora.config.command_line.commands import command
+    from sora.parallel.mesh import seat
+    from sora.runs.run import open_run, owned
+    from sora.system import distributed as ranks
+    from sora.system import files as storage
+    from sora.system import global_rng as rng
+    from sora.system.processes import own
+    from sora.training.callbacks.clock import Clock
+    from sora.training.faults.peers import Peers
+    from sora.training.faults.signals import StopFlag
+    from sora.training.faults.watchdog import Watchdog
     from sora.training.launching import take_seats, told
-    from sora.training.mesh import seat
-    from sora.training.peers import Peers
-    from sora.training.phases import Goodput, Phases, age
-    from sora.training.run import open_run, owned
-    from sora.training.signals import StopFlag
-    from sora.training.watchdog import Watchdog
+    from sora.training.logging.goodput import Goodput, Phases, age
 
     asked, folder, changed = settle(composed.config, composed.said)
     typed = None if composed.config.resume == "auto" else composed.said
@@ -92,9 +93,9 @@ def main(composed: Composed) -> int:
 
 def tell_of_next(config: DictConfig, run: Run) -> None:
     """Print the commands for which a finished run is there."""
-    from sora.configs.commands import command
-    from sora.configs.following import after_diffusion, after_vae
-    from sora.training import ranks
+    from sora.config.command_line.commands import command
+    from sora.config.command_line.following import after_diffusion, after_vae
+    from sora.system import distributed as ranks
 
     ranks.say(f"its page: {command('report', run.folder)}")
     ranks.say(f"next: {after_vae(run.folder, config.data.folders) if config.kind == 'vae' else after_diffusion(run.folder)}")
@@ -109,8 +110,9 @@ def tell_of_time(goodput: Goodput | None, *, steps: int, complete: bool) -> None
 
 def tell_of_bad(run: Run) -> None:
     """Say how many clips could not be read so far, if any: others stood in for them, and the run went on."""
-    from sora.data.quarantine import LINE
-    from sora.training import metrics, ranks
+    from sora.data.loading.quarantine import LINE
+    from sora.runs import jsonl as metrics
+    from sora.system import distributed as ranks
 
     listed = run.folder / "quarantine.jsonl"
     if listed.exists():
@@ -130,9 +132,9 @@ def tell_of_bad(run: Run) -> None:
 def foresee(config: DictConfig, *, going_on: bool) -> None:
     """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at; a run that goes
     on has begun."""
-    from sora.configs.build import build
+    from sora.assembly.network import outline
+    from sora.config.build import build
     from sora.dit.published import checkpoints
-    from sora.network import outline
     from sora.vae import artefact
 
     if going_on:
@@ -153,7 +155,7 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
 def begin(config: DictConfig, job: Job) -> Taken | None:
     """Give the network the weights of a published checkpoint, if `init` names one, and say which."""
     from sora.dit.published import checkpoints
-    from sora.training import ranks
+    from sora.system import distributed as ranks
 
     if config.init is not None:
         dit = job.task.dit if config.kind == "diffusion" else None
@@ -168,15 +170,15 @@ def alone(owned: Any, run: Run) -> Any:
     """The lock of the run, which the first rank holds for all."""
     from contextlib import nullcontext
 
-    from sora.training import ranks
+    from sora.system import distributed as ranks
 
     return owned(run) if ranks.first() else nullcontext()
 
 
 def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: Clock, **around: Any) -> TrainingModule:
     """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
-    from sora.training.checkpoint import folder_of
-    from sora.training.choosing import Elsewhere
+    from sora.runs.agreement import Elsewhere
+    from sora.runs.checkpoint import folder_of
 
     while True:
         try:
@@ -192,18 +194,18 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     """Make the steps that the run still lacks; the module. alike: what all ranks must have alike, beside the step."""
     from functools import partial
 
-    from sora.configs.build import build
-    from sora.data.loading import step_loader
-    from sora.during import evaluations
-    from sora.network import peak_of
+    from sora.assembly.network import peak_of
+    from sora.assembly.validation import evaluations
+    from sora.config.build import build
+    from sora.data.loading.loader import step_loader
+    from sora.parallel.mesh import seat
+    from sora.runs.agreement import confirmed
     from sora.training import module as modules
-    from sora.training.callbacks import Checkpoints
-    from sora.training.choosing import confirmed
-    from sora.training.guards import Alike
-    from sora.training.journal import Journal
-    from sora.training.mesh import seat
-    from sora.training.peers import Meeting
-    from sora.training.soundness import Suspects
+    from sora.training.callbacks.checkpoints import Checkpoints
+    from sora.training.callbacks.clock import Alike
+    from sora.training.callbacks.journal import Journal
+    from sora.training.faults.peers import Meeting
+    from sora.training.guard import Suspects
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
@@ -252,7 +254,7 @@ def agreed(asked: DictConfig, job: Job) -> dict[str, str]:
     when the first has made the run already finds it there, with its paths as the run knows them."""
     from omegaconf import OmegaConf
 
-    from sora.training.run import code_version
+    from sora.runs.run import code_version
 
     said: Any = OmegaConf.to_container(asked, resolve=False)
     return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends}
@@ -263,7 +265,7 @@ def worker_lost(run: Run, flag: Any, told: str) -> None:
     import signal
     import sys
 
-    from sora.training import ranks
+    from sora.system import distributed as ranks
 
     run.event("worker lost", rank=ranks.mine(), reason=told)
     flag.ask(signal.SIGKILL)
@@ -284,11 +286,11 @@ def tracker_of(config: DictConfig, run: Run, *, first: int) -> Any:
     """Where metrics of the steps after `first` go besides the run's folder."""
     from omegaconf import OmegaConf
 
-    from sora.configs.build import build
-    from sora.training import ranks
-    from sora.training.metrics import refuse_other_table
-    from sora.training.sinks import Csv, Nowhere
-    from sora.training.tracker import NoTracker, Tracker
+    from sora.config.build import build
+    from sora.runs.jsonl import refuse_other_table
+    from sora.system import distributed as ranks
+    from sora.training.logging.sinks import Csv, Nowhere
+    from sora.training.logging.tracker import NoTracker, Tracker
 
     sink = build(config.logger)
     if isinstance(sink, Nowhere) or not ranks.first():

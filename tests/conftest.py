@@ -22,8 +22,8 @@ check_package("sora")
 
 @pytest.fixture
 def faults():
-    """Kills, full disks and flipped bits at every place; see `tests.training.faults`."""
-    from tests.training.faults import Faults
+    """Kills, full disks and flipped bits at every place; see `tests.faults`."""
+    from tests.faults import Faults
 
     return Faults()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import sora
-from sora import cli, completion
-from sora.configs import compose as compose_module
-from sora.terminal import writable
-from tests.configs.conftest import toy  # noqa: F401  the toy world is a fixture
+from sora import cli
+from sora.config import compose as compose_module
+from sora.config.command_line import completion
+from sora.system.terminal import writable
+from tests.config.conftest import toy  # noqa: F401  the toy world is a fixture
 
 CHECKOUT = Path(sora.__file__).resolve().parent.parent
 
@@ -247,7 +248,7 @@ def test_what_is_missing_is_told_before_anything_heavy_is_imported(tmp_path):
 
 
 def test_a_broken_installation_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(compose_module, "__file__", str(tmp_path / "sora/configs/compose.py"))
+    monkeypatch.setattr(compose_module, "__file__", str(tmp_path / "sora/config/compose.py"))
     with pytest.raises(ValueError, match="install sora again"):
         compose_module.config_dir()
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from sora import tables
 from sora.cli import run
 from sora.compare import labels
 from sora.metrics.protocol import Protocol
-from sora.storage import write_json
+from sora.report import tables
+from sora.system.files import write_json
 
 pytestmark = pytest.mark.slow
 KEY = "rand3d-v1@17f"

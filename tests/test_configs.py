@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from sora.cli import verbs, worded
-from sora.configs.build import build, resolve
-from sora.configs.compose import compose, config_dir, groups, primaries
-from sora.configs.targets import TARGET
+from sora.config.build import build, resolve
+from sora.config.compose import compose, config_dir, groups, primaries
+from sora.config.targets import TARGET
 
 CONF = config_dir()
 GROUPS = groups([CONF])
@@ -81,7 +81,7 @@ def test_the_examples_of_every_verb_compose(verb):
     """What stands in --help must work: every KEY=VALUE of it names something that exists."""
     import shlex
 
-    from sora.configs.sweep import split
+    from sora.config.command_line.sweep import split
 
     for example in verbs()[verb].examples:
         words = [word for word in shlex.split(example.replace("…", "x").replace("...", ""))[2:] if not word.startswith("-")]
@@ -139,7 +139,7 @@ def test_nothing_in_conf_calls_a_resolver_or_refers_across_files():
 
 def test_every_key_of_a_command_is_explained():
     """A comment behind each top-level key is what --help shows."""
-    from sora.configs.page import comments
+    from sora.config.command_line.help import comments
 
     silent = []
     for verb in verbs():

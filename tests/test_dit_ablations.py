@@ -10,8 +10,8 @@ import torch
 
 from experiments.dit_ablations import runs, study
 from experiments.dit_ablations.plot import plot
-from sora.configs.compose import compose
-from sora.storage import read_json, write_json
+from sora.config.compose import compose
+from sora.system.files import read_json, write_json
 from sora.tokens import Grid
 
 
@@ -136,7 +136,7 @@ class FakePlanned:
             def measured(rows, limits):
                 import numpy as np
 
-                from sora.data.planning.clips import Measured
+                from sora.data.plan.clips import Measured
 
                 return Measured(np.array([[1, 2, 2], [2, 2, 2], [1, 2, 2]]), np.zeros(3, np.uint8))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sora.cli import verbs, worded
-from sora.configs.compose import compose
-from sora.configs.flags import parse
-from sora.configs.sweep import several
+from sora.config.command_line.flags import parse
+from sora.config.command_line.sweep import several
+from sora.config.compose import compose
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

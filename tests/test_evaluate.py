@@ -6,11 +6,11 @@ import json
 import pytest
 
 from sora.cli import run
-from sora.evaluation.made import fit
-from sora.evaluation.measures import wilson
-from sora.metrics.adherence import ASPECTS
+from sora.evaluation.measures.clips import wilson
+from sora.evaluation.videos.made import fit
+from sora.world.judge.adherence import ASPECTS
+from tests.faults import Countdown, die, in_child, injected
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
-from tests.training.faults import Countdown, die, in_child, injected
 from tests.training.groups import in_ranks
 
 pytestmark = pytest.mark.slow
@@ -128,7 +128,7 @@ def test_clips_are_cut_as_a_protocol_says_and_named_as_vbench_wants(home, tmp_pa
 
 
 def test_scores_are_written_whatever_becomes_of_the_export_and_what_cannot_be_exported_is_told_first(home, tmp_path, monkeypatch, capsys):
-    from sora.evaluation import generating
+    from sora.evaluation.videos import generating
 
     words = [
         f"checkpoint={home / 'dit'}",
@@ -163,10 +163,10 @@ def test_scores_are_written_whatever_becomes_of_the_export_and_what_cannot_be_ex
 
 def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, tmp_path):
     """Both sides are cut as what a run trains on is cut; prompts stand beside files, or in the index."""
-    from sora.data.index import Index
-    from sora.data.taking import Fit, fitted, take
-    from sora.data.video import read, write
-    from sora.data.video_sets import DatasetVideos
+    from sora.data.index.index import Index
+    from sora.evaluation.videos.clips import Fit, fitted, take
+    from sora.evaluation.videos.sets import DatasetVideos
+    from sora.video.files import read, write
 
     index = Index.open(home / "real", "heldout")
     for number in range(len(index)):
@@ -189,7 +189,7 @@ def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, 
 
 
 def policy_of():
-    from sora.data.taking import ClipPolicy
+    from sora.evaluation.videos.clips import ClipPolicy
 
     return ClipPolicy(frames=None, stride=1, windows=1, start="first", short="refuse", choose="first")
 

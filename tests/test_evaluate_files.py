@@ -10,14 +10,14 @@ import torch
 from omegaconf import OmegaConf
 
 from sora.cli import run
-from sora.configs.compose import config_dir
-from sora.data.video import read, write
+from sora.config.compose import config_dir
 from sora.evaluation.scoring import size_asked
-from sora.metrics.distribution import VideoDistribution
+from sora.metrics.distribution.distribution import VideoDistribution
 from sora.metrics.extractors.pixels import half_pixel
+from sora.metrics.extractors.rand3d import Random3D
 from sora.metrics.feature_sets import save_features
-from sora.metrics.rand3d import Random3D
-from sora.storage import file_hash
+from sora.system.files import file_hash
+from sora.video.files import read, write
 from tests.trained import plain_dataset
 
 pytestmark = pytest.mark.slow
@@ -301,7 +301,7 @@ def test_floors_and_p_are_of_the_pool_and_what_sets_cannot_tell_is_said(sets, tm
 
 
 def test_several_trajectories_have_one_p_that_is_no_mean(sets, tmp_path):
-    from sora.evaluation.extraction import averaged
+    from sora.evaluation.measures.extraction import averaged
 
     one, two = folder(tmp_path / "one", seed=3, count=18), folder(tmp_path / "real", seed=4, count=9, bright=90)
     figures = scores(tmp_path / "a", one, two, "trajectories=2", "permutations=19", "page=false")["figures"]
@@ -313,7 +313,7 @@ def test_several_trajectories_have_one_p_that_is_no_mean(sets, tmp_path):
 
 def test_weights_that_do_not_fit_are_told_before_a_video_is_read_and_under_their_name(sets, tmp_path, capsys, monkeypatch):
     """Not of the first clip, and not as that clip's fault."""
-    monkeypatch.setattr("sora.data.video_sets.open_videos", lambda *args, **settings: pytest.fail("videos were opened"))
+    monkeypatch.setattr("sora.evaluation.videos.sets.open_videos", lambda *args, **settings: pytest.fail("videos were opened"))
     foreign, state = tmp_path / "other.pt", tmp_path / "state.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Conv3d(3, 4, 3), torch.zeros(1, 3, 9, 32, 32)), foreign)
     torch.save({"weight": torch.zeros(3)}, state)
@@ -328,7 +328,7 @@ def test_weights_that_do_not_fit_are_told_before_a_video_is_read_and_under_their
 
 
 def test_long_work_is_counted_where_there_is_no_terminal_too(sets, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sora.progress.EVERY", 0.0)
+    monkeypatch.setattr("sora.system.progress.EVERY", 0.0)
     scores(tmp_path / "a", *sets, "metrics=[quality,frechet]", "page=false")
     told = capsys.readouterr()
     for what in ("measuring quality", "features of the real clips", "features of what is scored"):

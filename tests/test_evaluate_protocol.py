@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sora.cli import run
-from sora.data.video import read, write
-from sora.evaluation.motion import network_of
+from sora.evaluation.measures.motion import network_of
+from sora.metrics.clips.reconstruction import psnr
 from sora.metrics.feature_cache import FeatureCache
 from sora.metrics.feature_sets import read_features, save_features
-from sora.metrics.reconstruction import psnr
 from sora.metrics.scored import MOTION, told_shorter
+from sora.video.files import read, write
 
 pytestmark = pytest.mark.slow
 FRAMES, SIDE = 9, 16

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from sora.cli import guarded
-from sora.configs.compose import Composed, compose
+from sora.config.compose import Composed, compose
 from sora.evaluate import main
 from sora.evaluation.reads import SORTED, read, refuse_other_statistics, refuse_unread
 from sora.evaluation.words import KNOWN

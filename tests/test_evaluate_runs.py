@@ -53,9 +53,9 @@ def test_the_loss_needs_no_videos_and_is_the_same_every_time_in_any_packs_and_on
 
 def test_a_run_that_makes_what_it_was_trained_on_is_told_by_its_nearest_clips(home, tmp_path, monkeypatch):
     """A generator that only remembers: in place of what it made stand training clips of that shape."""
-    from sora.data.index import Index
-    from sora.data.video import read, write
+    from sora.data.index.index import Index
     from sora.evaluation import runs
+    from sora.video.files import read, write
 
     ask = ("metrics=[frechet,remembered]", "n=6", "steps=1", "keep=6", "bootstrap=0")
     honest = scores(home, tmp_path / "honest", *ask)

@@ -13,10 +13,10 @@ import torch
 from einops import rearrange
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
-from sora.configs.load import load_diffusion
-from sora.jobs import Job
-from sora.resuming import enter
+from sora.assembly.jobs import Job
+from sora.assembly.load import load_diffusion
+from sora.assembly.resume import enter
+from sora.config.build import build
 from tests.trained import diffusion_run, option, vae_artefact
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sora.cli import run
-from sora.storage import STAGING, file_hash, read_json
+from sora.system.files import STAGING, file_hash, read_json
+from tests.faults import Countdown, injected
 from tests.trained import diffusion_run, vae_artefact, world_dataset
-from tests.training.faults import Countdown, injected
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.storage import STAGING
+from sora.system.files import STAGING
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 from tests.training.soak_long import CHILD_SUBREAPER, family
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sora import cli
-from sora.configs.build import build
-from sora.configs.compose import compose
-from sora.jobs import diffusion_job
-from sora.training.calibration import seconds_per_token
+from sora.assembly.jobs import diffusion_job
+from sora.config.build import build
+from sora.config.compose import compose
+from sora.cost.calibration import seconds_per_token
 from tests.trained import option, vae_artefact, world_dataset
 
 pytestmark = pytest.mark.slow

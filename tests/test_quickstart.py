@@ -12,9 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import sora
-from sora.configs.compose import compose
+from sora.config.compose import compose
+from sora.launch.stages import depends
 from sora.quickstart import real_videos, stages, value
-from sora.stages import depends
 
 CHECKOUT = Path(sora.__file__).resolve().parent.parent
 FIGURES = {

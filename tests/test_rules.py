@@ -16,11 +16,12 @@ FILES = {
     "train.py": "EXAMPLES = ()\n\ndef main(composed):\n    from sora.training import module\n",
     "stray.py": "from hydra._internal import utils\n\ndef of(config: DictConfig) -> None: ...\n",
     "dit/dit.py": "import torch._dynamo\nimport sora.dit.layers\n\nclass Block: ...\n\nprint(torch._C.version(), torch.nn)\n",
+    "gate/files.py": "def f():\n    from sora.dit import layers\n",
     "dit/layers.py": "from . import dit\n\nclass Block: ...\n\nclass _Block: ...\n",
     "training/module.py": "def f():\n    from sora.dit import dit\n\ndef g(a, *, b: DictConfig | None): ...\n",
     **{f"vae/{number}.py": "" for number in range(16)},
     **{f"text/{number}.py": "" for number in range(15)},
-    **{f"{room}/__init__.py": '"""A room."""\n' for room in ("dit", "training", "vae", "text")},
+    **{f"{room}/__init__.py": '"""A room."""\n' for room in ("dit", "training", "vae", "text", "gate")},
     "configs/build.py": "def build(config: DictConfig): ...\n",
     "system/torch_private.py": "from torch import _C\n",
 }
@@ -44,6 +45,7 @@ def test_each_rule_sees_what_it_is_about(tmp_path, monkeypatch):
         "beside the rooms": {"stray.py": 1},
         "circles": {"dit/dit.py": 2},
         "names": {"Block": 2},
+        "against the order": {"gate/files.py imports dit/layers.py": 1},
         "configurations": {"stray.py": 1, "training/module.py": 1},
         "private names": {"dit/dit.py": 2, "stray.py": 1},
     }

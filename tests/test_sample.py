@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from sora.assembly.load import load_diffusion, load_vae
 from sora.cli import run
-from sora.configs.load import load_diffusion, load_vae
-from sora.data.video import read, write
-from sora.draws import sample_id
 from sora.generation.generator import Generator
-from sora.samples import SUFFIXES, enlarged, slug, write_png
+from sora.generation.samples import SUFFIXES, enlarged, slug, write_png
+from sora.system.draws import sample_id
+from sora.video.files import read, write
 from tests.trained import diffusion_run, vae_artefact, world_dataset
 
 pytestmark = pytest.mark.slow
@@ -271,7 +271,7 @@ def test_averaged_weights_are_loaded_unless_they_are_not_wanted(trained):
 def test_a_checkpoint_that_a_live_run_lets_go_while_it_is_read_stays_or_makes_way_for_the_next(
     trained, tmp_path, monkeypatch, capsys, links
 ):
-    from sora.training import checkpoint, held
+    from sora.runs import checkpoint, held
 
     live, read_whole = shutil.copytree(trained, tmp_path / "live") / "checkpoints", checkpoint.load
     state = read_whole(live / "step-00000010")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sora.cli import run
-from sora.data.video import read
+from sora.video.files import read
 
 pytestmark = pytest.mark.slow
 

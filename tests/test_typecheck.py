@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import pytest
 from torch import int64, ones
 
-from sora import draws
+from sora.system import draws
 from tests.typecheck import check, check_package
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
 from tests.trained import world_dataset
 from tests.training.test_resume import TIMINGS
 

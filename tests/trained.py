@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
-from sora.configs.compose import config_dir
-from sora.data.index import Caption, ClipFacts, DatasetWriter
-from sora.data.video import encode
-from sora.training import checkpoint, run
-from sora.training.checkpoint import TrainingState
+from sora.config.build import build
+from sora.config.compose import config_dir
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter
+from sora.runs import checkpoint, run
+from sora.runs.checkpoint import TrainingState
 from sora.vae import artefact
+from sora.video.files import encode
 
 WORLD = {"sizes": [[24, 24], [24, 32]], "seconds": [1.0], "rates": [8], "motions": ["linear"], "objects": [1], "image_share": 0.0}
 

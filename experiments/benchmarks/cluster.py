@@ -48,13 +48,13 @@ sys.path.insert(0, str(ROOT))
 
 from experiments import cluster_scale  # noqa: E402
 from sora import cli  # noqa: E402
-from sora.configs.build import build  # noqa: E402
-from sora.configs.compose import config_dir  # noqa: E402
-from sora.data.latent_batches import LatentBatches  # noqa: E402
-from sora.storage import write_json  # noqa: E402
-from sora.training.callbacks import Checkpoints  # noqa: E402
-from sora.training.diffusion_module import DiffusionTask  # noqa: E402
-from sora.training.gauges import Stopwatch  # noqa: E402
+from sora.config.build import build  # noqa: E402
+from sora.config.compose import config_dir  # noqa: E402
+from sora.data.loading.latents import LatentBatches  # noqa: E402
+from sora.system.files import write_json  # noqa: E402
+from sora.training.callbacks.checkpoints import Checkpoints  # noqa: E402
+from sora.training.diffusion_task import DiffusionTask  # noqa: E402
+from sora.training.logging.rank_timing import Stopwatch  # noqa: E402
 from sora.training.module import TrainingModule  # noqa: E402
 
 STEP = 0.1  # seconds

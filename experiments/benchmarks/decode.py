@@ -28,16 +28,16 @@ import torch
 import webdataset
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from sora.data.decoding.decord import DecordReader
-from sora.data.decoding.guarded import GuardedReader
-from sora.data.decoding.reader import VideoReader
-from sora.data.decoding.torchcodec import TorchcodecReader
-from sora.data.index import ClipFacts, DatasetWriter, Index
-from sora.data.loading import FrameData, read_clip, step_loader
-from sora.data.planning import CropPlan
-from sora.data.shards import read_at
-from sora.data.video import LIMITS, PYAV, encode, read
-from sora.storage import write_json
+from sora.data.index.index import ClipFacts, DatasetWriter, Index
+from sora.data.loading.loader import FrameData, read_clip, step_loader
+from sora.data.plan import CropPlan
+from sora.data.shards.shards import read_at
+from sora.system.files import write_json
+from sora.video.decoding.decord import DecordReader
+from sora.video.decoding.guarded import GuardedReader
+from sora.video.decoding.torchcodec import TorchcodecReader
+from sora.video.files import LIMITS, PYAV, encode, read
+from sora.video.reader import VideoReader
 
 HERE = Path(__file__).resolve().parent
 FRAMES, SHORT = 33, 256

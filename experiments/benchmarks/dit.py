@@ -34,18 +34,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import fastest_attention
-from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16
+from sora.cost.activation_bytes import kept_bytes, peak_bytes
+from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16, fastest_attention
+from sora.dit.attention.patterns import full_attention
+from sora.dit.blocks.lean import lean_block
 from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
-from sora.dit.lean import lean_block
-from sora.dit.modulation import SingleModulation
-from sora.dit.patterns import full_attention
-from sora.dit.rope import AxialRope
+from sora.dit.layers.modulation import SingleModulation
+from sora.dit.layers.rope import AxialRope
 from sora.patches import pack, unpack
-from sora.storage import write_json
+from sora.system.files import write_json
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
-from sora.training import recompute
-from sora.training.kept import kept_bytes, peak_bytes
+from sora.training import activation_checkpointing as recompute
 
 HERE = Path(__file__).resolve().parent
 SECONDS, ROUNDS = 90.0, 15  # for each comparison: rounds until so long, and at most so many

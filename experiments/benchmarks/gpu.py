@@ -162,7 +162,7 @@ def place_of(said: dict[str, str], *, toy: bool) -> Path:
         ValueError: it cannot be one.
     """
     path = Path(said["output"]) if said["output"] else (Path(tempfile.gettempdir()) / "gpu-cpu.json" if toy else HERE / "gpu.json")
-    from sora.storage import refuse_unwritable
+    from sora.system.files import refuse_unwritable
 
     refuse_unwritable(path, key="output", suffix=".json")
     return path

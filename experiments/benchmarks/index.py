@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sora.data.columns import LAYOUT
-from sora.data.index import Caption, ClipFacts, Index
-from sora.data.rows import clip_row
-from sora.data.shards import Member
-from sora.data.writing import DatasetWriter, IndexWriter
-from sora.storage import write_json
+from sora.data.index.columns import LAYOUT
+from sora.data.index.index import Caption, ClipFacts, Index
+from sora.data.index.rows import clip_row
+from sora.data.index.writer import DatasetWriter, IndexWriter
+from sora.data.shards.shards import Member
+from sora.system.files import write_json
 
 HERE = Path(__file__).resolve().parent
 CLIPS, EACH, LOOKS = 300_000, 5_000, 3_000
@@ -35,7 +35,7 @@ WORDS = ["a", "red", "ball", "rolls", "left", "over", "wet", "sand", "while", "t
 OPENING = """
 import json, resource, sys, time
 import numpy as np
-from sora.data.index import Index
+from sora.data.index.index import Index
 def used():
     fields = dict(line.split(":") for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
     return sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) / 1024
@@ -114,11 +114,11 @@ def reading(folder: Path) -> dict[str, float]:
 JOINING = """
 import json, random, sys, time
 from pathlib import Path
-from sora.data.foreign import Survey
-from sora.data.indexing import _joined
-from sora.data.parts import Parts
-from sora.data.rows import Caption, ClipFacts, clip_row
-from sora.data.shards import Member
+from sora.ingest.survey import Survey
+from sora.ingest.index_shards import _joined
+from sora.data.index.index_progress import Parts
+from sora.data.index.rows import Caption, ClipFacts, clip_row
+from sora.data.shards.shards import Member
 draw, clips, each = random.Random(0), int(sys.argv[2]), int(sys.argv[3])
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 with Parts(Path(sys.argv[1]), {}) as parts:

@@ -36,8 +36,8 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 
-from sora.metrics.frechet import frechet_distance
-from sora.storage import write_json
+from sora.metrics.distribution.frechet import frechet_distance
+from sora.system.files import write_json
 
 HERE = Path(__file__).resolve().parent
 FILE = HERE / "metrics.json"

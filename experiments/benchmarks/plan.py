@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sora.data.planning import Bucketed, Cost, Filling, LatentClips, Packed, Padded, TokenPlan
-from sora.storage import write_json
+from sora.data.plan import Bucketed, Cost, Filling, LatentClips, Packed, Padded, TokenPlan
+from sora.system.files import write_json
 from sora.tokens import Grid
 
 HERE = Path(__file__).resolve().parent

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from sora.data.world import MOTIONS, PALETTE, World
-from sora.metrics.adherence import observe
-from sora.storage import write_json
+from sora.system.files import write_json
+from sora.world.judge.adherence import observe
+from sora.world.language import PALETTE
+from sora.world.scenes import MOTIONS
+from sora.world.world import World
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = {"seed": 0, "sizes": ((64, 64),), "seconds": (2.0,), "rates": (8.0,), "stride_time": 1, "image_share": 0.0}

@@ -23,11 +23,11 @@ import torch
 
 from experiments.dit_ablations import runs, study
 from experiments.dit_ablations.plot import plot
-from sora.configs.compose import compose
+from sora.config.compose import compose
+from sora.launch.stages import commit, run_stages
 from sora.quickstart import real_videos, value
 from sora.quickstart import stages as quickstart_stages
-from sora.stages import commit, run_stages
-from sora.storage import write_json, write_text
+from sora.system.files import write_json, write_text
 
 DATA = ("world", "real", "vae", "latents")  # stages of the quickstart that the arms share
 

@@ -11,11 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from sora import evaluate, train
-from sora.configs.compose import compose
-from sora.configs.load import load_diffusion
-from sora.jobs import diffusion_plan
+from sora.assembly.jobs import diffusion_plan
+from sora.assembly.load import load_diffusion
+from sora.config.compose import compose
 from sora.quickstart import value
-from sora.storage import read_json, write_json
+from sora.system.files import read_json, write_json
 
 HELD_OUT = "heldout"  # the split of the built-in world that no run is trained on
 TOKENS = 28_000  # of held-out clips that are measured: each of the quickstart's about twice

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from sora.configs.compose import Composed, compose
-from sora.data.planning.clips import ClipLimits
-from sora.jobs import diffusion_plan
-from sora.network import flops_of
-from sora.storage import read_json
+from sora.assembly.jobs import diffusion_plan
+from sora.assembly.network import flops_of
+from sora.config.compose import Composed, compose
+from sora.data.plan.clips import ClipLimits
+from sora.system.files import read_json
 from sora.tokens import Grid
 
 HERE = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from experiments.ladders.page import RESULTS, write
-from sora.storage import write_json
+from sora.system.files import write_json
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from experiments.ladders.damage import LADDERS, whole, windows
+from sora.metrics.distribution.frechet import frechet_distance
 from sora.metrics.extractors.efficientnet import EfficientNetLite0
 from sora.metrics.extractors.flow_histograms import FlowHistograms
 from sora.metrics.extractors.motion3d import Motion3D
+from sora.metrics.extractors.rand3d import Random3D
 from sora.metrics.extractors.transnet import TransNetV2
-from sora.metrics.frechet import frechet_distance
-from sora.metrics.rand3d import Random3D
 
 CLIPS, SIDE = 24, 32
 EFFICIENTNET_FRAMES = 1  # the middle one of 16: it sees one at a time, at 224x224
@@ -83,7 +83,7 @@ def measured() -> dict[str, Any]:
     import torch
 
     from experiments.ladders.damage import FRAMES
-    from sora.progress import progress_bar
+    from sora.system.progress import progress_bar
 
     one, two = real_sets(clips=CLIPS, side=SIDE)
     extractors = {

@@ -93,7 +93,7 @@ def plot(found: Mapping[str, Any]) -> str:
 
 def write() -> list[Path]:
     """Both files, of the results that are there."""
-    from sora.storage import write_text
+    from sora.system.files import write_text
 
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     write_text(PAGE, page(found))

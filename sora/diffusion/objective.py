@@ -17,7 +17,7 @@ from sora.diffusion.path import Path, like, mix
 from sora.diffusion.prediction import Prediction
 from sora.diffusion.shift import Shift, shifted
 from sora.diffusion.weighting import Weighting
-from sora.draws import generator, normal
+from sora.system.draws import generator, normal
 from sora.tokens import Batch, Grid, Movable, NoiseLevels, PackedTokens, TextTokens
 
 Network = Callable[[PackedTokens, NoiseLevels, TextTokens], Tensor]

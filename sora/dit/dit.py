@@ -16,8 +16,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.layout import Attention, Layout, Pattern, Route
-from sora.dit.rope import AxialRope, positive, rotate
+from sora.dit.attention.layout import Attention, Layout, Pattern, Route
+from sora.dit.layers.rope import AxialRope, positive, rotate
 from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens, highest, join, means, owners
 
 
@@ -44,7 +44,7 @@ class Context(NamedTuple):
 
 
 class Modulation(Protocol):
-    """How levels modulate blocks, see `sora.dit.modulation`: whether blocks share a projection, and what each adds of its own."""
+    """How levels modulate blocks, see `sora.dit.layers.modulation`: whether blocks share a projection, and what each adds of its own."""
 
     @property
     def shared(self) -> bool: ...
@@ -253,10 +253,11 @@ class DiT(nn.Module):
     patch_channels: P. text_width: of the caption states. width: D. kv_heads: keys and values for as many heads; None: for all.
     mlp: (width, ratio) -> the MLP of a block. position: width -> what is added to a token for its place, beside the rotations.
     pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. clip_shape: width -> what does
-    the same for a clip's size and rate, see `sora.dit.clips`. registers: see `sora.dit.registers`. norm: width -> a norm that is
-    modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.modulation`. attention: who computes
-    it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.patterns`. block: (number, parts) -> a block; `cross` here, others
-    in `sora.dit.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the identity and the prediction is zero.
+    the same for a clip's size and rate, see `sora.dit.layers.clip_shape`. registers: see `sora.dit.layers.registers`. norm: width -> a
+    norm that is modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.layers.modulation`.
+    attention: who computes it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.attention.patterns`. block: (number, parts)
+    -> a block; `cross` here, others in `sora.dit.blocks.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the
+    identity and the prediction is zero.
     """
 
     registers: Any
@@ -346,7 +347,7 @@ class DiT(nn.Module):
         return x if wide is None else x.index_select(0, wide.places)
 
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
-        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.training.tensor`)."""
+        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.parallel.tensor`)."""
         for block in self.blocks:
             x, states = block(x, states, context)
         return x

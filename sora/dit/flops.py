@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sora.dit.layout import Attention, Mask
+from sora.dit.attention.layout import Attention, Mask
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 
 TRAINING = 3  # the backward pass makes two products for each one of the forward pass
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """One kind of attention: what meets what, and how far tokens see (`sora.dit.layout.Mask`); None: everything of the clip."""
+    """One kind of attention: what meets what, and how far tokens see (`sora.dit.attention.layout.Mask`); None: everything of the clip."""
 
     queries: Rows
     keys: Rows

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.continued import WORD, check_continuation, continued
-from sora.evaluation.measures import MEASURES, USUAL, chosen, conventions
-from sora.evaluation.motion import held_in, measures_protocol
+from sora.evaluation.measures.clips import MEASURES, USUAL, chosen, conventions
+from sora.evaluation.measures.continuation import WORD, check_continuation, continued
+from sora.evaluation.measures.motion import held_in, measures_protocol
 from sora.evaluation.sides import about_scored
 from sora.evaluation.words import KNOWN
 from sora.gate.files import below
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.data.taking import ClipPolicy, Clips
-    from sora.data.video_sets import DatasetVideos, FolderVideos
-    from sora.evaluation.sharing import Share
+    from sora.evaluation.videos.clips import ClipPolicy, Clips
+    from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
+    from sora.system.work_sharing import Share
 
 LOSSLESS = ("ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "gif", "qtrle")
 FOR_THE_PAGE = 24  # clips written to look at, unless keep= says how many
@@ -31,10 +31,10 @@ EXACT_PIXELS = ("gbrp", "rgb24")  # of codecs that may be either; this program's
 
 def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Take clips of both sides by their policies, and score the ones against the others."""
-    from sora import storage
-    from sora.data.taking import refuse_mixed, take
-    from sora.data.video_sets import EVALUATION
-    from sora.data.world import parse
+    from sora.evaluation.videos.clips import refuse_mixed, take
+    from sora.evaluation.videos.sets import EVALUATION
+    from sora.system import files as storage
+    from sora.world.language import parse
 
     words = words_of(config, share)
     for key in ("step", "vbench", "negative"):
@@ -128,15 +128,15 @@ def compared_with(bench: scoring.Bench, config: DictConfig, real: Clips | None, 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
     """The first clips as browsers play them, to look at."""
-    from sora.evaluation.memory import written
+    from sora.evaluation.measures.memorisation import written
 
     return written(folder, clips, range(min(count, len(clips))))
 
 
 def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
     """Real clips to look at beside others, spread over all: their files within the output, what they are called and their shapes."""
-    from sora.data.taking import spread
-    from sora.evaluation.memory import size_of, written
+    from sora.evaluation.measures.memorisation import size_of, written
+    from sora.evaluation.videos.clips import spread
 
     numbers = sorted(spread(len(real))[:count])
     paths = written(output / "real", real, numbers)
@@ -146,8 +146,8 @@ def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
 
 def policy_of(config: DictConfig, side: str) -> ClipPolicy:
     """Of `real` or `generated`."""
-    from sora.data.taking import ClipPolicy
     from sora.evaluation.sides import check_windows
+    from sora.evaluation.videos.clips import ClipPolicy
 
     node = config[side]
     policy = ClipPolicy(**{key: node[key] for key in ("frames", "stride", "windows", "start", "short", "choose")})
@@ -171,7 +171,7 @@ def real_folder(config: DictConfig) -> Path:
 
 def opened(folder: Path, config: DictConfig, share: Share) -> DatasetVideos | FolderVideos:
     """The videos of a folder or a dataset; what of it is none of them is said."""
-    from sora.data.video_sets import open_videos
+    from sora.evaluation.videos.sets import open_videos
 
     videos = open_videos(folder, split=config.split, caption=config.caption)
     share.tell(videos.lines())
@@ -186,7 +186,7 @@ def standing_alone(config: DictConfig) -> Path | None:
 
 def real_clips(config: DictConfig, share: Share) -> Clips | None:
     """Of `data=`; None where only their statistics are given."""
-    from sora.data.taking import take
+    from sora.evaluation.videos.clips import take
 
     if standing_alone(config) is not None:
         return None
@@ -199,7 +199,7 @@ def real_clips(config: DictConfig, share: Share) -> Clips | None:
 
 def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.RealSet, clips: Clips) -> None:
     """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
-    from sora.evaluation.extraction import shapes_of
+    from sora.evaluation.measures.extraction import shapes_of
 
     ours, rates = set(shapes_of(clips, bench.extractor.setting)), clips.about()["rates"]
     moves = any(frames > 1 for frames, _, _ in ours)  # a single frame has no rate

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sora.evaluation.measures import MEASURES
+from sora.evaluation.measures.clips import MEASURES
 
 # Fields of a protocol that make the clips of two files the same ones.
 OF_ORIGINALS = ("dataset", "real", "generated", "pixels", "measures")
@@ -57,7 +57,7 @@ def _prompted(row: Mapping[str, Any]) -> tuple[Clip, dict[str, float]]:
     for word in MEASURES:
         told = dict(row.get(word) or {})
         if word == "adherence" and told:
-            from sora.metrics.adherence import together
+            from sora.world.judge.adherence import together
 
             told = {f"adherence_{name}": verdict for name, verdict in {**told, **together(told)}.items()}
         values |= told

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures import DISTANCES, MEASURES, USUAL, chosen
-from sora.evaluation.motion import MOTION
+from sora.evaluation.measures.clips import DISTANCES, MEASURES, USUAL, chosen
+from sora.evaluation.measures.motion import MOTION
 from sora.evaluation.words import KNOWN
 
 if TYPE_CHECKING:

@@ -8,35 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.heldout import convention, evaluate_loss
-from sora.evaluation.measures import DISTANCES, USUAL, chosen, conventions, listed
-from sora.evaluation.motion import measures_protocol
+from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen, conventions, listed
+from sora.evaluation.measures.loss import convention, evaluate_loss
+from sora.evaluation.measures.motion import measures_protocol
 from sora.evaluation.words import KNOWN, OF_RUNS
 from sora.gate.files import below
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.configs.load import LoadedDiffusion
-    from sora.data.taking import Clips, Fit
-    from sora.data.video_sets import DatasetVideos, FolderVideos
-    from sora.evaluation.made import MadeVideos
-    from sora.evaluation.sharing import Share
-    from sora.evaluation.targets import Target
+    from sora.assembly.load import LoadedDiffusion
+    from sora.evaluation.videos.clips import Clips, Fit
+    from sora.evaluation.videos.made import MadeVideos
+    from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
+    from sora.evaluation.videos.targets import Target
     from sora.generation.generator import Request
+    from sora.system.work_sharing import Share
 
 USUAL_N = 128
 
 
 def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
-    from sora.configs.load import load_diffusion
+    from sora.assembly.load import load_diffusion
     from sora.evaluation.files import opened, real_folder
-    from sora.evaluation.heldout import measured_loss
-    from sora.evaluation.made import whole
-    from sora.evaluation.memory import check_training, remembered
-    from sora.evaluation.targets import fitting, prompts_protocol
+    from sora.evaluation.measures.loss import measured_loss
+    from sora.evaluation.measures.memorisation import check_training, remembered
+    from sora.evaluation.videos.made import whole
+    from sora.evaluation.videos.targets import fitting, prompts_protocol
     from sora.sample import make_generator
 
     if listed(config.metrics) == ("loss",):
@@ -94,7 +94,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
 def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
     """Write the clips into the folder of `vbench=`, where there is one."""
     if config.vbench is not None:
-        from sora.evaluation.generating import export
+        from sora.evaluation.videos.generating import export
 
         export(made, Path(config.vbench))
 
@@ -109,7 +109,7 @@ def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, 
 
 def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfig, share: Share) -> tuple[list[Target], list[str]]:
     """What is to be generated, and the names of the clips that were passed over for want of a caption, which it tells."""
-    from sora.evaluation.targets import plan_targets
+    from sora.evaluation.videos.targets import plan_targets
 
     n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
     targets, bare = plan_targets(videos, fit, n=n, **asked, uncaptioned=config.uncaptioned)
@@ -120,9 +120,9 @@ def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfi
 
 def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
     """What is generated for the targets; says which of their words no encoder reads."""
-    from sora.configs.load import fill_of
-    from sora.evaluation.targets import to_request
-    from sora.prompts import negative_of, with_cuts
+    from sora.assembly.load import fill_of
+    from sora.evaluation.videos.targets import to_request
+    from sora.generation.prompts import negative_of, with_cuts
     from sora.text.limits import with_fill
 
     negative = negative_of(config.negative)
@@ -149,8 +149,8 @@ def policy_of_generated(config: DictConfig) -> DictConfig:
 
 def check_written(config: DictConfig, requests: Sequence[Request], output: Path) -> None:
     """Refuse, before any work, clips that cannot be written beside the scores, or where VBench would look for them."""
-    from sora.evaluation.generating import check_vbench
-    from sora.samples import check_place, check_videos
+    from sora.evaluation.videos.generating import check_vbench
+    from sora.generation.samples import check_place, check_videos
 
     check_videos(kept_of(config, requests), None)
     if config.vbench is not None:
@@ -175,7 +175,7 @@ def generated(
     generator: Any, requests: Sequence[Request], loaded: LoadedDiffusion, config: DictConfig, *, output: Path, share: Share
 ) -> MadeVideos:
     """The clips of the requests, as far as they are not there yet."""
-    from sora.evaluation.generating import generate
+    from sora.evaluation.videos.generating import generate
     from sora.sample import describe
 
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
@@ -192,7 +192,7 @@ def frames_of(frames: int, clip: DictConfig) -> int:
 
 def fit_of(loaded: LoadedDiffusion) -> Fit:
     """What the run's VAE and patches take."""
-    from sora.data.taking import Fit
+    from sora.evaluation.videos.clips import Fit
 
     (time, rows, columns), patch = loaded.vae.stride, loaded.patchifier.size
     return Fit(time, patch.t, rows * patch.h, columns * patch.w)
@@ -201,8 +201,8 @@ def fit_of(loaded: LoadedDiffusion) -> Fit:
 def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], fit: Fit, config: DictConfig) -> Clips:
     """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
     network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
-    from sora.data.taking import fitted, only, take
     from sora.evaluation.files import policy_of
+    from sora.evaluation.videos.clips import fitted, only, take
 
     real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
     real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
@@ -219,9 +219,9 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
     """All that the scores depend on beside the run."""
     from omegaconf import OmegaConf
 
+    from sora.generation.prompts import negative_of
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
-    from sora.prompts import negative_of
 
     setting = bench.extractor.setting
     loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
@@ -251,8 +251,8 @@ def keep(output: Path, made: MadeVideos, clips: Clips, loaded: LoadedDiffusion, 
     """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
     import torch
 
+    from sora.generation.samples import write_samples
     from sora.sample import describe
-    from sora.samples import write_samples
 
     asked: Any = made.asked
     requests = kept_of(config, asked)

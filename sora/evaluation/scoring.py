@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage
 from sora.evaluation import sides
-from sora.evaluation.measures import DISTANCES, MEASURES, Seen, of_words
-from sora.evaluation.motion import MOTION
-from sora.progress import progress_bar
-from sora.terminal import counted, say
+from sora.evaluation.measures.clips import DISTANCES, MEASURES, Seen, of_words
+from sora.evaluation.measures.motion import MOTION
+from sora.system import files as storage
+from sora.system.progress import progress_bar
+from sora.system.terminal import counted, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.data.taking import Clips
-    from sora.evaluation.extraction import Extractor, Setting, Shapes
-    from sora.evaluation.sharing import Share
+    from sora.evaluation.measures.extraction import Extractor, Setting, Shapes
+    from sora.evaluation.videos.clips import Clips
     from sora.metrics.extractors.features import VideoFeatures
     from sora.metrics.protocol import Protocol
+    from sora.system.work_sharing import Share
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Bench:
     @property
     def reads_extractor(self) -> bool:
         """Whether any figure depends on the extractor that the command chose."""
-        from sora.evaluation.measures import reads_extractor
+        from sora.evaluation.measures.clips import reads_extractor
 
         return any(reads_extractor(word, self.extractor.network) for word in self.words)
 
@@ -82,7 +82,7 @@ MOST_NAMED = 5  # clips that a message names
 
 def setting_of(config: DictConfig) -> Setting:
     """How clips are scored, of a command's configuration. Raises ValueError for a size that is none."""
-    from sora.evaluation.extraction import Setting
+    from sora.evaluation.measures.extraction import Setting
 
     size = size_asked(config.size)
     check_settings(config)
@@ -103,8 +103,8 @@ def setting_of(config: DictConfig) -> Setting:
 def size_asked(said: Any) -> tuple[int, int] | None:
     """(height, width) of `size=`: one side of a square, or WIDTHxHEIGHT as everywhere; None leaves sizes as they are. A list of two
     different sides is refused, since nobody sees which of them is the width."""
-    from sora.generation.sizes import PIXELS
-    from sora.samples import LARGEST
+    from sora.generation.samples import LARGEST
+    from sora.patches.geometry import PIXELS
 
     sides = [said, said] if isinstance(said, int) else list(said) if not isinstance(said, str | None) else None
     if isinstance(said, str) and (found := PIXELS.fullmatch(said.strip())):
@@ -123,9 +123,9 @@ def size_asked(said: Any) -> tuple[int, int] | None:
 
 def check_settings(config: DictConfig) -> None:
     """Refuse, before any work, settings that no distance can be measured with."""
+    from sora.metrics.distribution.permutation import LEAST_PERMUTATIONS
+    from sora.metrics.distribution.resampling import LEAST_REPEATS
     from sora.metrics.extractors.pixels import KERNELS
-    from sora.metrics.permutation import LEAST_PERMUTATIONS
-    from sora.metrics.resampling import LEAST_REPEATS
 
     for key in (*WHOLE, *SWITCHES):
         value, kind, told = config[key], *((int, "a whole number") if key in WHOLE else (bool, "true or false"))
@@ -153,7 +153,7 @@ def check_settings(config: DictConfig) -> None:
 
 def check_places(config: DictConfig, output: Path) -> None:
     """Refuse, before any work, places that nothing can be written to: a file where a folder is to be, or the other way round."""
-    from sora.samples import check_place
+    from sora.generation.samples import check_place
 
     check_place(output, key="output")
     if config.cache and Path(config.cache).exists() and not Path(config.cache).is_dir():
@@ -173,9 +173,9 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
 
 def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:
     """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
-    from sora.configs.build import build
-    from sora.evaluation.extraction import tried
-    from sora.evaluation.measures import check_extractor, needs_extractor
+    from sora.config.build import build
+    from sora.evaluation.measures.clips import check_extractor, needs_extractor
+    from sora.evaluation.measures.extraction import tried
     from sora.sample import choose_device
 
     network = build(config.extractor)
@@ -190,7 +190,7 @@ def bench_of(
 ) -> Bench:
     """home: where features are kept, unless the configuration names a folder. network: what `network_of` gave, where it was asked before.
     Clears what killed evaluations left half-written."""
-    from sora.evaluation.extraction import Extractor
+    from sora.evaluation.measures.extraction import Extractor
     from sora.sample import choose_device
 
     check_places(config, output)
@@ -209,7 +209,7 @@ def bench_of(
 def real_set(bench: Bench, real: Clips | None) -> RealSet:
     """Features of the real clips; or of `statistics=FILE`, which must agree with the clips where they are given. Written there if it is not
     there yet."""
-    from sora.evaluation.extraction import shapes_of
+    from sora.evaluation.measures.extraction import shapes_of
     from sora.metrics.extractors.features import describe
     from sora.metrics.feature_sets import load_features, read_features, save_features
 
@@ -230,7 +230,7 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
         return RealSet(found.features, [tuple(shape)] * len(found.features), found.protocol["dataset"], clips, None, found.more)
     import torch
 
-    from sora.evaluation import motion
+    from sora.evaluation.measures import motion
 
     check_sets(bench, len(real), sets=1)
     shapes, dataset, clips = shapes_of(real, bench.extractor.setting), real.videos.about(), sides.about_real(real)
@@ -254,8 +254,8 @@ def real_set(bench: Bench, real: Clips | None) -> RealSet:
 def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
     """The figures that the words ask for, the rows of single shapes, and what to beware of. Every process extracts; the first computes.
     pairs: what is scored are the real clips themselves, reconstructed."""
-    from sora.evaluation import motion
-    from sora.metrics.cautions import paired
+    from sora.evaluation.measures import motion
+    from sora.metrics.distribution.cautions import paired
 
     moving, beware = motion.compared(bench, real, fake)
     told = ([paired()] if pairs else sides.of_rates(real.clips, fake.about())) if bench.distances else []
@@ -267,8 +267,8 @@ def compared(bench: Bench, real: RealSet, fake: Clips, *, pairs: bool = False) -
 
 def by_extractor(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float], list[dict[str, Any]], list[str]]:
     """Those by features of the extractor that the command chose."""
-    from sora.evaluation.extraction import averaged, distances, shapes_of
-    from sora.metrics.cautions import cautions
+    from sora.evaluation.measures.extraction import averaged, distances, shapes_of
+    from sora.metrics.distribution.cautions import cautions
 
     with bar(bench.share, "features of what is scored") as progress:
         features = bench.extractor.features(fake, real=False, progress=progress)
@@ -367,9 +367,9 @@ def finish(
     clips: Any,
 ) -> dict[str, Any]:
     """Write `scores.json`: figures, the protocol with its hash, what was scored, a row for each clip, and the clips that were kept."""
-    from sora.evaluation.measures import cautions
+    from sora.evaluation.measures.clips import cautions
     from sora.metrics.protocol import preset_lines
-    from sora.training.run import code_version
+    from sora.runs.run import code_version
 
     told = [*scores.get("cautions", ()), *cautions(scores["figures"])]
     written = {

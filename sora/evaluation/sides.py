@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.data.taking import ClipPolicy, Clips
     from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.videos.clips import ClipPolicy, Clips
 
 FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora import storage
 from sora.evaluation import scoring
-from sora.evaluation.measures import DISTANCES, USUAL, chosen
-from sora.evaluation.motion import MOTION, measures_protocol
+from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen
+from sora.evaluation.measures.motion import MOTION, measures_protocol
 from sora.evaluation.words import KNOWN
 from sora.gate.files import below
+from sora.system import files as storage
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.data.taking import Clips
     from sora.evaluation.scoring import Bench
-    from sora.evaluation.sharing import Share
+    from sora.evaluation.videos.clips import Clips
+    from sora.system.work_sharing import Share
 
 USUAL_N = 128
 SHAPE = ("frames", "height", "width")  # of a row
@@ -46,7 +46,7 @@ class Copy:
 
 def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Reconstruct up to n held-out clips of each dataset; PSNR and SSIM, and distances where `metrics=` asks for them."""
-    from sora.configs.load import load_vae
+    from sora.assembly.load import load_vae
     from sora.sample import choose_device
 
     words = chosen(config.metrics, usual=USUAL["vae"], known=KNOWN["vae"], scored="a VAE")
@@ -115,10 +115,10 @@ def score_dataset(
 ) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str], str]:
     """The figures of one dataset or folder, a row for each clip, the clips of both sides, what to beware of, and which originals they are
     of, as a hash."""
-    from sora.data.taking import take
-    from sora.data.video_sets import open_videos
     from sora.evaluation.files import policy_of
-    from sora.evaluation.made import FittedVideos, MadeVideos, whole
+    from sora.evaluation.videos.clips import take
+    from sora.evaluation.videos.made import FittedVideos, MadeVideos, whole
+    from sora.evaluation.videos.sets import open_videos
 
     videos = open_videos(folder, split=config.split, caption=config.caption)
     bench.share.tell(videos.lines())
@@ -143,9 +143,9 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     measured. What is there already is not made again."""
     import torch
 
-    from sora.data.video import write
-    from sora.metrics.alone import alone
-    from sora.metrics.reconstruction import Reconstruction
+    from sora.metrics.clips.reconstruction import Reconstruction
+    from sora.metrics.local import alone
+    from sora.video.files import write
 
     device = next(vae.parameters()).device
     with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
@@ -181,8 +181,8 @@ def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float)
     """Original left, reconstruction right, as a video; and as strips, one above the other. Returns the video's name."""
     import numpy as np
 
-    from sora.data.video import write
-    from sora.samples import enlarged, strip, write_png
+    from sora.generation.samples import enlarged, strip, write_png
+    from sora.video.files import write
 
     path = folder / f"{number:04d}.mp4"
     pair = enlarged(np.concatenate([original, other], axis=2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora.during import HeldOutClips
+    from sora.assembly.validation import HeldOutClips
     from sora.generation.generator import Request
 
 METRICS = ("adherence", "frechet", "kvd", "motion")
@@ -22,7 +22,7 @@ def scorer(
     said: Any, clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
     """What measures the videos, by said.metrics; None for nothing."""
-    from sora.evaluation.targets import world_of
+    from sora.evaluation.videos.targets import world_of
 
     names = tuple(said.metrics)
     if unknown := [name for name in names if name not in METRICS]:
@@ -54,8 +54,8 @@ def scorer(
 
 def extractors_of(said: Any, names: Sequence[str]) -> dict[str, Any]:
     """By what begins the names of their figures: the one that the configuration names, where a word reads it, and that of motion."""
-    from sora.configs.build import build
-    from sora.evaluation.motion import network_of
+    from sora.config.build import build
+    from sora.evaluation.measures.motion import network_of
 
     found = {"": build(said.extractor)} if set(APPEARANCE) & set(names) else {}
     return found | ({"motion_": network_of("motion")} if "motion" in names else {})
@@ -63,7 +63,7 @@ def extractors_of(said: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
     """The distances of two sets of features that are told while training."""
-    from sora.metrics.comparison import compare_features
+    from sora.metrics.distribution.comparison import compare_features
 
     figures = compare_features(real, fake, key="", ddof=1, seed=0, bootstrap=0, permutations=PERMUTATIONS, neighbours=5)
     named = {name.replace("/", "_").rstrip("_").replace("__", "_"): value for name, value in figures.items()}
@@ -89,9 +89,9 @@ class Scorer:
         return found | (self._distances(videos) if self._extractors else {})
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
-        from sora.data.world import PALETTE, parse
-        from sora.evaluation.measures import wilson
-        from sora.metrics.adherence import counted, judge, shares
+        from sora.evaluation.measures.clips import wilson
+        from sora.world.judge.adherence import counted, judge, shares
+        from sora.world.language import PALETTE, parse
 
         wanted = [request for _, request in self._requests]
         frames = [video.numpy() for video in videos]
@@ -109,7 +109,7 @@ class Scorer:
         """
         import torch
 
-        from sora.terminal import say
+        from sora.system.terminal import say
 
         if self._real is None:
             originals = self._originals()
@@ -134,7 +134,7 @@ class Scorer:
     def _originals(self) -> dict[int, Tensor]:
         """The held-out clips by the numbers of the requests, as what trains sees them: what their patches cover, or what is brought to
         size and rate for encoding. Says which cannot be read."""
-        from sora.terminal import say
+        from sora.system.terminal import say
 
         shown, reasons = self._stored() if self._clips.encode is None else self._prepared()
         lacking = [number for number in range(len(self._requests)) if number not in shown]
@@ -159,8 +159,8 @@ class Scorer:
         """The part of each stored clip that its patches cover, or why there is none."""
         import torch
 
-        from sora.data.loading import read_clip
-        from sora.data.video import CONFINED
+        from sora.data.loading.loader import read_clip
+        from sora.video.files import CONFINED
 
         found, reasons = {}, {}
         for number, (row, request) in enumerate(self._requests):

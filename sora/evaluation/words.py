@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sora.evaluation.continued import WORD
-from sora.evaluation.measures import DISTANCES, MEASURES
-from sora.evaluation.motion import MOTION
+from sora.evaluation.measures.clips import DISTANCES, MEASURES
+from sora.evaluation.measures.continuation import WORD
+from sora.evaluation.measures.motion import MOTION
 
 OF_RUNS = ("loss", "remembered")  # words that say something of a run, beside the videos that it makes
 KNOWN = {

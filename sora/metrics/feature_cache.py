@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sora import storage
 from sora.gate.forms import Fields, fitting, text
 from sora.gate.tensors import header, write_tensors
 from sora.gate.texts import STATE, json_of
+from sora.system import files as storage
 
 FORMAT = "sora feature cache 2"  # of 1 the hash did not cover the keys; its folders have other names, and are not read
 FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  # of what a file says of itself

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sora import storage
 from sora.gate.files import opened
 from sora.gate.tensors import header, refuse_not_finite, write_tensors
 from sora.gate.texts import STATE, json_of
 from sora.metrics.extractors.features import VideoFeatures
 from sora.metrics.protocol import differences
+from sora.system import files as storage
 
 FORMAT = "sora features 1"
 OTHERS = (b"PK\x03\x04", b"\x93NUMPY", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x89HDF")  # npz and torch.save, npy, pickles

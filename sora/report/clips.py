@@ -20,7 +20,7 @@ def clip(
 
     Raises ValueError for a file that is no video.
     """
-    from sora.data.video import CONFINED
+    from sora.video.files import CONFINED
 
     info = CONFINED.probe(path)
     width, height = size or (info.width, info.height)
@@ -31,7 +31,7 @@ def poster(path: Path) -> bytes:
     """The middle frame as JPEG; nothing where it cannot be decoded, which the player will show as well as it can."""
     from PIL import Image
 
-    from sora.data.video import CONFINED
+    from sora.video.files import CONFINED
 
     try:
         frames = CONFINED.read(path).frames

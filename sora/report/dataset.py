@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sora.data.describing import Description, Thumbnail, heavy, lasting
+from sora.ingest.statistics import Description, Thumbnail, heavy, lasting
 from sora.report import plots
 from sora.report.page import Figure, Figures, Page, Part, Picture, Pictures, Plot, Prose, Section, Table, number, render
-from sora.storage import write_text
-from sora.terminal import counted
+from sora.system.files import write_text
+from sora.system.terminal import counted
 
 _MOST_ROWS = 30
 

@@ -17,7 +17,7 @@ from sora.report import plots
 from sora.report.clips import clip
 from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
 from sora.report.plots import Panel, Span
-from sora.storage import write_text
+from sora.system.files import write_text
 
 KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
 LINE = Fields({"step": count}, may={"weights": text})  # of evaluation.jsonl

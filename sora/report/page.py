@@ -187,7 +187,7 @@ def render(page: Page) -> str:
     """The page as one HTML document."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from sora.terminal import shown
+    from sora.system.terminal import shown
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

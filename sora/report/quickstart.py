@@ -16,7 +16,7 @@ from sora.report import plots
 from sora.report.clips import clip
 from sora.report.evaluation import OF_PAIRS, TOLD, clip_of, panels_of, read_lines
 from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Part, Plot, Prose, Section, Table, Videos, number, render
-from sora.storage import read_json, write_json, write_text
+from sora.system.files import read_json, write_json, write_text
 
 PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transformers", "einops", "safetensors")
 WANTED = {
@@ -36,7 +36,7 @@ SHOWN = 24  # clips of a section; the rest are in the folder
 
 
 class StageDone(Protocol):
-    """A finished stage: `sora.stages.Done`."""
+    """A finished stage: `sora.launch.stages.Done`."""
 
     @property
     def stage(self) -> str: ...

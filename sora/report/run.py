@@ -14,8 +14,8 @@ from sora.report.clips import clip
 from sora.report.evaluation import TOLD, panels_of
 from sora.report.page import Commands, Figure, Figures, Folded, Links, Part, Plot, Prose, Section, Table, Video, Videos, number
 from sora.report.plots import Panel
-from sora.storage import read_json
-from sora.terminal import counted
+from sora.system.files import read_json
+from sora.system.terminal import counted
 
 Lines = Sequence[Mapping[str, Any]]
 # What is drawn of metrics.jsonl over the steps: its title, by the name of the value.
@@ -113,7 +113,7 @@ def samples_of(folder: Path, *, most: int) -> list[Video]:
 
 
 def time_parts(spent: Lines, totals: Mapping[str, Any] | None) -> list[Part]:
-    """Where the time of all processes went. totals: what `sora.training.phases.totals` makes of the lines of goodput.jsonl."""
+    """Where the time of all processes went. totals: what `sora.training.logging.goodput.totals` makes of the lines of goodput.jsonl."""
     if totals is None:
         return []
     seconds = {name: totals["seconds"].get(name, 0.0) for name in PHASES}

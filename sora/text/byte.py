@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.storage import text_hash
+from sora.system.files import text_hash
 from sora.text.limits import Limit
 from sora.tokens import TextTokens
 

@@ -26,7 +26,7 @@ from sora.gate.forms import Fields, Maybe, digest, fitting, matching, some, text
 from sora.gate.forms import count as whole
 from sora.gate.tensors import finite, header, write_tensors
 from sora.gate.texts import LIST, read_json
-from sora.storage import NotEncoded, file_hash, text_hash, whole_file, write_json
+from sora.system.files import NotEncoded, file_hash, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
 from sora.text.limits import Cut, cuts, summed
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora.storage import text_hash
+from sora.system.files import text_hash
 from sora.text.encoder import IdentityText
 from sora.text.limits import Limit
 

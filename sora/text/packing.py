@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sora.terminal import counted
+from sora.system.terminal import counted
 from sora.tokens import Segments, TextTokens
 
 

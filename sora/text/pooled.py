@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from sora.storage import text_hash
+from sora.system.files import text_hash
 from sora.text.limits import Limit
 from sora.tokens import Segments, TextTokens, owners
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora import hub
-from sora.storage import file_hash, read_json
+from sora.system import hub
+from sora.system.files import file_hash, read_json
 from sora.text.encoder import IdentityText
 from sora.text.limits import Limit
 

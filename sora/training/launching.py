@@ -9,9 +9,9 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
-from sora.processes import own
-from sora.started import PARENT, Started, rendezvous, started, starts_others
-from sora.training.mesh import MeshStrategy
+from sora.parallel.mesh import MeshStrategy
+from sora.system.processes import own
+from sora.system.started import PARENT, Started, rendezvous, started, starts_others
 
 
 def take_seats(trainer: Trainer) -> None:
@@ -88,7 +88,8 @@ def _idle(count: int, kind: str) -> str:
 
 
 class Launched(ClusterEnvironment):
-    """Ranks that a launcher started, as `sora.started` reads it; Lightning's own readers each know one launcher, and guess at halves."""
+    """Ranks that a launcher started, as `sora.system.started` reads it; Lightning's own readers each know one launcher, and guess at
+    halves."""
 
     def __init__(self, here: Started) -> None:
         super().__init__()

@@ -21,10 +21,12 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sora.training import clipping, ranks, summing
-from sora.training.ema import Averaging
-from sora.training.mesh import MeshStrategy, Seat, ordered, seat
-from sora.training.soundness import NOT_FINITE, Guard
+from sora.parallel import summing
+from sora.parallel.mesh import MeshStrategy, Seat, ordered, seat
+from sora.system import distributed as ranks
+from sora.training.guard import NOT_FINITE, Guard
+from sora.training.optim import clipping
+from sora.training.optim.ema import Averaging
 
 Numbers = float | list[float]
 NOTES = frozenset({"_current_fx_name", "report", "preparing", "on_gradients"})  # attributes of the module that change at every step
@@ -266,7 +268,7 @@ class TrainingModule(LightningModule):
             facts = ranks.summed(torch.tensor(facts, dtype=torch.float64, device=self.device)).tolist()
         unsound, total_norm, stop, samples, tokens, flops, *by_pack = facts
         # of every pack alone, so that its bits do not depend on which rank had it; the count is 1 at least, but where numbers are left out
-        # of a step to see what it costs (`sora.training.tally`), which answers 0
+        # of a step to see what it costs (`sora.cost.tally`), which answers 0
         loss = summing.exact(by_pack) / max(counted, 1.0)
         reason = self.guard.judge(loss, finite=unsound == 0)
         taken = not reason

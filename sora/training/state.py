@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sora.gate.tensors import finite
-from sora.training import checkpoint, ranks, rng
-from sora.training.checkpoint import TrainingState
+from sora.runs import checkpoint
+from sora.runs.checkpoint import TrainingState
+from sora.runs.shards import Stored, boxes, place
+from sora.system import distributed as ranks
+from sora.system import global_rng as rng
 from sora.training.module import Counters, TrainingModule
-from sora.training.pieces import Stored, boxes, place
 
 
 def capture(module: TrainingModule, facts: Mapping[str, Any]) -> TrainingState:

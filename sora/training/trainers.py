@@ -15,12 +15,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 
-from sora.started import started
-from sora.training.context import spread_context
+from sora.parallel.context import spread_context
+from sora.parallel.mesh import MeshStrategy, Sizes, Spreaders
+from sora.parallel.tensor import beside, spread_tensor
+from sora.system.started import started
 from sora.training.launching import environment
-from sora.training.mesh import MeshStrategy, Sizes, Spreaders
-from sora.training.online import share_encoding
-from sora.training.tensor import beside, spread_tensor
+from sora.training.online_encoding import share_encoding
 
 PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
 SPREADERS = Spreaders(context=spread_context, tensor=spread_tensor, encoding=share_encoding, cut=beside)
@@ -92,7 +92,7 @@ def mesh_trainer(
     deterministic: bool,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """Several processes, laid out as `sora.training.mesh` says; replicate or shard null: what the other axes leave.
+    """Several processes, laid out as `sora.parallel.mesh` says; replicate or shard null: what the other axes leave.
 
     devices, of each node, or nodes null: as many as a launcher started; without one, all GPUs of this machine.
 

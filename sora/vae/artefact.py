@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sora import storage
 from sora.gate.forms import Fields, Items, digest, fitting, number, real, some, whole
 from sora.gate.sizes import bounded
 from sora.gate.tensors import header, refuse_not_finite, write_tensors
 from sora.gate.tensors import load as tensors_of
 from sora.gate.texts import read_json
+from sora.system import files as storage
 from sora.vae.vae import VideoVAE
 
 WEIGHTS, CARD = "vae.safetensors", "vae.json"

@@ -19,7 +19,7 @@ def make(folder: Path) -> None:
 
     import numpy as np
 
-    from sora.data.video import encode
+    from sora.video.files import encode
     from tests import trained
 
     vae, data = trained.vae_artefact(folder / "vae"), trained.world_dataset(folder / "data", clips=8)

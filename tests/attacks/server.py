@@ -63,7 +63,7 @@ def warm() -> None:
     for module in pkgutil.walk_packages(sora.__path__, "sora."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    from sora.configs.compose import compose
+    from sora.config.compose import compose
 
     for verb, *words in ASKED:
         compose(verb, words)

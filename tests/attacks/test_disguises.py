@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 import pytest
 
-from sora.data.decoding.kinds import kind_of
-from sora.data.video import CONFINED, encode
+from sora.video.demuxing.kinds import kind_of
+from sora.video.files import CONFINED, encode
 
 PLAYLISTS = {
     "m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",

@@ -18,12 +18,17 @@ VALUES = (None, True, False, -1, 0, 1, 1.5, 1e308, 10**30, "", "x", "../x", "/x"
 
 def declared():
     """Each form by its name, with where a sound value lies in the material, and which part of it."""
-    from sora import stages
-    from sora.configs import sweep  # noqa: F401  (its form stands where it is read)
-    from sora.data import caption_sets, index, latents, parts, quarantine, stores
+    from sora.config.command_line import sweep  # noqa: F401  (its form stands where it is read)
+    from sora.data.index import caption_sets, index, latents
+    from sora.data.index import index_progress as parts
+    from sora.data.loading import quarantine
+    from sora.data.shards import stores
+    from sora.launch import stages
     from sora.metrics import scored
+    from sora.runs import jsonl as metrics
+    from sora.runs import manifest, run
     from sora.text import cache
-    from sora.training import manifest, metrics, phases, run
+    from sora.training.logging import goodput as phases
     from sora.vae import artefact
 
     return {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sora.terminal import STEERING
+from sora.system.terminal import STEERING
 from tests.attacks.harness import Ended
 
 BAD = "\x1b[2J\x1b]0;title\x07 \u202eTXT\u2066 \x9b31m\x85\u2028"
@@ -29,7 +29,7 @@ def assert_plain(ended: Ended, *, told: bool = True) -> None:
 
 @pytest.fixture
 def clip():
-    from sora.data.video import encode
+    from sora.video.files import encode
 
     return encode(np.random.default_rng(0).integers(0, 256, (17, 48, 64, 3), dtype=np.uint8), 8.0, lossless=True)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.attacks.harness import Ended, assert_bounded, assert_refused
-from tests.test_credentials import SECRETS
+from tests.gate.test_credentials import SECRETS
 
 WORD = "c4n4ryc4n4ryc4n4ryc4n4ryc4n4ryc4n4ry"
 URL = f"https://user:{WORD}@127.0.0.1:9/set"

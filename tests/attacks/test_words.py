@@ -2,8 +2,8 @@
 
 import pytest
 
-from sora.configs.check import flatten
-from sora.configs.compose import compose
+from sora.config.check import flatten
+from sora.config.compose import compose
 from tests.attacks.harness import assert_bounded, assert_refused
 from tests.attacks.material import TRAIN
 

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import torch
 
-from sora.data.index import Caption, ClipFacts, DatasetWriter
-from sora.data.loading import FrameBatch
-from sora.data.video import encode
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter
+from sora.data.loading.loader import FrameBatch
+from sora.video.files import encode
 
 
 def joined(packs: Sequence[FrameBatch]) -> FrameBatch:

@@ -4,12 +4,12 @@ import json
 from functools import partial
 
 from sora import prepare
-from sora.data.clip_texts import WORDS
-from sora.data.index import DATASET, Index
-from sora.data.preparing import join, keep
-from sora.data.sources import FolderSource
-from sora.data.units import WHOLE, Units
-from sora.data.workers import in_order
+from sora.data.index.index import DATASET, Index
+from sora.data.index.units import WHOLE, Units
+from sora.ingest.clip_texts import WORDS
+from sora.ingest.preparing import join, keep
+from sora.ingest.sources import FolderSource
+from sora.system.guarded_pool import in_order
 
 QUIET = {"options": {"g": "12", "crf": "8"}}
 run = partial(in_order, workers=0, seconds=60, memory_gb=64)

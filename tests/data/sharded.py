@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from sora.data.foreign import Choices
-from sora.data.index import Index
-from sora.data.indexing import index_shards, names_of
-from sora.data.stores import store_of, write_remote
+from sora.data.index.index import Index
+from sora.data.shards.stores import store_of, write_remote
+from sora.ingest.index_shards import index_shards, names_of
+from sora.ingest.survey import Choices
 from tests.data.making import tar, telling
 
 FRAMES = [3, 5, 1, 4]

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from sora import cli
-from sora.data import checking, latents, rows, writing
-from sora.data.caption_sets import CaptionSetWriter
-from sora.data.checking import check
-from sora.data.describing import binned, describe
-from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
-from sora.data.video import encode
-from sora.storage import file_hash
+from sora.data.index import latents, rows
+from sora.data.index import writer as writing
+from sora.data.index.caption_sets import CaptionSetWriter
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.ingest import check as checking
+from sora.ingest.check import check
+from sora.ingest.statistics import binned, describe
+from sora.system.files import file_hash
+from sora.video.files import encode
 from tests.data.making import dataset, flip, telling
 
 SHAPES = [(5, 16, 16), (1, 16, 24), (9, 18, 20), (5, 16, 16), (3, 8, 8)]

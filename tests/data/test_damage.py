@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sora.data import index as index_module
-from sora.data import latents, mapped
-from sora.data.caption_sets import CaptionSetWriter
-from sora.data.foreign import Choices
-from sora.data.index import Caption, Index
-from sora.data.indexing import index_shards
-from sora.data.stores import store_of
+from sora.data.index import index as index_module
+from sora.data.index import latents
+from sora.data.index import mapped_arrays as mapped
+from sora.data.index.caption_sets import CaptionSetWriter
+from sora.data.index.index import Caption, Index
+from sora.data.shards.stores import store_of
+from sora.ingest.index_shards import index_shards
+from sora.ingest.survey import Choices
 from tests.data.making import counting, dataset, muxed, tar
 from tests.data.sharded import QUICK, samples
 

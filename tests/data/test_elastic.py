@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sora.data import latents
-from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
-from sora.data.latent_batches import LatentData
-from sora.data.loading import step_loader
-from sora.data.planning import Bucketed, Cost, Packed, TokenPlan
-from sora.draws import sample_id
+from sora.data.index import latents
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.data.loading.latents import LatentData
+from sora.data.loading.loader import step_loader
+from sora.data.plan import Bucketed, Cost, Packed, TokenPlan
 from sora.patches import Patchifier
+from sora.system.draws import sample_id
 from sora.text import cache
 from sora.text.byte import ByteEncoder
 

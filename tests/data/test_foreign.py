@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora.data import foreign
-from sora.data.checking import check
-from sora.data.foreign import Choices, key_of
-from sora.data.index import Index
-from sora.data.indexing import index_shards
-from sora.data.loading import read_clip
-from sora.data.stores import store_of
-from sora.data.video import PYAV
+from sora.data.index.index import Index
+from sora.data.loading.loader import read_clip
+from sora.data.shards.stores import store_of
+from sora.ingest import survey as foreign
+from sora.ingest.check import check
+from sora.ingest.index_shards import index_shards
+from sora.ingest.survey import Choices, key_of
+from sora.video.files import PYAV
 from tests.data.making import counting, dataset, muxed, numbers, sound, tar, telling
 from tests.data.sharded import FRAMES, QUICK, indexed, samples, write
 

@@ -6,20 +6,20 @@ import shutil
 import numpy as np
 import pytest
 
-from sora import trust
-from sora.configs.compose import compose
-from sora.data import foreign
-from sora.data.checking import check
-from sora.data.clip_texts import CaptionWords
-from sora.data.decoded import decoded_by, refuse_others
-from sora.data.decoding import pictures
-from sora.data.decoding.decord import DecordReader
-from sora.data.decoding.guarded import GuardedReader
-from sora.data.index import Index
-from sora.data.indexing import passed_over
-from sora.data.loading import read_clip
-from sora.data.stores import store_of
-from sora.data.video import LIMITS, PYAV
+from sora.config.compose import compose
+from sora.data.index.decoded import decoded_by, refuse_others
+from sora.data.index.index import Index
+from sora.data.loading.loader import read_clip
+from sora.data.shards.stores import store_of
+from sora.gate import trust
+from sora.ingest import survey as foreign
+from sora.ingest.check import check
+from sora.ingest.clip_texts import CaptionWords
+from sora.ingest.index_shards import passed_over
+from sora.video.decoding import pictures
+from sora.video.decoding.decord import DecordReader
+from sora.video.decoding.guarded import GuardedReader
+from sora.video.files import LIMITS, PYAV
 from tests.data.making import dataset, telling
 from tests.data.sharded import indexed, samples, still, write
 

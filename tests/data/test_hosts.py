@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sora.data import stores
-from sora.data.indexing import mirror, names_of
-from sora.data.shard_cache import ShardCache
-from sora.data.stores import RemoteStore
+from sora.data.shards import stores
+from sora.data.shards.shard_cache import ShardCache
+from sora.data.shards.stores import RemoteStore
 from sora.gate import answers, hosts
 from sora.gate.hosts import Unfit
+from sora.ingest.index_shards import mirror, names_of
 from tests.data.making import dataset
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora.data import duplicates, foreign, parts
-from sora.data.duplicates import KeyFile, KeySet
-from sora.data.foreign import Choices
-from sora.data.index import Index
-from sora.data.indexing import index_shards
-from sora.data.stores import store_of, write_remote
+from sora.data.index import index_progress as parts
+from sora.data.index import unique_keys as duplicates
+from sora.data.index.index import Index
+from sora.data.index.unique_keys import KeyFile, KeySet
+from sora.data.shards.stores import store_of, write_remote
+from sora.ingest import survey as foreign
+from sora.ingest.index_shards import index_shards
+from sora.ingest.survey import Choices
 from tests.data.making import counting, muxed
 from tests.data.sharded import QUICK, samples, write
 
@@ -76,7 +78,7 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_files_and_reads_no_whole_sh
         if left == 0:
             raise KeyboardInterrupt
 
-    for module in ("sora.storage", "sora.data.mapped"):
+    for module in ("sora.system.files", "sora.data.index.mapped_arrays"):
         monkeypatch.setattr(f"{module}.sync", failing)
     for count in range(1, 100, 5):
         folder, left = tmp_path / str(count), count
@@ -101,9 +103,9 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_files_and_reads_no_whole_sh
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sora.data.foreign import Choices
-from sora.data.indexing import index_shards
-from sora.data.stores import store_of, write_remote
+from sora.ingest.survey import Choices
+from sora.ingest.index_shards import index_shards
+from sora.data.shards.stores import store_of, write_remote
 def report(shards, clips):
     if shards == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -197,7 +199,7 @@ def test_a_shard_that_changed_and_other_choices_are_read_again_and_more_shards_m
 @pytest.mark.slow
 def test_two_processes_do_not_index_into_one_folder(shards, tmp_path):
     then = "print('in', flush=True); sys.stdin.read()"
-    script = f"import sys; from sora.data.parts import Parts; p = Parts(sys.argv[1], {{}}); {then}"
+    script = f"import sys; from sora.data.index.index_progress import Parts; p = Parts(sys.argv[1], {{}}); {then}"
     asked = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sora.data.loading import step_loader
+from sora.data.loading.loader import step_loader
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +211,7 @@ def test_a_start_that_fails_leaves_no_worker_and_shares_nothing(monkeypatch, sta
 
 SLOW = """
 import time
-from sora.data.workers import in_order
+from sora.system.guarded_pool import in_order
 
 def slow(item):
     time.sleep(4)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from sora import cli
-from sora.data.loading import read_clip
-from sora.data.sources import WorldSource, clip_key, fitted
-from sora.data.video import PYAV
-from sora.data.workers import in_order
+from sora.data.loading.loader import read_clip
+from sora.ingest.sources import WorldSource, clip_key, fitted
+from sora.system.guarded_pool import in_order
+from sora.video.files import PYAV
 from tests.data.making import counting, muxed, numbers, tar, telling
 from tests.data.preparing import QUIET, prepared, source
 
@@ -242,7 +242,7 @@ def test_count_is_the_most_clips(tmp_path, videos):
 
 
 def test_the_worlds_clips_arrive_whole(tmp_path):
-    world = importlib.import_module("sora.data.world.world").World(
+    world = importlib.import_module("sora.world.world").World(
         seed=3, sizes=((32, 32), (24, 40)), seconds=(1.0,), rates=(8.0,), motions=("linear",)
     )
     made = WorldSource(world=world, heldout=1, lossless=True, licence="CC0-1.0")

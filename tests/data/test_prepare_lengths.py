@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora.data import sources
-from sora.data.loading import read_clip
-from sora.data.video import PYAV
-from tests.data.decoding.clips import file_of
-from tests.data.decoding.sought import FILES, FRAMES, by_an_encoder_of, moving, piped
-from tests.data.decoding.test_seeking import lasting
+from sora.data.loading.loader import read_clip
+from sora.ingest import sources
+from sora.video.files import PYAV
 from tests.data.making import counting, numbers
 from tests.data.preparing import prepared, source
+from tests.video.decoding.clips import file_of
+from tests.video.decoding.sought import FILES, FRAMES, by_an_encoder_of, moving, piped
+from tests.video.decoding.test_seeking import lasting
 
 
 def made(tmp_path, content: bytes, **settings):
@@ -79,7 +79,7 @@ def test_garbage_is_in_no_clip(tmp_path):
 
 
 def _shown(content: bytes) -> list[bool]:
-    from sora.data.video import LIMITS, stream
+    from sora.video.files import LIMITS, stream
 
     return [picture.good for picture in stream(content, limits=LIMITS)]
 

@@ -7,14 +7,14 @@ from functools import partial
 import pytest
 
 from sora import prepare
-from sora.configs.compose import compose
-from sora.data import preparing
-from sora.data.clip_texts import WORDS
-from sora.data.index import DATASET
-from sora.data.preparing import keep
-from sora.data.sources import FolderSource
-from sora.data.units import WHOLE, Part, Units
-from sora.data.workers import in_order
+from sora.config.compose import compose
+from sora.data.index.index import DATASET
+from sora.data.index.units import WHOLE, Part, Units
+from sora.ingest import preparing
+from sora.ingest.clip_texts import WORDS
+from sora.ingest.preparing import keep
+from sora.ingest.sources import FolderSource
+from sora.system.guarded_pool import in_order
 from tests.data.making import counting, muxed
 from tests.data.preparing import QUIET, prepared, source
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sora.data.records import LONGEST, json_of, lines_of, records, refuse_half, text_of
+from sora.gate.records import LONGEST, json_of, lines_of, records, refuse_half, text_of
 
 
 def rows(path, content, **more):

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora.data.index import Caption, ClipFacts, DatasetWriter, Index
-from sora.data.video import write
-from sora.draws import sample_id
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.encode import encode_clips
+from sora.system.draws import sample_id
 from sora.text import cache
-from tests.data.test_latents import HASH, TEXT, data, plan, vae
+from sora.video.files import write
+from tests.data.index.test_latents import HASH, TEXT, data, plan, vae
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_clips_that_cannot_be_encoded_are_listed_and_never_trained_on(spoilt):
     assert seen == {sample_id(f"clip-{number}") for number in (0, 2, 4)}
     with pytest.raises(ValueError, match="clip-1 has no latents: it could not be encoded"):
         source.latents[0].latents(1)
-    from sora.data.checking import check
+    from sora.ingest.check import check
 
     latent_faults = [fault for fault in check(index, decode=0.0, workers=0, seconds=60, memory_gb=16).faults if "latents" in str(fault)]
     assert not latent_faults

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from sora.configs.compose import compose
-from sora.data.clip_texts import WORDS, CaptionWords, captions_of, joined
-from sora.data.rows import Caption
-from sora.data.sidecars import Sidecars
+from sora.config.compose import compose
+from sora.data.index.rows import Caption
+from sora.ingest.clip_texts import WORDS, CaptionWords, captions_of, joined
+from sora.ingest.sidecars import Sidecars
 
 VIDEOS = ("a.mp4", "b.MP4", "sub/a.mov", "sub/c.mp4")
 

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from sora.data.streaming import ShardStream
+from sora.ingest.streaming import ShardStream
 from tests.data.making import dataset, tar
-from tests.data.test_stores import Server
+from tests.data.shards.test_stores import Server
 
 
 class Pipe(io.BytesIO):

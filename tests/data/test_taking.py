@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sora.data.taking import ClipPolicy, Clips, Fit, only, refuse_mixed, take
-from sora.data.video_sets import Shape
+from sora.evaluation.videos.clips import ClipPolicy, Clips, Fit, only, refuse_mixed, take
+from sora.evaluation.videos.sets import Shape
 
 LONG = (9, 30, 17, 12, 40, 10, 11)
 

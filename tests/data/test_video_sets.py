@@ -7,9 +7,9 @@ import PIL
 import pytest
 from PIL import Image
 
-from sora.data.taking import ClipPolicy, take
-from sora.data.video_sets import EVALUATION, FolderVideos
-from sora.evaluation.made import FittedVideos, whole
+from sora.evaluation.videos.clips import ClipPolicy, take
+from sora.evaluation.videos.made import FittedVideos, whole
+from sora.evaluation.videos.sets import EVALUATION, FolderVideos
 from tests.data.making import counting, muxed, telling
 
 

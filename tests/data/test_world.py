@@ -6,11 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sora.data.world import BACKGROUNDS, MOTIONS, PALETTE, SHAPES, World, parse
-from sora.data.world.render import relief
-from sora.data.world.scenes import WAY
-from sora.metrics.adherence import EVENTS, Facts
-from sora.metrics.silhouettes import OUTLINES, coverage
+from sora.world.judge.adherence import EVENTS, Facts
+from sora.world.judge.silhouettes import OUTLINES, coverage
+from sora.world.language import PALETTE, SHAPES, parse
+from sora.world.render import BACKGROUNDS, relief
+from sora.world.scenes import MOTIONS, WAY
+from sora.world.world import World
 
 SMALL = {"sizes": ((32, 32), (24, 40), (40, 24), (32, 24)), "seconds": (1.0, 2.0), "rates": (8.0, 12.0)}
 

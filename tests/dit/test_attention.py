@@ -12,20 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import (
-    chunked_attention,
-    dense_attention,
-    fastest_attention,
-    flash_attention,
-    flex_attention,
-    per_segment_attention,
-    varlen_attention,
-)
-from sora.dit.attention.dense import allowed
-from sora.dit.attention.fastest import fastest
-from sora.dit.attention.flex import blocks, mask_mod
+from sora.dit.attention.chunked import chunked_attention
+from sora.dit.attention.dense import allowed, dense_attention
+from sora.dit.attention.fastest import fastest, fastest_attention
+from sora.dit.attention.flash import flash_attention
+from sora.dit.attention.flex import blocks, flex_attention, mask_mod
+from sora.dit.attention.layout import Layout, Mask
 from sora.dit.attention.op import is_attention, places
-from sora.dit.layout import Layout, Mask
+from sora.dit.attention.per_segment import per_segment_attention
+from sora.dit.attention.varlen import varlen_attention
 from sora.patches import pack
 from sora.tokens import Grid, Segments, owners
 

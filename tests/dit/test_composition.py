@@ -6,20 +6,20 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from sora.dit.clips import clip_shape
+from sora.dit.attention.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
+from sora.dit.blocks.dual import dual_block
+from sora.dit.blocks.expert import expert_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.parallel import parallel_block
+from sora.dit.blocks.plain import plain_block
+from sora.dit.blocks.single import dual_then_single_block, single_block
 from sora.dit.dit import cross_block, gelu
-from sora.dit.dual import dual_block
-from sora.dit.expert import expert_block
-from sora.dit.lean import lean_block
-from sora.dit.mlps import gelu_tanh, swiglu
-from sora.dit.modulation import LoRAModulation, SingleModulation, ZeroModulation
-from sora.dit.norms import affine_layer_norm, layer_norm_per_head, no_norm, rms_across_heads, rms_norm
-from sora.dit.parallel import parallel_block
-from sora.dit.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
-from sora.dit.plain import plain_block
-from sora.dit.registers import register_tokens
-from sora.dit.rope import learned_positions
-from sora.dit.single import dual_then_single_block, single_block
+from sora.dit.layers.clip_shape import clip_shape
+from sora.dit.layers.mlps import gelu_tanh, swiglu
+from sora.dit.layers.modulation import LoRAModulation, SingleModulation, ZeroModulation
+from sora.dit.layers.norms import affine_layer_norm, layer_norm_per_head, no_norm, rms_across_heads, rms_norm
+from sora.dit.layers.registers import register_tokens
+from sora.dit.layers.rope import learned_positions
 from sora.patches import unpack
 from sora.tokens import NoiseLevels
 from tests.dit.test_dit import Clip, apart, network, packed

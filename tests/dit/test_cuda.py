@@ -13,22 +13,22 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sora.configs.build import build
+from sora.config.build import build
+from sora.cost.tally import Tally
+from sora.cost.tracing import faked, gpu_casts
+from sora.dit.attention.patterns import causal_attention, factorised_attention
 from sora.dit.attention.varlen import attention_shapes
+from sora.dit.blocks.dual import dual_block
+from sora.dit.blocks.expert import expert_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.parallel import parallel_block
+from sora.dit.blocks.plain import plain_block
+from sora.dit.blocks.single import dual_then_single_block
 from sora.dit.dit import HeadNorm
-from sora.dit.dual import dual_block
-from sora.dit.expert import expert_block
-from sora.dit.lean import lean_block
-from sora.dit.mlps import swiglu
-from sora.dit.norms import AcrossHeads, HeadLayerNorm
-from sora.dit.parallel import parallel_block
-from sora.dit.patterns import causal_attention, factorised_attention
-from sora.dit.plain import plain_block
-from sora.dit.registers import register_tokens
-from sora.dit.single import dual_then_single_block
-from sora.training import recompute
-from sora.training.tally import Tally
-from sora.training.tracing import faked, gpu_casts
+from sora.dit.layers.mlps import swiglu
+from sora.dit.layers.norms import AcrossHeads, HeadLayerNorm
+from sora.dit.layers.registers import register_tokens
+from sora.training import activation_checkpointing as recompute
 from tests.dit.published.test_parity import CASES, CLASSES, TEXT, Clip, inputs_of
 from tests.dit.test_dit import Clip as PlainClip
 from tests.dit.test_dit import network, packed

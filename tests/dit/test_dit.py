@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sora.diffusion.objective import pack_levels
-from sora.dit.attention import fastest_attention
+from sora.dit.attention.fastest import fastest_attention
+from sora.dit.attention.patterns import full_attention
 from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
-from sora.dit.mlps import swiglu
-from sora.dit.modulation import SingleModulation
-from sora.dit.patterns import full_attention
-from sora.dit.rope import AxialRope, wave_positions
+from sora.dit.layers.mlps import swiglu
+from sora.dit.layers.modulation import SingleModulation
+from sora.dit.layers.rope import AxialRope, wave_positions
 from sora.patches import pack, unpack
 from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, means, owners
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.dit.attention import dense_attention
+from sora.dit.attention.dense import dense_attention
+from sora.dit.attention.layout import sees
+from sora.dit.attention.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
+from sora.dit.blocks.dual import dual_block
 from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
-from sora.dit.dual import dual_block
 from sora.dit.flops import TRAINING, Flops, Meeting, Rows
-from sora.dit.layout import sees
-from sora.dit.modulation import SingleModulation
-from sora.dit.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
-from sora.dit.peak import measured_peak, stated
-from sora.dit.registers import register_tokens
-from sora.dit.rope import AxialRope, wave_positions
+from sora.dit.layers.modulation import SingleModulation
+from sora.dit.layers.registers import register_tokens
+from sora.dit.layers.rope import AxialRope, wave_positions
+from sora.system.devices import measured_peak, stated
 from sora.tokens import Grid
 from tests.dit.test_dit import TEXT, Clip, P, packed
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
+from sora.config.build import build
 from tests.test_configs import node
 
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sora.cli import run
-from sora.data.video import write
+from sora.video.files import write
 
 pytestmark = pytest.mark.slow
 FRAMES, SIDE = 6, 16

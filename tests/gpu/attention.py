@@ -11,18 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sora.dit.attention import (
-    chunked_attention,
-    dense_attention,
-    fastest_attention,
-    flash_attention,
-    flex_attention,
-    per_segment_attention,
-    varlen_attention,
-)
-from sora.dit.attention.fastest import fastest
+from sora.dit.attention.chunked import chunked_attention
+from sora.dit.attention.dense import dense_attention
+from sora.dit.attention.fastest import fastest, fastest_attention
+from sora.dit.attention.flash import flash_attention
+from sora.dit.attention.flex import flex_attention
+from sora.dit.attention.layout import Attention, Layout, Mask, sees
 from sora.dit.attention.op import Places, pairs, places
-from sora.dit.layout import Attention, Layout, Mask, sees
+from sora.dit.attention.per_segment import per_segment_attention
+from sora.dit.attention.varlen import varlen_attention
 from sora.patches import pack
 from sora.tokens import Grid, Segments
 from tests.gpu.ceilings import matmul_rate

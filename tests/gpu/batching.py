@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sora.price import Wanted
+from sora.cost.price import Wanted
 from sora.tokens import Grid, Segments
 from tests.gpu.measuring import in_turn
 from tests.gpu.networks import Trained, batches, sizes, trained, wanted

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
-from sora.jobs import JOBS
-from sora.processes import Parent
+from sora.assembly.jobs import JOBS
+from sora.config.build import build
+from sora.cost.tracing import attach
+from sora.system.processes import Parent
 from sora.training.module import TrainingModule
-from sora.training.tracing import attach
 from tests.gpu.measuring import in_turn
 from tests.gpu.record import Place
 

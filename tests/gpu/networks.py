@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sora.configs.build import build
-from sora.configs.compose import compose
-from sora.price import Wanted, batch_of, module_of
+from sora.config.build import build
+from sora.config.compose import compose
+from sora.cost.price import Wanted, batch_of, module_of
+from sora.cost.tracing import attach
 from sora.tokens import Batch, Grid
-from sora.training.tracing import attach
 from tests.gpu.measuring import let_go
 from tests.gpu.record import Place
 

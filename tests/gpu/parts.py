@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora.configs.build import build
-from sora.configs.compose import compose
+from sora.config.build import build
+from sora.config.compose import compose
 from sora.diffusion.guidance import guide
 from sora.diffusion.path import Straight
 from sora.diffusion.prediction import velocity_prediction
 from sora.diffusion.samplers import heun
 from sora.diffusion.shift import constant_shift
 from sora.generation.generator import Generator, Recipe, Request
-from sora.metrics.rand3d import Random3D
+from sora.metrics.extractors.rand3d import Random3D
 from sora.patches import Patchifier
-from sora.training.vae_module import VaeTask
+from sora.training.vae_task import VaeTask
 from tests.gpu.fitting import fitting
 from tests.gpu.measuring import error, peak_bytes, seconds_of
 from tests.gpu.record import Place, Report

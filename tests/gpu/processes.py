@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from sora.processes import Parent
+from sora.system.processes import Parent
 from tests.gpu.record import Cut, Place, Report, Section
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from sora.storage import write_json
+from sora.system.files import write_json
 
 NOT_RUN, RUNNING, RAN, FAILED, CUT = "not run", "running", "ran", "failed", "cut off"
 LEAST = 5.0  # seconds under which no section begins

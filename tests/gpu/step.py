@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sora.dit.peak import stated
-from sora.price import Wanted, bill
+from sora.cost.price import Wanted, bill
+from sora.system.devices import stated
 from tests.gpu.ceilings import matmul_rate
 from tests.gpu.fitting import fitting
 from tests.gpu.measuring import error, peak_bytes, seconds_of, step_bytes

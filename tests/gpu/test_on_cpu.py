@@ -160,7 +160,7 @@ def test_sections_are_imported_without_a_device_and_without_what_reads_data():
         "sys.modules |= dict.fromkeys(['pyarrow', 'av', 'diffusers'])\n"
         "import tests.gpu.sections, tests.gpu.processes\n"
         "for name in ('pyarrow', 'av', 'diffusers'): del sys.modules[name]\n"
-        "import sora.cli, sora.train, sora.prepare, sora.encode, sora.training.run"
+        "import sora.cli, sora.train, sora.prepare, sora.encode, sora.runs.run"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr

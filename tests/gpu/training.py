@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sora.processes import Parent
+from sora.system.processes import Parent
 from tests.gpu import loops
 from tests.gpu.record import Place, Report
 
@@ -99,7 +99,7 @@ def begun(*words: str, home: Path, until: int = 0) -> int:
 
 
 def _waiting(until: int) -> None:
-    from sora.training.metrics import MetricsLog
+    from sora.runs.jsonl import MetricsLog
 
     plain, written = MetricsLog.write, []
 

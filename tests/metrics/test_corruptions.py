@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sora.metrics.frechet import frechet_distance
-from sora.metrics.kernel import kernel_distance
-from sora.metrics.rand3d import Random3D
+from sora.metrics.distribution.frechet import frechet_distance
+from sora.metrics.distribution.kernel import kernel_distance
+from sora.metrics.extractors.rand3d import Random3D
 
 pytestmark = pytest.mark.slow
 CLIPS, FRAMES = 64, 9
@@ -42,7 +42,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def sets():
-    from sora.data.world import World
+    from sora.world.world import World
 
     world = World(motions=("linear",), seed=0, sizes=((32, 32),), seconds=(1.0,), rates=(8.0,), stride_time=4, image_share=0.0)
     clips = torch.stack([torch.from_numpy(world.clip(index).frames.copy()) for index in range(2 * CLIPS)])

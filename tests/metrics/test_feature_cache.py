@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sora.metrics.feature_cache import FeatureCache
-from tests.training.faults import Countdown, injected
+from tests.faults import Countdown, injected
 
 ABOUT = {"extractor": {"name": "x", "input": {"size": [8, 8]}}, "quantised": True}
 ROWS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))

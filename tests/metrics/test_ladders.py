@@ -8,7 +8,7 @@ from experiments.ladders import page
 from experiments.ladders.damage import FRAMES, LADDERS, frozen, shuffled, whole
 from experiments.ladders.measured import climbed, real_sets
 from sora.metrics.extractors.motion3d import Motion3D
-from sora.metrics.rand3d import Random3D
+from sora.metrics.extractors.rand3d import Random3D
 
 CLIPS, SIDE = 24, 32
 

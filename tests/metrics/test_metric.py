@@ -8,19 +8,19 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from sora.metrics.adherence import ASPECTS, PromptAdherence
-from sora.metrics.distribution import VideoDistribution
+from sora.metrics.clips.quality import VideoQuality
+from sora.metrics.clips.reconstruction import Reconstruction
+from sora.metrics.distribution.distribution import VideoDistribution
+from sora.metrics.distribution.streamed import StreamedFrechet
 from sora.metrics.extractors.efficientnet import EfficientNetLite0, Lite0
 from sora.metrics.extractors.flow_histograms import FlowHistograms
 from sora.metrics.extractors.frames import evenly
 from sora.metrics.extractors.motion3d import Motion3D
 from sora.metrics.extractors.pixels import Preparation
+from sora.metrics.extractors.rand3d import Random3D
 from sora.metrics.extractors.transnet import TransNetV2
 from sora.metrics.extractors.weights import fill
-from sora.metrics.quality import VideoQuality
-from sora.metrics.rand3d import Random3D
-from sora.metrics.reconstruction import Reconstruction
-from sora.metrics.streamed import StreamedFrechet
+from sora.world.judge.adherence import ASPECTS, PromptAdherence
 from tests.metrics.ranks import on_two_ranks
 
 DRAW = torch.Generator().manual_seed(0)
@@ -222,7 +222,7 @@ def test_parts_of_streamed_sets_have_the_floor_of_their_clips():
                 metric.update(part, real=side)
         return metric.compute()
 
-    from sora.metrics.comparison import compare_features
+    from sora.metrics.distribution.comparison import compare_features
 
     whole = compare_features(real, fake, key="x", ddof=1, seed=0, bootstrap=0, permutations=79, neighbours=5)
     found = of(real, fake)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sora.metrics.comparison import compare_features
+from sora.metrics.distribution.comparison import compare_features
 from sora.metrics.extractors.features import VideoFeatures
 
 PAGE = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
@@ -32,9 +32,11 @@ def test_the_page_names_every_figure_of_a_distance():
 
 
 def test_the_classes_of_the_page_are_there():
-    for module, name in re.findall(r"`(\w+)\.(\w+)`", PAGE):
-        if module not in ("torch", "sora"):
-            assert callable(getattr(import_module(f"sora.metrics.{module}"), name)), (module, name)
+    named = re.findall(r"`((?:metrics|world)(?:\.\w+)+)\.(\w+)`", PAGE)
+    functions = [(f"metrics.distribution.{module}", name) for module, name in re.findall(r"`(\w+)\.(\w+)`", PAGE)]
+    assert len(named) >= 6
+    for module, name in [*named, *(pair for pair in functions if pair[0].rpartition(".")[2] not in ("torch", "sora"))]:
+        assert callable(getattr(import_module(f"sora.{module}"), name)), (module, name)
 
 
 def test_the_extractors_of_the_page_are_made_as_it_says():

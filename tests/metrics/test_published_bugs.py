@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import sora.metrics
-from sora.metrics.distribution import VideoDistribution
-from sora.metrics.diversity import vendi_score
-from sora.metrics.frechet import frechet_distance, frechet_floor, frechet_split
-from sora.metrics.kernel import jedi_distance, kernel_distance
-from sora.metrics.manifold import overlap
-from sora.metrics.moments import Moments, frechet_of_moments
-from sora.metrics.rand3d import Random3D
-from sora.metrics.resampling import extrapolate, frechet_interval
+from sora.metrics.distribution.distribution import VideoDistribution
+from sora.metrics.distribution.diversity import vendi_score
+from sora.metrics.distribution.frechet import frechet_distance, frechet_floor, frechet_split
+from sora.metrics.distribution.kernel import jedi_distance, kernel_distance
+from sora.metrics.distribution.manifold import overlap
+from sora.metrics.distribution.moments import Moments, frechet_of_moments
+from sora.metrics.distribution.resampling import extrapolate, frechet_interval
+from sora.metrics.extractors.rand3d import Random3D
 
 DRAW = torch.Generator().manual_seed(0)
 PAIRWISE = {
@@ -132,4 +132,4 @@ def test_nothing_asks_for_a_matrix_square_root_or_for_packages_that_break_others
             imported |= {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
             imported |= {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
     assert not imported & {"torchvision", "torch_fidelity", "cv2", "cdfvd", "pickle"}
-    assert "sqrtm" not in Path(sora.metrics.frechet.__file__).read_text()
+    assert "sqrtm" not in Path(sora.metrics.distribution.frechet.__file__).read_text()

@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from sora.data.video import write
 from sora.evaluate import figure_lines
 from sora.metrics.protocol import preset_lines
 from sora.report import plots
 from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, told_shorter, write_page
 from sora.report.page import Plot, Prose, Videos
 from sora.report.plots import Panel, Span
-from sora.storage import write_json
+from sora.system.files import write_json
+from sora.video.files import write
 from tests.report.test_page import HOSTILE, read
 
 pytestmark = pytest.mark.slow

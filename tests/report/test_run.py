@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sora.cli import run
-from sora.data.video import write
-from sora.storage import write_json
-from sora.training.run import open_run
+from sora.runs.run import open_run
+from sora.system.files import write_json
+from sora.video.files import write
 from tests.report.test_page import HOSTILE, read
 from tests.test_compare import swept
 from tests.trained import world_dataset

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sora import cli
-from sora.data.loading import FrameBatches
+from sora.data.loading.loader import FrameBatches
 from sora.training.module import TrainingModule
 
 PAUSE = float(os.environ.get("SORA_TEST_PAUSE", "0"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sora import storage
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
 from tests.slurm.cluster import Cluster, Job, lacking
 from tests.training.test_resume import TIMINGS
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
+from sora.config.build import build
 from tests.test_configs import node
 
 

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch._dynamo.utils import counters
 
-from sora.dit import patterns
-from sora.dit.dual import dual_block
-from sora.dit.lean import lean_block
-from sora.training import recompute
+from sora.dit.attention import patterns
+from sora.dit.blocks.dual import dual_block
+from sora.dit.blocks.lean import lean_block
+from sora.training import activation_checkpointing as recompute
 from sora.training.compiling import compile_blocks
 from tests.dit.test_dit import Clip, network, packed
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch._dynamo.utils import counters
 from torch.distributed.device_mesh import init_device_mesh
 
-from sora.dit.lean import lean_block
-from sora.training import ranks
+from sora.dit.blocks.lean import lean_block
+from sora.parallel.tensor import spread_tensor
+from sora.system import distributed as ranks
 from sora.training.compiling import compile_blocks
-from sora.training.tensor import spread_tensor
 from tests.dit.test_dit import Clip, network, packed
 from tests.training.groups import in_ranks
 

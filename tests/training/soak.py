@@ -26,8 +26,8 @@ import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from sora import cli
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
 from tests.trained import vae_artefact, world_dataset
 from tests.training.test_parity import launched
 

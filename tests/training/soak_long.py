@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sora.storage import write_json
-from sora.training.metrics import read
+from sora.runs.jsonl import read
+from sora.system.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "experiments" / "benchmarks" / "soak.json"

@@ -13,18 +13,19 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sora import draws
-from sora.training import ema, optimizers, schedules, trainers
-from sora.training.callbacks import Checkpoints
-from sora.training.checkpoint import TrainingState
-from sora.training.ema import Average, Averaging
-from sora.training.journal import Journal
+from sora.runs.checkpoint import TrainingState
+from sora.runs.run import Run, create
+from sora.system import draws
+from sora.training import trainers
+from sora.training.callbacks.checkpoints import Checkpoints
+from sora.training.callbacks.journal import Journal
+from sora.training.faults.signals import StopFlag
+from sora.training.guard import Guard, Suspects
+from sora.training.logging.goodput import Phases
+from sora.training.logging.tracker import NoTracker, Tracker
 from sora.training.module import Loss, TrainingModule
-from sora.training.phases import Phases
-from sora.training.run import Run, create
-from sora.training.signals import StopFlag
-from sora.training.soundness import Guard, Suspects
-from sora.training.tracker import NoTracker, Tracker
+from sora.training.optim import ema, optimizers, schedules
+from sora.training.optim.ema import Average, Averaging
 
 
 @dataclass(frozen=True)

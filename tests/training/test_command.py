@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sora import storage
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
 from tests.data.making import flip
-from tests.training.faults import terminated
+from tests.faults import terminated
 from tests.training.test_resume import TIMINGS
 
 cli = importlib.import_module("sora.cli")
@@ -66,7 +66,7 @@ def cut(world: Path, folder: Path, *more: str) -> int:
 
 
 def test_a_run_whose_loader_worker_is_killed_saves_says_so_and_asks_for_another_turn(world, whole, tmp_path, capfd, monkeypatch):
-    from sora.data.loading import FrameBatches
+    from sora.data.loading.loader import FrameBatches
 
     main, plain = os.getpid(), FrameBatches.share
 
@@ -145,8 +145,8 @@ PROTECTED = {
 def test_keys_that_make_it_another_run_are_refused_by_name(world, whole):
     from omegaconf import OmegaConf
 
-    from sora.configs.compose import compose
-    from sora.resuming import settle
+    from sora.assembly.resume import settle
+    from sora.config.compose import compose
 
     config = compose("train", words(world, f"output={whole}", "resume=auto")).config
     assert settle(config)[2] == {}
@@ -180,8 +180,8 @@ def test_what_a_resume_says_is_laid_over_the_stored_configuration(world, whole):
 
 
 def settled_by(*words: str):
-    from sora.configs.compose import compose
-    from sora.resuming import settle
+    from sora.assembly.resume import settle
+    from sora.config.compose import compose
 
     composed = compose("train", words)
     return settle(composed.config, composed.said)
@@ -233,7 +233,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_as_if_it_ha
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / "vae")
     flip(folder / "checkpoints" / "step-00000008" / "ema.safetensors", 999)
-    monkeypatch.setattr("sora.training.run.code_version", lambda: {"sora": "another"})
+    monkeypatch.setattr("sora.runs.run.code_version", lambda: {"sora": "another"})
     assert cli.run("train", words(world, f"output={folder}", "resume=auto")) == 0
     said = capsys.readouterr().out
     assert "passed over a damaged checkpoint" in said and "step-00000008/ema.safetensors is damaged" in said

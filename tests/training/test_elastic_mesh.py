@@ -11,8 +11,8 @@ import pytest
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from sora import cli
-from sora.training.diffusion_module import DiffusionTask
-from sora.training.metrics import read
+from sora.runs.jsonl import read
+from sora.training.diffusion_task import DiffusionTask
 from tests.training.groups import in_ranks
 from tests.training.test_elastic_run import made as made  # the fixture
 from tests.training.test_elastic_run import words

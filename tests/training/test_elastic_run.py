@@ -11,16 +11,16 @@ import pytest
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from sora import cli
-from sora.data.index import Index
-from sora.data.latents import LatentIndex
-from sora.draws import sample_id
-from sora.training import checkpoint
-from sora.training.diffusion_module import DiffusionTask
-from sora.training.metrics import read
+from sora.data.index.index import Index
+from sora.data.index.latents import LatentIndex
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system.draws import sample_id
+from sora.training.diffusion_task import DiffusionTask
 from sora.vae.artefact import artefact_hash
 from tests.data.making import flip
+from tests.faults import full
 from tests.trained import vae_artefact, world_dataset
-from tests.training.faults import full
 from tests.training.groups import in_ranks
 from tests.training.test_parity import launched
 
@@ -121,7 +121,7 @@ def test_a_save_that_one_ranks_disk_refuses_is_no_ranks_and_is_told_once(made, t
 @pytest.mark.slow
 @pytest.mark.parametrize("differing", [pytest.param("the code", marks=pytest.mark.long), "clip="])
 def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differing, monkeypatch, capfd):
-    from sora.training import run
+    from sora.runs import run
 
     def work(rank: int) -> None:
         launched(rank, 2)

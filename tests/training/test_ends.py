@@ -16,16 +16,16 @@ import torch.distributed as dist
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from sora import cli
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.training.faults.peers import Peers
+from sora.training.faults.watchdog import STALLED
+from sora.training.logging.goodput import totals
 from sora.training.module import TrainingModule
-from sora.training.peers import Peers
-from sora.training.phases import totals
-from sora.training.watchdog import STALLED
 from tests.trained import world_dataset
+from tests.training.logging.test_tracker import gone, members
 from tests.training.stand_ins import fit
 from tests.training.test_parity import launched
-from tests.training.test_tracker import gone, members
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 COUNT = 2

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from sora import cli, storage
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora import cli
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
 from tests.trained import vae_artefact, world_dataset
 from tests.training.groups import in_ranks
 from tests.training.test_parity import launched
@@ -87,9 +88,9 @@ def test_a_real_run_measures_loss_and_videos_and_trains_the_same(made, alone):
 def test_the_loss_is_that_of_the_checkpoint_s_averaged_weights(made, alone):
     from omegaconf import OmegaConf
 
-    from sora.configs.load import load_diffusion
-    from sora.diffusion.heldout import Tally
-    from sora.during import held_out_clips, held_out_loss
+    from sora.assembly.load import load_diffusion
+    from sora.assembly.validation import held_out_clips, held_out_loss
+    from sora.diffusion.validation_loss import Tally
 
     loaded = load_diffusion(alone)
     config = OmegaConf.create(loaded.config)
@@ -139,8 +140,8 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     """The real side is what training sees, not a corner of what is stored."""
     from omegaconf import OmegaConf
 
-    from sora.configs.compose import compose
-    from sora.during import held_out_clips, requests_of
+    from sora.assembly.validation import held_out_clips, requests_of
+    from sora.config.compose import compose
     from sora.evaluation.while_training import scorer
     from sora.vae import artefact
 
@@ -186,9 +187,9 @@ def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made
     """The distance of what is left to itself is none: what was made for a lost original does not stay on the other side."""
     from omegaconf import OmegaConf
 
-    from sora.configs.compose import compose
-    from sora.data.index import Index
-    from sora.during import held_out_clips, requests_of
+    from sora.assembly.validation import held_out_clips, requests_of
+    from sora.config.compose import compose
+    from sora.data.index.index import Index
     from sora.evaluation.while_training import scorer
     from sora.vae import artefact
 

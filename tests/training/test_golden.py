@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sora import storage
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
 from tests.training.stand_ins import ADAMW, MUON, fit
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "training_toy.json"

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from sora import cli
-from sora.configs.build import build
-from sora.configs.compose import compose
-from sora.started import PARENT
+from sora.config.build import build
+from sora.config.compose import compose
+from sora.parallel.mesh import MeshStrategy
+from sora.system.started import PARENT
 from sora.training import launching, trainers
-from sora.training.mesh import MeshStrategy
-from tests.test_started import BATCH, MEETING, STEP, TORCHRUN
+from tests.system.test_started import BATCH, MEETING, STEP, TORCHRUN
 
 CPU = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
 TWO = {**TORCHRUN, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}

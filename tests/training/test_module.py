@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from sora.training import checkpoint, optimizers
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
 from sora.training.module import Loss, fetched
+from sora.training.optim import optimizers
 from tests.training import tokens
 from tests.training.stand_ins import ADAMW, Pack, Steps, ToyTask, fit
 
@@ -191,7 +192,7 @@ def test_gradients_are_clipped_to_the_norm_of_all_together(tmp_path, monkeypatch
 
 
 def test_the_disk_is_full_for_a_while_and_training_goes_on(tmp_path, monkeypatch):
-    from tests.training.faults import full
+    from tests.faults import full
 
     real, calls = checkpoint.write_tensors, []
 
@@ -208,7 +209,7 @@ def test_the_disk_is_full_for_a_while_and_training_goes_on(tmp_path, monkeypatch
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    from tests.training.faults import full
+    from tests.faults import full
 
     monkeypatch.setattr(checkpoint, "write_tensors", lambda path, tensors: full())
     with pytest.raises(ValueError, match="the disk is full.*make room and continue with resume="):
@@ -229,7 +230,7 @@ def test_a_save_that_fails_by_a_mistake_of_ours_is_no_save(tmp_path, monkeypatch
 
 
 def test_saves_that_the_disk_refuses_in_a_row_stop_the_run_where_that_is_wanted(tmp_path, monkeypatch):
-    from tests.training.faults import full
+    from tests.faults import full
 
     real, calls = checkpoint.write_tensors, []
 
@@ -248,7 +249,7 @@ def test_saves_that_the_disk_refuses_in_a_row_stop_the_run_where_that_is_wanted(
 
 ALIVE = """
 import gc, weakref
-from sora.training.tracing import attach
+from sora.cost.tracing import attach
 from tests.training.stand_ins import ALONE, Steps, module_of
 
 module = module_of(steps=5)

@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from sora.training.optimizers import _turned, _whole_turned, muon
+from sora.training.optim.optimizers import _turned, _whole_turned, muon
 from tests.training.groups import in_ranks
 
 LAYOUTS = (

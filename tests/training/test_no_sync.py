@@ -12,18 +12,18 @@ from functools import partial
 import pytest
 import torch
 
-from sora.dit import patterns
-from sora.dit.clips import clip_shape
+from sora.dit.attention import patterns
+from sora.dit.blocks.expert import expert_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.parallel import parallel_block
+from sora.dit.blocks.single import dual_then_single_block
 from sora.dit.dit import cross_block
-from sora.dit.expert import expert_block
-from sora.dit.lean import lean_block
-from sora.dit.modulation import LoRAModulation, ZeroModulation
-from sora.dit.parallel import parallel_block
-from sora.dit.registers import register_tokens
-from sora.dit.rope import learned_positions
-from sora.dit.single import dual_then_single_block
-from sora.training import recompute
-from sora.training.optimizers import adamw
+from sora.dit.layers.clip_shape import clip_shape
+from sora.dit.layers.modulation import LoRAModulation, ZeroModulation
+from sora.dit.layers.registers import register_tokens
+from sora.dit.layers.rope import learned_positions
+from sora.training import activation_checkpointing as recompute
+from sora.training.optim.optimizers import adamw
 from tests.dit.test_dit import Clip, network, packed
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from sora.configs.build import build
-from sora.data.video_batches import VideoPack
+from sora.config.build import build
+from sora.data.loading.videos import VideoPack
 from sora.text.byte import ByteEncoder
-from sora.training.online import OnlineEncoder
+from sora.training.online_encoding import OnlineEncoder
 from tests.text.test_pretrained import encoder, save_tokenizer, tiny
 from tests.trained import option
 from tests.training.groups import in_ranks

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from sora.parallel.mesh import MeshStrategy, seat
+from sora.system import distributed as ranks
 from sora.training import module as modules
-from sora.training import ranks, trainers
-from sora.training.guards import Clock
-from sora.training.mesh import MeshStrategy, seat
-from sora.training.phases import Phases
+from sora.training import trainers
+from sora.training.callbacks.clock import Clock
+from sora.training.logging.goodput import Phases
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Pack, Steps, module_of
 

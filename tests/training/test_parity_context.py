@@ -17,19 +17,20 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from sora.configs.build import build
-from sora.dit import patterns
-from sora.dit.clips import clip_shape
-from sora.dit.dual import dual_block
-from sora.dit.expert import expert_block
-from sora.dit.lean import lean_block
-from sora.dit.parallel import parallel_block
-from sora.dit.plain import plain_block
-from sora.dit.registers import register_tokens
-from sora.dit.single import dual_then_single_block, single_block
+from sora.config.build import build
+from sora.dit.attention import patterns
+from sora.dit.blocks.dual import dual_block
+from sora.dit.blocks.expert import expert_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.parallel import parallel_block
+from sora.dit.blocks.plain import plain_block
+from sora.dit.blocks.single import dual_then_single_block, single_block
+from sora.dit.layers.clip_shape import clip_shape
+from sora.dit.layers.registers import register_tokens
+from sora.parallel import context
+from sora.parallel.context import Part, Slicer, Ulysses, spread_context
 from sora.tokens import Segments, join
-from sora.training import context, recompute
-from sora.training.context import Part, Slicer, Ulysses, spread_context
+from sora.training import activation_checkpointing as recompute
 from tests.dit.published.test_parity import CASES
 from tests.dit.test_dit import TEXT, P
 from tests.test_configs import node

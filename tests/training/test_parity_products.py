@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sora.configs.build import build
+from sora.config.build import build
+from sora.parallel.mesh import MeshStrategy, Seat, Sizes, seat
+from sora.system import distributed as ranks
 from sora.tokens import Batch
-from sora.training import ema, ranks, schedules, trainers
 from sora.training import module as modules
-from sora.training.ema import Average
-from sora.training.mesh import MeshStrategy, Seat, Sizes, seat
+from sora.training import trainers
+from sora.training.guard import Guard
 from sora.training.module import TrainingModule
-from sora.training.soundness import Guard
-from sora.training.vae_module import VaeTask
+from sora.training.optim import ema, schedules
+from sora.training.optim.ema import Average
+from sora.training.vae_task import VaeTask
 from sora.vae.losses import VaeObjective
 from tests.trained import option
 from tests.training.groups import in_ranks

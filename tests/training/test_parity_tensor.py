@@ -15,15 +15,17 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from sora.dit.attention.patterns import full_attention, windowed_attention
+from sora.dit.blocks.lean import lean_block
 from sora.dit.dit import cross_block
-from sora.dit.lean import lean_block
-from sora.dit.mlps import swiglu
-from sora.dit.modulation import LoRAModulation, ZeroModulation
-from sora.dit.norms import rms_across_heads
-from sora.dit.patterns import full_attention, windowed_attention
-from sora.dit.registers import register_tokens
-from sora.training import collectives, ranks, shares, tensor
-from sora.training.tensor import spread_tensor
+from sora.dit.layers.mlps import swiglu
+from sora.dit.layers.modulation import LoRAModulation, ZeroModulation
+from sora.dit.layers.norms import rms_across_heads
+from sora.dit.layers.registers import register_tokens
+from sora.parallel import collectives, tensor
+from sora.parallel import tensor_plan as shares
+from sora.parallel.tensor import spread_tensor
+from sora.system import distributed as ranks
 from tests.dit.test_blocks import MIXED, NAMES
 from tests.dit.test_dit import Clip, network, packed
 from tests.training.groups import in_ranks

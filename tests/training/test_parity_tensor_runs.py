@@ -17,15 +17,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sora.diffusion.objective import Objective
-from sora.dit.lean import lean_block
-from sora.dit.single import dual_then_single_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.single import dual_then_single_block
+from sora.runs import checkpoint
+from sora.runs.checkpoint import Saving, TrainingState
+from sora.runs.jsonl import read
+from sora.system import distributed as ranks
 from sora.tokens import Batch
-from sora.training import checkpoint, ema, module, ranks, recompute, schedules, state, trainers
-from sora.training.checkpoint import Saving, TrainingState
-from sora.training.ema import Average
-from sora.training.metrics import read
+from sora.training import activation_checkpointing as recompute
+from sora.training import module, state, trainers
+from sora.training.guard import Guard
 from sora.training.module import TrainingModule
-from sora.training.soundness import Guard
+from sora.training.optim import ema, schedules
+from sora.training.optim.ema import Average
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, MUON, Integers
 from tests.training.test_elastic_mesh import ON_CPU, go_on

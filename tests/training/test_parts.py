@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sora.training import ema, optimizers, rng, schedules
+from sora.system import global_rng as rng
+from sora.training.optim import ema, optimizers, schedules
 
 
 def test_the_average_is_the_weighted_sum_that_its_rates_make():

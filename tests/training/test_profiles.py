@@ -13,13 +13,14 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from sora.configs.load import weights_of
-from sora.training import checkpoint, profiles
-from sora.training.checkpoint import SNAPSHOTS, Saving, TrainingState, thinned
-from sora.training.ema import Average, PostHoc, power_decay
-from sora.training.metrics import read
+from sora.assembly.load import weights_of
+from sora.runs import checkpoint
+from sora.runs import post_hoc_ema as profiles
+from sora.runs.checkpoint import SNAPSHOTS, Saving, TrainingState, thinned
+from sora.runs.jsonl import read
+from sora.runs.post_hoc_ema import Profile, coefficients, gamma_of, overlaps
 from sora.training.module import Counters
-from sora.training.profiles import Profile, coefficients, gamma_of, overlaps
+from sora.training.optim.ema import Average, PostHoc, power_decay
 from tests.data.making import flip
 from tests.training.stand_ins import fit
 from tests.training.test_resume import lines

@@ -12,12 +12,13 @@ from unittest import mock
 
 import pytest
 
-from sora import cli, storage
-from sora.configs.compose import config_dir
-from sora.data import latent_batches
-from sora.training import checkpoint
-from sora.training.metrics import read
-from tests.training.faults import terminated
+from sora import cli
+from sora.config.compose import config_dir
+from sora.data.loading import latents as latent_batches
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
+from tests.faults import terminated
 from tests.training.test_resume import lines
 
 pytestmark = pytest.mark.slow

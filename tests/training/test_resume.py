@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sora import storage
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
+from sora.system import files as storage
 from sora.training.module import Loss, TrainingModule
 from tests.training.stand_ins import ADAMW, MUON, Pack, Steps, ToyTask, fit, module_of
 

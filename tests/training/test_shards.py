@@ -10,12 +10,12 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from sora.dit.dual import dual_block
-from sora.dit.expert import expert_block
-from sora.dit.lean import lean_block
-from sora.dit.parallel import parallel_block
-from sora.dit.plain import plain_block
-from sora.dit.single import dual_then_single_block, single_block
+from sora.dit.blocks.dual import dual_block
+from sora.dit.blocks.expert import expert_block
+from sora.dit.blocks.lean import lean_block
+from sora.dit.blocks.parallel import parallel_block
+from sora.dit.blocks.plain import plain_block
+from sora.dit.blocks.single import dual_then_single_block, single_block
 from tests.training.groups import in_ranks
 from tests.training.tokens import packs_of, task
 

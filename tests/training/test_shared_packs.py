@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from sora.runs import checkpoint
+from sora.runs import post_hoc_ema as profiles
+from sora.runs.jsonl import read
+from sora.runs.run import create
 from sora.tokens import Batch
-from sora.training import checkpoint, profiles, schedules
-from sora.training.ema import PostHoc
-from sora.training.metrics import read
+from sora.training.guard import Guard
 from sora.training.module import TrainingModule
-from sora.training.run import create
-from sora.training.soundness import Guard
+from sora.training.optim import schedules
+from sora.training.optim.ema import PostHoc
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import fit
 from tests.training.test_parity import launched

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from sora.training import checkpoint
-from sora.training.metrics import read
+from sora.runs import checkpoint
+from sora.runs.jsonl import read
 from tests.training.stand_ins import Steps, fit
 
 PEAK = 3e7  # no such network reaches it, and shares of it have digits enough

@@ -10,13 +10,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from sora.training.checkpoint import TrainingState
-from sora.training.journal import Journal
-from sora.training.metrics import read
+from sora.runs.checkpoint import TrainingState
+from sora.runs.jsonl import read
+from sora.runs.run import Run
+from sora.training.callbacks.journal import Journal
+from sora.training.logging.goodput import Phases
+from sora.training.logging.tracker import NoTracker
 from sora.training.module import Counters, Report, TrainingModule
-from sora.training.phases import Phases
-from sora.training.run import Run
-from sora.training.tracker import NoTracker
 from tests.training.groups import in_ranks
 
 

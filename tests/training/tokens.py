@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from sora import draws
 from sora.diffusion import prediction, shift, weighting
 from sora.diffusion.density import Uniform
 from sora.diffusion.objective import Objective
 from sora.diffusion.path import Straight
 from sora.patches import pack
+from sora.system import draws
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid
-from sora.training.diffusion_module import DiffusionTask
+from sora.training.diffusion_task import DiffusionTask
 from tests.dit.test_dit import TEXT, P, network
 
 PACKS, BUDGET, WORDS, CLIPS = 4, 32, 13, 4

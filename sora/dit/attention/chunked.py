@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
 from sora.dit.attention.tiles import tiles
-from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 SCORES = 1 << 20  # numbers in the scores of a chunk: small enough to stay in a core's cache until they are used

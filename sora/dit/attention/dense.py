@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sora.dit.layout import Mask, sees
+from sora.dit.attention.layout import Mask, sees
 from sora.tokens import Segments
 
 

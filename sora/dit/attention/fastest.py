@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sora.dit.attention.chunked import chunked_attention
 from sora.dit.attention.flex import flex_attention
+from sora.dit.attention.layout import Attention, Mask
 from sora.dit.attention.per_segment import per_segment_attention
 from sora.dit.attention.varlen import HALVES, takes, varlen_attention
-from sora.dit.layout import Attention, Mask
 from sora.tokens import Segments
 
 # Whether this CPU multiplies matrices of bfloat16 natively; for others torch emulates it, at a tenth of their speed in float32.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sora.dit.layout import EVERYWHERE, Mask
+from sora.dit.attention.layout import EVERYWHERE, Mask
 from sora.tokens import Segments
 
 BLOCK = 128  # tokens, of queries and of keys: what the kernels take or leave as one
@@ -89,7 +89,7 @@ def _owners(segments: Segments, count: int) -> Int[Tensor, "N"]:
 
 
 def mask_mod(q_owners: Int[Tensor, "N"], k_owners: Int[Tensor, "M"], mask: Mask | None) -> Callable:
-    """`sora.dit.layout.sees` for one query and one key of a clip, given by their numbers."""
+    """`sora.dit.attention.layout.sees` for one query and one key of a clip, given by their numbers."""
     # Lambdas, because FlexAttention counts and traces functions, which those that check types under pytest (every `def`) do not stand.
     same = lambda batch, head, query, key: q_owners[query] == k_owners[key]  # noqa: E731
     if mask is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sora.dit.layout import EVERYWHERE, Mask
+from sora.dit.attention.layout import EVERYWHERE, Mask
 from sora.tokens import Segments
 
 NAMESPACE = "sora_attend"

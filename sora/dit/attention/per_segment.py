@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
 from sora.dit.attention.tiles import Tile, tiles
-from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 

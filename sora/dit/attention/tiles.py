@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sora.dit.attention.layout import EVERYWHERE, sees
 from sora.dit.attention.op import Places
-from sora.dit.layout import EVERYWHERE, sees
 
 ROWS_OF_A_TILE = 64  # tokens: fewer rows in a tile waste matmuls, more of them waste a window
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
-from sora.dit.layout import Mask
 from sora.tokens import Segments
 
 HALVES = (torch.bfloat16, torch.float16)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from operator import floordiv, itemgetter, mul
 
+from sora.dit.blocks.plain import PlainBlock
 from sora.dit.dit import LayerNorm, Parts
-from sora.dit.plain import PlainBlock
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import OLDER, From, Options, with_variances

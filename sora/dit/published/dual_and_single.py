@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from operator import add, floordiv, itemgetter, mul, sub
 
-from sora.dit.dual import DualBlock
+from sora.dit.blocks.dual import DualBlock
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import From, Options, Told, as_int

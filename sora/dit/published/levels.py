@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.dit.rope import positive
+from sora.dit.layers.rope import positive
 from sora.tokens import TextTokens, means
 
 

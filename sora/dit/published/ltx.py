@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from sora.dit.layers.rope import positive
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import From, Options, across
 from sora.dit.published.wan import ATTENTION, CROSS, MLP, QK_NORMS, SIX, TEXT, TIME, TWO
-from sora.dit.rope import positive
 
 
 class WideRope(nn.Module):

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sora.dit.attention.layout import Attention, Layout, Pattern, Route
 from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, as_weights, begin, one_on_scales, refuse_sizes
-from sora.dit.layout import Attention, Layout, Pattern, Route
-from sora.dit.rope import Rope, positive
+from sora.dit.layers.rope import Rope, positive
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, highest, join, owners
 
 if TYPE_CHECKING:

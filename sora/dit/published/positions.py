@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sora.dit.rope import positive
+from sora.dit.layers.rope import positive
 
 
 def sines_1d(positions: Float[Tensor, "N"], width: int) -> Float[Tensor, "N W"]:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sora.dit.attention.layout import Attention
 from sora.dit.dit import GainedLayerNorm
-from sora.dit.layout import Attention
 from sora.dit.published.levels import LevelWaves
 from sora.tokens import Segments, TextTokens, means, owners
 

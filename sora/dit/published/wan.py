@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.dit.dit import Context, CrossAttention, GainedLayerNorm, Parts, SelfAttention, modulations
+from sora.dit.layers.rope import positive
 from sora.dit.published.keys import Key, KeyMap, keys
 from sora.dit.published.network import PublishedDiT
 from sora.dit.published.options import From, Options
-from sora.dit.rope import positive
 
 ATTENTION = {
     "to_q.*": "qkv.*[0/3]",

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sora.metrics.clips.flow import grey, optical_flow, warp
 from sora.metrics.extractors.pixels import Preparation
-from sora.metrics.flow import grey, optical_flow, warp
 
 ANGLES = 8  # directions, as in the paper
 # Bounds of magnitude, in thousandths of the shorter side a frame (velocity), or a frame each frame (acceleration).

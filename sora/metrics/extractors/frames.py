@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sora.metrics.extractors.pixels import Preparation
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 
 @runtime_checkable

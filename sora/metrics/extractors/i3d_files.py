@@ -19,7 +19,7 @@ from torch import Tensor
 from sora.metrics.extractors.i3d import CLASSES, I3D, MINIMUM_FRAMES
 from sora.metrics.extractors.pixels import Preparation
 from sora.metrics.extractors.weights import Hashes, fill, given_file, hashes, read_state
-from sora.terminal import counted
+from sora.system.terminal import counted
 
 SCRIPT = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 STATE = "a867b87ac3a9097d200598b1d48a1b890d8ec744"

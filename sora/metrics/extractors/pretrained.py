@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora import hub, storage
 from sora.metrics.extractors.frames import evenly, over_frames
 from sora.metrics.extractors.pixels import Preparation
 from sora.metrics.extractors.weights import hashes
+from sora.system import files as storage
+from sora.system import hub
 
 PATTERNS = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 # Image-text models bring halves that frames do not need.

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from sora.data import foreign
-from sora.data.foreign import Choices, survey_file
-from sora.data.tars import Walk
-from sora.terminal import shown
+from sora.data.shards.tar_reader import Walk
+from sora.ingest import survey as foreign
+from sora.ingest.survey import Choices, survey_file
+from sora.system.terminal import shown
 
 SECONDS = 5.0  # of work, of what takes a tenth of it
 

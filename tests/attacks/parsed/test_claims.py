@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora.data.decoding.kinds import kind_of
-from sora.data.video import CONFINED
+from sora.video.demuxing.kinds import kind_of
+from sora.video.files import CONFINED
 
 SIDE, FRAMES = 1_000_000, 1_000_000_000
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8))

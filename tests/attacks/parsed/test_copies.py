@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sora import storage
-from sora.training import run
+from sora.runs import run
+from sora.system import files as storage
 from sora.vae import artefact
 from tests.trained import vae_artefact
 

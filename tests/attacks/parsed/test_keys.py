@@ -20,7 +20,7 @@ WORDS = (
 )
 BEGINS = (  # where a command has read all that it was told, and works
     *("lightning.Trainer.fit", "sora.generation.generator.Generator.generate", "sora.vae.vae.VideoVAE.encode", "sora.export.write_run"),
-    *("sora.data.preparing.keep", "sora.data.checking.check", "sora.during.evaluations"),
+    *("sora.ingest.preparing.keep", "sora.ingest.check.check", "sora.assembly.validation.evaluations"),
 )
 CASES = [
     (verb, key, WORDS[(7 * number + step) % len(WORDS)])

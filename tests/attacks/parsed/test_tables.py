@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sora.data import latents
-from sora.data.index import Index
-from sora.data.records import records
-from sora.prompts import read_prompts
+from sora.data.index import latents
+from sora.data.index.index import Index
+from sora.gate.records import records
+from sora.generation.prompts import read_prompts
 
 DAY = datetime.datetime(2026, 11, 30, tzinfo=datetime.UTC)
 TYPES = {

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import torch
 
-from sora.training.recompute import recompute_all_but_attention
+from sora.training.activation_checkpointing import recompute_all_but_attention
 from tests.dit.published.test_parity import apart, inputs_of, pair
 
 WANTED = ("wan_2_1_1_3b", "latte_xl_2", "hunyuan_video")

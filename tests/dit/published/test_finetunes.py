@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
-from sora.configs.compose import compose, require_all
+from sora.config.build import build
+from sora.config.compose import compose, require_all
 from sora.diffusion.discrete import Discrete
 from sora.diffusion.path import Straight
 from sora.dit import published

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
+from sora.config.build import build
 from sora.dit.published.keys import to_theirs
 from sora.dit.published.options import From, Options, leaves, refuse_other, written
 from tests.dit.published.test_parity import CASES, STEPS, Clip, apart, described, ours_of

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from omegaconf import OmegaConf
 
-from sora.configs.build import build
+from sora.config.build import build
 from sora.diffusion.objective import pack_levels
 from sora.dit.published.keys import _slice, _slices, _unshaped, to_ours, to_theirs, uncovered
 from sora.dit.published.options import leaves, said

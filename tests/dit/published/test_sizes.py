@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from sora.configs.build import build
+from sora.config.build import build
 from sora.dit.published.keys import to_theirs
 from sora.dit.published.options import leaves, written
 from tests.test_configs import node

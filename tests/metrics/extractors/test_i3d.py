@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sora.metrics.distribution import VideoDistribution
+from sora.metrics.distribution.distribution import VideoDistribution
+from sora.metrics.distribution.frechet import frechet_distance
 from sora.metrics.extractors import i3d_files
 from sora.metrics.extractors.i3d import I3D, MINIMUM_FRAMES, Mixed, pad_same, pool
 from sora.metrics.extractors.i3d_files import I3DScript, I3DWeights
 from sora.metrics.extractors.weights import hashes
-from sora.metrics.frechet import frechet_distance
 
 DRAW = torch.Generator().manual_seed(0)
 

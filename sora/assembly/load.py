@@ -1,0 +1,273 @@
+"""Loading what was trained: a run's networks with the weights of one of its checkpoints, built from the run's own configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.config.build import build, plain
+from sora.gate.forms import Named, fitting
+from sora.gate.forms import text as text_form
+from sora.gate.sizes import bounded
+from sora.gate.tensors import refuse_not_finite
+from sora.system import files as storage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sora.diffusion.objective import Objective
+    from sora.patches import Patchifier
+    from sora.runs.run import Run
+    from sora.vae.vae import VideoVAE
+
+
+OWN, LAST = "own", "last"  # weights, beside a number that is the relative width of an average
+
+
+@dataclass(frozen=True)
+class LoadedVae:
+    """A VAE and what identifies it. step: of the checkpoint; None for a finished artefact."""
+
+    vae: VideoVAE
+    config: dict[str, Any]
+    step: int | None
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedDiffusion:
+    """All that sampling needs. encoder: captions to token states. text: the module behind it that trains along, or the identity."""
+
+    run: Path
+    step: int
+    config: dict[str, Any]
+    dit: nn.Module
+    encoder: Any
+    text: nn.Module
+    vae: VideoVAE
+    patchifier: Patchifier
+    objective: Objective
+    hashes: dict[str, str]
+    code: dict[str, str]
+
+
+def run_kind(folder: Path) -> str:
+    """What a folder holds: "diffusion" or "vae" (a run, or a VAE's artefact)."""
+    from sora.runs.run import open_run
+    from sora.vae.artefact import CARD
+
+    return "vae" if (Path(folder) / CARD).exists() else open_run(folder).info["kind"]
+
+
+def load_diffusion(
+    folder: Path, step: int | None = None, *, ema: bool | float | str = OWN, stretch: Mapping[str, Any] | None = None
+) -> LoadedDiffusion:
+    """The networks of a diffusion run, in eval mode on the CPU.
+
+    step: of the checkpoint; None for the newest whole one. ema: which weights, see `weights_of`. stretch: of rotary positions,
+    a node that names a function of `sora.dit.layers.rope_scaling`; None for the run's own.
+
+    Raises:
+        ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
+    """
+    from sora.runs.places import placed
+    from sora.runs.run import NETWORKS, NODE, open_run
+    from sora.vae import artefact
+
+    run = open_run(folder)
+    info, config = run.info, run.config
+    if info["kind"] != "diffusion":
+        raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
+    fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
+    fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
+    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
+    vae = artefact.load(run.vae)
+    patchifier = build(config["patches"])
+    config["text"] = placed(run, config["text"], "text")
+    encoder = build(config["text"])
+    identity = artefact.artefact_hash(run.vae)
+    for name, value in (("vae", identity), ("text", encoder.fingerprint)):
+        if info["depends"].get(name) not in (None, value):
+            raise ValueError(
+                f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back"
+            )
+    channels = patchifier.channels(vae.latent_channels)
+    if stretch is not None:
+        config["dit"] = stretched(config["dit"], plain(stretch))
+    given = {"patch_channels": channels, "text_width": encoder.width}
+    with _room(tensors, part="dit", source=found):
+        dit = build(config["dit"], **given)
+    objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))
+    text = encoder.text_module()
+    _fill(dit, tensors, part="dit", source=found)
+    _fill(text, tensors, part="text", source=found)
+    hashes = {
+        "checkpoint": hashed,
+        "vae": identity,
+        "text": encoder.fingerprint,
+        "config": storage.file_hash(run.config_file),
+    }
+    return LoadedDiffusion(
+        run=run.folder,
+        step=reached,
+        config=config,
+        dit=dit.eval(),
+        encoder=encoder,
+        text=text.eval(),
+        vae=vae.eval(),
+        patchifier=patchifier,
+        objective=objective,
+        hashes=hashes,
+        code=info["code"],
+    )
+
+
+def fill_of(config: Mapping[str, Any]) -> int:
+    """How many words of a caption a run's network reads; 0 for all."""
+    text = config["dit"].get("text")
+    return int(text.get("fill") or 0) if isinstance(text, Mapping) else 0
+
+
+def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's node with other rotary positions. Raises ValueError for one that has none."""
+    if not isinstance(dit.get("rope"), Mapping):
+        raise ValueError(f"{dit['_target_']} has no rotary positions (dit.rope) that stretch={stretch['_target_']} could change")
+    return {**dit, "rope": {**dit["rope"], "stretch": dict(stretch)}}
+
+
+def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str = OWN) -> LoadedVae:
+    """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
+    from sora.runs.run import NODE, open_run
+    from sora.vae import artefact
+
+    folder = Path(folder)
+    if (folder / artefact.CARD).is_file():
+        return LoadedVae(artefact.load(folder), {}, None, {"vae": artefact.artefact_hash(folder)})
+    run = open_run(folder)
+    if step is None and (run.vae / artefact.CARD).is_file():
+        return LoadedVae(artefact.load(run.vae), run.config, None, {"vae": artefact.artefact_hash(run.vae)})
+    if run.info["kind"] != "vae":
+        raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
+    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
+    config = run.config
+    fitting(config, {"vae": NODE}, str(run.config_file))
+    with _room(tensors, part="vae", source=found):
+        vae = build(config["vae"])
+    _fill(vae, tensors, part="vae", source=found)
+    return LoadedVae(vae.eval(), run.config, reached, {"checkpoint": hashed})
+
+
+TRIES = 5
+
+
+def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
+    """A checkpoint, its weights as `weights_of` gives them, its step, and the hash of its list of files.
+
+    A run that still trains may let it go while it is read: the files stay until they are read, and of one that goes before, the next
+    whole one is taken, where no step was named. Where they cannot stay, and for an average of a relative width, which is made of many, it
+    is tried again.
+    """
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            return _held(folder, step, ema=ema)
+    raise ValueError(
+        f"{folder} lets checkpoints go faster than they are read; make checkpoint.keep of that run larger, or wait for its end"
+    )
+
+
+def _held(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
+    from sora.runs import checkpoint
+    from sora.runs.held import held
+
+    with ExitStack() as stack:
+        kept: dict[Path, Path] = {}
+
+        def look(path: Path) -> None:
+            with ExitStack() as own:
+                kept[path] = own.enter_context(held(path))
+                checkpoint.verify(kept[path])
+                stack.push(own.pop_all())
+
+        found = _checkpoint(folder, step, look)
+        tensors, reached = weights_of(found if isinstance(ema, float) else kept[found], ema=ema, verified=True)
+        refuse_not_finite(tensors, found)
+        return found, tensors, reached, storage.file_hash(kept[found] / "manifest.json")
+
+
+def _checkpoint(folder: Path, step: int | None, look: Callable[[Path], None]) -> Path:
+    """Of a step, or the newest that is whole. look: raises for one that is damaged."""
+    from sora.runs import checkpoint
+
+    checkpoints = folder / "checkpoints"
+    if step is None:
+        found = checkpoint.newest(checkpoints, look=look)
+        if found is None:
+            raise ValueError(f"{folder} has no checkpoint yet; train it first, or wait for the first save")
+        return found
+    found = checkpoint.folder_of(checkpoints, step)
+    try:
+        look(found)
+    except FileNotFoundError:
+        there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.listed(checkpoints)) or "none"
+        raise ValueError(f"{folder} has no checkpoint of step={step}; it has {there}") from None
+    return found
+
+
+def weights_of(found: Path, *, ema: bool | float | str, verified: bool = False) -> tuple[dict[str, Tensor], int]:
+    """The weights of a checkpoint by their names in the task, and its step.
+
+    ema: "own" (or true), the run's averages where it keeps them; "last" (or false), the weights of the last step; or a number, the
+    average whose profile has this relative width, made of what a run with ema=post_hoc kept. verified: whether its files were.
+
+    Raises:
+        ValueError: `ema` is none of these or cannot be had from this run, or a file is damaged.
+    """
+    from sora.runs import checkpoint
+    from sora.runs import post_hoc_ema as profiles
+
+    own = ema is True or ema == OWN
+    if not own and not isinstance(ema, float) and ema not in (False, LAST):
+        raise ValueError(f"ema={ema!r} names no weights: choose {OWN}, {LAST}, or a relative width such as 0.08")
+    state = checkpoint.load(found, only={"model", "ema"} & checkpoint.kinds(found) if own else {"model"}, verified=verified)
+    if (exported := state.facts.get("exported")) is not None and not own:
+        if ema != exported["ema"] and (_means(exported) or isinstance(ema, float)):
+            raise ValueError(
+                f"{found.parent.parent} was exported with ema={exported['ema']} and holds those weights alone, not ema={ema}; leave ema "
+                "away, or name the run that it came from"
+            )
+        return dict(state.tensors["model"]), state.step
+    averages = state.tensors.get("ema", {}) if own else profiles.averaged(found, width=ema) if isinstance(ema, float) else {}
+    return {**state.tensors["model"], **averages}, state.step
+
+
+def averaged(run: Run, step: int, *, ema: bool | float | str) -> bool:
+    """Whether the weights that `weights_of` gives of a checkpoint are averages, and not those of its last step."""
+    from sora.runs import checkpoint
+
+    if (exported := run.info.get("exported")) is not None:
+        return _means(exported)
+    return isinstance(ema, float) or (ema in (True, OWN) and "ema" in checkpoint.kinds(checkpoint.folder_of(run.checkpoints, step)))
+
+
+def _means(exported: Mapping[str, Any]) -> bool:
+    """The same of an export, by what it says of where its weights are from; older ones say only what was asked for."""
+    return exported.get("averaged", exported["ema"] not in (False, LAST))
+
+
+def _room(tensors: Mapping[str, Tensor], *, part: str, source: Path) -> AbstractContextManager[None]:
+    """For what is built to take the weights of a part of a checkpoint: a network of more numbers than these has not to be built."""
+    there = sum(value.numel() for name, value in tensors.items() if name.startswith(f"{part}."))
+    return bounded(there, f"{source} does not fit: {part} of the run's config.yaml", advice="one of them is damaged, or another run's")
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, part: str, source: Path) -> None:
+    prefix = f"{part}."
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise ValueError(f"{source} does not fit the network that the run's config.yaml describes, {part}: {first}") from None

@@ -1,0 +1,128 @@
+"""What a run trains on, as who samples from it wants to know it: pixels of a frame, frames a second, seconds of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import islice, product
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+    from sora.assembly.jobs import Planned
+    from sora.runs.run import Run
+
+KEYS = ("area", "fps", "seconds")  # the facts, and the keys of `sora sample` that say otherwise
+LOOKED_AT = 4096  # clips, spread over all
+SECONDS = 2.0  # of a clip from a run that does not say how long its own are, where nobody says
+TRIED = 64  # combinations of folders where an old run's datasets may lie
+
+
+def usual_of(planned: Planned, *, stride: Sequence[int]) -> dict[str, float]:
+    """Pixels of a frame ("area") and seconds, the medians, and the commonest frames a second ("fps") of what the last stage of a plan
+    trains on: of its videos where it has any, else of its images, which last 0 seconds. stride: of the VAE."""
+    import numpy as np
+
+    clips, stage = planned.plan.clips, planned.plan.stages[-1]
+    rows = np.unique(np.linspace(0, clips.starts[-1] - 1, min(LOOKED_AT, clips.starts[-1])).round().astype(np.int64))
+    measured = clips.measured(rows, stage.limits)
+    fits = measured.reasons == 0
+    if not fits.any():
+        return {}
+    latent = measured.grids[fits] * np.array(planned.patchifier.size)
+    frames, area = 1 + (latent[:, 0] - 1) * stride[0], latent[:, 1] * stride[1] * latent[:, 2] * stride[2]
+    return summary(1 if stage.images == 1 else frames, area, rates_of(planned, rows[fits]))
+
+
+def rates_of(planned: Planned, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Frames a second of clips by their rows, as they are trained on."""
+    import numpy as np
+
+    from sora.data.plan.clips import gathered
+
+    clips = planned.plan.clips
+    if planned.online:
+        return clips.rates(rows)
+    return np.asarray(gathered([item.index.fps for item in planned.data.latents], clips.starts, rows), dtype=np.float64)
+
+
+def summary(frames: Any, area: Any, fps: Any) -> dict[str, float]:
+    """`usual_of` clips by their frames, pixels of a frame and frames a second."""
+    import numpy as np
+
+    frames = np.broadcast_to(frames, np.shape(area))
+    moving = frames > 1
+    if moving.any():
+        frames, area, fps = frames[moving], area[moving], fps[moving]
+    rates, counts = np.unique(fps, return_counts=True)
+    middle = partial(np.quantile, q=0.5, method="lower")  # something that was trained on, not a mean of two
+    seconds = float(middle(frames / fps)) if moving.any() else 0.0
+    return {"area": float(middle(area)), "fps": float(rates[counts.argmax()]), "seconds": seconds}
+
+
+def told(run: Run, wanted: Collection[str]) -> dict[str, float]:
+    """Those facts of a run that are `wanted`: as it keeps them, or, of one that was begun before runs did, as its datasets say.
+
+    Raises ValueError, naming the keys of `sora sample` to give, if neither does.
+    """
+    kept = run.info.get("usual")
+    if not wanted:
+        return {}
+    if isinstance(kept, Mapping) and all(isinstance(kept.get(name), int | float) for name in wanted):
+        return {name: float(kept[name]) for name in wanted}
+    try:
+        return asked_of_data(run)
+    except ValueError as error:
+        if set(wanted) == {"seconds"}:
+            print(f"seconds={SECONDS:g}: this run does not say how long its clips are")
+            return {"seconds": SECONDS}
+        keys = " ".join(f"{name}=…" for name in KEYS if name in wanted)
+        raise ValueError(f"{run.folder} does not say what sizes and rates it was trained on, and {error}; give {keys}") from None
+
+
+def asked_of_data(run: Run) -> dict[str, float]:
+    """`usual_of` the datasets that a run was trained on, which are known by their fingerprints. Raises ValueError if they are not found."""
+    import numpy as np
+
+    from sora.data.index.index import Index
+    from sora.runs.places import candidates, foreign
+
+    data = run.config.get("data") or {}
+    named = [name for name in data.get("folders") or [data.get("folder")] if isinstance(name, str)]
+    if not named:
+        raise ValueError("its config.yaml names no dataset")
+    seen = [[path for path in candidates(run, name) if (path / "dataset.json").is_file()] for name in named]
+    places = [[path for path in found if run.may_read(path)] for found in seen]
+    for name, found, there in zip(named, places, seen, strict=True):
+        if there and not found:
+            raise foreign(run, "data.folders", name, there)
+        if not found:
+            raise ValueError(f"its dataset {name} is not to be found from here")
+    for folders in islice(product(*places), TRIED):
+        indexes = [Index.open(folder, data.get("split") or "train") for folder in folders]
+        if same_data(run, indexes):
+            break
+    else:
+        raise ValueError(f"what lies at {', '.join(str(found[0]) for found in places)} is not the dataset that it was trained on")
+    frames, area, fps = (
+        np.concatenate(each) for each in zip(*((index.frames, index.heights * index.widths, index.fps) for index in indexes), strict=True)
+    )
+    if ladder := data.get("areas"):  # of data=videos: clips were trained on at these sizes and rates
+        area = np.sort(ladder)[np.maximum(np.searchsorted(np.sort(ladder), area, side="right") - 1, 0)]
+        shown = np.minimum(fps, data["rate"] or np.inf)
+        frames, fps = np.floor((frames - 1) * shown / fps + 1e-6) + 1, shown
+    return summary(frames, area, fps)
+
+
+def same_data(run: Run, indexes: Sequence[Any]) -> bool:
+    """Whether these are the clips and captions that a diffusion run depends on; true of a run that does not say."""
+    from sora.data.loading.caption_checks import identity
+
+    depends, data = run.info.get("depends") or {}, run.config.get("data") or {}
+    if "data" not in depends:
+        return True
+    stored = not str(data.get("_target_")).endswith("VideoData")
+    texts = [depends.get("text", "")] * len(indexes) if stored or data.get("text_cache") else []
+    return identity(indexes, *([depends.get("vae", "")] if stored else []), *texts) == depends["data"]

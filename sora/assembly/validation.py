@@ -1,0 +1,264 @@
+"""What is measured while a run trains, from its configuration: held-out clips, videos of their captions, and the figures of both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from sora.assembly.jobs import Job
+    from sora.data.index.index import Index
+    from sora.data.plan import Listing
+    from sora.generation.generator import Generator, Request
+    from sora.runs.run import Run
+    from sora.tokens import Grid
+    from sora.training.callbacks.journal import Journal
+    from sora.training.callbacks.validation import Evaluations
+    from sora.training.logging.goodput import Phases
+    from sora.training.module import TrainingModule
+
+
+@dataclass(frozen=True)
+class HeldOutClips:
+    """Clips of a split of the datasets that a run trains on, prepared as those are, and the packs that they are measured in.
+
+    read: the packs of a step of the listing. encode: makes a batch of one (None: it is one already). shape: a grid in frames and pixels.
+    """
+
+    data: Any
+    listing: Listing
+    read: Callable[[int], Sequence[Any]]
+    encode: Callable[[Any, Any], Any] | None
+    shape: Callable[[Grid], dict[str, int]]
+
+    def batches(self, step: int, device: Any) -> list[Any]:
+        """The packs of a step, ready for the network."""
+        return [pack.to(device) if self.encode is None else self.encode(pack, device) for pack in self.read(step)]
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        from sora.data.loading.latents import LatentData
+
+        return tuple(item.index for item in self.data.latents) if isinstance(self.data, LatentData) else self.data.indexes
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(dataset, its row) of a row of the listing."""
+        import numpy as np
+
+        dataset = int(np.searchsorted(self.listing.clips.starts, row, side="right")) - 1
+        return dataset, row - self.listing.clips.starts[dataset]
+
+
+def evaluations(
+    config: DictConfig,
+    job: Job,
+    run: Run,
+    *,
+    widths: Mapping[str, float],
+    journal: Journal,
+    phases: Phases,
+    tracker: Any,
+    stop: Callable[[], bool],
+) -> list[Evaluations]:
+    """The callback that measures, or none, as `evaluation` says. widths: of the averages that the run keeps besides its own. stop: whether
+    this rank was asked to."""
+    from omegaconf import OmegaConf
+
+    from sora.evaluation.while_training import scorer
+    from sora.training.callbacks.validation import Evaluations
+    from sora.training.callbacks.validation_measures import HeldOut, Samples
+
+    settings = OmegaConf.select(config, "evaluation")
+    if settings is None or settings.every is None:
+        return []
+    job_plan, objective = job.steps.plan, job.task.objective
+    clips = held_out_clips(
+        config,
+        split=settings.split,
+        count=settings.clips,
+        budget=job_plan.budget,
+        max_clips=job_plan.max_clips,
+        seed=settings.seed,
+        vae=run.vae,
+        identity=job.depends["vae"],
+    )
+    measures: list[Any] = [HeldOut(held_out_loss(objective, settings), clips.listing, read=clips.read, shape=clips.shape)]
+    if settings.videos is not None:
+        requests = requests_of(clips, settings.videos.count, seed=settings.seed)
+        measures.append(
+            Samples(
+                [request for _, request in requests],
+                make=functools.partial(maker, config, clips, vae=run.vae),
+                keep=functools.partial(keep, config),
+                score=scorer(settings.videos, clips, requests),
+                folder=run.folder,
+                shown=settings.videos.shown,
+            )
+        )
+    return [
+        Evaluations(
+            run,
+            every=settings.every,
+            share=settings.share,
+            weights=chosen_weights(settings.weights, widths),
+            measures=measures,
+            steps=config.steps,
+            phases=phases,
+            journal=journal,
+            tracker=tracker,
+            stop=stop,
+        )
+    ]
+
+
+def averaged(module: TrainingModule) -> Any:
+    """The averaged weights in place; the trained ones, where a run keeps no others."""
+    return module.average.applied(module.trained())
+
+
+def raw(module: TrainingModule) -> Any:
+    """The trained weights, as they are."""
+    return nullcontext()
+
+
+def profile(module: TrainingModule, *, kind: str) -> Any:
+    """One of the averages that ema=post_hoc keeps in place of the trained weights."""
+    from sora.training.optim.ema import Average
+
+    return Average(None, module.average.kinds()[kind]).applied(module.trained())
+
+
+WEIGHTS = {"ema": averaged, "raw": raw}
+
+
+def chosen_weights(names: Sequence[str | float], widths: Mapping[str, float]) -> dict[str, Callable[[TrainingModule], Any]]:
+    """What puts weights in place, by name. names: of WEIGHTS, or relative widths of averages. widths: of those that the run keeps."""
+    profiles = {f"{width:g}": functools.partial(profile, kind=kind) for kind, width in widths.items()}
+    known, wanted = {**WEIGHTS, **profiles}, [name if isinstance(name, str) else f"{name:g}" for name in names]
+    if not wanted or not set(wanted) <= set(known):
+        raise ValueError(f"evaluation.weights={list(names)}: choose from {', '.join(known)}; other averages are kept with ema=post_hoc")
+    return {name: known[name] for name in wanted}
+
+
+def held_out_loss(objective: Any, settings: Any) -> Any:
+    """The loss that an objective's network is measured by. settings: levels, draws and seed."""
+    from sora.diffusion.validation_loss import HeldOutLoss
+
+    return HeldOutLoss(
+        path=objective.path,
+        prediction=objective.prediction,
+        levels=settings.levels,
+        draws=settings.draws,
+        seed=settings.seed,
+        max_levels=objective.max_levels,
+    )
+
+
+def held_out_clips(
+    config: DictConfig, *, split: str, count: int | None, budget: int, max_clips: int, seed: int, vae: Path, identity: str
+) -> HeldOutClips:
+    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: a pack's. vae: the artefact, of hash `identity`.
+
+    Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
+    """
+
+    from sora.assembly.jobs import Planned, online_encoder
+    from sora.config.build import build, plain, resolve
+    from sora.data.loading.videos import VideoData
+    from sora.data.plan import Listing
+    from sora.system.started import started
+    from sora.vae import artefact
+
+    if split == config.data.split:
+        raise ValueError(f"split={split} is what the run trains on, so its clips are not held out; choose another")
+    stride, patchifier = artefact.read_card(vae)["stride"], build(config.patches)
+    settings = {**plain(config.data), "split": split, "drop": 0.0, "first_frame": 0.0, "weights": None}
+    encoder, online = build(config.text), resolve(config.data._target_) is VideoData
+    shared = {"text": encoder, "patchifier": patchifier, "seed": seed}
+    if online:
+        data = build(settings, **shared, stride=stride, reader=build(config.reader))
+    else:
+        data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
+    listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
+    planned = Planned(data, listing, encoder, patchifier, vae, identity, online)
+    near = started().near if "trainer" in config else 1  # what evaluates a run has no trainer
+    encode = online_encoder(planned, artefact.load(vae), near=near) if online else None
+    size = patchifier.size
+
+    def shape(grid: Grid) -> dict[str, int]:
+        frames = 1 + (grid.t * size.t - 1) * stride[0]
+        return {"frames": frames, "height": grid.h * size.h * stride[1], "width": grid.w * size.w * stride[2]}
+
+    return HeldOutClips(data, listing, data.batches(listing).__getitem__, encode, shape)
+
+
+def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int, Request]]:
+    """What to make: `count` of the clips, spread over them, each with its row; prompts are their captions, as training chooses them."""
+    import numpy as np
+
+    from sora.data.plan.frames import FrameClips
+    from sora.generation.generator import Request
+    from sora.text.caption_mix import choose_caption
+
+    listing, found = clips.listing, []
+    if not 1 <= count <= len(listing.rows):
+        raise ValueError(f"evaluation.videos.count={count}: from 1 to the {len(listing.rows)} held-out clips; raise evaluation.clips")
+    for place in np.linspace(0, len(listing.rows) - 1, count).round().astype(int).tolist():
+        row, sample, shape = int(listing.rows[place]), listing.samples[place], clips.shape(listing.grids[place])
+        dataset, number = clips.place(row)
+        index = clips.indexes[dataset]
+        kinds = [(caption.kind, caption.text) for caption in index.captions(number)]
+        prompt = choose_caption(kinds, clips.data.captions, seed=seed, epoch=0, sample=sample)
+        fps = listing.clips.rates(np.array([row]))[0] if isinstance(listing.clips, FrameClips) else index.fps[number]
+        size = (shape["frames"], shape["height"], shape["width"])
+        found.append((row, Request(prompt, *size, fps=float(fps), seed=seed, sample=sample)))
+    return found
+
+
+def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, vae: Path) -> Generator:
+    """A generator with the networks that train, and the run's VAE."""
+    from sora.config.build import build
+    from sora.diffusion.shift import constant_shift
+    from sora.generation.generator import Generator, Recipe
+    from sora.training.callbacks.validation_measures import opened
+    from sora.vae import artefact
+
+    said, task = config.evaluation.videos, opened(module)
+    objective = task.objective
+    shift = objective.shift if said.shift is None else functools.partial(constant_shift, value=float(said.shift))
+    recipe = Recipe(sampler=build(said.sampler), guidance=build(said.guidance), steps=said.steps, shift=shift, first=said.first)
+    return Generator(
+        dit=task.predict,
+        encode=functools.partial(states_of, clips.data.texts, build(config.text)),
+        text=task.read,
+        vae=artefact.load(vae).eval().to(module.device),
+        patchifier=clips.data.patchifier,
+        path=objective.path,
+        prediction=objective.prediction,
+        recipe=recipe,
+        token_budget=said.budget,
+        device=module.device,
+    )
+
+
+def states_of(caches: Sequence[Any] | None, encoder: Any, prompts: list[str]) -> list[Tensor]:
+    """Token states of prompts: stored ones where there are stores, so that no text encoder is loaded beside the network."""
+    if caches is None:
+        return encoder.encode(prompts)
+    return [next((cache for cache in caches if prompt in cache), caches[0]).states(prompt) for prompt in prompts]
+
+
+def keep(config: DictConfig, folder: Path, requests: Sequence[Request], clips: Sequence[Tensor]) -> list[Path]:
+    """Write clips as `sora sample` does; the videos' paths."""
+    from omegaconf import OmegaConf
+
+    from sora.generation.samples import write_samples
+
+    return write_samples(folder, requests, clips, about={"evaluation": OmegaConf.to_container(config.evaluation)}) if clips else []

@@ -1,1 +1,0 @@
-"""What a run asks of a cluster: how it is submitted, and what it will cost."""

@@ -1,0 +1,82 @@
+"""Command lines that a message can name: what a user may copy into a shell, whatever the paths are called."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sora.config.check import flatten
+from sora.config.command_line.grammar import quoted, typed
+
+_PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
+
+
+def command(verb: str, *words: str | Path, **values: Any) -> str:
+    """`sora VERB WORDS… KEY=VALUE…` as one types it into a shell.
+
+    words: whole words, such as `experiment=laptop`, and paths that stand without a key. values: keys and what they are set to (a text, a
+    path, a number or a list of them); a dot in a key is written as two underscores.
+    """
+    said = [f"{key.replace('__', '.')}={spelled(_here(value))}" for key, value in values.items()]
+    return " ".join(["sora", verb, *(_shell(_bare(word) if isinstance(word, Path) else word) for word in (*words, *said))])
+
+
+def spelled(value: Any) -> str:
+    """A value as the command line reads it: a list between brackets, with its elements in quotes where they need them."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_element(item) for item in value)}]"
+    return typed(str(value)) if isinstance(value, str | Path) else "null" if value is None else str(value)
+
+
+def _here(value: Any) -> Any:
+    """A name that begins with `~` as one of this folder: `~` alone is the home folder."""
+    if isinstance(value, list | tuple):
+        return [_here(item) for item in value]
+    return f"./{value}" if isinstance(value, str | Path) and str(value).startswith("~") else value
+
+
+def _bare(path: Path) -> str:
+    """A path that stands without a key, so that nothing of its name is read as an option or a key."""
+    word = str(path)
+    return f"./{word}" if not path.is_absolute() and (word[:1] in ("~", "-") or "=" in word.partition("/")[0]) else word
+
+
+def _element(value: Any) -> str:
+    if not isinstance(value, str | Path):
+        return spelled(value)
+    return str(value) if _PLAIN.fullmatch(str(value)) else quoted(str(value))
+
+
+def _shell(word: str) -> str:
+    """The word, in quotes only where a shell would change it. Brackets are left as people type them, but for a user of zsh, which takes
+    them for a pattern of files and refuses the line."""
+    plain = r"[\w@%+=:,./-]+" if os.environ.get("SHELL", "").endswith("zsh") else r"[\w@%+=:,./\[\]-]+"
+    return word if re.fullmatch(plain, word, re.ASCII) else shlex.quote(word)
+
+
+def option_words(group: str, node: DictConfig | dict[str, Any], options: Mapping[str, Path]) -> tuple[str, ...]:
+    """The words that choose a group's option and set what differs from its file: `text=minilm text.max_tokens=64`.
+
+    node: the group's part of a configuration. options: the group's files by name. () when no file names the same `_target_`.
+    """
+    wanted = flatten(node)
+    best: tuple[str, ...] | None = None
+    for name, path in sorted(options.items()):
+        own = flatten(_plain(path))
+        if own.get("_target_") != wanted.get("_target_") or own.keys() != wanted.keys():
+            continue
+        words = (f"{group}={name}", *(f"{group}.{key}={spelled(value)}" for key, value in wanted.items() if own[key] != value))
+        if best is None or len(words) < len(best):
+            best = words
+    return best or ()
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return tree

@@ -1,0 +1,49 @@
+"""What a command would write must be neither what it reads nor a second thing that it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sora.config.check import flatten
+from sora.config.kinds import Kind, Kinds
+
+GOES_ON = "resume"  # names the run that is written on purpose
+SHARED = ("output", "cache", "statistics")  # a sweep gives each run an output of its own; the others are written once and read by all
+
+
+def refuse_one_place(tree: Mapping[str, Any], kinds: Kinds) -> None:
+    """Raise ValueError where a path that is written (marked `<out>` in the YAML) is that of another key, however the two are spelt."""
+    paths = list(_paths(tree, kinds))
+    for number, (key, path, written) in enumerate(paths):
+        for other, same, also in paths[:number]:
+            if (written or also) and GOES_ON not in (key, other) and os.path.realpath(path) == os.path.realpath(same):
+                out, beside = (key, other) if written else (other, key)
+                raise ValueError(f"{out}={path} is what {beside}= names, too, and would be written over; name another {out}=")
+
+
+def refuse_shared(written: Sequence[Mapping[str, str]]) -> None:
+    """Raise ValueError where several runs of a sweep would write one file or folder."""
+    seen: set[tuple[str, str]] = set()
+    for one in written:
+        for key, path in one.items():
+            place = (key, os.path.realpath(path))
+            if key not in SHARED and place in seen:
+                raise ValueError(f"{key}={path} is written by several runs of the sweep; leave it out, or name one for each")
+            seen.add(place)
+
+
+def written(tree: Mapping[str, Any], kinds: Kinds) -> dict[str, str]:
+    """The paths that a command writes, by key, as far as they are said."""
+    return {key: path for key, path, out in _paths(tree, kinds) if out}
+
+
+def _paths(tree: Mapping[str, Any], kinds: Kinds) -> Iterator[tuple[str, str, bool]]:
+    """Each path that is said, its key, and whether it is written."""
+    for key, value in flatten(dict(tree)).items():
+        kind = kinds.of(key)
+        for item in value if isinstance(value, list) else [value]:
+            inner = kind.items if isinstance(value, list) else kind
+            if isinstance(item, str) and isinstance(inner, Kind) and "path" in inner.scalars and item != "???":
+                yield key, item, "out" in inner.scalars

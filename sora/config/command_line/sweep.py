@@ -1,0 +1,237 @@
+"""`-m`: the runs that a command line with several values asks for, and the folder that each of them leaves.
+
+FOLDER/.sweep.json      the words that tell the runs below FOLDER apart, by the name of each one's folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from sora.config.command_line.grammar import bracketed, cut
+from sora.config.command_line.outputs import refuse_shared
+from sora.config.compose import Composed, compose, require_all
+from sora.gate.forms import Fields, Named, fitting, inside
+from sora.gate.forms import text as text_form
+from sora.gate.texts import read_json
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+RECORD = ".sweep.json"
+PATTERNED = "checkpoint"  # the key whose several values may be said by a pattern, as in checkpoint=outputs/density/*
+PATIENCE = 60.0  # seconds that a sweep waits for another to write its own words, which takes a moment
+FUNCTIONS = ("range(", "interval(", "glob(", "sort(", "shuffle(")  # of Hydra's grammar
+LONGEST = 200  # bytes of a folder's name: file systems take 255, and what is written beside it adds some
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The overrides of each run; the folder where its results lie, None where the verb has none; and the words that tell it from the
+    others, without those of `output=`. named: whether the folders are called by the words."""
+
+    runs: list[list[str]]
+    places: list[Path | None]
+    words: list[list[str]]
+    named: bool = False
+
+    def record(self) -> None:
+        """Write which words tell the runs apart into the folders that hold them, beside what other sweeps left there, one after another."""
+        from sora.system.files import write_json
+        from sora.system.locks import alone_in
+
+        homes: dict[Path, dict[str, list[str]]] = {}
+        for place, words in zip(self.places, self.words, strict=True):
+            if place is not None and self.named:
+                homes.setdefault(place.parent, {})[place.name] = words
+        for folder, runs in homes.items():
+            with alone_in(folder, "sweeping into", name=".lock-sweep", patience=PATIENCE):
+                write_json(folder / RECORD, {"runs": {**recorded(folder), **runs}})
+
+
+def recorded(folder: Path) -> dict[str, list[str]]:
+    """The words of each run that sweeps left below a folder, by its folder's name; none where there was no sweep."""
+    if not (folder / RECORD).exists():
+        return {}
+    form, advice = Fields({"runs": Named([text_form], name=inside)}), "remove it, names of folders are read then"
+    try:
+        return fitting(read_json(folder / RECORD, within=folder), form, str(folder / RECORD))["runs"]
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}") from None
+
+
+def split(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> Sweep:
+    """The runs, every one of them composed and checked. Raises ValueError if any would be refused.
+
+    Runs that would write into one folder are given one each below it, named by what differs: OUTPUT/density=uniform,seed=0.
+    """
+    runs = [list(run) for run in product(*(several(argument) for argument in arguments))]
+    composed = [compose(verb, run, folders) for run in runs]
+    for item in composed:
+        require_all(item, verb)
+    refuse_shared([item.writes for item in composed])
+    words = [[word for word in run if any(word not in other for other in runs) and not word.startswith("output=")] for run in runs]
+    if not all("output" in item.config for item in composed):
+        return Sweep(runs, [None] * len(runs), words)
+    return _apart(verb, runs, composed, words)
+
+
+def several(argument: str) -> list[str]:
+    """Each of the words that one word of a sweep stands for, its values as they were typed; `key=[a,b]` and `key='a,b'` are one value."""
+    key, equals, value = argument.partition("=")
+    if value.startswith("choice(") and value.endswith(")"):  # its values, too, as they were typed
+        value = value.removeprefix("choice(").removesuffix(")")
+    if not equals or value.startswith(FUNCTIONS):
+        return _by_hydra(argument) if equals else [argument]
+    if key == PATTERNED and ("*" in value or "?" in value):
+        found = [path for path in glob(value.replace("[", "[[]")) if Path(path).is_dir()]
+        if not found:
+            raise ValueError(f"{argument}: no folder is called so, seen from {Path.cwd()}")
+        return [f"{key}={path}" for path in sorted(found, key=_counted)]
+    values = [item.strip() for item in rejoined(cut(value))]
+    if opened := next((item for item in values if item[:1] in ("[", "{") and not bracketed(item)), None):
+        raise ValueError(f"the sweep cannot be read: nothing closes the bracket of {opened!r} in {argument}; a text stands in quotes")
+    if len(values) > 1 and not all(values):
+        raise ValueError(f"{argument}: a value between commas is empty")
+    return [f"{key}={item}" for item in values]
+
+
+def rejoined(parts: Sequence[str]) -> list[str]:
+    """The parts, those put together by commas again that are one path: a folder of a sweep is called density=uniform,seed=0."""
+    found, place = [], 0
+    while place < len(parts):
+        longer = range(len(parts), place + 1, -1) if "=" in parts[place] else ()
+        end = next((end for end in longer if _there(",".join(parts[place:end]))), place + 1)
+        found.append(",".join(parts[place:end]))
+        place = end
+    return found
+
+
+def _there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long for a path, or with a byte of none
+        return False
+
+
+def _by_hydra(argument: str) -> list[str]:
+    """What choice(…), range(…) and the like mean."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        (runs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([argument]), None)
+    except HydraException as error:
+        raise ValueError(f"the sweep cannot be read: {str(error).splitlines()[0]}") from error
+    return [word for run in runs for word in run]
+
+
+def _counted(path: str) -> list[tuple[bool, int, str]]:
+    """The order in which people list names: seed=2 before seed=10."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", path)]
+
+
+def _apart(verb: str, runs: list[list[str]], composed: Sequence[Composed], words: list[list[str]]) -> Sweep:
+    """The runs, each with an output of its own.
+
+    An evaluation without output= writes into what it scores, so that evaluations of several runs are apart already.
+    """
+    said = [item.config.output for item in composed]
+    scored: list[str | None] = [
+        item.config.get(PATTERNED) if verb == "evaluate" and item.config.output is None else None for item in composed
+    ]
+    if len(runs) == 1 or len({str(Path(place)) for place in scored if place}) == len(runs):
+        return Sweep(runs, [_place(verb, item.config.output, where) for item, where in zip(composed, scored, strict=True)], words)
+    if None not in said and len({str(Path(place)) for place in said}) == len(runs):
+        return Sweep(runs, [Path(place) for place in said], words)
+    if all(scored):
+        words = [[word for word in each if not word.startswith(f"{PATTERNED}=")] for each in words]
+    homes = [_place(verb, output, where) for output, where in zip(said, scored, strict=True)]
+    homes = [home / "evaluation" if where else home for home, where in zip(homes, scored, strict=True)]
+    plain = [home / name_of(each) for home, each in zip(homes, words, strict=True)]
+    places = [path.with_name(name_of(each, marked=plain.count(path) > 1)) for path, each in zip(plain, words, strict=True)]
+    if twice := [str(place) for place, count in Counter(places).items() if count > 1]:
+        raise ValueError(f"two runs of the sweep are one, {twice[0]}: a value stands there twice; leave one out")
+    kept = [[word for word in run if not word.startswith("output=")] for run in runs]
+    outputs = [[*run, f"output={place}"] for run, place in zip(kept, places, strict=True)]
+    return Sweep(outputs, list(places), words, named=True)
+
+
+def _scored(verb: str, config: DictConfig) -> str | None:
+    """The folder that an evaluation without output= writes into."""
+    return str(config[PATTERNED]) if verb == "evaluate" and config.output is None else None
+
+
+def _place(verb: str, output: str | None, scored: str | None) -> Path:
+    return Path(output or scored or f"outputs/{verb}")
+
+
+def name_of(words: Sequence[str], *, marked: bool = False) -> str:
+    """What a run's folder is called, by the words that tell it from others. marked: with a hash of them, where what a name cannot hold
+    would be all that tells them apart; so is a name that would be too long."""
+    text = ",".join(words)
+    name = re.sub(r"[^\w.,=+-]", "_", text)
+    mark = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+    letters = name.encode(errors="surrogateescape")
+    if len(letters) > LONGEST:
+        return f"{letters[: LONGEST - 9].decode(errors='ignore')}-{mark}"
+    return f"{name}-{mark}" if marked else name
+
+
+def words_of(place: Path) -> dict[str, str]:
+    """What tells a folder of a sweep from its neighbours, by key: as the sweep recorded it, else as the folder's name says; and the same of
+    the run that an evaluation lies in."""
+    found: dict[str, str] = {}
+    whole = place.absolute()
+    for folder in (*reversed(whole.parents), whole):
+        if not folder.name or "=" not in folder.name:
+            continue
+        words = recorded(folder.parent).get(folder.name) or re.split(r",(?=[\w.@/+~-]+=)", folder.name)
+        found |= {key: value for key, equals, value in (word.partition("=") for word in words) if equals}
+    return found
+
+
+def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> int:
+    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
+
+    Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
+    """
+    import hydra
+    from hydra.errors import HydraException
+
+    theirs = [word for word in arguments if word.startswith("hydra")]
+    unfit = [word for word in theirs if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweep.dir="))]
+    if unfit:
+        raise ValueError(f"{unfit[0]} is not settable; of Hydra's settings -m takes hydra/launcher=, hydra.launcher.… and hydra.sweep.dir=")
+    sweep = split(verb, [word for word in arguments if word not in theirs], folders)
+    sweep.record()
+    options = [f"--config-dir={folder.resolve()}" for folder in folders]
+
+    def job(config: DictConfig) -> None:
+        from sora.cli import run
+
+        code = run(verb, [*sweep.runs[config.job], *options])
+        if code:
+            raise SystemExit(code)
+
+    quiet = ["hydra.output_subdir=null", "hydra.job.chdir=false", "hydra/job_logging=none", f"hydra.job.name={verb}"]
+    if not any(word.startswith("hydra.sweep.dir=") for word in theirs):
+        quiet.append("hydra.sweep.dir=outputs/multirun/${now:%Y-%m-%d_%H-%M-%S}")
+    words = [f"sora {verb}", "-m", *quiet, *theirs, f"+job={','.join(str(number) for number in range(len(sweep.runs)))}"]
+    try:
+        with patch.object(sys, "argv", words), patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
+            hydra.main(version_base="1.3", config_path=None, config_name=None)(job)()
+    except HydraException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return 0

@@ -1,0 +1,397 @@
+"""Composing a command's configuration from `conf/`, with every key checked and every mistake answered by what exists.
+
+Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
+without the command line's values: anything else that they bring is a mistake, `+key=` or not. What a typed word means is told by what
+its key takes (`sora.config.kinds`), never by how it is spelt: Hydra reads the names of options, and no values. An experiment's values
+belong to the options that it was written for: where the command line names an option itself, that option's own file holds, except for
+what both options make of one class and set alike (`plan=bucketed` keeps an experiment's budget, `dit=xl_2` does not keep its depth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sora.config.check import check_targets, check_values, flatten, leave_behind
+from sora.config.command_line.grammar import Word, cut, for_hydra, parse
+from sora.config.command_line.outputs import refuse_one_place, written
+from sora.config.folders import refuse_leading_out
+from sora.config.kinds import Kinds, marks, settled, unreadable
+from sora.config.targets import TARGET
+from sora.config.words import listed, meant
+from sora.gate import credentials
+
+# Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
+CHOOSERS = ("experiment", "preset")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A command's configuration, and which option of which group went into it (None: no option).
+
+    said: the keys and groups that the command line itself named, whatever values they have. writes: the paths that it is to write, by key.
+    """
+
+    config: DictConfig
+    choices: dict[str, str | None]
+    keys: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    writes: dict[str, str] = field(default_factory=dict)
+
+
+def config_dir() -> Path:
+    """The folder of the configuration files: inside the package in a wheel, beside it in a checkout.
+
+    It is found from this file and never through importlib: an editable install leaves a copy in site-packages that grows stale.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "quickstart.yaml").is_file():
+            return folder
+    raise ValueError(f"no configuration files in or beside {package}: the installation is broken; install sora again")
+
+
+def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """Each group's options and their files; earlier folders win."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            group = path.parent.relative_to(folder).as_posix()
+            if group != ".":
+                found.setdefault(group, {}).setdefault(path.stem, path)
+    return found
+
+
+def primaries(verb: str) -> list[Path]:
+    """The verb's own file, and those of the verbs that it stands on (`defaults: [train]`), which come first."""
+    path = config_dir() / f"{verb}.yaml"
+    above = [item for item in _defaults(path) if isinstance(item, str) and item != "_self_"]
+    return [*(found for name in above for found in primaries(name)), path]
+
+
+def _defaults(path: Path) -> list[Any]:
+    primary = _primary(path)
+    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
+
+
+def _primary(path: Path) -> Any:
+    """What a verb's own file holds; to be read only."""
+    return _primary_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _primary_of(path: Path, changed: int) -> Any:
+    del changed  # a file that has changed is another one
+    return OmegaConf.load(path)
+
+
+def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
+    """The checked configuration of `sora VERB ARGUMENTS…`; `folders` add options to those of `conf/`.
+
+    Raises ValueError for whatever a user can get wrong, naming the key or option, and what fits.
+    """
+    extra = [Path(folder).resolve() for folder in folders]
+    for folder in extra:
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir {folder} is not a folder")
+    refuse_leading_out(extra)
+    available = groups([config_dir(), *extra])
+    loader = Loader(verb, extra)
+    words = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
+    grouped, valued = _sorted(words, loader, available)
+    with_experiment = loader.load([word.option for word in grouped], check_hydra=True)
+    reference = loader.without_experiment(with_experiment)
+    check_targets(reference.config, "")
+    named = _named_over_experiment(grouped, with_experiment, reference)
+    _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
+    source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
+    kinds = kinds_of(verb, reference, available)
+    check_values(with_experiment.config, kinds, said_by=source or "conf")
+    known = flatten(with_experiment.config)
+    for word in valued:
+        _check_key(word.key, known, with_experiment.choices, kinds, verb)
+    config = deepcopy(with_experiment.config)
+    leave_behind(config, with_experiment.config, _set(config, valued, kinds))
+    check_values(config, kinds, said_by="the command line")
+    check_targets(config, "")
+    _settle(config, kinds)
+    tree = _plain(config)
+    credentials.refuse(tree, said_by="the configuration")
+    refuse_one_place(tree, kinds)
+    said = tuple(word.key for word in (*grouped, *valued))
+    return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
+
+
+def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
+    """What each key takes, by the files that the composition is made of, apart from those which only choose."""
+    chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
+    files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]
+    return Kinds(_plain(reference.config), marks(files, chosen))
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(config, resolve=False)
+    return tree
+
+
+def _set(config: DictConfig, words: Sequence[Word], kinds: Kinds) -> set[str]:
+    """Give the keys the values that were typed; every key that was said, those of nodes by their dotted names."""
+    said: set[str] = set()
+    for word in sorted(words, key=lambda word: not word.key.endswith(TARGET)):  # the others are of the kinds that the new target takes
+        value = kinds.value(word.key, word.value, _plain(config))
+        free = isinstance(value, dict) and kinds.of(word.key).values is not None
+        OmegaConf.update(config, word.key, value, merge=not free, force_add=True)
+        said |= set(flatten({word.key: value}))
+    return said
+
+
+def _settle(config: DictConfig, kinds: Kinds) -> None:
+    """Whole numbers as such, and paths without `~`, wherever they were said."""
+    tree = _plain(config)
+    for key, value in flatten(tree).items():
+        kind = kinds.of(key, tree)
+        if not isinstance(value, dict) and (new := settled(value, kind)) is not value and repr(new) != repr(value):
+            OmegaConf.update(config, key, new)
+
+
+def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
+    """The options of CHOOSERS that are in force."""
+    return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
+
+
+def _named_over_experiment(grouped: Sequence[Word], with_experiment: Composed, reference: Composed) -> list[str]:
+    """The groups of which the command line names the option, though an experiment may set values of it."""
+    if not _chosen(with_experiment.choices):
+        return []
+    return [word.key for word in grouped if word.key in reference.config]
+
+
+def _shared(
+    named: Sequence[str], grouped: Sequence[Word], loader: Loader, reference: Composed, available: dict[str, dict[str, Path]]
+) -> list[str]:
+    """The keys that the options `named` set like those which the experiment chose itself, where both make one class."""
+    if not named:
+        return []
+    as_written = loader.load([word.option for word in grouped if word.key not in named])
+    found = []
+    for name in named:
+        option = as_written.choices.get(name)
+        theirs: Any = {} if option is None else OmegaConf.load(available[name][option])
+        if "defaults" in theirs:  # an option that is made of others
+            theirs = loader.without_experiment(as_written).config[name]
+        if theirs.get("_target_") == reference.config[name].get("_target_") is not None:
+            mine, other = flatten(reference.config[name]), flatten(theirs)
+            found += [f"{name}.{key}" for key, value in mine.items() if key in other and other[key] == value]
+    return found
+
+
+def _take_own_values(composed: Composed, reference: Composed, named: Sequence[str], but: Sequence[str] = ()) -> None:
+    """Give the groups `named` the values of their option's own file, apart from the keys `but`."""
+    for name in named:
+        said = {key: OmegaConf.select(composed.config, key) for key in but if key.startswith(f"{name}.")}
+        OmegaConf.update(composed.config, name, OmegaConf.to_container(reference.config[name]), merge=False)
+        for key, value in said.items():
+            OmegaConf.update(composed.config, key, value, force_add=True)
+
+
+def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None:
+    """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
+    on with a run, those which that would know). bare: keys whose values are plain words. Called before anything heavy is imported, and
+    before a job is submitted."""
+    flat = flatten(composed.config)
+    missing = [key for key, value in flat.items() if value == "???"]
+    if missing:
+        words = " ".join("FOLDER …" if key in bare else f"{key}=…" for key in missing)
+        raise ValueError(f"needs {words}{f': sora {verb} {words}' if set(missing) & set(bare) else ''}; see sora {verb} --help")
+    if "data.folders" in flat and flat.get("resume") in (None, "auto"):
+        from sora.assembly.resume import require_given
+
+        require_given(composed.config, verb)
+
+
+def named_file(argument: str, verb: str) -> str:
+    """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
+    key, _, value = argument.partition("=")
+    held = [OmegaConf.select(_primary(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
+    return f"{key}.file={value}" if files and not value.startswith("{") else argument
+
+
+def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
+    """`cluster=h100x512` as `cluster=h100 cluster.devices=512`, for options that say how many devices they are; others as they stand."""
+    group, _, option = argument.partition("=")
+    name, _, count = option.rpartition("x")
+    options = available.get(group, {})
+    if option in options or name not in options or not count.isdecimal():
+        return [argument]
+    node = OmegaConf.load(options[name])
+    return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
+
+
+class Loader:
+    """Hydra's composition of one verb, with its errors told in our words."""
+
+    def __init__(self, verb: str, extra: Sequence[Path]):
+        self.verb, self.extra = verb, extra
+
+    def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:
+        """The composition of these words: Hydra's the first time (0.3 s), a copy of it as long as no file changes."""
+        made, refused = _loaded(self.verb, tuple(self.extra), tuple(overrides), _stamps([config_dir(), *self.extra]))
+        if check_hydra and refused:
+            raise ValueError(refused)
+        return Composed(deepcopy(made.config), dict(made.choices))
+
+    def by_hydra(self, overrides: Sequence[str]) -> tuple[Composed, str]:
+        """The composition, and what a file asks of Hydra that is refused to it (nothing: "")."""
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        outer = GlobalHydra.instance().hydra  # a job of a Hydra launcher composes within Hydra's own run
+        GlobalHydra.instance().hydra = None
+        search = ",".join(for_hydra(f"file://{folder}") for folder in self.extra)
+        try:
+            with initialize_config_dir(str(config_dir()), version_base="1.3", job_name=self.verb):
+                paths = [f"hydra.searchpath=[{search}]"] if search else []
+                config = hydra_compose(self.verb, overrides=[*paths, *overrides], return_hydra_config=True)
+                refused = _asked_of_hydra(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(self._told(error)) from error
+        except RecursionError:
+            raise ValueError("the defaults of a YAML file lead back to it, without an end") from None
+        except OSError as error:  # yaml of a folder that cannot be read
+            raise ValueError(f"the configuration cannot be read: {error}") from error
+        except Exception as error:
+            if type(error).__module__.startswith("yaml"):
+                raise ValueError(f"a YAML file of the configuration is damaged: {' '.join(str(error).split())}") from error
+            raise
+        finally:
+            GlobalHydra.instance().hydra = outer
+        choices = OmegaConf.to_container(config.hydra.runtime.choices)
+        assert isinstance(choices, dict)
+        kept = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
+        ours = OmegaConf.create({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
+        OmegaConf.set_struct(ours, True)
+        return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()}), refused
+
+    def without_experiment(self, composed: Composed) -> Composed:
+        """The same choices of every group, without what the experiment's file itself sets."""
+        if not _chosen(composed.choices):
+            return composed
+        named = {group: option for group, option in composed.choices.items() if option is not None or group not in self.optional_groups}
+        choices = {group: Word(group, option or "null").option for group, option in named.items() if group not in CHOOSERS}
+        bare = self.load([word for group, word in choices.items() if group in self.own_groups])
+        return self.load([f"{'' if group in bare.choices else '+'}{word}" for group, word in choices.items()])
+
+    @cached_property
+    def own_groups(self) -> set[str]:
+        """The groups that the verb's own defaults list names (a task's groups come after these)."""
+        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        return {str(key).removeprefix("override ").lstrip("/") for item in found for key in item}
+
+    @cached_property
+    def optional_groups(self) -> set[str]:
+        """Those of them that have no option unless one is named."""
+        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        return {str(key).removeprefix("override ").lstrip("/") for item in found for key, value in item.items() if value is None}
+
+    def _told(self, error: Exception) -> str:
+        """Hydra's message without its advice to add keys with `+`, which does not work here, and with its cause."""
+        cause = error.__cause__ or error
+        lines = [line for line in str(error or cause).splitlines() if line.strip() and "To append to your" not in line]
+        text = " ".join(line.strip() for line in lines) or str(cause)
+        return text if str(cause).splitlines()[0] in text else f"{text} ({str(cause).splitlines()[0]})"
+
+
+@lru_cache(maxsize=64)
+def _loaded(verb: str, extra: tuple[Path, ...], overrides: tuple[str, ...], stamps: tuple[Any, ...]) -> tuple[Composed, str]:
+    del stamps  # files that have changed are other files
+    return Loader(verb, extra).by_hydra(overrides)
+
+
+def _stamps(folders: Sequence[Path]) -> tuple[Any, ...]:
+    """What tells whether a file has changed. A link to nowhere has none, and is Hydra's to complain of."""
+    found = [path for folder in folders for path in folder.rglob("*.yaml") if path.exists()]
+    return tuple((str(path), status.st_mtime_ns, status.st_size) for path in sorted(found) for status in [path.stat()])
+
+
+def _asked_of_hydra(config: DictConfig) -> str:
+    """Why no file may reach into Hydra's own settings: callbacks, launchers and logging there name things that Hydra would call."""
+    ours: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    theirs = _hydra_untouched()
+    for key in sorted(ours.keys() - {"overrides", "runtime", "job", "searchpath"}):
+        if ours[key] != theirs.get(key):
+            return f"a YAML file sets hydra.{key}, which is refused: an option file holds only settings of sora's own"
+    return ""
+
+
+@cache
+def _hydra_untouched() -> dict[str, Any]:
+    """Hydra's own settings as it ships them. Called while Hydra is initialised."""
+    from hydra import compose as hydra_compose
+
+    settings: Any = OmegaConf.to_container(hydra_compose(None, return_hydra_config=True).hydra, resolve=False)
+    return settings
+
+
+def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Path]]) -> tuple[list[Word], list[Word]]:
+    """Words of groups in force, and of keys, among them those that share their name with a group which is not in force here.
+
+    `sora encode vae=FOLDER` sets a key, though `vae` is a group of `sora train task=vae`; Hydra would take it for the group.
+    """
+    for word in words:
+        if word.key.split(".")[0] == "hydra" or word.key.startswith("hydra/"):
+            raise ValueError(f"{word}: Hydra's own settings are not settable here, except hydra/launcher= with -m")
+    own = loader.own_groups
+    grouped = [word for word in words if word.key in own]
+    for word in grouped:
+        _check_option(word, available)
+        if word.value == "null" and word.key not in loader.optional_groups:
+            raise ValueError(f"{word}: there has to be one; its options: {listed(available[word.key])}")
+    # Hydra cannot be told to choose nothing; where nothing is the default, that is what it does when it is told nothing
+    nothing = [word for word in grouped if word.value == "null"]
+    grouped = [word for word in grouped if word not in nothing]
+    doubtful = [word for word in words if word.key in available and word.key not in own]
+    base = loader.load([word.option for word in grouped]) if doubtful else None
+    for word in doubtful if base is not None else ():
+        if word.key in base.choices:
+            _check_option(word, available)
+            grouped.append(word)
+        elif word.key not in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
+            raise ValueError(f"{word.key}= does not fit here: the groups in force are {listed(base.choices)}")
+    return grouped, [word for word in words if word not in grouped and word not in nothing]
+
+
+def _check_option(word: Word, available: dict[str, dict[str, Path]]) -> None:
+    options = available.get(word.key, {})
+    if word.value in options or word.value == "null":
+        return
+    unreadable(word.value)
+    if len(cut(word.value)) > 1:
+        raise ValueError(f"{word} names several options; add -m (--multirun) to run them one after another")
+    raise ValueError(f"there is no {word}{meant(word.value, options)}; its options: {listed(options)}")
+
+
+def _check_key(key: str, known: dict[str, Any], choices: dict[str, str | None], kinds: Kinds, verb: str) -> None:
+    """A key of the command line must be one that the composition has (or lie under a mapping that takes any)."""
+    names = [*known, *choices]
+    parts = key.split(".")
+    above = {".".join(parts[:count]) for count in range(1, len(parts))}
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return
+    if any(known.get(name) == {} or (name in known and kinds.of(name).values) for name in above):
+        return
+    inside = [name for name in known if name.startswith(f"{parts[0]}.")] if len(parts) > 1 else []
+    top = {name for name in names if "." not in name}  # a group that is left out by itself is a key, too
+    raise ValueError(
+        f"there is no key {key!r}{meant(key, names)}; {f'{parts[0]} has' if inside else f'sora {verb} has'}: "
+        f"{listed(inside or top)}. See sora {verb} --help"
+    )

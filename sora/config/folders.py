@@ -1,0 +1,38 @@
+"""Folders of configuration files that a command line names besides `conf/`: what their files may name of other files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sora.system.interpolation_limits import calls_resolver
+
+
+def refuse_leading_out(folders: Sequence[Path]) -> None:
+    """Raise ValueError for a file in these folders whose `defaults` name what lies in none of the folders that are composed: by `..`, as a
+    path from the root, as a URL, or by what a resolver would make of it."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            for entry in _entries(path):
+                steps = entry.replace("\\", "/").split("/")
+                if ".." in steps or "" in steps[1:-1] or entry.startswith("//") or "://" in entry or calls_resolver(entry):
+                    raise ValueError(
+                        f"{path}: defaults names {entry!r}, which leads out of {folder}; name an option of a group, such as /text: byte"
+                    )
+
+
+def _entries(path: Path) -> Iterator[str]:
+    """What a file's defaults name, groups and options; nothing of a file that cannot be read, which is told where it is chosen."""
+    from omegaconf import OmegaConf
+
+    try:
+        if "defaults" not in path.read_text(encoding="utf-8", errors="replace"):
+            return
+        tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception:  # whatever the reader of YAML raises
+        return
+    for item in (tree.get("defaults") or []) if isinstance(tree, dict) else []:
+        for key, value in item.items() if isinstance(item, dict) else [(item, None)]:
+            yield str(key)
+            yield from map(str, value if isinstance(value, list) else [] if value is None else [value])

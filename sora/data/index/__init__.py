@@ -1,0 +1,1 @@
+"""What is known of a dataset's clips without reading them: rows, columns, captions beside them, and latents."""

@@ -1,0 +1,279 @@
+"""The index of a dataset: one row per clip, as one parquet file per shard, and `dataset.json` that says the dataset is whole.
+
+    dataset.json          version, fingerprint, totals, licence, the shards with their sizes; written last
+    video-000000.tar      {key}.mp4 and {key}.json of each clip
+    meta-000000.parquet   one row per clip of that shard: where it lies, its shape, its captions, its split
+    columns/              numbers of all clips, mapped into memory (see `sora.data.index.columns`)
+    remote.json           only where the shards lie elsewhere: their folder or URL (see `sora.data.shards.stores`)
+
+Captions live in the parquet files alone, so that recaptioning rewrites no shard; new ones are files of their own
+(`sora.data.index.caption_sets`). A row's parquet file is opened when something is asked that only it knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sora.data.index.caption_sets import CaptionSets
+from sora.data.index.columns import LAYOUT, SOURCES, Columns, Keys, columns_of, open_columns
+from sora.data.index.rows import SCHEMA, Caption, ClipFacts, ClipRow, RowFiles, caption_identity, clip_row_of
+from sora.data.index.unfinished import no_dataset
+from sora.data.index.writer import DATASET, VERSION, DatasetWriter
+from sora.data.shards.shards import Member, ShardReader
+from sora.data.shards.stores import open_store
+from sora.gate.files import refuse_outside
+from sora.gate.forms import Fields, Form, Maybe, Named, count, digest, fitting, inside, some, text, whole
+from sora.gate.texts import LIST, read_json
+from sora.system.terminal import counted
+
+__all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWriter", "Index", "refuse_no_folders"]
+
+_TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
+_ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}
+_CAPTIONS = {"whole": text, "splits": Named(text)}  # since the second version
+_CAPTIONED = Named({"clips": some, "without": count, "kinds": Named(some)})  # datasets of before have none
+_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, digest)}  # they may be missing
+FORM = Fields(
+    {"version": whole(1, VERSION), "fingerprint": text, "totals": _TOTALS, "splits": Named(some), "shards": [_ENTRY]},
+    may={"captions": Maybe(_CAPTIONS), "columns": Maybe(_COLUMNS), "captioned": Maybe(_CAPTIONED), "licence": text},
+)  # of dataset.json
+_CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
+
+
+class Index:
+    """The clips of a dataset (or of one split of it), in their order of writing.
+
+    Columns are arrays of the machine's shared memory, not Python objects, so that a hundred million clips open at once and
+    forked workers share them. `fingerprint` covers keys, bytes and shapes, and the split; `dataset_fingerprint` the same for all
+    splits; neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
+    """
+
+    def __init__(
+        self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns, *, hash_every_read: bool
+    ):
+        self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
+        self.files, self.columns = files, columns
+        self.sets = CaptionSets(folder, dataset=described["fingerprint"])
+        self._rows = None if split is None else _rows_of(columns, split, described)
+        self._reader = ShardReader(open_store(folder), members=None if hash_every_read else len(columns))
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str | None = None, *, hash_every_read: bool = False) -> Index:
+        """The index of a folder that `sora prepare` or `sora data index` finished.
+
+        hash_every_read: compare a clip's bytes with its hash not only when a process reads it first (see `ShardReader`).
+
+        A missing, cut or changed file is a `ValueError` that names it; above 32 MB of metadata, when the file is first used.
+        """
+        folder = Path(folder)
+        if not (folder / DATASET).is_file():
+            raise ValueError(no_dataset(folder))
+        described = describe(folder)
+        files = RowFiles(folder, described["shards"])
+        _check_files(folder, described, files)
+        columns = open_columns(folder, described, described["totals"]["clips"])
+        if columns is None:
+            columns = columns_of(files.whole(number, SOURCES) for number in range(len(files.entries)))
+        if split is not None and split not in described["splits"]:
+            raise ValueError(f"{folder} has no clips of split {split!r}; it has {described['splits']}")
+        return cls(folder, split, described, files, columns, hash_every_read=hash_every_read)
+
+    def __len__(self) -> int:
+        return len(self.columns) if self._rows is None else len(self._rows)
+
+    def __reduce__(self):
+        return _opened, (self.folder, self.split, self.hash_every_read)
+
+    @cached_property
+    def frames(self) -> Int[np.ndarray, "rows"]:
+        return self._array("frames")
+
+    @cached_property
+    def heights(self) -> Int[np.ndarray, "rows"]:
+        return self._array("height")
+
+    @cached_property
+    def widths(self) -> Int[np.ndarray, "rows"]:
+        return self._array("width")
+
+    @cached_property
+    def fps(self) -> Float[np.ndarray, "rows"]:
+        return self._array("fps")
+
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, "rows"]:
+        """Bytes of each clip."""
+        return self._array("size")
+
+    def of_rows(self, whole: np.ndarray) -> np.ndarray:
+        """Of an array that has an entry for every clip of the dataset, those of this split."""
+        return whole if self._rows is None else whole[self._rows]
+
+    def _array(self, name: str) -> np.ndarray:
+        return self.of_rows(self.columns.arrays[name])
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        return self.described["fingerprint"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.dataset_fingerprint}\t{self.split}".encode()).hexdigest()
+
+    @cached_property
+    def captions_fingerprint(self) -> str:
+        written = self.described.get("captions")
+        if written is None:  # of the first version
+            found = (caption_identity(self.key(row), self._values(row, ("captions",))["captions"]) for row in range(len(self)))
+            base = hashlib.sha256(b"\n".join(found)).hexdigest()
+        else:
+            base = written["whole"] if self.split is None else written["splits"][self.split]
+        return hashlib.sha256(f"{base}\t{self.sets.fingerprint}".encode()).hexdigest() if self.sets.fingerprint else base
+
+    @property
+    def captioned(self) -> dict[str, Any] | None:
+        """How many clips have captions of which kinds, as dataset.json says: {"clips", "without", "kinds": {kind: clips}}.
+
+        None where it does not: it is of before, or sets of captions were added.
+        """
+        written = self.described.get("captioned")
+        if not written or self.sets.described:
+            return None
+        mine = [counts for split, counts in written.items() if self.split in (None, split)]
+        kinds = {kind: sum(counts["kinds"].get(kind, 0) for counts in mine) for counts in mine for kind in counts["kinds"]}
+        return {"clips": len(self), "without": sum(counts["without"] for counts in mine), "kinds": kinds}
+
+    @cached_property
+    def keys(self) -> Keys:
+        return Keys(self.columns, self._rows)
+
+    def key(self, number: int) -> str:
+        return self.columns.key(self.place(number))
+
+    def shard(self, number: int) -> int:
+        """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
+        return self.files.locate(self.place(number))[0]
+
+    def rows_of_shard(self, shard: int) -> Sequence[int]:
+        """The rows of this split that lie in a shard."""
+        first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
+        if self._rows is None:
+            return range(first, last)
+        return range(*np.searchsorted(self._rows, (first, last)).tolist())
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """The keys of all clips of a shard, of whatever split."""
+        first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
+        return [self.columns.key(row) for row in range(first, last)]
+
+    def row(self, number: int) -> ClipRow:
+        """All that the metadata say of a clip, as it was written: without captions of later sets."""
+        return clip_row_of(self._values(number, tuple(SCHEMA.names)))
+
+    def member(self, number: int) -> Member:
+        """Where a clip's bytes lie; cheaper than its whole row."""
+        place, columns = self.place(number), self.columns
+        entry = self.described["shards"][self.files.locate(place)[0]]
+        offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
+        return Member(columns.key(place), columns.suffix(place), entry["shard"], offset, size, columns.sha256(place), place)
+
+    def captions(self, number: int) -> tuple[Caption, ...]:
+        said = tuple(Caption(**caption) for caption in self._values(number, ("captions",))["captions"])
+        return self.sets.over(said, key=self.key(number), shard=self.shard(number)) if self.sets.described else said
+
+    def read_member(self, row: ClipRow | Member | int) -> bytes:
+        """The bytes of a clip; a shard that is cut short or changed is a `ValueError` naming shard and key."""
+        if isinstance(row, ClipRow):
+            return self._reader.read(row.member)  # of no place, so it is hashed
+        return self._reader.read(row if isinstance(row, Member) else self.member(row))
+
+    def place(self, number: int) -> int:
+        """A row of this split among those of the whole dataset."""
+        return range(len(self.columns))[number] if self._rows is None else int(self._rows[number])
+
+    def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
+        return self.files.values(self.place(number), columns)
+
+
+def refuse_no_folders(folders: Sequence[str]) -> None:
+    """Raise ValueError for `data.folders` that list none, or one dataset twice, however its path is spelt."""
+    if isinstance(folders, str) or not folders:
+        raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
+    places = [os.path.realpath(folder) for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            first = folders[places.index(place)]
+            raise ValueError(
+                f"data.folders: {folders[number]} is the dataset {first} again, whose clips would be shown twice as often unsaid; leave it "
+                "out, and set how often with data.weights"
+            )
+
+
+def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
+    return Index.open(folder, split, hash_every_read=hash_every_read)
+
+
+def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray | None:
+    """The rows of a split; None where they are all rows."""
+    if columns.splits == (split,):
+        return None
+    rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
+    if len(rows) != described["splits"][split]:
+        raise ValueError(
+            f"the columns are damaged: {counted(len(rows), 'clip is', 'clips are')} of split {split}, not {described['splits'][split]}; "
+            "delete their folder"
+        )
+    return rows.astype(np.int32) if len(columns) < 2**31 else rows
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What dataset.json of a folder says; ValueError where it is of another form, or its parts do not fit together."""
+    path = folder / DATASET
+    described = read_json(path, limit=LIST, within=folder)
+    version = described.get("version") if isinstance(described, dict) else None
+    if type(version) is int and version > VERSION:
+        raise ValueError(f"{path} has version {version}, this program reads {VERSION}; prepare it again or update sora")
+    fitting(described, FORM, str(path), "prepare or index the dataset again")
+    if version == VERSION and described.get("captions") is None:
+        raise ValueError(f"{path} is damaged: captions is missing; prepare or index the dataset again")
+    clips = described["totals"]["clips"]
+    fits_together = clips == sum(entry["clips"] for entry in described["shards"]) == sum(described["splits"].values())
+    found = [described[name]["splits"] for name in ("columns", "captions") if described.get(name)]
+    found += [described["captioned"]] if described.get("captioned") else []
+    if not fits_together or not all(set(splits) == set(described["splits"]) for splits in found):
+        raise ValueError(f"{path} is damaged: its shards, splits and totals do not fit together; prepare or index the dataset again")
+    return described
+
+
+def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) -> None:
+    """Every file that dataset.json lists is there, and the shards have their sizes."""
+    store = open_store(folder)
+    metas = [folder / entry["meta"] for entry in described["shards"]]
+    for number, (entry, meta) in enumerate(zip(described["shards"], metas, strict=True)):
+        refuse_outside(meta, folder)
+        if not meta.is_file():
+            raise ValueError(f"{meta} is missing, {folder / DATASET} lists it; prepare or index the dataset again")
+        size = store.known_size(entry["shard"])
+        if size is None and not store.remote:
+            raise ValueError(f"{store.place(entry['shard'])} is missing, {folder / DATASET} lists it; prepare or fetch it again")
+        if size is not None and entry["bytes"] is not None and size != entry["bytes"]:
+            raise _cut(store.place(entry["shard"]), size, entry, files, number)
+    if sum(meta.stat().st_size for meta in metas) <= _CHECKED_AT_ONCE:
+        for number in range(len(metas)):
+            files.check(number)
+
+
+def _cut(shard: str, size: int, entry: Mapping[str, Any], files: RowFiles, number: int) -> ValueError:
+    table = files.whole(number, ("key", "offset", "size"))
+    ends = (table["offset"].to_numpy() + table["size"].to_numpy()) > size
+    lost = table["key"].to_numpy(zero_copy_only=False)[ends]
+    first = f"; the first clip that is cut is {lost[0]}, {len(lost)} are lost" if len(lost) else ""
+    return ValueError(f"{shard} has {size} bytes instead of {entry['bytes']}{first}; prepare or fetch the shard again")

@@ -1,0 +1,1 @@
+"""Loading by plan: a step's number in, its packs out."""

@@ -1,0 +1,222 @@
+"""Packs of encoded clips by plan: step number in, batches out. What they hold depends on the plan, the seed and the clips alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sora.data.index.index import Index, refuse_no_folders
+from sora.data.index.latents import LatentIndex
+from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
+from sora.data.loading.quarantine import Quarantine, owner, planned_keys
+from sora.data.plan import Item, LatentClips, Pack, PackPlan
+from sora.patches import Patchifier, frame_times, pack, patch_times
+from sora.system.draws import generator, sample_id
+from sora.text.cache import TextCache
+from sora.text.caption_mix import choose_caption, keep_caption
+from sora.text.encoder import TextEncoder
+from sora.text.packing import pack_text
+from sora.tokens import Batch, Grid
+
+_CHUNK = 1 << 18  # clips looked at together
+
+
+class LatentData:
+    """The encoded datasets that a run trains on, and how: what conf/data/latents.yaml sets.
+
+    folders: datasets that `sora encode` has been through. weights: their shares of the clips (null: every clip once an epoch).
+    captions: weights of the kinds of captions (null: alike). drop: share of
+    clips shown without their caption. first_frame: share of clips whose first latent frame is given as a condition. text_budget: text
+    tokens of a pack (null: as many as there are). max_bad_share: of the clips may be unreadable before the run stops. cache_mb: of
+    latents kept in memory by each process. hash_every_read: whether latents are compared with their hashes at every read, not only
+    when a process reads them first.
+    """
+
+    def __init__(
+        self,
+        *,
+        folders: Sequence[str],
+        split: str,
+        captions: Mapping[str, float] | None,
+        drop: float,
+        first_frame: float,
+        text_budget: int | None,
+        max_bad_share: float,
+        cache_mb: float,
+        hash_every_read: bool,
+        weights: Sequence[float] | None,
+        vae_hash: str,
+        text: TextEncoder,
+        patchifier: Patchifier,
+        seed: int,
+    ) -> None:
+        refuse_no_folders(folders)
+        self.weights, self.split, self.captions, self.drop, self.first_frame = weights, split, captions, drop, first_frame
+        self.text_budget, self.max_bad_share, self.cache_mb = text_budget, max_bad_share, cache_mb
+        self.patchifier, self.seed, self.vae_hash = patchifier, seed, vae_hash
+        self.latents = tuple(LatentIndex(Index.open(folder, split, hash_every_read=hash_every_read), vae_hash) for folder in folders)
+        self.texts = tuple(TextCache(folder, text.fingerprint) for folder in folders)
+        self._starts = np.cumsum([0, *(len(latents) for latents in self.latents)])
+        require_kinds(self.indexes, captions)
+        for latents, texts in zip(self.latents, self.texts, strict=True):
+            require_cached(latents.index, texts, captions)
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        return tuple(latents.index for latents in self.latents)
+
+    @cached_property
+    def clips(self) -> LatentClips:
+        """What the plan is made from; a ValueError names a clip that does not divide into patches."""
+        for latents in self.latents:
+            size = np.array(self.patchifier.size)
+            for start in range(0, len(latents), _CHUNK):
+                odd = np.flatnonzero((latents.shapes[start : start + _CHUNK] % size).any(axis=1))
+                if odd.size:
+                    self._refuse(latents, start + int(odd[0]))
+        shapes = [latents.shapes for latents in self.latents]
+        return LatentClips(shapes, patch=self.patchifier.size, fingerprint=self.fingerprint, key=self.key)
+
+    def _refuse(self, latents: LatentIndex, row: int) -> None:
+        try:
+            self.patchifier.grid(*latents.shapes[row].tolist())
+        except ValueError as error:
+            raise ValueError(f"clip {latents.member(row).key} of {latents.index.folder}: {error}, or encode.multiple") from None
+
+    def key(self, row: int) -> str:
+        """The name of a row counted through all datasets."""
+        dataset, number = self.locate(row)
+        return self.latents[dataset].member(number).key
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the clips, their captions, the VAE and the stored captions' encoder."""
+        indexes = [item.index for item in self.latents]
+        return identity(indexes, self.vae_hash, *(text.fingerprint for text in self.texts))
+
+    @property
+    def depends(self) -> dict[str, str]:
+        """What a run on these depends on; "latents" says by which reader they were decoded, and what sizes were trimmed to."""
+        return {"data": self.fingerprint, "latents": "; ".join(sorted({latents.made_by for latents in self.latents}))}
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(dataset, its row) of a row counted through all datasets."""
+        dataset = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return dataset, row - int(self._starts[dataset])
+
+    def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
+        """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
+        return LatentBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
+
+
+class LatentBatches(Dataset):
+    """`[step] -> list[Batch]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
+
+    def __init__(self, data: LatentData, plan: PackPlan, *, quarantine: Quarantine) -> None:
+        self.data, self.plan, self.quarantine = data, plan, quarantine
+        self._kept: dict[int, Tensor] = {}
+        self._room = round(data.cache_mb * 2**20)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return self.share(step, ranks=1, rank=0)
+
+    def share(self, step: int, *, ranks: int, rank: int) -> list[Batch]:
+        """What one rank trains on at a step."""
+        self.quarantine.enter(step)
+        return [self._batch(planned) for planned in self.plan.at(step).share(ranks=ranks, rank=rank)]
+
+    def keys(self, step: int) -> dict[int, str]:
+        """The keys of the clips that are planned for a step, by sample id."""
+        return planned_keys(self.plan, self.data.key, step)
+
+    def _batch(self, planned: Pack) -> Batch:
+        data = self.data
+        found = [clip for clip in (self._readable(item) for item in planned.items) if clip is not None]
+        if not found:
+            raise ValueError(f"no clip of the pack with {data.key(planned.items[0].row)} can be read, nor any that may stand in for them")
+        items, patches, grids = zip(*found, strict=True)
+        samples = tuple(sample_id(data.key(item.row), item.window) for item in items)
+        tokens = pack(
+            patches,
+            grids,
+            seconds=[self._seconds(item, grid) for item, grid in zip(items, grids, strict=True)],
+            budget=self.plan.budget,
+            max_clips=self.plan.max_clips,
+        )
+        states = [self._states(item, sample) for item, sample in zip(items, samples, strict=True)]
+        text = pack_text(states, budget=data.text_budget, max_clips=self.plan.max_clips)
+        conditions = torch.zeros(self.plan.budget, dtype=torch.bool)
+        given = [self._given(item, grid, sample) for item, grid, sample in zip(items, grids, samples, strict=True)]
+        conditions[: tokens.real] = torch.cat(given)
+        return Batch(tokens=tokens, text=text, conditions=conditions, sample_ids=samples, epochs=tuple(item.epoch for item in items))
+
+    def _readable(self, planned: Item) -> tuple[Item, Float[Tensor, "n P"], Grid] | None:
+        """The planned clip's patches, or those of the one that stands in for it; None where no other fits in its place."""
+        item, attempt = planned, 0
+        while True:
+            dataset, row = self.data.locate(item.row)
+            latents = self.data.latents[dataset]
+            named, sample = owner(latents.index), sample_id(latents.index.key(row), item.window)
+            try:
+                self.quarantine.refuse(latents.index.key(row), **named, sample=sample)
+                require_caption(latents.index, row, self.data.captions)
+                return item, *self._patches(item)
+            except ValueError as error:
+                member = latents.member(row)
+                self.quarantine.add(member.key, shard=member.shard, reason=str(error), **named, sample=sample)
+                substitute = self.plan.replacement(planned, attempt)
+                if substitute is None:
+                    return None
+                item, attempt = substitute, attempt + 1
+
+    def _patches(self, item: Item) -> tuple[Float[Tensor, "n P"], Grid]:
+        dataset, number = self.data.locate(item.row)
+        latents = self.data.latents[dataset]
+        time, height, width = latents.shapes[number].tolist()
+        grid = self.data.patchifier.grid(time if item.crop is None else item.crop.frames, height, width)
+        if item.row not in self._kept:
+            patches = self.data.patchifier.patchify(latents.latents(number))
+            size = patches.numel() * patches.element_size()
+            # An epoch comes round in another order: what came first is as good to keep as what came last.
+            if size > self._room:
+                return patches[: grid.tokens], grid
+            self._kept[item.row] = patches
+            self._room -= size
+        return self._kept[item.row][: grid.tokens], grid
+
+    def _seconds(self, item: Item, grid: Grid) -> Float[Tensor, "t"]:
+        dataset, row = self.data.locate(item.row)
+        latents, size = self.data.latents[dataset], self.data.patchifier.size
+        return patch_times(frame_times(grid.t * size.t, float(latents.index.fps[row]), latents.stride[0]), size.t)
+
+    def words(self, item: Item) -> int:
+        """Text tokens of what is said of a clip when the plan shows it."""
+        cache, said = self._said(item, sample_id(self.data.key(item.row), item.window))
+        return cache.count(said)
+
+    def _states(self, item: Item, sample: int) -> Float[Tensor, "_ D"]:
+        cache, said = self._said(item, sample)
+        return cache.states(said)
+
+    def _said(self, item: Item, sample: int) -> tuple[TextCache, str]:
+        dataset, row = self.data.locate(item.row)
+        kinds = [(caption.kind, caption.text) for caption in self.data.latents[dataset].index.captions(row)]
+        draw = {"seed": self.data.seed, "epoch": item.epoch, "sample": sample}
+        kept = keep_caption(**draw, rate=self.data.drop)
+        return self.data.texts[dataset], choose_caption(kinds, self.data.captions, **draw) if kept else ""
+
+    def _given(self, item: Item, grid: Grid, sample: int) -> Bool[Tensor, "n"]:
+        """The tokens of a clip that are conditions: its first latent frame, in a share of the clips that go on after it."""
+        draw = generator("condition", seed=self.data.seed, epoch=item.epoch, sample=sample)
+        first = grid.t > 1 and draw.random() < self.data.first_frame
+        return torch.arange(grid.tokens) < (grid.h * grid.w if first else 0)

@@ -1,0 +1,110 @@
+"""What a plan is made from: columns of numbers, one row per clip of all datasets, and how many patches each clip gives within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from sora.data.plan.steps import Crop
+from sora.tokens import Grid
+
+Cut = tuple[Crop | None, tuple[int, int] | None]
+
+
+class ClipLimits(NamedTuple):
+    """Of one clip. frames: longer ones are cut to their beginning. area: rows x columns of a frame at most; larger ones are left out."""
+
+    frames: int | None = None
+    area: int | None = None
+
+
+class Measured(NamedTuple):
+    """grids: patches in time, rows, columns. reasons: 0 for a clip that can be used, else a place in `Clips.reasons`."""
+
+    grids: Int[np.ndarray, "n 3"]
+    reasons: UInt8[np.ndarray, "n"]
+
+
+@runtime_checkable
+class Clips(Protocol):
+    """Rows count through all datasets; dataset d has rows starts[d] .. starts[d + 1] - 1. Nothing here is held per clip in Python."""
+
+    starts: tuple[int, ...]
+    fingerprint: str
+    reasons: tuple[str, ...]
+
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured: ...
+
+    def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """How long each clip is, before any limit, in the unit of `Limits.frames`."""
+        ...
+
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
+        """Frames, rows and columns that are trained on of each clip, in the units of `Limits`."""
+        ...
+
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
+        """What is taken of each clip, and what it is scaled to; a pure function of its row, epoch, limits and the seed."""
+        ...
+
+    def key(self, row: int) -> str: ...
+
+
+class LatentClips:
+    """Encoded clips. shapes: for each dataset (clips, 3) latent frames, rows and columns (0 0 0: it has none), which may be memory-mapped.
+
+    patch: of the model.
+
+    Sizes are fixed when clips are encoded, so a limit on the area leaves clips out; one on the frames keeps their beginning, which for a
+    causal VAE is what it would have made of the shorter clip. key: the name of a row, for errors.
+    """
+
+    reasons = ("", "larger than plan.area allows", "could not be encoded")
+
+    def __init__(self, shapes: Sequence[Int[np.ndarray, "_ 3"]], *, patch: Grid, fingerprint: str, key: Callable[[int], str] | None = None):
+        self.shapes, self.patch, self.fingerprint = tuple(shapes), patch, fingerprint
+        self.starts = (0, *accumulate(len(shape) for shape in shapes))
+        self._key = key
+
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured:
+        shapes = np.asarray(gathered(self.shapes, self.starts, rows), dtype=np.int64)
+        time = shapes[:, 0] if limits.frames is None else np.minimum(shapes[:, 0], max(limits.frames, self.patch.t))
+        grids = np.stack((time // self.patch.t, shapes[:, 1] // self.patch.h, shapes[:, 2] // self.patch.w), axis=1)
+        unusable = np.zeros(len(grids), np.uint8)
+        if limits.area is not None:
+            unusable[shapes[:, 1] * shapes[:, 2] > limits.area] = 1
+        unusable[shapes[:, 0] == 0] = 2
+        return Measured(grids, unusable)
+
+    def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        return np.asarray(gathered(self.shapes, self.starts, rows)[:, 0], dtype=np.int64)
+
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
+        return self.measured(rows, limits).grids * np.array(self.patch)
+
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
+        if limits.frames is None:
+            return [(None, None)] * len(rows)
+        kept = max(limits.frames, self.patch.t) // self.patch.t * self.patch.t
+        shapes = gathered(self.shapes, self.starts, rows).tolist()
+        return [(None if time <= kept else Crop(0, kept, 0, 0, height, width), None) for time, height, width in shapes]
+
+    def key(self, row: int) -> str:
+        return self._key(row) if self._key else f"row {row}"
+
+
+def gathered(columns: Sequence[np.ndarray], starts: Sequence[int], rows: Int[np.ndarray, "n"]) -> np.ndarray:
+    """The values of rows that count through several columns."""
+    if len(columns) == 1:
+        return columns[0][rows]
+    owners = np.searchsorted(starts, rows, side="right") - 1
+    found = np.empty((len(rows), *columns[0].shape[1:]), dtype=np.result_type(*columns))
+    for number, column in enumerate(columns):
+        mine = np.flatnonzero(owners == number)
+        if mine.size:
+            found[mine] = column[rows[mine] - starts[number]]
+    return found

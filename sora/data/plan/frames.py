@@ -1,0 +1,117 @@
+"""Stored videos as a plan sees them: each at the largest size of a ladder that it has, in its own aspect ratio, for as long as it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from sora.data.plan.clips import ClipLimits, Cut, Measured, gathered
+from sora.data.plan.steps import Crop
+from sora.system.draws import generator, sample_id
+from sora.tokens import Grid
+
+
+class VideoColumns(NamedTuple):
+    """One dataset's stored clips; columns may be memory-mapped. fps in frames a second."""
+
+    frames: Int[np.ndarray, "n"]
+    heights: Int[np.ndarray, "n"]
+    widths: Int[np.ndarray, "n"]
+    fps: Float[np.ndarray, "n"]
+
+
+class _Sized(NamedTuple):
+    """had: frames at the plan's rate. frames: of the window. sizes: (H, W). grids, reasons: see `Measured`."""
+
+    had: np.ndarray
+    frames: np.ndarray
+    sizes: np.ndarray
+    grids: np.ndarray
+    reasons: np.ndarray
+
+
+class FrameClips:
+    """Windows of stored videos at a rate and a size.
+
+    areas: the ladder, pixels of a frame; a clip gets the largest step that it reaches, never more than it has, its sides rounded to whole
+    patches and the overhang of less than one patch cut off: nothing is stretched or enlarged. rate: frames a second at most (None: their
+    own); slower clips keep theirs. stride: of the VAE. patch: of the model. Durations are 1 + k * stride frames, whatever they are; a
+    longer clip than `Limits.frames` gives a window that begins anywhere in it, drawn anew each epoch. The frames of `Item.crop` count at
+    this rate; `Limits.area` bounds the ladder.
+    """
+
+    reasons = ("", "smaller than the smallest of data.areas", "shorter than one patch", "plan.area allows none of data.areas")
+
+    def __init__(
+        self,
+        columns: Sequence[VideoColumns],
+        *,
+        areas: Sequence[int],
+        rate: float | None,
+        stride: Sequence[int],
+        patch: Grid,
+        fingerprint: str,
+        key: Callable[[int], str],
+    ):
+        if not areas or min(areas) < 1 or len(stride) != 3:
+            raise ValueError(f"sizes {list(areas)} with stride {list(stride)}: give one area in pixels or more, such as [65536, 147456]")
+        if rate is not None and rate <= 0:
+            raise ValueError(f"rate={rate} frames a second is not above 0; null keeps the clips' own")
+        self.columns, self.areas, self.rate = tuple(columns), np.sort(np.asarray(areas)), rate
+        self.stride, self.patch, self.fingerprint = tuple(stride), patch, fingerprint
+        self.starts = (0, *accumulate(len(each.frames) for each in columns))
+        self.key = key
+
+    def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured:
+        sized = self._sized(rows, limits)
+        return Measured(sized.grids, sized.reasons)
+
+    def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        return self._sized(rows, ClipLimits()).had
+
+    def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
+        sized = self._sized(rows, limits)
+        return np.concatenate((sized.frames[:, None], sized.sizes), axis=1)
+
+    def rates(self, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        """Frames a second that each clip is shown at."""
+        fps = np.asarray(self._column("fps", rows), dtype=np.float64)
+        return fps if self.rate is None else np.minimum(fps, self.rate)
+
+    def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
+        sized = self._sized(rows, limits)
+        stored = zip(self._column("heights", rows).tolist(), self._column("widths", rows).tolist(), strict=True)
+        each = zip(rows.tolist(), epochs.tolist(), sized.had.tolist(), sized.frames.tolist(), sized.sizes.tolist(), stored, strict=True)
+        found: list[Cut] = []
+        for row, epoch, had, kept, (height, width), box in each:
+            start = 0
+            if had > kept:
+                start = int(generator("window", seed=seed, epoch=epoch, sample=sample_id(self.key(row))).integers(had - kept + 1))
+            found.append((Crop(start, kept, 0, 0, *box), (height, width)))
+        return found
+
+    def _column(self, name: str, rows: Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n"]:
+        return gathered([getattr(each, name) for each in self.columns], self.starts, rows)
+
+    def _sized(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> _Sized:
+        frames, heights, widths = (np.asarray(self._column(name, rows), dtype=np.int64) for name in ("frames", "heights", "widths"))
+        fps = np.asarray(self._column("fps", rows), dtype=np.float64)
+        had = np.floor((frames - 1) * (self.rates(rows) / fps) + 1e-6).astype(np.int64) + 1
+        wanted = had if limits.frames is None else np.minimum(had, limits.frames)
+        latent = (1 + (wanted - 1) // self.stride[0]) // self.patch.t * self.patch.t
+        kept = np.where(latent > 0, 1 + (latent - 1) * self.stride[0], 0)
+        sides = np.stack((heights, widths), axis=1)
+        units = np.array([self.stride[1] * self.patch.h, self.stride[2] * self.patch.w])
+        areas = self.areas if limits.area is None else self.areas[self.areas <= limits.area]
+        step = np.searchsorted(areas, heights * widths, side="right") - 1
+        area = areas[np.maximum(step, 0)] if len(areas) else np.zeros(len(rows))
+        scale = np.sqrt(area / np.maximum(1, heights * widths))
+        cells = np.minimum(np.maximum(1, np.floor(sides * scale[:, None] / units + 0.5)), sides // units).astype(np.int64)
+        small = (step < 0) | (cells.min(axis=1) < 1) | (len(areas) == 0)
+        grids = np.concatenate(((latent // self.patch.t)[:, None], cells), axis=1)
+        reasons = np.where(small, 1 if len(areas) else 3, np.where(latent < 1, 2, 0)).astype(np.uint8)
+        return _Sized(had, kept, cells * units, grids, reasons)

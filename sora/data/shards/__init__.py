@@ -1,0 +1,1 @@
+"""Tar shards, and where their bytes lie."""

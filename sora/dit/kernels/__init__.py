@@ -1,0 +1,1 @@
+"""Parts of blocks with a backward pass of their own."""

@@ -1,0 +1,1 @@
+"""What blocks are made of: norms, MLPs, modulation, positions."""

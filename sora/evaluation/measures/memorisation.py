@@ -1,0 +1,93 @@
+"""metrics=[remembered]: whether a run makes what it was trained on, by the training clips that its videos come nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sora.assembly.load import LoadedDiffusion
+    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.videos.clips import Clips, Fit
+
+PAIRS = 12  # that are shown
+
+
+def check_training(loaded: LoadedDiffusion, config: DictConfig) -> None:
+    """Raise ValueError where the clips that are compared with are those that the run trained on."""
+    split = loaded.config["data"]["split"]
+    if split == config.split:
+        raise ValueError(
+            f"metrics=[remembered]: split={split} is what the run trained on; name held-out clips, which are compared with those"
+        )
+
+
+def remembered(
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, fit: Fit, config: DictConfig
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
+    written to look at. Every process extracts; the first one computes."""
+    from sora.data.index.index import Index
+    from sora.evaluation.files import policy_of, real_folder
+    from sora.evaluation.scoring import bar
+    from sora.evaluation.videos.clips import fitted, only, take
+    from sora.evaluation.videos.sets import DatasetVideos
+    from sora.metrics.distribution.neighbours import neighbours
+
+    split = loaded.config["data"]["split"]
+    videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
+    policy, sized = policy_of(config, "real"), config.size is not None
+    wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
+    most = None if config.training is None else min(config.training, len(videos))
+    training = take(videos, policy, n=most, seed=config.seed, named="real")
+    training = only(fitted(training, replace(fit, rows=1, columns=1) if sized else fit), wanted)
+    if len(training) < 2:
+        raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
+    with bar(bench.share, "features of training clips") as progress:
+        theirs = bench.extractor.features(training, real=True, progress=progress)
+    ours = bench.extractor.features(clips, real=False, progress=lambda done, total: None)
+    if not bench.share.first:
+        return {}, None
+    found = neighbours(ours, theirs, real.features)
+    nearest = found.distances.argsort()[:PAIRS].tolist()
+    pairs = [
+        {
+            "number": number,
+            "prompt": clips.prompt(number),
+            "key": training.name(int(found.places[number])),
+            "caption": training.prompt(int(found.places[number])),
+            "distance": float(found.distances[number]),
+            **size_of(training, int(found.places[number])),
+        }
+        for number in nearest
+    ]
+    files = written(bench.output / "nearest", training, [int(found.places[number]) for number in nearest])
+    for pair, file in zip(pairs, files, strict=True):
+        pair["file"] = str(file.relative_to(bench.output))
+    told = {"remembered": found.remembered, "z": found.z, "usual": found.usual}
+    about = {"extractor": bench.extractor.network.name, "training": len(training), **told, "pairs": pairs}
+    return {"remembered": found.remembered, "remembered_z": found.z}, about
+
+
+def size_of(clips: Clips, number: int) -> dict[str, int]:
+    """Of a clip, as a row of scores says it."""
+    shape = clips.shape(number)
+    return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
+
+
+def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
+    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
+    from sora.generation.samples import enlarged
+    from sora.video.files import write
+
+    paths = []
+    for place, number in enumerate(numbers):
+        paths.append(folder / f"{place:04d}.mp4")
+        frames = enlarged(clips.read(number))
+        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+        write(paths[-1], even, clips.shape(number).fps, lossless=False)
+    return paths

@@ -1,0 +1,146 @@
+"""Sets of videos that an evaluation makes itself: lossless files of its own, and clips cut to what a VAE takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sora.evaluation.videos.clips import ClipPolicy, Clips, Taken
+from sora.evaluation.videos.sets import Shape
+from sora.system import files as storage
+
+
+class Asked(Protocol):
+    """What a file is to hold: a request of the generator is one."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class MadeVideos:
+    """Lossless files that this program wrote, in the order of what was asked for."""
+
+    asked: Sequence[Asked]
+    paths: Sequence[Path]
+
+    @property
+    def place(self) -> str:
+        return str(self.paths[0].parent)
+
+    @property
+    def decoder(self) -> str:
+        from sora.video.files import PYAV
+
+        return PYAV.identity()
+
+    def about(self) -> dict[str, Any]:
+        return {"fingerprint": storage.text_hash("\n".join(sorted(self._hashes))), "split": None, "clips": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, number: int) -> str:
+        return self.paths[number].name
+
+    def identity(self, number: int) -> str:
+        return self._hashes[number]
+
+    def frames(self, number: int) -> int:
+        return self.asked[number].frames
+
+    def shape(self, number: int) -> Shape:
+        asked = self.asked[number]
+        return Shape(asked.height, asked.width, asked.fps)
+
+    def prompt(self, number: int) -> str | None:
+        return self.asked[number].prompt
+
+    def codec(self, number: int) -> str | None:
+        return "lossless, as made"
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        from sora.video.files import CONFINED
+
+        found, asked = CONFINED.read(self.paths[number]), self.asked[number]
+        if not found.report.clean or found.frames.shape[:3] != (asked.frames, asked.height, asked.width):
+            raise ValueError(f"{self.paths[number]} is damaged ({found.report}); delete it, and it is made again")
+        return found.frames[first : first + frames]
+
+    @cached_property
+    def _hashes(self) -> list[str]:
+        return [storage.file_hash(path) for path in self.paths]
+
+
+@dataclass(frozen=True)
+class FittedVideos:
+    """Clips cut to what a VAE of `stride` takes, from their start: the originals of reconstructions."""
+
+    clips: Clips
+    stride: tuple[int, int, int]
+
+    @property
+    def place(self) -> str:
+        return self.clips.videos.place
+
+    @property
+    def decoder(self) -> str:
+        return self.clips.videos.decoder
+
+    def about(self) -> dict[str, Any]:
+        return self.clips.videos.about()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def name(self, number: int) -> str:
+        return self.clips.name(number)
+
+    def identity(self, number: int) -> str:
+        return f"{self.clips.key(number)}:{self.stride}"
+
+    def frames(self, number: int) -> int:
+        return 1 + (self.clips.frames(number) - 1) // self.stride[0] * self.stride[0]
+
+    def shape(self, number: int) -> Shape:
+        shape, (_, rows, columns) = self.clips.shape(number), self.stride
+        return Shape(shape.height // rows * rows, shape.width // columns * columns, shape.fps)
+
+    def prompt(self, number: int) -> str | None:
+        return self.clips.prompt(number)
+
+    def codec(self, number: int) -> str | None:
+        return None
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        return fit(self.clips.read(number), self.stride)[first : first + frames]
+
+
+def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> UInt8[np.ndarray, "_ _ _ 3"]:
+    """The longest and largest part of a clip, from its start, that a VAE of this stride takes."""
+    time, rows, columns = stride
+    count, height, width = frames.shape[:3]
+    if height < rows or width < columns:
+        raise ValueError(f"frames of {width}x{height} are smaller than the VAE's blocks of {columns}x{rows}")
+    return frames[: 1 + (count - 1) // time * time, : height // rows * rows, : width // columns * columns].copy()
+
+
+def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, stride: int = 1) -> Clips:
+    """A clip of each: all of it, or its first `frames` frames at a stride."""
+    policy = ClipPolicy(frames=frames, stride=stride, windows=1, start="first", short="refuse", choose="first")
+    counts = [frames or 1 + (videos.frames(number) - 1) // stride for number in range(len(videos))]
+    return Clips(videos, policy, tuple(Taken(number, 0, count) for number, count in enumerate(counts)))

@@ -1,0 +1,243 @@
+"""Sets of videos to score or to score against: a split of a dataset, or a folder of files from anywhere. A damaged one is an error that
+names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sora.data.index.decoded import decoded_by
+from sora.data.index.index import Index
+from sora.data.index.rows import Caption
+from sora.data.loading.caption_checks import caption_kind
+from sora.ingest.clip_texts import WORDS
+from sora.ingest.sidecars import Sidecars
+from sora.ingest.tree import Passed, kind_in, listed, tree
+from sora.system import files as storage
+from sora.video.decoding import pictures
+from sora.video.demuxing.kinds import VIDEO_SUFFIXES, Kind
+from sora.video.files import CONFINED, PYAV
+
+EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What all videos of one distance have in common: sides in pixels, and frames a second."""
+
+    height: int
+    width: int
+    fps: float
+
+    def __str__(self) -> str:
+        """As protocols hold it, behind the frames: their hashes say which scores compare, so it stays."""
+        return f"{self.height}x{self.width} at {self.fps:g} fps"
+
+    @property
+    def told(self) -> str:
+        """For messages, width first as in size=."""
+        return f"{self.width}x{self.height} at {self.fps:g} fps"
+
+
+class Videos(Protocol):
+    """identity(n): SHA-256 of a video's bytes. frames(n): how many it has. read(n, first, frames): frames from number `first` on.
+
+    decoder: what the pixels depend on besides those bytes.
+
+    prompt(n): what was asked for, or None where nothing says. codec(n): as in h264/yuv420p, or None where it is not looked up.
+    """
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def decoder(self) -> str: ...
+    def about(self) -> dict[str, Any]: ...
+    def __len__(self) -> int: ...
+    def name(self, number: int) -> str: ...
+    def identity(self, number: int) -> str: ...
+    def frames(self, number: int) -> int: ...
+    def shape(self, number: int) -> Shape: ...
+    def prompt(self, number: int) -> str | None: ...
+    def codec(self, number: int) -> str | None: ...
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+class DatasetVideos:
+    """A split of a dataset of shards. caption: the kind that prompts are; None: dense ones, and the first of a clip that has none.
+
+    Raises ValueError for a kind that the clips do not have.
+    """
+
+    def __init__(self, index: Index, *, caption: str | None) -> None:
+        self.index, self.kind, self.strict = index, caption_kind(index, caption), caption is not None
+        self.place = f"{index.folder} ({index.split})"
+        self.decoder = decoded_by(PYAV, index)
+
+    def lines(self) -> list[str]:
+        """What of it is not scored: nothing that is not told elsewhere."""
+        return []
+
+    def about(self) -> dict[str, Any]:
+        return {"fingerprint": self.index.dataset_fingerprint, "split": self.index.split, "clips": len(self.index)}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, number: int) -> str:
+        return self.index.key(number)
+
+    def identity(self, number: int) -> str:
+        return self.index.member(number).sha256
+
+    def frames(self, number: int) -> int:
+        return int(self.index.frames[number])
+
+    def shape(self, number: int) -> Shape:
+        return Shape(int(self.index.heights[number]), int(self.index.widths[number]), round(float(self.index.fps[number]), 3))
+
+    def prompt(self, number: int) -> str | None:
+        said = self._said(number)
+        return None if said is None else said.text
+
+    def prompt_kind(self, number: int) -> str:
+        """Of the caption that is the prompt."""
+        said = self._said(number)
+        return "none" if said is None else said.kind
+
+    def _said(self, number: int) -> Caption | None:
+        captions = self.index.captions(number)
+        fitting = [item for item in captions if item.kind == self.kind]
+        if not fitting and not self.strict:
+            fitting = list(captions)
+        return fitting[0] if fitting else None
+
+    def codec(self, number: int) -> str | None:
+        return None
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        member = self.index.member(number)
+        return _read(self.index.read_member(member), f"{member.key} of {member.shard}", first, frames)
+
+
+class FolderVideos:
+    """The videos in a folder and below it, in the order of their names, or its images where it holds no video; bytes tell which is which.
+
+    Left out are folders that `sora evaluate` has written, which may lie within. passed: what else is none of them, with why. Files are
+    taken as they are.
+
+    A prompt is the first caption that stands beside a video, or in the folder's own table: see `sora.ingest.sidecars`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"{folder} is no folder")
+        marks = (path.parent for mark in (EVALUATION, SCORES) for path in self.folder.rglob(mark))
+        ours = {path.relative_to(self.folder).as_posix() for path in marks} - {"."}
+        held = tree(self.folder, key="folder")
+        names = [name for name in held.files if not _below(name, ours)]
+        kinds = {name: kind_in(self.folder / name) for name in names}
+        videos = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.demuxer]
+        images = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.picture]
+        self.names = videos or images
+        self.decoder = PYAV.identity() if videos else f"{PYAV.identity()} {pictures.identity()}"
+        self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
+        self.passed += [Passed(name, "is an image beside videos") for name in images if videos]
+        others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
+        for name, kind in others.items():
+            if PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:  # a score over fewer clips is another score
+                what = f"is {kind.what}" if isinstance(kind, Kind) else kind
+                raise ValueError(f"{self.folder / name} is called a video, but {what}; make it anew, or take it out of the folder")
+        self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind) for name, kind in others.items()]
+        if not self.names:
+            told = [f"{one.source} {one.reason}" for one in self.passed] + [f"{one} was written by sora evaluate" for one in sorted(ours)]
+            left = f": {listed(told)}" if told else ""
+            raise ValueError(f"{folder} holds neither a run, a VAE or a dataset, nor a video or an image{left}")
+        self._hashes: dict[int, str] = {}
+        self._probed: dict[int, Any] = {}
+
+    @property
+    def place(self) -> str:
+        return str(self.folder)
+
+    def lines(self) -> list[str]:
+        """What of the folder is not scored."""
+        spoken = self._sidecars.taken() - set(self._sidecars.unused.files)
+        told = [f"{one.source} {one.reason}" for one in sorted(self.passed) if one.source not in spoken]
+        return [f"{self.folder}: {len(told)} passed over: {listed(told)}"] if told else []
+
+    def about(self) -> dict[str, Any]:
+        """Known by what the files hold, whatever they are called."""
+        hashes = sorted(self.identity(number) for number in range(len(self)))
+        return {"fingerprint": storage.text_hash("\n".join(hashes)), "split": None, "clips": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, number: int) -> str:
+        return self.names[number]
+
+    def path(self, number: int) -> Path:
+        return self.folder / self.names[number]
+
+    def identity(self, number: int) -> str:
+        if number not in self._hashes:
+            self._hashes[number] = storage.file_hash(self.path(number))
+        return self._hashes[number]
+
+    def frames(self, number: int) -> int:
+        return self._info(number).frames
+
+    def shape(self, number: int) -> Shape:
+        info = self._info(number)
+        return Shape(info.height, info.width, round(float(info.fps), 3))
+
+    def prompt(self, number: int) -> str | None:
+        said = self._sidecars.of(self.names[number])
+        return said[0].text if said else None
+
+    @cached_property
+    def _sidecars(self) -> Sidecars:
+        return Sidecars(self.folder, self.names, WORDS)
+
+    def prompt_kind(self, number: int) -> str:
+        return "file"
+
+    def codec(self, number: int) -> str | None:
+        info = self._info(number)
+        return f"{info.codec}/{info.pixel_format}"
+
+    def read(self, number: int, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+        return _read(self.path(number), str(self.path(number)), first, frames)
+
+    def _info(self, number: int) -> Any:
+        if number not in self._probed:
+            # Walked through, not only its header: many writers' headers count wrong, and a clip must not end early.
+            self._probed[number] = CONFINED.probe(self.path(number), timeline=True)
+        return self._probed[number]
+
+
+def _below(name: str, folders: set[str]) -> bool:
+    return any(parent.as_posix() in folders for parent in Path(name).parents)
+
+
+def _read(source: Path | bytes, name: str, first: int, frames: int) -> UInt8[np.ndarray, "T H W 3"]:
+    found = CONFINED.read(source, first=first, frames=frames, name=name)
+    if not found.report.clean:
+        raise ValueError(
+            f"{name} is damaged ({found.report}; {len(found.frames)} of {frames} frames); scores take it whole: replace it or remove it"
+        )
+    return found.frames
+
+
+def open_videos(folder: Path, *, split: str | None, caption: str | None) -> DatasetVideos | FolderVideos:
+    """The split of a dataset, with captions of a kind as prompts; or all videos of a folder, which have the one that stands beside them."""
+    folder = Path(folder)
+    if (folder / "dataset.json").is_file():
+        return DatasetVideos(Index.open(folder, split), caption=caption)
+    return FolderVideos(folder)

@@ -1,0 +1,1 @@
+"""From others' files to a dataset, and checks of one."""

@@ -1,0 +1,172 @@
+"""How `sora prepare` works: every unit of its source is made and kept, by any number of processes and jobs; then all are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sora.data.index.columns import FOLDER as COLUMNS
+from sora.data.index.index import Caption, ClipFacts, DatasetWriter
+from sora.data.index.units import Unit, Units, is_kept
+from sora.data.index.writer import DATASET
+from sora.ingest.sources import Job, Made, Noted
+from sora.ingest.tree import Refused, Run, listed
+from sora.system.files import STAGING, write_json
+from sora.system.terminal import counted
+
+REPORT = "report.json"
+_MADE, _REFUSED, _NOTED = "clip", "refused", "noted"  # what a record of a unit is of
+
+
+class Kept(NamedTuple):
+    """A unit that is done. identity: the name that it is kept under."""
+
+    unit: Any
+    identity: str
+
+
+class _Step(NamedTuple):
+    """Some work on a unit, by number in `job.units`. last: of that unit."""
+
+    number: int
+    identity: str
+    work: Any
+    last: bool
+
+
+class _Look:
+    """What a unit is made from, and what is left to do for it: nothing where it is kept."""
+
+    def __init__(self, job: Job, units: Units):
+        self._identity, self._steps, self._folder = job.identity, job.steps, units.folder
+
+    def __call__(self, numbered: tuple[int, Any]) -> tuple[str, list[Any] | None]:
+        identity = self._identity(numbered[1])
+        return identity, None if is_kept(self._folder, identity) else self._steps(numbered[1])
+
+
+class _Make:
+    def __init__(self, job: Job):
+        self._make = job.make
+
+    def __call__(self, step: _Step) -> list[Made | Refused | Noted]:
+        return self._make(step.work)
+
+
+def keep(
+    job: Job, units: Units, *, run: Run, report: Callable[[int, int], None] = lambda units, clips: None
+) -> tuple[list[Kept], list[Refused]]:
+    """Make what is not kept yet of this part's units: those that are done, in order, and why others give nothing.
+
+    It ends early where there are `job.most` clips. report: is told how many units and clips are done.
+    """
+    kept: list[Kept] = []
+    refused: list[Refused] = []
+    clips = looked = 0
+    enough = job.most if job.most is not None else float("inf")
+
+    def steps() -> Iterator[_Step]:
+        nonlocal clips, looked
+        for done in run(_Look(job, units), iter(units.part.some(job.units).items())):
+            number, unit = done.item
+            looked += 1
+            if done.result is None:
+                refused.append(Refused(job.name_of(unit), 0.0, done.reason))
+                continue
+            identity, left = done.result
+            kept.append(Kept(unit, identity))
+            if left is None:
+                clips += _clips(units.records(identity))
+                report(looked, clips)
+            for place, work in enumerate(left or ()):
+                yield _Step(number, identity, work, place == len(left or ()) - 1)
+            if clips >= enough:
+                return
+
+    with ExitStack() as stack:
+        writing: Unit | None = None
+        for done in run(_Make(job), steps()):
+            step: _Step = done.item
+            if writing is None:
+                writing = stack.enter_context(units.writing(step.identity))
+            found = [Refused(job.name_of(job.units[step.number]), 0.0, done.reason)] if done.result is None else done.result
+            writing.again = writing.again or done.died
+            for one in found:
+                if isinstance(one, Made):
+                    writing.add({_MADE: asdict(one.facts)}, one.media)
+                else:
+                    writing.add({_NOTED if isinstance(one, Noted) else _REFUSED: one._asdict()})
+            if step.last:
+                clips += _clips([entry["record"] for entry in writing.records])
+                writing = None
+                stack.close()
+                report(looked, clips)
+                if clips >= enough:
+                    break
+    return kept, refused
+
+
+def _clips(records: list[dict[str, Any]]) -> int:
+    return sum(_MADE in record for record in records)
+
+
+def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
+    """Make shards, an index and `report.json` of units that are done, in the units' folder's own; what dataset.json holds.
+
+    Besides, "refused" and "passed": how many; "told": for people.
+    """
+    folder, refused, noted = units.output, [*job.refused, *refused], list[Noted]()
+    _clear(folder)
+    job.settle(_facts(record) for one in kept for record in units.records(one.identity) if _MADE in record)
+    with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer:
+        for one in kept:
+            for record, media in units.read(one.identity):
+                if _REFUSED in record:
+                    refused.append(Refused(**record[_REFUSED]))
+                elif _NOTED in record:
+                    noted.append(Noted(**record[_NOTED]))
+                elif job.most is None or writer.rows < job.most:
+                    writer.write(job.completed(_facts(record)), media)
+        if not writer.rows:
+            raise ValueError(f"not one clip could be made{_why(job, refused)}")
+        lists = {"refused": [one._asdict() for one in refused], "passed_over": [one._asdict() for one in job.passed]}
+        lists["noted"] = [one._asdict() for one in noted]
+
+        def told(described: dict[str, Any]) -> None:
+            write_json(
+                folder / REPORT,
+                {"clips": writer.rows, "splits": described["splits"], "captioned": described["captioned"], **lists, **job.notes},
+            )
+
+        described = writer.finish(about, before=told)
+    return described | {"refused": len(refused), "passed": len(job.passed), "told": [*job.told, *_lines(noted)]}
+
+
+def _lines(noted: list[Noted]) -> list[str]:
+    """What is noted of all files, for people: each thing once, with the first file."""
+    lines = []
+    for what in sorted({one.what for one in noted}):
+        files = [one for one in noted if one.what == what]
+        frames = sum(one.frames for one in files)
+        lines.append(f"{f'{frames} ' if frames else ''}{what}: {counted(len(files), 'file')}, the first {files[0].source}")
+    return lines
+
+
+def _facts(record: dict[str, Any]) -> ClipFacts:
+    told = record[_MADE]
+    return ClipFacts(**{**told, "captions": tuple(Caption(**caption) for caption in told["captions"])})
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier call had joined when it was stopped goes: it may have been of other settings."""
+    patterns = ("video-*.tar", "meta-*.parquet", REPORT, DATASET, f"{COLUMNS}/*", f"{STAGING}*", f"{COLUMNS}/{STAGING}*")
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        path.unlink(missing_ok=True)
+
+
+def _why(job: Job, refused: list[Refused]) -> str:
+    told = [f"{one.source}: {one.reason}" for one in refused] or [f"{one.source} {one.reason}" for one in job.passed]
+    return f" of {counted(len(job.units) + len(job.refused), 'file')}: {listed(told)}" if told else ""

@@ -1,0 +1,1 @@
+"""Starting commands: in a row, and under Slurm."""

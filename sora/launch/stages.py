@@ -1,0 +1,210 @@
+"""Commands one after another, each in a process of its own: finished ones are skipped, interrupted ones go on or are made anew.
+
+    FOLDER/stages/NAME.json       a finished stage: its command, the hash of what it depends on, seconds, commit
+    FOLDER/stages/NAME.begun      a stage that began: the same hash, and the seconds that earlier attempts took
+
+What a stage depends on is its command, the configuration which that command composes to, the version of sora, and the same of the
+stages it comes after. If any of it changes, the stage's output is removed and it is made again, and so is all that follows. Where FOLDER
+lies is none of it: seen from elsewhere, or moved, it is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sora
+from sora.gate.forms import Fields, fitting, real, text
+from sora.system import processes
+from sora.system.files import read_json, write_json
+
+MARKER = Fields({**dict.fromkeys(("stage", "title", "command", "depends", "commit"), text), "seconds": real(0)}, closed=True)
+BEGUN = Fields({}, may={"depends": text, "seconds": real(0)})
+PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to stop
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. output: the folder that it alone makes (None: it adds to another's). goes_on: it can go on with half of it. mark: a file
+    of the output by which it is whole, where the command refuses one that is."""
+
+    name: str
+    title: str
+    verb: str
+    overrides: tuple[str, ...]
+    output: Path | None
+    after: tuple[str, ...] = ()
+    goes_on: bool = False
+    mark: str | None = None
+
+    @property
+    def command(self) -> str:
+        return f"sora {self.verb} {shlex.join(self.overrides)}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage, as its marker holds it."""
+
+    stage: str
+    title: str
+    command: str
+    depends: str
+    seconds: float
+    commit: str
+
+
+def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = None) -> list[Done]:
+    """Run what is not finished, in order, and give all of them. `again`: this stage and what depends on it is made anew.
+
+    Every command is composed before the first runs. Raises ValueError if that fails or a stage does, KeyboardInterrupt for Ctrl-C.
+    """
+    names = [stage.name for stage in stages]
+    if again is not None and again not in names:
+        raise ValueError(f"there is no stage {again!r}; the stages: {', '.join(names)}")
+    hashes: dict[str, str] = {}
+    earlier: dict[str, str] = {}  # as versions before wrote them, with the folder's own name
+    for stage in stages:
+        hashes[stage.name] = depends(stage, [hashes[name] for name in stage.after], folder)
+        earlier[stage.name] = depends(stage, [earlier[name] for name in stage.after], None)
+    if again is not None:
+        _forget(folder, again, stages)
+    done = []
+    for number, stage in enumerate(stages, 1):
+        heading = f"[{number}/{len(stages)}] {stage.title}"
+        kept = finished(stage, folder, hashes[stage.name]) or finished(stage, folder, earlier[stage.name])
+        if kept is not None:
+            print(f"{heading}: done before, in {kept.seconds:.0f} s", flush=True)
+        else:
+            print(f"\n{heading}\n  {stage.command}", flush=True)
+            kept = _make(stage, folder, hashes[stage.name], stages)
+        done.append(kept)
+    return done
+
+
+def refuse_others(stages: Sequence[Stage], folder: Path) -> None:
+    """Raise ValueError where a stage's output is there, but no stage has begun in the folder: it is not ours, and would be removed."""
+    if (folder / "stages").is_dir():
+        return
+    if there := next((stage.output for stage in stages if stage.output is not None and stage.output.exists()), None):
+        raise ValueError(f"{there} exists and was not made by this command, which would make it anew; choose another output=FOLDER")
+
+
+def depends(stage: Stage, before: Sequence[str], folder: Path | None) -> str:
+    """The hash of everything that decides what a stage makes. Raises ValueError if its command does not compose.
+
+    folder: whose own place does not count in it.
+    """
+    from omegaconf import OmegaConf
+
+    from sora.config.compose import compose, require_all
+
+    try:
+        composed = compose(stage.verb, stage.overrides)
+        require_all(composed, stage.verb)
+    except ValueError as error:
+        raise ValueError(f"the stage {stage.name!r} ({stage.command}) cannot run: {error}") from error
+    if folder is None:
+        parts: list[Any] = [stage.command, OmegaConf.to_yaml(composed.config)]
+    else:
+        parts = [stage.verb, placeless(OmegaConf.to_container(composed.config, resolve=False), f"{folder}{os.sep}")]
+    return hashlib.sha256(json.dumps([*parts, sora.__version__, *before]).encode()).hexdigest()
+
+
+def placeless(value: Any, home: str) -> Any:
+    """A configuration's values with paths in `home` told from there."""
+    if isinstance(value, dict):
+        return {key: placeless(item, home) for key, item in value.items()}
+    if isinstance(value, list):
+        return [placeless(item, home) for item in value]
+    return f"FOLDER{os.sep}{value.removeprefix(home)}" if isinstance(value, str) and value.startswith(home) else value
+
+
+def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
+    """The marker of a stage that is finished, with the same command and the same before it, and whose output is there."""
+    marker = _marker(folder, stage.name)
+    if not marker.exists() or (stage.output is not None and not stage.output.is_dir()):
+        return None
+    try:
+        found = Done(**fitting(read_json(marker, within=folder), MARKER, str(marker)))
+    except ValueError:  # a marker of another version, or a damaged one: the stage is made again
+        return None
+    return found if found.depends == hashed else None
+
+
+def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> Done:
+    """Run one stage to its end and mark it as finished."""
+    marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
+    earlier = fitting(read_json(begun, within=folder), BEGUN, str(begun), "delete it") if begun.exists() else {}
+    refused = stage.output is not None and stage.mark is not None and (stage.output / stage.mark).exists()
+    same = stage.goes_on and earlier.get("depends") == hashed and not refused
+    _forget(folder, stage.name, stages)
+    if not same and stage.output is not None and stage.output.exists():
+        shutil.rmtree(stage.output)
+    spent = float(earlier.get("seconds", 0.0)) if same else 0.0
+    write_json(begun, {"depends": hashed, "seconds": spent})
+    start = time.monotonic()
+    try:
+        code = run_command(stage.verb, stage.overrides)
+    finally:
+        spent += time.monotonic() - start
+        write_json(begun, {"depends": hashed, "seconds": spent})
+    if code:
+        told = "mend what it says above and run the same command again; finished stages are kept"
+        raise ValueError(f"the stage {stage.name!r} stopped with exit code {code}: {told}")
+    done = Done(stage=stage.name, title=stage.title, command=stage.command, depends=hashed, seconds=round(spent, 2), commit=commit())
+    write_json(marker, asdict(done))
+    begun.unlink(missing_ok=True)
+    return done
+
+
+def run_command(verb: str, overrides: Sequence[str]) -> int:
+    """`python -m sora.VERB …` with this terminal as its own; its exit code. A signal that stops us stops it first, and it may save."""
+    return processes.command([sys.executable, "-m", f"sora.{verb}", *overrides], env=environment(), patience=PATIENCE)
+
+
+def environment() -> Mapping[str, str]:
+    """This process's, with the same sora first on the path of what it starts, whatever folder that starts in."""
+    here = str(Path(sora.__file__).resolve().parent.parent)
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def commit() -> str:
+    """The commit of a checkout, with "+" if files of it differ; else the version."""
+    here = Path(sora.__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return f"version {sora.__version__}"
+    try:
+        asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return f"version {sora.__version__}"
+
+
+def _forget(folder: Path, name: str, stages: Sequence[Stage]) -> None:
+    """Take away the markers of a stage that is to be made again and of all that come after it, before anything of them changes."""
+    stale = {name}
+    for stage in stages:
+        if stage.name in stale or stale & set(stage.after):
+            stale.add(stage.name)
+            _marker(folder, stage.name).unlink(missing_ok=True)
+            _begun(folder, stage.name).unlink(missing_ok=True)
+
+
+def _marker(folder: Path, name: str) -> Path:
+    return folder / "stages" / f"{name}.json"
+
+
+def _begun(folder: Path, name: str) -> Path:
+    return folder / "stages" / f"{name}.begun"

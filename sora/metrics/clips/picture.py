@@ -1,0 +1,104 @@
+"""The technical quality of pictures without references: sharpness, borders of coded blocks, noise, exposure; means over a video's frames.
+
+Scores of steadiness in time (flickering, smoothness, warping error, consistency) get better when a video is blurred or frozen; these tell
+such a video from a good one. All are of luma, of the frames as they are: a video that is resized first has another sharpness, and its
+coded blocks lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from sora.metrics.clips.flow import grey
+
+BLOCK = 8  # pixels: of JPEG, MPEG-2, MPEG-4 and H.264's larger transform, and of most video VAEs
+REBLUR = 9  # pixels of the mean that blurs again
+DARK, BRIGHT = 5.0, 250.0  # levels of luma, from which a pixel is taken as clipped; a codec's ringing stays within
+
+
+def sharpness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+    """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: how much of the differences of neighbouring pixels another blur takes away.
+
+    0 where nothing differs. Noise and block borders count as sharp: read it beside `noise_level` and `blockiness`. So does rounding, where
+    nothing else is left of nearly flat pictures.
+    """
+    frames = _luma(videos, least=2)
+    blurs = []
+    for axis in (2, 3):
+        side = frames.shape[axis]
+        width = min(REBLUR, side - 1 + side % 2)  # odd
+        sizes, pads = ((width, 1), (0, 0, width // 2, width // 2)) if axis == 2 else ((1, width), (width // 2, width // 2, 0, 0))
+        again = functional.avg_pool2d(functional.pad(frames, pads, mode="replicate"), sizes, stride=1)
+        before, after = frames.diff(dim=axis).abs(), again.diff(dim=axis).abs()
+        lost = (before - after).clamp_min(0).sum(dim=(1, 2, 3))
+        blurs.append(1 - lost / before.sum(dim=(1, 2, 3)).clamp_min(1e-6))
+    return _per_video(1 - torch.maximum(*blurs), videos)
+
+
+def blockiness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+    """How much larger the steps over the borders of 8-pixel blocks are than other steps: (border - other) / (border + other), in [-1, 1].
+
+    About 0 for pictures that were never coded in blocks, 1 for flat blocks; the block borders of Wang, Sheikh and Bovik 2002, as a share.
+    Blocks are counted from the upper left corner, so a video that was resized or cropped after coding shows nothing. Deblocking
+    codecs (H.264 by default) smooth their borders away: their compression shows as lower `sharpness` and `noise_level`.
+    """
+    frames = _luma(videos, least=2)
+    border, other = [], []
+    for axis in (2, 3):
+        steps = frames.diff(dim=axis).abs().mean(dim=(1, 5 - axis))  # frames, side - 1
+        at = torch.arange(steps.shape[1], device=steps.device) % BLOCK == BLOCK - 1
+        border.append(steps[:, at])
+        other.append(steps[:, ~at])
+    borders, others = torch.cat(border, dim=1), torch.cat(other, dim=1)
+    if not borders.shape[1]:
+        return torch.zeros(len(videos), dtype=torch.float64, device=videos.device)
+    over, within = borders.mean(dim=1), others.mean(dim=1)
+    return _per_video((over - within) / (over + within).clamp_min(1e-6), videos)
+
+
+def noise_level(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+    """The standard deviation of white noise in grey levels of 255: of the residual of Immerkær 1996, by its median (Donoho 1995).
+
+    The median leaves edges out; fine texture everywhere counts as noise. 0 for frames of a side below 3.
+    """
+    frames = _luma(videos, least=1)
+    if min(frames.shape[2:]) < 3:
+        return torch.zeros(len(videos), dtype=torch.float64, device=videos.device)
+    mask = frames.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
+    residual = functional.conv2d(frames, mask[None, None]).abs().flatten(1) / 6  # 6: the root of the mask's sum of squares
+    return _per_video(residual.median(dim=1).values / 0.6745, videos)
+
+
+def brightness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+    """Mean luma, in [0, 1]."""
+    return _per_video(_luma(videos, least=1).mean(dim=(1, 2, 3)) / 255, videos)
+
+
+def clipped(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
+    """Share of pixels that are nearly black or nearly white, in [0, 1]: where wrong exposure took the picture away."""
+    frames = _luma(videos, least=1)
+    return _per_video(((frames <= DARK) | (frames >= BRIGHT)).float().mean(dim=(1, 2, 3)), videos)
+
+
+PICTURE = {
+    "sharpness": sharpness,
+    "blockiness": blockiness,
+    "noise_level": noise_level,
+    "brightness": brightness,
+    "clipped": clipped,
+}
+
+
+def _luma(videos: Tensor, *, least: int) -> Float[Tensor, "n 1 h w"]:
+    if videos.dtype != torch.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or not len(videos) or min(videos.shape[2:4]) < least:
+        raise ValueError(
+            f"videos are {videos.dtype} of shape {tuple(videos.shape)}; give uint8 (batch, frames, height, width, 3) of sides from {least}"
+        )
+    return 255 * grey(videos.flatten(0, 1))
+
+
+def _per_video(frames: Float[Tensor, "n"], videos: Tensor) -> Float[Tensor, "B"]:
+    return frames.double().unflatten(0, videos.shape[:2]).mean(dim=1)

@@ -1,0 +1,1 @@
+"""Distances between sets of features, and what they are worth."""

@@ -1,0 +1,149 @@
+"""Which share of each parameter of a block a rank of the tensor axis has, and what of it the rank computes with.
+
+Matrices that lead into heads or hidden channels are cut along these (their outputs), those that lead out of them too (their inputs).
+A stacked matrix (queries, keys and values; gates and values of an MLP) is cut in each of its parts. Vectors are whole on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from sora.dit.blocks.dual import DualBlock
+from sora.dit.blocks.expert import ExpertBlock
+from sora.dit.blocks.lean import LeanBlock
+from sora.dit.blocks.parallel import ParallelBlock
+from sora.dit.blocks.plain import PlainBlock
+from sora.dit.blocks.single import SingleBlock
+from sora.dit.dit import Block, CrossAttention, GeluMlp, HeadNorm, SelfAttention
+from sora.dit.layers.mlps import SwiGluMlp, TanhGeluMlp
+from sora.dit.layers.modulation import LowRankProjection
+from sora.dit.layers.norms import AcrossHeads, AffineLayerNorm, HeadLayerNorm
+from sora.dit.published.latte import TemporalBlock
+from sora.dit.published.wan import NormedCrossBlock
+
+BLOCKS = (Block, LeanBlock, NormedCrossBlock, PlainBlock, ParallelBlock, DualBlock, SingleBlock, ExpertBlock, TemporalBlock)
+WHOLE = (nn.LayerNorm, AffineLayerNorm, HeadNorm, HeadLayerNorm)  # what each token or each head goes through by itself
+
+
+class Axis(NamedTuple):
+    """The ranks that share a network, this one's place among them, and how many they are."""
+
+    mesh: DeviceMesh
+    group: ProcessGroup
+    rank: int
+    size: int
+
+
+class Share(NamedTuple):
+    """placement: of the parameter over the axis. use: this rank's part of the numbers -> what it computes with."""
+
+    placement: Placement
+    use: Callable[[Tensor], Tensor]
+
+
+def _all(part: Tensor) -> Tensor:
+    return part
+
+
+EVERYWHERE = Share(Replicate(), _all)
+
+
+def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[str, Share]:
+    """The share of each parameter of a block, by its name there. context: ranks that share the heads of each of these once more.
+
+    Raises:
+        ValueError: nothing here says how to split the block or a part of it, or heads or channels do not divide.
+    """
+    told = isinstance(block, TemporalBlock) and block.told
+    if told or not isinstance(block, BLOCKS):
+        why = " and reads the places of whole clips," if told else ""
+        _refuse(f"block {number} is a {type(block).__name__}{why} which has no plan for it", axis)
+    found: dict[str, Share] = {}
+    for name, module in block.named_modules():
+        found |= {f"{name}.{key}": share for key, share in _within(module, axis, context).items()}
+        for key, _ in module.named_parameters(recurse=False):
+            full = f"{name}.{key}" if name else key
+            if module is block or isinstance(module, WHOLE):
+                found[full] = EVERYWHERE
+            elif full not in found:
+                _refuse(f"{name} of block {number} is a {type(module).__name__}, which has no plan for it", axis)
+    return found
+
+
+def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, Share]:
+    """The shares of what one module is made of, if the ranks split it."""
+    match module:
+        case SelfAttention():
+            _divide(module.heads, "dit.heads", axis, context)
+            _divide(module.kv_heads, "dit.kv_heads", axis, context)
+            return _cut(module, {"qkv": 3, "q": 1, "kv": 2}, "out", axis)
+        case CrossAttention():
+            _divide(module.heads, "dit.heads", axis, context)
+            return _cut(module, {"q": 1, "kv": 2}, "out", axis)
+        case GeluMlp() | TanhGeluMlp() | SwiGluMlp():
+            _divide(module.down.in_features, "the width inside an MLP (dit.width times dit.mlp_ratio)", axis)
+            return _cut(module, {"up": 2 if isinstance(module, SwiGluMlp) else 1}, "down", axis)
+        case LowRankProjection():
+            _divide(module.up.out_features, "the channels of modulation (a multiple of dit.width)", axis)
+            return _cut(module, {"up": 1}, None, axis) | ({} if module.down is None else {"down.weight": EVERYWHERE})
+        case AcrossHeads():
+            return {"gain": Share(Replicate(), partial(_rows, axis, 1))}
+        case _:
+            return {}
+
+
+def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis) -> dict[str, Share]:
+    """into: layers into heads or channels, and how many matrices each stacks. out: the layer out of them."""
+    layers = {name: layer for name, layer in module.named_children() if isinstance(layer, nn.Linear)}
+    found: dict[str, Share] = {}
+    for name, stacked in into.items():
+        if name in layers:
+            placement = Shard(0) if stacked == 1 else _StridedShard(0, split_factor=stacked)
+            found[f"{name}.weight"] = Share(placement, _all)
+            if layers[name].bias is not None:
+                found[f"{name}.bias"] = Share(Replicate(), partial(_rows, axis, stacked))
+    if out in layers:
+        found[f"{out}.weight"] = Share(Shard(1), _all)
+        if layers[out].bias is not None:
+            found[f"{out}.bias"] = Share(Replicate(), partial(_once, axis))
+    return found
+
+
+def placed(value: nn.Parameter, share: Share, axis: Axis) -> nn.Parameter:
+    """A parameter that every rank has whole, as this rank's share of it."""
+    local, placement = value.detach(), share.placement
+    if isinstance(placement, Shard | _StridedShard):
+        stacked = int(placement.split_factor) if isinstance(placement, _StridedShard) else 1
+        dim = placement.dim
+        local = local.unflatten(dim, (stacked, axis.size, -1)).select(dim + 1, axis.rank).flatten(dim, dim + 1)
+    local = local.clone(memory_format=torch.contiguous_format)
+    whole = DTensor.from_local(local, axis.mesh, [placement], run_check=False, shape=value.shape, stride=value.stride())
+    return nn.Parameter(whole, requires_grad=value.requires_grad)
+
+
+def _rows(axis: Axis, stacked: int, vector: Tensor) -> Tensor:
+    """Of a vector on every rank, what goes with this rank's rows of a matrix."""
+    return vector.unflatten(0, (stacked, axis.size, -1))[:, axis.rank].flatten()
+
+
+def _once(axis: Axis, vector: Tensor) -> Tensor:
+    """A vector for what is summed over ranks: only the first adds it. Zero times it on the others, so that all have a gradient of it."""
+    return vector if axis.rank == 0 else vector * 0
+
+
+def _divide(count: int, what: str, axis: Axis, context: int = 1) -> None:
+    if count % (axis.size * context):
+        _refuse(f"{what} is {count}, which does not divide over {axis.size * context} ranks (tensor x context)", axis)
+
+
+def _refuse(why: str, axis: Axis) -> None:
+    raise ValueError(f"trainer.tensor={axis.size}: {why}; choose another trainer.tensor, or trainer=fsdp")

@@ -1,0 +1,1 @@
+"""A run is a folder: its configuration, its checkpoints, its log."""

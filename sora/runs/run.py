@@ -1,0 +1,275 @@
+"""A run is one folder; only one process trains in it at a time, and it is resumed in place.
+
+RUN/config.yaml      the resolved configuration
+RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint, where it was begun
+                     and what sizes it trained on (see `places.py`)
+RUN/init.json        of a run with init=: the file that it began with, and the config.json beside that
+RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
+RUN/metrics.jsonl    one line per logged step
+RUN/events.jsonl     what went wrong or was done by hand: skipped steps, signals, resumes, failed saves
+RUN/samples/  RUN/vae/  RUN/report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sora
+from sora.gate import trust
+from sora.gate.files import appending, read, refuse_links_out
+from sora.gate.former_names import with_current_names
+from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
+from sora.gate.texts import CONFIG, read_json, yaml_of
+from sora.runs import checkpoint
+from sora.system import files as storage
+from sora.system.interpolation_limits import refuse_growth, refuse_resolvers
+from sora.system.locks import alone_in
+from sora.system.processes import born_deaf
+from sora.system.terminal import Lines
+from sora.vae import artefact
+
+KINDS = ("vae", "diffusion")
+MOST_STEPS = 10**12
+FORM = Fields(
+    {"kind": word(*KINDS)},
+    may={
+        "depends": Named(text),
+        "id": text,
+        "seal": Maybe(text),
+        "code": Named(text),
+        "saved": whole(0, MOST_STEPS),
+        "place": {"folder": text, "from": text},
+        "datasets": Named(text),
+        "usual": Named(real(0)),
+        "exported": Fields({"ema": anything}, may={"averaged": flag}),
+    },
+)  # of run.json
+SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on
+NODE = Fields({"_target_": text})  # of config.yaml: an object, by the name of its class
+NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds of a kind
+_DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
+_NODES = (*NETWORKS["diffusion"], "optimizer", "schedule", "ema", "guard", "plan", "reader", "trainer", "logger")
+_NUMBERS = {"steps": whole(0, MOST_STEPS), "seed": whole(-(1 << 63), 1 << 64)}
+_PLAIN = {"kind": word(*KINDS), **_NUMBERS, "output": Maybe(text), "data": Maybe(_DATA)}
+# of config.yaml, whatever it is asked for; what is trained on is compared with the keys of `sora train`, too
+CONFIG_FORM = Fields({}, may={**_PLAIN, **dict.fromkeys(_NODES, Maybe(NODE))})
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of a run, and the few things that may be done to them."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def info_file(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def init_file(self) -> Path:
+        return self.folder / "init.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def vae(self) -> Path:
+        return self.folder / "vae"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return fitting(read_json(self.info_file, within=self.folder), FORM, str(self.info_file))
+
+    @property
+    def own(self) -> bool:
+        """Whether what its configuration names elsewhere may be read: this user wrote it, or the command line allows the run's folder."""
+        return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
+
+    def may_read(self, path: Path | str) -> bool:
+        """Whether a path that the run names may be read: it lies in the run, or see `own`, or the command line allows it."""
+        return trust.within(path, self.folder) or trust.allowed(path) or self.own
+
+    def seal(self) -> None:
+        """Note that this user wrote what config.yaml says."""
+        self.note(seal=trust.seal(*self._said()))
+
+    def _said(self) -> tuple[Any, ...]:
+        return SEALED, storage.file_hash(self.config_file)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stored configuration, as plain values, with the present names of targets: data, never something to be run. Raises ValueError
+        where it is damaged, and where it calls a resolver, which would put the environment or a file in the place of a value."""
+        path = self.config_file
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: {self.folder} is no run")
+        content = read(path, most=CONFIG.bytes, within=self.folder)
+        try:
+            refuse_growth(content.decode("utf-8", "replace"))
+            value = yaml_of(content)
+            refuse_resolvers(value)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        return with_current_names(fitting(value, CONFIG_FORM, str(path)))
+
+    def newest(self) -> Path | None:
+        return checkpoint.newest(self.checkpoints)
+
+    def has_saved(self, step: int) -> None:
+        """Note that there has been a checkpoint: who finds none from now on must not start from step 0."""
+        if "saved" not in (info := self.info):
+            storage.write_json(self.info_file, {**info, "saved": step})
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts of the run in run.json, in place of earlier ones of their names."""
+        if any((info := self.info).get(name) != value for name, value in facts.items()):
+            storage.write_json(self.info_file, {**info, **facts})
+
+    def depend_on(self, depends: Mapping[str, str], *, vae: Path | None) -> None:
+        """From now on the run depends on these hashes. Another VAE takes the place of the one it took along, which stays beside it."""
+        info = self.info
+        before = info["depends"].get("vae", "")
+        if vae is not None and depends["vae"] != before:
+            staging, aside = self.folder / f"{storage.STAGING}vae", self.folder / f"vae-{before[:12]}"
+            shutil.rmtree(staging, ignore_errors=True)
+            artefact.copy(vae, staging)
+            if self.vae.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                self.vae.rename(aside)
+            staging.rename(self.vae)
+        storage.write_json(self.info_file, {**info, "depends": dict(depends)})
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append one line to events.jsonl. A full disk does not stop a run from telling what happened on the terminal."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}) + "\n"
+        try:
+            with os.fdopen(appending(self.events_file), "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            print(f"could not write {self.events_file}: {error}; the event was {line.strip()}")
+
+
+def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | None = None) -> Run:
+    """Make the folder of a new run, whole or not at all.
+
+    config: YAML text. info: `kind` and what the run depends on. vae: the artefact that a diffusion run takes along.
+
+    Raises:
+        ValueError: the folder holds a run already, or something else.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").exists():
+        raise ValueError(f"{folder} holds a run already; continue it with resume={folder}, or choose another output=FOLDER")
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is no run; choose another output=FOLDER")
+    if info["kind"] not in KINDS:
+        raise ValueError(f"a run is of kind {' or '.join(KINDS)}, not {info['kind']!r}")
+    if folder.exists():
+        folder.rmdir()
+    with storage.whole_folder(folder) as staging:
+        for name in ("checkpoints", "samples"):
+            (staging / name).mkdir()
+        (staging / "config.yaml").write_text(config, encoding="utf-8")
+        if vae is not None:
+            artefact.copy(vae, staging / "vae")
+        seal = trust.seal(SEALED, storage.text_hash(config))
+        storage.write_json(staging / "run.json", {**info, "id": secrets.token_hex(8), "code": code_version(), "seal": seal})
+    return Run(folder)
+
+
+def open_run(folder: Path) -> Run:
+    """The run in `folder`; a ValueError says what is missing if there is none, or which link in it leads out of it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {what}; resume= and checkpoint= want the folder of a run")
+    if not (folder / "run.json").exists():
+        raise ValueError(f"{folder} is no run: it has no run.json")
+    refuse_links_out(folder)
+    return Run(folder)
+
+
+@contextmanager
+def owned(run: Run) -> Iterator[None]:
+    """Hold the run for this process, and clear what a killed one left behind; ValueError where another process trains in it."""
+    with alone_in(run.folder, "training in", advice="stop it first, or choose another output=FOLDER"):
+        checkpoint.sweep(run.folder)
+        yield
+
+
+def changes(stored: Mapping[str, Any], asked: Mapping[str, Any], *, free: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ, as {dotted key: (stored, asked)}, apart from `free` keys and all that lies below them."""
+    before, after = _flat(stored), _flat(asked)
+    differing = [key for key in sorted({*before, *after}) if before.get(key, MISSING) != after.get(key, MISSING)]
+    return {key: (before.get(key, MISSING), after.get(key, MISSING)) for key in differing if not _covered(key, free)}
+
+
+def refuse_changes(found: Mapping[str, tuple[Any, Any]], *, allowed: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Raise ValueError unless `allowed` covers every change; returns those that were allowed."""
+    refused = {key: pair for key, pair in found.items() if not _covered(key, allowed)}
+    if refused:
+        lines = "\n".join(f"  {key}: {before!r} in the run, {after!r} now" for key, (before, after) in refused.items())
+        keys = ",".join(refused)
+        raise Lines(f"resuming would change what the run is:\n{lines}\nset them back, or say so on purpose with resume_allow=[{keys}]")
+    return dict(found)
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+MISSING = _Missing()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def _covered(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def code_version() -> dict[str, str]:
+    """What wrote this: the package's version, the commit if it is a checkout, and the versions below it."""
+    import torch
+
+    home = Path(sora.__file__).parent
+    commit = ""
+    if (home.parent / ".git").exists():
+        with born_deaf():
+            asked = subprocess.run(
+                ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+            )
+        commit = asked.stdout.strip()
+    return {"sora": sora.__version__, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,33 @@
+"""Which caption a clip shows in an epoch, and whether it shows one at all: functions of (seed, epoch, sample id)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sora.system.draws import generator
+
+
+def keep_caption(*, seed: int, epoch: int, sample: int, rate: float) -> bool:
+    """False for a share `rate` of (epoch, sample) pairs: those train the unconditional prediction that guidance needs."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"data.drop={rate} is no share; it lies between 0 and 1")
+    return bool(generator("drop", seed=seed, epoch=epoch, sample=sample).random() >= rate)
+
+
+def choose_caption(captions: Sequence[tuple[str, str]], weights: Mapping[str, float] | None, *, seed: int, epoch: int, sample: int) -> str:
+    """One of a clip's (kind, text) captions, drawn by the weights of their kinds; "" for a clip without captions.
+
+    weights: None for all kinds alike. A kind that is not in it is never drawn; a clip with no caption of any weighted kind is an error.
+    """
+    if not captions:
+        return ""
+    shares = [1.0 if weights is None else float(weights.get(kind, 0.0)) for kind, _ in captions]
+    if min(shares) < 0 or not sum(shares) > 0:
+        kinds = sorted({kind for kind, _ in captions})
+        raise ValueError(f"data.captions={dict(weights or {})} gives no positive weight to any of a clip's captions, of kinds {kinds}")
+    point = generator("caption", seed=seed, epoch=epoch, sample=sample).random() * sum(shares)
+    for share, (_, text) in zip(shares, captions, strict=True):
+        point -= share
+        if point < 0:
+            return text
+    return next(text for share, (_, text) in zip(shares[::-1], captions[::-1], strict=True) if share > 0)  # rounding

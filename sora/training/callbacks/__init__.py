@@ -1,0 +1,1 @@
+"""What happens around training steps: checkpoints, the record, validation, the clock."""

@@ -1,0 +1,163 @@
+"""Signals that ask a run to stop: they set a flag, the step in hand is finished and saved, and the exit code says why.
+
+Until training has begun nothing is to be saved, and a signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread, current_thread, main_thread
+from types import FrameType
+
+from sora.system.processes import ASKING, Parent, own
+from sora.training.faults.watchdog import kill_children
+
+
+class StopFlag:
+    """A context in which the asking signals set a flag. A second one is harmless, whichever it is, except for a third Ctrl-C, which ends
+    the run unsaved; but a save that has begun is finished first. SIGHUP stays ignored where it was (nohup).
+
+    received: the first signal, or what was asked with `ask`. unsaved: whether Ctrl-C asked not to wait for the step and its save.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.unsaved = False
+        self._interrupts = self._sheltering = 0
+        self._before: dict[int, object] = {}
+        self._owner = 0
+        self._at_once: AtOnce | None = None
+
+    def __enter__(self) -> StopFlag:
+        self._owner = os.getpid()
+        follow_launcher()
+        for number in ASKING:
+            if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN):
+                self._before[number] = signal.getsignal(number)
+        self._take()
+        self._at_once = AtOnce()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_at_once_no_more()
+        for number, handler in self._before.items():
+            over = signal.SIG_IGN if self and own() else handler  # what there is to save is saved, and this process is about to end
+            signal.signal(number, over)  # pyright: ignore[reportArgumentType]
+
+    def install(self) -> None:
+        """Training begins: take the signals again, as Lightning sets handlers of its own when a fit begins, which save nothing."""
+        self._take()
+        self._end_at_once_no_more()
+
+    def ask(self, number: int) -> None:
+        """Stop as if this signal had come: for what is no signal to this process."""
+        self.received = self.received or number
+
+    @contextmanager
+    def sheltered(self) -> Iterator[None]:
+        """A save: the third Ctrl-C waits for its end."""
+        self._sheltering += 1
+        try:
+            yield
+        finally:
+            self._sheltering -= 1
+
+    def heed(self) -> None:
+        """After a save after which the run would go on: what Ctrl-C asked meanwhile."""
+        if self.unsaved and not self._sheltering:
+            raise KeyboardInterrupt
+
+    def _take(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _end_at_once_no_more(self) -> None:
+        if self._at_once is not None:
+            self._at_once.over()
+            self._at_once = None
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts: 130 after Ctrl-C, 143 after SIGTERM; 0 if nothing asked."""
+        return 0 if self.received is None else 128 + self.received
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a forked loader worker: the trainer decides, and closes its workers
+            return
+        if self._at_once is not None:
+            end(number)
+        first, self.received = self.received is None, self.received or number
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts == 3:
+                self.unsaved = True
+                if not self._sheltering:
+                    raise KeyboardInterrupt
+                tell("SIGINT: a checkpoint is being written and will be whole in a moment; then the run stops")
+        if first:
+            tell(f"{signal.Signals(number).name}: finishing this step and saving; then the run stops (Ctrl-C three times to stop unsaved)")
+
+
+def tell(text: str) -> None:
+    """Say one line from a handler: not by print, which may be what was interrupted and hold the stream's lock. Of a terminal that was
+    closed, which may be what the signal is about, nothing is raised in the middle of a step."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+class AtOnce:
+    """Until it is `over` an asking signal ends the process, even one that waits inside of a library for ranks that do not come, where no
+    handler of Python's runs: the interpreter also writes the signal's number to a pipe, from which a thread reads it."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        os.register_at_fork(before=self._fork, after_in_parent=self._forked, after_in_child=self._born)
+        Thread(target=self._wait, name="signals", daemon=True).start()
+
+    def over(self) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writing)
+        self._writing = -1
+
+    # A child's signals are its own from its first moment on: none is written to the pipe while there may be a child that does not know.
+
+    def _fork(self) -> None:
+        if self._writing >= 0 and current_thread() is main_thread():
+            signal.set_wakeup_fd(-1)
+
+    def _forked(self) -> None:
+        if self._writing >= 0 and current_thread() is main_thread():
+            signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+
+    def _born(self) -> None:
+        if self._writing >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._writing)
+            self._writing = -1
+
+    def _wait(self) -> None:
+        while received := os.read(self._reading, 64):
+            for number in set(received) & {int(each) for each in ASKING}:
+                end(number)
+        os.close(self._reading)
+
+
+def end(number: int) -> None:
+    """End this process, which has nothing to save."""
+    tell(f"{signal.Signals(number).name}: nothing has been trained yet, so nothing is saved; the run stops")
+    kill_children()
+    os._exit(128 + number)
+
+
+def follow_launcher() -> None:
+    """Ask to be told, by SIGTERM, when torchrun is gone: its ranks would train on with nobody to start them again or to end them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        Parent(os.getppid(), True).hold_to(signal.SIGTERM)

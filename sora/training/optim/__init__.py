@@ -1,0 +1,1 @@
+"""Optimisers, schedules, averages of the weights, and norms of gradients."""

@@ -1,0 +1,51 @@
+"""The norm of all gradients together, and scaling them, whatever mesh each lies in shards on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+from sora.system import distributed as ranks
+
+
+def each_norm(gradients: Sequence[Tensor]) -> Float[Tensor, "n"]:
+    """The 2-norm of what this rank holds of each."""
+    return torch.stack(torch._foreach_norm(local(gradients))) if gradients else torch.zeros(0)
+
+
+def total_norm(gradients: Sequence[Tensor], each: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+    """The 2-norm of all of them, the same on every rank; every rank must call it. Not finite if any number is not. each: `each_norm`."""
+    if not any(isinstance(value, DTensor) for value in gradients):
+        return torch.linalg.vector_norm(each)
+    # What several ranks hold counts once for each, as a part of one: so a single sum over all ranks does for any mixture of meshes.
+    parts = torch.tensor([distinct(value) for value in gradients], dtype=torch.float64, device=each.device)
+    world = torch.distributed.get_world_size()
+    return ranks.summed((each.double().square() * parts).sum() / world).sqrt().float()
+
+
+def scale(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply them in place."""
+    torch._foreach_mul_(local(gradients), factor)
+
+
+def local(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this rank holds of each, finished sums."""
+    return [_finished(value).to_local() if isinstance(value, DTensor) else value for value in tensors]
+
+
+def _finished(value: DTensor) -> DTensor:
+    assert not any(placement.is_partial() for placement in value.placements), f"a gradient is a sum not yet taken: {value.placements}"
+    return value
+
+
+def distinct(value: Tensor) -> int:
+    """How many ranks hold different parts of it."""
+    if not isinstance(value, DTensor):
+        return 1
+    sizes = zip(value.device_mesh.shape, value.placements, strict=True)
+    return prod(size for size, placement in sizes if not isinstance(placement, Replicate))

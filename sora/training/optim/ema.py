@@ -1,0 +1,123 @@
+"""Exponential moving averages of the weights: what is sampled from, never what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sora.runs.post_hoc_ema import gamma_of
+
+
+def constant_decay(step: int, *, decay: float, warmup: float) -> float:
+    """min(decay, (1 + step) / (warmup + step)): early weights are forgotten fast (TensorFlow's ExponentialMovingAverage)."""
+    return min(decay, (1 + step) / (warmup + step))
+
+
+def power_decay(step: int, *, gamma: float) -> float:
+    """(1 - 1/step)^(gamma + 1): a profile whose width grows with training (Karras et al. 2024, eq. 127)."""
+    return (1 - 1 / step) ** (gamma + 1)
+
+
+class Averaging(Protocol):
+    """What follows the weights while they train. shadow: the averages that are sampled from, by parameter; empty where none are kept."""
+
+    @property
+    def shadow(self) -> dict[str, Tensor]: ...
+    def follow(self, parameters: Mapping[str, Tensor]) -> None: ...
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None: ...
+    def applied(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]: ...
+    def kinds(self) -> dict[str, dict[str, Tensor]]: ...
+    def widths(self) -> dict[str, float]: ...
+
+
+@dataclass
+class Average:
+    """An average of named tensors under one rate. It keeps fp32 copies wherever the parameters live, sharded if they are.
+
+    rate: how much of the average is kept at update number `step`, the first being 1. None follows the weights exactly and keeps no copy.
+    """
+
+    rate: Callable[[int], float] | None
+    shadow: dict[str, Tensor] = field(default_factory=dict)
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        """Begin at the present weights."""
+        if self.rate is not None:
+            self.shadow = {name: value.detach().clone().float() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        """Move towards the present weights, all tensors in one call."""
+        if self.rate is None:
+            return
+        now = [parameters[name].detach() for name in self.shadow]
+        now = [value if value.dtype == torch.float32 else value.float() for value in now]
+        torch._foreach_lerp_(list(self.shadow.values()), now, 1 - self.rate(step))
+
+    def kinds(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds of it, by kind."""
+        return {"ema": self.shadow} if self.shadow else {}
+
+    def widths(self) -> dict[str, float]:
+        """The relative widths of the kinds from which other profiles can be made: none."""
+        return {}
+
+    @contextmanager
+    def applied(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+        """The averaged weights in place of the trained ones, which are put back bit for bit."""
+        trained = {name: parameters[name].detach().clone() for name in self.shadow}
+        try:
+            _copy(self.shadow, parameters)
+            yield
+        finally:
+            _copy(trained, parameters)
+
+
+class PostHoc:
+    """Averages under several power-function profiles, of which any other is made afterwards (Karras et al. 2024, section 3.2).
+
+    widths: their relative widths, at least two; the first is what is sampled from while nothing else is asked for.
+
+    Raises:
+        ValueError: fewer than two widths, the same one twice, or one that no such profile has.
+    """
+
+    def __init__(self, *, widths: Sequence[float]) -> None:
+        if len(set(widths)) < max(2, len(widths)):
+            raise ValueError(f"ema.widths={list(widths)}: other profiles are made of two different ones or more, such as [0.1, 0.05]")
+        kinds = ["ema", *(f"ema_{number}" for number in range(2, len(widths) + 1))]
+        self._widths = dict(zip(kinds, widths, strict=True))
+        self._averages = {kind: Average(partial(power_decay, gamma=gamma_of(width))) for kind, width in self._widths.items()}
+
+    @property
+    def shadow(self) -> dict[str, Tensor]:
+        return self._averages["ema"].shadow
+
+    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+        for average in self._averages.values():
+            average.follow(parameters)
+
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        for average in self._averages.values():
+            average.update(parameters, step)
+
+    def applied(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        return self._averages["ema"].applied(parameters)
+
+    def kinds(self) -> dict[str, dict[str, Tensor]]:
+        return {kind: average.shadow for kind, average in self._averages.items() if average.shadow}
+
+    def widths(self) -> dict[str, float]:
+        return dict(self._widths)
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)

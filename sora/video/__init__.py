@@ -1,0 +1,1 @@
+"""Files of pixels: read under guard, and written."""

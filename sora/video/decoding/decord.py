@@ -1,0 +1,94 @@
+"""The decord reader, for shards that we wrote. Its FFmpeg is of 2021 and its code is not kept up, so it is held to what it gets right.
+
+It returns wrong frames for edit lists and for open groups of pictures, and crashes on files that are cut short; it knows no AV1 and no
+rotation or mirror. All that is refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sora.system.terminal import counted
+from sora.video.decoding.indexed import Asked, by_number
+from sora.video.decoding.pyav import PyAVReader
+from sora.video.demuxing.seeking import INDEXED
+from sora.video.reader import Limits, Reading, Source, VideoInfo
+
+_CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
+_NARROWEST = 64  # it takes some narrower frames for ones of four channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecordReader:
+    """A `VideoReader`. Headers are read by PyAV, which also says which frames are asked for; decord decodes and resizes them."""
+
+    limits: Limits
+
+    def identity(self) -> str:
+        try:
+            import decord  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise ValueError(
+                f"reader=decord needs the package decord (x86-64 only), or choose reader=pyav; importing it fails: {error}"
+            ) from None
+        return f"decord {metadata.version('decord')} {PyAVReader(limits=self.limits).identity()}"
+
+    def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
+        """See `VideoReader`."""
+        return PyAVReader(limits=self.limits).probe(source, name=name, timeline=timeline)
+
+    def read(
+        self,
+        source: Source,
+        *,
+        start: float = 0.0,
+        first: int | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        size: tuple[int, int] | None = None,
+        name: str | None = None,
+    ) -> Reading:
+        """See `VideoReader`; also a `ValueError` for what decord would get wrong."""
+        given = {"start": start, "first": first, "frames": frames, "fps": fps, "size": size, "name": name}
+        return by_number(_decoded, source, backend="decord", limits=self.limits, **given)
+
+
+def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
+    import decord
+
+    _refuse(wanted)
+    height, width = wanted.shape
+    numbers, places = np.unique(wanted.numbers, return_inverse=True)
+    try:
+        video = decord.VideoReader(io.BytesIO(wanted.content), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
+        numbers = numbers[numbers < len(video)]  # fewer frames than there are: refused by the number that is told
+        # The first frame teaches the decoder what only the first packet holds.
+        pictures = video.get_batch([0, *numbers.tolist()]).asnumpy()[1:]
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ValueError(f"{wanted.named} does not decode by decord: {str(error).strip().splitlines()[-1]}; choose reader=pyav") from None
+    return len(video), pictures if len(places) == len(numbers) else pictures[places]
+
+
+def _refuse(wanted: Asked) -> None:
+    info = wanted.info
+    for wrong, why in (
+        (info.codec not in _CODECS, f"is coded in {info.codec}"),
+        (not wanted.container.startswith(INDEXED), f"is of kind {wanted.container}, in which seeks lead elsewhere"),
+        (bool(np.any(np.diff(wanted.walk.timeline.times) <= 0)), "has several frames at one time"),
+        (wanted.walk.hidden, f"has an edit list that hides {counted(wanted.walk.hidden, 'frame')}"),
+        (wanted.walk.open, "has open groups of pictures"),
+        (info.rotation, f"is to be rotated by {info.rotation} degrees"),
+        (info.mirrored, "is to be mirrored"),
+        (wanted.shape[1] < _NARROWEST, f"is {wanted.shape[1]} pixels wide"),
+        (
+            len(wanted.walk.timeline.times) < wanted.promised - wanted.walk.hidden,
+            f"is cut short after {len(wanted.walk.timeline.times)} of {wanted.promised} frames",
+        ),
+    ):
+        if wrong:
+            raise ValueError(f"{wanted.named} {why}, which decord gets wrong; choose reader=pyav")

@@ -1,0 +1,147 @@
+"""How a read comes to its first frame: so that what it gives is what a read from the file's first packet would give.
+
+A file's index is believed as far as the packet that it leads to shows that it is right; else the packets are gone through, and nothing is
+decoded that a later keyframe makes needless; and where even that gave faults, all is decoded from the first packet on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import IntEnum
+from hashlib import blake2b
+
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sora.video.demuxing.groups import Entry, entry
+from sora.video.demuxing.timeline import Clock, Packets
+from sora.video.reader import Source
+
+ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
+INDEXED = ("mov", "matroska")  # containers that say where their keyframes lie; others are searched for times, and what is found lies behind
+_BACK = (0.0, 2.0)  # seconds before the start that are tried: an index may know times of decoding, which are earlier than those of showing
+_HELD = 64 << 20  # bytes of packets that are held until a later keyframe may come
+_TOLD_BY = 1 << 16  # bytes at either end by which a file in memory is known
+
+
+class Way(IntEnum):
+    """INDEX: as the file's index says. WALK: by going through all packets. DECODE: by decoding all frames."""
+
+    INDEX = 0
+    WALK = 1
+    DECODE = 2
+
+
+class Ways:
+    """Which way the latest `most` files had to be read, so that what goes wrong is tried once for each. Files are known by their place,
+    size and time of change, those in memory by their size and both ends."""
+
+    def __init__(self, most: int):
+        self._most, self._found = most, OrderedDict[tuple, Way]()
+
+    def of(self, source: Source) -> Way:
+        key = _key(source)
+        if key in self._found:
+            self._found.move_to_end(key)
+        return self._found.get(key, Way.INDEX)
+
+    def note(self, source: Source, way: Way) -> None:
+        key = _key(source)
+        self._found[key] = way
+        self._found.move_to_end(key)
+        if way is Way.INDEX:
+            del self._found[key]
+        elif len(self._found) > self._most:
+            self._found.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def _key(source: Source) -> tuple:
+    if isinstance(source, bytes):
+        return len(source), blake2b(source[:_TOLD_BY] + source[-_TOLD_BY:], digest_size=16).digest()
+    found = os.stat(source)
+    return os.fspath(source), found.st_size, found.st_mtime_ns
+
+
+WAYS = Ways(4096)  # of this process
+
+
+class Entries:
+    """The packets of one opened file at which decoding can begin. `packet in entries`: for frames that are shown from `earliest` on."""
+
+    def __init__(self, video: VideoStream, codec: str, clock: Clock, earliest: float):
+        self._codec, self._clock, self._earliest = codec, clock, earliest
+        self._extradata = bytes(video.codec_context.extradata or b"")
+
+    def __contains__(self, packet: Packet) -> bool:
+        time = self._clock.of(packet)
+        return time is not None and time <= self._earliest and self.begins(packet)
+
+    def begins(self, packet: Packet) -> bool:
+        """Whether frames that are shown from a packet on need nothing before it."""
+        if not packet.is_keyframe or not packet.size or packet.pts is None:
+            return False
+        found = entry(memoryview(packet), self._codec, self._extradata)
+        # Where frames get their times by their place, none may be missing after the keyframe.
+        return found is Entry.CLOSED or (found is Entry.OPEN and not self._clock.by_place)
+
+
+def head(packets: Packets, video: VideoStream) -> VideoFrame | None:
+    """The frame that the next packet gives alone. The packet comes once more, and the decoder begins anew.
+
+    What the first packet alone holds (parameters, the version of the encoder by which its mistakes are read) the decoder keeps.
+    """
+    packet = next(packets, None)
+    if packet is None:
+        return None
+    packets.back([packet])
+    frames: list[VideoFrame] = []
+    for one in (packet, None):
+        try:
+            frames += video.codec_context.decode(one)
+        except av.error.FFmpegError:
+            continue
+    video.codec_context.flush_buffers()
+    return frames[0] if frames else None
+
+
+def led(container: InputContainer, video: VideoStream, clock: Clock, entries: Entries, earliest: float) -> Packets | None:
+    """The packets from where the index leads for `earliest`; None where nothing shows that it leads there."""
+    if not container.format.name.startswith(INDEXED):
+        return None
+    for back in _BACK:
+        try:
+            container.seek(clock.stamp(earliest - back), stream=video)
+        except av.error.FFmpegError:
+            return None
+        packets = Packets(container, video, clock)
+        first = next(packets, None)
+        if first is not None and first in entries:
+            packets.back([first])
+            return packets
+    return None
+
+
+def walked_to(packets: Packets, entries: Entries, clock: Clock, earliest: float) -> Iterator[Packet]:
+    """The packets from the last entry on, or all; packets: from the file's first one on."""
+    held: list[Packet] = []
+    size, waits = 0, True
+    for packet in packets:
+        if waits and packet in entries:
+            held, size = [], 0
+        held.append(packet)
+        size += packet.size
+        time = clock.of(packet)
+        # Once a frame after the start is there, every later keyframe is shown after it.
+        waits = waits and time is not None and time <= earliest and size <= _HELD
+        if not waits:
+            yield from held
+            held = []
+    yield from held

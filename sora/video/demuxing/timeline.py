@@ -1,0 +1,322 @@
+"""When the frames of a file are shown, told by its packets, which are not decoded: the one place that says how much there is in a file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sora.system.terminal import counted
+from sora.video.demuxing.groups import Entry, entry
+from sora.video.reader import HOLE, Limits, Timeline, VideoInfo
+
+_BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
+_COUNTED = ("mov", "avi")  # headers of which count the frames
+_ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
+_GUESSED = ("mpeg1video", "mpeg2video")
+_USUAL = 0.9  # share of the steps by which a rate is judged
+_LOOK = 16 << 20  # bytes in which a keyframe is looked for
+_VP8_SHOWN = 0x10  # RFC 6386, 9.1
+
+
+class Clock:
+    """Times of packets and frames in seconds from the first one that is shown.
+
+    An AVI holds no times of showing, and in a program stream FFmpeg guesses most of them: the n-th of their frames that is shown has the
+    n-th of the times that the packets have.
+    """
+
+    def __init__(self, container: InputContainer, video: VideoStream, *, fps: float, origin: int):
+        self.untold = container.format.name == "avi"
+        self.by_place = self.untold or container.format.name == "mpeg"
+        self._base, self._origin, self._floor = _base(video), origin, origin
+        self._step = 1 / fps
+        self._last = -self._step
+        self._sent: list[int] = []  # stamps of what has not come yet: a heap
+
+    def of(self, packet: Packet) -> float | None:
+        """When a packet is shown, or, in an AVI, when it is decoded; None: the file does not say."""
+        stamp = _stamp(packet, self.untold)
+        return None if stamp is None else self._seconds(stamp)
+
+    def stamp(self, time: float) -> int:
+        """A time as the file counts it."""
+        return int(time / self._base) + self._origin
+
+    def begin(self, packet: Packet, *, anew: bool) -> None:
+        """Frames are whole from a packet on; what is shown before it may never come. anew: it is the first that goes to the decoder."""
+        if (stamp := _stamp(packet, self.untold)) is not None and (anew or not self.by_place):
+            self._floor = stamp
+            self._sent.clear()
+
+    def leads(self, packet: Packet | VideoFrame) -> bool:
+        """Whether something is shown before the frames that are whole."""
+        return not self.untold and packet.pts is not None and packet.pts < self._floor
+
+    def sent(self, packet: Packet) -> None:
+        """A packet goes to the decoder."""
+        stamp = _stamp(packet, self.untold)
+        if stamp is not None and packet.size and not packet.is_discard and not self.leads(packet):
+            heappush(self._sent, stamp)
+
+    def refused(self, packet: Packet) -> None:
+        """The decoder makes nothing of a packet that was sent."""
+        stamp = _stamp(packet, self.untold)
+        if self.by_place and stamp in self._sent:
+            self._sent.remove(stamp)
+            heapify(self._sent)
+
+    def lost(self, after: int) -> None:
+        """What the file held behind a stamp is lost."""
+        heappush(self._sent, after + 1)
+
+    def shown(self, frame: VideoFrame) -> tuple[float, bool]:
+        """When a frame that came is shown, and whether one that was to come before it did not."""
+        missed = False
+        if self.by_place:
+            stamp = heappop(self._sent) if self._sent else None
+        else:
+            stamp = frame.pts
+            while stamp is not None and self._sent and self._sent[0] <= stamp:
+                missed = heappop(self._sent) < stamp or missed
+        self._last = self._last + self._step if stamp is None else self._seconds(stamp)
+        return self._last, missed
+
+    def _seconds(self, stamp: int) -> float:
+        return (stamp - self._origin) * self._base
+
+
+def _base(video: VideoStream) -> float:
+    return float(video.time_base or Fraction(1, 1000))
+
+
+def _stamp(packet: Packet, untold: bool) -> int | None:
+    return packet.dts if untold else packet.pts
+
+
+class Packets:
+    """A video's packets in the order of the file, and at the end an empty one. broken: the container broke off.
+
+    after: the stamp behind which a part of the file is lost that lies before the latest packet, or None; clock is told of it. torn: the
+    stamps of the packets before which something is lost.
+    """
+
+    def __init__(self, container: InputContainer, video: VideoStream, clock: Clock | None = None):
+        # A Matroska file that was damaged goes on with its next whole block, and only the place of that tells. All streams lie in between.
+        self._whole = container.format.name.startswith("matroska")
+        # A program stream tells the times of some frames only, and FFmpeg guesses the others for its own codecs.
+        rate, placed = (
+            video.guessed_rate or video.average_rate,
+            container.format.name == "mpeg" and video.codec_context.name not in _GUESSED,
+        )
+        self._step = 1 / float(rate * video.time_base) if placed and rate and video.time_base else 0.0
+        self._told: int | None = None
+        self._since = 0
+        # Files of these kinds that were put one behind another begin to count anew where the next one begins.
+        self._joined = container.format.name in ("mpeg", "mpegts")
+        self._length, self._shift = round(1 / float(rate * video.time_base)) if rate and video.time_base else 1, 0
+        self._packets: Iterator[Packet] = container.demux(*(() if self._whole else (video,)))
+        self._number, self.clock, self._back = video.index, clock, deque[Packet]()
+        self._end: int | None = None
+        self._last: int | None = None
+        self._latest = 0
+        self.torn: set[int | None] = set()
+        self.ends = 0.0
+        self.broken = False
+        self.after: int | None = None
+
+    def back(self, packets: Iterable[Packet]) -> None:
+        """Packets that come once more, before the others."""
+        self._back.extend(packets)
+
+    def __iter__(self) -> Iterator[Packet]:
+        return self
+
+    def __next__(self) -> Packet:
+        self.after = None
+        if self._back:
+            return self._back.popleft()
+        while True:
+            try:
+                packet = next(self._packets)
+            except av.error.FFmpegError:  # what came so far stays good
+                self.broken = True
+                raise StopIteration from None
+            if self._joined and packet.stream.index == self._number:
+                self._go_on(packet)
+            lost = self._lost(packet)
+            if lost and self._last is not None:
+                self.after = self._last
+                if self.clock is not None:
+                    self.clock.lost(self._last)
+            if packet.stream.index == self._number:
+                self._fill(packet)
+                if self.after is not None:
+                    self.torn.add(packet.pts)
+                self._last = packet.pts if packet.pts is not None else self._last
+                return packet
+
+    def _go_on(self, packet: Packet) -> None:
+        """Count a packet's times on from what came before, where a keyframe's lie more than a second behind that."""
+        if packet.pts is None or not packet.size:
+            return
+        if packet.is_keyframe and self._last is not None and packet.pts + self._shift < self._last - 1 / packet.time_base:
+            self._shift = self._latest + self._length - packet.pts
+            self._told = None
+        packet.pts += self._shift
+        if packet.dts is not None:
+            packet.dts += self._shift
+        self._latest = max(self._latest, packet.pts)
+
+    def _fill(self, packet: Packet) -> None:
+        """Give a packet the time of its place in the file, which is its time of showing but for the order of neighbours."""
+        if not self._step or not packet.size:
+            return
+        placed = None if self._told is None else self._told + round(self._since * self._step)
+        if placed is None or (packet.is_keyframe and packet.pts is not None and packet.pts - placed > HOLE / packet.time_base):
+            placed, self._told, self._since = packet.pts, packet.pts, 0
+        packet.pts = placed
+        self._since += 1
+
+    def _lost(self, packet: Packet) -> bool:
+        """Whether a part of the file before a packet is lost."""
+        if packet.pts is not None and packet.size:
+            self.ends = max(self.ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if not self._whole or not packet.size or packet.pos is None:
+            return False
+        lost = self._end is not None and packet.pos > self._end + _BETWEEN_BLOCKS
+        # What is told beside a packet, such as its transparency, lies behind it.
+        self._end = None if any(True for _ in packet.iter_sidedata()) else packet.pos + packet.size
+        return lost
+
+
+class Opening(NamedTuple):
+    """How a file begins. origin: the stamp of the first frame that is shown. dropped: packets that lie before anything that decodes."""
+
+    origin: int
+    dropped: int
+
+
+def opening(container: InputContainer, packets: Packets, video: VideoStream, codec: str) -> Opening:
+    """Look at the packets up to the first at which decoding can begin; it is the next to come. If there is none near, none is dropped."""
+    read: list[Packet] = []
+    size, extradata, begun = 0, bytes(video.codec_context.extradata or b""), video.start_time or 0
+    for packet in packets:
+        read.append(packet)
+        size += packet.size
+        found = entry(memoryview(packet), codec, extradata) if packet.size and packet.is_keyframe else Entry.NONE
+        if found is not Entry.NONE:
+            packets.back([packet])
+            stamp = _stamp(packet, container.format.name == "avi")
+            told = stamp is None or packet.is_discard or (found is Entry.CLOSED and len(read) == 1)
+            return Opening(begun if told or stamp is None else stamp, len(read) - 1)
+        if size > _LOOK:
+            break
+    packets.back(read)
+    return Opening(begun, 0)
+
+
+class Walk(NamedTuple):
+    """What the packets of a file tell without being decoded.
+
+    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before. losses: the times
+    around what the container lost. dropped: packets at the beginning, and frames shown there, that need what the file does not hold.
+    packets: all of them. ends: seconds at which the last packet of any stream ends. broken: the container broke off. run: the most frames
+    from one at which decoding can begin to the next.
+    """
+
+    timeline: Timeline
+    hidden: int
+    open: int
+    losses: tuple[tuple[float, float], ...]
+    dropped: int
+    packets: int
+    ends: float
+    broken: bool
+    run: int
+
+
+def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits, *, most: int | None = None) -> Walk:
+    """All packets of an opened file, which stands at its end afterwards; most: no more than are needed to know the first so many frames."""
+    packets = Packets(container, video)
+    origin, dropped = opening(container, packets, video, info.codec)
+    clock = Clock(container, video, fps=info.fps, origin=origin)
+    times: list[float] = []
+    keys: list[bool] = []
+    losses: list[tuple[float, float]] = []
+    hidden = unclosed = count = run = longest = 0
+    extradata = bytes(video.codec_context.extradata or b"")
+    for packet in packets:
+        hidden += packet.is_discard
+        count += packet.size > 0 or packet.dts is not None
+        if not packet.size or packet.is_discard or _unseen(packet, info.codec):
+            continue
+        time = clock.of(packet)
+        time = len(times) / info.fps if time is None else time
+        if clock.leads(packet) and sum(keys) < 2:
+            dropped += 1
+            continue
+        if packets.after is not None and times:
+            losses.append((times[-1], time))
+        found = entry(memoryview(packet), info.codec, extradata) if packet.is_keyframe else Entry.NONE
+        unclosed += packet.is_keyframe and found is not Entry.CLOSED
+        run = 1 if found is Entry.CLOSED or (found is Entry.OPEN and not clock.by_place) else run + 1
+        longest = max(longest, run)
+        times.append(time)
+        keys.append(packet.is_keyframe)
+        if len(times) > limits.frames:
+            raise ValueError(f"{info.codec} video of more than {limits.frames} frames, whatever its header says; raise limits.frames")
+        if most is not None and len(times) >= most:
+            break
+    order = np.argsort(times, kind="stable")
+    timeline = Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order])
+    return Walk(timeline, hidden, unclosed, tuple(losses), dropped, dropped + count, packets.ends, packets.broken, longest)
+
+
+def _unseen(packet: Packet, codec: str) -> bool:
+    """Whether a packet holds a frame that others refer to and nobody sees."""
+    return codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN
+
+
+def measured(container: InputContainer, video: VideoStream, info: VideoInfo, walk: Walk) -> VideoInfo:
+    """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second, and what it lacks."""
+    times = walk.timeline.times
+    count, rate = len(times), info.fps
+    info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk), run=walk.run)
+    if not count:
+        return replace(info, duration=0.0)
+    if times[-1] > times[0] and not _holds(times, rate):
+        rate = (count - 1) / float(times[-1] - times[0])
+    return replace(info, fps=rate, duration=float(times[-1]) + 1 / rate)
+
+
+def _holds(times: np.ndarray, rate: float) -> bool:
+    """Whether frames come at a rate, but for a few that are lost or left out."""
+    steps = np.diff(times) * rate
+    usual = steps[np.abs(steps - 1) < 0.5]
+    return len(usual) >= _USUAL * len(steps) and bool(abs(usual.sum() - len(usual)) <= 0.5)
+
+
+def _lacking(container: InputContainer, video: VideoStream, walk: Walk) -> str:
+    kind, lasts = container.format.name, (container.duration or 0) / av.time_base
+    told = [f"its first {counted(walk.dropped, 'frame needs', 'frames need')} others, which it does not hold"] if walk.dropped else []
+    if kind.startswith(_COUNTED) and walk.packets < video.frames:
+        told.append(f"it breaks off after {walk.packets} of {counted(video.frames, 'frame')}")
+    elif kind.startswith("matroska") and video.duration is None and lasts - walk.ends > _ROUNDED:
+        told.append(f"it breaks off after {walk.ends:.1f} of {lasts:.1f} seconds")
+    elif walk.broken:
+        told.append(f"it breaks off with an error after {counted(walk.packets, 'frame')}")
+    if walk.losses:
+        told.append(f"of what lay behind {', '.join(f'{before:.1f}' for before, _ in walk.losses[:3])} s a part is lost")
+    return "; ".join(told)

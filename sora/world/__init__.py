@@ -1,0 +1,1 @@
+"""The built-in world of shapes in motion: procedurally rendered clips with exact captions and ground truth."""
