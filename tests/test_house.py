@@ -12,7 +12,7 @@ import pytest
 
 import sora
 from tests import rules
-from tests.rules import COMMANDS, room
+from tests.rules import COMMANDS, parsed, room
 
 ROOT = Path(sora.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -23,11 +23,6 @@ LONGEST_FILE, LONGEST_FUNCTION, FILES_OF_THE_MODEL = 400, 60, 4
 def module(path: Path) -> str:
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
 
 
 @cache
