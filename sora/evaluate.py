@@ -35,13 +35,16 @@ def main(composed: Composed) -> None:
     from sora.gate.sizes import refuse_numbers
     from sora.generation.prompts import NUMBERS, negative_of, refuse_unguided
     from sora.report.evaluation import write_page
+    from sora.runs.run import run_of
     from sora.system.work_sharing import joined
 
     config = composed.config
     refuse_programs(config, composed.said)
     refuse_numbers(config, NUMBERS)
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
-    kind = kind_of(Path(config.checkpoint))
+    folder, config.step = run_of(Path(config.checkpoint), config.step)
+    config.checkpoint = str(folder)
+    kind = kind_of(folder)
     refuse_unread(config, composed.said, kind=kind)
     refuse_unguided(negative_of(config.negative), (), config.guidance, composed.choices.get("guidance"))
     refuse_other_statistics(config, composed.said, composed.choices.get("preset"))

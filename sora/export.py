@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.gate.forms import Maybe, Named, anything, fitting
 from sora.system import files as storage
 
 if TYPE_CHECKING:
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
     from sora.assembly.load import LoadedDiffusion
     from sora.config.compose import Composed
-    from sora.runs.run import Run
 
 EXAMPLES = (
     "sora export checkpoint=outputs/dit output=outputs/transformer",
@@ -55,7 +53,7 @@ def main(composed: Composed) -> None:
         print(f"next: {after_diffusion(output)}")
         return
     refuse_trained_text(loaded)
-    given = {"words": words_of(loaded.config["text"]), "beside": began_with(open_run(loaded.run))}
+    given = {"words": words_of(loaded.config["text"]), "beside": (open_run(loaded.run).began_with or {}).get("config")}
     checkpoints.save(dit, output, **given, dtype=types[config.precision], shard_bytes=int(config.shard_gb * 1e9))
     print(f"step {loaded.step} as {dit.keys(dit).kind}: {output}")
 
@@ -72,18 +70,6 @@ def refuse_trained_text(loaded: LoadedDiffusion) -> None:
 def words_of(text: Mapping[str, Any]) -> int | None:
     """How long captions get, of a run's text node; None where it does not say."""
     return {**text.get("states", {}), **text}.get("max_tokens")
-
-
-def began_with(run: Run) -> Mapping[str, Any] | None:
-    """The config.json of the weights that a run began with; None if it began without, or with a file alone.
-
-    Raises:
-        ValueError: what the run noted of it is damaged.
-    """
-    if not run.init_file.is_file():
-        return None
-    form = {"config": Maybe(Named(anything))}
-    return fitting(storage.read_json(run.init_file, within=run.folder), form, str(run.init_file))["config"]
 
 
 def known_of(loaded: LoadedDiffusion) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.assembly.resume import enter, opened, record, settle, standing
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
     from sora.assembly.jobs import Job
     from sora.config.compose import Composed
-    from sora.dit.published.checkpoints import Taken
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
     from sora.training.callbacks.clock import Clock
@@ -31,6 +29,7 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
+    from sora.assembly import first_weights
     from sora.assembly.jobs import JOBS, finish_vae
     from sora.config.build import build
     from sora.config.command_line.commands import command
@@ -55,10 +54,11 @@ def main(composed: Composed) -> int:
     config = asked if changed is None else standing(asked, open_run(folder), typed)
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
+        if changed is None:
+            first_weights.foresee(config)
         rng.seed(config.seed)
-        foresee(config, going_on=changed is not None)
         job = JOBS[config.kind](config, folder)
-        taken = begin(config, job) if changed is None else None
+        taken = first_weights.begin(config, job) if changed is None else None
         if changed is None:
             job.steps.plan.at(0).share(ranks=seat(trainer).readers, rank=seat(trainer).reader)  # ranks that do not divide the packs
         run, state = enter(config, folder, going_on=changed is not None, job=job)
@@ -72,9 +72,9 @@ def main(composed: Composed) -> int:
                 storage.write_json(run.init_file, taken.record())
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
-                    begin(config, job)  # it was stopped before its first checkpoint
+                    taken = first_weights.begin(config, job, run.began_with)  # it was stopped before its first checkpoint
                 around = {"flag": flag, "clock": Clock(phases, goodput), "peers": peers}
-                module = train_whole(config, run, state, job=job, alike=agreed(asked, job), **around)
+                module = train_whole(config, run, state, job=job, alike=agreed(asked, job, taken), **around)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
                 if config.kind == "vae" and not stopped and ranks.first():
@@ -127,43 +127,6 @@ def tell_of_bad(run: Run) -> None:
 
 
 # ---- training
-
-
-def foresee(config: DictConfig, *, going_on: bool) -> None:
-    """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at; a run that goes
-    on has begun."""
-    from sora.assembly.network import outline
-    from sora.config.build import build
-    from sora.dit.published import checkpoints
-    from sora.vae import artefact
-
-    if going_on:
-        return
-    if config.init is None:
-        if config.get("init_allow"):
-            raise ValueError(f"init_allow={list(config.init_allow)} has no effect without init=; leave it out")
-        return
-    dit, patch = None, ()
-    if config.kind == "diffusion":
-        source, patch = Path(config.vae), tuple(config.patches.size)
-        card = artefact.read_card(source / "vae" if (source / "vae" / artefact.CARD).is_file() else source)
-        channels = build(config.patches).channels(card["settings"]["latent_channels"])
-        dit = outline(config.dit, patch_channels=channels, text_width=build(config.text).width)
-    checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
-
-
-def begin(config: DictConfig, job: Job) -> Taken | None:
-    """Give the network the weights of a published checkpoint, if `init` names one, and say which."""
-    from sora.dit.published import checkpoints
-    from sora.system import distributed as ranks
-
-    if config.init is not None:
-        dit = job.task.dit if config.kind == "diffusion" else None
-        patch = tuple(config.patches.size) if dit is not None else ()
-        taken = checkpoints.begin_from(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
-        ranks.say(str(taken))
-        return taken
-    return None
 
 
 def alone(owned: Any, run: Run) -> Any:
@@ -249,7 +212,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     return module
 
 
-def agreed(asked: DictConfig, job: Job) -> dict[str, str]:
+def agreed(asked: DictConfig, job: Job, taken: Any) -> dict[str, str]:
     """What all ranks must have alike, by the name that messages give it: what was asked, not the paths that it leads to. A rank that comes
     when the first has made the run already finds it there, with its paths as the run knows them."""
     from omegaconf import OmegaConf
@@ -257,7 +220,8 @@ def agreed(asked: DictConfig, job: Job) -> dict[str, str]:
     from sora.runs.run import code_version
 
     said: Any = OmegaConf.to_container(asked, resolve=False)
-    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends}
+    began = {"the weights of init=": hashed} if (hashed := getattr(taken, "hash", None)) else {}
+    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends, **began}
 
 
 def worker_lost(run: Run, flag: Any, told: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from omegaconf import OmegaConf
 
+from sora.assembly import first_weights
 from sora.assembly.jobs import Job
 from sora.assembly.load import load_diffusion
 from sora.assembly.resume import enter
@@ -20,7 +21,7 @@ from sora.config.build import build
 from tests.trained import diffusion_run, option, vae_artefact
 
 pytestmark = pytest.mark.slow
-cli, train = importlib.import_module("sora.cli"), importlib.import_module("sora.train")
+cli = importlib.import_module("sora.cli")
 SMALL = {"width": 48, "depth": 2, "heads": 2, "rope": {"width": 48, "heads": 2, "scales": [1.0, 64.0, 64.0]}, "patch": [1, 2, 2]}
 
 
@@ -177,9 +178,9 @@ def test_training_begins_with_published_weights_of_the_same_patches_only(places)
     expected = load_diffusion(run).dit
     dit = build(small(), patch_channels=expected.patch_channels, text_width=expected.text_width)
     job = Job(task=SimpleNamespace(dit=dit), steps=None, depends={}, unit="tokens")
-    train.begin(config, job)
+    first_weights.begin(config, job)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in dit.state_dict().items())
     with pytest.raises(ValueError, match=r"has patches of \[1, 2, 2\], and patches\.size=\[2, 2, 2\]"):
-        train.begin(OmegaConf.merge(config, {"patches": {"size": [2, 2, 2]}}), job)
+        first_weights.begin(OmegaConf.merge(config, {"patches": {"size": [2, 2, 2]}}), job)
     with pytest.raises(ValueError, match="init=.* is for published networks"):
-        train.begin(config, replace(job, task=SimpleNamespace(dit=load_diffusion(root / "own").dit)))
+        first_weights.begin(config, replace(job, task=SimpleNamespace(dit=load_diffusion(root / "own").dit)))

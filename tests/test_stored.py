@@ -2,28 +2,23 @@
 
 import json
 import shutil
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sora.cli import run
 from sora.video.files import read
+from tests.trained import stored_artefacts
 
 pytestmark = pytest.mark.slow
 
-ARTEFACTS = Path(__file__).parent / "stored/2026_11.tar.xz"
 # other processors order their sums otherwise; ten steps of training amplify that
 ROUNDING = 2e-5
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stored")
-    with tarfile.open(ARTEFACTS) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return stored_artefacts(tmp_path_factory.mktemp("stored"))
 
 
 def losses(folder):

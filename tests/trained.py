@@ -1,5 +1,6 @@
 """Small runs as training leaves them, without the training: random weights behind real configurations."""
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from sora.vae import artefact
 from sora.video.files import encode
 
 WORLD = {"sizes": [[24, 24], [24, 32]], "seconds": [1.0], "rates": [8], "motions": ["linear"], "objects": [1], "image_share": 0.0}
+
+
+def stored_artefacts(folder: Path) -> Path:
+    """What code of November 2026 made, unpacked into a folder: see tests/stored/README.md."""
+    with tarfile.open(Path(__file__).parent / "stored/2026_11.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def option(group: str, name: str) -> dict[str, Any]:

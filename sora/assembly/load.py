@@ -56,10 +56,10 @@ class LoadedDiffusion:
 
 def run_kind(folder: Path) -> str:
     """What a folder holds: "diffusion" or "vae" (a run, or a VAE's artefact)."""
-    from sora.runs.run import open_run
+    from sora.runs.run import open_run, run_of
     from sora.vae.artefact import CARD
 
-    return "vae" if (Path(folder) / CARD).exists() else open_run(folder).info["kind"]
+    return "vae" if (Path(folder) / CARD).exists() else open_run(run_of(folder)[0]).info["kind"]
 
 
 def load_diffusion(
@@ -74,16 +74,17 @@ def load_diffusion(
         ValueError: it is no diffusion run, has no such checkpoint, or a file of it is damaged or does not fit; the message names it.
     """
     from sora.runs.places import placed
-    from sora.runs.run import NETWORKS, NODE, open_run
+    from sora.runs.run import NETWORKS, NODE, open_run, run_of
     from sora.vae import artefact
 
+    folder, step = run_of(folder, step)
     run = open_run(folder)
     info, config = run.info, run.config
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
     fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
     fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
-    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
+    found, tensors, reached, hashed = run_weights(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
     patchifier = build(config["patches"])
     config["text"] = placed(run, config["text"], "text")
@@ -140,10 +141,10 @@ def stretched(dit: Mapping[str, Any], stretch: Mapping[str, Any]) -> dict[str, A
 
 def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str = OWN) -> LoadedVae:
     """The VAE of an artefact folder, or of a VAE run: its artefact, or the checkpoint of `step` (or the newest, while it still trains)."""
-    from sora.runs.run import NODE, open_run
+    from sora.runs.run import NODE, open_run, run_of
     from sora.vae import artefact
 
-    folder = Path(folder)
+    folder, step = run_of(folder, step)
     if (folder / artefact.CARD).is_file():
         return LoadedVae(artefact.load(folder), {}, None, {"vae": artefact.artefact_hash(folder)})
     run = open_run(folder)
@@ -151,7 +152,7 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
         return LoadedVae(artefact.load(run.vae), run.config, None, {"vae": artefact.artefact_hash(run.vae)})
     if run.info["kind"] != "vae":
         raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
-    found, tensors, reached, hashed = _read(run.folder, step, ema=ema)
+    found, tensors, reached, hashed = run_weights(run.folder, step, ema=ema)
     config = run.config
     fitting(config, {"vae": NODE}, str(run.config_file))
     with _room(tensors, part="vae", source=found):
@@ -163,8 +164,8 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
 TRIES = 5
 
 
-def _read(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
-    """A checkpoint, its weights as `weights_of` gives them, its step, and the hash of its list of files.
+def run_weights(folder: Path, step: int | None, *, ema: bool | float | str) -> tuple[Path, dict[str, Tensor], int, str]:
+    """A checkpoint of a run, its weights as `weights_of` gives them, its step, and the hash of its list of files.
 
     A run that still trains may let it go while it is read: the files stay until they are read, and of one that goes before, the next
     whole one is taken, where no step was named. Where they cannot stay, and for an average of a relative width, which is made of many, it

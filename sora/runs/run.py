@@ -56,6 +56,7 @@ FORM = Fields(
     },
 )  # of run.json
 SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on
+INIT = Fields({"config": Maybe(Named(anything))}, may={"step": Maybe(whole(0, MOST_STEPS)), "hash": text})  # of init.json
 NODE = Fields({"_target_": text})  # of config.yaml: an object, by the name of its class
 NETWORKS = {"diffusion": ("patches", "text", "dit", "objective", "path", "density"), "vae": ("vae",)}  # what sampling builds of a kind
 _DATA = Fields({}, may={"folders": Maybe(Either(text, [text])), "split": Maybe(text), "areas": Maybe([whole(1)]), "rate": Maybe(real(0))})
@@ -83,6 +84,11 @@ class Run:
     @property
     def init_file(self) -> Path:
         return self.folder / "init.json"
+
+    @property
+    def began_with(self) -> Mapping[str, Any] | None:
+        """What init.json says of the weights that the run began with; None of one that began with none. ValueError if it is damaged."""
+        return fitting(read_json(self.init_file, within=self.folder), INIT, str(self.init_file)) if self.init_file.is_file() else None
 
     @property
     def checkpoints(self) -> Path:
@@ -205,6 +211,21 @@ def create(folder: Path, *, config: str, info: Mapping[str, Any], vae: Path | No
     return Run(folder)
 
 
+def run_of(path: Path, step: int | None = None) -> tuple[Path, int | None]:
+    """The folder of the run that a path names, and a step of it. The path of one of a run's checkpoints names its step, too.
+
+    Raises ValueError where `step` is another one.
+    """
+    path = Path(path)
+    named = path if checkpoint.step_of(path) is not None else path.absolute()  # who stands in a checkpoint says "."
+    found = checkpoint.step_of(named)
+    if found is None or not (named.parent.parent / "run.json").is_file():
+        return path, step
+    if step not in (None, found):
+        raise ValueError(f"{path} is the checkpoint of step {found}, and step={step} asks for another; leave one of them out")
+    return named.parent.parent, found
+
+
 def open_run(folder: Path) -> Run:
     """The run in `folder`; a ValueError says what is missing if there is none, or which link in it leads out of it."""
     folder = Path(folder)
@@ -212,7 +233,8 @@ def open_run(folder: Path) -> Run:
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"{folder} {what}; resume= and checkpoint= want the folder of a run")
     if not (folder / "run.json").exists():
-        raise ValueError(f"{folder} is no run: it has no run.json")
+        above = next((path for path in folder.absolute().parents if (path / "run.json").is_file()), None)
+        raise ValueError(f"{folder} is no run: it has no run.json" + (f"; did you mean {above}?" if above else ""))
     refuse_links_out(folder)
     return Run(folder)
 
