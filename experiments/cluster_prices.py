@@ -34,7 +34,7 @@ from sora.config.build import build, plain
 from sora.config.compose import compose
 from sora.cost import tracing
 from sora.cost.price import Costs, PackOf, Wanted, batch_of, bill, module_of
-from sora.cost.tally import Tally
+from sora.cost.tally import CostCounter
 from sora.parallel.mesh import seat
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid, Movable
@@ -198,14 +198,14 @@ def foretold(item: Wanted) -> dict[str, float]:
     tree = plain(item.config.trainer)
     ranks = (tree.get("devices") or 1) * (tree.get("nodes") or 1)
     batch = batch_of(item, item.packs[0], item.config.plan.budget)
-    plain_send, handed_out = Tally._send, []
+    plain_send, handed_out = CostCounter._send, []
 
-    def send(tally: Tally, name: str, *given: Any) -> None:
+    def send(tally: CostCounter, name: str, *given: Any) -> None:
         before = sum(tally.sent.values())
         plain_send(tally, name, *given)
         handed_out.append(sum(tally.sent.values()) - before if "reduce_scatter" in name else 0)
 
-    with mock.patch.object(Tally, "_send", send):
+    with mock.patch.object(CostCounter, "_send", send):
         found = tracing.traced(lambda: module_of(item, gpu=False), [batch], trainer=build(tree)(callbacks=[]), ranks=ranks, gpu=False)
     costs = Costs(item.config, item, item.packs)
     parts = {name: getattr(found, name) for name in PARTS}

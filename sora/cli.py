@@ -23,7 +23,7 @@ import sora
 from sora.config.command_line.flags import Flags, parse
 from sora.config.words import listed, meant
 from sora.gate import trust
-from sora.system.processes import Asked, Interrupts, follow_starter
+from sora.system.processes import Interrupted, Interrupts, follow_starter
 from sora.system.processes import command as run_command
 from sora.system.started import leave, started
 from sora.system.terminal import Lines, counted, in_utf8, line, outlive, shown, styled, writable
@@ -186,7 +186,7 @@ def _told(verb: str, work: Callable[[], int | None], interrupts: Interrupts) -> 
         return USER_ERROR
     except KeyboardInterrupt as error:
         print(f"sora {verb}: interrupted", file=sys.stderr)
-        return error.code if isinstance(error, Asked) else INTERRUPTED
+        return error.code if isinstance(error, Interrupted) else INTERRUPTED
     except BrokenPipeError:  # `sora train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -339,7 +339,7 @@ def sweep(verb: str, flags: Flags) -> int:
         try:
             codes.append(run_command(words, patience=PATIENCE))
         except KeyboardInterrupt as error:
-            asked = error.code if isinstance(error, Asked) else INTERRUPTED
+            asked = error.code if isinstance(error, Interrupted) else INTERRUPTED
             print(f"sora {verb}: interrupted in run {number} of {len(found.runs)}", file=sys.stderr)
             break
     failed = [number for number, code in enumerate(codes, 1) if code]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.metrics.scored import of_motion
-from sora.report.grouping import Board, Entry
+from sora.report.grouping import Board, RunEntry
 from sora.report.scores import Score, Unlike, at, check_alike, fields, find, labels, opened, score_of, short, text_of
 from sora.report.tables import Cell
 from sora.system.terminal import counted
@@ -109,7 +109,7 @@ def board(words: Sequence[str], *, figures: Sequence[str] | None, differ: Sequen
     else:
         entries, notes = of_scores(places, names[: len(places)], paths, figures, differ)
     gone = zip(names[len(places) :], missing, strict=True)
-    entries += [Entry(name, words_of(place), {}, {}, "it is not there: the run has not begun") for name, place in gone]
+    entries += [RunEntry(name, words_of(place), {}, {}, "it is not there: the run has not begun") for name, place in gone]
     found = arranged(entries, over)
     return Board(found.head, found.rows, [*found.notes, *notes])
 
@@ -128,7 +128,7 @@ def refuse_unswept(over: Sequence[str], words: Sequence[Mapping[str, str]]) -> N
 
 def of_scores(
     places: Sequence[Path], names: Sequence[str], paths: Sequence[Path | None], wanted: Sequence[str] | None, differ: Sequence[str]
-) -> tuple[list[Entry], list[str]]:
+) -> tuple[list[RunEntry], list[str]]:
     """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
@@ -141,12 +141,12 @@ def of_scores(
     for place, name in zip(places, names, strict=True):
         if name not in scores:
             lacks = f"it has no scores; {command('evaluate', checkpoint=place, data='FOLDER')}"
-            entries.append(Entry(name, words_of(place), {}, {}, lacks))
+            entries.append(RunEntry(name, words_of(place), {}, {}, lacks))
             continue
         score = scores[name]
         texts = {field: short(at(score.protocol, field)) for field in apart}
         texts |= ({"step": text_of(score.step)} if len(steps) > 1 else {}) | {"n": str(score.n)}
-        entries.append(Entry(name, words_of(place), texts, cells_of(every, score, shown)))
+        entries.append(RunEntry(name, words_of(place), texts, cells_of(every, score, shown)))
     notes = [f"beware: scores of different steps, {', '.join(sorted(map(text_of, steps)))}"] if len(steps) > 1 else []
     return entries, notes
 
@@ -161,7 +161,7 @@ def cells_of(scores: Sequence[Score], score: Score, names: Sequence[str]) -> dic
     return found
 
 
-def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[Entry], list[str]]:
+def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[str] | None) -> tuple[list[RunEntry], list[str]]:
     """A row for each run, with what it measured while it trained."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
@@ -180,7 +180,7 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
         lacks = f"no loss of its last steps is finite; {place / 'events.jsonl'} says which were left out" if run.diverged else ""
         lacks = lacks if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
-        entries.append(Entry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
+        entries.append(RunEntry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []
     return entries, [*notes, "figures are those that the runs measured while they trained, the loss of training on each run's own terms"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sora.data.index.units import WHOLE, Part
+from sora.data.index.units import WHOLE, JobPart
 from sora.gate.sizes import Number, refuse_numbers
 from sora.system.terminal import counted
 
@@ -47,7 +47,7 @@ def main(composed: Composed) -> None:
     multiple = list(composed.config.multiple)
     if len(multiple) != 3 or min(multiple) < 1:
         raise ValueError(f"multiple={multiple} is not three whole numbers from 1, of frames, rows and columns, such as [1,2,2]")
-    index, part = Index.open(composed.config.data), Part.of(composed.config.part)
+    index, part = Index.open(composed.config.data), JobPart.of(composed.config.part)
     if not may_write(index.folder):
         shown = command("data", "index", str(index.folder), "output=FOLDER")
         raise ValueError(
@@ -65,7 +65,7 @@ def main(composed: Composed) -> None:
         encode(composed.config, index, part)
 
 
-def encode(config: DictConfig, index: Index, part: Part) -> None:
+def encode(config: DictConfig, index: Index, part: JobPart) -> None:
     """Write the latents and the token states of a part of a dataset."""
     from pathlib import Path
 
@@ -124,7 +124,7 @@ def encode(config: DictConfig, index: Index, part: Part) -> None:
     print(f"next: {after_encode(Path(config.vae), index.folder, shapes=latents.shapes, text=config.text)}")
 
 
-def captions_of(index: Index, kinds: Sequence[str] | None, *, part: Part = WHOLE) -> set[str]:
+def captions_of(index: Index, kinds: Sequence[str] | None, *, part: JobPart = WHOLE) -> set[str]:
     """The texts of all captions of the part's clips, or of those of some kinds, and the empty one that guidance needs.
 
     Raises:
@@ -153,7 +153,7 @@ def encode_clips(
     reader: VideoReader | None = None,
     report: Callable[[int], None] = lambda _: None,
     max_bad_share: float = 0.0,
-    part: Part = WHOLE,
+    part: JobPart = WHOLE,
 ) -> int:
     """Write the latents of every clip of the part that has none yet, shard by shard; how many clips had to be trimmed.
 

@@ -41,7 +41,7 @@ def main(composed: Composed) -> None:
     from sora.config.build import build
     from sora.config.command_line.following import after_prepare
     from sora.data.index.index import DATASET, Index
-    from sora.data.index.units import Part, Units
+    from sora.data.index.units import JobPart, Units
     from sora.gate.confine import lacking
     from sora.ingest.clip_texts import CaptionWords
     from sora.ingest.preparing import join, keep
@@ -52,7 +52,7 @@ def main(composed: Composed) -> None:
 
     config = composed.config
     refuse_numbers(config, NUMBERS)
-    output, part = Path(config.output), Part.of(config.part)
+    output, part = Path(config.output), JobPart.of(config.part)
     refuse_within(output)
     if config.input is not None:
         refuse_nested(output, Path(config.input), key="input")

@@ -137,7 +137,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
 def several(places: Sequence[Path], *, most: int):
     """The page of several runs or folders of samples: their table, then the samples of each."""
     from sora.compare import board
-    from sora.report.page import Page, Prose, Section, Table, Videos
+    from sora.report.page import Page, Prose, Section, Table, VideoGrid
     from sora.report.run import samples_of
     from sora.report.scores import labels
     from sora.report.tables import told
@@ -155,7 +155,7 @@ def several(places: Sequence[Path], *, most: int):
     for name, place in zip(names, places, strict=True):
         shown = max(sample_folders(place), default=(0, place))[1]
         if clips := samples_of(shown, most=most):
-            sections.append(Section(name, [Videos(clips)]))
+            sections.append(Section(name, [VideoGrid(clips)]))
         elif not is_run(place) and not any(place.glob("**/scores.json")):
             raise ValueError(f"{place} holds no run, no scores and no samples that could be shown")
     if not sections:

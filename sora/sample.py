@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sora.config.compose import Composed
     from sora.generation.generator import Generator, Request
     from sora.generation.prompts import Line
-    from sora.generation.samples import Batch
+    from sora.generation.samples import SampleFolder
 
 EXAMPLES = (
     'sora sample checkpoint=outputs/dit prompt="a red circle moves left"',
@@ -64,14 +64,14 @@ def main(composed: Composed) -> None:
     print(f"next: {after_samples(batch.folder, loaded.run)}")
 
 
-def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> Batch:
+def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> SampleFolder:
     """The samples and their folder: the one that was named, else the first in the run that holds no others."""
     from sora.gate.files import below
-    from sora.generation.samples import Batch, check_place, free_folder
+    from sora.generation.samples import SampleFolder, check_place, free_folder
 
     within = {"device": device, "budget": config.budget}
     home = Path(config.output) if config.output else below(loaded.run, "samples", f"step-{loaded.step:08d}")
-    batch = Batch(home, requests, describe(loaded, config), within, config.enlarge)
+    batch = SampleFolder(home, requests, describe(loaded, config), within, config.enlarge)
     if config.output:
         return batch
     check_place(home, key="output")
@@ -79,7 +79,7 @@ def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, 
     return dataclasses.replace(batch, folder=below(loaded.run, "samples", folder.name))
 
 
-def make(generator: Generator, batch: Batch, packs: Sequence[Sequence[int]], *, source: str) -> None:
+def make(generator: Generator, batch: SampleFolder, packs: Sequence[Sequence[int]], *, source: str) -> None:
     """Write the samples that are not there yet, pack by pack; of a pack all are made again, since their bytes depend on one another."""
     from sora.system.progress import progress_bar
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sora.config.compose import Composed
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
-    from sora.training.callbacks.clock import Clock
+    from sora.training.callbacks.clock import StepTimer
     from sora.training.faults.peers import Peers
     from sora.training.logging.goodput import Goodput
     from sora.training.module import TrainingModule
@@ -39,7 +39,7 @@ def main(composed: Composed) -> int:
     from sora.system import files as storage
     from sora.system import global_rng as rng
     from sora.system.processes import own
-    from sora.training.callbacks.clock import Clock
+    from sora.training.callbacks.clock import StepTimer
     from sora.training.faults.peers import Peers
     from sora.training.faults.signals import StopFlag
     from sora.training.faults.watchdog import Watchdog
@@ -73,7 +73,7 @@ def main(composed: Composed) -> int:
             with Peers() as peers, watchdog:
                 if state is None and changed is not None:
                     taken = first_weights.begin(config, job, run.began_with)  # it was stopped before its first checkpoint
-                around = {"flag": flag, "clock": Clock(phases, goodput), "peers": peers}
+                around = {"flag": flag, "clock": StepTimer(phases, goodput), "peers": peers}
                 module = train_whole(config, run, state, job=job, alike=agreed(asked, job, taken), **around)
                 phases.enter("end", module.counters.step)
                 stopped = bool(flag) and module.counters.step < config.steps
@@ -138,7 +138,7 @@ def alone(owned: Any, run: Run) -> Any:
     return owned(run) if ranks.first() else nullcontext()
 
 
-def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: Clock, **around: Any) -> TrainingModule:
+def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, clock: StepTimer, **around: Any) -> TrainingModule:
     """`train`, from an older checkpoint where the ranks find that the newest is damaged."""
     from sora.runs.agreement import Elsewhere
     from sora.runs.checkpoint import folder_of
@@ -153,7 +153,9 @@ def train_whole(config: DictConfig, run: Run, state: TrainingState | None, *, jo
                 clock.goodput.begin_at(other.step)
 
 
-def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, alike: Any, flag: Any, clock: Clock, peers: Peers) -> Any:
+def train(
+    config: DictConfig, run: Run, state: TrainingState | None, *, job: Job, alike: Any, flag: Any, clock: StepTimer, peers: Peers
+) -> Any:
     """Make the steps that the run still lacks; the module. alike: what all ranks must have alike, beside the step."""
     from functools import partial
 
@@ -167,7 +169,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.training.callbacks.checkpoints import Checkpoints
     from sora.training.callbacks.clock import Alike
     from sora.training.callbacks.journal import Journal
-    from sora.training.faults.peers import Meeting
+    from sora.training.faults.peers import PeerConnection
     from sora.training.guard import Suspects
     from sora.training.state import restore_finished
 
@@ -190,7 +192,9 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
     measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(callbacks=[Alike({**alike, "the step": str(first)}), Meeting(peers), journal, saver, *measured, clock])
+    trainer = build(config.trainer)(
+        callbacks=[Alike({**alike, "the step": str(first)}), PeerConnection(peers), journal, saver, *measured, clock]
+    )
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     mine = {"ranks": (place := seat(trainer)).readers, "rank": place.reader}
     job.steps.plan.at(first).share(**mine)

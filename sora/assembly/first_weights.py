@@ -28,7 +28,7 @@ MEASURED = ("vae.shift", "vae.scale")  # a VAE's whitening, which is measured at
 
 
 @dataclass(frozen=True)
-class TakenRun:
+class InitialWeights:
     """The weights that were taken over from a run or a VAE. step: None for a finished VAE. new: tensors that begin as in a new network.
     left: tensors of the source without a place. config: the config.json of the published network that the source began with."""
 
@@ -84,7 +84,7 @@ def foresee(config: DictConfig) -> None:
     checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
 
 
-def begin(config: DictConfig, job: Job, noted: Mapping[str, Any] | None = None) -> Taken | TakenRun | None:
+def begin(config: DictConfig, job: Job, noted: Mapping[str, Any] | None = None) -> Taken | InitialWeights | None:
     """Give the network the weights that `init` names, if it does, say which, and return what was taken.
 
     noted: init.json of a run that was stopped before its first checkpoint, and begins with the same weights again.
@@ -183,7 +183,7 @@ def _depends(config: DictConfig) -> tuple[dict[str, str], bool]:
     return {"vae": artefact.artefact_hash(source), "text": encoder.fingerprint}, trains
 
 
-def _begin_own(config: DictConfig, job: Job, source: Path, noted: Mapping[str, Any] | None) -> TakenRun:
+def _begin_own(config: DictConfig, job: Job, source: Path, noted: Mapping[str, Any] | None) -> InitialWeights:
     from sora.assembly.load import OWN, load_vae, run_weights
     from sora.runs.run import open_run, run_of
 
@@ -202,7 +202,7 @@ def _begin_own(config: DictConfig, job: Job, source: Path, noted: Mapping[str, A
     if noted is not None and noted.get("hash") not in (None, identity):
         raise ValueError(f"init={source} holds other weights than this run began with before; put them back, or choose another output=")
     new, left = take(job.task, tensors, source=source, partly=bool(allowed))
-    return TakenRun(source, reached, ema, identity, allowed, new, left, began)
+    return InitialWeights(source, reached, ema, identity, allowed, new, left, began)
 
 
 def take(task: nn.Module, tensors: Mapping[str, Tensor], *, source: Path, partly: bool) -> tuple[list[str], list[str]]:

@@ -32,18 +32,18 @@ FUNCTIONS = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")  
 
 
 @dataclass(frozen=True)
-class Kind:
+class ValueKind:
     """What a key takes. scalars: of text, path, int, number, bool, any. items: of a list, if it may be one. values: of a mapping from any
     names. node: it is an object, by its `_target_`, or a mapping with keys of its own. null: it may be nothing."""
 
     scalars: frozenset[str] = frozenset()
-    items: Kind | None = None
-    values: Kind | None = None
+    items: ValueKind | None = None
+    values: ValueKind | None = None
     node: bool = False
     null: bool = False
 
-    def __or__(self, other: Kind) -> Kind:
-        return Kind(
+    def __or__(self, other: ValueKind) -> ValueKind:
+        return ValueKind(
             self.scalars | other.scalars,
             self.items or other.items,
             self.values or other.values,
@@ -70,12 +70,12 @@ class Kind:
         return "|".join([*names, *(["{…}"] if self.values or self.node else [])]) or "…"
 
 
-ANY = Kind(frozenset({"any"}))
-TEXT = Kind(frozenset({"text"}))
+ANY = ValueKind(frozenset({"any"}))
+TEXT = ValueKind(frozenset({"text"}))
 
 
 @cache
-def of_annotation(text: str) -> Kind:
+def of_annotation(text: str) -> ValueKind:
     """The kind that an annotation or a mark says; `ANY` for what cannot be told."""
     try:
         return _of(ast.parse(text, mode="eval").body)
@@ -83,47 +83,47 @@ def of_annotation(text: str) -> Kind:
         return ANY
 
 
-def _of(node: ast.expr) -> Kind:
+def _of(node: ast.expr) -> ValueKind:
     if isinstance(node, ast.BinOp):
         return _of(node.left) | _of(node.right)
     if isinstance(node, ast.Constant):
-        return Kind(null=True) if node.value is None else _of(ast.parse(str(node.value), mode="eval").body)
+        return ValueKind(null=True) if node.value is None else _of(ast.parse(str(node.value), mode="eval").body)
     if isinstance(node, ast.List):
-        return Kind(items=_of(node.elts[0]))
+        return ValueKind(items=_of(node.elts[0]))
     if isinstance(node, ast.Set):
-        return Kind(values=_of(node.elts[0]))
+        return ValueKind(values=_of(node.elts[0]))
     if isinstance(node, ast.Name) and node.id == "out":
-        return Kind(frozenset({"path", "out"}))
+        return ValueKind(frozenset({"path", "out"}))
     if isinstance(node, ast.Name):
-        plain = {"null": Kind(null=True), "list": Kind(items=ANY), "tuple": Kind(items=ANY), "dict": Kind(values=ANY)}
-        return plain.get(node.id) or (Kind(frozenset({NAMES[node.id]})) if node.id in NAMES else Kind(node=True))
+        plain = {"null": ValueKind(null=True), "list": ValueKind(items=ANY), "tuple": ValueKind(items=ANY), "dict": ValueKind(values=ANY)}
+        return plain.get(node.id) or (ValueKind(frozenset({NAMES[node.id]})) if node.id in NAMES else ValueKind(node=True))
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         name = ast.unparse(node.value)
         if name == "Literal":
             return TEXT
         if name in ("Sequence", "list", "tuple", "Iterable", "Collection"):
-            return Kind(items=_of(inner[0]))
+            return ValueKind(items=_of(inner[0]))
         if name in ("Mapping", "dict"):
-            return Kind(values=_of(inner[-1]))
-        return Kind(node=True)  # Callable[…]
+            return ValueKind(values=_of(inner[-1]))
+        return ValueKind(node=True)  # Callable[…]
     return ANY
 
 
-def of_value(value: Any) -> Kind:
+def of_value(value: Any) -> ValueKind:
     """The kind of what stands in a YAML file; `ANY` for nothing."""
     if isinstance(value, bool):
-        return Kind(frozenset({"bool"}))
+        return ValueKind(frozenset({"bool"}))
     if isinstance(value, int):
-        return Kind(frozenset({"int"}))
+        return ValueKind(frozenset({"int"}))
     if isinstance(value, float):
-        return Kind(frozenset({"number"}))
+        return ValueKind(frozenset({"number"}))
     if isinstance(value, str) and value != "???":
         return TEXT
     if isinstance(value, list):
         kinds = [of_value(item) for item in value] or [ANY]
-        return Kind(items=kinds[0] if all(kind == kinds[0] for kind in kinds) else ANY)
-    return Kind(node=True) if isinstance(value, dict) and value else ANY
+        return ValueKind(items=kinds[0] if all(kind == kinds[0] for kind in kinds) else ANY)
+    return ValueKind(node=True) if isinstance(value, dict) and value else ANY
 
 
 class Kinds:
@@ -131,9 +131,9 @@ class Kinds:
 
     def __init__(self, tree: Mapping[str, Any], marks: Mapping[str, str]):
         self.tree, self.marks = tree, marks
-        self._known: dict[str, Mapping[str, Kind]] = {}
+        self._known: dict[str, Mapping[str, ValueKind]] = {}
 
-    def of(self, key: str, now: Mapping[str, Any] | None = None) -> Kind:
+    def of(self, key: str, now: Mapping[str, Any] | None = None) -> ValueKind:
         """The kind of a key. now: the values in force, where a `_target_` may be another than in the composition."""
         above, _, name = key.rpartition(".")
         declared = _at(self.tree, key)
@@ -149,7 +149,7 @@ class Kinds:
             return values
         return of_value(declared)
 
-    def _annotated(self, target: object) -> Mapping[str, Kind]:
+    def _annotated(self, target: object) -> Mapping[str, ValueKind]:
         name = str(target)
         if name not in self._known:
             self._known[name] = annotated(target)
@@ -163,12 +163,12 @@ class Kinds:
             unreadable(text)
             written = tree(text) if structured and (not kind.scalars or bracketed(text)) else word(text)
             return self._typed(written, kind, key, now)
-        except Unfit:
+        except WrongKind:
             raise ValueError(f"{key}={text} is of the wrong kind: {self._fitting(key, kind, text, declared=_at(self.tree, key))}") from None
         except ValueError as error:
             raise ValueError(f"{key}={text}: {error}") from None
 
-    def _fitting(self, key: str, kind: Kind, text: str, declared: Any) -> str:
+    def _fitting(self, key: str, kind: ValueKind, text: str, declared: Any) -> str:
         own = declared if isinstance(declared, Mapping) and TARGET not in declared and not kind.scalars else ()
         named = ", ".join(f"{key}.{name}=" for name in own)
         said = f"it takes its own keys, {named}" if named else f"it takes {kind.told}"
@@ -180,32 +180,32 @@ class Kinds:
             said += f" (as it stands: {str(declared).lower()})"
         return said
 
-    def _typed(self, written: Tree, kind: Kind, key: str, now: Mapping[str, Any]) -> Any:
+    def _typed(self, written: Tree, kind: ValueKind, key: str, now: Mapping[str, Any]) -> Any:
         if isinstance(written, Leaf):
             return scalar(written, kind)
         if isinstance(written, list):
             items = kind.items or (ANY if kind.any else None)
             if items is None:
-                raise Unfit
+                raise WrongKind
             return [self._typed(item, items, f"{key}[]", now) for item in written]
         if kind.values is not None and TARGET not in written:
             return {name: self._typed(item, kind.values, f"{key}.{name}", now) for name, item in written.items()}
         if not (kind.node or kind.any):
-            raise Unfit
+            raise WrongKind
         target = written.get(TARGET)
-        known: Callable[[str], Kind] = (lambda name: self.of(f"{key}.{name}", now)) if "[]" not in key else (lambda _: ANY)
+        known: Callable[[str], ValueKind] = (lambda name: self.of(f"{key}.{name}", now)) if "[]" not in key else (lambda _: ANY)
         if isinstance(target, Leaf):
             named = annotated(target.text)
             known = lambda name: named.get(name) or (TEXT if name == TARGET else ANY)  # noqa: E731
         return {name: self._typed(item, known(name), f"{key}.{name}", now) for name, item in written.items()}
 
 
-class Unfit(ValueError):
+class WrongKind(ValueError):
     """A value is of another kind than its key takes."""
 
 
-def scalar(leaf: Leaf, kind: Kind) -> Any:
-    """One text as a value of a kind. Raises `Unfit`, or ValueError for a number that is none or a path that is empty."""
+def scalar(leaf: Leaf, kind: ValueKind) -> Any:
+    """One text as a value of a kind. Raises `WrongKind`, or ValueError for a number that is none or a path that is empty."""
     text, plain = leaf.text, not leaf.quoted
     if text == "???":
         raise ValueError("??? is the mark of what must still be given, and no value")
@@ -221,10 +221,10 @@ def scalar(leaf: Leaf, kind: Kind) -> Any:
         return text
     if plain and text.lower().lstrip("+-.") in ("nan", "inf"):
         raise ValueError("it is no number that can be used")
-    raise Unfit
+    raise WrongKind
 
 
-def numeral(text: str, kind: Kind) -> int | float:
+def numeral(text: str, kind: ValueKind) -> int | float:
     whole = kind.scalars & {"int", "any"} or "number" in kind.scalars
     if whole and INT.fullmatch(text) and len(text) < 30 and abs(int(text)) < LARGEST:
         return int(text)
@@ -236,7 +236,7 @@ def numeral(text: str, kind: Kind) -> int | float:
             raise ValueError("it is too large a number")
         return int(number)
     if not kind.scalars & {"number", "any"}:
-        raise Unfit
+        raise WrongKind
     return number
 
 
@@ -256,7 +256,7 @@ def usable(number: float) -> bool:
     return abs(number) < (LARGEST if isinstance(number, int) else FARTHEST)
 
 
-def fits(value: Any, kind: Kind) -> bool:
+def fits(value: Any, kind: ValueKind) -> bool:
     """Whether what stands in a YAML file is of a kind. References are not judged, nor what must still be given."""
     if kind.any or (isinstance(value, str) and (value == "???" or "${" in value)):
         return True
@@ -275,7 +275,7 @@ def fits(value: Any, kind: Kind) -> bool:
     return bool(kind.scalars & {"text", "path"})
 
 
-def settled(value: Any, kind: Kind) -> Any:
+def settled(value: Any, kind: ValueKind) -> Any:
     """A value that fits, as programs want it: 24.0 as 24 where a whole number belongs, `~` in paths as the home folder, a path to be
     written without `x/..` of an x that is not there, which would be made on the way."""
     if isinstance(value, list) and kind.items is not None:
@@ -301,7 +301,7 @@ def _without_detours(parts: Sequence[str]) -> Path:
     return path
 
 
-def annotated(target: object) -> Mapping[str, Kind]:
+def annotated(target: object) -> Mapping[str, ValueKind]:
     """The kinds of the keys that a target takes, as far as its annotations tell them; none for a target that may not be named."""
     try:
         definition = find(target) if isinstance(target, str) else None
@@ -312,7 +312,7 @@ def annotated(target: object) -> Mapping[str, Kind]:
     return {name: kind for name, kind in found.items() if not kind.any}
 
 
-def refuse(said_by: str, name: str, value: Any, kind: Kind) -> NoReturn:
+def refuse(said_by: str, name: str, value: Any, kind: ValueKind) -> NoReturn:
     """Raise ValueError for a value that a file sets."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and kind.scalars & {"text", "path"}
     hint = "; YAML reads it as a number: put it in quotes" if number else ""

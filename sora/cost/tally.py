@@ -27,7 +27,7 @@ from sora.dit.attention.op import is_attention
 _HELD = torch.UntypedStorage
 
 
-class Tally(TorchDispatchMode):
+class CostCounter(TorchDispatchMode):
     """Counts while it is entered.
 
     alive, largest: bytes of what was made since and still lives, now and at most. flops: of matrix products, convolutions and attention, of
@@ -46,7 +46,7 @@ class Tally(TorchDispatchMode):
         self._propagate: Callable[..., Any] = ShardingPropagator._propagate_tensor_meta_non_cached
         self._asking = False
 
-    def __enter__(self) -> Tally:
+    def __enter__(self) -> CostCounter:
         self._fake = active_fake_mode()
         # FSDP frees what it gathered by making its storage empty, which is no operator; and DTensor asks for the shapes that whole tensors
         # would have with whole fake ones, in whatever mode there is.

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from sora.cost.tally import Tally
+from sora.cost.tally import CostCounter
 from sora.parallel.mesh import MeshStrategy, ordered, seat
 from sora.parallel.summing import waiting
 from sora.tokens import Movable, Segments
@@ -111,7 +111,7 @@ def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, tr
     with pretended(ranks), warnings.catch_warnings(action="ignore"):
         if isinstance(strategy, MeshStrategy):
             strategy.lay("cpu")
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, Tally() as tally:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, CostCounter() as tally:
             module = make()
             whole = held(module.task.parameters())
             attach(module, trainer)
@@ -170,7 +170,7 @@ def attach(module: TrainingModule, trainer: Any) -> None:
         stepper.zero_grad(set_to_none=True)
 
 
-def named(strategy: Any, tally: Tally, module: TrainingModule) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+def named(strategy: Any, tally: CostCounter, module: TrainingModule) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """The axes of the mesh on which something is sent, with their ranks, and how much is sent there."""
     if not isinstance(strategy, MeshStrategy):
         return {}, {}

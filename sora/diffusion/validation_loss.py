@@ -23,7 +23,7 @@ from sora.tokens import Batch, Grid, TextTokens, owners
 Text = Callable[[TextTokens], TextTokens]
 
 
-class Piece(NamedTuple):
+class LevelLoss(NamedTuple):
     """The errors of one pack's clips, (G,), at one level with one draw of noise. batch: the pack's number."""
 
     batch: int
@@ -45,13 +45,13 @@ class HeldOutLoss:
         self.levels = tuple((number + 0.5) / levels for number in range(levels))
         check_levels(torch.tensor(self.levels), prediction, path=path)
 
-    def pieces(self, network: Network, text: Text, batches: Sequence[Batch]) -> Iterator[Piece]:
+    def pieces(self, network: Network, text: Text, batches: Sequence[Batch]) -> Iterator[LevelLoss]:
         """All there is to measure, a forward pass each: len(batches) * levels * draws of them."""
         for number, batch in enumerate(batches):
             said = text(batch.text)
             for level in range(len(self.levels)):
                 for draw in range(self.draws):
-                    yield Piece(number, level, self.errors(network, batch, said, level=level, draw=draw))
+                    yield LevelLoss(number, level, self.errors(network, batch, said, level=level, draw=draw))
 
     @torch.no_grad()
     def errors(self, network: Network, batch: Batch, text: TextTokens, *, level: int, draw: int) -> Float[Tensor, "G"]:
@@ -119,7 +119,7 @@ class Losses:
         return found
 
 
-class Tally:
+class LossTable:
     """Adds up pieces, of any packs in any order; over ranks, `sums` is summed. samples, grids: of all clips that are to be measured."""
 
     def __init__(self, samples: Sequence[int], grids: Sequence[Grid], levels: tuple[float, ...]) -> None:
@@ -127,7 +127,7 @@ class Tally:
         self._place = {sample: number for number, sample in enumerate(samples)}
         self.sums = torch.zeros(2, len(self.samples), len(levels), dtype=torch.float64)  # of errors, and how many
 
-    def add(self, piece: Piece, samples: Sequence[int]) -> None:
+    def add(self, piece: LevelLoss, samples: Sequence[int]) -> None:
         """samples: of the piece's pack."""
         rows = [self._place[sample] for sample in samples]
         self.sums[0, rows, piece.level] += piece.errors.cpu()

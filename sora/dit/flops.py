@@ -25,7 +25,7 @@ _BASE = 16  # the probe has so many words for a token, levels for a word, segmen
 _LEFT_FACTOR = {torch.ops.aten.mm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.bmm: 0, torch.ops.aten.baddbmm: 1}
 
 
-class Rows(NamedTuple):
+class ProductRows(NamedTuple):
     """How many of its rows a product has for each token, word, noise level and clip of a pack."""
 
     tokens: int
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
     clips: int
 
     @classmethod
-    def decoded(cls, rows: int) -> Rows:
+    def decoded(cls, rows: int) -> ProductRows:
         """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members: they are the digits of the number.
 
         Only clips may have as many rows as they like: a network may fill captions up to one length.
@@ -46,11 +46,11 @@ class Rows(NamedTuple):
         return self.tokens * tokens + self.words * words + self.levels * levels + self.clips * clips
 
 
-class Meeting(NamedTuple):
-    """One kind of attention: what meets what, and how far tokens see (`sora.dit.attention.layout.Mask`); None: everything of the clip."""
+class AttentionPairs(NamedTuple):
+    """What meets what in one kind of attention, and how far tokens see (`sora.dit.attention.layout.Mask`); None: everything of the clip."""
 
-    queries: Rows
-    keys: Rows
+    queries: ProductRows
+    keys: ProductRows
     reach: tuple[int, int, int] | None
     causal: bool
 
@@ -66,8 +66,8 @@ class Meeting(NamedTuple):
 class Flops:
     """Operations of one forward pass. products: for each row of a product; meetings: for each pair of a query and a key."""
 
-    products: Mapping[Rows, int]
-    meetings: Mapping[Meeting, int]
+    products: Mapping[ProductRows, int]
+    meetings: Mapping[AttentionPairs, int]
 
     @classmethod
     def of(cls, make: Callable[[Attention], nn.Module], *, pooled_width: int | None = None) -> Flops:
@@ -97,20 +97,21 @@ class _Seen(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: Counter[Rows] = Counter()
-        self.meetings: Counter[Meeting] = Counter()
+        self.products: Counter[ProductRows] = Counter()
+        self.meetings: Counter[AttentionPairs] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         place = _LEFT_FACTOR.get(func.overloadpacket)
         if place is not None:
             left, right = args[place], args[place + 1]
             rows = left.numel() // max(1, left.shape[-1])
-            self.products[Rows.decoded(rows)] += 2 * left.shape[-1] * right.shape[-1]
+            self.products[ProductRows.decoded(rows)] += 2 * left.shape[-1] * right.shape[-1]
         return func(*args, **(kwargs or {}))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
         reach, causal = (None, False) if mask is None else (mask.reach, mask.causal)
-        self.meetings[Meeting(Rows.decoded(len(q)), Rows.decoded(len(k)), reach, causal)] += 2 * q.shape[1] * (q.shape[2] + v.shape[2])
+        pairs = AttentionPairs(ProductRows.decoded(len(q)), ProductRows.decoded(len(k)), reach, causal)
+        self.meetings[pairs] += 2 * q.shape[1] * (q.shape[2] + v.shape[2])
         return v.new_empty(*q.shape[:2], v.shape[2])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from sora.gate.hosts import Unfit, refuse_slow
+from sora.gate.hosts import UnfitAnswer, refuse_slow
 
 PAGE = 16 << 20  # bytes of an answer that no range was asked of, such as a list of files
 SILENT = 30.0  # seconds until the first headers are there, and between two parts of an answer
@@ -40,18 +40,18 @@ def settings(url: str) -> dict[str, Any]:
 
 
 async def refuse_redirect(asked: URL, place: URL, named: str | None) -> None:
-    """Raise Unfit for a redirect that leaves the host that the user named for one of this machine or of its own network (a cloud's
+    """Raise UnfitAnswer for a redirect that leaves the host that the user named for one of this machine or of its own network (a cloud's
     metadata, a router), or for another scheme."""
     if place.scheme not in ("http", "https") or (asked.scheme, place.scheme) == ("https", "http"):
-        raise Unfit(f"{asked.host} redirects from {asked.scheme} to {place.scheme or 'nowhere'}, which is not followed")
+        raise UnfitAnswer(f"{asked.host} redirects from {asked.scheme} to {place.scheme or 'nowhere'}, which is not followed")
     if place.host is None or place.host == named:
         return
     try:
         found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
     except OSError:
-        raise Unfit(f"{asked.host} redirects to {place.host}, which is no host") from None
+        raise UnfitAnswer(f"{asked.host} redirects to {place.host}, which is no host") from None
     if not all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found):
-        raise Unfit(f"{asked.host} redirects to {place.host}, which lies in this machine's own network; name that place yourself")
+        raise UnfitAnswer(f"{asked.host} redirects to {place.host}, which lies in this machine's own network; name that place yourself")
 
 
 class Answer(aiohttp.ClientResponse):
@@ -81,5 +81,5 @@ class Answer(aiohttp.ClientResponse):
             return b"".join(parts)
         self.close()  # the rest is not waited for
         if said is None or self.status == 206:
-            raise Unfit(f"{self.url} gives more than the {most} bytes that were asked for, or that a list of files may have")
+            raise UnfitAnswer(f"{self.url} gives more than the {most} bytes that were asked for, or that a list of files may have")
         return b"".join(parts)[: most + 1]

@@ -8,17 +8,17 @@ from typing import Any
 PATIENCE, PACE = 20.0, 128 << 10  # seconds, and bytes for each one more, that a file may take
 
 
-class Unfit(ConnectionError):
+class UnfitAnswer(ConnectionError):
     """An answer that is none to what was asked: asking again will not help."""
 
 
 def refuse_slow(size: int, seconds: float, named: str) -> None:
-    """Raise Unfit where so many bytes took too long."""
+    """Raise UnfitAnswer where so many bytes took too long."""
     if seconds > PATIENCE + size / PACE:
-        raise Unfit(f"{named} gave {size} bytes in {seconds:.0f} s, too few to wait for")
+        raise UnfitAnswer(f"{named} gave {size} bytes in {seconds:.0f} s, too few to wait for")
 
 
-class Reading:
+class HostFile:
     """An open file of a host, whose faults are a `ConnectionError` that names it."""
 
     def __init__(self, file: Any, url: str):
@@ -27,7 +27,7 @@ class Reading:
     def read(self, size: int = -1, /) -> bytes:
         try:
             return self._file.read(size)
-        except (ValueError, Unfit):
+        except (ValueError, UnfitAnswer):
             raise
         except Exception as error:  # every package behind fsspec has errors of its own
             why = str(error) or "no answer in time"
@@ -41,7 +41,7 @@ class Reading:
 
 
 def within(size: int, url: str) -> Any:
-    """For fsspec, which tells it of the parts of a file as they come: more than `size` bytes, or too few in their time, are `Unfit`."""
+    """A callback for fsspec that raises `UnfitAnswer` where a file has more than `size` bytes, or comes too slowly."""
     from fsspec.callbacks import Callback
 
     class Within(Callback):
@@ -53,6 +53,6 @@ def within(size: int, url: str) -> Any:
             self._got += inc
             refuse_slow(self._got, time.monotonic() - self._began, url)
             if self._got > size:
-                raise Unfit(f"{url} gives more than the {size} bytes that it says to have")
+                raise UnfitAnswer(f"{url} gives more than the {size} bytes that it says to have")
 
     return Within()

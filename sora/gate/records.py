@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sora.gate.files import read
-from sora.gate.texts import Limit, once, refuse_deep, refuse_many
+from sora.gate.texts import FileLimit, once, refuse_deep, refuse_many
 from sora.system.terminal import counted
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
-TABLE = Limit(256 << 20, 16_000_000)  # of a file of texts; as .parquet it may be larger, since that is read a part at a time
+TABLE = FileLimit(256 << 20, 16_000_000)  # of a file of texts; as .parquet it may be larger, since that is read a part at a time
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

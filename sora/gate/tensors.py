@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sora.gate.files import opened
 from sora.gate.forms import Fields, Items, Named, Row, fitting, text, whole, word
-from sora.gate.texts import Limit, json_of
+from sora.gate.texts import FileLimit, json_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ SIZES = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }  # bytes of one number
-HEADER = Limit(64 << 20, 2_000_000, depth=4)
+HEADER = FileLimit(64 << 20, 2_000_000, depth=4)
 NAMES = 100_000  # tensors of one file
 ABOUT = "__metadata__"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

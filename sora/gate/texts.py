@@ -21,7 +21,7 @@ _BITS = 1024  # of a whole number; one of 5,000 digits, which may be written in 
 _SCALARS = (str, int, float, bool, type(None))
 
 
-class Limit(NamedTuple):
+class FileLimit(NamedTuple):
     """The most that a kind of file has: bytes, items of all its lists and mappings together, and lists and mappings within one another."""
 
     bytes: int
@@ -29,13 +29,13 @@ class Limit(NamedTuple):
     depth: int = 48
 
 
-CARD = Limit(4 << 20, 200_000)  # says what one thing is: run.json, vae.json, remote.json, a sidecar, a marker
-STATE = Limit(64 << 20, 2_000_000)  # grows with a run: state.json, scores.json
-LIST = Limit(256 << 20, 8_000_000)  # grows with shards, tensors or steps: dataset.json, manifest.json, metrics.jsonl
-CONFIG = Limit(1 << 20, 20_000)  # YAML, of which a second reads some 100 kB
+CARD = FileLimit(4 << 20, 200_000)  # says what one thing is: run.json, vae.json, remote.json, a sidecar, a marker
+STATE = FileLimit(64 << 20, 2_000_000)  # grows with a run: state.json, scores.json
+LIST = FileLimit(256 << 20, 8_000_000)  # grows with shards, tensors or steps: dataset.json, manifest.json, metrics.jsonl
+CONFIG = FileLimit(1 << 20, 20_000)  # YAML, of which a second reads some 100 kB
 
 
-def read_json(path: Path | str, *, limit: Limit = CARD, within: Path | str | None = None) -> Any:
+def read_json(path: Path | str, *, limit: FileLimit = CARD, within: Path | str | None = None) -> Any:
     """The value of a JSON file.
 
     Raises:
@@ -48,7 +48,7 @@ def read_json(path: Path | str, *, limit: Limit = CARD, within: Path | str | Non
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def json_of(content: bytes, *, limit: Limit) -> Any:
+def json_of(content: bytes, *, limit: FileLimit) -> Any:
     """The value of JSON in UTF-8. Raises ValueError for what is none, has a key twice, a number that is not finite or half a character in
     it, or is above a limit."""
     refuse_many(content, limit)
@@ -73,7 +73,7 @@ def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def refuse_deep(value: Any, limit: Limit) -> None:
+def refuse_deep(value: Any, limit: FileLimit) -> None:
     """Raise ValueError for lists and mappings that are too deep within one another."""
     ahead = [(value, 1)]
     while ahead:
@@ -84,7 +84,7 @@ def refuse_deep(value: Any, limit: Limit) -> None:
         ahead += [(inner, depth + 1) for inner in inside if isinstance(inner, dict | list)]
 
 
-def refuse_many(content: bytes, limit: Limit) -> None:
+def refuse_many(content: bytes, limit: FileLimit) -> None:
     """Raise ValueError for JSON, or lines of it, of too many items."""
     if sum(map(content.count, _BEFORE_ITEMS)) > limit.items:
         bare = _STRINGS.sub(b"", content)  # a text may hold as many commas as it likes
@@ -106,7 +106,7 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def json_lines(content: bytes, *, limit: Limit) -> Iterator[Any]:
+def json_lines(content: bytes, *, limit: FileLimit) -> Iterator[Any]:
     """The values of lines of JSON; lines that are none, such as one that was cut, are left out. Raises ValueError above a limit."""
     refuse_many(content, limit)
     for line in content.split(b"\n"):
@@ -125,7 +125,7 @@ def read_lines(path: Path | str, *, within: Path | str | None = None) -> list[An
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def yaml_of(content: bytes, *, limit: Limit = CONFIG) -> Any:
+def yaml_of(content: bytes, *, limit: FileLimit = CONFIG) -> Any:
     """The value of YAML in UTF-8: mappings with texts as keys, lists, texts, finite numbers, truth and nothing; no alias, tag or merge.
 
     Raises:

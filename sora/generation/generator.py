@@ -50,7 +50,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PatchedRequest:
     """A request in patches: its grid, its noise where nothing is given, and which tokens are given."""
 
     grid: Grid
@@ -146,7 +146,7 @@ class Generator:
                 found.update(zip(some, frames.cpu(), strict=True))
         return [found[number] for number in range(len(latents))]
 
-    def plan(self, request: Request) -> Planned:
+    def plan(self, request: Request) -> PatchedRequest:
         """The grid, noise and given tokens of a request; ValueError if its size or length does not fit."""
         shape = self.vae.latent_shape(request.frames, request.height, request.width)
         grid = self.patchifier.grid(*shape)
@@ -158,7 +158,7 @@ class Generator:
             clean = self._given_tokens(request, request.given)
             noise[: len(clean)] = clean
             conditions[: len(clean)] = True
-        return Planned(grid=grid, start=noise, conditions=conditions, seconds=times)
+        return PatchedRequest(grid=grid, start=noise, conditions=conditions, seconds=times)
 
     def _given_tokens(self, request: Request, given: Tensor) -> Tensor:
         if tuple(given.shape[1:3]) != (request.height, request.width) or len(given) >= request.frames:
@@ -170,7 +170,7 @@ class Generator:
         return self.patchifier.patchify(latents).cpu()
 
     def _denoise(
-        self, clips: Sequence[Planned], captions: TextTokens, negatives: TextTokens, report: Callable[[int], None]
+        self, clips: Sequence[PatchedRequest], captions: TextTokens, negatives: TextTokens, report: Callable[[int], None]
     ) -> list[Tensor]:
         grids = [clip.grid for clip in clips]
         total = sum(grid.tokens for grid in grids)
@@ -194,7 +194,7 @@ class Generator:
 
         return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
 
-    def _schedule(self, clips: Sequence[Planned], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
+    def _schedule(self, clips: Sequence[PatchedRequest], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
         """The pack's levels, of which only index and owners count, and their values in every step."""
         columns = []
         for clip in clips:

@@ -12,7 +12,7 @@ from sora.gate.sizes import Number, number_in
 if TYPE_CHECKING:
     from sora.gate.records import Record
     from sora.generation.generator import Request
-    from sora.text.limits import Limit
+    from sora.text.limits import CaptionLimit
 
 FIELDS = ("prompt", "negative", "size", "seconds", "fps", "seed")
 TEXT = ".txt"  # a prompt on each line
@@ -176,7 +176,7 @@ def refuse_idle(config: Mapping[str, Any], said: Collection[str], lines: Sequenc
         raise ValueError("replace=true has no effect without output=: a folder of the run that is free is taken; name one, or leave it out")
 
 
-def with_cuts(requests: Sequence[Request], limits: Sequence[Limit]) -> tuple[list[Request], list[str]]:
+def with_cuts(requests: Sequence[Request], limits: Sequence[CaptionLimit]) -> tuple[list[Request], list[str]]:
     """The requests, each with the words of it that no encoder reads, and lines that tell of them."""
     from sora.text.limits import cuts
 

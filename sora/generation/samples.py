@@ -31,7 +31,7 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif", ".ts", ".mpg"
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampleFolder:
     """The samples of one command in their folder. about: what all sidecars say beside what makes a sample itself. within: what else
     their bytes follow from. enlarge: see `enlarged`."""
 
@@ -123,7 +123,7 @@ class Batch:
 
 def write_samples(folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any]) -> list[Path]:
     """All samples at once, over what lies in a folder of the program's own; the videos' paths."""
-    batch = Batch(folder, requests, about, {})
+    batch = SampleFolder(folder, requests, about, {})
     for number, clip in enumerate(clips):
         batch.write(number, clip)
     return batch.finish()
@@ -181,7 +181,7 @@ def check_videos(requests: Sequence[Request], enlarge: int | None) -> None:
 
 
 def mark_of(folder: Path) -> dict[str, Any] | None:
-    """What `Batch.mark` a folder has. Raises ValueError for one that is damaged."""
+    """What `SampleFolder.mark` a folder has. Raises ValueError for one that is damaged."""
     from sora.gate.forms import Fields, Named, anything, beside, fitting
     from sora.gate.texts import STATE, read_json
 

@@ -24,7 +24,7 @@ from sora.data.index.writer import DATASET, CaptionCounts, Fingerprints
 from sora.data.loading.caption_checks import captioned
 from sora.data.shards.shards import Member
 from sora.data.shards.stores import Store, open_store
-from sora.data.shards.tar_reader import Walk, sample_of
+from sora.data.shards.tar_reader import TarWalk, sample_of
 from sora.gate.forms import fitting, text
 from sora.gate.texts import LIST, read_json
 from sora.system.guarded_pool import in_order
@@ -38,7 +38,7 @@ _SOUGHT = 4  # frames that are read again from the middle of a clip
 _MOST_FAULTS = 100_000  # that are listed
 
 
-class Noted(NamedTuple):
+class ClipNote(NamedTuple):
     """Something about a clip that is no fault: what it is ("interlaced"), or what it lacks."""
 
     where: str
@@ -183,7 +183,7 @@ def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], check
     try:
         file, size = store.open(entry["shard"])
         with closing(file):
-            walk = Walk(file, size=size)
+            walk = TarWalk(file, size=size)
             found = {(offset, length): name for name, offset, length in walk}
     except ValueError as error:
         checked.add("shard", entry["shard"], str(error))
@@ -218,7 +218,7 @@ def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., 
                         checked.add(*found)
                     case Decoded():
                         checked.counts["clips decoded"] += 1
-                    case Noted():
+                    case ClipNote():
                         noted[found.what] += 1
                         first.setdefault(found.what, found.where)
         report(len(unit.item))
@@ -238,10 +238,10 @@ class _Compare:
     def decoded(self, row: int) -> bool:
         return int((row + 1) * self.decode) > int(row * self.decode)
 
-    def __call__(self, rows: Sequence[int]) -> list[Fault | Noted | Decoded]:
+    def __call__(self, rows: Sequence[int]) -> list[Fault | ClipNote | Decoded]:
         return [fault for row in rows for fault in self._clip(row)]
 
-    def _clip(self, row: int) -> Sequence[Fault | Noted | Decoded]:
+    def _clip(self, row: int) -> Sequence[Fault | ClipNote | Decoded]:
         index, member = self.index, self.index.member(row)
         where = f"{member.shard}: {member.key}"
         try:
@@ -250,7 +250,7 @@ class _Compare:
             return [Fault("bytes", where, str(error))]
         return self._frames(row, member, media, where) if self.decoded(row) else []
 
-    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | Noted | Decoded]:
+    def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | ClipNote | Decoded]:
         """What is wrong with the frames, read from the first on, and from the middle on as training does."""
         index, named = self.index, f"{member.key} of {member.shard}"
         try:
@@ -258,8 +258,8 @@ class _Compare:
         except ValueError as error:
             return [Fault("decode", where, str(error))]
         said = (int(index.frames[row]), int(index.heights[row]), int(index.widths[row]))
-        found: list[Fault | Noted | Decoded] = [Decoded(row)]
-        found += [Noted(where, what) for what in (*info.odd, *([info.lacks] if info.lacks else []))]
+        found: list[Fault | ClipNote | Decoded] = [Decoded(row)]
+        found += [ClipNote(where, what) for what in (*info.odd, *([info.lacks] if info.lacks else []))]
         if not reading.report.clean:
             found.append(Fault("decode", where, f"it does not decode cleanly: {reading.report}"))
         if reading.frames.shape[:3] != said:

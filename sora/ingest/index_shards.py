@@ -21,7 +21,7 @@ import pyarrow as pa
 from sora.data.index.columns import FOLDER as COLUMNS
 from sora.data.index.index import FORM
 from sora.data.index.index_progress import FOLDER as PARTS
-from sora.data.index.index_progress import Parts
+from sora.data.index.index_progress import IndexProgress
 from sora.data.index.unfinished import of_videos
 from sora.data.index.unique_keys import KeyFile
 from sora.data.index.writer import DATASET, IndexWriter
@@ -118,7 +118,7 @@ def index_shards(
     settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": f"{PYAV.identity()} {pictures.identity()}"}
     settings |= asdict(choices)
     settings = json.loads(json.dumps(settings))  # as it is read back
-    with Parts(output, settings) as parts:
+    with IndexProgress(output, settings) as parts:
         for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):
             left.unlink()  # of a process that was killed: no other is here now
         done, kept, clips = 0, 0, 0
@@ -145,7 +145,7 @@ def index_shards(
 
 
 def _joined(
-    parts: Parts,
+    parts: IndexProgress,
     shards: Sequence[str],
     output: Path,
     *,
@@ -186,7 +186,7 @@ def _joined(
     return writer.finish(about) | tallies
 
 
-def _again(parts: Parts, shards: Sequence[str]) -> np.ndarray:
+def _again(parts: IndexProgress, shards: Sequence[str]) -> np.ndarray:
     """The rows, counted through all shards, whose keys came before."""
     with closing(KeyFile(parts.folder)) as keys:
         for shard in shards:

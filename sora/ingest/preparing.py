@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from sora.data.index.columns import FOLDER as COLUMNS
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter
-from sora.data.index.units import Unit, Units, is_kept
+from sora.data.index.units import Units, UnitWriter, is_kept
 from sora.data.index.writer import DATASET
-from sora.ingest.sources import Job, Made, Noted
+from sora.ingest.sources import IngestJob, Made, SourceNote
 from sora.ingest.tree import Refused, Run, listed
 from sora.system.files import STAGING, write_json
 from sora.system.terminal import counted
@@ -40,7 +40,7 @@ class _Step(NamedTuple):
 class _Look:
     """What a unit is made from, and what is left to do for it: nothing where it is kept."""
 
-    def __init__(self, job: Job, units: Units):
+    def __init__(self, job: IngestJob, units: Units):
         self._identity, self._steps, self._folder = job.identity, job.steps, units.folder
 
     def __call__(self, numbered: tuple[int, Any]) -> tuple[str, list[Any] | None]:
@@ -49,15 +49,15 @@ class _Look:
 
 
 class _Make:
-    def __init__(self, job: Job):
+    def __init__(self, job: IngestJob):
         self._make = job.make
 
-    def __call__(self, step: _Step) -> list[Made | Refused | Noted]:
+    def __call__(self, step: _Step) -> list[Made | Refused | SourceNote]:
         return self._make(step.work)
 
 
 def keep(
-    job: Job, units: Units, *, run: Run, report: Callable[[int, int], None] = lambda units, clips: None
+    job: IngestJob, units: Units, *, run: Run, report: Callable[[int, int], None] = lambda units, clips: None
 ) -> tuple[list[Kept], list[Refused]]:
     """Make what is not kept yet of this part's units: those that are done, in order, and why others give nothing.
 
@@ -87,7 +87,7 @@ def keep(
                 return
 
     with ExitStack() as stack:
-        writing: Unit | None = None
+        writing: UnitWriter | None = None
         for done in run(_Make(job), steps()):
             step: _Step = done.item
             if writing is None:
@@ -98,7 +98,7 @@ def keep(
                 if isinstance(one, Made):
                     writing.add({_MADE: asdict(one.facts)}, one.media)
                 else:
-                    writing.add({_NOTED if isinstance(one, Noted) else _REFUSED: one._asdict()})
+                    writing.add({_NOTED if isinstance(one, SourceNote) else _REFUSED: one._asdict()})
             if step.last:
                 clips += _clips([entry["record"] for entry in writing.records])
                 writing = None
@@ -113,12 +113,14 @@ def _clips(records: list[dict[str, Any]]) -> int:
     return sum(_MADE in record for record in records)
 
 
-def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]) -> dict[str, Any]:
+def join(
+    job: IngestJob, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]
+) -> dict[str, Any]:
     """Make shards, an index and `report.json` of units that are done, in the units' folder's own; what dataset.json holds.
 
     Besides, "refused" and "passed": how many; "told": for people.
     """
-    folder, refused, noted = units.output, [*job.refused, *refused], list[Noted]()
+    folder, refused, noted = units.output, [*job.refused, *refused], list[SourceNote]()
     _clear(folder)
     job.settle(_facts(record) for one in kept for record in units.records(one.identity) if _MADE in record)
     with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer:
@@ -127,7 +129,7 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
                 if _REFUSED in record:
                     refused.append(Refused(**record[_REFUSED]))
                 elif _NOTED in record:
-                    noted.append(Noted(**record[_NOTED]))
+                    noted.append(SourceNote(**record[_NOTED]))
                 elif job.most is None or writer.rows < job.most:
                     writer.write(job.completed(_facts(record)), media)
         if not writer.rows:
@@ -145,7 +147,7 @@ def join(job: Job, units: Units, kept: list[Kept], refused: list[Refused], *, ma
     return described | {"refused": len(refused), "passed": len(job.passed), "told": [*job.told, *_lines(noted)]}
 
 
-def _lines(noted: list[Noted]) -> list[str]:
+def _lines(noted: list[SourceNote]) -> list[str]:
     """What is noted of all files, for people: each thing once, with the first file."""
     lines = []
     for what in sorted({one.what for one in noted}):
@@ -167,6 +169,6 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _why(job: Job, refused: list[Refused]) -> str:
+def _why(job: IngestJob, refused: list[Refused]) -> str:
     told = [f"{one.source}: {one.reason}" for one in refused] or [f"{one.source} {one.reason}" for one in job.passed]
     return f" of {counted(len(job.units) + len(job.refused), 'file')}: {listed(told)}" if told else ""

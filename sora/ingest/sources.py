@@ -47,7 +47,7 @@ class Made(NamedTuple):
     media: bytes
 
 
-class Noted(NamedTuple):
+class SourceNote(NamedTuple):
     """What is to be known of a video that gives clips: frames of it that are in none, or (frames 0) how its pictures are."""
 
     source: str
@@ -56,7 +56,7 @@ class Noted(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Job:
+class IngestJob:
     """Units of work, and the functions that make clips of them; those that run in any process raise ValueError for a unit.
 
     identity: of a unit, what it is made from (any process). steps: the work that it takes (any). make: clips of one step (any).
@@ -67,7 +67,7 @@ class Job:
     units: Sequence[Any]
     identity: Callable[[Any], str]
     steps: Callable[[Any], list[Any]]
-    make: Callable[[Any], list[Made | Refused | Noted]]
+    make: Callable[[Any], list[Made | Refused | SourceNote]]
     settle: Callable[[Iterable[ClipFacts]], None]
     completed: Callable[[ClipFacts], ClipFacts]
     name_of: Callable[[Any], str]
@@ -89,7 +89,7 @@ class Source(Protocol):
 
     def job(
         self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
-    ) -> Job: ...
+    ) -> IngestJob: ...
 
 
 class WorldSource:
@@ -102,7 +102,7 @@ class WorldSource:
 
     def job(
         self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
-    ) -> Job:
+    ) -> IngestJob:
         if folder is not None or captions is not None:
             raise ValueError("source=world takes no input and no captions: it draws its own; use source=folder for videos")
         if words.keys:
@@ -116,7 +116,7 @@ class WorldSource:
             for split, clips in (("train", count), ("heldout", self.heldout))
             for first in range(0, clips, _WORLD_UNIT)
         ]
-        return Job(
+        return IngestJob(
             units=units,
             identity=self._identity,
             steps=_whole,
@@ -130,7 +130,7 @@ class WorldSource:
     def _identity(self, unit: tuple[str, int, int]) -> str:
         return identity_of(repr(self.world), unit=unit, lossless=self.lossless, version=_VERSION, reader=PYAV.identity())
 
-    def _make(self, unit: tuple[str, int, int]) -> list[Made | Refused | Noted]:
+    def _make(self, unit: tuple[str, int, int]) -> list[Made | Refused | SourceNote]:
         split, first, last = unit
         return [self._clip(split, index) for index in range(first, last)]
 
@@ -172,7 +172,7 @@ class Windows(NamedTuple):
     size: tuple[int, int]
     first: int
     last: int
-    told: tuple[Noted | Refused, ...] = ()
+    told: tuple[SourceNote | Refused, ...] = ()
 
 
 class FolderSource:
@@ -226,7 +226,7 @@ class FolderSource:
 
     def job(
         self, *, folder: str | None, captions: str | None, words: CaptionWords, count: int | None, run: Run, besides: Path | None = None
-    ) -> Job:
+    ) -> IngestJob:
         if not folder:
             raise ValueError("source=folder needs input=FOLDER, a folder with videos or images")
         if count is not None:
@@ -246,7 +246,7 @@ class FolderSource:
                 seen.refused.append(Refused(name, 0.0, str(error)))
         sidecars.refuse_unmet()
         splits = Splits(self.held_out, self.held_out_by)
-        return Job(
+        return IngestJob(
             units=list(said),
             identity=self._identity,
             steps=self._steps,
@@ -285,16 +285,16 @@ class FolderSource:
         if not windows + bool(kept):
             raise ValueError(f"{counted(whole, 'frame')} at {fps:g} a second, fewer than source.min_frames={self.min_frames}")
         wanted = min(windows + bool(kept), self.windows_per_video or windows + 1)
-        told: list[Noted | Refused] = [Refused(name, 0.0, info.lacks)] if info.lacks else []
-        told += [Noted(name, what, 0) for what in info.odd]
+        told: list[SourceNote | Refused] = [Refused(name, 0.0, info.lacks)] if info.lacks else []
+        told += [SourceNote(name, what, 0) for what in info.odd]
         beyond = (windows - wanted) * self.frames + kept if wanted < windows + bool(kept) else 0
-        told += [Noted(name, _BEYOND, beyond)] if beyond else []
-        told += [Noted(name, _TAIL, rest - kept)] if rest > kept else []
+        told += [SourceNote(name, _BEYOND, beyond)] if beyond else []
+        told += [SourceNote(name, _TAIL, rest - kept)] if rest > kept else []
         unit = max(_FOLDER_UNIT, -(-wanted // _STEPS), int(min(info.run, _LONGEST) / info.fps * fps / self.frames))
         ends = [(first, min(first + unit, wanted)) for first in range(0, wanted, unit)]
         return [Windows(name, self.frames, fps, size, *end, told=() if end[0] else tuple(told)) for end in ends]
 
-    def _make(self, unit: Windows) -> list[Made | Refused | Noted]:
+    def _make(self, unit: Windows) -> list[Made | Refused | SourceNote]:
         start = unit.first * unit.frames / unit.fps
         windows, file = partial(self._windows, unit), self._folder / unit.file
         made, number, report = settled(windows, file, start=start, fps=unit.fps, size=unit.size, limits=LIMITS)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sora.data.index.rows import Caption
 from sora.data.shards.stores import SCHEMES
-from sora.data.shards.tar_reader import ByteFile, Walk, sample_of
+from sora.data.shards.tar_reader import ByteFile, TarWalk, sample_of
 from sora.ingest.clip_texts import WORDS, CaptionWords
 from sora.ingest.survey import MOST_TOLD, Refusal, said_by, told_of, videos_of
 from sora.video.demuxing.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -62,7 +62,7 @@ class ShardStream:
                 yield from self._shard(url, file)
 
     def _shard(self, url: str, file: ByteFile) -> Iterator[Streamed]:
-        walk = Walk(file, size=None)
+        walk = TarWalk(file, size=None)
         name, own, done = None, {}, set()
         try:
             for found in walk:

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from sora.data.index.rows import Caption, ClipFacts, ClipRow, clip_row
 from sora.data.shards.shards import KEY, Member
 from sora.data.shards.stores import Store
-from sora.data.shards.tar_reader import ByteFile, Walk, sample_of, told
+from sora.data.shards.tar_reader import ByteFile, TarWalk, sample_of, told
 from sora.gate.forms import Fields
 from sora.gate.forms import text as text_form
 from sora.ingest.clip_texts import WORDS, CaptionWords, Said, joined, said_in
-from sora.system.guarded_pool import Done
+from sora.system.guarded_pool import Outcome
 from sora.video.demuxing.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
 from sora.video.files import probe_apart as probe
 
@@ -111,7 +111,7 @@ def survey(store: Store, shard: str, choices: Choices) -> Survey:
 def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Survey:
     """`survey` of an open file."""
     found = Survey(shard, size)
-    walk = Walk(file, size=size)
+    walk = TarWalk(file, size=size)
     members: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
     unnamed: dict[str, list[str]] = defaultdict(list)  # videos and images whose names do not say so
@@ -265,7 +265,7 @@ def rows_of(
     surveys: Iterable[Survey],
     store: Store,
     choices: Choices,
-    run: Callable[[Callable[[list[Sample]], list[ClipRow | Refusal]], Iterable[list[Sample]]], Iterator[Done]],
+    run: Callable[[Callable[[list[Sample]], list[ClipRow | Refusal]], Iterable[list[Sample]]], Iterator[Outcome]],
 ) -> Iterator[tuple[Survey, list[ClipRow], list[Refusal]]]:
     """Of each shard, in order, its rows and all that was refused of it. Keys may come again in another shard.
 
@@ -273,7 +273,7 @@ def rows_of(
     again one by one, so that the one clip is named and takes no other along.
     """
     waiting: deque[Survey] = deque()
-    read = Reading(store, choices)
+    read = VideoSurvey(store, choices)
     rows: list[ClipRow] = []
     refused: list[Refusal] = []
 
@@ -314,7 +314,7 @@ def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
         yield unit
 
 
-class Reading:
+class VideoSurvey:
     """Opens the videos of samples: of each its row, with hash, size, rate and number of frames, or why there is none."""
 
     def __init__(self, store: Store, choices: Choices):

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sora.data.index.writer import DATASET
-from sora.system.guarded_pool import Done
-from sora.video.demuxing.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Kind, kind_of
+from sora.system.guarded_pool import Outcome
+from sora.video.demuxing.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, MediaFormat, kind_of
 
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Done]]
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Outcome]]
 _AT_ONCE = 256  # files that a process looks at before it answers
 
 
@@ -171,10 +171,10 @@ def _wanted(names: Sequence[str], leave_out: Sequence[str]) -> list[str]:
     return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in leave_out)]
 
 
-def _sort(found: Sorted, stills: list[str], name: str, kind: Kind | str) -> None:
+def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str) -> None:
     """Put a file where it belongs. kind: what it is, or why that cannot be told."""
     meant = PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES | IMAGE_SUFFIXES
-    if isinstance(kind, Kind) and kind.read:
+    if isinstance(kind, MediaFormat) and kind.read:
         (stills if kind.picture else found.media).append(name)
         return
     why = kind if isinstance(kind, str) else f"is {kind.what}"
@@ -184,12 +184,12 @@ def _sort(found: Sorted, stills: list[str], name: str, kind: Kind | str) -> None
         found.others[name] = why
 
 
-def _kinds(folder: Path, names: Sequence[str]) -> list[Kind | str]:
+def _kinds(folder: Path, names: Sequence[str]) -> list[MediaFormat | str]:
     """What each file is by its first bytes, or why it cannot be read."""
     return [kind_in(folder / name) for name in names]
 
 
-def kind_in(path: Path) -> Kind | str:
+def kind_in(path: Path) -> MediaFormat | str:
     """What a file is by its first bytes, or why it cannot be read."""
     try:
         with open(path, "rb") as file:

@@ -53,7 +53,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStage:
     """A finished stage, as its marker holds it."""
 
     stage: str
@@ -64,7 +64,7 @@ class Done:
     commit: str
 
 
-def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = None) -> list[Done]:
+def run_stages(stages: Sequence[Stage], folder: Path, *, again: str | None = None) -> list[FinishedStage]:
     """Run what is not finished, in order, and give all of them. `again`: this stage and what depends on it is made anew.
 
     Every command is composed before the first runs. Raises ValueError if that fails or a stage does, KeyboardInterrupt for Ctrl-C.
@@ -130,19 +130,19 @@ def placeless(value: Any, home: str) -> Any:
     return f"FOLDER{os.sep}{value.removeprefix(home)}" if isinstance(value, str) and value.startswith(home) else value
 
 
-def finished(stage: Stage, folder: Path, hashed: str) -> Done | None:
+def finished(stage: Stage, folder: Path, hashed: str) -> FinishedStage | None:
     """The marker of a stage that is finished, with the same command and the same before it, and whose output is there."""
     marker = _marker(folder, stage.name)
     if not marker.exists() or (stage.output is not None and not stage.output.is_dir()):
         return None
     try:
-        found = Done(**fitting(read_json(marker, within=folder), MARKER, str(marker)))
+        found = FinishedStage(**fitting(read_json(marker, within=folder), MARKER, str(marker)))
     except ValueError:  # a marker of another version, or a damaged one: the stage is made again
         return None
     return found if found.depends == hashed else None
 
 
-def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> Done:
+def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> FinishedStage:
     """Run one stage to its end and mark it as finished."""
     marker, begun = _marker(folder, stage.name), _begun(folder, stage.name)
     earlier = fitting(read_json(begun, within=folder), BEGUN, str(begun), "delete it") if begun.exists() else {}
@@ -162,7 +162,9 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> D
     if code:
         told = "mend what it says above and run the same command again; finished stages are kept"
         raise ValueError(f"the stage {stage.name!r} stopped with exit code {code}: {told}")
-    done = Done(stage=stage.name, title=stage.title, command=stage.command, depends=hashed, seconds=round(spent, 2), commit=commit())
+    done = FinishedStage(
+        stage=stage.name, title=stage.title, command=stage.command, depends=hashed, seconds=round(spent, 2), commit=commit()
+    )
     write_json(marker, asdict(done))
     begun.unlink(missing_ok=True)
     return done

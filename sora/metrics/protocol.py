@@ -54,7 +54,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ProtocolDifference:
     """A field, by its dotted place, with its two values; NOTHING on the side that does not have it."""
 
     place: str
@@ -67,7 +67,7 @@ class Difference:
         return f"{self.place}: {told[0]} here, {told[1]} there"
 
 
-def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[Difference]:
+def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[ProtocolDifference]:
     """The fields in which two protocols differ; none if they agree. A mapping whose keys are no names (counts of shapes) is one field."""
     found = []
     for key in [*one, *(key for key in two if key not in one)]:
@@ -75,7 +75,7 @@ def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "")
         if isinstance(here, Mapping) and isinstance(there, Mapping) and all(str(name).isidentifier() for name in [*here, *there]):
             found += differences(here, there, f"{place}{key}.")
         elif here is NOTHING or there is NOTHING or here != there:
-            found.append(Difference(f"{place}{key}", here, there))
+            found.append(ProtocolDifference(f"{place}{key}", here, there))
     return found
 
 

@@ -59,7 +59,7 @@ def paired_change(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, effect: f
 
 
 @dataclass(frozen=True)
-class Difference:
+class MeanDifference:
     """The second mean less the first, in the values' own units, with its interval (NaN below 3 items)."""
 
     n: int
@@ -68,7 +68,7 @@ class Difference:
     high: float
 
 
-def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level: float = 0.95) -> Difference:
+def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level: float = 0.95) -> MeanDifference:
     """The difference of means from `one` to `two`, item by item: Student's t on the differences; where all values are 0 or 1, so that the
     means are shares, the adjusted Wald interval of Bonett and Price (2012), which holds where all items agree, too.
 
@@ -82,14 +82,14 @@ def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level
     apart, n = two - one, len(one)
     mean = float(apart.mean())
     if n < 3:
-        return Difference(n, mean, float("nan"), float("nan"))
+        return MeanDifference(n, mean, float("nan"), float("nan"))
     both = torch.cat([one, two])
     if bool(((both == 0) | (both == 1)).all()):
         up, down = ((float((apart == sign).sum()) + 1) / (n + 2) for sign in (1, -1))
         centre, half = up - down, float(stats.norm.ppf((1 + level) / 2)) * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
-        return Difference(n, mean, max(-1.0, centre - half), min(1.0, centre + half))
+        return MeanDifference(n, mean, max(-1.0, centre - half), min(1.0, centre + half))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(apart.std()) / n**0.5
-    return Difference(n, mean, mean - half, mean + half)
+    return MeanDifference(n, mean, mean - half, mean + half)
 
 
 def _power(effect: float, error: float, reach: float, freedom: int) -> float:

@@ -31,7 +31,7 @@ Group = Any  # dist.ProcessGroup, which builds of torch without collectives lack
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Segments):
+class AxisShard(Segments):
     """What of each segment lies in one rank's part of an axis; parts follow one another, as equal as can be.
 
     axis: the whole. sizes: tokens of each rank's part. rank: in the group. order, places: of an axis made of two that were cut each for
@@ -46,7 +46,7 @@ class Part(Segments):
     places: Tensor | None = None
 
     @classmethod
-    def cut(cls, whole: Segments, group: Group) -> Part:
+    def cut(cls, whole: Segments, group: Group) -> AxisShard:
         """This rank's part of an axis."""
         ranks, rank, total = dist.get_world_size(group), dist.get_rank(group), whole.total
         bounds = [total * number // ranks for number in range(ranks + 1)]
@@ -54,7 +54,7 @@ class Part(Segments):
         ends = [(held - bounds[rank]).clamp(0, sizes[rank]) for held in (whole.host, whole.cu_seqlens)]
         return cls(host=ends[0], cu_seqlens=ends[1], axis=whole, sizes=sizes, rank=rank, group=group)
 
-    def _each(self, change) -> Part:
+    def _each(self, change) -> AxisShard:
         moved = {name: None if value is None else change(value) for name, value in (("order", self.order), ("places", self.places))}
         return replace(self, cu_seqlens=change(self.cu_seqlens), axis=self.axis._each(change), **moved)
 
@@ -63,7 +63,7 @@ class Part(Segments):
         return self.axis
 
     def part(self, whole: Segments) -> Segments:
-        return Part.cut(whole, self.group)
+        return AxisShard.cut(whole, self.group)
 
     def mine(self, x: Tensor) -> Tensor:
         first = sum(self.sizes[: self.rank])
@@ -75,15 +75,15 @@ class Part(Segments):
     def added(self, sums: Tensor) -> Tensor:
         return _Added.apply(sums, self.group)  # pyright: ignore[reportReturnType]
 
-    def beside(self, other: Segments) -> Part:
-        assert isinstance(other, Part)
+    def beside(self, other: Segments) -> AxisShard:
+        assert isinstance(other, AxisShard)
         whole, sizes = join(self.axis, other.axis), (self.sizes, other.sizes)
         # A rank has its tokens of the joint axis in the order in which they stand there.
         ranks = torch.cat([owners(Segments.of(each).to(whole.order.device, non_blocking=True)) for each in sizes])
         places = torch.argsort(ranks.index_select(0, whole.order), stable=True)
         here = torch.arange(len(places), device=places.device)
         ends = Segments.beside(self, other)
-        return Part(
+        return AxisShard(
             host=ends.host,
             cu_seqlens=ends.cu_seqlens,
             axis=whole.segments,
@@ -102,7 +102,7 @@ class Ulysses:
         self.attention, self.ranks = attention, ranks
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor:
-        if not isinstance(q_segments, Part) or not isinstance(k_segments, Part):
+        if not isinstance(q_segments, AxisShard) or not isinstance(k_segments, AxisShard):
             assert type(q_segments) is type(k_segments), "queries and keys are cut over context ranks both or neither"
             return self.attention(q, k, v, q_segments, k_segments, mask)
         if q_segments is k_segments:
@@ -112,7 +112,7 @@ class Ulysses:
         o = self.attention(q, k, v, q_segments.axis, k_segments.axis, None if mask is None else replace(mask, layout=mask.layout.uncut))
         return self._by_tokens(q_segments, o)
 
-    def _by_heads(self, part: Part, *mine: Float[Tensor, "_ _ E"]) -> Sequence[Tensor]:
+    def _by_heads(self, part: AxisShard, *mine: Float[Tensor, "_ _ E"]) -> Sequence[Tensor]:
         """All tokens' share of the heads, of these tokens' all heads; several at once, in one message."""
         apart = [x.unflatten(1, (self.ranks, -1)) for x in mine]
         sent = torch.cat(apart, dim=2).transpose(0, 1).flatten(0, 1)  # C n h E
@@ -120,7 +120,7 @@ class Ulysses:
         came = came if part.order is None else came.index_select(0, part.order)
         return came.split([x.shape[2] for x in apart], dim=1)
 
-    def _by_tokens(self, part: Part, o: Float[Tensor, "N h E"]) -> Float[Tensor, "n H E"]:
+    def _by_tokens(self, part: AxisShard, o: Float[Tensor, "N h E"]) -> Float[Tensor, "n H E"]:
         """These tokens' all heads, of all tokens' share of the heads."""
         o = o if part.places is None else o.index_select(0, part.places)
         count = part.sizes[part.rank]
@@ -146,18 +146,18 @@ class Slicer:
                 f"a pack of {batch.tokens.segments.total} tokens does not divide over {ranks} context ranks; set plan.budget to a multiple"
                 f" of trainer.context={ranks}"
             )
-        part = Part.cut(batch.tokens.segments, self.group)
+        part = AxisShard.cut(batch.tokens.segments, self.group)
         levels = replace(noised.levels, index=part.mine(noised.levels.index))
         cut = Noised(_cut(noised.tokens, part), part.mine(noised.eps), levels, part.mine(noised.mask))
         return replace(batch, tokens=_cut(batch.tokens, part), conditions=part.mine(batch.conditions)), cut
 
     def words(self, text: TextTokens) -> TextTokens:
         """This rank's words."""
-        part = Part.cut(text.segments, self.group)
+        part = AxisShard.cut(text.segments, self.group)
         return replace(text, states=part.mine(text.states), segments=part)
 
 
-def _cut(tokens: PackedTokens, part: Part) -> PackedTokens:
+def _cut(tokens: PackedTokens, part: AxisShard) -> PackedTokens:
     return replace(tokens, patches=part.mine(tokens.patches), positions=part.mine(tokens.positions), segments=part)
 
 

@@ -75,7 +75,7 @@ class Sizes:
             raise ValueError(f"the mesh of {said} has {counted(self.ranks, 'rank')}, but {count} {by}; change trainer.… or the job")
 
 
-class Cut(Protocol):
+class ShardDimension(Protocol):
     """Says along which dimension a parameter is cut into so many shards."""
 
     def __call__(self, parameter: nn.Parameter, *, shards: int) -> Shard: ...
@@ -92,7 +92,7 @@ class Spreaders:
     context: Callable[[nn.Module, DeviceMesh], None]
     tensor: Callable[[nn.Module, DeviceMesh], None]
     encoding: Callable[[nn.Module, ProcessGroup], None]
-    cut: Cut
+    cut: ShardDimension
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from sora.dit.layers.norms import AcrossHeads
 from sora.dit.published.network import PublishedDiT
 from sora.parallel.collectives import copied, gathered, joined, scattered, split, total
 from sora.parallel.context import Ulysses
-from sora.parallel.tensor_plan import EVERYWHERE, Axis, Share, placed, shares
+from sora.parallel.tensor_plan import EVERYWHERE, Axis, ParameterSharding, placed, shares
 from sora.tokens import Joined, Segments
 
 
@@ -68,7 +68,7 @@ def spread_tensor(task: nn.Module, mesh: DeviceMesh) -> None:
         _spread(other, _Spread, {}, axis)
 
 
-def _planned(network: DiT | PublishedDiT, axis: Axis) -> list[tuple[nn.Module, dict[str, Share]]]:
+def _planned(network: DiT | PublishedDiT, axis: Axis) -> list[tuple[nn.Module, dict[str, ParameterSharding]]]:
     """The blocks, each with a rank's shares of it."""
     inside = network.route.attention
     context = inside.ranks if isinstance(inside, Ulysses) else 1  # which shares the heads that a tensor rank has once more
@@ -102,7 +102,7 @@ class _Slot(NamedTuple):
 
     owner: nn.Module
     key: str
-    share: Share
+    share: ParameterSharding
 
 
 class _Shared(NamedTuple):
@@ -131,7 +131,7 @@ class _Shared(NamedTuple):
             slot.owner._parameters[slot.key] = value  # pyright: ignore[reportArgumentType]
 
 
-def _spread(module: nn.Module, kind: type, found: Mapping[str, Share], axis: Axis) -> None:
+def _spread(module: nn.Module, kind: type, found: Mapping[str, ParameterSharding], axis: Axis) -> None:
     """Give a module its share of each parameter that nothing inside it has taken yet; those that are not found are whole on every rank."""
     slots: list[_Slot] = []
     made: dict[int, nn.Parameter] = {}  # a parameter with two names stays one

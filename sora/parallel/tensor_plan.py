@@ -43,7 +43,7 @@ class Axis(NamedTuple):
     size: int
 
 
-class Share(NamedTuple):
+class ParameterSharding(NamedTuple):
     """placement: of the parameter over the axis. use: this rank's part of the numbers -> what it computes with."""
 
     placement: Placement
@@ -54,10 +54,10 @@ def _all(part: Tensor) -> Tensor:
     return part
 
 
-EVERYWHERE = Share(Replicate(), _all)
+EVERYWHERE = ParameterSharding(Replicate(), _all)
 
 
-def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[str, Share]:
+def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[str, ParameterSharding]:
     """The share of each parameter of a block, by its name there. context: ranks that share the heads of each of these once more.
 
     Raises:
@@ -67,7 +67,7 @@ def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[s
     if told or not isinstance(block, BLOCKS):
         why = " and reads the places of whole clips," if told else ""
         _refuse(f"block {number} is a {type(block).__name__}{why} which has no plan for it", axis)
-    found: dict[str, Share] = {}
+    found: dict[str, ParameterSharding] = {}
     for name, module in block.named_modules():
         found |= {f"{name}.{key}": share for key, share in _within(module, axis, context).items()}
         for key, _ in module.named_parameters(recurse=False):
@@ -79,7 +79,7 @@ def shares(block: nn.Module, number: int, axis: Axis, *, context: int) -> dict[s
     return found
 
 
-def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, Share]:
+def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, ParameterSharding]:
     """The shares of what one module is made of, if the ranks split it."""
     match module:
         case SelfAttention():
@@ -96,29 +96,29 @@ def _within(module: nn.Module, axis: Axis, context: int) -> dict[str, Share]:
             _divide(module.up.out_features, "the channels of modulation (a multiple of dit.width)", axis)
             return _cut(module, {"up": 1}, None, axis) | ({} if module.down is None else {"down.weight": EVERYWHERE})
         case AcrossHeads():
-            return {"gain": Share(Replicate(), partial(_rows, axis, 1))}
+            return {"gain": ParameterSharding(Replicate(), partial(_rows, axis, 1))}
         case _:
             return {}
 
 
-def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis) -> dict[str, Share]:
+def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis) -> dict[str, ParameterSharding]:
     """into: layers into heads or channels, and how many matrices each stacks. out: the layer out of them."""
     layers = {name: layer for name, layer in module.named_children() if isinstance(layer, nn.Linear)}
-    found: dict[str, Share] = {}
+    found: dict[str, ParameterSharding] = {}
     for name, stacked in into.items():
         if name in layers:
             placement = Shard(0) if stacked == 1 else _StridedShard(0, split_factor=stacked)
-            found[f"{name}.weight"] = Share(placement, _all)
+            found[f"{name}.weight"] = ParameterSharding(placement, _all)
             if layers[name].bias is not None:
-                found[f"{name}.bias"] = Share(Replicate(), partial(_rows, axis, stacked))
+                found[f"{name}.bias"] = ParameterSharding(Replicate(), partial(_rows, axis, stacked))
     if out in layers:
-        found[f"{out}.weight"] = Share(Shard(1), _all)
+        found[f"{out}.weight"] = ParameterSharding(Shard(1), _all)
         if layers[out].bias is not None:
-            found[f"{out}.bias"] = Share(Replicate(), partial(_once, axis))
+            found[f"{out}.bias"] = ParameterSharding(Replicate(), partial(_once, axis))
     return found
 
 
-def placed(value: nn.Parameter, share: Share, axis: Axis) -> nn.Parameter:
+def placed(value: nn.Parameter, share: ParameterSharding, axis: Axis) -> nn.Parameter:
     """A parameter that every rank has whole, as this rank's share of it."""
     local, placement = value.detach(), share.placement
     if isinstance(placement, Shard | _StridedShard):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sora.ingest.statistics import Description, Thumbnail, heavy, lasting
 from sora.report import plots
-from sora.report.page import Figure, Figures, Page, Part, Picture, Pictures, Plot, Prose, Section, Table, number, render
+from sora.report.page import Figure, Figures, Page, Part, Picture, PictureGrid, Plot, Prose, Section, Table, number, render
 from sora.system.files import write_text
 from sora.system.terminal import counted
 
@@ -27,7 +27,7 @@ def write_page(path: Path, title: str, described: Description, thumbnails: Seque
     ]
     splits = Table(("split", "clips"), list(described.splits.items()))
     pictures = [Picture(one.jpeg, one.width, one.height, one.caption or "(no caption)", one.title) for one in thumbnails]
-    shown: list[Part] = [Pictures(pictures)]
+    shown: list[Part] = [PictureGrid(pictures)]
     shown += [Prose(f"Could not be shown: {why}") for why in unreadable]
     plotted: list[Part] = [
         Plot(plots.bars(histogram.counts, across="clips"), f"Clips by {histogram.about}")

@@ -15,8 +15,8 @@ from sora.metrics.protocol import preset_lines
 from sora.metrics.scored import read_scores, told_shorter
 from sora.report import plots
 from sora.report.clips import clip
-from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, Videos, number, render
-from sora.report.plots import Panel, Span
+from sora.report.page import Figure, Figures, Folded, Page, Part, Plot, Prose, Section, Table, Video, VideoGrid, number, render
+from sora.report.plots import Panel, ValueInterval
 from sora.system.files import write_text
 
 KINDS = {"diffusion": "generated clips", "vae": "reconstructions", "videos": "videos"}
@@ -122,20 +122,20 @@ def figure_parts(scores: Mapping[str, Any]) -> list[Part]:
     return [*parts, *([Plot(drawn, ". ".join(words))] if drawn else [])]
 
 
-def _told(group: Mapping[str, Span]) -> str:
+def _told(group: Mapping[str, ValueInterval]) -> str:
     """What a plot of one figure shows."""
     (name, span), *_ = group.items()
     floor = "" if math.isnan(span.floor) else "; the upright stroke is its floor, what sets of these numbers score that do not differ"
     return f"{name} with its 95 % interval{floor}"
 
 
-def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, Span]]:
+def _spans(figures: Mapping[str, float], *, shares: bool) -> list[dict[str, ValueInterval]]:
     """Figures that have an interval: all shares in one plot, each other one by itself, since its unit is its own."""
     found = {}
     for name, value in figures.items():
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
         if _finite(value) and _finite(low) and _finite(high) and "/" not in name:
-            found[name] = Span(float(value), float(low), float(high), float(figures.get(f"{name}_floor", math.nan)))
+            found[name] = ValueInterval(float(value), float(low), float(high), float(figures.get(f"{name}_floor", math.nan)))
     together = {name.removeprefix("adherence_"): span for name, span in found.items() if name.startswith("adherence")}
     if shares:
         return [dict(list(together.items())[:_DRAWN])] if together else []
@@ -226,7 +226,7 @@ def clip_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     judged = sorted(((name, row, value) for name, row, value in pairs if value is not None), key=lambda item: item[2])
     beside = Beside(folder, scores.get("real") or ())
 
-    def shown(some: Sequence[tuple[str, Mapping[str, Any], Any]]) -> Videos:
+    def shown(some: Sequence[tuple[str, Mapping[str, Any], Any]]) -> VideoGrid:
         return beside.videos([(clip_of(folder, name, row, scores["kind"]), row) for name, row, _ in some])
 
     if not judged:  # nothing says which are good
@@ -257,11 +257,11 @@ class Beside:
     def words(self) -> str:
         return "On the right of each a real clip of its length and size; not of its prompt." if self._real else ""
 
-    def videos(self, clips: Sequence[tuple[Video, Mapping[str, Any]]]) -> Videos:
+    def videos(self, clips: Sequence[tuple[Video, Mapping[str, Any]]]) -> VideoGrid:
         """The clips in pairs with real ones, or alone where there are none."""
         if not self._real:
-            return Videos([video for video, _ in clips])
-        return Videos([each for video, row in clips for each in (video, self._for(row))], together=2)
+            return VideoGrid([video for video, _ in clips])
+        return VideoGrid([each for video, row in clips for each in (video, self._for(row))], together=2)
 
     def _for(self, row: Mapping[str, Any]) -> Video:
         shape = [row.get(key) for key in ("frames", "height", "width")]
@@ -310,7 +310,7 @@ def neighbour_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         )
         clips.append(clip_of(folder, scores["clips"][pair["number"]], near, "diffusion"))
         clips.append(clip_of(folder, pair["file"], far, "diffusion", f"training clip, at {number(pair['distance'])}"))
-    return [Prose(told), *([Videos(clips, together=2)] if clips else [])]
+    return [Prose(told), *([VideoGrid(clips, together=2)] if clips else [])]
 
 
 def protocol_parts(scores: Mapping[str, Any]) -> list[Part]:

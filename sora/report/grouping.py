@@ -10,7 +10,7 @@ from sora.report.tables import Cell
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """What is known of one run or folder. words: of its sweep, by key. texts: columns that are no figures. lacks: why it has no part in a
     mean; empty where it has."""
 
@@ -30,12 +30,12 @@ class Board:
     notes: list[str] = field(default_factory=list)
 
 
-def arranged(entries: Sequence[Entry], over: Sequence[str]) -> Board:
+def arranged(entries: Sequence[RunEntry], over: Sequence[str]) -> Board:
     """The entries as a table. Where they differ in words, these are its first columns; entries that differ in the keys `over` alone are one
     row then, with the mean and the standard deviation of those that lack nothing."""
     keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.words) if len({_word(one, key) for one in entries}) > 1]
     kept = [key for key in keys if key not in over]
-    groups: dict[tuple[str, ...], list[Entry]] = {}
+    groups: dict[tuple[str, ...], list[RunEntry]] = {}
     for entry in entries:
         groups.setdefault(tuple(_word(entry, key) for key in kept), []).append(entry)
     if len(groups) == len(entries) or len(kept) == len(keys):
@@ -53,7 +53,7 @@ def arranged(entries: Sequence[Entry], over: Sequence[str]) -> Board:
     return Board([*kept, "runs", *alike, *names], rows, notes)
 
 
-def _each(entries: Sequence[Entry], keys: Sequence[str]) -> Board:
+def _each(entries: Sequence[RunEntry], keys: Sequence[str]) -> Board:
     """A row for each entry: called by its words where these tell all apart, else by its label."""
     told = [tuple(_word(entry, key) for key in keys) for entry in entries]
     worded = bool(keys) and len(set(told)) == len(entries)
@@ -69,13 +69,13 @@ def _each(entries: Sequence[Entry], keys: Sequence[str]) -> Board:
     return Board([*(keys if worded else [""]), *texts, *names], rows, [f"{one.label}: {one.lacks}" for one in entries if one.lacks])
 
 
-def _columns(entries: Sequence[Entry], told: Sequence[str]) -> tuple[list[str], list[str]]:
+def _columns(entries: Sequence[RunEntry], told: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of the texts, but for those that words tell already, and of the figures that any entry has."""
     texts = [name for name in dict.fromkeys(name for entry in entries for name in entry.texts) if name not in told]
     return texts, list(dict.fromkeys(name for entry in entries for name in entry.cells))
 
 
-def _word(entry: Entry, key: str) -> str:
+def _word(entry: RunEntry, key: str) -> str:
     return entry.words.get(key, "–")
 
 

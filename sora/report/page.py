@@ -81,7 +81,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Videos:
+class VideoGrid:
     """Clips in a grid; in rows of `together` (2: an original beside its reconstruction)."""
 
     clips: Sequence[Video]
@@ -117,7 +117,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureGrid:
     """Stills in a grid."""
 
     items: Sequence[Picture]
@@ -158,7 +158,7 @@ class Folded:
     parts: Sequence[Part]
 
 
-Part = Figures | Table | Plot | Videos | Pictures | Prose | Commands | Links | Folded
+Part = Figures | Table | Plot | VideoGrid | PictureGrid | Prose | Commands | Links | Folded
 
 
 @dataclass(frozen=True)

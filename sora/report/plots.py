@@ -89,7 +89,7 @@ def _panel(item: Panel, *, across: str, marker: str) -> str:
 
 
 @dataclass(frozen=True)
-class Span:
+class ValueInterval:
     """A value with its interval, and what it would be of two sets that are one (NaN: not known)."""
 
     value: float
@@ -98,7 +98,7 @@ class Span:
     floor: float = math.nan
 
 
-def intervals(spans: Mapping[str, Span], *, across: str, shares: bool = False) -> str:
+def intervals(spans: Mapping[str, ValueInterval], *, across: str, shares: bool = False) -> str:
     """A point with its interval for each name, and a mark at its floor, as one `<svg>` element. shares: they lie between 0 and 1."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(WIDE, 0.6 + 0.34 * max(1, len(spans))))

@@ -15,7 +15,7 @@ from sora.metrics.scored import told_shorter
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.evaluation import OF_PAIRS, TOLD, clip_of, panels_of, read_lines
-from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Part, Plot, Prose, Section, Table, Videos, number, render
+from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Part, Plot, Prose, Section, Table, VideoGrid, number, render
 from sora.system.files import read_json, write_json, write_text
 
 PACKAGES = ("sora", "torch", "lightning", "hydra-core", "av", "numpy", "transformers", "einops", "safetensors")
@@ -36,7 +36,7 @@ SHOWN = 24  # clips of a section; the rest are in the folder
 
 
 class StageDone(Protocol):
-    """A finished stage: `sora.launch.stages.Done`."""
+    """A finished stage: `sora.launch.stages.FinishedStage`."""
 
     @property
     def stage(self) -> str: ...
@@ -121,7 +121,7 @@ def sample_parts(folder: Path, notes: Mapping[str, str]) -> list[Part]:
         shape = _shape(about["width"], about["height"], about["frames"], about["fps"])
         note = "; ".join(filter(None, [shape, notes.get(about["prompt"], "")]))
         clips.append(clip(path, about["prompt"], size=(about["width"], about["height"]), note=note))
-    return [Prose("Clips of several sizes and durations, denoised together in packs; each loops."), Videos(clips)]
+    return [Prose("Clips of several sizes and durations, denoised together in packs; each loops."), VideoGrid(clips)]
 
 
 def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
@@ -132,7 +132,7 @@ def scored_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
         f"The first {len(clips)} of {scores['n']} clips that the scores are over, not chosen. Their prompts name combinations of colour, "
         "shape and direction that were held out of training; the marks are what a checker measured in the pixels alone."
     )
-    return [Prose(words), Videos(clips)]
+    return [Prose(words), VideoGrid(clips)]
 
 
 def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
@@ -141,7 +141,7 @@ def reconstruction_parts(folder: Path, scores: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = [Prose(f"{OF_PAIRS} None of these was trained on.")]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         some = [pair for pair in zip(scores["clips"], rows, strict=True) if pair[1]["dataset"] == dataset][: SHOWN // 2]
-        parts.append(Videos([clip_of(folder, name, row, scores["kind"]) for name, row in some]))
+        parts.append(VideoGrid([clip_of(folder, name, row, scores["kind"]) for name, row in some]))
     return parts
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sora.report import plots
 from sora.report.clips import clip
 from sora.report.evaluation import TOLD, panels_of
-from sora.report.page import Commands, Figure, Figures, Folded, Links, Part, Plot, Prose, Section, Table, Video, Videos, number
+from sora.report.page import Commands, Figure, Figures, Folded, Links, Part, Plot, Prose, Section, Table, Video, VideoGrid, number
 from sora.report.plots import Panel
 from sora.system.files import read_json
 from sora.system.terminal import counted
@@ -91,7 +91,7 @@ def sample_parts(folders: Sequence[tuple[int, Path]], *, most: int) -> list[Part
         chosen = [chosen[round(place * (len(chosen) - 1) / (most - 1))] for place in range(most)] if most > 1 else chosen[:1]
     for step, folder in chosen:
         if clips := samples_of(folder, most=most):
-            parts += [Prose(f"Step {number(step)}"), Videos(clips)]
+            parts += [Prose(f"Step {number(step)}"), VideoGrid(clips)]
     return parts
 
 

@@ -35,7 +35,7 @@ from sora.gate.texts import STATE as STATE_LIMIT
 from sora.gate.texts import read_json
 from sora.runs import manifest
 from sora.runs.manifest import MANIFEST, STATE_FORM, Contents, contents, contradicted, kind_of, misfit_of
-from sora.runs.shards import Piece, Stored, owned, scanned
+from sora.runs.shards import Stored, TensorShard, owned, scanned
 from sora.runs.tensorfile import write_tensors
 from sora.system import files as storage
 
@@ -169,7 +169,7 @@ class Saving:
         return Contents(files, tensors, {})
 
 
-def _copy(piece: Piece) -> Piece:
+def _copy(piece: TensorShard) -> TensorShard:
     values = piece.values.detach()
     return replace(piece, values=values.to("cpu", copy=True))
 

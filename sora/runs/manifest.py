@@ -40,7 +40,7 @@ from sora.gate.forms import (
     word,
 )
 from sora.gate.texts import LIST, json_of
-from sora.runs.shards import TYPES, Layout, Lying, Piece
+from sora.runs.shards import TYPES, Lying, TensorLayout, TensorShard
 from sora.system import files as storage
 
 ALONE, BOXES, LISTED = 1, 2, 3
@@ -157,7 +157,7 @@ def contents(folder: Path) -> Contents:
     return found
 
 
-def layouts(folder: Path, found: Contents, kind: str) -> dict[str, Layout]:
+def layouts(folder: Path, found: Contents, kind: str) -> dict[str, TensorLayout]:
     """Where the tensors of a kind lie, by name, as a manifest of format 3 lists them."""
     files = {int(match[2]): name for name in found.files if (match := FILE.fullmatch(name)) and match[1] == kind and match[2]}
     listed = found.tensors[kind]
@@ -165,7 +165,7 @@ def layouts(folder: Path, found: Contents, kind: str) -> dict[str, Layout]:
         made = []
         for one in listed["layouts"]:
             pieces = tuple(Lying(files[rank], tuple(offset), tuple(size)) for rank, offset, size in one["pieces"])
-            made.append(Layout(tuple(one["shape"]), TYPES[one["type"]], pieces))
+            made.append(TensorLayout(tuple(one["shape"]), TYPES[one["type"]], pieces))
         return {name: made[number] for name, number in listed["names"].items()}
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged: what it says of {kind} makes no sense ({error!r}); use another") from None
@@ -174,7 +174,7 @@ def layouts(folder: Path, found: Contents, kind: str) -> dict[str, Layout]:
 # ---- what the ranks tell the first one
 
 
-def told(names: Sequence[str], pieces: Mapping[str, Piece]) -> dict[str, Any]:
+def told(names: Sequence[str], pieces: Mapping[str, TensorShard]) -> dict[str, Any]:
     """What a rank says of its pieces of some of the tensors `names`, which all ranks know in this order: by number, as there are many."""
     boxes: dict[tuple[Any, ...], list[int]] = {}
     for number, name in enumerate(names):

@@ -23,7 +23,7 @@ TYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorShard:
     """A box of a tensor: its numbers, the index of its first one, and the shape of the whole."""
 
     values: Tensor
@@ -44,7 +44,7 @@ class Lying(NamedTuple):
     size: tuple[int, ...]
 
 
-class Layout(NamedTuple):
+class TensorLayout(NamedTuple):
     """A tensor's shape and type, and the boxes that make it."""
 
     shape: tuple[int, ...]
@@ -65,20 +65,20 @@ def place(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(shape), tuple(offset)
 
 
-def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, Piece]:
+def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, TensorShard]:
     """What `rank` writes of tensors that every rank has, whole or sharded: every number is written by exactly one rank.
 
     Tensors that all hold alike are dealt out by size; the copies of a shard take turns, tensor by tensor. Every rank must call it.
     """
     plain = {name: value for name, value in tensors.items() if not isinstance(value, DTensor)}
-    mine: dict[str, Piece] = {}
+    mine: dict[str, TensorShard] = {}
     loads = [0] * ranks
     for name in sorted(plain, key=lambda name: (-plain[name].numel() * plain[name].element_size(), name)):
         least = loads.index(min(loads))
         loads[least] += plain[name].numel() * plain[name].element_size() + 1
         if least == rank:
             shape = tuple(plain[name].shape)
-            mine[name] = Piece(plain[name], (0,) * len(shape), shape)
+            mine[name] = TensorShard(plain[name], (0,) * len(shape), shape)
     for number, (name, value) in enumerate(tensors.items()):
         if not isinstance(value, DTensor):
             continue
@@ -86,7 +86,7 @@ def owned(tensors: Mapping[str, Tensor], *, rank: int, ranks: int) -> dict[str, 
         if _writes(name, value, number):
             shape, offset = place(value)
             if prod(shape) or not value.numel():
-                mine[name] = Piece(local, offset, tuple(value.shape))
+                mine[name] = TensorShard(local, offset, tuple(value.shape))
     return mine
 
 
@@ -102,12 +102,12 @@ def _writes(name: str, value: DTensor, number: int) -> bool:
     )
 
 
-def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str, Any]]) -> dict[str, Layout]:
+def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorLayout]:
     """Where the tensors of some files lie, by name, as the files' own headers say.
 
     boxes: by name, for tensors in pieces: the whole "shape", and under "offsets" where each file's piece begins.
     """
-    found: dict[str, Layout] = {}
+    found: dict[str, TensorLayout] = {}
     for file in files:
         for name, said in header(folder / file, within=folder).tensors.items():
             size, box = said.shape, boxes.get(name)
@@ -117,7 +117,7 @@ def scanned(folder: Path, files: Sequence[str], boxes: Mapping[str, Mapping[str,
                 raise ValueError(f"{folder / file} is damaged: nothing says where its piece of {name} lies; use another checkpoint")
             shape, offset = (tuple(box["shape"]), tuple(box["offsets"][file])) if box else (size, (0,) * len(size))
             before = found[name].pieces if name in found else ()
-            found[name] = Layout(shape, TYPES[said.dtype], (*before, Lying(file, offset, size)))
+            found[name] = TensorLayout(shape, TYPES[said.dtype], (*before, Lying(file, offset, size)))
     return found
 
 
@@ -128,7 +128,7 @@ class Stored(Mapping[str, Tensor]):
         ValueError: a file cannot be read or holds something else, or pieces are missing; the message names it.
     """
 
-    def __init__(self, folder: Path, layouts: Mapping[str, Layout]) -> None:
+    def __init__(self, folder: Path, layouts: Mapping[str, TensorLayout]) -> None:
         self._folder, self._layouts = folder, dict(layouts)
         self._handles: dict[str, tuple[Any, Mapping[str, Held]]] = {}
         self._touched: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[Lying]] = {}
@@ -172,7 +172,7 @@ class Stored(Mapping[str, Tensor]):
             out[tuple(here)] = self._handle(piece, name).get_slice(name)[tuple(there)]
         return out
 
-    def _touching(self, layout: Layout, offset: tuple[int, ...], shape: tuple[int, ...]) -> list[Lying]:
+    def _touching(self, layout: TensorLayout, offset: tuple[int, ...], shape: tuple[int, ...]) -> list[Lying]:
         """The pieces that have a part in a box. Many tensors are cut alike, and one rank asks for the same box of all of them."""
         key = id(layout), offset, shape
         if key not in self._touched:

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Done(Generic[Item, Result]):
+class Outcome(Generic[Item, Result]):
     """What came of one item: a result, or why there is none (`reason` is empty when it went well).
 
     died: its process did, of a crash, the clock or the memory's limit, which may not have been its fault.
@@ -43,10 +43,10 @@ class Guarded(Generic[Item, Result]):
     def __init__(self, function: Callable[[Item], Result], seconds: float):
         self.function, self.seconds = function, seconds
 
-    def __call__(self, item: Item) -> Done[Item, Result]:
+    def __call__(self, item: Item) -> Outcome[Item, Result]:
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
         try:
-            return Done(item, self.function(item))
+            return Outcome(item, self.function(item))
         except (ValueError, MemoryError) as error:
             return _failed(item, error)
         finally:
@@ -64,7 +64,7 @@ class Hold:
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, seconds: float, memory_gb: float, apart: bool = True
-) -> Iterator[Done[Item, Result]]:
+) -> Iterator[Outcome[Item, Result]]:
     """`function` of every item, in their order, by at most `workers` processes (0: in this one, without clock or limit).
 
     A `ValueError` of the function becomes the item's reason, and so does that memory does not suffice; any other exception is raised here.
@@ -81,7 +81,7 @@ def in_order(
     if not soon:
         return
     workers = len(soon)
-    pending: deque[tuple[Item, Future[Done[Item, Result]]]] = deque()
+    pending: deque[tuple[Item, Future[Outcome[Item, Result]]]] = deque()
     hold = Hold(memory_gb=memory_gb, apart=apart)
     pool = _pool(workers, hold)
     try:
@@ -106,20 +106,20 @@ def _kill(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _plainly(function: Callable[[Item], Result], item: Item) -> Done[Item, Result]:
+def _plainly(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
-        return Done(item, function(item))
+        return Outcome(item, function(item))
     except (ValueError, MemoryError) as error:
         return _failed(item, error)
 
 
-def _failed(item: Item, error: Exception) -> Done[Item, Any]:
+def _failed(item: Item, error: Exception) -> Outcome[Item, Any]:
     if isinstance(error, MemoryError):
-        return Done(item, None, "it needs more memory than a process may take", died=True)
-    return Done(item, None, str(error))
+        return Outcome(item, None, "it needs more memory than a process may take", died=True)
+    return Outcome(item, None, str(error))
 
 
-def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, hold: Hold) -> Iterator[Done]:
+def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers: int, hold: Hold) -> Iterator[Outcome]:
     """Yield the oldest result; if a process died, redo all that was under way one by one, and go on with a new pool."""
     item, future = pending[0]
     try:
@@ -136,18 +136,18 @@ def _first(pending: deque, pool: ProcessPoolExecutor, guarded: Guarded, workers:
     return pool
 
 
-def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Done[Item, Result]:
+def _alone(guarded: Guarded[Item, Result], item: Item, hold: Hold) -> Outcome[Item, Result]:
     with _pool(1, hold) as single:
         try:
             return _given(single, guarded, item).result()
         except BrokenProcessPool:
-            return Done(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
+            return Outcome(item, None, f"the process that read it crashed, or took over {guarded.seconds:g} seconds", died=True)
         except BaseException:
             _kill(single)
             raise
 
 
-def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Done[Item, Result]]:
+def _given(pool: ProcessPoolExecutor, guarded: Guarded[Item, Result], item: Item) -> Future[Outcome[Item, Result]]:
     with born_deaf():  # the first starts the processes, in which Ctrl-C would be a traceback until `_start`
         return pool.submit(guarded, item)
 

@@ -85,7 +85,7 @@ def follow_starter() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Asked(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """A signal, Ctrl-C or another, asked this process to stop, or one that it started. code: what a command ends with then."""
 
     def __init__(self, number: int) -> None:
@@ -96,7 +96,7 @@ class Asked(KeyboardInterrupt):
 def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patience: float) -> int:
     """Run a command of ours with this terminal as its own, to its end; its exit code.
 
-    A signal that asks this process to stop asks that one, which may save, and `Asked` is raised when it has ended, within `patience`
+    A signal that asks this process to stop asks that one, which may save, and `Interrupted` is raised when it has ended, within `patience`
     seconds or by force. It ends with this process, too: it is sent SIGTERM then.
     """
     told = {**(os.environ if env is None else env), PARENT: str(os.getpid())}
@@ -109,18 +109,18 @@ def command(words: Sequence[str], *, env: Mapping[str, str] | None = None, patie
                 if started is not None:
                     started.append(process)
             code = process.wait()
-        except Asked:
+        except Interrupted:
             for each in started or ():
                 _wait_for_end(each, patience)
             raise
     if code in ASKED:
-        raise Asked(code - 128 if code > 0 else -code)
+        raise Interrupted(code - 128 if code > 0 else -code)
     return code
 
 
 @contextmanager
 def _handed_on() -> Iterator[list[subprocess.Popen[bytes]] | None]:
-    """Asking signals to us go to the process that is put into the list, and the first raises `Asked` here; None: no signal is heard in
+    """Asking signals to us go to the process that is put into the list; the first raises `Interrupted` here. None: no signal is heard in
     this thread."""
     came: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
@@ -133,7 +133,7 @@ def _handed_on() -> Iterator[list[subprocess.Popen[bytes]] | None]:
             process.send_signal(number)
         came.append(number)
         if len(came) == 1:
-            raise Asked(number)
+            raise Interrupted(number)
 
     heard = [each for each in ASKING if signal.getsignal(each) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.system.files import text_hash
-from sora.text.limits import Limit
+from sora.text.limits import CaptionLimit
 from sora.tokens import TextTokens
 
 START = 256  # stands before every caption, so that the empty one has a token too
@@ -41,8 +41,8 @@ class ByteEncoder:
         rows = [[START, *caption.encode("utf-8")[: self.max_tokens - 1]] for caption in captions]
         return [torch.tensor(row, dtype=torch.float32)[:, None] for row in rows]
 
-    def limits(self) -> list[Limit]:
-        return [Limit("text.max_tokens", self.max_tokens, _beyond)]
+    def limits(self) -> list[CaptionLimit]:
+        return [CaptionLimit("text.max_tokens", self.max_tokens, _beyond)]
 
     def models(self) -> list[nn.Module]:
         return []

@@ -28,7 +28,7 @@ from sora.gate.tensors import finite, header, write_tensors
 from sora.gate.texts import LIST, read_json
 from sora.system.files import NotEncoded, file_hash, text_hash, whole_file, write_json
 from sora.text.encoder import TextEncoder
-from sora.text.limits import Cut, cuts, summed
+from sora.text.limits import TruncatedCaptions, cuts, summed
 
 VERSION = 2
 _STATES, _HASHES, _ENDS = "states", "hashes", "ends"
@@ -94,18 +94,20 @@ def extend(
     return len(missing)
 
 
-def cut_in(path: Path) -> list[Cut] | None:
+def cut_in(path: Path) -> list[TruncatedCaptions] | None:
     """Which captions of a cache are longer than its encoder reads, by its manifest; None where a part of it is of before, and silent."""
     described = read_json(path, limit=LIST, within=path.parent)
     named = described.get("fingerprint") if isinstance(described, dict) else None
     return _cut(_read(path, str(named)))
 
 
-def _cut(manifest: dict[str, Any]) -> list[Cut] | None:
+def _cut(manifest: dict[str, Any]) -> list[TruncatedCaptions] | None:
     shards = manifest["shards"]
     if any("cut" not in shard for shard in shards):
         return None
-    return summed([{cut["key"]: Cut(**cut) for cut in shard["cut"]} for shard in shards], of=sum(shard["captions"] for shard in shards))
+    return summed(
+        [{cut["key"]: TruncatedCaptions(**cut) for cut in shard["cut"]} for shard in shards], of=sum(shard["captions"] for shard in shards)
+    )
 
 
 def _join(path: Path, encoder: TextEncoder) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sora.system.files import text_hash
 from sora.text.encoder import IdentityText
-from sora.text.limits import Limit
+from sora.text.limits import CaptionLimit
 
 
 class ClassEncoder:
@@ -38,7 +38,7 @@ class ClassEncoder:
         numbers = torch.tensor([int(caption) if caption else self.count for caption in captions], dtype=torch.int64)
         return list(torch.nn.functional.one_hot(numbers, self.width).float()[:, None])
 
-    def limits(self) -> list[Limit]:
+    def limits(self) -> list[CaptionLimit]:
         return []
 
     def models(self) -> list[nn.Module]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sora.text.limits import Limit
+from sora.text.limits import CaptionLimit
 from sora.tokens import TextTokens
 
 
@@ -36,7 +36,7 @@ class TextEncoder(Protocol):
         """One (tokens, numbers) tensor per caption, float32 on the CPU; it can be stored. The empty caption has tokens too."""
         ...
 
-    def limits(self) -> Sequence[Limit]:
+    def limits(self) -> Sequence[CaptionLimit]:
         """Where captions are cut; that of the words comes first."""
         ...
 

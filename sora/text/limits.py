@@ -11,7 +11,7 @@ _SHOWN = 60  # letters of a caption in a line
 
 
 @dataclass(frozen=True)
-class Limit:
+class CaptionLimit:
     """A caption's most tokens. key: of the configuration. lost(captions, tokens): what each says behind so many, "" for nothing."""
 
     key: str
@@ -24,7 +24,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncatedCaptions:
     """Captions that are longer than a limit: how many of how many, the first of them and what it loses."""
 
     key: str
@@ -43,30 +43,30 @@ class Cut:
         )
 
 
-def with_fill(limits: Sequence[Limit], fill: int) -> tuple[Limit, ...]:
+def with_fill(limits: Sequence[CaptionLimit], fill: int) -> tuple[CaptionLimit, ...]:
     """The limits of an encoder, and that of a network which reads `fill` words of a caption (0: all) where it is lower."""
     if not limits or not 0 < fill < limits[0].tokens:
         return tuple(limits)
     return (replace(limits[0], key="dit.text.fill", tokens=fill), *limits[1:])
 
 
-def cuts(limits: Sequence[Limit], captions: Iterable[str]) -> list[Cut]:
+def cuts(limits: Sequence[CaptionLimit], captions: Iterable[str]) -> list[TruncatedCaptions]:
     """What each limit cuts of some captions; none for a limit that cuts nothing."""
-    found: dict[str, Cut] = {}
+    found: dict[str, TruncatedCaptions] = {}
     rest, seen = iter(captions), 0
     while some := list(islice(rest, _AT_ONCE)):
         seen += len(some)
         for limit in limits:
             long = [(caption, lost) for caption, lost in zip(some, limit.of(some), strict=True) if lost]
             if long:
-                before = found.get(limit.key, Cut(limit.key, limit.tokens, 0, 0, *long[0]))
+                before = found.get(limit.key, TruncatedCaptions(limit.key, limit.tokens, 0, 0, *long[0]))
                 found[limit.key] = replace(before, captions=before.captions + len(long))
     return [replace(cut, of=seen) for cut in found.values()]
 
 
-def summed(parts: Iterable[Mapping[str, Cut]], of: int) -> list[Cut]:
+def summed(parts: Iterable[Mapping[str, TruncatedCaptions]], of: int) -> list[TruncatedCaptions]:
     """Cuts by key of several lots of captions, `of` together."""
-    found: dict[str, Cut] = {}
+    found: dict[str, TruncatedCaptions] = {}
     for part in parts:
         for key, cut in part.items():
             before = found.get(key, replace(cut, captions=0))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sora.system.files import text_hash
-from sora.text.limits import Limit
+from sora.text.limits import CaptionLimit
 from sora.tokens import Segments, TextTokens, owners
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class WholeEncoder(Protocol):
 
     def to(self, device: torch.device | str) -> None: ...
 
-    def limits(self) -> Sequence[Limit]: ...
+    def limits(self) -> Sequence[CaptionLimit]: ...
 
     def models(self) -> Sequence[nn.Module]: ...
 
@@ -62,7 +62,7 @@ class PooledCaptions:
         self.states.to(device)
         self.whole.to(device)
 
-    def limits(self) -> list[Limit]:
+    def limits(self) -> list[CaptionLimit]:
         """Of the words and of the vector, each by its own key."""
         both = (("states", self.states), ("whole", self.whole))
         return [replace(limit, key=limit.key.replace("text.", f"text.{part}.", 1)) for part, encoder in both for limit in encoder.limits()]

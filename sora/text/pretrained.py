@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sora.system import hub
 from sora.system.files import file_hash, read_json
 from sora.text.encoder import IdentityText
-from sora.text.limits import Limit
+from sora.text.limits import CaptionLimit
 
 # By the model's own config. Encoder-decoders and image-text models bring halves that captions do not need.
 CLASSES = {
@@ -173,8 +173,8 @@ class PretrainedEncoder:
             states |= {number: row[here.bool()][self.crop :].clone() for number, row, here in rows}
         return [states[number] for number in range(len(captions))]
 
-    def limits(self) -> list[Limit]:
-        return [Limit("text.max_tokens", self.max_tokens, self._beyond)]
+    def limits(self) -> list[CaptionLimit]:
+        return [CaptionLimit("text.max_tokens", self.max_tokens, self._beyond)]
 
     def _beyond(self, captions: list[str], tokens: int) -> list[str]:
         """What is cut off of captions themselves: what the template has behind them is none of it."""
@@ -214,8 +214,8 @@ class PretrainedPooled:
     def to(self, device: torch.device | str) -> None:
         self.pretrained.to(device)
 
-    def limits(self) -> list[Limit]:
-        return [Limit("text.max_tokens", self.max_tokens, self._beyond)]
+    def limits(self) -> list[CaptionLimit]:
+        return [CaptionLimit("text.max_tokens", self.max_tokens, self._beyond)]
 
     def _beyond(self, captions: list[str], tokens: int) -> list[str]:
         return [lost.strip() for lost in self.pretrained.beyond(captions, tokens)]

@@ -18,16 +18,16 @@ from sora.tokens import Batch, NoiseLevels, PackedTokens, TextTokens
 from sora.training.module import Loss
 
 
-class Drawn(NamedTuple):
+class NoisedBatch(NamedTuple):
     """A pack with its noise and levels, where it was made."""
 
     batch: Batch
     noised: Noised
 
 
-def drawn(packs: Sequence[Batch], *, objective: Objective, seed: int) -> list[Drawn]:
+def drawn(packs: Sequence[Batch], *, objective: Objective, seed: int) -> list[NoisedBatch]:
     """Packs with their noise and levels, which follow from the seed and the clips."""
-    return [Drawn(pack, objective.noise(pack, seed=seed)) for pack in packs]
+    return [NoisedBatch(pack, objective.noise(pack, seed=seed)) for pack in packs]
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,20 @@ class DiffusionTask(nn.Module):
         self.slicer: Slicer | None = None  # a strategy's
 
     @property
-    def ahead(self) -> Callable[[Sequence[Batch]], list[Drawn]] | None:
+    def ahead(self) -> Callable[[Sequence[Batch]], list[NoisedBatch]] | None:
         """What may be done to packs while earlier ones are trained on, by who loads them: draw. None: they are made on the device first."""
         return partial(drawn, objective=self.objective, seed=self.seed) if self.encode is None else None
 
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
         """Packs, drawn or not, on the device. Noise is drawn where a pack lies and then moved, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
-        whole = [pack if isinstance(pack, Drawn) else drawn([pack], objective=self.objective, seed=self.seed)[0] for pack in packs]
+        whole = [pack if isinstance(pack, NoisedBatch) else drawn([pack], objective=self.objective, seed=self.seed)[0] for pack in packs]
         return [
             PreparedPack(pack.to(device, non_blocking=True), noised.to(device, non_blocking=True), flops)
             for pack, noised, flops in map(self._share, whole)
         ]
 
-    def _share(self, whole: Drawn) -> tuple[Batch, Noised, float]:
+    def _share(self, whole: NoisedBatch) -> tuple[Batch, Noised, float]:
         """What this rank trains on of a pack, and what the whole of it costs."""
         batch, noised = whole if self.slicer is None else self.slicer.pack(*whole)
         return batch, noised, self._flops(whole.batch)

@@ -28,7 +28,7 @@ class Frames(Protocol):
 
 
 @runtime_checkable
-class Objective(Protocol):
+class VAEObjective(Protocol):
     """The VAE's terms by name, with their weighted sum as "total"; each is a mean over the batch."""
 
     def __call__(self, vae: VideoVAE, frames: Tensor, noise: Tensor) -> dict[str, Tensor]: ...
@@ -61,7 +61,7 @@ class VaeTask(nn.Module):
 
     ahead: ClassVar[None] = None  # of `DiffusionTask`: the noise of latents, some two hundredth of their pixels, is drawn in no time
 
-    def __init__(self, *, vae: VideoVAE, objective: Objective, seed: int) -> None:
+    def __init__(self, *, vae: VideoVAE, objective: VAEObjective, seed: int) -> None:
         super().__init__()
         self.vae = vae
         self.objective = objective

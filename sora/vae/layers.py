@@ -137,7 +137,7 @@ class Norm(nn.Module):
         return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * self.gain
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Residual block of two causal convolutions; the identity at birth."""
 
     def __init__(self, channels: int, kernel: Triple):
@@ -150,7 +150,7 @@ class Block(nn.Module):
         return x + self.second(self.first(x))
 
 
-class Head(nn.Module):
+class OutputHead(nn.Module):
     """Norm, non-linearity and a last layer that gives zeros at birth, so that what it is added to starts alone."""
 
     def __init__(self, channels: int, out: nn.Module):

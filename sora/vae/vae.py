@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from sora.vae.layers import COLOURS, Block, CausalConv, Down, FromPixels, Head, ToPixels, Triple, Up, triple
+from sora.vae.layers import COLOURS, CausalConv, Down, FromPixels, OutputHead, ResidualBlock, ToPixels, Triple, Up, triple
 
 LOG_VARIANCE = (-20.0, 4.0)
 LARGEST_KERNEL = 31
@@ -86,10 +86,10 @@ class VideoVAE(nn.Module):
         if not 1 <= latent_channels <= block:
             raise ValueError(f"latent_channels must lie in 1..{block}, not {latent_channels}; change vae.latent_channels")
         self.encoder = encoder_trunk(stem, widths, blocks, steps, sizes)
-        self.to_posterior = Head(widths[-1], nn.Conv3d(widths[-1], 2 * latent_channels, 1))
+        self.to_posterior = OutputHead(widths[-1], nn.Conv3d(widths[-1], 2 * latent_channels, 1))
         self.linear_encode = FromPixels(self.stride, latent_channels, (1, 1, 1))
         self.decoder = decoder_trunk(latent_channels, widths, decoder_blocks, steps, sizes)
-        self.to_pixels = Head(widths[0], ToPixels(widths[0], stem))
+        self.to_pixels = OutputHead(widths[0], ToPixels(widths[0], stem))
         self.linear_decode = ToPixels(latent_channels, self.stride)
         self.register_buffer("shift", torch.zeros(latent_channels))
         self.register_buffer("scale", torch.ones(latent_channels))
@@ -193,7 +193,7 @@ def encoder_trunk(
     for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if level:
             layers.append(Down(widths[level - 1], width, steps[level - 1]))
-        layers += [Block(width, kernels[level]) for _ in range(count)]
+        layers += [ResidualBlock(width, kernels[level]) for _ in range(count)]
     return nn.Sequential(*layers)
 
 
@@ -202,7 +202,7 @@ def decoder_trunk(
 ) -> nn.Sequential:
     layers: list[nn.Module] = [CausalConv(latents, widths[-1], kernels[-1])]
     for level in reversed(range(len(widths))):
-        layers += [Block(widths[level], kernels[level]) for _ in range(blocks[level])]
+        layers += [ResidualBlock(widths[level], kernels[level]) for _ in range(blocks[level])]
         if level:
             layers.append(Up(widths[level], widths[level - 1], steps[level - 1]))
     return nn.Sequential(*layers)

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from sora.world.judge.silhouettes import OUTLINES, coverage
 from sora.world.language import PALETTE
-from sora.world.scenes import Actor, Bar, Stage
+from sora.world.scenes import Actor, Bar, SceneFrame
 
 SHADES: dict[str, tuple[int, int, int]] = {
     "black": (18, 18, 18),
@@ -59,7 +59,7 @@ def bar_shade(rng: np.random.Generator, background: Background) -> str:
     return good[int(rng.integers(len(good)))]
 
 
-def relief(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W"]:
+def relief(background: Background, stage: SceneFrame, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W"]:
     """Grey levels added to the shade: soft waves in all directions, or soft stripes; they stay where they are when the camera moves."""
     numbers = background.numbers if background.kind == "rippled" else background.numbers[:1]
     turns = 2 * np.pi * (np.arange(len(numbers)) + numbers[:, 0]) / len(numbers)
@@ -78,7 +78,7 @@ def relief(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) 
     return np.tanh(2.5 * field) * RELIEF
 
 
-def _backdrop(background: Background, stage: Stage, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W 3"]:
+def _backdrop(background: Background, stage: SceneFrame, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W 3"]:
     frames, moves = len(stage.times), bool(np.any(camera))
     colour = np.array(SHADES[background.shades[0]], dtype=np.float32)
     if background.kind == "graded":
@@ -124,7 +124,7 @@ def _draw_actor(frames: Float[ndarray, "T H W 3"], actor: Actor) -> None:
 
 
 def render(
-    stage: Stage, background: Background, actors: tuple[Actor, ...], *, camera: Float[ndarray, "T 2"], bar: Bar | None, shade: str
+    stage: SceneFrame, background: Background, actors: tuple[Actor, ...], *, camera: Float[ndarray, "T 2"], bar: Bar | None, shade: str
 ) -> UInt8[ndarray, "T H W 3"]:
     """The frames of a scene. shade: the bar's."""
     frames = _backdrop(background, stage, camera)

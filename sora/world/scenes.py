@@ -20,7 +20,7 @@ LEAST_FRAMES = {"linear": 2, "bounce": 8, "rotate": 5, "occlude": 9, "pan": 2, "
 SMALLEST = 3.0  # the least radius in pixels at which a shape can still be told
 
 
-class Stage(NamedTuple):
+class SceneFrame(NamedTuple):
     """The frame in which a scene plays, and its times."""
 
     height: int
@@ -73,7 +73,7 @@ class Play:
     speed: float = 0.0  # of the camera
 
 
-class Part(NamedTuple):
+class ActorTraits(NamedTuple):
     """What an actor is told before it has a place."""
 
     colour: str
@@ -81,7 +81,7 @@ class Part(NamedTuple):
     direction: str | None
 
 
-def room(stage: Stage, shape: str, radius: float, *, turning: bool = False) -> tuple[float, float, float, float]:
+def room(stage: SceneFrame, shape: str, radius: float, *, turning: bool = False) -> tuple[float, float, float, float]:
     """The least and greatest x, then y, at which the whole shape is inside the frame."""
     wide, above, below, reach, _ = OUTLINES[shape]
     if turning:
@@ -106,13 +106,13 @@ def _cast(tracks: list[ndarray], reaches: list[float]) -> list[ndarray] | None:
     return [track[int(good.argmax())] for track in tracks] if good.any() else None
 
 
-def _spots(rng: np.random.Generator, stage: Stage, part: Part, radius: float, *, turning: bool = False) -> ndarray:
+def _spots(rng: np.random.Generator, stage: SceneFrame, part: ActorTraits, radius: float, *, turning: bool = False) -> ndarray:
     """Candidate places (K, 1, 2) for an object that stays."""
     left, right, top, bottom = room(stage, part.shape, radius, turning=turning)
     return np.stack([rng.uniform(left, right, CANDIDATES), rng.uniform(top, bottom, CANDIDATES)], -1)[:, None]
 
 
-def _lines(rng: np.random.Generator, stage: Stage, part: Part, radius: float) -> ndarray | None:
+def _lines(rng: np.random.Generator, stage: SceneFrame, part: ActorTraits, radius: float) -> ndarray | None:
     """Candidate straight ways (K, T, 2) of constant velocity, whole inside the frame; None if there is no room to move."""
     left, right, top, bottom = room(stage, part.shape, radius)
     way = np.array(WAY[str(part.direction)])
@@ -130,11 +130,11 @@ def _lines(rng: np.random.Generator, stage: Stage, part: Part, radius: float) ->
     return np.stack([along, aside] if way[0] else [aside, along], -1)
 
 
-def _still_angles(stage: Stage) -> ndarray:
+def _still_angles(stage: SceneFrame) -> ndarray:
     return np.zeros(len(stage.times))
 
 
-def linear(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def linear(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """Each object at constant velocity along its own way."""
     lines = [_lines(rng, stage, part, radius) for part, radius in zip(parts, radii, strict=True)]
     tracks = [line for line in lines if line is not None]
@@ -151,11 +151,11 @@ def linear(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radi
     return Play(actors, np.zeros((len(stage.times), 2)))
 
 
-def _reaches(parts: tuple[Part, ...], radii: list[float]) -> list[float]:
+def _reaches(parts: tuple[ActorTraits, ...], radii: list[float]) -> list[float]:
     return [OUTLINES[part.shape].reach * radius for part, radius in zip(parts, radii, strict=True)]
 
 
-def still(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def still(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """Nothing moves."""
     chosen = _cast([_spots(rng, stage, part, radius) for part, radius in zip(parts, radii, strict=True)], _reaches(parts, radii))
     if chosen is None:
@@ -167,7 +167,7 @@ def still(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii
     return Play(actors, np.zeros((len(stage.times), 2)))
 
 
-def rotate(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def rotate(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """Each object turns about its centre, by less than a quarter of its symmetry from one frame to the next."""
     spots = [_spots(rng, stage, part, radius, turning=True) for part, radius in zip(parts, radii, strict=True)]
     chosen = _cast(spots, _reaches(parts, radii))
@@ -183,7 +183,7 @@ def rotate(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radi
     return Play(tuple(actors), np.zeros((len(stage.times), 2)))
 
 
-def pan(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def pan(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """The camera moves at constant velocity over objects that rest in the scene and stay in view."""
     way = np.array(WAY[str(parts[0].direction)])
     axis = 0 if way[0] else 1
@@ -210,7 +210,7 @@ def pan(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: 
     return Play(actors, camera, speed=length / (stage.short * max(stage.lasts, 1e-9)))
 
 
-def bounce(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def bounce(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """Thrown sideways, falling under constant gravity, and losing part of its speed at each touch of the floor."""
     floor = stage.height - max(2.0, round(0.09 * stage.height))
     part, radius = parts[0], radii[0]
@@ -240,7 +240,7 @@ def bounce(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radi
     return Play((actor,), np.zeros((len(stage.times), 2)), bar=Bar(False, floor, float(stage.height), False), contacts=tuple(contacts))
 
 
-def occlude(rng: np.random.Generator, stage: Stage, parts: tuple[Part, ...], radii: list[float]) -> Play | None:
+def occlude(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
     """Moves at constant velocity behind a bar that hides it wholly in at least one frame, and comes out again."""
     part, outline = parts[0], OUTLINES[parts[0].shape]
     way = np.array(WAY[str(part.direction)])

@@ -18,7 +18,7 @@ from sora.world.judge.adherence import EVENTS, Facts
 from sora.world.judge.silhouettes import OUTLINES
 from sora.world.language import DIRECTIONS, PALETTE, SHAPES, SIZES, SPEEDS, SPINS, TURNS, dense_caption, place, short_caption, word
 from sora.world.render import BACKGROUNDS, Background
-from sora.world.scenes import ALONE, LEAST_FRAMES, MOTIONS, SMALLEST, Actor, Bar, Part, Play, Stage
+from sora.world.scenes import ALONE, LEAST_FRAMES, MOTIONS, SMALLEST, Actor, ActorTraits, Bar, Play, SceneFrame
 
 Split = Literal["train", "heldout"]
 Combination = tuple[str, str, str | None]  # colour, shape, direction
@@ -64,7 +64,7 @@ class Prompt:
 class Scene(NamedTuple):
     """Everything about a clip but its pixels."""
 
-    stage: Stage
+    stage: SceneFrame
     fps: float
     play: Play
     background: Background
@@ -196,7 +196,7 @@ class World:
         height, width = self.sizes[int(rng.integers(len(self.sizes)))]
         fps = float(self.rates[int(rng.integers(len(self.rates)))])
         frames = 1 if image else self.frames_of(float(self.seconds[int(rng.integers(len(self.seconds)))]), fps)
-        stage = Stage(height, width, np.arange(frames) / fps)
+        stage = SceneFrame(height, width, np.arange(frames) / fps)
         for _ in range(PLANS):
             plan = self._plan(rng, split, stage, image=image)
             if plan is None:
@@ -215,7 +215,9 @@ class World:
             f"split {split!r} has {len(self.combinations[split])} combinations. Add motions, longer seconds or larger sizes"
         )
 
-    def _plan(self, rng: np.random.Generator, split: Split, stage: Stage, *, image: bool) -> tuple[str | None, tuple[Part, ...]] | None:
+    def _plan(
+        self, rng: np.random.Generator, split: Split, stage: SceneFrame, *, image: bool
+    ) -> tuple[str | None, tuple[ActorTraits, ...]] | None:
         """Choose a motion and who takes part; None if the choice has no combination in this split."""
         able = [motion for motion in self.motions if len(stage.times) >= LEAST_FRAMES[motion]]
         number = int(self.objects[int(rng.integers(len(self.objects)))])
@@ -228,16 +230,16 @@ class World:
             number = 1
         ways = WAYS[motion or "still"]
         choices = [c for c in self.combinations[split] if c[2] in ways and not (motion == "rotate" and c[1] == "circle")]
-        parts: list[Part] = []
+        parts: list[ActorTraits] = []
         while choices and len(parts) < number:
-            chosen = Part(*choices[int(rng.integers(len(choices)))])
+            chosen = ActorTraits(*choices[int(rng.integers(len(choices)))])
             parts.append(chosen)
             choices = [c for c in choices if c[0] != chosen.colour and (motion != "pan" or c[2] == chosen.direction)]
         if len(parts) < number and not (parts and 1 in self.objects):
             return None
         return motion, tuple(parts[:number] if len(parts) >= number else parts[:1])
 
-    def _finish(self, rng: np.random.Generator, stage: Stage, fps: float, motion: str | None, play: Play) -> Scene:
+    def _finish(self, rng: np.random.Generator, stage: SceneFrame, fps: float, motion: str | None, play: Play) -> Scene:
         """Dress a played scene: background, bar, facts and captions."""
         background = painting.draw_background(rng, ("rippled",) if motion == "pan" else tuple(self.backgrounds))
         shade, wording = painting.bar_shade(rng, background), int(rng.integers(1 << 16))
@@ -264,7 +266,7 @@ def _pairs(combo: Combination) -> tuple[tuple[Any, ...], ...]:
     return ("colour, shape", colour, shape), ("colour, way", colour, way), ("shape, way", shape, way)
 
 
-def _where(actor: Actor, stage: Stage, frame: int) -> str:
+def _where(actor: Actor, stage: SceneFrame, frame: int) -> str:
     x, y = actor.centres[frame]
     return place(float(x / stage.width), float(y / stage.height))
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sora.cli import main, verbs
 from sora.config.compose import compose, flatten
-from sora.config.kinds import Kind, Kinds, fits, of_annotation
+from sora.config.kinds import Kinds, ValueKind, fits, of_annotation
 from tests.config.test_grammar import ODD
 
 pytestmark = pytest.mark.slow
@@ -162,12 +162,12 @@ def test_an_option_is_called_what_its_file_is(tmp_path, name):
 
 
 def test_annotations_and_marks_say_one_thing():
-    assert of_annotation("Sequence[str] | None") == Kind(items=of_annotation("text"), null=True)
+    assert of_annotation("Sequence[str] | None") == ValueKind(items=of_annotation("text"), null=True)
     assert of_annotation("[path]") == of_annotation("Sequence[Path]")
     assert of_annotation("{number}") == of_annotation("Mapping[str, float]") == of_annotation("dict[str, float]")
     assert of_annotation("path|[path]") == of_annotation("Path | Sequence[Path]")
     assert of_annotation("Literal['a', 'b']") == of_annotation("str") and of_annotation("Any").any and of_annotation("a b").any
-    assert of_annotation("Callable[[int], float] | None") == Kind(node=True, null=True) == of_annotation("Rope | None")
+    assert of_annotation("Callable[[int], float] | None") == ValueKind(node=True, null=True) == of_annotation("Rope | None")
 
 
 def test_a_path_to_be_written_makes_nothing_on_its_way(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.cost.tally import Tally
+from sora.cost.tally import CostCounter
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -20,8 +20,8 @@ def _no_others_garbage():
     gc.unfreeze()
 
 
-def linear_step(size: int = 64) -> tuple[Tally, nn.Module]:
-    with Tally() as tally:
+def linear_step(size: int = 64) -> tuple[CostCounter, nn.Module]:
+    with CostCounter() as tally:
         net, x = nn.Linear(size, 3 * size, bias=False), torch.ones(5, size)
         tally.restart()
         net(x).square().sum().backward()
@@ -29,7 +29,7 @@ def linear_step(size: int = 64) -> tuple[Tally, nn.Module]:
 
 
 def test_bytes_come_and_go_with_their_tensors():
-    with Tally() as tally:
+    with CostCounter() as tally:
         first = torch.zeros(10, 3)
         assert tally.alive == 120
         view, copy = first[:5], first.clone()
@@ -65,14 +65,14 @@ def test_products_are_those_of_torchs_counter():
 
 def test_what_the_host_knows_stays_known():
     known = torch.tensor([0, 3, 7])
-    with FakeTensorMode(allow_non_fake_inputs=True), Tally():
+    with FakeTensorMode(allow_non_fake_inputs=True), CostCounter():
         assert known.diff().tolist() == [3, 4]
         assert int(torch.tensor([5, 6])[1]) == 6
         assert torch.zeros(3)[known.clamp(max=2)].shape == (3,)
 
 
 def test_a_step_that_asks_for_a_number_goes_on():
-    with FakeTensorMode(), Tally():
+    with FakeTensorMode(), CostCounter():
         assert torch.ones(2).sum().item() == 0
     with pytest.raises(Exception, match="local_scalar_dense"), FakeTensorMode():
         torch.ones(2).sum().item()

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from sora.cost.tally import Tally
+from sora.cost.tally import CostCounter
 from sora.cost.tracing import gpu_casts, held, pretended
 from sora.dit.dit import HeadNorm
 from tests.training.groups import in_ranks
@@ -51,7 +51,7 @@ def test_the_update_of_shards_is_counted_in_shards():
     """DTensor asks for the shapes of whole tensors by making whole fake ones, which lie nowhere."""
     with pretended(64):
         mesh = init_device_mesh("cpu", (64,))
-        with FakeTensorMode(), Tally() as tally:
+        with FakeTensorMode(), CostCounter() as tally:
             net = nn.Sequential(nn.Linear(256, 256, bias=False), nn.Linear(256, 256, bias=False))
             fully_shard(net, mesh=mesh)
             optimizer = AdamW(net.parameters(), fused=True)

@@ -15,7 +15,7 @@ from sora.data.shards import stores
 from sora.data.shards.shard_cache import ShardCache
 from sora.data.shards.stores import RemoteStore
 from sora.gate import answers, hosts
-from sora.gate.hosts import Unfit
+from sora.gate.hosts import UnfitAnswer
 from sora.ingest.index_shards import mirror, names_of
 from tests.data.making import dataset
 
@@ -146,7 +146,7 @@ def test_a_list_of_files_without_an_end_is_not_read_to_it(host):
         while True:
             handler.wfile.write(b'<a href="x">' * 50_000)
 
-    assert refused(lambda: names_of(store(host(page)), "*.tar"), "a list of files may have", kind=Unfit)
+    assert refused(lambda: names_of(store(host(page)), "*.tar"), "a list of files may have", kind=UnfitAnswer)
 
 
 def test_a_shard_longer_than_it_says_is_not_written_to_the_cache(host, tmp_path):
@@ -159,7 +159,9 @@ def test_a_shard_longer_than_it_says_is_not_written_to_the_cache(host, tmp_path)
             handler.wfile.write(b"x" * (1 << 20))
 
     kept = ShardCache(tmp_path / "cache", max_bytes=1 << 30)
-    assert refused(lambda: store(host(answer), cache=kept, fetch_after=0).read("a.tar", 0, 10), "more than the 1000 bytes", kind=Unfit)
+    assert refused(
+        lambda: store(host(answer), cache=kept, fetch_after=0).read("a.tar", 0, 10), "more than the 1000 bytes", kind=UnfitAnswer
+    )
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 

@@ -58,13 +58,13 @@ def whole(shards, tmp_path_factory):
 
 def reads(monkeypatch):
     """The samples that were opened since, by shard."""
-    opened, row = [], foreign.Reading._row
+    opened, row = [], foreign.VideoSurvey._row
 
     def counted(self, sample):
         opened.append(sample.shard)
         return row(self, sample)
 
-    monkeypatch.setattr(foreign.Reading, "_row", counted)
+    monkeypatch.setattr(foreign.VideoSurvey, "_row", counted)
     return opened
 
 
@@ -199,7 +199,7 @@ def test_a_shard_that_changed_and_other_choices_are_read_again_and_more_shards_m
 @pytest.mark.slow
 def test_two_processes_do_not_index_into_one_folder(shards, tmp_path):
     then = "print('in', flush=True); sys.stdin.read()"
-    script = f"import sys; from sora.data.index.index_progress import Parts; p = Parts(sys.argv[1], {{}}); {then}"
+    script = f"import sys; from sora.data.index.index_progress import IndexProgress; p = IndexProgress(sys.argv[1], {{}}); {then}"
     asked = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

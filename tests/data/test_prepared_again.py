@@ -9,7 +9,7 @@ import pytest
 from sora import prepare
 from sora.config.compose import compose
 from sora.data.index.index import DATASET
-from sora.data.index.units import WHOLE, Part, Units
+from sora.data.index.units import WHOLE, JobPart, Units
 from sora.ingest import preparing
 from sora.ingest.clip_texts import WORDS
 from sora.ingest.preparing import keep
@@ -82,7 +82,7 @@ def test_parts_make_each_file_once_and_are_joined_to_the_same_bytes(tmp_path, vi
     counts = []
     for number in (2, 0):  # the job of number 1 never ran
         run = Counted()
-        with Units(tmp_path / "out", part=Part(number, 3), mark=DATASET, doing="preparing") as units:
+        with Units(tmp_path / "out", part=JobPart(number, 3), mark=DATASET, doing="preparing") as units:
             keep(made().job(folder=str(videos), captions=None, words=WORDS, count=None, run=run), units, run=run)
         counts.append(run.made)
     rest = Counted()

@@ -7,7 +7,7 @@ import torch
 
 from sora.diffusion import prediction as kinds
 from sora.diffusion.path import Straight, VariancePreserving, like
-from sora.diffusion.validation_loss import HeldOutLoss, Piece, Tally
+from sora.diffusion.validation_loss import HeldOutLoss, LevelLoss, LossTable
 from sora.system.draws import normal
 from sora.tokens import Grid
 from tests.diffusion.test_objective import A, B, C, P, pack
@@ -25,7 +25,7 @@ def same_text(text):
 
 def measured(loss, network, batches):
     clips = [(sample, grid) for batch in batches for sample, grid in zip(batch.sample_ids, batch.tokens.grids, strict=True)]
-    tally = Tally([sample for sample, _ in clips], [grid for _, grid in clips], loss.levels)
+    tally = LossTable([sample for sample, _ in clips], [grid for _, grid in clips], loss.levels)
     for piece in loss.pieces(network, same_text, batches):
         tally.add(piece, batches[piece.batch].sample_ids)
     return tally.losses()
@@ -109,13 +109,13 @@ def test_conditions_count_nowhere():
 
 def test_pieces_add_up_in_any_order_and_what_was_not_read_is_left_out():
     grids, samples = (A[1], B[1], A[1]), (5, 6, 7)
-    tally = Tally(samples, grids, (0.25, 0.75))
+    tally = LossTable(samples, grids, (0.25, 0.75))
     for piece, ids in (
-        (Piece(1, 1, torch.tensor([3.0], dtype=torch.float64)), (7,)),
-        (Piece(0, 0, torch.tensor([1.0], dtype=torch.float64)), (5,)),
-        (Piece(1, 0, torch.tensor([2.0], dtype=torch.float64)), (7,)),
-        (Piece(0, 1, torch.tensor([5.0], dtype=torch.float64)), (5,)),
-        (Piece(0, 1, torch.tensor([7.0], dtype=torch.float64)), (5,)),
+        (LevelLoss(1, 1, torch.tensor([3.0], dtype=torch.float64)), (7,)),
+        (LevelLoss(0, 0, torch.tensor([1.0], dtype=torch.float64)), (5,)),
+        (LevelLoss(1, 0, torch.tensor([2.0], dtype=torch.float64)), (7,)),
+        (LevelLoss(0, 1, torch.tensor([5.0], dtype=torch.float64)), (5,)),
+        (LevelLoss(0, 1, torch.tensor([7.0], dtype=torch.float64)), (5,)),
     ):
         tally.add(piece, ids)
     found = tally.losses()
@@ -123,7 +123,7 @@ def test_pieces_add_up_in_any_order_and_what_was_not_read_is_left_out():
     assert found.by_level() == {0.25: 1.5, 0.75: 4.5} and found.clips.tolist() == [3.5, 2.5]
     assert found.by_shape() == [(A[1], 2, [1.5, 4.5])]
     with pytest.raises(ValueError, match="none of them can be read"):
-        Tally(samples, grids, (0.5,)).losses()
+        LossTable(samples, grids, (0.5,)).losses()
 
 
 def test_shapes_stand_apart_from_the_smallest_on():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sora.config.build import build
-from sora.cost.tally import Tally
+from sora.cost.tally import CostCounter
 from sora.cost.tracing import faked, gpu_casts
 from sora.dit.attention.patterns import causal_attention, factorised_attention
 from sora.dit.attention.varlen import attention_shapes
@@ -69,7 +69,11 @@ class Kernels(TorchDispatchMode):
 
 def trained(make, inputs) -> list[str]:
     """Which kernels a step calls; every weight has a gradient of its own dtype."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, Kernels() as kernels, Tally():  # which leaves to the host what is the host's
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        Kernels() as kernels,
+        CostCounter(),
+    ):  # which leaves to the host what is the host's
         net = make()
         with gpu_casts():
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -11,7 +11,7 @@ from sora.dit.attention.layout import sees
 from sora.dit.attention.patterns import causal_attention, factorised_attention, full_attention, windowed_attention
 from sora.dit.blocks.dual import dual_block
 from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
-from sora.dit.flops import TRAINING, Flops, Meeting, Rows
+from sora.dit.flops import TRAINING, AttentionPairs, Flops, ProductRows
 from sora.dit.layers.modulation import SingleModulation
 from sora.dit.layers.registers import register_tokens
 from sora.dit.layers.rope import AxialRope, wave_positions
@@ -82,8 +82,8 @@ def test_torchs_counter_finds_the_same_where_it_is_right():
 def test_masked_attention_costs_the_pairs_of_the_mask(reach, earlier, grid):
     places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).reshape(-1, 3)
     seen = sees(places, places, reach=reach, causal=earlier)
-    tokens = Rows(1, 0, 0, 0)
-    assert Meeting(tokens, tokens, reach, earlier).pairs(grid, 5) == seen.sum()
+    tokens = ProductRows(1, 0, 0, 0)
+    assert AttentionPairs(tokens, tokens, reach, earlier).pairs(grid, 5) == seen.sum()
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_in_joint_blocks_words_meet_patches_and_one_another():
 
 
 def test_rows_are_read_as_what_they_are_of():
-    assert Rows.decoded(3 + 2 * 16 + 1 * 16**3) == Rows(tokens=3, words=2, levels=0, clips=1)
-    assert Rows.decoded(512 * 16**3) == Rows(0, 0, 0, 512)  # a caption filled up to 512 words in every clip
-    assert Rows(1, 1, 0, 4).of(10, 5, 3, 2) == 10 + 5 + 8  # registers in joint blocks
+    assert ProductRows.decoded(3 + 2 * 16 + 1 * 16**3) == ProductRows(tokens=3, words=2, levels=0, clips=1)
+    assert ProductRows.decoded(512 * 16**3) == ProductRows(0, 0, 0, 512)  # a caption filled up to 512 words in every clip
+    assert ProductRows(1, 1, 0, 4).of(10, 5, 3, 2) == 10 + 5 + 8  # registers in joint blocks
 
 
 def test_registers_cost_what_tokens_do():

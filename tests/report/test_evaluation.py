@@ -10,8 +10,8 @@ from sora.evaluate import figure_lines
 from sora.metrics.protocol import preset_lines
 from sora.report import plots
 from sora.report.evaluation import TOLD, curve_parts, history, panels_of, standing, told_shorter, write_page
-from sora.report.page import Plot, Prose, Videos
-from sora.report.plots import Panel, Span
+from sora.report.page import Plot, Prose, VideoGrid
+from sora.report.plots import Panel, ValueInterval
 from sora.system.files import write_json
 from sora.video.files import write
 from tests.report.test_page import HOSTILE, read
@@ -173,7 +173,7 @@ def test_the_quickstart_draws_what_was_measured_while_it_trained_in_one_plot(tmp
 
 
 def test_plots_of_intervals_and_panels_follow_the_page_and_are_the_same_each_time():
-    spans = {"colour": Span(0.5, 0.4, 0.6), "$x$": Span(1.0, 0.9, 1.2, floor=0.8)}
+    spans = {"colour": ValueInterval(0.5, 0.4, 0.6), "$x$": ValueInterval(1.0, 0.9, 1.2, floor=0.8)}
     items = [Panel("a", {"a": ([1, 2], [3.0, 4.0])}, {"a": ([1, 2], [2.0, 3.0], [4.0, 5.0])}, 1.0), Panel("b", {"b": ([1], [1.0])}, {})]
     for make in (lambda: plots.intervals(spans, across="share"), lambda: plots.panels([*items, items[0]], across="step")):
         first = make()
@@ -188,7 +188,9 @@ def test_of_many_clips_both_ends_are_shown(home):
     write_json(home / "scores.json", {**whole, "rows": rows, "clips": [whole["clips"][0]] * count})
     from sora.report.evaluation import clip_parts
 
-    parts = [part for part in clip_parts(home, {**whole, "rows": rows, "clips": [whole["clips"][0]] * count}) if isinstance(part, Videos)]
+    parts = [
+        part for part in clip_parts(home, {**whole, "rows": rows, "clips": [whole["clips"][0]] * count}) if isinstance(part, VideoGrid)
+    ]
     assert [len(part.clips) for part in parts] == [12, 12]
     assert not any(isinstance(part, Plot) for part in parts)
     assert [clip.marks["colour"] for part in parts for clip in part.clips] == [False] * 12 + [True] * 12

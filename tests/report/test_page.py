@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sora.report import plots
-from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Plot, Prose, Section, Table, Video, Videos, number, render
+from sora.report.page import Commands, Figure, Figures, Folded, Links, Page, Plot, Prose, Section, Table, Video, VideoGrid, number, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -56,8 +56,8 @@ def page_of(word: str) -> Page:
         Plot(plots.curves({word: ([0, 1], [1, 2]), "b": ([0], [1])}, across=word, up=word), word),
         Plot(plots.bars({word: 1.0}, across=word), word),
         Plot([plots.bars({word: 1.0}, across=word)] * 2, word),
-        Videos([clip, clip, clip], together=2),
-        Videos([Video(b"", 8, 8, word, jpeg=b"jpeg", still=True)]),
+        VideoGrid([clip, clip, clip], together=2),
+        VideoGrid([Video(b"", 8, 8, word, jpeg=b"jpeg", still=True)]),
         Folded(word, [Prose(word), Table([word], [[word]])]),
         Links([(word, f"scores/{word}/report.html")]),
     ]
@@ -107,7 +107,7 @@ def test_videos_are_whole_inside_and_play_by_themselves():
 @pytest.mark.parametrize(("width", "height", "tiny"), [(16, 24, True), (32, 320, True), (176, 160, False), (640, 360, False)])
 def test_tiny_clips_keep_their_pixels_sharp(width, height, tiny):
     assert Video(b"", width, height, "").tiny == tiny
-    assert ('class="tiny"' in render(Page("", "", [Section("a", [Videos([Video(b"", width, height, "")])])]))) == tiny
+    assert ('class="tiny"' in render(Page("", "", [Section("a", [VideoGrid([Video(b"", width, height, "")])])]))) == tiny
 
 
 def test_a_command_stands_alone_so_that_one_click_takes_it_whole_and_it_wraps():
@@ -133,7 +133,7 @@ def test_a_page_loads_itself_anew_only_where_it_is_written_again():
 
 def test_rows_keep_an_original_beside_its_reconstruction():
     clips = [Video(b"", 8, 8, str(index)) for index in range(5)]
-    assert [[clip.caption for clip in row] for row in Videos(clips, together=2).rows()] == [["0", "1"], ["2", "3"], ["4"]]
+    assert [[clip.caption for clip in row] for row in VideoGrid(clips, together=2).rows()] == [["0", "1"], ["2", "3"], ["4"]]
 
 
 def test_marks_say_yes_no_or_nothing():

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 from sora.runs import checkpoint, manifest
 from sora.runs.checkpoint import Saving, TrainingState
-from sora.runs.shards import Piece, Stored, owned
+from sora.runs.shards import Stored, TensorShard, owned
 from sora.system import files as storage
 from sora.training import state
 from tests.faults import Countdown, die, in_child, injected
@@ -291,7 +291,7 @@ def test_a_manifest_grows_with_ranks_and_not_with_tensors_times_ranks(tmp_path):
 
     def size(blocks: int, ranks: int) -> int:
         names = sorted(f"blocks.{number:04d}.weight" for number in range(blocks))
-        pieces = [Piece(torch.empty(1, 8, device="meta"), (rank, 0), (ranks, 8)) for rank in range(ranks)]
+        pieces = [TensorShard(torch.empty(1, 8, device="meta"), (rank, 0), (ranks, 8)) for rank in range(ranks)]
         said = [manifest.told(names, dict.fromkeys(names, piece)) for piece in pieces]
         return len(manifest.text_of(manifest.Contents({}, {"model": manifest.merged(names, said)}, {})))
 

@@ -182,7 +182,7 @@ def test_a_command_that_was_started_hears_each_signal_once_whether_it_was_meant_
     outer = (
         "import sys; from sora.system import processes\n"
         f"try: processes.command([sys.executable, '-c', {COUNTING!r}, '{len(numbers)}'], patience=30)\n"
-        "except processes.Asked as asked: sys.exit(asked.code)"
+        "except processes.Interrupted as asked: sys.exit(asked.code)"
     )
     starter = subprocess.Popen(
         [sys.executable, "-c", outer], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -206,7 +206,7 @@ def test_a_signal_to_a_command_that_has_not_begun_to_listen_ends_it_without_a_tr
         "    return real(*words, preexec_fn=lambda: os.kill(os.getpid(), signal.SIGINT), **settings)\n"
         "processes.subprocess.Popen = started\n"
         "try: processes.command([sys.executable, '-m', 'sora.train', '--help'], patience=30)\n"
-        "except processes.Asked as asked: sys.exit(asked.code)"
+        "except processes.Interrupted as asked: sys.exit(asked.code)"
     )
     ended = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

@@ -5,7 +5,7 @@ import torch
 
 from sora.text.classes import ClassEncoder
 from sora.text.encoder import IdentityText
-from sora.text.limits import Limit, cuts, with_fill
+from sora.text.limits import CaptionLimit, cuts, with_fill
 from sora.text.packing import pack_text
 from sora.text.pooled import PooledCaptions, PooledText
 from sora.tokens import Segments, TextTokens
@@ -26,7 +26,7 @@ class Lengths:
         return []
 
     def limits(self):
-        return [Limit("text.max_tokens", 2, lambda captions, tokens: [caption[tokens:] for caption in captions])]
+        return [CaptionLimit("text.max_tokens", 2, lambda captions, tokens: [caption[tokens:] for caption in captions])]
 
     def encode(self, captions):
         return [torch.full((self.width,), float(len(caption))) for caption in captions]
@@ -50,7 +50,7 @@ class Letters:
         return []
 
     def limits(self):
-        return [Limit("text.max_tokens", 4, lambda captions, tokens: [caption[tokens:] for caption in captions])]
+        return [CaptionLimit("text.max_tokens", 4, lambda captions, tokens: [caption[tokens:] for caption in captions])]
 
     def text_module(self):
         return IdentityText()

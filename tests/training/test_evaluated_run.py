@@ -90,14 +90,14 @@ def test_the_loss_is_that_of_the_checkpoint_s_averaged_weights(made, alone):
 
     from sora.assembly.load import load_diffusion
     from sora.assembly.validation import held_out_clips, held_out_loss
-    from sora.diffusion.validation_loss import Tally
+    from sora.diffusion.validation_loss import LossTable
 
     loaded = load_diffusion(alone)
     config = OmegaConf.create(loaded.config)
     rest = {"budget": 5000, "max_clips": 8, "vae": alone / "vae", "identity": loaded.hashes["vae"]}
     clips = held_out_clips(config, split="heldout", count=7, seed=0, **rest)
     loss = held_out_loss(loaded.objective, SimpleNamespace(levels=3, draws=1, seed=0))
-    tally = Tally(clips.listing.samples, clips.listing.grids, loss.levels)
+    tally = LossTable(clips.listing.samples, clips.listing.grids, loss.levels)
     batches = [batch for step in range(len(clips.listing)) for batch in clips.read(step)]
     for piece in loss.pieces(loaded.dit, loaded.text, batches):
         tally.add(piece, batches[piece.batch].sample_ids)

@@ -16,7 +16,7 @@ from sora.parallel.mesh import MeshStrategy, seat
 from sora.system import distributed as ranks
 from sora.training import module as modules
 from sora.training import trainers
-from sora.training.callbacks.clock import Clock
+from sora.training.callbacks.clock import StepTimer
 from sora.training.logging.goodput import Phases
 from tests.training.groups import in_ranks
 from tests.training.stand_ins import ADAMW, Integers, Pack, Steps, module_of
@@ -36,7 +36,7 @@ class Shares(Dataset):
         return self.steps[step][self.rank :: self.ranks]
 
 
-class Recorder(Clock):
+class Recorder(StepTimer):
     """Keeps what each step reported."""
 
     def __init__(self) -> None:

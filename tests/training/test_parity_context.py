@@ -28,7 +28,7 @@ from sora.dit.blocks.single import dual_then_single_block, single_block
 from sora.dit.layers.clip_shape import clip_shape
 from sora.dit.layers.registers import register_tokens
 from sora.parallel import context
-from sora.parallel.context import Part, Slicer, Ulysses, spread_context
+from sora.parallel.context import AxisShard, Slicer, Ulysses, spread_context
 from sora.tokens import Segments, join
 from sora.training import activation_checkpointing as recompute
 from tests.dit.published.test_parity import CASES
@@ -184,17 +184,19 @@ def test_parts_of_any_axis_make_the_whole(tmp_path, ranks):
         group = dist.group.WORLD
         for lengths in axes:
             whole = Segments.of(lengths)
-            part = Part.cut(whole, group)
+            part = AxisShard.cut(whole, group)
             rows = torch.arange(3.0 * whole.total).view(-1, 3)
             assert torch.equal(part.everyones(part.mine(rows)), rows) and part.total == len(part.mine(rows))
             assert torch.equal(part.added(torch.tensor(part.lengths)), torch.tensor(lengths))
             assert max(part.sizes) - min(part.sizes) <= 1
         for first, second in pairwise(axes):
             both = [Segments.of(lengths) for lengths in (first, second)]
-            joint, alone = Part.cut(both[0], group).beside(Part.cut(both[1], group)), join(*both)
+            joint, alone = AxisShard.cut(both[0], group).beside(AxisShard.cut(both[1], group)), join(*both)
             words = torch.cat((torch.arange(both[0].total), 100 + torch.arange(both[1].total)))
-            mine = [Part.cut(segments, group).mine(here) for segments, here in zip(both, words.split([s.total for s in both]), strict=True)]
-            local = join(*(Part.cut(segments, group) for segments in both))
+            mine = [
+                AxisShard.cut(segments, group).mine(here) for segments, here in zip(both, words.split([s.total for s in both]), strict=True)
+            ]
+            local = join(*(AxisShard.cut(segments, group) for segments in both))
             came = joint.everyones(torch.cat(mine)[local.order])
             assert torch.equal(came[joint.order], words[alone.order])
             assert torch.equal(came[joint.order][joint.places], came)
@@ -251,7 +253,7 @@ def heads_mixed_up(monkeypatch) -> None:
 
 def means_of_parts(monkeypatch) -> None:
     """The mean of a caption is of what words a rank has."""
-    monkeypatch.setattr(Part, "added", lambda self, sums: sums)
+    monkeypatch.setattr(AxisShard, "added", lambda self, sums: sums)
 
 
 def no_gradient_of_others(monkeypatch) -> None:

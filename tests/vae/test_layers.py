@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sora.vae.layers import Block, CausalConv, FromPixels, Head, ToPixels, group, haar_blocks, haar_levels, triple, ungroup
+from sora.vae.layers import CausalConv, FromPixels, OutputHead, ResidualBlock, ToPixels, group, haar_blocks, haar_levels, triple, ungroup
 
 
 def haar(size):
@@ -109,5 +109,5 @@ def test_a_causal_convolution_is_the_sum_over_past_frames():
 
 def test_blocks_are_identities_and_heads_are_silent_at_birth():
     x = torch.randn(2, 6, 3, 4, 4)
-    assert torch.equal(Block(6, (3, 3, 3))(x), x)
-    assert Head(6, torch.nn.Conv3d(6, 4, 1))(x).abs().max() == 0
+    assert torch.equal(ResidualBlock(6, (3, 3, 3))(x), x)
+    assert OutputHead(6, torch.nn.Conv3d(6, 4, 1))(x).abs().max() == 0

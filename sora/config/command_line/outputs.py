@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sora.config.check import flatten
-from sora.config.kinds import Kind, Kinds
+from sora.config.kinds import Kinds, ValueKind
 
 GOES_ON = "resume"  # names the run that is written on purpose
 SHARED = ("output", "cache", "statistics")  # a sweep gives each run an output of its own; the others are written once and read by all
@@ -45,5 +45,5 @@ def _paths(tree: Mapping[str, Any], kinds: Kinds) -> Iterator[tuple[str, str, bo
         kind = kinds.of(key)
         for item in value if isinstance(value, list) else [value]:
             inner = kind.items if isinstance(value, list) else kind
-            if isinstance(item, str) and isinstance(inner, Kind) and "path" in inner.scalars and item != "???":
+            if isinstance(item, str) and isinstance(inner, ValueKind) and "path" in inner.scalars and item != "???":
                 yield key, item, "out" in inner.scalars

@@ -33,7 +33,7 @@ FORM = Fields(
 
 
 @dataclass(frozen=True)
-class Part:
+class IndexedShard:
     """What came of one shard. stamp: of the shard when it was read. size: of the shard in bytes, 0 where it is not known."""
 
     shard: str
@@ -45,10 +45,10 @@ class Part:
     refused: list[Refusal]
 
 
-class Parts:
+class IndexProgress:
     """The shards that are done, below `output`; a folder that another process indexes into is a `ValueError`.
 
-    settings: JSON-able. `with Parts(…) as parts`; `remove` when the index is whole.
+    settings: JSON-able. `with IndexProgress(…) as parts`; `remove` when the index is whole.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]):
@@ -62,13 +62,13 @@ class Parts:
                 other.unlink()
             write_json(path, dict(settings))
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> IndexProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._alone.close()
 
-    def find(self, shard: str, stamp: str) -> Part | None:
+    def find(self, shard: str, stamp: str) -> IndexedShard | None:
         """What was done of a shard in this state; None if there is nothing, or something that is not whole."""
         path = self._path(shard, "json")
         if not path.is_file():
@@ -80,18 +80,18 @@ class Parts:
             return None
         return part if whole else None
 
-    def of(self, shard: str) -> Part:
+    def of(self, shard: str) -> IndexedShard:
         path = self._path(shard, "json")
         known = fitting(read_json(path, limit=LIST, within=self.folder), FORM, str(path))
-        return Part(**{**known, "refused": [Refusal(**one) for one in known["refused"]]})
+        return IndexedShard(**{**known, "refused": [Refusal(**one) for one in known["refused"]]})
 
-    def write(self, surveyed: Survey, rows: Sequence[ClipRow], refused: Sequence[Refusal]) -> Part:
+    def write(self, surveyed: Survey, rows: Sequence[ClipRow], refused: Sequence[Refusal]) -> IndexedShard:
         """Keep what came of a shard."""
         shard, path = surveyed.shard, self._path(surveyed.shard, "parquet")
         self._path(shard, "json").unlink(missing_ok=True)
         write_rows(path, rows)
         notes = dict(+surveyed.notes)
-        part = Part(shard, surveyed.stamp, surveyed.size, len(rows), file_hash(path), notes, list(refused))
+        part = IndexedShard(shard, surveyed.stamp, surveyed.size, len(rows), file_hash(path), notes, list(refused))
         write_json(self._path(shard, "json"), {**asdict(part), "refused": [one._asdict() for one in refused]})
         return part
 

@@ -33,24 +33,24 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Part:
+class JobPart:
     """A share of some work, for several jobs at once: each `of_all`-th unit from `number` on."""
 
     number: int = 0
     of_all: int = 1
 
     @staticmethod
-    def of(said: Sequence[Any] | None) -> Part:
+    def of(said: Sequence[Any] | None) -> JobPart:
         """part=[number, of_all]; None: everything.
 
         Raises:
             ValueError: it is not two whole numbers, the first from 0 and below the second.
         """
         if said is None:
-            return Part()
+            return JobPart()
         if len(said) != 2 or not all(isinstance(value, int) for value in said) or not 0 <= said[0] < said[1]:
             raise ValueError(f"part={list(said)} must be [K, N] with K from 0 to N - 1: the K-th of N jobs, such as part=[3,64]")
-        return Part(*said)
+        return JobPart(*said)
 
     def some(self, units: Sequence[Item]) -> dict[int, Item]:
         """The units of this part, by number."""
@@ -60,10 +60,10 @@ class Part:
         return f"{self.number} of {self.of_all}"
 
 
-WHOLE = Part()
+WHOLE = JobPart()
 
 
-class Unit:
+class UnitWriter:
     """A unit that is being written: `add` what it gives, in order. again: a later job makes it anew, since what failed may not have been
     its fault."""
 
@@ -87,7 +87,7 @@ class Units:
         ValueError: another process makes this part of it, or all of it, or `output` is whole, or holds something else.
     """
 
-    def __init__(self, output: Path, *, part: Part, mark: str, doing: str):
+    def __init__(self, output: Path, *, part: JobPart, mark: str, doing: str):
         self.output, self.part, self.mark, self._doing = Path(output), part, mark, doing
         self.folder = self.output / FOLDER
         self._locks = ExitStack()
@@ -120,14 +120,14 @@ class Units:
             self.output.rmdir()
 
     @contextmanager
-    def writing(self, identity: str) -> Iterator[Unit]:
+    def writing(self, identity: str) -> Iterator[UnitWriter]:
         """Write a unit, which is kept at a clean end."""
         path = _path(self.folder, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = staging_of(path)
         try:
             with named_errors(path), open(staging, "wb", buffering=1 << 20) as file:
-                unit = Unit(file)
+                unit = UnitWriter(file)
                 yield unit
                 said = json.dumps({"again": unit.again, "records": unit.records}, allow_nan=False).encode()
                 file.write(said + len(said).to_bytes(8, "little") + hashlib.sha256(said).digest())
@@ -179,7 +179,7 @@ class Units:
                 time.sleep(0.1)
 
 
-def refuse_other_counts(folder: Path, part: Part, *, name: str, doing: str) -> None:
+def refuse_other_counts(folder: Path, part: JobPart, *, name: str, doing: str) -> None:
     """Raise ValueError where a process works on a part of another number of parts: the two would do the same work, or write the same files.
 
     name: what the locks of parts are called, up to -K-of-N; that of `part` is held already, so that one of two that begin at once sees

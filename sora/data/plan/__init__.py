@@ -4,7 +4,7 @@ A plan is a pure function of (fingerprint, seed, step). It knows nothing of work
 loader's whole state is one integer. A step is a fixed number of packs, and R ranks that divide it take them in turn.
 """
 
-from sora.data.plan.clips import ClipLimits, Clips, LatentClips
+from sora.data.plan.clips import ClipLimits, ClipTable, LatentClips
 from sora.data.plan.cost import Cost
 from sora.data.plan.crops import CropPlan
 from sora.data.plan.filling import Bucketed, Filling, Packed, Padded
@@ -15,7 +15,7 @@ from sora.data.plan.steps import Crop, Item, Pack, Plan, StepPlan
 __all__ = [
     "Bucketed",
     "ClipLimits",
-    "Clips",
+    "ClipTable",
     "Cost",
     "Crop",
     "CropPlan",

@@ -23,14 +23,14 @@ class ClipLimits(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """grids: patches in time, rows, columns. reasons: 0 for a clip that can be used, else a place in `Clips.reasons`."""
+    """grids: patches in time, rows, columns. reasons: 0 for a clip that can be used, else a place in `ClipTable.reasons`."""
 
     grids: Int[np.ndarray, "n 3"]
     reasons: UInt8[np.ndarray, "n"]
 
 
 @runtime_checkable
-class Clips(Protocol):
+class ClipTable(Protocol):
     """Rows count through all datasets; dataset d has rows starts[d] .. starts[d + 1] - 1. Nothing here is held per clip in Python."""
 
     starts: tuple[int, ...]

@@ -17,7 +17,7 @@ from sora.system.terminal import counted
 
 
 @runtime_checkable
-class Rows(Protocol):
+class ClipRows(Protocol):
     """What `CropPlan` asks of an index: the clips' keys and sizes, and its fingerprint."""
 
     frames: Int[np.ndarray, "rows"]
@@ -46,7 +46,7 @@ class CropPlan:
 
     def __init__(
         self,
-        indexes: Sequence[Rows],
+        indexes: Sequence[ClipRows],
         *,
         shapes: Sequence[Sequence[int]],
         batch: int,

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sora.data.plan.clips import ClipLimits, Clips
+from sora.data.plan.clips import ClipLimits, ClipTable
 from sora.data.plan.filling import Packed
 from sora.data.plan.steps import Item, Pack, Plan, StepPlan
 from sora.system.draws import sample_id
@@ -17,7 +17,7 @@ from sora.tokens import Grid
 class PackPlan(Plan, Protocol):
     """A plan of packs of at most `budget` tokens and `max_clips` clips."""
 
-    clips: Clips
+    clips: ClipTable
     budget: int
     max_clips: int
 
@@ -29,7 +29,7 @@ class Listing:
     are left out, counted in `skipped`; nothing stands in for one that cannot be read. Raises ValueError if none is left.
     """
 
-    def __init__(self, clips: Clips, *, count: int | None, budget: int, max_clips: int, seed: int) -> None:
+    def __init__(self, clips: ClipTable, *, count: int | None, budget: int, max_clips: int, seed: int) -> None:
         total = clips.starts[-1]
         if count is not None and count < 1:
             raise ValueError(f"{count} held-out clips: give at least one, or null for all of them")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from sora.data.plan.clips import ClipLimits, Clips
+from sora.data.plan.clips import ClipLimits, ClipTable
 from sora.data.plan.order import ROUND, permutation, shares_of, turns
 from sora.system.terminal import counted
 
@@ -70,7 +70,7 @@ class MixtureSource:
     `skipped` counts the others by reason.
     """
 
-    def __init__(self, clips: Clips, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int):
+    def __init__(self, clips: ClipTable, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int):
         self.clips, self.first, self.last, self.limits, self.budget, self.images = clips, first, last, limits, budget, images
         self.seed = seed
         self.skipped: Counter[str] = Counter()
@@ -154,7 +154,7 @@ class MixtureSource:
         self._order = lru_cache(maxsize=4)(self._ordered)
 
 
-class Drawn(NamedTuple):
+class DrawnClips(NamedTuple):
     """Clips in the order they were drawn, and the epoch of its source that each is drawn in."""
 
     rows: Int[np.ndarray, "n"]
@@ -168,7 +168,7 @@ class Mixture:
     share, and each runs through epochs of its own.
     """
 
-    def __init__(self, clips: Clips, stage: CurriculumStage, *, budget: int, seed: int, epoch: int):
+    def __init__(self, clips: ClipTable, stage: CurriculumStage, *, budget: int, seed: int, epoch: int):
         self.clips, self.stage, self.epoch, self._budget, self._seed = clips, stage, epoch, budget, seed
         self.sources = self._made()
         shares = np.array(self._shares)
@@ -224,7 +224,7 @@ class Mixture:
         """Draws after which every clip has come once more: None where sources of several sizes take turns."""
         return self.sources[0].count if len(self.sources) == 1 else None
 
-    def draw(self, first: int, last: int) -> Drawn:
+    def draw(self, first: int, last: int) -> DrawnClips:
         """Draws `first` to `last` - 1."""
         numbers = np.arange(first, last)
         rounds, places = np.divmod(numbers, ROUND)
@@ -239,7 +239,7 @@ class Mixture:
             for epoch in np.unique(epochs[mine]).tolist():
                 these = epochs[mine] == epoch
                 rows[mine[these]] = source.rows(self.epoch + epoch, within[these])
-        return Drawn(rows, epochs + self.epoch)
+        return DrawnClips(rows, epochs + self.epoch)
 
     def epochs(self, draws: int) -> int:
         """How many epochs of its most repeated source the first `draws` draws touch."""

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from sora.data.plan.clips import Clips
+from sora.data.plan.clips import ClipTable
 from sora.data.plan.cost import Cost
 from sora.data.plan.filling import Filling
-from sora.data.plan.mixture import CurriculumStage, Drawn, Mixture, fitting, staged
+from sora.data.plan.mixture import CurriculumStage, DrawnClips, Mixture, fitting, staged
 from sora.data.plan.steps import Item, Pack, StepPlan
 from sora.data.plan.window_cache import MARK, Counted
 from sora.system.draws import generator
@@ -31,7 +31,7 @@ _CHUNK = 1 << 14  # rows looked at together
 _NEAR = (1 << 20) // _CHUNK  # such chunks that are searched for a clip of exactly as many tokens
 
 
-class Span(NamedTuple):
+class WindowDraws(NamedTuple):
     """The draws of a window, counted from its stage's beginning. closing: nothing of it may wait for a later window."""
 
     stage: int
@@ -71,7 +71,7 @@ class TokenPlan:
 
     def __init__(
         self,
-        clips: Clips,
+        clips: ClipTable,
         *,
         filling: Filling,
         cost: Cost,
@@ -117,7 +117,7 @@ class TokenPlan:
                 self._begins.append(self._begins[-1] + self._windows_before(number, draws))
         self.skipped = self._skipped(drop_long)
         self._before = [0]  # packs before each window
-        self._marks: dict[int, Drawn | None] = {0: None}  # what waits at the beginning of some windows
+        self._marks: dict[int, DrawnClips | None] = {0: None}  # what waits at the beginning of some windows
         self._windows: OrderedDict[int, Packs] = OrderedDict()
         self._counted: Counted | None = None
 
@@ -266,13 +266,13 @@ class TokenPlan:
             window += 1
         return window
 
-    def _span(self, window: int) -> Span:
+    def _span(self, window: int) -> WindowDraws:
         stage = min(bisect_right(self._begins, window), len(self.stages)) - 1
         inner = window - self._begins[stage]
         first, last, draws = self._start(stage, inner), self._start(stage, inner + 1), self._draws_of(stage)
         ends = draws is not None and last >= draws
         epoch_ends = self.mixtures[stage].whole is not None and (inner + 1) % self._cuts(stage) == 0
-        return Span(stage, first, min(last, draws) if draws is not None else last, ends or epoch_ends)
+        return WindowDraws(stage, first, min(last, draws) if draws is not None else last, ends or epoch_ends)
 
     def _walk(self, packs: int) -> None:
         """Plan windows until so many packs are known."""
@@ -296,13 +296,13 @@ class TokenPlan:
                 self._windows.popitem(last=False)
         return self._windows[window]
 
-    def _plan(self, window: int, waiting: Drawn | None) -> tuple[Packs, Drawn | None]:
+    def _plan(self, window: int, waiting: DrawnClips | None) -> tuple[Packs, DrawnClips | None]:
         """A window's packs in the order that steps take them, and the clips that wait for the next window."""
         span = self._span(window)
         mixture = self.mixtures[span.stage]
         drawn = mixture.draw(span.first, span.last)
         if waiting is not None:
-            drawn = Drawn(*(np.concatenate(pair) for pair in zip(waiting, drawn, strict=True)))
+            drawn = DrawnClips(*(np.concatenate(pair) for pair in zip(waiting, drawn, strict=True)))
         grids = self.clips.measured(drawn.rows, mixture.stage.limits).grids
         order, ends, left = self.filling.fill(grids, budget=self.budget, max_clips=self.max_clips, closing=span.closing)
         tokens = grids.prod(axis=1)[order]
@@ -316,10 +316,10 @@ class TokenPlan:
         sizes = np.diff(ends, prepend=0)[sequence]
         chosen = order[within]
         packs = Packs(drawn.rows[chosen], drawn.epochs[chosen], tokens[within], np.cumsum(sizes), paid[sequence], span.stage)
-        rest = Drawn(drawn.rows[left], drawn.epochs[left]) if len(left) else None
+        rest = DrawnClips(drawn.rows[left], drawn.epochs[left]) if len(left) else None
         return packs, rest
 
-    def _mark(self, window: int, waiting: Drawn | None) -> None:
+    def _mark(self, window: int, waiting: DrawnClips | None) -> None:
         """Remember what waits at a window; of the last `MARK` windows each, of earlier ones every `MARK`-th."""
         if self.filling.waits:
             self._marks[window] = waiting

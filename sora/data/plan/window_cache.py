@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from sora.data.plan.mixture import Drawn
+from sora.data.plan.mixture import DrawnClips
 from sora.gate import trust
 from sora.gate.files import read
 from sora.gate.texts import LIST
@@ -33,7 +33,7 @@ class Counted:
     def __init__(self, path: Path, identity: str):
         self.path, self._identity, self._next, self._ours = Path(path), identity, _EVERY, False
 
-    def load(self) -> tuple[list[int], dict[int, Drawn | None]] | None:
+    def load(self) -> tuple[list[int], dict[int, DrawnClips | None]] | None:
         """Packs before each window, and what waits at the beginning of some; None if there is no sound file of this plan."""
         try:
             content = read(self.path, most=LIST.bytes, within=self.path.parent)
@@ -44,14 +44,14 @@ class Counted:
             return None
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-                waiting = {int(window): Drawn(arrays[f"rows {window}"], arrays[f"epochs {window}"]) for window in arrays["marks"]}
+                waiting = {int(window): DrawnClips(arrays[f"rows {window}"], arrays[f"epochs {window}"]) for window in arrays["marks"]}
                 before = arrays["before"].tolist()
         except (BadZipFile, KeyError, ValueError):
             return None
         self._next, self._ours = len(before) + _EVERY, True
         return before, {window: drawn if len(drawn.rows) else None for window, drawn in waiting.items()}
 
-    def keep(self, before: Sequence[int], marks: Mapping[int, Drawn | None]) -> None:
+    def keep(self, before: Sequence[int], marks: Mapping[int, DrawnClips | None]) -> None:
         """Write what is known, once in a while, unless another process has written as much."""
         if len(before) < self._next:
             return
@@ -61,7 +61,7 @@ class Counted:
         kept = sorted(window for window in marks if not window % MARK)[-_MARKS:]
         arrays: dict[str, Any] = {"before": np.asarray(before, np.int64), "marks": np.array(kept, np.int64)}
         for window in kept:
-            waiting = marks[window] or Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
+            waiting = marks[window] or DrawnClips(np.zeros(0, np.int64), np.zeros(0, np.int64))
             arrays |= {f"rows {window}": waiting.rows, f"epochs {window}": waiting.epochs}
         file = io.BytesIO()
         np.savez(file, **arrays)

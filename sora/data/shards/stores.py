@@ -27,7 +27,7 @@ from sora.data.shards.tar_reader import ByteFile
 from sora.gate import credentials, trust
 from sora.gate.files import regular
 from sora.gate.forms import Fields, Maybe, count, fitting, real, text
-from sora.gate.hosts import Reading, Unfit, within
+from sora.gate.hosts import HostFile, UnfitAnswer, within
 from sora.system.files import read_json, write_json
 
 __all__ = ["LocalStore", "RemoteStore", "ShardCache", "Store", "open_store", "pread", "store_of", "write_remote"]
@@ -192,7 +192,7 @@ class RemoteStore:
     def open(self, name: str) -> tuple[ByteFile, int]:
         url = self.place(name)
         size = int(self._tried(url, lambda files: files.size(url)) or 0)
-        return Reading(self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), url), size
+        return HostFile(self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), url), size
 
     def forget(self, name: str) -> bool:
         """Drop a cached shard, since its bytes are not what the index says; whether there was one."""
@@ -234,7 +234,7 @@ class RemoteStore:
         for attempt in range(_TRIES):
             try:
                 return ask(self._files())
-            except (ValueError, Unfit):
+            except (ValueError, UnfitAnswer):
                 raise
             except Exception as error:  # every package behind fsspec has errors of its own
                 if isinstance(error, FileNotFoundError) and _is_missing(error):

@@ -47,7 +47,7 @@ class Trouble(NamedTuple):
     reason: str
 
 
-class Walk:
+class TarWalk:
     """The files of a tar, in order: `for found in walk: … walk.content() …`. `troubles` grows as it goes.
 
     size: of the whole file in bytes; None for a stream, which is read from front to back and never sought in.

@@ -98,7 +98,7 @@ class Leaves(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Difference:
+class OptionDifference:
     """A leaf of ours that is another one in the published network. said: the keys that say so, none for a constant of its class."""
 
     key: str
@@ -201,7 +201,7 @@ def _within(key: str, name: str) -> bool:
     return key == name or key.startswith(f"{name}.")
 
 
-def differences(options: Options, config: Mapping[str, Any], ours: Leaves, *, place: str) -> list[Difference]:
+def differences(options: Options, config: Mapping[str, Any], ours: Leaves, *, place: str) -> list[OptionDifference]:
     """The leaves in which ours is not the network of a published configuration.
 
     Raises:
@@ -214,11 +214,11 @@ def differences(options: Options, config: Mapping[str, Any], ours: Leaves, *, pl
     for key in sorted({*expected, *ours} - {"words", "hidden"}):
         there, said = expected.get(key, (None, ()))
         if there != ours[key]:
-            found.append(Difference(key, ours[key], there, said))
+            found.append(OptionDifference(key, ours[key], there, said))
     return _outermost(found)
 
 
-def _outermost(found: list[Difference]) -> list[Difference]:
+def _outermost(found: list[OptionDifference]) -> list[OptionDifference]:
     """Without the keys of parts that are other parts altogether."""
     parts = [item.key.removesuffix("_target_") for item in found if item.key.endswith("._target_")]
     return [item for item in found if item.key.endswith("._target_") or not item.key.startswith(tuple(parts))]
@@ -233,7 +233,7 @@ def _made(value: From, config: Mapping[str, Any], place: str) -> Any:
         raise ValueError(f"{place} says {told}, of which no network can be made") from None
 
 
-def _settable(item: Difference) -> bool:
+def _settable(item: OptionDifference) -> bool:
     return item.key not in GIVEN and not item.key.endswith("._target_") and item.there is not None and not isinstance(item.there, Told)
 
 
@@ -241,9 +241,9 @@ def _word(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _there(options: Options, config: Mapping[str, Any], wrong: list[Difference]) -> str:
+def _there(options: Options, config: Mapping[str, Any], wrong: list[OptionDifference]) -> str:
     """Each published value once, with all of ours that it is not."""
-    grouped: dict[tuple[str, ...], list[Difference]] = {}
+    grouped: dict[tuple[str, ...], list[OptionDifference]] = {}
     for item in wrong:
         grouped.setdefault(item.said, []).append(item)
     return "; ".join(
@@ -252,7 +252,7 @@ def _there(options: Options, config: Mapping[str, Any], wrong: list[Difference])
     )
 
 
-def _meant(item: Difference) -> str:
+def _meant(item: OptionDifference) -> str:
     if item.key in GIVEN:
         return f"{item.key.replace('_', ' ')} {item.there:g}, and {GIVEN[item.key]}= here gives {item.here}"
     key = item.key.removesuffix("._target_")
@@ -303,7 +303,7 @@ def _back(of: str | From, ours: Leaves) -> Any:
         return None
 
 
-def _here(item: Difference, options: Options) -> str:
+def _here(item: OptionDifference, options: Options) -> str:
     """A leaf that cannot be written, with what the class has instead; its keys may be those of other leaves of ours, too."""
     of = [options.theirs.get(key) for key in item.said]
     ours = [key for each in of if each is not None for key in ([each] if isinstance(each, str) else each.keys.split())]

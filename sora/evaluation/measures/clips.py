@@ -26,7 +26,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ClipMeasure:
     """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips. needs: what of "facts", "prompt" and "extractor" it
     looks at; a command that lacks it says so before any work."""
 
@@ -139,10 +139,10 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 MEASURES = {
-    "adherence": Measure(adherence, adherence_figures, ("prompt", "facts")),
-    "physics": Measure(physics, physics_figures, ("prompt", "facts")),
-    "quality": Measure(quality, _means, ("extractor",)),
-    "text": Measure(text, _means, ("prompt", "extractor")),
+    "adherence": ClipMeasure(adherence, adherence_figures, ("prompt", "facts")),
+    "physics": ClipMeasure(physics, physics_figures, ("prompt", "facts")),
+    "quality": ClipMeasure(quality, _means, ("extractor",)),
+    "text": ClipMeasure(text, _means, ("prompt", "extractor")),
 }
 # What is measured where metrics= says nothing; adherence only where all prompts are of the built-in world.
 USUAL = {"videos": ("frechet", "kvd", "motion"), "diffusion": ("adherence", "frechet", "kvd", "motion"), "vae": ("reconstruction",)}

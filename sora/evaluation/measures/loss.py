@@ -59,7 +59,7 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
 
     from sora.assembly.validation import held_out_clips
     from sora.config import stored
-    from sora.diffusion.validation_loss import HeldOutLoss, Piece, Tally
+    from sora.diffusion.validation_loss import HeldOutLoss, LevelLoss, LossTable
     from sora.evaluation.files import real_folder
     from sora.runs.run import open_run
     from sora.sample import choose_device
@@ -83,12 +83,12 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
         return {"samples": [str(sample) for sample in batch.sample_ids], "pieces": pieces}
 
     listing = clips.listing
-    tally = Tally(listing.samples, listing.grids, loss.levels)
+    tally = LossTable(listing.samples, listing.grids, loss.levels)
     with scoring.bar(share, "held-out loss", "pack") as progress:
         rows = share.rows(len(listing), of_pack, progress)
     for row in rows:
         for level, errors in row["pieces"]:
-            tally.add(Piece(0, level, torch.tensor(errors, dtype=torch.float64)), [int(sample) for sample in row["samples"]])
+            tally.add(LevelLoss(0, level, torch.tensor(errors, dtype=torch.float64)), [int(sample) for sample in row["samples"]])
     losses = tally.losses()
     names = dict(zip(listing.samples, map(listing.clips.key, listing.rows.tolist()), strict=True))
     each = {names[sample]: value for sample, value in zip(losses.samples, losses.clips.tolist(), strict=True)}

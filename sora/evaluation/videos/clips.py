@@ -76,7 +76,7 @@ class ClipPolicy:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ClipWindow:
     """One clip: `frames` of them from number `first` of a video on, every `stride`th."""
 
     video: int
@@ -90,7 +90,7 @@ class Clips:
 
     videos: Videos
     policy: ClipPolicy
-    taken: tuple[Taken, ...]
+    taken: tuple[ClipWindow, ...]
     sides: tuple[int, int] = (1, 1)
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
     order = range(len(videos))
     if n is not None:
         order = sorted(order, key=lambda number: CHOICES[policy.choose](videos, number, seed))
-    taken: list[list[Taken]] = []
+    taken: list[list[ClipWindow]] = []
     left_out = 0
     for number in order:
         if len(taken) == n:
@@ -190,7 +190,7 @@ def take(videos: Videos, policy: ClipPolicy, *, n: int | None, seed: int, named:
         starts = [STARTS[policy.start](room, key, seed)]
         if policy.windows > 1:
             starts = SEVERAL[policy.start](room, span, policy.windows, key, seed)
-        taken.append([Taken(number, start, frames) for start in starts])
+        taken.append([ClipWindow(number, start, frames) for start in starts])
     if n is not None and len(taken) < n:
         short = f" ({left_out} more are too short for a clip)" if left_out else ""
         raise ValueError(

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.evaluation.videos.clips import ClipPolicy, Clips, Taken
+from sora.evaluation.videos.clips import ClipPolicy, Clips, ClipWindow
 from sora.evaluation.videos.sets import Shape
 from sora.system import files as storage
 
 
-class Asked(Protocol):
+class RequestedVideo(Protocol):
     """What a file is to hold: a request of the generator is one."""
 
     @property
@@ -35,7 +35,7 @@ class Asked(Protocol):
 class MadeVideos:
     """Lossless files that this program wrote, in the order of what was asked for."""
 
-    asked: Sequence[Asked]
+    asked: Sequence[RequestedVideo]
     paths: Sequence[Path]
 
     @property
@@ -143,4 +143,4 @@ def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, strid
     """A clip of each: all of it, or its first `frames` frames at a stride."""
     policy = ClipPolicy(frames=frames, stride=stride, windows=1, start="first", short="refuse", choose="first")
     counts = [frames or 1 + (videos.frames(number) - 1) // stride for number in range(len(videos))]
-    return Clips(videos, policy, tuple(Taken(number, 0, count) for number, count in enumerate(counts)))
+    return Clips(videos, policy, tuple(ClipWindow(number, 0, count) for number, count in enumerate(counts)))

@@ -20,7 +20,7 @@ from sora.ingest.sidecars import Sidecars
 from sora.ingest.tree import Passed, kind_in, listed, tree
 from sora.system import files as storage
 from sora.video.decoding import pictures
-from sora.video.demuxing.kinds import VIDEO_SUFFIXES, Kind
+from sora.video.demuxing.kinds import VIDEO_SUFFIXES, MediaFormat
 from sora.video.files import CONFINED, PYAV
 
 EVALUATION, SCORES = ".evaluation", "scores.json"  # what a folder that sora evaluate writes to holds from the beginning, and at its end
@@ -142,8 +142,8 @@ class FolderVideos:
         held = tree(self.folder, key="folder")
         names = [name for name in held.files if not _below(name, ours)]
         kinds = {name: kind_in(self.folder / name) for name in names}
-        videos = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.demuxer]
-        images = [name for name, kind in kinds.items() if isinstance(kind, Kind) and kind.picture]
+        videos = [name for name, kind in kinds.items() if isinstance(kind, MediaFormat) and kind.demuxer]
+        images = [name for name, kind in kinds.items() if isinstance(kind, MediaFormat) and kind.picture]
         self.names = videos or images
         self.decoder = PYAV.identity() if videos else f"{PYAV.identity()} {pictures.identity()}"
         self.passed = [one for one in held.passed if not _below(one.source, ours) and not one.source.endswith(EVALUATION)]
@@ -151,9 +151,9 @@ class FolderVideos:
         others = {name: kind for name, kind in kinds.items() if name not in {*videos, *images}}
         for name, kind in others.items():
             if PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES:  # a score over fewer clips is another score
-                what = f"is {kind.what}" if isinstance(kind, Kind) else kind
+                what = f"is {kind.what}" if isinstance(kind, MediaFormat) else kind
                 raise ValueError(f"{self.folder / name} is called a video, but {what}; make it anew, or take it out of the folder")
-        self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, Kind) else kind) for name, kind in others.items()]
+        self.passed += [Passed(name, f"is {kind.what}" if isinstance(kind, MediaFormat) else kind) for name, kind in others.items()]
         if not self.names:
             told = [f"{one.source} {one.reason}" for one in self.passed] + [f"{one} was written by sora evaluate" for one in sorted(ours)]
             left = f": {listed(told)}" if told else ""

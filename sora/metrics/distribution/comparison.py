@@ -10,7 +10,15 @@ from sora.metrics.distribution.diversity import inception_score, vendi_score
 from sora.metrics.distribution.frechet import check_features, frechet_distance, frechet_split
 from sora.metrics.distribution.kernel import JEDI, KVD, kernel_splits
 from sora.metrics.distribution.manifold import overlap
-from sora.metrics.distribution.permutation import LEAST_PERMUTATIONS, Pooled, frechet_splits, in_order, law_error, no_difference, pooled
+from sora.metrics.distribution.permutation import (
+    LEAST_PERMUTATIONS,
+    PooledFeatures,
+    frechet_splits,
+    in_order,
+    law_error,
+    no_difference,
+    pooled,
+)
 from sora.metrics.distribution.pool import Pool
 from sora.metrics.distribution.resampling import extrapolate, frechet_interval
 
@@ -62,7 +70,7 @@ def compare_features(
     return {f"{name.partition('/')[0]}/{key}{name[len(name.partition('/')[0]) :]}": value for name, value in found.items()}
 
 
-def _floor(distance: float, both: Pooled, permutations: int, *, ddof: int, seed: int) -> dict[str, float]:
+def _floor(distance: float, both: PooledFeatures, permutations: int, *, ddof: int, seed: int) -> dict[str, float]:
     """Of a Fréchet distance: its floor and all that follows from it."""
     pool, n = Pool(both.features, ddof=ddof), int(both.first.sum())
     values = frechet_splits(pool, both.labelled(permutations, seed=seed))
@@ -83,7 +91,7 @@ def _resampled(real: Tensor, fake: Tensor, *, ddof: int, seed: int, bootstrap: i
     return found
 
 
-def _kernels(both: Pooled, permutations: int, *, seed: int) -> dict[str, float]:
+def _kernels(both: PooledFeatures, permutations: int, *, seed: int) -> dict[str, float]:
     """The kernel distances; both and all splits of one pass."""
     unbiased, biased = kernel_splits(both.features, both.labelled(permutations, seed=seed), [KVD, JEDI])
     found = {"kvd": float(unbiased[0]), "jedi_formula": float(biased[0])}

@@ -35,7 +35,7 @@ class NoDifference:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledFeatures:
     """features (N, d) of both sets in the order of their values; first (N,): which of them are of the first set."""
 
     features: Tensor
@@ -56,11 +56,11 @@ def relabelled(first: Bool[ndarray, "N"], permutations: int, *, seed: int) -> Bo
     return np.stack([first, *(first[torch.randperm(len(first), generator=draw).numpy()] for _ in range(permutations))])
 
 
-def pooled(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> Pooled:
+def pooled(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> PooledFeatures:
     """Both sets as one, in the order of values; of equal rows those of the first set come first."""
     features = torch.cat([one, two]).detach().double()
     order = in_order(features.cpu().numpy())
-    return Pooled(features[torch.from_numpy(order).to(features.device)], order < len(one))
+    return PooledFeatures(features[torch.from_numpy(order).to(features.device)], order < len(one))
 
 
 def in_order(rows: Float[ndarray, "n d"]) -> ndarray:

@@ -39,7 +39,7 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
     return layer(functional.pad(x, pads))
 
 
-class Block(nn.Module):
+class MBConv(nn.Module):
     """Widen, filter each channel by itself, narrow; the input is added where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, size: int, step: int) -> None:
@@ -70,8 +70,8 @@ class Lite0(nn.Module):
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self._blocks = nn.ModuleList()
         for repeats, inputs, outputs, expansion, size, step in STAGES:
-            self._blocks.append(Block(inputs, outputs, expansion, size, step))
-            self._blocks.extend(Block(outputs, outputs, expansion, size, 1) for _ in range(repeats - 1))
+            self._blocks.append(MBConv(inputs, outputs, expansion, size, step))
+            self._blocks.extend(MBConv(outputs, outputs, expansion, size, 1) for _ in range(repeats - 1))
         self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
         self._fc = nn.Linear(1280, 1000)

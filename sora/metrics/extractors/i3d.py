@@ -40,7 +40,7 @@ def pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) 
     return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
-class Unit(nn.Module):
+class I3DUnit(nn.Module):
     """Convolution, batch normalisation, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, *, size: int, step: int = 1, epsilon: float) -> None:
@@ -59,19 +59,19 @@ class Mixed(nn.Module):
     def __init__(self, inputs: int, widths: tuple[int, ...], *, epsilon: float) -> None:
         super().__init__()
         one, before_two, two, before_three, three, four = widths
-        self.b0 = Unit(inputs, one, size=1, epsilon=epsilon)
-        self.b1a = Unit(inputs, before_two, size=1, epsilon=epsilon)
-        self.b1b = Unit(before_two, two, size=3, epsilon=epsilon)
-        self.b2a = Unit(inputs, before_three, size=1, epsilon=epsilon)
-        self.b2b = Unit(before_three, three, size=3, epsilon=epsilon)
-        self.b3b = Unit(inputs, four, size=1, epsilon=epsilon)
+        self.b0 = I3DUnit(inputs, one, size=1, epsilon=epsilon)
+        self.b1a = I3DUnit(inputs, before_two, size=1, epsilon=epsilon)
+        self.b1b = I3DUnit(before_two, two, size=3, epsilon=epsilon)
+        self.b2a = I3DUnit(inputs, before_three, size=1, epsilon=epsilon)
+        self.b2b = I3DUnit(before_three, three, size=3, epsilon=epsilon)
+        self.b3b = I3DUnit(inputs, four, size=1, epsilon=epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = pool(x, (3, 3, 3), (1, 1, 1))
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)], dim=1)
 
 
-class Head(nn.Module):
+class I3DHead(nn.Module):
     """Class logits at each place."""
 
     def __init__(self) -> None:
@@ -90,12 +90,12 @@ class I3D(nn.Module):
 
     def __init__(self, *, epsilon: float) -> None:
         super().__init__()
-        self.Conv3d_1a_7x7 = Unit(3, 64, size=7, step=2, epsilon=epsilon)
-        self.Conv3d_2b_1x1 = Unit(64, 64, size=1, epsilon=epsilon)
-        self.Conv3d_2c_3x3 = Unit(64, 192, size=3, epsilon=epsilon)
+        self.Conv3d_1a_7x7 = I3DUnit(3, 64, size=7, step=2, epsilon=epsilon)
+        self.Conv3d_2b_1x1 = I3DUnit(64, 64, size=1, epsilon=epsilon)
+        self.Conv3d_2c_3x3 = I3DUnit(64, 192, size=3, epsilon=epsilon)
         for name, (inputs, widths) in MIXED.items():
             self.add_module(name, Mixed(inputs, widths, epsilon=epsilon))
-        self.logits = Head()
+        self.logits = I3DHead()
 
     def forward(self, videos: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 400"]:
         x = pool(self.Conv3d_1a_7x7(videos), (1, 3, 3), (1, 2, 2))

@@ -153,8 +153,8 @@ class PretrainedFrames:
         return storage.read_json(self._folder / "config.json").get("model_type", "unknown")
 
     @cached_property
-    def _network(self) -> Pooled:
-        return Pooled(load(self._folder, FRAME_CLASSES.get(self._kind, "AutoModel")))
+    def _network(self) -> PooledEmbedding:
+        return PooledEmbedding(load(self._folder, FRAME_CLASSES.get(self._kind, "AutoModel")))
 
     @cached_property
     def _text(self) -> tuple[Any, Any]:
@@ -166,7 +166,7 @@ class PretrainedFrames:
         return tokenizer, load(self._folder, "CLIPTextModelWithProjection")
 
 
-class Pooled(nn.Module):
+class PooledEmbedding(nn.Module):
     """A model of transformers as pixels (n, 3, h, w) to one embedding each."""
 
     def __init__(self, model: Any) -> None:

@@ -13,7 +13,7 @@ from sora.training.logging.goodput import Goodput, Phases
 from sora.training.module import TrainingModule
 
 
-class Clock(Callback):
+class StepTimer(Callback):
     """Tells the phases when a step begins and ends. The last of all callbacks, so that a step includes what the others do.
 
     every: seconds between writings of the account.

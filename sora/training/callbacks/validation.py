@@ -35,7 +35,7 @@ Weights = Callable[[TrainingModule], AbstractContextManager[object]]
 
 
 @runtime_checkable
-class Measure(Protocol):
+class ValidationMeasure(Protocol):
     """One kind of measurement. Every rank goes through all of it, and yields as often as the others."""
 
     def begin(self, module: TrainingModule, earlier: Sequence[Mapping[str, Any]]) -> None:
@@ -70,7 +70,7 @@ class Evaluations(Callback):
         every: int,
         share: float | None,
         weights: Mapping[str, Weights],
-        measures: Sequence[Measure],
+        measures: Sequence[ValidationMeasure],
         steps: int,
         phases: Phases,
         journal: Journal,

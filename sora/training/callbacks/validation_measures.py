@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from sora.data.plan import Listing
-from sora.diffusion.validation_loss import HeldOutLoss, Losses, Tally
+from sora.diffusion.validation_loss import HeldOutLoss, Losses, LossTable
 from sora.gate.files import below
 from sora.generation.generator import Generator as Maker
 from sora.generation.generator import Request
@@ -76,7 +76,7 @@ class HeldOut:
             self._before[line["weights"]] = line.get("clips", {})
 
     def work(self, module: TrainingModule, weights: str) -> Generator[float, None, Figures]:
-        task, tally = opened(module), Tally(self._listing.samples, self._listing.grids, self._loss.levels)
+        task, tally = opened(module), LossTable(self._listing.samples, self._listing.grids, self._loss.levels)
         passes = len(self._batches) * len(self._loss.levels) * self._loss.draws
         done = 0
         for number, batch in enumerate(self._batches):

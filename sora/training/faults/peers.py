@@ -174,7 +174,7 @@ class Peers:
             self._listening.close()
 
 
-class Meeting(Callback):
+class PeerConnection(Callback):
     """Connects the ranks when a fit begins: they can talk then."""
 
     def __init__(self, peers: Peers) -> None:

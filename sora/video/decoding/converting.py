@@ -50,7 +50,7 @@ class Converter:
         return out
 
 
-class Pictures:
+class FrameBuffer:
     """Pictures in one array, made for as many as the header promises and grown where there are more."""
 
     def __init__(self, expected: int, most: int, named: str):

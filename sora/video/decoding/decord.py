@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora.system.terminal import counted
-from sora.video.decoding.indexed import Asked, by_number
+from sora.video.decoding.indexed import IndexedRead, by_number
 from sora.video.decoding.pyav import PyAVReader
 from sora.video.demuxing.seeking import INDEXED
 from sora.video.reader import Limits, Reading, Source, VideoInfo
@@ -58,7 +58,7 @@ class DecordReader:
         return by_number(_decoded, source, backend="decord", limits=self.limits, **given)
 
 
-def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
+def _decoded(wanted: IndexedRead) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     import decord
 
     _refuse(wanted)
@@ -74,7 +74,7 @@ def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     return len(video), pictures if len(places) == len(numbers) else pictures[places]
 
 
-def _refuse(wanted: Asked) -> None:
+def _refuse(wanted: IndexedRead) -> None:
     info = wanted.info
     for wrong, why in (
         (info.codec not in _CODECS, f"is coded in {info.codec}"),

@@ -16,7 +16,7 @@ from sora.system.terminal import counted
 from sora.video.decoding.pictures import is_picture
 from sora.video.decoding.pyav import PyAVReader
 from sora.video.demuxing.containers import opened
-from sora.video.demuxing.timeline import Walk, measured, walked
+from sora.video.demuxing.timeline import PacketScan, measured, walked
 from sora.video.reader import (
     HOLE,
     LAST_FOR,
@@ -35,7 +35,7 @@ from sora.video.reader import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class IndexedRead:
     """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to, of which `size` is the middle.
 
     promised: frames by the header (0: it does not say). container: as FFmpeg calls it.
@@ -44,7 +44,7 @@ class Asked:
     named: str
     content: bytes
     info: VideoInfo
-    walk: Walk
+    walk: PacketScan
     numbers: Int[np.ndarray, "T"]
     fps: float
     shape: tuple[int, int]
@@ -54,7 +54,7 @@ class Asked:
 
 
 def by_number(
-    decode: Callable[[Asked], tuple[int, UInt8[np.ndarray, "T H W 3"]]],
+    decode: Callable[[IndexedRead], tuple[int, UInt8[np.ndarray, "T H W 3"]]],
     source: Source,
     *,
     backend: str,
@@ -66,7 +66,7 @@ def by_number(
     name: str | None,
     limits: Limits,
 ) -> Reading:
-    """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of `Asked.numbers` at `Asked.shape`.
+    """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of the read's `numbers` at its `shape`.
 
     Also a ValueError where the backend finds other frames in the file than PyAV. Images are read alike by all.
     """
@@ -93,7 +93,7 @@ def asked(
     size: tuple[int, int] | None,
     name: str | None,
     limits: Limits,
-) -> Asked:
+) -> IndexedRead:
     """The numbers of the frames that `VideoReader.read` describes. Raises ValueError as it does."""
     told, content = named(source, name), _content(source, named(source, name), limits)
     check_start(start, first, fps)
@@ -109,7 +109,7 @@ def asked(
     if not len(numbers):
         raise ValueError(f"{told} has no frame that decodes from {f'{start:g} s' if first is None else f'frame {first}'} on")
     check_room(info, start=start, frames=len(numbers), fps=fps, size=size, most=limits.bytes, named=told)
-    return Asked(
+    return IndexedRead(
         named=told,
         content=content,
         info=info,
@@ -123,7 +123,7 @@ def asked(
     )
 
 
-def chosen(walk: Walk, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
+def chosen(walk: PacketScan, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
     """The numbers of the frames nearest to start, start + 1/fps, ... and how many of them are far off for what the container lost.
 
     The earlier of two that are equally near; the last frame serves half a step (seconds). fps None: all frames from `start` on.

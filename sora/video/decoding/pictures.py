@@ -34,7 +34,7 @@ _PLAIN = ("RGB", "L", "1")
 _SEEN_THROUGH = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
-class Picture(NamedTuple):
+class OpenedImage(NamedTuple):
     """An opened image. lasting: ms of each frame that is stored, () of a still. info: of the video that it is."""
 
     image: Image.Image
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
     info: VideoInfo
 
 
-Opened = tuple[Picture, None, VideoInfo]  # in the form of `containers.Opened`
+Opened = tuple[OpenedImage, None, VideoInfo]  # in the form of `containers.Opened`
 
 
 def identity() -> str:
@@ -88,7 +88,7 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
         yield picture, None, picture.info
 
 
-def shown(picture: Picture, named: str, report: ReadReport) -> Iterator[tuple[float, VideoFrame]]:
+def shown(picture: OpenedImage, named: str, report: ReadReport) -> Iterator[tuple[float, VideoFrame]]:
     """(time in seconds, frame) of every frame of the video that an image is; what an animation shows for long comes several times."""
     step, first = 1000 / picture.info.fps, _first(picture.image)
     number, until, frame = -1, 0.0, None
@@ -163,7 +163,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     return rgb(flat)
 
 
-def _within(image: Image.Image, kind: str, told: str, limits: Limits) -> Picture:
+def _within(image: Image.Image, kind: str, told: str, limits: Limits) -> OpenedImage:
     """What an opened image is. Raises ValueError where it asks for more than the limits."""
     width, height = image.size
     if image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE:
@@ -192,7 +192,7 @@ def _within(image: Image.Image, kind: str, told: str, limits: Limits) -> Picture
         colour_matrix="rgb",
         colour_range="full",
     )
-    return Picture(image, lasting, info)
+    return OpenedImage(image, lasting, info)
 
 
 def _check(told: str, limits: Limits, **asked: float) -> None:

@@ -25,12 +25,12 @@ from jaxtyping import UInt8
 
 from sora.system.terminal import counted
 from sora.video.decoding import pictures
-from sora.video.decoding.converting import Converter, Pictures
+from sora.video.decoding.converting import Converter, FrameBuffer
 from sora.video.demuxing.containers import Opened, opened, refused, upright
 from sora.video.demuxing.endings import cut_off
 from sora.video.demuxing.seeking import ABOVE, INDEXED, WAYS, Entries, Way, head, led, walked_to
-from sora.video.demuxing.skipping import AHEAD, CODECS, Wanted
-from sora.video.demuxing.timeline import Clock, Packets, measured, opening, walked
+from sora.video.demuxing.skipping import AHEAD, CODECS, FrameSkipper
+from sora.video.demuxing.timeline import Packets, PacketTimes, measured, opening, walked
 from sora.video.reader import HOLE, LAST_FOR, Limits, Reading, ReadReport, Source, VideoInfo, check_rate, check_room, check_start, named
 
 T = TypeVar("T")
@@ -90,10 +90,10 @@ class PyAVReader:
         told = named(source, name)
         check_start(start, first, fps)
 
-        def taken(shown: stream) -> tuple[Pictures, ReadReport, float]:
+        def taken(shown: stream) -> tuple[FrameBuffer, ReadReport, float]:
             begin = start if first is None else first / shown.info.fps
             room = check_room(shown.info, start=begin, frames=frames, fps=fps, size=size, most=self.limits.bytes, named=told)
-            pictures = Pictures(max(room, 1), self.limits.bytes, told)
+            pictures = FrameBuffer(max(room, 1), self.limits.bytes, told)
             for frame, convert, *_ in shown.undecided():
                 pictures.add(frame, convert)
                 if pictures.count == frames:
@@ -174,7 +174,7 @@ class stream:
         return self._place[2]
 
     def _pictured(self) -> bool:
-        return self._place is not None and isinstance(self._place[0], pictures.Picture)
+        return self._place is not None and isinstance(self._place[0], pictures.OpenedImage)
 
     def _measure(self, limits: Limits) -> None:
         """Take the rate by the packets, which `probe` tells: headers count how long the last frame of a recording stands."""
@@ -186,7 +186,7 @@ class stream:
     def _there(self) -> tuple[InputContainer, VideoStream]:
         assert self._place is not None
         container, video, _ = self._place
-        assert not isinstance(container, pictures.Picture)
+        assert not isinstance(container, pictures.OpenedImage)
         assert video is not None
         return container, video
 
@@ -231,7 +231,7 @@ class stream:
         self, start: float, first: int | None, fps: float | None, size: tuple[int, int] | None, limits: Limits
     ) -> Iterator[tuple[VideoFrame, Converter, float, bool]]:
         step = 1 / self.info.fps
-        if self._place is not None and isinstance(self._place[0], pictures.Picture):
+        if self._place is not None and isinstance(self._place[0], pictures.OpenedImage):
             start, over = first / self.info.fps if first else start, 0
             earliest = start - step / 2
             timed = (_Timed(frame, time, lost=False, whole=True) for time, frame in pictures.shown(self._place[0], self._name, self.report))
@@ -270,7 +270,7 @@ class stream:
         _, video = self._there()
         told: Iterator[Packet] = walked_to(packets, entries, clock, earliest) if self._walks else packets
         if fps is not None and fps < 0.75 * self.info.fps and self.info.codec in CODECS and not clock.by_place:
-            told = Wanted(start, fps, clock.of).marked(told, video)
+            told = FrameSkipper(start, fps, clock.of).marked(told, video)
         anew, groups = True, deque[tuple[float, int]](maxlen=_GROUPS)
         for packet in told:
             self.report.errors += packet.pts in packets.torn
@@ -301,7 +301,7 @@ class stream:
                 yield _Timed(frame, time, lost, self.report.errors + self.report.corrupt == before)
         self.report.errors += packets.broken
 
-    def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, Clock, Entries]:
+    def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, PacketTimes, Entries]:
         """The packets, from the file's first one on or from where its index leads; what tells their times, and at which to begin."""
         packets, clock, entries = self._anew(earliest)
         way, self._walks = WAYS.of(self._source) if earliest > ABOVE else Way.DECODE, False
@@ -321,11 +321,11 @@ class stream:
         self._walks = True
         return packets, clock, entries
 
-    def _anew(self, earliest: float) -> tuple[Packets, Clock, Entries]:
+    def _anew(self, earliest: float) -> tuple[Packets, PacketTimes, Entries]:
         """The packets from the first one on at which decoding can begin."""
         container, video = self._there()
         packets = Packets(container, video)
-        clock = Clock(container, video, fps=self.info.fps, origin=opening(container, packets, video, self.info.codec).origin)
+        clock = PacketTimes(container, video, fps=self.info.fps, origin=opening(container, packets, video, self.info.codec).origin)
         packets.clock = clock
         return packets, clock, Entries(video, self.info.codec, clock, earliest)
 

@@ -11,7 +11,7 @@ from importlib import metadata
 import numpy as np
 from jaxtyping import UInt8
 
-from sora.video.decoding.indexed import Asked, by_number
+from sora.video.decoding.indexed import IndexedRead, by_number
 from sora.video.decoding.pyav import PyAVReader
 from sora.video.reader import Limits, Reading, Source, VideoInfo
 
@@ -55,7 +55,7 @@ class TorchcodecReader:
         return by_number(_decoded, source, backend="torchcodec", limits=self.limits, **given)
 
 
-def _decoded(wanted: Asked) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
+def _decoded(wanted: IndexedRead) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
     from torchcodec.transforms import Resize  # pyright: ignore[reportMissingImports]
 

@@ -11,7 +11,7 @@ _CLOSED_HEVC, _CRA = range(16, 21), 21  # H.265: IDR pictures and broken links, 
 _ALONE = ("mjpeg", "prores", "dnxhd", "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "v210")  # every frame is
 
 
-class Entry(Enum):
+class GopType(Enum):
     """CLOSED: what follows a keyframe refers to nothing before it. OPEN: so do the frames that are shown after it; those that follow in
     the file and are shown before it need what came before. NONE: nothing says that frames are whole from here on, as where pictures are
     refreshed bit by bit."""
@@ -21,7 +21,7 @@ class Entry(Enum):
     NONE = "none"
 
 
-def entry(packet: bytes | memoryview, codec: str, extradata: bytes) -> Entry:
+def entry(packet: bytes | memoryview, codec: str, extradata: bytes) -> GopType:
     """What decoding that begins with a packet gives, by the packet itself: what containers call a keyframe is not always one.
 
     NONE for codecs that are not known here.
@@ -30,11 +30,11 @@ def entry(packet: bytes | memoryview, codec: str, extradata: bytes) -> Entry:
     if codec in _PICTURES:
         return _of_units(view, codec, extradata)
     if codec in _ALONE:
-        return Entry.CLOSED
-    return _BY_HEADER[codec](bytes(view[:_HEADER])) if codec in _BY_HEADER and len(view) else Entry.NONE
+        return GopType.CLOSED
+    return _BY_HEADER[codec](bytes(view[:_HEADER])) if codec in _BY_HEADER and len(view) else GopType.NONE
 
 
-def _of_units(packet: memoryview, codec: str, extradata: bytes) -> Entry:
+def _of_units(packet: memoryview, codec: str, extradata: bytes) -> GopType:
     recovers = False
     for unit in _units(packet, codec, extradata):
         kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
@@ -43,9 +43,9 @@ def _of_units(packet: memoryview, codec: str, extradata: bytes) -> Entry:
         if kind not in _PICTURES[codec]:
             continue
         if codec == "h264":
-            return Entry.CLOSED if kind == _IDR else Entry.OPEN if recovers else Entry.NONE
-        return Entry.CLOSED if kind in _CLOSED_HEVC else Entry.OPEN if kind == _CRA else Entry.NONE
-    return Entry.NONE
+            return GopType.CLOSED if kind == _IDR else GopType.OPEN if recovers else GopType.NONE
+        return GopType.CLOSED if kind in _CLOSED_HEVC else GopType.OPEN if kind == _CRA else GopType.NONE
+    return GopType.NONE
 
 
 def _units(packet: memoryview, codec: str, extradata: bytes) -> Iterator[memoryview]:
@@ -93,32 +93,32 @@ def _sum(content: bytes, at: int) -> tuple[int, int]:
 _HEADER = 4096  # bytes in which the first picture of a packet begins
 
 
-def _mpeg2(content: bytes) -> Entry:
+def _mpeg2(content: bytes) -> GopType:
     """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): an I picture; frames that lead into its group are whole where that is closed."""
     group, picture = content.find(b"\0\0\1\xb8"), content.find(b"\0\0\1\0")
     if picture < 0 or content[picture + 5 : picture + 6] == b"" or content[picture + 5] >> 3 & 7 != 1:
-        return Entry.NONE
-    return Entry.CLOSED if 0 <= group < picture and content[group + 7] & 0x40 else Entry.OPEN
+        return GopType.NONE
+    return GopType.CLOSED if 0 <= group < picture and content[group + 7] & 0x40 else GopType.OPEN
 
 
-def _mpeg4(content: bytes) -> Entry:
+def _mpeg4(content: bytes) -> GopType:
     """MPEG-4 part 2 (6.2.5): an I-VOP."""
     at = content.find(b"\0\0\1\xb6")
-    return Entry.OPEN if 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0 else Entry.NONE
+    return GopType.OPEN if 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0 else GopType.NONE
 
 
-def _vp8(content: bytes) -> Entry:
+def _vp8(content: bytes) -> GopType:
     """RFC 6386, 9.1."""
-    return Entry.NONE if content[0] & 1 else Entry.CLOSED
+    return GopType.NONE if content[0] & 1 else GopType.CLOSED
 
 
-def _vp9(content: bytes) -> Entry:
+def _vp9(content: bytes) -> GopType:
     """A key frame that is shown (VP9 bitstream specification, 6.2); the header of profile 3 has one bit more."""
     bits = content[0] << 1 if content[0] & 0x30 == 0x30 else content[0]
-    return Entry.CLOSED if bits & 0x0E == 0x02 else Entry.NONE
+    return GopType.CLOSED if bits & 0x0E == 0x02 else GopType.NONE
 
 
-def _av1(content: bytes) -> Entry:
+def _av1(content: bytes) -> GopType:
     """A key frame that is shown, behind a sequence header (AV1 bitstream specification, 5.3 to 5.9)."""
     at, told = 0, False
     while at < len(content):
@@ -131,11 +131,11 @@ def _av1(content: bytes) -> Entry:
                 break
         told = told or kind == 1
         if kind in (3, 6) and at < len(content):
-            return Entry.CLOSED if told and content[at] & 0xF0 == 0x10 else Entry.NONE
+            return GopType.CLOSED if told and content[at] & 0xF0 == 0x10 else GopType.NONE
         if not sized:
             break
         at += size
-    return Entry.NONE
+    return GopType.NONE
 
 
 _BY_HEADER = {"mpeg1video": _mpeg2, "mpeg2video": _mpeg2, "mpeg4": _mpeg4, "vp8": _vp8, "vp9": _vp9, "av1": _av1}

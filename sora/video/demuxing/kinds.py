@@ -11,7 +11,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _BOM = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
-class Kind(NamedTuple):
+class MediaFormat(NamedTuple):
     """what: for people. demuxer: FFmpeg's name of a container of video. picture: Pillow's name of an image, still or animated."""
 
     what: str
@@ -85,27 +85,27 @@ _OTHERS = (
 )
 
 
-def kind_of(head: bytes) -> Kind:
+def kind_of(head: bytes) -> MediaFormat:
     """What begins with these bytes, of which `HEAD` are enough."""
     if not head:
-        return Kind("empty")
-    return _picture(head) or _video(head) or Kind(_other(head))
+        return MediaFormat("empty")
+    return _picture(head) or _video(head) or MediaFormat(_other(head))
 
 
-def _picture(head: bytes) -> Kind | None:
+def _picture(head: bytes) -> MediaFormat | None:
     if head[:3] == b"\xff\xd8\xff":
-        return Kind("a JPEG image", picture="JPEG")
+        return MediaFormat("a JPEG image", picture="JPEG")
     if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return Kind("a PNG image", picture="PNG")
+        return MediaFormat("a PNG image", picture="PNG")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return Kind("a WebP image", picture="WEBP")
+        return MediaFormat("a WebP image", picture="WEBP")
     if head[:6] in (b"GIF87a", b"GIF89a"):
-        return Kind("a GIF image", picture="GIF")
+        return MediaFormat("a GIF image", picture="GIF")
     brands = _brands(head)
     if b"avif" in brands or b"avis" in brands:
-        return Kind("an AVIF image", picture="AVIF")
+        return MediaFormat("an AVIF image", picture="AVIF")
     if brands and brands[0] in _HEIC_BRANDS:
-        return Kind("a HEIC image")
+        return MediaFormat("a HEIC image")
     return None
 
 
@@ -117,7 +117,7 @@ def _brands(head: bytes) -> list[bytes]:
     return [head[8:12], *(head[place : place + 4] for place in range(16, size - 3, 4))]
 
 
-def _video(head: bytes) -> Kind | None:
+def _video(head: bytes) -> MediaFormat | None:
     known: tuple[tuple[bool, str, str], ...] = (
         (head[4:8] in _MP4_BOXES and head[8:12] not in _SOUND_BRANDS, "an MP4 or QuickTime file", "mov"),
         (head[:4] == b"\x1a\x45\xdf\xa3", "a Matroska or WebM file", "matroska"),
@@ -132,7 +132,7 @@ def _video(head: bytes) -> Kind | None:
             "mpegts",
         ),  # of camcorders: a time before each packet
     )
-    return next((Kind(what, demuxer=demuxer) for fits, what, demuxer in known if fits), None)
+    return next((MediaFormat(what, demuxer=demuxer) for fits, what, demuxer in known if fits), None)
 
 
 def _other(head: bytes) -> str:

@@ -18,8 +18,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sora.video.demuxing.groups import Entry, entry
-from sora.video.demuxing.timeline import Clock, Packets
+from sora.video.demuxing.groups import GopType, entry
+from sora.video.demuxing.timeline import Packets, PacketTimes
 from sora.video.reader import Source
 
 ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
@@ -76,7 +76,7 @@ WAYS = Ways(4096)  # of this process
 class Entries:
     """The packets of one opened file at which decoding can begin. `packet in entries`: for frames that are shown from `earliest` on."""
 
-    def __init__(self, video: VideoStream, codec: str, clock: Clock, earliest: float):
+    def __init__(self, video: VideoStream, codec: str, clock: PacketTimes, earliest: float):
         self._codec, self._clock, self._earliest = codec, clock, earliest
         self._extradata = bytes(video.codec_context.extradata or b"")
 
@@ -90,7 +90,7 @@ class Entries:
             return False
         found = entry(memoryview(packet), self._codec, self._extradata)
         # Where frames get their times by their place, none may be missing after the keyframe.
-        return found is Entry.CLOSED or (found is Entry.OPEN and not self._clock.by_place)
+        return found is GopType.CLOSED or (found is GopType.OPEN and not self._clock.by_place)
 
 
 def head(packets: Packets, video: VideoStream) -> VideoFrame | None:
@@ -112,7 +112,7 @@ def head(packets: Packets, video: VideoStream) -> VideoFrame | None:
     return frames[0] if frames else None
 
 
-def led(container: InputContainer, video: VideoStream, clock: Clock, entries: Entries, earliest: float) -> Packets | None:
+def led(container: InputContainer, video: VideoStream, clock: PacketTimes, entries: Entries, earliest: float) -> Packets | None:
     """The packets from where the index leads for `earliest`; None where nothing shows that it leads there."""
     if not container.format.name.startswith(INDEXED):
         return None
@@ -129,7 +129,7 @@ def led(container: InputContainer, video: VideoStream, clock: Clock, entries: En
     return None
 
 
-def walked_to(packets: Packets, entries: Entries, clock: Clock, earliest: float) -> Iterator[Packet]:
+def walked_to(packets: Packets, entries: Entries, clock: PacketTimes, earliest: float) -> Iterator[Packet]:
     """The packets from the last entry on, or all; packets: from the file's first one on."""
     held: list[Packet] = []
     size, waits = 0, True

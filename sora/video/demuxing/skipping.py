@@ -14,7 +14,7 @@ CODECS = ("h264", "hevc")  # whose decoders leave out just the frames they are t
 AHEAD = 24  # packets that are looked ahead; no codec shows a frame more than 16 after it is decoded
 
 
-class Wanted:
+class FrameSkipper:
     """Tells the decoder which packets to leave out at a low rate: frames that no other one refers to, and that are nearest to no target.
 
     Another frame is *known* to be nearer, so a look ahead that is too short costs time and never changes what is read.

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sora.system.terminal import counted
-from sora.video.demuxing.groups import Entry, entry
+from sora.video.demuxing.groups import GopType, entry
 from sora.video.reader import HOLE, Limits, Timeline, VideoInfo
 
 _BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
@@ -30,7 +30,7 @@ _LOOK = 16 << 20  # bytes in which a keyframe is looked for
 _VP8_SHOWN = 0x10  # RFC 6386, 9.1
 
 
-class Clock:
+class PacketTimes:
     """Times of packets and frames in seconds from the first one that is shown.
 
     An AVI holds no times of showing, and in a program stream FFmpeg guesses most of them: the n-th of their frames that is shown has the
@@ -112,7 +112,7 @@ class Packets:
     stamps of the packets before which something is lost.
     """
 
-    def __init__(self, container: InputContainer, video: VideoStream, clock: Clock | None = None):
+    def __init__(self, container: InputContainer, video: VideoStream, clock: PacketTimes | None = None):
         # A Matroska file that was damaged goes on with its next whole block, and only the place of that tells. All streams lie in between.
         self._whole = container.format.name.startswith("matroska")
         # A program stream tells the times of some frames only, and FFmpeg guesses the others for its own codecs.
@@ -215,11 +215,11 @@ def opening(container: InputContainer, packets: Packets, video: VideoStream, cod
     for packet in packets:
         read.append(packet)
         size += packet.size
-        found = entry(memoryview(packet), codec, extradata) if packet.size and packet.is_keyframe else Entry.NONE
-        if found is not Entry.NONE:
+        found = entry(memoryview(packet), codec, extradata) if packet.size and packet.is_keyframe else GopType.NONE
+        if found is not GopType.NONE:
             packets.back([packet])
             stamp = _stamp(packet, container.format.name == "avi")
-            told = stamp is None or packet.is_discard or (found is Entry.CLOSED and len(read) == 1)
+            told = stamp is None or packet.is_discard or (found is GopType.CLOSED and len(read) == 1)
             return Opening(begun if told or stamp is None else stamp, len(read) - 1)
         if size > _LOOK:
             break
@@ -227,7 +227,7 @@ def opening(container: InputContainer, packets: Packets, video: VideoStream, cod
     return Opening(begun, 0)
 
 
-class Walk(NamedTuple):
+class PacketScan(NamedTuple):
     """What the packets of a file tell without being decoded.
 
     hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before. losses: the times
@@ -247,11 +247,11 @@ class Walk(NamedTuple):
     run: int
 
 
-def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits, *, most: int | None = None) -> Walk:
+def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits, *, most: int | None = None) -> PacketScan:
     """All packets of an opened file, which stands at its end afterwards; most: no more than are needed to know the first so many frames."""
     packets = Packets(container, video)
     origin, dropped = opening(container, packets, video, info.codec)
-    clock = Clock(container, video, fps=info.fps, origin=origin)
+    clock = PacketTimes(container, video, fps=info.fps, origin=origin)
     times: list[float] = []
     keys: list[bool] = []
     losses: list[tuple[float, float]] = []
@@ -269,9 +269,9 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
             continue
         if packets.after is not None and times:
             losses.append((times[-1], time))
-        found = entry(memoryview(packet), info.codec, extradata) if packet.is_keyframe else Entry.NONE
-        unclosed += packet.is_keyframe and found is not Entry.CLOSED
-        run = 1 if found is Entry.CLOSED or (found is Entry.OPEN and not clock.by_place) else run + 1
+        found = entry(memoryview(packet), info.codec, extradata) if packet.is_keyframe else GopType.NONE
+        unclosed += packet.is_keyframe and found is not GopType.CLOSED
+        run = 1 if found is GopType.CLOSED or (found is GopType.OPEN and not clock.by_place) else run + 1
         longest = max(longest, run)
         times.append(time)
         keys.append(packet.is_keyframe)
@@ -281,7 +281,7 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
             break
     order = np.argsort(times, kind="stable")
     timeline = Timeline(np.asarray(times, np.float64)[order], np.asarray(keys, bool)[order])
-    return Walk(timeline, hidden, unclosed, tuple(losses), dropped, dropped + count, packets.ends, packets.broken, longest)
+    return PacketScan(timeline, hidden, unclosed, tuple(losses), dropped, dropped + count, packets.ends, packets.broken, longest)
 
 
 def _unseen(packet: Packet, codec: str) -> bool:
@@ -289,7 +289,7 @@ def _unseen(packet: Packet, codec: str) -> bool:
     return codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN
 
 
-def measured(container: InputContainer, video: VideoStream, info: VideoInfo, walk: Walk) -> VideoInfo:
+def measured(container: InputContainer, video: VideoStream, info: VideoInfo, walk: PacketScan) -> VideoInfo:
     """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second, and what it lacks."""
     times = walk.timeline.times
     count, rate = len(times), info.fps
@@ -308,7 +308,7 @@ def _holds(times: np.ndarray, rate: float) -> bool:
     return len(usual) >= _USUAL * len(steps) and bool(abs(usual.sum() - len(usual)) <= 0.5)
 
 
-def _lacking(container: InputContainer, video: VideoStream, walk: Walk) -> str:
+def _lacking(container: InputContainer, video: VideoStream, walk: PacketScan) -> str:
     kind, lasts = container.format.name, (container.duration or 0) / av.time_base
     told = [f"its first {counted(walk.dropped, 'frame needs', 'frames need')} others, which it does not hold"] if walk.dropped else []
     if kind.startswith(_COUNTED) and walk.packets < video.frames:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from scipy import ndimage
 
-from sora.world.judge.silhouettes import Fit, centroid, plateau
+from sora.world.judge.silhouettes import ShapeFit, centroid, plateau
 from sora.world.judge.steadiness import REACH, SHOWN, Steadiness, fitted, in_view, measure, way
 from sora.world.judge.strangers import extra, may_be_theirs
 
@@ -317,7 +317,7 @@ def _thing(track: _Track, view: _View, chroma: Float[ndarray, "T H W 2"], short:
     )
 
 
-def _fit(track: _Track, frames: ndarray) -> Fit:
+def _fit(track: _Track, frames: ndarray) -> ShapeFit:
     return fitted(track.masks, track.areas, track.centres, frames)
 
 

@@ -119,7 +119,7 @@ def plateau(values: ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ShapeFit:
     """What the judge found: a name, by what part the next shape fits worse (0..1), degrees turned clockwise, and every shape's error.
 
     wobble: what part of the named shape's error goes when each frame may have an angle of its own, 0..1.
@@ -159,7 +159,7 @@ def _turns(symmetry: float, span: int) -> Float[ndarray, "R"]:
     return np.concatenate([steps, -steps[1:]])
 
 
-def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
+def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> ShapeFit:
     """The shape whose outlines fit the normalised masks of one object best, turning at any constant rate.
 
     masks: as `normalise` makes them, at least one. when: the frame number of each, ascending.
@@ -190,4 +190,4 @@ def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Fit:
         free[shape] = max(float(error.min(2).sum(0).min()), 0.0) / (float(energy.sum()) + 1e-9)
     first, second = sorted(errors, key=errors.__getitem__)[:2]
     margin, wobble = 1.0 - errors[first] / (errors[second] + 1e-12), 1.0 - free[first] / (errors[first] + 1e-12)
-    return Fit(shape=first, margin=margin, turn=turned[first], errors=errors, wobble=wobble)
+    return ShapeFit(shape=first, margin=margin, turn=turned[first], errors=errors, wobble=wobble)

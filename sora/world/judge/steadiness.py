@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from sora.world.judge.silhouettes import Fit, name_shape, normalise
+from sora.world.judge.silhouettes import ShapeFit, name_shape, normalise
 
 EDGE = 8.0  # grey levels over two pixels, from which a line of pixels is the edge of a bar
 ALONG = 0.5  # of a line's pixels may be weaker: a bar may have the shade of the ground behind some part of it
@@ -63,7 +63,7 @@ def measure(
     whole: ndarray,
     judged: Bool[ndarray, "T"],
     usual: float,
-    fit: Fit,
+    fit: ShapeFit,
 ) -> Steadiness:
     """Measure one thing. whole: numbers of the frames in which nothing cuts its outline. judged: in which no bar hides it. usual: its area.
     fit: of the whole clip."""
@@ -84,7 +84,7 @@ def measure(
     )
 
 
-def fitted(masks: Float[ndarray, "T H W"], areas: Float[ndarray, "T"], centres: Float[ndarray, "T 2"], frames: ndarray) -> Fit:
+def fitted(masks: Float[ndarray, "T H W"], areas: Float[ndarray, "T"], centres: Float[ndarray, "T 2"], frames: ndarray) -> ShapeFit:
     """The shape that fits a thing best in the frames of these numbers."""
     return name_shape(np.stack([normalise(masks[t], tuple(centres[t]), float(areas[t])) for t in frames]), frames)
 

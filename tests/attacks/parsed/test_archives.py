@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sora.data.shards.tar_reader import Walk
+from sora.data.shards.tar_reader import TarWalk
 from sora.ingest import survey as foreign
 from sora.ingest.survey import Choices, survey_file
 from sora.system.terminal import shown
@@ -42,7 +42,7 @@ END = bytes(1024)
 def walked(*parts: bytes):
     """The names that are files, and the kinds of trouble; every file lies in the shard."""
     content, began = b"".join(parts) + END, time.process_time()
-    walk = Walk(io.BytesIO(content), size=len(content))
+    walk = TarWalk(io.BytesIO(content), size=len(content))
     found = list(walk)
     assert all(0 <= one.offset <= one.offset + one.size <= len(content) for one in found)
     assert time.process_time() - began < SECONDS
@@ -168,7 +168,7 @@ def test_headers_among_garbage_are_found_by_reading_each_byte_a_few_times(garbag
     count = 3000 // garbage
     content = b"".join([member("good.mp4", b""), *[b"x" * 512 * garbage, member("more.mp4", b"")] * count, END])
     file = Counting(content)
-    walk = Walk(file, size=len(content))
+    walk = TarWalk(file, size=len(content))
     assert len(list(walk)) == count + 1 and [trouble.kind for trouble in walk.troubles] == ["garbage"] * count
     assert file.taken < 5 * len(content)
 
@@ -207,7 +207,7 @@ def test_a_packed_tar_is_no_tar(how):
     with tarfile.open(fileobj=file, mode=how) as tar:
         tar.addfile(tarfile.TarInfo("a.mp4"))
     with pytest.raises(ValueError, match="compressed by"):
-        list(Walk(file, size=len(file.getvalue())) if not file.seek(0) else ())
+        list(TarWalk(file, size=len(file.getvalue())) if not file.seek(0) else ())
 
 
 def test_a_tar_in_a_tar_in_a_tar_is_a_member_without_a_use():

@@ -15,7 +15,7 @@ from sora.data.index.latents import LatentIndex
 from sora.data.loading.latents import LatentData
 from sora.data.loading.loader import read_clip
 from sora.data.plan import ClipLimits, Cost, Packed, TokenPlan
-from sora.encode import Part, captions_of, encode_clips
+from sora.encode import JobPart, captions_of, encode_clips
 from sora.patches import Patchifier, unpack
 from sora.system.draws import sample_id
 from sora.text import cache
@@ -122,7 +122,7 @@ def test_parts_of_several_jobs_are_the_whole(encoded, dataset, tmp_path):
     index = Index.open(folder)
     settings = {"batch": 2, "multiple": (1, 2, 2)}
     for number in (2, 0, 1):
-        encode_clips(index, vae(), HASH, **settings, part=Part.of([number, 3]))
+        encode_clips(index, vae(), HASH, **settings, part=JobPart.of([number, 3]))
         with pytest.raises(ValueError, match="sora encode"):
             LatentIndex(index, HASH)
     made = {path.name: path.stat().st_mtime_ns for path in folder.glob("latent-*.tar")}
@@ -130,11 +130,11 @@ def test_parts_of_several_jobs_are_the_whole(encoded, dataset, tmp_path):
     assert made == {path.name: path.stat().st_mtime_ns for path in folder.glob("latent-*.tar")} and len(made) > 1
     for path in folder.glob("latent*-*.tar"):
         assert path.read_bytes() == (encoded / path.name).read_bytes()
-    texts = [captions_of(index, None, part=Part(number, 3)) for number in range(3)]
+    texts = [captions_of(index, None, part=JobPart(number, 3)) for number in range(3)]
     assert set().union(*texts) == captions_of(index, None) and max(map(len, texts)) < len(captions_of(index, None))
     for wrong in ([3, 3], [-1, 2], [1], [0, 1, 2], ["a", 2]):
         with pytest.raises(ValueError, match=r"part=.*must be \[K, N\]"):
-            Part.of(wrong)
+            JobPart.of(wrong)
 
 
 def test_a_step_holds_the_planned_clips_whatever_was_read_before(encoded):

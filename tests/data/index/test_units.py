@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sora.data.index.units import FOLDER, WHOLE, Part, Units, identity_of, is_kept
+from sora.data.index.units import FOLDER, WHOLE, JobPart, Units, identity_of, is_kept
 from sora.system.locks import NAME
 
 
@@ -63,19 +63,19 @@ def test_other_settings_are_another_unit_and_their_order_is_none():
 
 def test_one_job_at_a_time_and_parts_beside_one_another(tmp_path):
     with units(tmp_path / "out"):
-        for other in (WHOLE, Part(0, 2)):
+        for other in (WHOLE, JobPart(0, 2)):
             with pytest.raises(ValueError, match=r"another process .* is making .*out"), units(tmp_path / "out", other):
                 pass
-    with units(tmp_path / "out", Part(0, 2)), units(tmp_path / "out", Part(1, 2)):
-        for other in (Part(0, 3), Part(2, 3)):
+    with units(tmp_path / "out", JobPart(0, 2)), units(tmp_path / "out", JobPart(1, 2)):
+        for other in (JobPart(0, 3), JobPart(2, 3)):
             with pytest.raises(ValueError, match="is making part 0 of 2 of .*: give all jobs one N"), units(tmp_path / "out", other):
                 pass
-        with pytest.raises(ValueError, match="is making part 1 of 2 of"), units(tmp_path / "out", Part(1, 2)):
+        with pytest.raises(ValueError, match="is making part 1 of 2 of"), units(tmp_path / "out", JobPart(1, 2)):
             pass
         with pytest.raises(ValueError, match="is making a part of"), units(tmp_path / "out"):
             pass
     (tmp_path / "out" / f"{NAME}-0-of-2").touch()  # of a process that died
-    with units(tmp_path / "out", Part(0, 3)) as opened:
+    with units(tmp_path / "out", JobPart(0, 3)) as opened:
         kept(opened, "b", b"x")
     with units(tmp_path / "out") as opened:
         kept(opened, "a", b"x")

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from sora.data.shards.tar_reader import Walk, sample_of
+from sora.data.shards.tar_reader import TarWalk, sample_of
 from tests.data.making import tar
 
 
@@ -27,7 +27,7 @@ class Stream(io.BytesIO):
 def walked(content: bytes, *, stream=False):
     """[(name, content)], [(kind, place)]; a stream can neither be sought in nor asked for its size."""
     file = Stream(content) if stream else io.BytesIO(content)
-    walk = Walk(file, size=None if stream else len(content))
+    walk = TarWalk(file, size=None if stream else len(content))
     found = []
     for name, offset, size in walk:
         inside = walk.content()
@@ -103,7 +103,7 @@ def test_one_flipped_bit_of_a_header_is_noticed():
 )
 def test_names_that_lead_out_or_deceive_are_refused(name, why):
     content = tar([("a.mp4", b"1"), (name, b"2"), ("b.mp4", b"3")], kind=tarfile.PAX_FORMAT)
-    walk = Walk(io.BytesIO(content), size=len(content))
+    walk = TarWalk(io.BytesIO(content), size=len(content))
     assert [found.name for found in walk] == ["a.mp4", "b.mp4"]
     (trouble,) = walk.troubles
     assert trouble.kind == "name" and why in trouble.reason and trouble.place.isprintable()
@@ -162,7 +162,7 @@ def test_a_pax_header_that_lies_does_no_harm():
 
 TINY = """
 import tarfile, sys, time
-from sora.data.shards.tar_reader import Walk
+from sora.data.shards.tar_reader import TarWalk
 one = bytearray(tarfile.TarInfo("aaaaaa.txt").tobuf(tarfile.USTAR_FORMAT))
 one[124:136] = b"00000000001\\0"
 with open(sys.argv[1], "wb") as file:
@@ -173,7 +173,7 @@ with open(sys.argv[1], "wb") as file:
     file.write(bytes(1024))
 with open(sys.argv[1], "rb") as file:
     start = time.process_time()
-    walk = Walk(file, size=102_401_024)
+    walk = TarWalk(file, size=102_401_024)
     print(sum(walk.content() == b"x" for _ in walk), len(walk.troubles), time.process_time() - start)
 """
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from sora.video.decoding.indexed import chosen
-from sora.video.demuxing.groups import Entry, entry
-from sora.video.demuxing.timeline import Walk
+from sora.video.demuxing.groups import GopType, entry
+from sora.video.demuxing.timeline import PacketScan
 from sora.video.reader import Timeline
 
 
 def walk(times, *losses):
     keys = np.ones(len(times), bool)
-    return Walk(Timeline(times, keys), hidden=0, open=0, losses=losses, dropped=0, packets=len(times), ends=0.0, broken=False, run=1)
+    return PacketScan(Timeline(times, keys), hidden=0, open=0, losses=losses, dropped=0, packets=len(times), ends=0.0, broken=False, run=1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -44,34 +44,34 @@ SEQUENCE = b"\x0a\1\0"  # of AV1
 @pytest.mark.parametrize(
     ("codec", "extradata", "packet", "expected"),
     [
-        ("h264", AVC, b"\0\0\0\2\x06\0" + b"\0\0\0\2\x65\0", Entry.CLOSED),  # a message, then an IDR picture
-        ("h264", AVC, b"\0\0\0\2\x06\0" + PICTURE, Entry.NONE),
-        ("h264", AVC, RECOVERS + PICTURE, Entry.OPEN),  # exact from this picture on
-        ("h264", AVC, LATER + PICTURE, Entry.NONE),  # or a few pictures later, as where they are refreshed bit by bit
-        ("h264", AVC, b"\0\0\0\7\x06\5\1\0\6\1\xc0" + PICTURE, Entry.OPEN),  # the second message of a unit
-        ("h264", b"", b"\0\0\0\1\x67\0" + b"\0\0\1\x65", Entry.CLOSED),
-        ("h264", b"", b"\0\0\0\1\x67\0" + b"\0\0\1\x41\0", Entry.NONE),
-        ("h264", b"", b"\0\0\1\x06\6\1\xc0\x80" + b"\0\0\1\x41\0", Entry.OPEN),
-        ("hevc", HEVC, b"\0\0\0\2\x40\0" + b"\0\0\0\2\x26\0", Entry.CLOSED),  # IDR_W_RADL
-        ("hevc", HEVC, b"\0\0\0\2\x40\0" + b"\0\0\0\2\x2a\0", Entry.OPEN),  # CRA
-        ("hevc", HEVC, b"\0\0\0\2\x02\0", Entry.NONE),
-        ("h264", AVC, b"", Entry.NONE),
-        ("h264", AVC, b"\xff\xff\xff\xff\x65", Entry.CLOSED),
-        ("mpeg2video", b"", GROUP + b"\0\0\1\0\0\x08\0", Entry.OPEN),
-        ("mpeg2video", b"", CLOSED_GROUP + b"\0\0\1\0\0\x08\0", Entry.CLOSED),
-        ("mpeg1video", b"", GROUP + b"\0\0\1\0\0\x10\0", Entry.NONE),  # a P picture
-        ("mpeg4", b"", b"\0\0\1\xb6\x10", Entry.OPEN),
-        ("mpeg4", b"", b"\0\0\1\xb6\x50", Entry.NONE),
-        ("vp8", b"", b"\x10", Entry.CLOSED),
-        ("vp8", b"", b"\x11", Entry.NONE),
-        ("vp9", b"", b"\x82", Entry.CLOSED),
-        ("vp9", b"", b"\x86", Entry.NONE),
-        ("vp9", b"", b"\x80", Entry.NONE),  # a key frame that is shown later
-        ("av1", b"", b"\x12\0" + SEQUENCE + b"\x32\1\x10", Entry.CLOSED),
-        ("av1", b"", b"\x12\0" + b"\x32\1\x10", Entry.NONE),  # without its sequence header
-        ("av1", b"", b"\x12\0" + SEQUENCE + b"\x32\1\x30", Entry.NONE),
-        ("mjpeg", b"", b"\xff", Entry.CLOSED),
-        ("strange", b"", b"\xff", Entry.NONE),
+        ("h264", AVC, b"\0\0\0\2\x06\0" + b"\0\0\0\2\x65\0", GopType.CLOSED),  # a message, then an IDR picture
+        ("h264", AVC, b"\0\0\0\2\x06\0" + PICTURE, GopType.NONE),
+        ("h264", AVC, RECOVERS + PICTURE, GopType.OPEN),  # exact from this picture on
+        ("h264", AVC, LATER + PICTURE, GopType.NONE),  # or a few pictures later, as where they are refreshed bit by bit
+        ("h264", AVC, b"\0\0\0\7\x06\5\1\0\6\1\xc0" + PICTURE, GopType.OPEN),  # the second message of a unit
+        ("h264", b"", b"\0\0\0\1\x67\0" + b"\0\0\1\x65", GopType.CLOSED),
+        ("h264", b"", b"\0\0\0\1\x67\0" + b"\0\0\1\x41\0", GopType.NONE),
+        ("h264", b"", b"\0\0\1\x06\6\1\xc0\x80" + b"\0\0\1\x41\0", GopType.OPEN),
+        ("hevc", HEVC, b"\0\0\0\2\x40\0" + b"\0\0\0\2\x26\0", GopType.CLOSED),  # IDR_W_RADL
+        ("hevc", HEVC, b"\0\0\0\2\x40\0" + b"\0\0\0\2\x2a\0", GopType.OPEN),  # CRA
+        ("hevc", HEVC, b"\0\0\0\2\x02\0", GopType.NONE),
+        ("h264", AVC, b"", GopType.NONE),
+        ("h264", AVC, b"\xff\xff\xff\xff\x65", GopType.CLOSED),
+        ("mpeg2video", b"", GROUP + b"\0\0\1\0\0\x08\0", GopType.OPEN),
+        ("mpeg2video", b"", CLOSED_GROUP + b"\0\0\1\0\0\x08\0", GopType.CLOSED),
+        ("mpeg1video", b"", GROUP + b"\0\0\1\0\0\x10\0", GopType.NONE),  # a P picture
+        ("mpeg4", b"", b"\0\0\1\xb6\x10", GopType.OPEN),
+        ("mpeg4", b"", b"\0\0\1\xb6\x50", GopType.NONE),
+        ("vp8", b"", b"\x10", GopType.CLOSED),
+        ("vp8", b"", b"\x11", GopType.NONE),
+        ("vp9", b"", b"\x82", GopType.CLOSED),
+        ("vp9", b"", b"\x86", GopType.NONE),
+        ("vp9", b"", b"\x80", GopType.NONE),  # a key frame that is shown later
+        ("av1", b"", b"\x12\0" + SEQUENCE + b"\x32\1\x10", GopType.CLOSED),
+        ("av1", b"", b"\x12\0" + b"\x32\1\x10", GopType.NONE),  # without its sequence header
+        ("av1", b"", b"\x12\0" + SEQUENCE + b"\x32\1\x30", GopType.NONE),
+        ("mjpeg", b"", b"\xff", GopType.CLOSED),
+        ("strange", b"", b"\xff", GopType.NONE),
     ],
 )
 def test_where_decoding_may_begin_is_read_from_the_packet(codec, extradata, packet, expected):
