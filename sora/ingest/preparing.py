@@ -12,7 +12,7 @@ from sora.data.index.columns import FOLDER as COLUMNS
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter
 from sora.data.index.units import Units, UnitWriter, is_kept
 from sora.data.index.writer import DATASET
-from sora.ingest.sources import IngestJob, Made, SourceNote
+from sora.ingest.sources import STREAM, IngestJob, Made, SourceNote
 from sora.ingest.tree import Refused, Run, listed
 from sora.system.files import STAGING, write_json
 from sora.system.terminal import counted
@@ -120,7 +120,7 @@ def join(
 
     Besides, "refused" and "passed": how many; "told": for people.
     """
-    folder, refused, noted = units.output, [*job.refused, *refused], list[SourceNote]()
+    folder, refused, noted, copied = units.output, [*job.refused, *refused], list[SourceNote](), 0
     _clear(folder)
     job.settle(_facts(record) for one in kept for record in units.records(one.identity) if _MADE in record)
     with DatasetWriter(folder, licence=job.licence, max_bytes=max_bytes) as writer:
@@ -131,7 +131,9 @@ def join(
                 elif _NOTED in record:
                     noted.append(SourceNote(**record[_NOTED]))
                 elif job.most is None or writer.rows < job.most:
-                    writer.write(job.completed(_facts(record)), media)
+                    facts = job.completed(_facts(record))
+                    copied += facts.extra.get(STREAM) == "copied"
+                    writer.write(facts, media)
         if not writer.rows:
             raise ValueError(f"not one clip could be made{_why(job, refused)}")
         lists = {"refused": [one._asdict() for one in refused], "passed_over": [one._asdict() for one in job.passed]}
@@ -140,11 +142,19 @@ def join(
         def told(described: dict[str, Any]) -> None:
             write_json(
                 folder / REPORT,
-                {"clips": writer.rows, "splits": described["splits"], "captioned": described["captioned"], **lists, **job.notes},
+                {
+                    "clips": writer.rows,
+                    "copied": copied,
+                    "splits": described["splits"],
+                    "captioned": described["captioned"],
+                    **lists,
+                    **job.notes,
+                },
             )
 
         described = writer.finish(about, before=told)
-    return described | {"refused": len(refused), "passed": len(job.passed), "told": [*job.told, *_lines(noted)]}
+    told_copied = [f"{counted(copied, 'clip keeps', 'clips keep')} the stream of their file, without a loss"] if copied else []
+    return described | {"refused": len(refused), "passed": len(job.passed), "told": [*job.told, *_lines(noted), *told_copied]}
 
 
 def _lines(noted: list[SourceNote]) -> list[str]:

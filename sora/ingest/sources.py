@@ -27,16 +27,18 @@ from sora.system.terminal import counted
 from sora.video.decoding import pictures
 from sora.video.decoding.pictures import is_still
 from sora.video.files import LIMITS, PYAV, ReadReport, encode, probe, settled, stream
+from sora.video.stream_copy import may_be_copied, stream_copy
 
 if TYPE_CHECKING:
     from sora.world.world import World
 
-_VERSION = 2  # of what is made of a unit: another program makes it anew
+_VERSION = 3  # of what is made of a unit: another program makes it anew
 _WORLD_UNIT = 16  # clips
 _FOLDER_UNIT = 8  # windows of a step, at least
 _STEPS = 64  # of a file, at most: each may go through all packets before it
 _LONGEST = 4096  # frames of the file in a step that is made longer, so that it ends within prepare's unit_seconds
 _ROUNDED = 1e-3  # seconds by which the times in a file may be off
+STREAM = "stream"  # in a clip's `extra`: "copied" as its file has it, or "encoded"
 _TAIL, _BEYOND = "frames at the end, too few for a window (source.min_frames, source.stride_time)", "frames beyond source.windows_per_video"
 
 
@@ -164,7 +166,8 @@ def _as_it_is(facts: ClipFacts) -> ClipFacts:
 
 
 class Windows(NamedTuple):
-    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`; told: what else is known."""
+    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`. whole: the one window is the
+    whole file as it is stored, so that its stream may be copied. told: what else is known."""
 
     file: str
     frames: int
@@ -172,6 +175,7 @@ class Windows(NamedTuple):
     size: tuple[int, int]
     first: int
     last: int
+    whole: bool = False
     told: tuple[SourceNote | Refused, ...] = ()
 
 
@@ -184,7 +188,8 @@ class FolderSource:
     windows_per_video: at most (null: all). images: whether they are wanted; one that bears a video's name is its cover, and passed over.
     held_out: share of the files (held_out_by=video) or of the windows (held_out_by=window) that training does not see, chosen by the hash
     of their names, at least one if the share is not 0. leave_out: files that are not wanted, as patterns of their paths in the folder.
-    follow_links: whether linked folders are walked. lossless: RGB without loss, else H.264 at crf 18.
+    follow_links: whether linked folders are walked. lossless: RGB without loss, else H.264 at crf 18. A file that is one whole window, and
+    is neither scaled nor cropped, keeps its stream; `extra` says of each clip which it was.
     """
 
     def __init__(
@@ -292,7 +297,9 @@ class FolderSource:
         told += [SourceNote(name, _TAIL, rest - kept)] if rest > kept else []
         unit = max(_FOLDER_UNIT, -(-wanted // _STEPS), int(min(info.run, _LONGEST) / info.fps * fps / self.frames))
         ends = [(first, min(first + unit, wanted)) for first in range(0, wanted, unit)]
-        return [Windows(name, self.frames, fps, size, *end, told=() if end[0] else tuple(told)) for end in ends]
+        cut = info.frames != (kept or self.frames) or wanted > 1
+        copied = not cut and (fps, size) == (info.fps, (info.height, info.width)) and may_be_copied(info)
+        return [Windows(name, self.frames, fps, size, *end, whole=copied, told=() if end[0] else tuple(told)) for end in ends]
 
     def _make(self, unit: Windows) -> list[Made | Refused | SourceNote]:
         start = unit.first * unit.frames / unit.fps
@@ -335,8 +342,10 @@ class FolderSource:
             return Refused(unit.file, start, f"window {number} has corrupt or missing frames")
         frames: UInt8[np.ndarray, "T H W 3"] = np.stack(pictures)
         height, width = unit.size
-        facts = ClipFacts(clip_key(unit.file, number), len(frames), unit.fps, height, width, source=unit.file, start=start)
-        return Made(facts, encode(frames, unit.fps, lossless=self.lossless))
+        copy = stream_copy(self._folder / unit.file, frames, limits=LIMITS) if unit.whole else None
+        said = {STREAM: "encoded" if copy is None else "copied"}
+        facts = ClipFacts(clip_key(unit.file, number), len(frames), unit.fps, height, width, source=unit.file, start=start, extra=said)
+        return Made(facts, encode(frames, unit.fps, lossless=self.lossless) if copy is None else copy)
 
 
 class Splits:
