@@ -54,8 +54,7 @@ def main(composed: Composed) -> int:
     config = asked if changed is None else standing(asked, open_run(folder), typed)
     phases = Phases(before=age() if own() else 0.0)
     with StopFlag() as flag:
-        if changed is None:
-            first_weights.foresee(config)
+        first_weights.foresee(config, going_on=changed is not None)
         rng.seed(config.seed)
         job = JOBS[config.kind](config, folder)
         taken = first_weights.begin(config, job) if changed is None else None

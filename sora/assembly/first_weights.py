@@ -57,13 +57,16 @@ class InitialWeights:
         return {**facts, "allowed": list(self.allowed), "new": list(self.new), "left": list(self.left), "config": self.config}
 
 
-def foresee(config: DictConfig) -> None:
-    """Raise ValueError for an `init` that cannot be begun with, as far as configurations and names tell, before data are looked at."""
+def foresee(config: DictConfig, *, going_on: bool) -> None:
+    """Raise ValueError for an `init` that cannot be begun with, as far as configurations and names tell, before data are looked at; a run
+    that goes on has begun."""
     from sora.assembly.network import outline
     from sora.config.build import build
     from sora.dit.published import checkpoints
     from sora.vae import artefact
 
+    if going_on:
+        return
     if config.init is None:
         for key in ("init_allow", "init_step", "init_ema"):
             if config.get(key) not in (None, []):
