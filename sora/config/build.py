@@ -20,8 +20,8 @@ from omegaconf.errors import GrammarParseError
 from sora.config.roles import refuse_other, written
 from sora.config.targets import TARGET, allowed, find, refuse
 from sora.config.words import listed, meant
+from sora.gate.interpolation_limits import refuse_growth, refuse_resolvers
 from sora.gate.sizes import refuse_size
-from sora.system.interpolation_limits import refuse_growth, refuse_resolvers
 
 NETWORKS = ("sora.dit", "sora.vae", "sora.text", "sora.patches")  # rooms whose whole numbers are sizes of what is built
 OBJECT = re.compile(r"(?!Any\b|Path\b)[A-Z]\w*( \| None)?")  # one name, of a class or of a kind of function

@@ -11,7 +11,7 @@ from sora.config.build import fitting
 from sora.config.kinds import Kinds, fits, refuse
 from sora.config.targets import TARGET, find, parameters
 from sora.config.words import listed, meant
-from sora.system.interpolation_limits import refuse_resolvers
+from sora.gate.interpolation_limits import refuse_resolvers
 
 
 def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, Any]:

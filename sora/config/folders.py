@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sora.system.interpolation_limits import calls_resolver
+from sora.gate.interpolation_limits import calls_resolver
 
 
 def refuse_leading_out(folders: Sequence[Path]) -> None:

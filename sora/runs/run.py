@@ -30,10 +30,10 @@ from sora.gate import trust
 from sora.gate.files import appending, read, refuse_links_out
 from sora.gate.former_names import with_current_names
 from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
+from sora.gate.interpolation_limits import refuse_growth, refuse_resolvers
 from sora.gate.texts import CONFIG, read_json, yaml_of
 from sora.runs import checkpoint
 from sora.system import files as storage
-from sora.system.interpolation_limits import refuse_growth, refuse_resolvers
 from sora.system.locks import alone_in
 from sora.system.processes import born_deaf
 from sora.system.terminal import Lines

@@ -145,7 +145,7 @@ def test_resolvers_are_refused_even_where_a_reference_leads_to_one(toy, text):
 
 def test_references_stand_for_no_more_than_memory_and_patience_hold(toy):
     """A chain of threes, the worst that references can do, grows as the bound says, and is refused before it is followed."""
-    from sora.system.interpolation_limits import LARGEST, MOST, refuse_growth
+    from sora.gate.interpolation_limits import LARGEST, MOST, refuse_growth
 
     def chain(levels, start="x" * 100):
         return {"a0": start} | {f"a{number + 1}": f"${{a{number}}}" * 3 for number in range(levels)}

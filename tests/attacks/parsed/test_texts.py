@@ -6,9 +6,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from sora.gate.interpolation_limits import calls_resolver, refuse_growth, refuse_resolvers
 from sora.gate.records import json_of as table_of
 from sora.gate.texts import CARD, CONFIG, json_lines, json_of, read_json, yaml_of
-from sora.system.interpolation_limits import calls_resolver, refuse_growth, refuse_resolvers
 
 JSON = {
     "a key twice": b'{"kind": "vae", "kind": "diffusion"}',
