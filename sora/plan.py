@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.config.compose import Composed
-    from sora.data.plan import TokenPlan
+    from sora.data.plan.plan import TokenPlan
 
 EXAMPLES = (
     "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae calibrate=true",

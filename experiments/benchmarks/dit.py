@@ -41,7 +41,7 @@ from sora.dit.blocks.lean import lean_block
 from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
 from sora.dit.layers.modulation import SingleModulation
 from sora.dit.layers.rope import AxialRope
-from sora.patches import pack, unpack
+from sora.patches.packing import pack, unpack
 from sora.system.files import write_json
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 from sora.training import activation_checkpointing as recompute

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sora.diffusion.objective import Objective
-    from sora.patches import Patchifier
+    from sora.patches.patchifier import Patchifier
     from sora.runs.run import Run
     from sora.vae.vae import VideoVAE
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sora.diffusion.objective import pack_levels
-from sora.patches import pack
+from sora.patches.packing import pack
 from sora.text.packing import pack_text
 from sora.tokens import Grid, NoiseLevels, PackedTokens, TextTokens
 

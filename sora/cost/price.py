@@ -364,7 +364,7 @@ def batch_of(wanted: Wanted, clips: PackOf, budget: int) -> Batch:
     """A pack of zeros."""
     import torch
 
-    from sora.patches import pack
+    from sora.patches.packing import pack
     from sora.text.packing import pack_text
     from sora.tokens import Batch
 

@@ -1,6 +1,6 @@
 """What a piece of training does to one rank, operator by operator: bytes that lie in memory, products, and bytes sent to other ranks.
 
-It counts real tensors and fake ones (`torch._subclasses.FakeTensorMode`) alike, so that a prediction and a run can be compared.
+It counts real tensors and fake ones (FakeTensorMode) alike, so that a prediction and a run can be compared.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._guards import active_fake_mode
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.distributed.tensor._sharding_prop import ShardingPropagator
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils.flop_counter import flop_registry
 
 from sora.dit.attention.op import is_attention
+from sora.system.torch_private import (
+    FakeTensor,
+    ShardingPropagator,
+    TorchDispatchMode,
+    active_fake_mode,
+    is_traceable_wrapper_subclass_type,
+    item,
+    resolve_process_group,
+    unset_fake_temporarily,
+)
 
 _HELD = torch.UntypedStorage
 
@@ -96,7 +102,7 @@ class CostCounter(TorchDispatchMode):
         if self._fake is not None and given and not any(isinstance(value, FakeTensor) for value in given):
             with unset_fake_temporarily():  # numbers that the host knows, such as where segments end, stay known
                 return func(*args, **(kwargs or {}))
-        if self._fake is not None and func is torch.ops.aten._local_scalar_dense.default:
+        if self._fake is not None and func is item:
             return 0.0 if given[0].is_floating_point() else 0  # a step asks for its loss and norm; with these it is sound
         out = func(*args, **(kwargs or {}))
         if self._asking or active_fake_mode() is not self._fake:
@@ -165,6 +171,6 @@ def _group(value: Any) -> Any:
     try:
         if isinstance(value, torch.ScriptObject):
             return dist.ProcessGroup.unbox(value)
-        return dist.distributed_c10d._resolve_process_group(value) if isinstance(value, str) else None  # pyright: ignore[reportArgumentType]
+        return resolve_process_group(value) if isinstance(value, str) else None  # pyright: ignore[reportArgumentType]
     except (RuntimeError, TypeError):  # an operation or an option
         return None

@@ -16,18 +16,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed._tools.fake_collectives  # what collectives give, without numbers
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sora.cost.tally import CostCounter
 from sora.parallel.mesh import MeshStrategy, ordered, seat
 from sora.parallel.summing import waiting
+from sora.system.torch_private import FakeStore, FakeTensorMode, clear_sharding_prop_cache, let_collectives_be_fake
 from sora.tokens import Movable, Segments
 from sora.training.module import TrainingModule
 
@@ -93,13 +90,14 @@ def pretended(ranks: int) -> Iterator[None]:
     """
     if dist.is_initialized():
         raise ValueError("this process trains with others already; trace a step in a process of its own")
+    let_collectives_be_fake()
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:
         dist.destroy_process_group()
         # Torch keeps results by the look of their mesh, with that mesh and its first rank's place: ranks forked later would take it.
-        _clear_sharding_prop_cache()
+        clear_sharding_prop_cache()
 
 
 def traced(make: Callable[[], TrainingModule], batches: Sequence[Movable], *, trainer: Any, ranks: int, gpu: bool) -> Traced:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sora.dit.attention.layout import Attention, Mask
+from sora.system.torch_private import TorchDispatchMode
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 
 TRAINING = 3  # the backward pass makes two products for each one of the forward pass

@@ -20,7 +20,8 @@ from sora.diffusion.prediction import Prediction, check_levels, convert
 from sora.diffusion.prediction import velocity_prediction as velocity_prediction
 from sora.diffusion.samplers import Predict, Sampler, uniform_levels
 from sora.diffusion.shift import Shift
-from sora.patches import Patchifier, frame_times, pack, patch_times, unpack
+from sora.patches.packing import frame_times, pack, patch_times, unpack
+from sora.patches.patchifier import Patchifier
 from sora.system.draws import normal
 from sora.text.packing import pack_text
 from sora.tokens import Grid, NoiseLevels, PackedTokens, TextTokens

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
 
+from sora.system.torch_private import functional_operators as _ops
+
 Exchange = Callable[[Tensor, ProcessGroup], Tensor]
 
 
@@ -81,10 +83,6 @@ class _Exchange(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.derivative(grads[0], ctx.group), None, None, None
-
-
-# The operators behind `torch.distributed`'s functions: they return new tensors, and fakes and compilers see through them.
-_ops = torch.ops._c10d_functional
 
 
 def _sum(x: Tensor, group: ProcessGroup) -> Tensor:

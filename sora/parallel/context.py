@@ -18,13 +18,13 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed import _functional_collectives as collectives
 from torch.distributed.device_mesh import DeviceMesh
 
 from sora.diffusion.objective import Noised
 from sora.dit.attention.layout import Attention, Mask, Route
 from sora.dit.dit import SelfAttention
 from sora.dit.layers.registers import Registers
+from sora.system.torch_private import functional_collectives as collectives
 from sora.tokens import Batch, PackedTokens, Segments, TextTokens, join, owners
 
 Group = Any  # dist.ProcessGroup, which builds of torch without collectives lack

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sora.system.torch_private import foreach_add_, foreach_copy_
+
 CHUNK = 2**24  # numbers of gradients that ranks exchange at a time; what is sent needs as much room again
 
 
@@ -66,7 +68,7 @@ def _taken(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
 def _give_back(parameters: Sequence[nn.Parameter], waiting: Sequence[Tensor | None]) -> None:
     both = [(value.grad, other) for value, other in zip(parameters, waiting, strict=True) if value.grad is not None and other is not None]
     if both:
-        torch._foreach_add_([grad for grad, _ in both], [other for _, other in both])
+        foreach_add_([grad for grad, _ in both], [other for _, other in both])
     for value, other in zip(parameters, waiting, strict=True):
         if value.grad is None:
             value.grad = other
@@ -87,7 +89,7 @@ def over_ranks(parameters: Mapping[str, nn.Parameter]) -> None:
     for group in _chunks([value.grad for value in found if value.grad is not None]):
         flat = torch.cat([grad.reshape(-1) for grad in group])
         parts = summed(flat).split([grad.numel() for grad in group])
-        torch._foreach_copy_(group, [part.view_as(grad) for part, grad in zip(parts, group, strict=True)])
+        foreach_copy_(group, [part.view_as(grad) for part, grad in zip(parts, group, strict=True)])
 
 
 def _chunks(gradients: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -21,7 +21,6 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.dit.attention.layout import Attention, Mask, Route
 from sora.dit.blocks.lean import LeanBlock
@@ -33,6 +32,7 @@ from sora.dit.published.network import PublishedDiT
 from sora.parallel.collectives import copied, gathered, joined, scattered, split, total
 from sora.parallel.context import Ulysses
 from sora.parallel.tensor_plan import EVERYWHERE, Axis, ParameterSharding, placed, shares
+from sora.system.torch_private import StridedShard
 from sora.tokens import Joined, Segments
 
 
@@ -84,7 +84,7 @@ def beside(parameter: nn.Parameter, *, shards: int) -> Shard:
         ValueError: the columns do not divide.
     """
     placements = parameter.placements if isinstance(parameter, DTensor) else ()
-    if not any(isinstance(one, Shard | _StridedShard) and one.dim == 0 for one in placements):
+    if not any(isinstance(one, Shard | StridedShard) and one.dim == 0 for one in placements):
         return Shard(0)
     if parameter.shape[1] % shards:
         raise ValueError(

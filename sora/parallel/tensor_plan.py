@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.dit.blocks.dual import DualBlock
 from sora.dit.blocks.expert import ExpertBlock
@@ -29,6 +28,7 @@ from sora.dit.layers.modulation import LowRankProjection
 from sora.dit.layers.norms import AcrossHeads, AffineLayerNorm, HeadLayerNorm
 from sora.dit.published.latte import TemporalBlock
 from sora.dit.published.wan import NormedCrossBlock
+from sora.system.torch_private import StridedShard
 
 BLOCKS = (Block, LeanBlock, NormedCrossBlock, PlainBlock, ParallelBlock, DualBlock, SingleBlock, ExpertBlock, TemporalBlock)
 WHOLE = (nn.LayerNorm, AffineLayerNorm, HeadNorm, HeadLayerNorm)  # what each token or each head goes through by itself
@@ -107,7 +107,7 @@ def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis
     found: dict[str, ParameterSharding] = {}
     for name, stacked in into.items():
         if name in layers:
-            placement = Shard(0) if stacked == 1 else _StridedShard(0, split_factor=stacked)
+            placement = Shard(0) if stacked == 1 else StridedShard(0, split_factor=stacked)
             found[f"{name}.weight"] = ParameterSharding(placement, _all)
             if layers[name].bias is not None:
                 found[f"{name}.bias"] = ParameterSharding(Replicate(), partial(_rows, axis, stacked))
@@ -121,8 +121,8 @@ def _cut(module: nn.Module, into: Mapping[str, int], out: str | None, axis: Axis
 def placed(value: nn.Parameter, share: ParameterSharding, axis: Axis) -> nn.Parameter:
     """A parameter that every rank has whole, as this rank's share of it."""
     local, placement = value.detach(), share.placement
-    if isinstance(placement, Shard | _StridedShard):
-        stacked = int(placement.split_factor) if isinstance(placement, _StridedShard) else 1
+    if isinstance(placement, Shard | StridedShard):
+        stacked = int(placement.split_factor) if isinstance(placement, StridedShard) else 1
         dim = placement.dim
         local = local.unflatten(dim, (stacked, axis.size, -1)).select(dim + 1, axis.rank).flatten(dim, dim + 1)
     local = local.clone(memory_format=torch.contiguous_format)

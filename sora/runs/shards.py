@@ -13,11 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from sora.gate.tensors import Held, header
 from sora.runs.tensorfile import NAMES
+from sora.system.torch_private import StridedShard, compute_local_shape_and_global_offset
 
 TYPES = {name: dtype for dtype, name in NAMES.items()}
 
@@ -54,9 +53,9 @@ class TensorLayout(NamedTuple):
 
 def boxes(tensor: DTensor) -> tuple[Placement, ...]:
     """Placements of a tensor in which a rank has one box of it: of stacked matrices that are each cut over an axis it has several."""
-    cuts = Counter(one.dim for one in tensor.placements if isinstance(one, Shard | _StridedShard))
+    cuts = Counter(one.dim for one in tensor.placements if isinstance(one, Shard | StridedShard))
     # Where two axes cut one dimension, `fully_shard` marks by the same class which of them came first; a rank has one box then.
-    return tuple(Shard(one.dim) if isinstance(one, _StridedShard) and cuts[one.dim] == 1 else one for one in tensor.placements)
+    return tuple(Shard(one.dim) if isinstance(one, StridedShard) and cuts[one.dim] == 1 else one for one in tensor.placements)
 
 
 def place(tensor: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sora.dit.dit import Context
+from sora.system.torch_private import allow_lengths
 
 
 def compile_blocks(network: nn.Module, *, words: bool, levels: bool, backend: str = "inductor") -> None:
@@ -38,7 +39,7 @@ def _once(compiled: Callable[..., Any], plain: Callable[..., Any], *, words: boo
         if not torch.is_grad_enabled():
             return plain(x, text, context)
         for tensor in (*(_along_words(text, context) if words else ()), *(_along_levels(context) if levels else ())):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            allow_lengths(tensor)
         return compiled(x, text, context)
 
     return call

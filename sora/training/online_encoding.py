@@ -14,7 +14,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from sora.patches import Patchifier, frame_times, pack, patch_times
+from sora.patches.packing import frame_times, pack, patch_times
+from sora.patches.patchifier import Patchifier
 from sora.system import distributed as ranks
 from sora.text.encoder import TextEncoder
 from sora.text.packing import pack_text

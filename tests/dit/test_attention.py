@@ -21,7 +21,7 @@ from sora.dit.attention.layout import Layout, Mask
 from sora.dit.attention.op import is_attention, places
 from sora.dit.attention.per_segment import per_segment_attention
 from sora.dit.attention.varlen import varlen_attention
-from sora.patches import pack
+from sora.patches.packing import pack
 from sora.tokens import Grid, Segments, owners
 
 RAGGED = [

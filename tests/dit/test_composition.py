@@ -20,7 +20,7 @@ from sora.dit.layers.modulation import LoRAModulation, SingleModulation, ZeroMod
 from sora.dit.layers.norms import affine_layer_norm, layer_norm_per_head, no_norm, rms_across_heads, rms_norm
 from sora.dit.layers.registers import register_tokens
 from sora.dit.layers.rope import learned_positions
-from sora.patches import unpack
+from sora.patches.packing import unpack
 from sora.tokens import NoiseLevels
 from tests.dit.test_dit import Clip, apart, network, packed
 

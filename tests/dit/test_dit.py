@@ -13,7 +13,7 @@ from sora.dit.dit import DiT, cross_block, gelu, layer_norm, rms_per_head
 from sora.dit.layers.mlps import swiglu
 from sora.dit.layers.modulation import SingleModulation
 from sora.dit.layers.rope import AxialRope, wave_positions
-from sora.patches import pack, unpack
+from sora.patches.packing import pack, unpack
 from sora.tokens import Grid, NoiseLevels, Segments, TextTokens, means, owners
 
 P, TEXT = 6, 10

@@ -11,7 +11,7 @@ from sora.diffusion.prediction import clean_prediction, noise_prediction, veloci
 from sora.diffusion.samplers import euler, heun
 from sora.diffusion.shift import constant_shift, shift_by_tokens
 from sora.generation.generator import Generator, Recipe, Request, fill_packs
-from sora.patches import Patchifier
+from sora.patches.patchifier import Patchifier
 from sora.vae.vae import VideoVAE
 
 PLAIN = partial(constant_shift, value=1.0)

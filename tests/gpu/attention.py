@@ -20,7 +20,7 @@ from sora.dit.attention.layout import Attention, Layout, Mask, sees
 from sora.dit.attention.op import Places, pairs, places
 from sora.dit.attention.per_segment import per_segment_attention
 from sora.dit.attention.varlen import varlen_attention
-from sora.patches import pack
+from sora.patches.packing import pack
 from sora.tokens import Grid, Segments
 from tests.gpu.ceilings import matmul_rate
 from tests.gpu.measuring import error, seconds_of

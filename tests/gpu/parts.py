@@ -19,7 +19,7 @@ from sora.diffusion.samplers import heun
 from sora.diffusion.shift import constant_shift
 from sora.generation.generator import Generator, Recipe, Request
 from sora.metrics.extractors.rand3d import Random3D
-from sora.patches import Patchifier
+from sora.patches.patchifier import Patchifier
 from sora.training.vae_task import VaeTask
 from tests.gpu.fitting import fitting
 from tests.gpu.measuring import error, peak_bytes, seconds_of

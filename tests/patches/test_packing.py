@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.patches import frame_times, pack, patch_times, unpack
+from sora.patches.packing import frame_times, pack, patch_times, unpack
 from sora.tokens import Grid
 
 GRIDS = (Grid(2, 2, 3), Grid(1, 2, 2), Grid(4, 1, 1))

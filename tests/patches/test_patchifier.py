@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.patches import Patchifier
+from sora.patches.patchifier import Patchifier
 from sora.tokens import Grid
 
 

@@ -147,7 +147,7 @@ def one_stack(monkeypatch) -> None:
 
 
 def _unstacked(placement):
-    return Shard(0) if isinstance(placement, shares._StridedShard) else placement
+    return Shard(0) if isinstance(placement, shares.StridedShard) else placement
 
 
 def rows_of_the_first(monkeypatch) -> None:

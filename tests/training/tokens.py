@@ -11,7 +11,7 @@ from sora.diffusion import prediction, shift, weighting
 from sora.diffusion.density import Uniform
 from sora.diffusion.objective import Objective
 from sora.diffusion.path import Straight
-from sora.patches import pack
+from sora.patches.packing import pack
 from sora.system import draws
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid

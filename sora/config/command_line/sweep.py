@@ -126,15 +126,19 @@ def _there(path: str) -> bool:
 
 def _by_hydra(argument: str) -> list[str]:
     """What choice(…), range(…) and the like mean."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        (runs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([argument]), None)
+        (override,) = OverridesParser.create().parse_overrides([argument])
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            return [f"{key}={override.get_value_element_as_str()}"]
+        if override.is_discrete_sweep():
+            return [f"{key}={value}" for value in override.sweep_string_iterator()]
     except HydraException as error:
         raise ValueError(f"the sweep cannot be read: {str(error).splitlines()[0]}") from error
-    return [word for run in runs for word in run]
+    raise ValueError(f"the sweep cannot be read: {argument} has no values to count; name them, as in choice(1,2) or range(1,5)")
 
 
 def _counted(path: str) -> list[tuple[bool, int, str]]:

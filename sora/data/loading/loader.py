@@ -23,15 +23,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sora.data.index.decoded import decoded_by
 from sora.data.index.index import Index, refuse_no_folders
 from sora.data.loading.quarantine import Quarantine, owner, planned_keys
-from sora.data.plan import CropPlan, Item
+from sora.data.plan.crops import CropPlan
+from sora.data.plan.steps import Item
 from sora.system.draws import sample_id
 from sora.system.guarded_pool import UNSENT, ending
 from sora.system.processes import Parent, born_deaf, ignore_asking
+from sora.system.torch_private import DataLoaderProcesses
 from sora.tokens import Movable
 from sora.video.reader import VideoReader
 
@@ -263,7 +264,7 @@ class _Loader(DataLoader):
         return _Iterator(self) if self.num_workers else super()._get_iterator()
 
 
-class _Iterator(_MultiProcessingDataLoaderIter):
+class _Iterator(DataLoaderProcesses):
     """Steps are received by a thread while the one before is trained on.
 
     It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.

@@ -13,6 +13,7 @@ from torch import Tensor
 from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
 from sora.dit.attention.tiles import tiles
+from sora.system.torch_private import softmax_backward
 from sora.tokens import Segments
 
 SCORES = 1 << 20  # numbers in the scores of a chunk: small enough to stay in a core's cache until they are used
@@ -53,7 +54,7 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, _: Ten
             chunk, slope = _chunk(queries, rows, k), _chunk(outer, rows, k, scale=1.0)
             weights = _weights(chunk, keys, mask, rows)
             sums[1].add_(weights.mT @ slope)
-            scores = torch._softmax_backward_data(slope @ values.mT, weights, -1, q.dtype)
+            scores = softmax_backward(slope @ values.mT, weights, -1, q.dtype)
             sums[0].add_(scores.mT @ chunk)
             parts.append(_apart((scores @ keys).mul_(q.shape[-1] ** -0.5), queries))
         tile.queries.put(grad_q, torch.cat(parts, dim=2))

@@ -11,10 +11,11 @@ from sora.dit.attention.flex import flex_attention
 from sora.dit.attention.layout import Attention, Mask
 from sora.dit.attention.per_segment import per_segment_attention
 from sora.dit.attention.varlen import HALVES, takes, varlen_attention
+from sora.system.torch_private import multiplies_bfloat16
 from sora.tokens import Segments
 
 # Whether this CPU multiplies matrices of bfloat16 natively; for others torch emulates it, at a tenth of their speed in float32.
-MULTIPLIES_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+MULTIPLIES_BFLOAT16: bool = multiplies_bfloat16()
 
 
 def fastest_attention(

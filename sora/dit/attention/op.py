@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sora.dit.attention.layout import EVERYWHERE, Mask
+from sora.system.torch_private import OpOverload
 from sora.tokens import Segments
 
 NAMESPACE = "sora_attend"
@@ -112,7 +113,7 @@ def places(q_segments: Segments, k_segments: Segments, mask: Mask | None) -> tup
 def is_attention(op: object) -> bool:
     """Whether an operator computes attention: one of this family, or FlexAttention."""
     flex = torch.ops.higher_order.flex_attention
-    return op is flex or (isinstance(op, torch._ops.OpOverload) and op.namespace == NAMESPACE)
+    return op is flex or (isinstance(op, OpOverload) and op.namespace == NAMESPACE)
 
 
 def _like(x: Tensor) -> Tensor:

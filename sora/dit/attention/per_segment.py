@@ -9,6 +9,7 @@ from torch import Tensor
 from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
 from sora.dit.attention.tiles import Tile, tiles
+from sora.system.torch_private import cpu_flash_attention, cpu_flash_attention_backward
 from sora.tokens import Segments
 
 
@@ -29,7 +30,7 @@ def per_segment_attention(
 def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
     out, logsumexp = torch.zeros(q.shape, dtype=q.dtype), _extra(q)
     for tile in tiles(places):
-        o, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*_inputs(tile, q, k, v), attn_mask=_added(tile, places, q))
+        o, lse = cpu_flash_attention(*_inputs(tile, q, k, v), attn_mask=_added(tile, places, q))
         tile.queries.put(out, o)
         tile.queries.put(logsumexp, lse)
     return out, logsumexp
@@ -43,7 +44,7 @@ def _backward(
         inputs = [*_inputs(tile, q, k, v), tile.queries.read(out)]
         # The kernel's backward multiplies in the dtype that it is given; torch emulates that of halves where the CPU has none.
         outer, *inputs = (x.to(logsumexp.dtype) for x in (tile.queries.read(grad), *inputs))
-        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        parts = cpu_flash_attention_backward(
             *(outer, *inputs, tile.queries.read(logsumexp), 0.0, False), attn_mask=_added(tile, places, outer)
         )
         tile.queries.put(grads[0], parts[0])

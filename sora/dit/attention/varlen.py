@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sora.dit.attention.layout import Mask
 from sora.dit.attention.op import Places, family_member, places
+from sora.system.torch_private import varlen_attention_backward
 from sora.tokens import Segments
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -74,7 +75,7 @@ def _backward(
     apart = shared > 1 and not _shares_heads()
     if apart:
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
-    of_q, of_k, of_v = torch.ops.torch_attn._varlen_attn_backward(
+    of_q, of_k, of_v = varlen_attention_backward(
         grad.contiguous(), q, k, v, out, logsumexp, places.q_cu, places.k_cu, *lengths, False, unused, None, [-1, -1]
     )
     if apart:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from sora.system import distributed as ranks
+from sora.system.torch_private import foreach_mul_, foreach_norm
 
 
 def each_norm(gradients: Sequence[Tensor]) -> Float[Tensor, "n"]:
     """The 2-norm of what this rank holds of each."""
-    return torch.stack(torch._foreach_norm(local(gradients))) if gradients else torch.zeros(0)
+    return torch.stack(foreach_norm(local(gradients))) if gradients else torch.zeros(0)
 
 
 def total_norm(gradients: Sequence[Tensor], each: Float[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -30,7 +31,7 @@ def total_norm(gradients: Sequence[Tensor], each: Float[Tensor, "n"]) -> Float[T
 
 def scale(gradients: Sequence[Tensor], factor: float) -> None:
     """Multiply them in place."""
-    torch._foreach_mul_(local(gradients), factor)
+    foreach_mul_(local(gradients), factor)
 
 
 def local(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sora.runs.post_hoc_ema import gamma_of
+from sora.system.torch_private import foreach_lerp_
 
 
 def constant_decay(step: int, *, decay: float, warmup: float) -> float:
@@ -58,7 +59,7 @@ class Average:
             return
         now = [parameters[name].detach() for name in self.shadow]
         now = [value if value.dtype == torch.float32 else value.float() for value in now]
-        torch._foreach_lerp_(list(self.shadow.values()), now, 1 - self.rate(step))
+        foreach_lerp_(list(self.shadow.values()), now, 1 - self.rate(step))
 
     def kinds(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds of it, by kind."""

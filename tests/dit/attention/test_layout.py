@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sora.dit.attention.layout import Layout, Mask, sees
-from sora.patches import pack
+from sora.patches.packing import pack
 from sora.tokens import Grid
 
 GRIDS = (Grid(2, 3, 4), Grid(1, 1, 1), Grid(3, 3, 3), Grid(1, 5, 2))

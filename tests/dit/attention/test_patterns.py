@@ -10,7 +10,7 @@ from sora.dit.attention.chunked import chunked_attention
 from sora.dit.attention.dense import dense_attention
 from sora.dit.attention.layout import Layout, sees
 from sora.dit.attention.per_segment import per_segment_attention
-from sora.patches import unpack
+from sora.patches.packing import unpack
 from tests.dit.test_dit import Clip, apart, network, outputs_and_gradients, packed
 
 PATTERNS = {

@@ -10,7 +10,7 @@ from sora.dit.attention.patterns import factorised_attention, full_attention
 from sora.dit.blocks.dual import dual_block
 from sora.dit.layers.clip_shape import clip_shape, measured_shapes
 from sora.dit.layers.registers import register_tokens
-from sora.patches import unpack
+from sora.patches.packing import unpack
 from sora.tokens import Segments
 from tests.dit.test_dit import Clip, apart, network, outputs_and_gradients, packed
 
