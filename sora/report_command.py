@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from sora.config.compose import Composed
-    from sora.report.page import Part
+    from sora.report.page import Page, Part, Section
     from sora.report.trained import Trained
 
 EXAMPLES = (
@@ -102,7 +102,7 @@ def write(places: Sequence[Path], output: Path, *, most: int, watch: int | float
 KINDS = {"vae": "The training of a VAE", "diffusion": "The training of a text-to-video model"}
 
 
-def parts_of(run: Trained, output: Path, *, most: int):
+def parts_of(run: Trained, output: Path, *, most: int) -> list[Section]:
     """The sections of a run's page."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_diffusion
@@ -134,7 +134,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
     return page.sections(parts, links=links(run.folder, output), commands=follow)
 
 
-def several(places: Sequence[Path], *, most: int):
+def several(places: Sequence[Path], *, most: int) -> Page:
     """The page of several runs or folders of samples: their table, then the samples of each."""
     from sora.compare import board
     from sora.report.page import Page, Prose, Section, Table, VideoGrid
@@ -175,7 +175,7 @@ def sample_folders(run: Path) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-def datasets(run: Trained):
+def datasets(run: Trained) -> list[tuple[str, dict[str, Any] | None]]:
     """The datasets of a run, where they lie now, with what their dataset.json says; None for those that are not to be found from here, or
     that another user's run names outside its folder."""
     import os

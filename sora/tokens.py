@@ -11,8 +11,9 @@ are left of the token budget. Padding reaches no loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,7 +41,7 @@ class Movable:
     def pin_memory(self) -> Self:
         return self._each(lambda item: item.pin_memory())
 
-    def _each(self, change) -> Self:
+    def _each(self, change: Callable[[Any], Any]) -> Self:
         names = [field.name for field in fields(self)]  # pyright: ignore[reportArgumentType]
         changed = {name: change(getattr(self, name)) for name in names if isinstance(getattr(self, name), Tensor | Movable)}
         return replace(self, **changed)  # pyright: ignore[reportArgumentType]
@@ -62,7 +63,7 @@ class Segments(Movable):
         ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
         return cls(host=ends, cu_seqlens=ends.to(torch.int32))
 
-    def _each(self, change) -> Self:
+    def _each(self, change: Callable[[Any], Any]) -> Self:
         return replace(self, cu_seqlens=change(self.cu_seqlens))
 
     @property

@@ -22,6 +22,8 @@ LIBRARIES = ("torch", "hydra", "omegaconf", "lightning", "pytorch_lightning")
 AT_THE_DOOR = ("assembly", "config", "configs")  # rooms that turn configurations into objects; verbs do, too
 REACH = {"sora.dit.dit": 4, "sora.generation.generator": 20, "sora.training.module": 30, "sora.train": 130}
 
+OFFERS = ("from sora.system.lazy_names import lazy_names", "__getattr__, __dir__ = lazy_names(__name__, __file__)")
+
 Exceptions = dict[str, dict[str, int]]
 
 COMMANDS = "commands"
@@ -98,8 +100,14 @@ def imports(path: Path) -> frozenset[Path]:
         for name in names:
             parts = name.split(".")
             steps = (source(".".join(parts[:end])) for end in range(2, len(parts) + 1)) if parts[0] == "sora" else ()
-            found.update(file for file in steps if file is not None and (file.name != "__init__.py" or len(parsed(file).body) > 1))
+            found.update(file for file in steps if file is not None and not lists_only(file))
     return frozenset(found)
+
+
+def lists_only(path: Path) -> bool:
+    """Whether a file is that of a package that says what it is, and at most offers the names of its stub, which are looked up by name."""
+    rest = [node for node in parsed(path).body[1:] if ast.unparse(node) not in OFFERS]
+    return path.name == "__init__.py" and not rest
 
 
 def reached(start: Path) -> set[Path]:

@@ -237,7 +237,7 @@ def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
 class Loader:
     """Hydra's composition of one verb, with its errors told in our words."""
 
-    def __init__(self, verb: str, extra: Sequence[Path]):
+    def __init__(self, verb: str, extra: Sequence[Path]) -> None:
         self.verb, self.extra = verb, extra
 
     def load(self, overrides: Sequence[str], *, check_hydra: bool = False) -> Composed:

@@ -129,7 +129,7 @@ def of_value(value: Any) -> ValueKind:
 class Kinds:
     """What each key of a composition takes. tree: its plain values. marks: those of the files that it is made of, by key."""
 
-    def __init__(self, tree: Mapping[str, Any], marks: Mapping[str, str]):
+    def __init__(self, tree: Mapping[str, Any], marks: Mapping[str, str]) -> None:
         self.tree, self.marks = tree, marks
         self._known: dict[str, Mapping[str, ValueKind]] = {}
 

@@ -21,7 +21,7 @@ class _Made(TorchDispatchMode):
         self.made: dict[int, tuple[StorageWeakRef, int]] = {}
         self.largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, Tensor):

@@ -1,1 +1,5 @@
 """Paths between data and noise, densities of noise levels, objectives, samplers and guidance. Knows no network."""
+
+from sora.system.lazy_names import lazy_names
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)

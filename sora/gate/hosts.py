@@ -21,7 +21,7 @@ def refuse_slow(size: int, seconds: float, named: str) -> None:
 class HostFile:
     """An open file of a host, whose faults are a `ConnectionError` that names it."""
 
-    def __init__(self, file: Any, url: str):
+    def __init__(self, file: Any, url: str) -> None:
         self._file, self._url = file, url
 
     def read(self, size: int = -1, /) -> bytes:

@@ -1,1 +1,5 @@
 """The tasks: text to video, and clips that begin with given frames, at any size and length, packed as in training."""
+
+from sora.system.lazy_names import lazy_names
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)

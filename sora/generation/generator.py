@@ -28,6 +28,11 @@ from sora.tokens import Grid, NoiseLevels, PackedTokens, TextTokens
 from sora.vae.vae import VideoVAE
 
 Progress = Callable[[int, int], None]
+Stop = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """Generation was asked to stop, by the function that it was given as `stop`; nothing was made."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,23 @@ class Generator:
         self.device = torch.device(device)
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[UInt8[Tensor, "_ _ _ 3"]]:
-        """The clips, in the order of the requests. progress: called with the steps done and their number, over all packs."""
-        latents = self.latents(requests, progress=progress)
-        clips = self.decode(latents)
+    def generate(
+        self, requests: Sequence[Request], *, progress: Progress | None = None, stop: Stop | None = None
+    ) -> list[UInt8[Tensor, "_ _ _ 3"]]:
+        """The clips, in the order of the requests: uint8 (frames, height, width, 3) RGB on the CPU.
+
+        progress: called with the steps done and their number, over all packs. stop: asked before every prediction of the network and before
+        every decoding; where it returns True, `Stopped` is raised.
+        """
+        latents = self.latents(requests, progress=progress, stop=stop)
+        clips = self.decode(latents, stop=stop)
         return [_keep_given(clip, request.given) for clip, request in zip(clips, requests, strict=True)]
 
     @torch.no_grad()
-    def latents(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Float[Tensor, "C _ _ _"]]:
-        """Whitened latents of the requests."""
+    def latents(
+        self, requests: Sequence[Request], *, progress: Progress | None = None, stop: Stop | None = None
+    ) -> list[Float[Tensor, "C _ _ _"]]:
+        """Whitened latents of the requests. progress, stop: as in `generate`."""
         planned = [self.plan(request) for request in requests]
         packs = self.packs(requests)
         total = len(packs) * self.recipe.steps
@@ -120,7 +133,7 @@ class Generator:
             report = partial(_report, progress, before=number * self.recipe.steps, total=total)
             captions = self._packed([states[member] for member in members])
             negatives = self._packed([away[requests[member].negative] for member in members])
-            clips = self._denoise([planned[member] for member in members], captions, negatives, report)
+            clips = self._denoise([planned[member] for member in members], captions, negatives, report, stop)
             for member, tokens in zip(members, clips, strict=True):
                 found[member] = self.patchifier.unpatchify(tokens, planned[member].grid, self.vae.latent_channels)
         return [found[number] for number in range(len(requests))]
@@ -134,14 +147,17 @@ class Generator:
         return self.patchifier.grid(*self.vae.latent_shape(request.frames, request.height, request.width))
 
     @torch.no_grad()
-    def decode(self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8) -> list[UInt8[Tensor, "_ _ _ 3"]]:
-        """Frames of whitened latents; clips of one shape are decoded together."""
+    def decode(
+        self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8, stop: Stop | None = None
+    ) -> list[UInt8[Tensor, "_ _ _ 3"]]:
+        """Frames of whitened latents; clips of one shape are decoded together. stop: as in `generate`."""
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, latent in enumerate(latents):
             shapes[tuple(latent.shape)].append(number)
         found: dict[int, Tensor] = {}
         for members in shapes.values():
             for start in range(0, len(members), batch):
+                _refuse_stopped(stop)
                 some = members[start : start + batch]
                 frames = self.vae.decode(torch.stack([latents[number] for number in some]))
                 found.update(zip(some, frames.cpu(), strict=True))
@@ -171,7 +187,12 @@ class Generator:
         return self.patchifier.patchify(latents).cpu()
 
     def _denoise(
-        self, clips: Sequence[PatchedRequest], captions: TextTokens, negatives: TextTokens, report: Callable[[int], None]
+        self,
+        clips: Sequence[Planned],
+        captions: TextTokens,
+        negatives: TextTokens,
+        report: Callable[[int], None],
+        stop: Stop | None,
     ) -> list[Tensor]:
         grids = [clip.grid for clip in clips]
         total = sum(grid.tokens for grid in grids)
@@ -188,6 +209,7 @@ class Generator:
         tops = table.amax(1).tolist()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
+            _refuse_stopped(stop)
             result = guided(x, t)
             now = float(t.max())
             report(min(1 + sum(top > now for top in tops), self.recipe.steps))
@@ -221,6 +243,11 @@ class Generator:
 def _report(progress: Progress | None, done: int, *, before: int, total: int) -> None:
     if progress is not None:
         progress(before + done, total)
+
+
+def _refuse_stopped(stop: Stop | None) -> None:
+    if stop is not None and stop():
+        raise Stopped
 
 
 def path_start(path: Path, levels: Float[Tensor, "N"], start: Float[Tensor, "N P"], conditions: Bool[Tensor, "N"]) -> Float[Tensor, "N P"]:

@@ -229,10 +229,10 @@ def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., 
 class _Compare:
     """Reads clips and compares bytes, and frames of some, with their rows."""
 
-    def __init__(self, index: Index, decode: float):
+    def __init__(self, index: Index, decode: float) -> None:
         self.index, self.decode = index, decode
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _compare, (self.index.folder, self.decode)
 
     def decoded(self, row: int) -> bool:

@@ -53,7 +53,7 @@ class CaptionWords:
                     f"captions.keys={{{kind}: {names!r}}}: give the name of a key or column to a kind, or a list of such names"
                 )
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return CaptionWords, (tuple(self.suffixes), tuple(self.tables), dict(self.keys))
 
     @cached_property

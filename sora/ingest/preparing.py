@@ -40,7 +40,7 @@ class _Step(NamedTuple):
 class _Look:
     """What a unit is made from, and what is left to do for it: nothing where it is kept."""
 
-    def __init__(self, job: IngestJob, units: Units):
+    def __init__(self, job: IngestJob, units: Units) -> None:
         self._identity, self._steps, self._folder = job.identity, job.steps, units.folder
 
     def __call__(self, numbered: tuple[int, Any]) -> tuple[str, list[Any] | None]:
@@ -49,7 +49,7 @@ class _Look:
 
 
 class _Make:
-    def __init__(self, job: IngestJob):
+    def __init__(self, job: IngestJob) -> None:
         self._make = job.make
 
     def __call__(self, step: _Step) -> list[Made | Refused | SourceNote]:

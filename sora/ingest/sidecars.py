@@ -94,7 +94,7 @@ class Sidecars:
         ValueError: a table that cannot be read, or of which no row fits a video; with its line.
     """
 
-    def __init__(self, folder: Path, videos: Sequence[str], words: CaptionWords, *, table: Path | None = None):
+    def __init__(self, folder: Path, videos: Sequence[str], words: CaptionWords, *, table: Path | None = None) -> None:
         self.folder, self.words, self.unused = Path(folder), words, Unused()
         self._beside: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         self._written: dict[str, list[Caption]] = defaultdict(list)
@@ -226,7 +226,7 @@ def _read_beside(path: Path, words: CaptionWords, kind: str) -> Said:
 class _Owners:
     """Which videos a file beside them belongs to: those whose name, or name without its suffix, it begins with."""
 
-    def __init__(self, videos: Sequence[str]):
+    def __init__(self, videos: Sequence[str]) -> None:
         self._videos: dict[str, list[tuple[str, str]]] = defaultdict(list)  # by spelling: the videos, and how they are spelt
         for video in videos:
             for name in {video, _stem(video)}:

@@ -97,7 +97,7 @@ class Source(Protocol):
 class WorldSource:
     """Clips of the built-in world: `count` for training and `heldout` of combinations that training never shows."""
 
-    def __init__(self, *, world: World, heldout: int, lossless: bool, licence: str):
+    def __init__(self, *, world: World, heldout: int, lossless: bool, licence: str) -> None:
         self.world, self.heldout, self.lossless, self.licence = world, heldout, lossless, licence
         if heldout < 0:
             raise ValueError(f"source.heldout is {heldout}; give 0 or more clips")
@@ -209,7 +209,7 @@ class FolderSource:
         follow_links: bool,
         lossless: bool,
         licence: str,
-    ):
+    ) -> None:
         self.leave_out, self.images, self.follow_links = tuple(leave_out), images, follow_links
         self.fps, self.frames, self.min_frames, self.stride_time = fps, frames, min_frames, stride_time
         self.size, self.multiple, self.windows_per_video = size, multiple, windows_per_video
@@ -351,7 +351,7 @@ class FolderSource:
 class Splits:
     """Which clips of a folder are held out: each file (by="video") or window by its own hash, so that more files later move none."""
 
-    def __init__(self, share: float, by: str):
+    def __init__(self, share: float, by: str) -> None:
         self.share, self.by = share, by
         self._held: frozenset[str] = frozenset()
 

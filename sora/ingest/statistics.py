@@ -197,10 +197,10 @@ class Thumbnail:
 class Thumbnails:
     """Makes thumbnails of clips by row, in any process; a clip that does not decode is a `ValueError`."""
 
-    def __init__(self, index: Index):
+    def __init__(self, index: Index) -> None:
         self.index = index
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _thumbnails, (self.index.folder,)
 
     def __call__(self, row: int) -> Thumbnail:

@@ -46,7 +46,7 @@ class ShardStream:
         most_mb: float,
         words: CaptionWords = WORDS,
         open_file: Callable[[str], ByteFile] | None = None,
-    ):
+    ) -> None:
         self.urls, self.most_mb, self.words = tuple(urls), most_mb, words
         self.refused: list[Refusal] = []
         self._open = open_file or opened

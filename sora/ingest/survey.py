@@ -317,7 +317,7 @@ def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 class VideoSurvey:
     """Opens the videos of samples: of each its row, with hash, size, rate and number of frames, or why there is none."""
 
-    def __init__(self, store: Store, choices: Choices):
+    def __init__(self, store: Store, choices: Choices) -> None:
         self.store, self.choices = store, choices
 
     def __call__(self, samples: Sequence[Sample]) -> list[ClipRow | Refusal]:

@@ -1,1 +1,5 @@
 """Scores as pure functions with thin torchmetrics classes over them: distributions, reconstruction, prompt adherence."""
+
+from sora.system.lazy_names import lazy_names
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)

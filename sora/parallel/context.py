@@ -9,7 +9,7 @@ packs and draw the same noise; each has the loss of its own tokens, and gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -54,7 +54,7 @@ class AxisShard(Segments):
         ends = [(held - bounds[rank]).clamp(0, sizes[rank]) for held in (whole.host, whole.cu_seqlens)]
         return cls(host=ends[0], cu_seqlens=ends[1], axis=whole, sizes=sizes, rank=rank, group=group)
 
-    def _each(self, change) -> AxisShard:
+    def _each(self, change: Callable[[Any], Any]) -> AxisShard:
         moved = {name: None if value is None else change(value) for name, value in (("order", self.order), ("places", self.places))}
         return replace(self, cu_seqlens=change(self.cu_seqlens), axis=self.axis._each(change), **moved)
 

@@ -270,7 +270,7 @@ def load(path: Path, *, only: Collection[str] | None = None, verified: bool = Fa
     return TrainingState(step=state["step"], samples=state["samples"], tokens=state["tokens"], tensors=tensors, facts=state["facts"])
 
 
-def newest(checkpoints: Path, *, report=print, look: Callable[[Path], object] | None = None) -> Path | None:
+def newest(checkpoints: Path, *, report: Callable[[str], object] = print, look: Callable[[Path], object] | None = None) -> Path | None:
     """The newest whole checkpoint; None if there are none at all.
 
     Damaged ones are passed over, and named through `report`. When there are checkpoints but none is whole this is a ValueError: a run

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -66,6 +66,6 @@ def _bytes(name: str, tensor: Tensor) -> memoryview:
     return np.ascontiguousarray(flat.numpy()).data
 
 
-def _put(file: IO[bytes], digest, data: bytes | memoryview) -> None:
+def _put(file: IO[bytes], digest: Any, data: bytes | memoryview) -> None:
     file.write(data)
     digest.update(data)

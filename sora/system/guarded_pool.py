@@ -40,7 +40,7 @@ class Outcome(Generic[Item, Result]):
 class Guarded(Generic[Item, Result]):
     """A function that runs under a clock: when it takes over `seconds`, the process that runs it is killed, whatever it is doing."""
 
-    def __init__(self, function: Callable[[Item], Result], seconds: float):
+    def __init__(self, function: Callable[[Item], Result], seconds: float) -> None:
         self.function, self.seconds = function, seconds
 
     def __call__(self, item: Item) -> Outcome[Item, Result]:

@@ -233,7 +233,7 @@ class TextCache:
         self._places = _places(path, manifest)
         self._open: dict[int, Any] = {}
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder, self.fingerprint)
 
     def __contains__(self, caption: str) -> bool:

@@ -69,7 +69,7 @@ def _all_but_dear_again(block: nn.Module, *inputs: Any) -> Any:
     return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
-def _keep_dear(context, op, *args, **kwargs) -> CheckpointPolicy:
+def _keep_dear(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     # What costs much is attention among a clip's tokens; to a caption, whose keys are few, it is cheaper to compute than to keep.
     dear = is_attention(op) and args[0].shape == args[1].shape
     return CheckpointPolicy.MUST_SAVE if dear or is_mlp(op) else CheckpointPolicy.PREFER_RECOMPUTE

@@ -10,7 +10,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -240,7 +240,7 @@ class TrainingModule(LightningModule):
         strategy = self.trainer.strategy
         return strategy.run(self.task, pack) if isinstance(strategy, MeshStrategy) else self.task(pack)
 
-    def _quiet(self, *, last: bool):
+    def _quiet(self, *, last: bool) -> AbstractContextManager[None]:
         """No gradient exchange before the last pack of a step."""
         strategy = self.trainer.strategy
         if last or not ranks.several() or not isinstance(strategy, ParallelStrategy):

@@ -72,7 +72,7 @@ def haar_blocks(size: Triple) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]
 class CausalConv(nn.Module):
     """A 3-D convolution that sees this frame and earlier ones, zeros before the first."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: Triple):
+    def __init__(self, inputs: int, outputs: int, kernel: Triple) -> None:
         super().__init__()
         self.past = kernel[0] - 1
         self.sides = (0, kernel[1] // 2, kernel[2] // 2)
@@ -96,7 +96,7 @@ class FromPixels(nn.Module):
 
     forth: Tensor
 
-    def __init__(self, size: Triple, outputs: int, kernel: Triple):
+    def __init__(self, size: Triple, outputs: int, kernel: Triple) -> None:
         super().__init__()
         self.size = size
         self.coefficients = COLOURS * size[0] * size[1] * size[2]
@@ -114,7 +114,7 @@ class ToPixels(nn.Module):
 
     back: Tensor
 
-    def __init__(self, inputs: int, size: Triple):
+    def __init__(self, inputs: int, size: Triple) -> None:
         super().__init__()
         self.size = size
         self.map = nn.Linear(inputs, COLOURS * size[0] * size[1] * size[2])
@@ -129,7 +129,7 @@ class ToPixels(nn.Module):
 class Norm(nn.Module):
     """Root-mean-square norm over the channels of one position (Zhang & Sennrich 2019): statistics never cross time or space."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
 
@@ -140,7 +140,7 @@ class Norm(nn.Module):
 class ResidualBlock(nn.Module):
     """Residual block of two causal convolutions; the identity at birth."""
 
-    def __init__(self, channels: int, kernel: Triple):
+    def __init__(self, channels: int, kernel: Triple) -> None:
         super().__init__()
         self.first = nn.Sequential(Norm(channels), nn.SiLU(), CausalConv(channels, channels, kernel))
         self.second = nn.Sequential(Norm(channels), nn.SiLU(), CausalConv(channels, channels, kernel))
@@ -153,7 +153,7 @@ class ResidualBlock(nn.Module):
 class OutputHead(nn.Module):
     """Norm, non-linearity and a last layer that gives zeros at birth, so that what it is added to starts alone."""
 
-    def __init__(self, channels: int, out: nn.Module):
+    def __init__(self, channels: int, out: nn.Module) -> None:
         super().__init__()
         self.norm = Norm(channels)
         self.out = out
@@ -166,7 +166,7 @@ class OutputHead(nn.Module):
 class Down(nn.Module):
     """Fold blocks of positions into channels and mix them: no pixel is skipped, none is seen twice."""
 
-    def __init__(self, inputs: int, outputs: int, factor: Triple):
+    def __init__(self, inputs: int, outputs: int, factor: Triple) -> None:
         super().__init__()
         self.factor = factor
         self.mix = nn.Conv3d(inputs * factor[0] * factor[1] * factor[2], outputs, 1)
@@ -178,7 +178,7 @@ class Down(nn.Module):
 class Up(nn.Module):
     """The mirror of `Down`."""
 
-    def __init__(self, inputs: int, outputs: int, factor: Triple):
+    def __init__(self, inputs: int, outputs: int, factor: Triple) -> None:
         super().__init__()
         self.factor = factor
         self.mix = nn.Conv3d(inputs, outputs * factor[0] * factor[1] * factor[2], 1)

@@ -15,7 +15,7 @@ class VaeObjective:
     kl: nats per latent value.
     """
 
-    def __init__(self, *, l1: float, l2: float, edge: float, kl: float):
+    def __init__(self, *, l1: float, l2: float, edge: float, kl: float) -> None:
         for name, weight in (("l1", l1), ("l2", l2), ("edge", edge), ("kl", kl)):
             if weight < 0:
                 raise ValueError(f"the weight {name} must not be below 0, it is {weight}; change objective.{name}")

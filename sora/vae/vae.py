@@ -63,7 +63,7 @@ class VideoVAE(nn.Module):
         strides: Sequence[Sequence[int]],
         kernels: Sequence[Sequence[int]],
         noise: float,
-    ):
+    ) -> None:
         super().__init__()
         stem = triple(stem, "stem")
         steps, sizes = [triple(step, "strides") for step in strides], [triple(size, "kernels") for size in kernels]

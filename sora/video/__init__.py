@@ -1,1 +1,5 @@
 """Files of pixels: read under guard, and written."""
+
+from sora.system.lazy_names import lazy_names
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -75,7 +75,7 @@ def _plain(picture: UInt8[np.ndarray, "H W 3"]) -> VideoFrame:
 class _Subsampled:
     """RGB to 4:2:0 in BT.709, as the stream is tagged."""
 
-    def __init__(self, height: int, width: int):
+    def __init__(self, height: int, width: int) -> None:
         self._reformat, self._size = VideoReformatter(), (width, height)
         self._filter = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 

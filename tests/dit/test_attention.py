@@ -16,7 +16,7 @@ from sora.dit.attention.chunked import chunked_attention
 from sora.dit.attention.dense import allowed, dense_attention
 from sora.dit.attention.fastest import fastest, fastest_attention
 from sora.dit.attention.flash import flash_attention
-from sora.dit.attention.flex import blocks, flex_attention, mask_mod
+from sora.dit.attention.flex import block_mask_of, flex_attention, mask_mod
 from sora.dit.attention.layout import Layout, Mask
 from sora.dit.attention.op import is_attention, places
 from sora.dit.attention.per_segment import per_segment_attention
@@ -127,8 +127,8 @@ def test_flex_attention_has_the_same_mask(reach, causal):
     q, k, v = (tensor.detach() for tensor in inputs(lengths, lengths, heads=4, kv_heads=2))
     expected = dense_attention(q, k, v, where.segments, where.segments, mask)
     torch.testing.assert_close(flex_attention(q, k, v, where.segments, where.segments, mask), expected, atol=2e-6, rtol=0)
-    kept = blocks(where.segments, where.segments, mask, len(q), len(q))
-    assert kept is blocks(where.segments, where.segments, mask, len(q), len(q))  # found once for all blocks of a network
+    kept = block_mask_of(where.segments, where.segments, mask, len(q), len(q))
+    assert kept is block_mask_of(where.segments, where.segments, mask, len(q), len(q))  # found once for all blocks of a network
 
 
 @pytest.mark.parametrize(("reach", "causal"), [(None, False), ((1, 1, 1), False), ((-1, -1, -1), True)])
@@ -148,7 +148,7 @@ def test_the_blocks_that_flex_attention_reads_are_found_without_a_matrix_of_all_
     assert count % 256
     monkeypatch.setattr(importlib.import_module("sora.dit.attention.flex"), "PAIRS", 256 * count)
     with Largest() as largest:
-        found = blocks(where.segments, where.segments, mask, count, count)
+        found = block_mask_of(where.segments, where.segments, mask, count, count)
     assert largest.bytes <= 8 * 256 * (count + 127)  # numbers of so many pairs
     owner = owners(where.segments)
     expected = create_block_mask(mask_mod(owner, owner, mask), None, None, count, count, device="cpu")

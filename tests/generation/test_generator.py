@@ -10,7 +10,7 @@ from sora.diffusion.path import Straight, VariancePreserving
 from sora.diffusion.prediction import clean_prediction, noise_prediction, velocity_prediction
 from sora.diffusion.samplers import euler, heun
 from sora.diffusion.shift import constant_shift, shift_by_tokens
-from sora.generation.generator import Generator, Recipe, Request, fill_packs
+from sora.generation.generator import Generator, Recipe, Request, Stopped, fill_packs
 from sora.patches.patchifier import Patchifier
 from sora.vae.vae import VideoVAE
 
@@ -178,3 +178,19 @@ def test_packs_hold_every_clip_once_within_the_budget():
     packs = fill_packs(tokens, 12)
     assert sorted(number for members in packs for number in members) == list(range(8))
     assert all(sum(tokens[number] for number in members) <= 12 or len(members) == 1 for members in packs)
+
+
+@pytest.mark.parametrize(("asked", "predictions"), [(1, 0), (2, 1), (7, 6), (9, 8)])
+def test_generation_stops_between_predictions_and_decodings(vae, asked, predictions):
+    """Two packs of four steps, and decodings: the network has made as many predictions as `stop` was asked before."""
+    dit, count = Perfect(), iter(range(1, 100))
+    generator = make(vae, dit=dit, budget=12)
+    with pytest.raises(Stopped):
+        generator.generate([request("0.5", 0), request("2", 1)], stop=lambda: next(count) == asked)
+    assert len(dit.calls) == predictions
+
+
+def test_what_is_not_stopped_is_the_same(vae):
+    whole, asked = make(vae).generate(MIXED), []
+    found = make(vae).generate(MIXED, stop=lambda: asked.append(1) is not None)
+    assert len(asked) > 4 and all(torch.equal(one, other) for one, other in zip(found, whole, strict=True))

@@ -114,7 +114,7 @@ def typed(text: str) -> str:
 class _Reader:
     """A text, and how far it has been read."""
 
-    def __init__(self, text: str, at: int = 0):
+    def __init__(self, text: str, at: int = 0) -> None:
         self.text, self.at = text, at
 
     def rest(self) -> str:

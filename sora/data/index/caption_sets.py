@@ -42,7 +42,7 @@ class CaptionSetWriter:
     dataset: the fingerprint of the dataset. Until `finish` nothing is in force; a set that exists is refused.
     """
 
-    def __init__(self, folder: Path | str, name: str, *, dataset: str):
+    def __init__(self, folder: Path | str, name: str, *, dataset: str) -> None:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a set of captions; use lower case letters, digits and '_'")
         self.folder, self.name, self.dataset = Path(folder), name, dataset
@@ -81,7 +81,7 @@ def manifest_path(folder: Path, name: str) -> Path:
 class CaptionSets:
     """All the finished sets of a dataset's folder."""
 
-    def __init__(self, folder: Path | str, *, dataset: str):
+    def __init__(self, folder: Path | str, *, dataset: str) -> None:
         self.folder = Path(folder)
         self.described = [_opened(path, dataset) for path in sorted(self.folder.glob("captions-*.json"))]
         self._files = [{entry["shard"]: entry for entry in described["files"]} for described in self.described]

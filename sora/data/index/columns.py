@@ -43,7 +43,7 @@ CODES = {"split": "s", "suffix": "es"}  # numbers in lists of dataset.json of th
 class Columns:
     """The arrays of all clips of a dataset. splits and suffixes: what the numbers in these columns stand for."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, splits: Sequence[str], suffixes: Sequence[str]):
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, splits: Sequence[str], suffixes: Sequence[str]) -> None:
         self.arrays, self.splits, self.suffixes = dict(arrays), tuple(splits), tuple(suffixes)
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Columns:
 class Keys(Sequence[str]):
     """The keys of some rows, made when they are asked for: no text per clip is held. Equal to any sequence of the same keys."""
 
-    def __init__(self, columns: Columns, rows: np.ndarray | None):
+    def __init__(self, columns: Columns, rows: np.ndarray | None) -> None:
         self._columns, self._rows = columns, rows
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ class _Arrays:
 class ColumnWriter:
     """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self._arrays, self._writer = _Arrays(), ArrayWriter(below(folder, FOLDER), LAYOUT)
 
     def write(self, table: pa.Table) -> None:
@@ -147,7 +147,7 @@ class ColumnWriter:
 class ColumnCheck:
     """Compares columns with the rows that they repeat, a table of these at a time. `wrong`: names of those that say something else."""
 
-    def __init__(self, columns: Columns):
+    def __init__(self, columns: Columns) -> None:
         self.wrong: set[str] = set()
         self._columns, self._arrays = columns, _Arrays()
         self._at = dict.fromkeys(LAYOUT, 0)

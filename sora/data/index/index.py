@@ -58,7 +58,7 @@ class Index:
 
     def __init__(
         self, folder: Path, split: str | None, described: Mapping[str, Any], files: RowFiles, columns: Columns, *, hash_every_read: bool
-    ):
+    ) -> None:
         self.folder, self.split, self.described, self.hash_every_read = folder, split, described, hash_every_read
         self.files, self.columns = files, columns
         self.sets = CaptionSets(folder, dataset=described["fingerprint"])
@@ -89,7 +89,7 @@ class Index:
     def __len__(self) -> int:
         return len(self.columns) if self._rows is None else len(self._rows)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (self.folder, self.split, self.hash_every_read)
 
     @cached_property

@@ -51,7 +51,7 @@ class IndexProgress:
     settings: JSON-able. `with IndexProgress(…) as parts`; `remove` when the index is whole.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any]):
+    def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(output) / FOLDER
         self._alone = ExitStack()
         self._alone.enter_context(alone_in(Path(output), "indexing into"))  # the lock goes with this process, and with it alone

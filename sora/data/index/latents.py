@@ -193,7 +193,7 @@ class LatentIndex:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return LatentIndex, (self.index, self.vae_hash)
 
     @property

@@ -30,7 +30,7 @@ Layout = Mapping[str, Column]
 class ArrayWriter:
     """Writes the arrays of a layout into `folder`/NAME.bin, some rows at a time."""
 
-    def __init__(self, folder: Path, layout: Layout):
+    def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self._layout = folder, layout
         self._files: dict[str, BinaryIO] = {}
         self._hashes = {name: hashlib.sha256() for name in layout}

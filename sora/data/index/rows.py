@@ -198,7 +198,7 @@ class RowFiles:
     entries: of each file, "meta", "meta_sha256" and "clips"; rows are counted through all of them.
     """
 
-    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]):
+    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
         self.folder, self.entries = folder, entries
         self.starts = np.concatenate([[0], np.cumsum([entry["clips"] for entry in entries], dtype=np.int64)])
         self._checked: set[int] = set()

@@ -21,7 +21,7 @@ class KeyFile:
     folder: where the file lies (None: where temporary files do); it takes 16 bytes a key.
     """
 
-    def __init__(self, folder: Path | None = None):
+    def __init__(self, folder: Path | None = None) -> None:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115 (close closes it)
         self._count = 0
 

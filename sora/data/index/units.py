@@ -67,7 +67,7 @@ class UnitWriter:
     """A unit that is being written: `add` what it gives, in order. again: a later job makes it anew, since what failed may not have been
     its fault."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         self.again = False
         self.records: list[dict[str, Any]] = []
         self._file = file
@@ -87,7 +87,7 @@ class Units:
         ValueError: another process makes this part of it, or all of it, or `output` is whole, or holds something else.
     """
 
-    def __init__(self, output: Path, *, part: JobPart, mark: str, doing: str):
+    def __init__(self, output: Path, *, part: JobPart, mark: str, doing: str) -> None:
         self.output, self.part, self.mark, self._doing = Path(output), part, mark, doing
         self.folder = self.output / FOLDER
         self._locks = ExitStack()

@@ -89,7 +89,7 @@ class IndexWriter:
     sealing: the shards' clips are our own, which this user's seal says (`sealed`).
     """
 
-    def __init__(self, folder: Path | str, *, licence: str, sealing: bool = False):
+    def __init__(self, folder: Path | str, *, licence: str, sealing: bool = False) -> None:
         self.folder, self.licence, self.sealing = Path(folder), licence, sealing
         self.rows = 0
         self._columns = ColumnWriter(self.folder)
@@ -171,7 +171,7 @@ class DatasetWriter:
     has no `dataset.json`, and `Index.open` refuses it.
     """
 
-    def __init__(self, folder: Path | str, *, licence: str, max_bytes: int, suffix: str = "mp4"):
+    def __init__(self, folder: Path | str, *, licence: str, max_bytes: int, suffix: str = "mp4") -> None:
         self.folder, self.licence, self.suffix = Path(folder), licence, suffix
         self.rows = 0
         self._shards = ShardWriter(folder, prefix="video", suffixes=(suffix, "json"), max_bytes=max_bytes)

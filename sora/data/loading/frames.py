@@ -61,7 +61,7 @@ class FramePacks(Dataset):
         quarantine: Quarantine,
         reader: VideoReader,
         require: Callable[[int, int], None] | None = None,
-    ):
+    ) -> None:
         assert isinstance(plan.clips, FrameClips)
         self._require = require or _nothing_else
         self.indexes, self.plan, self.clips, self.quarantine, self.reader = tuple(indexes), plan, plan.clips, quarantine, reader

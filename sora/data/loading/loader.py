@@ -77,7 +77,7 @@ class FrameData:
         max_bad_share: float,
         cache_mb: float,
         reader: VideoReader,
-    ):
+    ) -> None:
         refuse_no_folders(folders)
         self.indexes = tuple(Index.open(folder, split) for folder in folders)
         self.weights, self.max_bad_share, self.cache_mb, self.reader = weights, max_bad_share, cache_mb, reader
@@ -106,7 +106,7 @@ class FrameBatches(Dataset):
     process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
     """
 
-    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader):
+    def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader) -> None:
         self.indexes, self.plan, self.quarantine = tuple(indexes), plan, quarantine
         self._clips = _Clips(self.indexes, round(cache_mb * 2**20), reader)
 
@@ -165,7 +165,7 @@ class FrameBatches(Dataset):
 class _Clips:
     """Crops of stored clips, with the clips decoded last kept in memory."""
 
-    def __init__(self, indexes: tuple[Index, ...], cache_bytes: int, reader: VideoReader):
+    def __init__(self, indexes: tuple[Index, ...], cache_bytes: int, reader: VideoReader) -> None:
         self._indexes, self._room, self._reader = indexes, cache_bytes, reader
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._used = 0
@@ -213,7 +213,7 @@ def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, fr
 class _Share(Dataset):
     """The part of one rank, for a sampler of step numbers, with `ahead` done to it."""
 
-    def __init__(self, dataset: StepData, ranks: int, rank: int, ahead: Callable[[Any], Any] | None):
+    def __init__(self, dataset: StepData, ranks: int, rank: int, ahead: Callable[[Any], Any] | None) -> None:
         self.dataset, self.ranks, self.rank, self.ahead = dataset, ranks, rank, ahead
 
     def __getitem__(self, step: int) -> Any:
@@ -256,11 +256,11 @@ def step_loader(
 class _Loader(DataLoader):
     """A loader whose workers end with it: they ignore SIGTERM, so those that are still busy at the end are killed."""
 
-    def __init__(self, dataset: Dataset, lost: Callable[[str], object] | None, **settings: Any):
+    def __init__(self, dataset: Dataset, lost: Callable[[str], object] | None, **settings: Any) -> None:
         super().__init__(dataset, **settings)
         self.__dict__["lost"] = lost  # torch keeps an eye on what is set later
 
-    def _get_iterator(self):
+    def _get_iterator(self) -> Any:
         return _Iterator(self) if self.num_workers else super()._get_iterator()
 
 
@@ -272,7 +272,7 @@ class _Iterator(DataLoaderProcesses):
 
     _sharing = 0  # iterators of this process whose workers live
 
-    def __init__(self, loader: _Loader):
+    def __init__(self, loader: _Loader) -> None:
         # What is looked through for garbage is written to, by whoever looks: soon no page would be shared with the workers any more.
         gc.collect()
         gc.freeze()
@@ -343,7 +343,7 @@ class _Received(queue.Queue):
     """Steps, or why one could not be received, which is raised where it is asked for, and in words. dead: gives what tells of workers
     that died."""
 
-    def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]):
+    def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]) -> None:
         super().__init__()
         self._dead, self.unreceived = dead, ""
 

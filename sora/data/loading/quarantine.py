@@ -35,7 +35,7 @@ class Quarantine:
     path: None keeps the list in memory. setting: the key of the configuration that sets max_share.
     """
 
-    def __init__(self, path: Path | str | None, *, clips: int, max_share: float, setting: str = "data.max_bad_share"):
+    def __init__(self, path: Path | str | None, *, clips: int, max_share: float, setting: str = "data.max_bad_share") -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f"{setting} is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
         self.setting = setting

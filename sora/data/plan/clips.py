@@ -65,7 +65,9 @@ class LatentClips:
 
     reasons = ("", "larger than plan.area allows", "could not be encoded")
 
-    def __init__(self, shapes: Sequence[Int[np.ndarray, "_ 3"]], *, patch: Grid, fingerprint: str, key: Callable[[int], str] | None = None):
+    def __init__(
+        self, shapes: Sequence[Int[np.ndarray, "_ 3"]], *, patch: Grid, fingerprint: str, key: Callable[[int], str] | None = None
+    ) -> None:
         self.shapes, self.patch, self.fingerprint = tuple(shapes), patch, fingerprint
         self.starts = (0, *accumulate(len(shape) for shape in shapes))
         self._key = key

@@ -53,7 +53,7 @@ class CropPlan:
         packs: int,
         weights: list[float] | tuple[float, ...] | None,
         seed: int,
-    ):
+    ) -> None:
         self.shapes = tuple(_shape(shape) for shape in shapes)
         self.batch, self.packs, self.seed = batch, packs, seed
         if not self.shapes:

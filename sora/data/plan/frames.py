@@ -56,7 +56,7 @@ class FrameClips:
         patch: Grid,
         fingerprint: str,
         key: Callable[[int], str],
-    ):
+    ) -> None:
         if not areas or min(areas) < 1 or len(stride) != 3:
             raise ValueError(f"sizes {list(areas)} with stride {list(stride)}: give one area in pixels or more, such as [65536, 147456]")
         if rate is not None and rate <= 0:

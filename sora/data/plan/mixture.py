@@ -70,7 +70,7 @@ class MixtureSource:
     `skipped` counts the others by reason.
     """
 
-    def __init__(self, clips: ClipTable, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int):
+    def __init__(self, clips: ClipTable, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int) -> None:
         self.clips, self.first, self.last, self.limits, self.budget, self.images = clips, first, last, limits, budget, images
         self.seed = seed
         self.skipped: Counter[str] = Counter()
@@ -168,7 +168,7 @@ class Mixture:
     share, and each runs through epochs of its own.
     """
 
-    def __init__(self, clips: ClipTable, stage: CurriculumStage, *, budget: int, seed: int, epoch: int):
+    def __init__(self, clips: ClipTable, stage: CurriculumStage, *, budget: int, seed: int, epoch: int) -> None:
         self.clips, self.stage, self.epoch, self._budget, self._seed = clips, stage, epoch, budget, seed
         self.sources = self._made()
         shares = np.array(self._shares)

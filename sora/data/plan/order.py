@@ -30,7 +30,7 @@ class Feistel:
     keys: one 64-bit number for each round, an even number of them.
     """
 
-    def __init__(self, size: int, keys: np.ndarray):
+    def __init__(self, size: int, keys: np.ndarray) -> None:
         if size < 1 or len(keys) % 2:
             raise ValueError(f"a permutation of {size} places with {len(keys)} keys cannot be made")
         self.size, self.keys = size, keys.astype(np.uint64)

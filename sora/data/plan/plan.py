@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -88,7 +88,7 @@ class TokenPlan:
         weights: Sequence[float] | None,
         width: int | None,
         seed: int,
-    ):
+    ) -> None:
         for name, value in (("budget", budget), ("max_clips", max_clips), ("packs", packs), ("window", window), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"plan.{name} is {value}; it has to be 1 or more")
@@ -353,7 +353,7 @@ class TokenPlan:
         return [Item(row=row, epoch=epoch, crop=crop, size=size) for row, epoch, (crop, size) in each]
 
 
-def _chunks(row: int, first: int, last: int):
+def _chunks(row: int, first: int, last: int) -> Iterator[Int[np.ndarray, "n"]]:
     """All rows from the one behind `row` on, around the end, without `row` itself, as arrays."""
     for start, stop in ((row + 1, last), (first, row)):
         for begin in range(start, stop, _CHUNK):

@@ -30,7 +30,7 @@ _SEAL, _NUMBER = 32, 8  # bytes of the file's beginning: the seal on plan and co
 class Counted:
     """path: of the file, which is written as soon as its folder exists. identity: of the plan, everything that its packs depend on."""
 
-    def __init__(self, path: Path, identity: str):
+    def __init__(self, path: Path, identity: str) -> None:
         self.path, self._identity, self._next, self._ours = Path(path), identity, _EVERY, False
 
     def load(self) -> tuple[list[int], dict[int, DrawnClips | None]] | None:

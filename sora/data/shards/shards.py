@@ -51,7 +51,7 @@ class ShardWriter:
     user). Keys are letters, digits, `-` and `_`, and come once.
     """
 
-    def __init__(self, folder: Path | str, *, prefix: str, suffixes: Sequence[str], max_bytes: int, first: int = 0):
+    def __init__(self, folder: Path | str, *, prefix: str, suffixes: Sequence[str], max_bytes: int, first: int = 0) -> None:
         if max_bytes < 1:
             raise ValueError(f"shards of {max_bytes} bytes hold nothing; set max_bytes to about 1e9")
         for suffix in suffixes:
@@ -155,7 +155,7 @@ class ShardReader:
     costs several times what reading does. None: every read is hashed, as are those of a place behind a network in any case.
     """
 
-    def __init__(self, store: Store | Path | str, *, members: int | None = None):
+    def __init__(self, store: Store | Path | str, *, members: int | None = None) -> None:
         self.store = LocalStore(store) if isinstance(store, str | Path) else store
         self._known = None if members is None or self.store.remote else np.zeros(-(-members // 8), np.uint8)  # a bit for each
 

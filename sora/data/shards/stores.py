@@ -76,7 +76,7 @@ class LocalStore:
 
     remote = False
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._handles: OrderedDict[str, int] = OrderedDict()
 
@@ -134,7 +134,7 @@ class LocalStore:
     def __del__(self) -> None:
         self.close()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _local, (self.folder,)  # open files do not travel to another process, which opens its own once
 
 
@@ -147,7 +147,7 @@ class RemoteStore:
 
     remote = True
 
-    def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int | None):
+    def __init__(self, url: str, *, cache: ShardCache | None, fetch_after: int | None) -> None:
         self.url, self.cache, self.fetch_after = url.rstrip("/"), cache, fetch_after
         scheme, found, _ = url.partition("://")
         credentials.refuse(url, said_by="where shards lie")
@@ -247,7 +247,7 @@ class RemoteStore:
                 time.sleep(_PAUSE * 2**attempt)
         raise AssertionError
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _remote, (self.url, self.cache, self.fetch_after)
 
 
@@ -278,7 +278,7 @@ def _remote(url: str, cache: ShardCache | None, fetch_after: int | None) -> Remo
 class HereOrThere:
     """What lies in the dataset's own folder (latents, say), and everything else from the other store."""
 
-    def __init__(self, here: LocalStore, there: Store):
+    def __init__(self, here: LocalStore, there: Store) -> None:
         self.here, self.there, self.remote = here, there, there.remote
 
     def _of(self, name: str) -> Store:

@@ -56,7 +56,7 @@ class TarWalk:
         ValueError: it is empty, compressed, or no tar at all.
     """
 
-    def __init__(self, file: ByteFile, *, size: int | None):
+    def __init__(self, file: ByteFile, *, size: int | None) -> None:
         self.file, self.size = file, size
         self.troubles: list[Trouble] = []
         self.ended = False  # an end mark was found: nothing was cut off behind it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache, reduce
 from operator import and_
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +33,7 @@ def flex_attention(
             " every dit.pattern there"
         )
     kernel = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else _kernel()
-    block_mask = blocks(q_segments, k_segments, mask, len(q), len(k))
+    block_mask = block_mask_of(q_segments, k_segments, mask, len(q), len(k))
     out = kernel(*(x.transpose(0, 1)[None] for x in (q, k, v)), block_mask=block_mask, enable_gqa=q.shape[1] != k.shape[1])
     return out[0].transpose(0, 1)
 
@@ -52,13 +53,13 @@ def _compiled() -> Callable:
     return torch.compile(_kernel())
 
 
-def blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):
+def block_mask_of(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int) -> Any:
     """FlexAttention's block mask."""
-    found = _blocks if torch.compiler.is_compiling() else _remembered
+    found = _block_mask if torch.compiler.is_compiling() else _remembered
     return found(q_segments, k_segments, mask, queries, keys)
 
 
-def _blocks(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int):
+def _block_mask(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int) -> Any:
     from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
     device = q_segments.cu_seqlens.device
@@ -80,7 +81,7 @@ def _from(first: int, seen: Callable) -> Callable:
 
 
 # The blocks of a network ask one after another for the same one or two masks. Segments and layouts are told apart by identity.
-_remembered = lru_cache(maxsize=4)(_blocks)
+_remembered = lru_cache(maxsize=4)(_block_mask)
 
 
 def _owners(segments: Segments, count: int) -> Int[Tensor, "N"]:

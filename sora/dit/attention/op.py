@@ -62,12 +62,12 @@ def family_member(name: str, *, forward: Forward, backward: Backward, extra: Ext
     op.register_fake(lambda q, k, v, *places: (_like(q), extra(q)))
     op_backward.register_fake(lambda grad, q, k, v, out, extra, *places: (_like(q), _like(k), _like(v)))
 
-    def remember(ctx, inputs, output) -> None:
+    def remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         q, k, v, *tensors = inputs[:8]
         ctx.reach, ctx.causal = inputs[8:]
         ctx.save_for_backward(q, k, v, *output, *tensors)
 
-    def differentiate(ctx, grad, _):
+    def differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
         q, k, v, out, extra, *tensors = ctx.saved_tensors
         return *op_backward(grad, q, k, v, out, extra, *tensors, ctx.reach, ctx.causal), *[None] * 7
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from sora.dit.attention.layout import EVERYWHERE, sees
 from sora.dit.attention.op import Places
 
+Numbers = tuple[int, ...]
+
 ROWS_OF_A_TILE = 64  # tokens: fewer rows in a tile waste matmuls, more of them waste a window
 
 
@@ -74,7 +76,7 @@ def tiles(places: Places) -> tuple[Tile, ...]:
 
 
 @lru_cache(maxsize=256)
-def _tiles(q_lengths, k_lengths, grids, reach, causal) -> tuple[Tile, ...]:
+def _tiles(q_lengths: Numbers, k_lengths: Numbers, grids: tuple[Numbers, ...] | None, reach: Numbers, causal: bool) -> tuple[Tile, ...]:
     if grids is None:
         return tuple(_runs(q_lengths, k_lengths))
     found: list[Tile] = []
@@ -86,7 +88,7 @@ def _tiles(q_lengths, k_lengths, grids, reach, causal) -> tuple[Tile, ...]:
     return tuple(found)
 
 
-def _runs(q_lengths, k_lengths) -> list[Tile]:
+def _runs(q_lengths: Numbers, k_lengths: Numbers) -> list[Tile]:
     """Whole segments; neighbours of equal lengths are computed together."""
     runs: list[Tile] = []
     start_q = start_k = 0
@@ -102,7 +104,7 @@ def _runs(q_lengths, k_lengths) -> list[Tile]:
     return runs
 
 
-def _over_time(start: int, grid, reach, causal) -> list[Tile]:
+def _over_time(start: int, grid: Numbers, reach: Numbers, causal: bool) -> list[Tile]:
     """Every place of a clip by itself, over its frames."""
     frames, area = grid[0], grid[1] * grid[2]
     view = View(start, area, 1, frames, area, 1)
@@ -110,7 +112,7 @@ def _over_time(start: int, grid, reach, causal) -> list[Tile]:
     return [Tile(view, view, (corner, corner) if causal or reach[0] != EVERYWHERE else None)]
 
 
-def _over_frames(start: int, grid, reach, causal) -> Iterator[Tile]:
+def _over_frames(start: int, grid: Numbers, reach: Numbers, causal: bool) -> Iterator[Tile]:
     """Groups of frames that see the same frames, and of each so many rows as make a tile."""
     frames, rows, width = grid
     limits_place = reach[1] != EVERYWHERE or reach[2] != EVERYWHERE
@@ -143,7 +145,7 @@ def _around(first: int, count: int, reach: int, size: int) -> tuple[int, int]:
     return low, high - low
 
 
-def _view(start: int, grid, corner: Corner, batch: int) -> View:
+def _view(start: int, grid: Numbers, corner: Corner, batch: int) -> View:
     area, width = grid[1] * grid[2], grid[2]
     (frame, frames), (row, rows), _ = corner
     first = start + frame * area + row * width

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -184,7 +185,7 @@ class PeerConnection(Callback):
         self._peers.connect(pl_module.device)
 
 
-def _closing(peers: weakref.ref[Peers]):
+def _closing(peers: weakref.ref[Peers]) -> Callable[[], None]:
     """For forked children: a connection stays open as long as any process holds it."""
 
     def close() -> None:

@@ -113,7 +113,7 @@ class Wandb:
     def open(self, folder: Path, identity: str, config: dict[str, Any], first: int) -> None:
         import wandb
 
-        def start(mode: str):
+        def start(mode: str) -> Any:
             return wandb.init(
                 project=self.project,
                 entity=self.entity,
@@ -150,7 +150,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def serve(first: str, lines) -> None:
+def serve(first: str, lines: Iterable[str]) -> None:
     """Open the sink that the first line describes, then do what each further line says, to the end of the input."""
     start = json.loads(first)
     sink = next(kind for kind in (Csv, TensorBoard, Wandb) if kind.__name__ == start["sink"])(**start["settings"])

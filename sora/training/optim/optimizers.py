@@ -7,7 +7,7 @@ Matrices decay; biases, norms and tables do not. scales: of single parameters, b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,11 +114,11 @@ class Muon(Optimizer):
     knows that fused projections are several matrices.
     """
 
-    def __init__(self, params, *, lr: float, momentum: float, weight_decay: float, iterations: int) -> None:
+    def __init__(self, params: Iterable[Any], *, lr: float, momentum: float, weight_decay: float, iterations: int) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "iterations": iterations, "parts": 1})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert closure is None
         alike: dict[tuple, list[tuple[Tensor, Tensor, dict[str, Any]]]] = {}
         for group in self.param_groups:

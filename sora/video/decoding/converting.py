@@ -15,7 +15,7 @@ _RED_GREEN_BLUE = (2, 0, 1)  # where their planes stand in a frame of "gbrp"
 class Converter:
     """Decoded frames to upright RGB of one size: swscale turns colours and shrinks in one go, which is cheaper than either order of two."""
 
-    def __init__(self, info: VideoInfo, size: tuple[int, int] | None):
+    def __init__(self, info: VideoInfo, size: tuple[int, int] | None) -> None:
         self._reformat = VideoReformatter()
         self._turns, self._mirrored = info.rotation // 90, info.mirrored
         height, width = covering(info.height, info.width, size) if size else (info.height, info.width)
@@ -53,7 +53,7 @@ class Converter:
 class FrameBuffer:
     """Pictures in one array, made for as many as the header promises and grown where there are more."""
 
-    def __init__(self, expected: int, most: int, named: str):
+    def __init__(self, expected: int, most: int, named: str) -> None:
         self.count, self._expected, self._most, self._named = 0, expected, most, named
         self._room: UInt8[np.ndarray, "room H W 3"] | None = None
 

@@ -36,7 +36,7 @@ class GuardedReader:
     _child: _Child | None = None
     _identity: str | None = None
 
-    def __init__(self, *, reader: VideoReader, seconds: float, memory_gb: float, restart_after: int):
+    def __init__(self, *, reader: VideoReader, seconds: float, memory_gb: float, restart_after: int) -> None:
         if seconds <= 0 or memory_gb <= 0 or restart_after < 1:
             raise ValueError(
                 f"reader.seconds={seconds:g}, reader.memory_gb={memory_gb:g}, reader.restart_after={restart_after}: give numbers above 0"
@@ -154,7 +154,7 @@ class _Line(Connection):
 class _Child:
     """The process, a socket for what is said, and two files in memory: clips go one way, frames the other. Only this side waits."""
 
-    def __init__(self, reader: VideoReader, seconds: float, memory_gb: float):
+    def __init__(self, reader: VideoReader, seconds: float, memory_gb: float) -> None:
         self.owner, self.calls, self._seconds = os.getpid(), 0, seconds
         ours, theirs = socket.socketpair()
         self._clip, self._frames = os.memfd_create("clip"), os.memfd_create("frames")

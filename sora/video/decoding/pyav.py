@@ -149,7 +149,7 @@ class stream:
         size: tuple[int, int] | None = None,
         name: str | None = None,
         limits: Limits,
-    ):
+    ) -> None:
         self.report, self.sought = ReadReport(), False
         self._source, self._name = source, named(source, name)
         self._head: VideoFrame | None = None

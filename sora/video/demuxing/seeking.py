@@ -41,7 +41,7 @@ class Ways:
     """Which way the latest `most` files had to be read, so that what goes wrong is tried once for each. Files are known by their place,
     size and time of change, those in memory by their size and both ends."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int) -> None:
         self._most, self._found = most, OrderedDict[tuple, Way]()
 
     def of(self, source: Source) -> Way:
@@ -76,7 +76,7 @@ WAYS = Ways(4096)  # of this process
 class Entries:
     """The packets of one opened file at which decoding can begin. `packet in entries`: for frames that are shown from `earliest` on."""
 
-    def __init__(self, video: VideoStream, codec: str, clock: PacketTimes, earliest: float):
+    def __init__(self, video: VideoStream, codec: str, clock: PacketTimes, earliest: float) -> None:
         self._codec, self._clock, self._earliest = codec, clock, earliest
         self._extradata = bytes(video.codec_context.extradata or b"")
 

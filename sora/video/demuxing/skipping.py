@@ -20,7 +20,7 @@ class FrameSkipper:
     Another frame is *known* to be nearer, so a look ahead that is too short costs time and never changes what is read.
     """
 
-    def __init__(self, start: float, fps: float, time: Callable[[Packet], float | None]):
+    def __init__(self, start: float, fps: float, time: Callable[[Packet], float | None]) -> None:
         self._start, self._fps, self._time = start, fps, time
 
     def marked(self, packets: Iterator[Packet], video: VideoStream) -> Iterator[Packet]:

@@ -37,7 +37,7 @@ class PacketTimes:
     n-th of the times that the packets have.
     """
 
-    def __init__(self, container: InputContainer, video: VideoStream, *, fps: float, origin: int):
+    def __init__(self, container: InputContainer, video: VideoStream, *, fps: float, origin: int) -> None:
         self.untold = container.format.name == "avi"
         self.by_place = self.untold or container.format.name == "mpeg"
         self._base, self._origin, self._floor = _base(video), origin, origin
@@ -112,7 +112,7 @@ class Packets:
     stamps of the packets before which something is lost.
     """
 
-    def __init__(self, container: InputContainer, video: VideoStream, clock: PacketTimes | None = None):
+    def __init__(self, container: InputContainer, video: VideoStream, clock: PacketTimes | None = None) -> None:
         # A Matroska file that was damaged goes on with its next whole block, and only the place of that tells. All streams lie in between.
         self._whole = container.format.name.startswith("matroska")
         # A program stream tells the times of some frames only, and FFmpeg guesses the others for its own codecs.
