@@ -4,7 +4,7 @@ from sora.dit.attention.dense import dense_attention as dense_attention
 from sora.dit.attention.fastest import fastest as fastest
 from sora.dit.attention.fastest import fastest_attention as fastest_attention
 from sora.dit.attention.flash import flash_attention as flash_attention
-from sora.dit.attention.flex import blocks as blocks
+from sora.dit.attention.flex import block_mask_of as block_mask_of
 from sora.dit.attention.flex import flex_attention as flex_attention
 from sora.dit.attention.flex import mask_mod as mask_mod
 from sora.dit.attention.patterns import (

@@ -188,7 +188,7 @@ class Generator:
 
     def _denoise(
         self,
-        clips: Sequence[Planned],
+        clips: Sequence[PatchedRequest],
         captions: TextTokens,
         negatives: TextTokens,
         report: Callable[[int], None],
