@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import TypeVar
@@ -24,8 +25,8 @@ class Geometry:
     stride: of the VAE, in frames, rows and columns. patch: of the model, in latent frames, rows and columns; (1, 1, 1) for the VAE alone.
     """
 
-    stride: Triple
-    patch: Triple = (1, 1, 1)
+    stride: Sequence[int]
+    patch: Sequence[int] = (1, 1, 1)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -41,6 +42,10 @@ class Geometry:
         latent = (1 + (frames - 1) // self.stride[0]) // self.patch[0] * self.patch[0]
         return (latent > 0) * self.decoded(latent)
 
+    def patches(self, frames: Count) -> Count:
+        """How many patches follow one another in a clip of `most_frames`."""
+        return (frames + self.stride[0] - 1) // self.stride[0] // self.patch[0]
+
     def least_frames(self, frames: int) -> int:
         """The smallest length of at least `frames` that divides into patches."""
         return self.decoded(-(-(1 + -(-(frames - 1) // self.stride[0])) // self.patch[0]) * self.patch[0])
@@ -54,7 +59,16 @@ class Geometry:
         latent = 1 + max(seconds * fps - 1, 0) / self.stride[0]
         return self.decoded(max(round(latent / self.patch[0]), 1) * self.patch[0])
 
-    def largest(self, frames: int, height: int, width: int) -> Triple:
+    @property
+    def in_time(self) -> Geometry:
+        """The same for lengths, with frames of any size."""
+        return Geometry((self.stride[0], 1, 1), (self.patch[0], 1, 1))
+
+    def holds(self, frames: int, height: int, width: int) -> bool:
+        """Whether there is a patch in a clip."""
+        return min(self.largest(frames, height, width)) > 0
+
+    def largest(self, frames: Count, height: Count, width: Count) -> tuple[Count, Count, Count]:
         """Frames, height and width of the largest part of a clip that divides into patches; 0 for what holds none."""
         rows, columns = self.block
         return self.most_frames(frames), height // rows * rows, width // columns * columns

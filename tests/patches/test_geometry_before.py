@@ -45,7 +45,7 @@ def reconstruction_fit(stride, count, height, width):
 
 def plan_kept(stride, patch, wanted):
     latent = (1 + (wanted - 1) // stride[0]) // patch.t * patch.t
-    return np.where(latent > 0, 1 + (latent - 1) * stride[0], 0)
+    return np.where(latent > 0, 1 + (latent - 1) * stride[0], 0), latent
 
 
 def usual(stride, latent):
@@ -82,7 +82,8 @@ def test_lengths_are_what_they_were(geometry):
         assert geometry.nearest_frames(seconds, fps) == generation_frames_of(seconds, fps, time, patch=patch)
         assert geometry.decoded(1 + max(1, round((seconds * fps - 1) / time))) == world_frames(time, seconds, fps)
     counts = np.array(COUNTS)
-    assert (geometry.most_frames(counts) == plan_kept(geometry.stride, Grid(*geometry.patch), counts)).all()
+    kept, latent = plan_kept(geometry.stride, Grid(*geometry.patch), counts)
+    assert (geometry.most_frames(counts) == kept).all() and (geometry.patches(kept) == latent // patch).all()
     assert geometry.most_frames(0) == prepared(time, 0) == 0
 
 
