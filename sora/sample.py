@@ -112,20 +112,19 @@ def plan_requests(lines: Sequence[Line], config: Any, loaded: LoadedDiffusion) -
     from sora.generation.generator import Request
     from sora.generation.prompts import negative_of
     from sora.generation.samples import MOST_SAMPLES, check_frames
-    from sora.patches.geometry import frames_of, size_of
+    from sora.patches.geometry import Geometry, size_of
     from sora.runs.run import open_run
     from sora.system.draws import sample_id
 
-    stride, patch = loaded.vae.stride, loaded.patchifier.size
-    multiple = (stride[1] * patch.h, stride[2] * patch.w)
+    geometry = Geometry(loaded.vae.stride, loaded.patchifier.size)
     usual = told(open_run(loaded.run), missing_of(lines, config)) | {key: config[key] for key in KEYS if config[key] is not None}
     seen: Counter[tuple[Any, ...]] = Counter()
     requests = []
     for line in lines:
         rate = float(usual["fps"] if line.fps is None else line.fps)
-        size = size_of(str(line.size or config.size), area=float(usual.get("area", 1)), multiple=multiple)
+        size = size_of(str(line.size or config.size), area=float(usual.get("area", 1)), multiple=geometry.block)
         seconds = float(usual["seconds"] if line.seconds is None else line.seconds)
-        frames = frames_of(seconds, rate, stride[0], patch=patch.t)
+        frames = geometry.nearest_frames(seconds, rate)
         check_frames(frames, *size, most_gb=config.clip_gb)
         if len(requests) + config.samples > MOST_SAMPLES:
             raise ValueError(f"samples={config.samples:,} make more than {MOST_SAMPLES:,} samples, the most of one command; give several")

@@ -8,6 +8,7 @@ import pytest
 from sora.cli import run
 from sora.evaluation.measures.clips import wilson
 from sora.evaluation.videos.made import fit
+from sora.patches.geometry import Geometry
 from sora.world.judge.adherence import ASPECTS
 from tests.faults import Countdown, die, in_child, injected
 from tests.trained import diffusion_run, plain_dataset, vae_artefact, world_dataset
@@ -165,7 +166,7 @@ def test_scores_are_written_whatever_becomes_of_the_export_and_what_cannot_be_ex
 def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, tmp_path):
     """Both sides are cut as what a run trains on is cut; prompts stand beside files, or in the index."""
     from sora.data.index.index import Index
-    from sora.evaluation.videos.clips import Fit, fitted, take
+    from sora.evaluation.videos.clips import fitted, take
     from sora.evaluation.videos.sets import DatasetVideos
     from sora.video.files import read, write
 
@@ -184,9 +185,9 @@ def test_a_run_is_scored_against_videos_of_any_size_in_shards_or_as_files(home, 
     assert shards["figures"] == files["figures"] and [row["prompt"] for row in files["rows"]] == [row["prompt"] for row in shards["rows"]]
     assert len({row["prompt"] for row in files["rows"][:4]}) == 4  # none twice before all were asked once
     clips = take(DatasetVideos(index, caption="dense"), policy_of(), n=None, seed=0, named="real")
-    cut = fitted(clips, Fit(4, 1, 16, 8))
+    cut = fitted(clips, Geometry((4, 16, 8)))
     assert (cut.read(1) == clips.read(1)[:5, :16, :16]).all() and cut.key(1) != clips.key(1) and cut.about()["shapes"] != {}
-    assert len(fitted(clips, Fit(4, 3, 16, 8))) == 0 and len(fitted(clips, Fit(4, 1, 32, 8))) == 0
+    assert len(fitted(clips, Geometry((4, 16, 8), (3, 1, 1)))) == 0 and len(fitted(clips, Geometry((4, 32, 8)))) == 0
 
 
 def policy_of():

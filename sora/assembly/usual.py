@@ -25,15 +25,16 @@ def usual_of(planned: Planned, *, stride: Sequence[int]) -> dict[str, float]:
     trains on: of its videos where it has any, else of its images, which last 0 seconds. stride: of the VAE."""
     import numpy as np
 
+    from sora.patches.geometry import Geometry
+
     clips, stage = planned.plan.clips, planned.plan.stages[-1]
     rows = np.unique(np.linspace(0, clips.starts[-1] - 1, min(LOOKED_AT, clips.starts[-1])).round().astype(np.int64))
     measured = clips.measured(rows, stage.limits)
     fits = measured.reasons == 0
     if not fits.any():
         return {}
-    latent = measured.grids[fits] * np.array(planned.patchifier.size)
-    frames, area = 1 + (latent[:, 0] - 1) * stride[0], latent[:, 1] * stride[1] * latent[:, 2] * stride[2]
-    return summary(1 if stage.images == 1 else frames, area, rates_of(planned, rows[fits]))
+    frames, height, width = Geometry(stride, planned.patchifier.size).pixels(*measured.grids[fits].T)
+    return summary(1 if stage.images == 1 else frames, height * width, rates_of(planned, rows[fits]))
 
 
 def rates_of(planned: Planned, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

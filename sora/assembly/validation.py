@@ -173,6 +173,7 @@ def held_out_clips(
     from sora.config.build import build, plain, resolve
     from sora.data.loading.videos import VideoData
     from sora.data.plan.listing import Listing
+    from sora.patches.geometry import Geometry
     from sora.system.started import started
     from sora.vae import artefact
 
@@ -190,11 +191,10 @@ def held_out_clips(
     planned = Planned(data, listing, encoder, patchifier, vae, identity, online)
     near = started().near if "trainer" in config else 1  # what evaluates a run has no trainer
     encode = online_encoder(planned, artefact.load(vae), near=near) if online else None
-    size = patchifier.size
+    geometry = Geometry(stride, patchifier.size)
 
     def shape(grid: Grid) -> dict[str, int]:
-        frames = 1 + (grid.t * size.t - 1) * stride[0]
-        return {"frames": frames, "height": grid.h * size.h * stride[1], "width": grid.w * size.w * stride[2]}
+        return dict(zip(("frames", "height", "width"), geometry.pixels(*grid), strict=True))
 
     return HeldOutClips(data, listing, data.batches(listing).__getitem__, encode, shape)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,14 @@ from sora.evaluation.measures.loss import convention, evaluate_loss
 from sora.evaluation.measures.motion import measures_protocol
 from sora.evaluation.words import KNOWN, OF_RUNS
 from sora.gate.files import below
+from sora.patches.geometry import Geometry
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.assembly.load import LoadedDiffusion
-    from sora.evaluation.videos.clips import Clips, Fit
+    from sora.evaluation.videos.clips import Clips
     from sora.evaluation.videos.made import MadeVideos
     from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
     from sora.evaluation.videos.targets import Target
@@ -44,8 +44,8 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     network = scoring.network_of(config, listed(config.metrics) or ("frechet",))
     clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    fit = fit_of(loaded)
-    targets, bare = targets_of(videos, fit, config, share)
+    geometry = Geometry(loaded.vae.stride, loaded.patchifier.size)
+    targets, bare = targets_of(videos, geometry, config, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
     words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
@@ -53,7 +53,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
     output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
     home = output if config.output else output.parent
     bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
-    targets = fitting(targets, fit, frames=clip.frames, stride=clip.stride)
+    targets = fitting(targets, geometry, frames=clip.frames, stride=clip.stride)
     requests = requests_of(targets, loaded, config, share)
     scoring.check_sets(bench, len(targets), sets=config.trajectories)
     check_written(config, requests, output)
@@ -61,7 +61,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         check_training(loaded, config)
     # Before hours of generating: all that the clips are compared with, and what needs none.
     kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-    originals = alike(videos, kinds, fit, config) if bench.compares else None
+    originals = alike(videos, kinds, geometry, config) if bench.compares else None
     real = scoring.real_set(bench, originals) if originals is not None else None
     figures, about = {}, {}
     if "loss" in of_run:
@@ -75,7 +75,7 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         found, distances, cautions = scoring.compared(bench, real, clips)
         figures |= found
     if real is not None and "remembered" in of_run:
-        found, about["neighbours"] = remembered(bench, loaded, clips, real, fit, config)
+        found, about["neighbours"] = remembered(bench, loaded, clips, real, geometry, config)
         figures |= found
     if not share.first:
         return {}
@@ -107,12 +107,14 @@ def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, 
     return {**told, "real": beside(bench.output, originals, FOR_THE_PAGE * page)}
 
 
-def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfig, share: Share) -> tuple[list[Target], list[str]]:
-    """What is to be generated, and the names of the clips that were passed over for want of a caption, which it tells."""
+def targets_of(
+    videos: DatasetVideos | FolderVideos, geometry: Geometry, config: DictConfig, share: Share
+) -> tuple[list[Target], list[str]]:
+    """What is to be generated, and the names of the clips without a caption, which it tells."""
     from sora.evaluation.videos.targets import plan_targets
 
     n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
-    targets, bare = plan_targets(videos, fit, n=n, **asked, uncaptioned=config.uncaptioned)
+    targets, bare = plan_targets(videos, geometry, n=n, **asked, uncaptioned=config.uncaptioned)
     if bare:
         share.say(f"left out: {scoring.named(bare)} without a caption")
     return targets, bare
@@ -190,22 +192,14 @@ def frames_of(frames: int, clip: DictConfig) -> int:
     return clip.frames or 1 + (frames - 1) // clip.stride
 
 
-def fit_of(loaded: LoadedDiffusion) -> Fit:
-    """What the run's VAE and patches take."""
-    from sora.evaluation.videos.clips import Fit
-
-    (time, rows, columns), patch = loaded.vae.stride, loaded.patchifier.size
-    return Fit(time, patch.t, rows * patch.h, columns * patch.w)
-
-
-def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], fit: Fit, config: DictConfig) -> Clips:
+def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], geometry: Geometry, config: DictConfig) -> Clips:
     """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
     network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
     from sora.evaluation.files import policy_of
     from sora.evaluation.videos.clips import fitted, only, take
 
     real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
-    real = fitted(real, fit if config.size is None else replace(fit, rows=1, columns=1))
+    real = fitted(real, geometry if config.size is None else geometry.in_time)
     real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
         raise ValueError(

@@ -13,6 +13,7 @@ from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen
 from sora.evaluation.measures.motion import MOTION, measures_protocol
 from sora.evaluation.words import KNOWN
 from sora.gate.files import below
+from sora.patches.geometry import Geometry
 from sora.system import files as storage
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
         raise ValueError(f"real.windows={real.windows}: a VAE is scored by one clip of each video; leave it out")
     if real.n not in (None, config.n):
         raise ValueError(f"real.n={real.n}: as many originals as reconstructions are compared; set n={real.n}")
-    if real.frames is not None and (real.frames - 1) % stride[0]:
-        fits = 1 + (real.frames - 1) // stride[0] * stride[0]
+    if real.frames is not None and (fits := Geometry(stride).most_frames(real.frames)) != real.frames:
         raise ValueError(
             f"real.frames={real.frames}: this VAE takes 1 + a multiple of {stride[0]} frames; set {fits} or {fits + stride[0]}"
         )

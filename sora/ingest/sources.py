@@ -22,6 +22,7 @@ from sora.gate.sizes import Number
 from sora.ingest.clip_texts import CaptionWords
 from sora.ingest.sidecars import Sidecars
 from sora.ingest.tree import Passed, Refused, Run, sorted_files
+from sora.patches.geometry import Geometry
 from sora.system.files import file_hash
 from sora.system.terminal import counted
 from sora.video.decoding import pictures
@@ -220,8 +221,9 @@ class FolderSource:
                 Number(1, whole=True).of(value, f"source.{name}")
         if fps is not None:
             Number(0, above=True, most=1e6).of(fps, "source.fps")
-        if (frames - 1) % stride_time:
-            near = 1 + round((frames - 1) / stride_time) * stride_time
+        self._lengths = Geometry((stride_time, 1, 1))
+        if self._lengths.most_frames(frames) != frames:
+            near = self._lengths.decoded(1 + round((frames - 1) / stride_time))
             raise ValueError(f"source.frames={frames} is not 1 + k x source.stride_time={stride_time}; use {near}")
         if not lossless and multiple % 2:
             raise ValueError(f"source.multiple={multiple}: sides of 4:2:0 video are even; use a multiple of 2 or source.lossless=true")
@@ -286,7 +288,7 @@ class FolderSource:
         fps = info.fps if self.fps is None else min(self.fps, info.fps)
         whole = int((float(info.timeline.times[-1]) + _ROUNDED) * fps) + 1
         windows, rest = divmod(whole, self.frames)
-        kept = self._usable(rest) if self._usable(rest) >= self.min_frames else 0
+        kept = self._lengths.most_frames(rest) if self._lengths.most_frames(rest) >= self.min_frames else 0
         if not windows + bool(kept):
             raise ValueError(f"{counted(whole, 'frame')} at {fps:g} a second, fewer than source.min_frames={self.min_frames}")
         wanted = min(windows + bool(kept), self.windows_per_video or windows + 1)
@@ -326,15 +328,11 @@ class FolderSource:
                 pictures, good, number = [], True, number + 1
                 if number == unit.last:
                     break
-        kept = self._usable(len(pictures))
+        kept = self._lengths.most_frames(len(pictures))
         if number < unit.last and kept >= self.min_frames:
             made.append(self._window(unit, number, pictures[:kept], good))
             number += 1
         return made, number, shown.report
-
-    def _usable(self, frames: int) -> int:
-        """The largest 1 + k * stride_time up to `frames`; 0 of none."""
-        return frames - (frames - 1) % self.stride_time if frames else 0
 
     def _window(self, unit: Windows, number: int, pictures: list[np.ndarray], good: bool) -> Made | Refused:
         start = number * unit.frames / unit.fps

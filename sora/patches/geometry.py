@@ -1,12 +1,92 @@
-"""What a user asks for (an aspect ratio, seconds) as what the network can make (rows, columns and frames that fit its strides)."""
+"""Which sizes and lengths a causal VAE and a model's patches take, and the nearest of them to what a user asks for."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
+from typing import TypeVar
+
+import numpy as np
+
+Count = TypeVar("Count", int, np.ndarray)
+Triple = tuple[int, int, int]
 
 MOST_FRAMES = 1_000_000
 PIXELS = re.compile(r"(\d{1,9})x(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Clips of T frames of H x W pixels as latents of t x h x w, and these as patches.
+
+    A causal VAE makes one latent frame of the first frame and one of every `stride[0]` frames after it, so T = 1 + (t - 1) * stride[0].
+    stride: of the VAE, in frames, rows and columns. patch: of the model, in latent frames, rows and columns; (1, 1, 1) for the VAE alone.
+    """
+
+    stride: Sequence[int]
+    patch: Sequence[int] = (1, 1, 1)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of pixels in a patch: heights and widths are multiples of them."""
+        return self.stride[1] * self.patch[1], self.stride[2] * self.patch[2]
+
+    def decoded(self, latent: Count) -> Count:
+        """How many frames so many latent frames are decoded to."""
+        return 1 + (latent - 1) * self.stride[0]
+
+    def most_frames(self, frames: Count) -> Count:
+        """The largest length up to `frames` that divides into patches; 0 where there is none."""
+        latent = (1 + (frames - 1) // self.stride[0]) // self.patch[0] * self.patch[0]
+        return (latent > 0) * self.decoded(latent)
+
+    def patches(self, frames: Count) -> Count:
+        """How many patches follow one another in a clip of `most_frames`."""
+        return (frames + self.stride[0] - 1) // self.stride[0] // self.patch[0]
+
+    def least_frames(self, frames: int) -> int:
+        """The smallest length of at least `frames` that divides into patches."""
+        return self.decoded(-(-(1 + -(-(frames - 1) // self.stride[0])) // self.patch[0]) * self.patch[0])
+
+    def nearest_frames(self, seconds: float, fps: float) -> int:
+        """The length nearest to `seconds` that divides into patches; 0 seconds is an image."""
+        if seconds < 0 or fps <= 0:
+            raise ValueError(f"seconds={seconds} at fps={fps}: seconds must be at least 0 and fps above 0")
+        if not seconds * fps <= MOST_FRAMES:
+            raise ValueError(f"seconds={seconds:g} at fps={fps:g} are more than {MOST_FRAMES:,} frames; lower one of them")
+        latent = 1 + max(seconds * fps - 1, 0) / self.stride[0]
+        return self.decoded(max(round(latent / self.patch[0]), 1) * self.patch[0])
+
+    @property
+    def in_time(self) -> Geometry:
+        """The same for lengths, with frames of any size."""
+        return Geometry((self.stride[0], 1, 1), (self.patch[0], 1, 1))
+
+    def holds(self, frames: int, height: int, width: int) -> bool:
+        """Whether there is a patch in a clip."""
+        return min(self.largest(frames, height, width)) > 0
+
+    def largest(self, frames: Count, height: Count, width: Count) -> tuple[Count, Count, Count]:
+        """Frames, height and width of the largest part of a clip that divides into patches; 0 for what holds none."""
+        rows, columns = self.block
+        return self.most_frames(frames), height // rows * rows, width // columns * columns
+
+    def latent_shape(self, frames: int, height: int, width: int) -> Triple:
+        """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
+        time, rows, columns = self.stride
+        if frames < 1 or (frames - 1) % time:
+            near = 1 + max(frames - 1, 0) // time * time
+            raise ValueError(f"frames={frames} is not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
+        if height < 1 or width < 1 or height % rows or width % columns:
+            raise ValueError(f"frames of {width}x{height} do not divide into {columns}x{rows} blocks; change the clip's size")
+        return 1 + (frames - 1) // time, height // rows, width // columns
+
+    def pixels(self, t: Count, h: Count, w: Count) -> tuple[Count, Count, Count]:
+        """Frames, height and width of a clip of t x h x w patches."""
+        rows, columns = self.block
+        return self.decoded(t * self.patch[0]), h * rows, w * columns
 
 
 def exact(text: str) -> bool:
@@ -30,19 +110,6 @@ def size_of(text: str, *, area: float, multiple: tuple[int, int]) -> tuple[int, 
         raise ValueError(f"size={text!r} is neither an aspect ratio such as 16:9 (width:height) nor WIDTHxHEIGHT in pixels")
     ratio = float(found[1]) / float(found[2])
     return _near(sqrt(area / ratio), multiple[0]), _near(sqrt(area * ratio), multiple[1])
-
-
-def frames_of(seconds: float, fps: float, stride: int, *, patch: int = 1) -> int:
-    """The number of frames nearest to `seconds` that a causal VAE of time stride `stride` can decode, 1 + k·stride; 0 seconds is an image.
-
-    patch: latent frames in a patch; the latent frames, 1 + k, divide by it.
-    """
-    if seconds < 0 or fps <= 0:
-        raise ValueError(f"seconds={seconds} at fps={fps}: seconds must be at least 0 and fps above 0")
-    if not seconds * fps <= MOST_FRAMES:
-        raise ValueError(f"seconds={seconds:g} at fps={fps:g} are more than {MOST_FRAMES:,} frames; lower one of them")
-    latent = 1 + max(seconds * fps - 1, 0) / stride
-    return 1 + (max(round(latent / patch), 1) * patch - 1) * stride
 
 
 def _near(pixels: float, multiple: int) -> int:

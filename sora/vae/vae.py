@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from sora.patches.geometry import Geometry
 from sora.vae.layers import COLOURS, CausalConv, Down, FromPixels, OutputHead, ResidualBlock, ToPixels, Triple, Up, triple
 
 LOG_VARIANCE = (-20.0, 4.0)
@@ -109,13 +110,7 @@ class VideoVAE(nn.Module):
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
-        time, rows, columns = self.stride
-        if frames < 1 or (frames - 1) % time:
-            near = 1 + max(frames - 1, 0) // time * time
-            raise ValueError(f"frames={frames} is not 1 + a multiple of {time}; crop the clip to {near} or change vae.stem or vae.strides")
-        if height < 1 or width < 1 or height % rows or width % columns:
-            raise ValueError(f"frames of {width}x{height} do not divide into {columns}x{rows} blocks; change the clip's size")
-        return 1 + (frames - 1) // time, height // rows, width // columns
+        return Geometry(self.stride).latent_shape(frames, height, width)
 
     def posterior(self, frames: UInt8[Tensor, "B T H W 3"]) -> Posterior:
         """The posterior over raw latents."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from sora.patches.geometry import Geometry
 from sora.system import draws
 from sora.world import render as painting
 from sora.world.judge.adherence import EVENTS, Facts
@@ -162,7 +163,7 @@ class World:
 
     def frames_of(self, seconds: float, fps: float) -> int:
         """The frame count of a clip: 1 + k * stride_time, k >= 1, nearest to its duration."""
-        return 1 + self.stride_time * max(1, round((seconds * fps - 1) / self.stride_time))
+        return Geometry((self.stride_time, 1, 1)).decoded(1 + max(1, round((seconds * fps - 1) / self.stride_time)))
 
     def clip(self, index: int, *, split: Split = "train") -> WorldClip:
         """Clip number `index` of a split, any index from 0 on."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sora.evaluation.videos.clips import ClipPolicy, Clips, Fit, only, refuse_mixed, take
+from sora.evaluation.videos.clips import ClipPolicy, Clips, only, refuse_mixed, take
 from sora.evaluation.videos.sets import Shape
 
 LONG = (9, 30, 17, 12, 40, 10, 11)
@@ -155,12 +155,3 @@ def test_only_keeps_the_kinds_that_are_wanted():
 def test_a_policy_that_is_none_is_told(key, value):
     with pytest.raises(ValueError, match=f"{key}={value}"):
         policy(**{key: value})
-
-
-@pytest.mark.parametrize(("time", "patch"), [(4, 1), (4, 2), (3, 3), (1, 1)])
-def test_what_fits_is_the_most_that_fits_and_the_least_that_holds(time, patch):
-    fit = Fit(time, patch, 8, 8)
-    fits = [1 + (patch * groups - 1) * time for groups in range(1, 80)]
-    for count in range(1, 60):
-        assert fit.frames(count) == max((one for one in fits if one <= count), default=0)
-        assert fit.least(count) == min(one for one in fits if one >= count)

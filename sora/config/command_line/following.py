@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from sora.config.command_line.commands import command, option_words
 from sora.config.compose import config_dir, groups
+from sora.patches.geometry import Geometry
 from sora.system.files import called
 
 if TYPE_CHECKING:
     from sora.data.index.index import Index
 
-FRAMES, PIXELS = 4, 8  # what crops are cut to multiples of, one frame besides: what every vae of conf/vae takes
+CROPS = Geometry((4, 8, 8))  # what every vae of conf/vae takes
 SMALL = "laptop"  # the experiments for small clips and a CPU; without them the defaults, which are for GPUs
 
 
@@ -42,8 +43,8 @@ def outputs_beside(dataset: Path) -> Path:
 
 def _crops_within(index: Index, shape: Sequence[int]) -> list[list[int]]:
     """The crop of at most this shape that half of the clips hold, by its pixels, and one frame of it; none for clips of a few pixels."""
-    frames = (np.minimum(index.frames, shape[0]) - 1) // FRAMES * FRAMES + 1
-    heights, widths = (np.minimum(sizes, most) // PIXELS * PIXELS for sizes, most in ((index.heights, shape[1]), (index.widths, shape[2])))
+    sizes = zip((index.frames, index.heights, index.widths), shape, strict=True)
+    frames, heights, widths = CROPS.largest(*(np.minimum(of_clips, most) for of_clips, most in sizes))
     rows = np.flatnonzero((heights > 0) & (widths > 0))
     if not len(rows):
         return []

@@ -17,8 +17,8 @@ from sora.data.loading.quarantine import Quarantine, owner
 from sora.data.plan.frames import FrameClips, VideoColumns
 from sora.data.plan.listing import PackPlan
 from sora.data.plan.steps import Item
+from sora.patches.geometry import Geometry
 from sora.system.draws import sample_id
-from sora.tokens import Grid
 from sora.video.reader import VideoReader
 
 
@@ -34,7 +34,7 @@ class ClipFrames:
     epoch: int
 
 
-def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float | None, stride: Sequence[int], patch: Grid) -> FrameClips:
+def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float | None, geometry: Geometry) -> FrameClips:
     """The clips of some indexes for a `PackPlan`; see `FrameClips`."""
     columns = [VideoColumns(index.frames, index.heights, index.widths, index.fps) for index in indexes]
     starts = np.cumsum([0, *(len(index) for index in indexes)])
@@ -44,7 +44,7 @@ def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float |
         return indexes[number].member(row - int(starts[number])).key
 
     fingerprint = "\n".join(index.fingerprint for index in indexes)
-    return FrameClips(columns, areas=areas, rate=rate, stride=stride, patch=patch, fingerprint=fingerprint, key=key)
+    return FrameClips(columns, areas=areas, rate=rate, geometry=geometry, fingerprint=fingerprint, key=key)
 
 
 class FramePacks(Dataset):

@@ -20,6 +20,7 @@ from sora.data.loading.frames import ClipFrames, FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine, planned_keys
 from sora.data.plan.frames import FrameClips
 from sora.data.plan.listing import PackPlan
+from sora.patches.geometry import Geometry
 from sora.patches.patchifier import Patchifier
 from sora.system.draws import generator
 from sora.text.cache import TextCache
@@ -87,7 +88,8 @@ class VideoData:
         if vae_batch < 1:
             raise ValueError(f"data.vae_batch={vae_batch} must be 1 or more; it is how many clips of one shape are encoded at once")
         self.weights, self.captions, self.drop, self.first_frame, self.seed = weights, captions, drop, first_frame, seed
-        self.areas, self.rate, self.stride, self.patchifier = areas, rate, tuple(stride), patchifier
+        self.areas, self.rate, self.patchifier = areas, rate, patchifier
+        self.geometry = Geometry(stride, patchifier.size)
         if shard_text and text_cache:
             raise ValueError("data.shard_text=true cuts the text encoder over ranks; data.text_cache=true needs none: leave one out")
         self.vae_batch, self.shard_vae, self.shard_text, self.text_budget = vae_batch, shard_vae, shard_text, text_budget
@@ -101,7 +103,7 @@ class VideoData:
     @cached_property
     def clips(self) -> FrameClips:
         """What the plan is made from."""
-        return frame_clips(self.indexes, areas=self.areas, rate=self.rate, stride=self.stride, patch=self.patchifier.size)
+        return frame_clips(self.indexes, areas=self.areas, rate=self.rate, geometry=self.geometry)
 
     def __len__(self) -> int:
         return sum(len(index) for index in self.indexes)

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int, Shaped
 
 from sora.data.plan.clips import ClipLimits, Cut, Measured, gathered
 from sora.data.plan.steps import Crop
+from sora.patches.geometry import Geometry
 from sora.system.draws import generator, sample_id
-from sora.tokens import Grid
 
 
 class VideoColumns(NamedTuple):
@@ -39,9 +39,9 @@ class FrameClips:
 
     areas: the ladder, pixels of a frame; a clip gets the largest step that it reaches, never more than it has, its sides rounded to whole
     patches and the overhang of less than one patch cut off: nothing is stretched or enlarged. rate: frames a second at most (None: their
-    own); slower clips keep theirs. stride: of the VAE. patch: of the model. Durations are 1 + k * stride frames, whatever they are; a
-    longer clip than `Limits.frames` gives a window that begins anywhere in it, drawn anew each epoch. The frames of `Item.crop` count at
-    this rate; `Limits.area` bounds the ladder.
+    own); slower clips keep theirs. geometry: of the VAE and the model's patches, into which all lengths divide; a longer clip than
+    `Limits.frames` gives a window that begins anywhere in it, drawn anew each epoch. The frames of `Item.crop` count at this rate;
+    `Limits.area` bounds the ladder.
     """
 
     reasons = ("", "smaller than the smallest of data.areas", "shorter than one patch", "plan.area allows none of data.areas")
@@ -52,17 +52,16 @@ class FrameClips:
         *,
         areas: Sequence[int],
         rate: float | None,
-        stride: Sequence[int],
-        patch: Grid,
+        geometry: Geometry,
         fingerprint: str,
         key: Callable[[int], str],
     ) -> None:
-        if not areas or min(areas) < 1 or len(stride) != 3:
-            raise ValueError(f"sizes {list(areas)} with stride {list(stride)}: give one area in pixels or more, such as [65536, 147456]")
+        if not areas or min(areas) < 1:
+            raise ValueError(f"sizes {list(areas)}: give one area in pixels or more, such as [65536, 147456]")
         if rate is not None and rate <= 0:
             raise ValueError(f"rate={rate} frames a second is not above 0; null keeps the clips' own")
         self.columns, self.areas, self.rate = tuple(columns), np.sort(np.asarray(areas)), rate
-        self.stride, self.patch, self.fingerprint = tuple(stride), patch, fingerprint
+        self.geometry, self.fingerprint = geometry, fingerprint
         self.starts = (0, *accumulate(len(each.frames) for each in columns))
         self.key = key
 
@@ -102,16 +101,15 @@ class FrameClips:
         fps = np.asarray(self._column("fps", rows), dtype=np.float64)
         had = np.floor((frames - 1) * (self.rates(rows) / fps) + 1e-6).astype(np.int64) + 1
         wanted = had if limits.frames is None else np.minimum(had, limits.frames)
-        latent = (1 + (wanted - 1) // self.stride[0]) // self.patch.t * self.patch.t
-        kept = np.where(latent > 0, 1 + (latent - 1) * self.stride[0], 0)
+        kept = self.geometry.most_frames(wanted)
         sides = np.stack((heights, widths), axis=1)
-        units = np.array([self.stride[1] * self.patch.h, self.stride[2] * self.patch.w])
+        units = np.array(self.geometry.block)
         areas = self.areas if limits.area is None else self.areas[self.areas <= limits.area]
         step = np.searchsorted(areas, heights * widths, side="right") - 1
         area = areas[np.maximum(step, 0)] if len(areas) else np.zeros(len(rows))
         scale = np.sqrt(area / np.maximum(1, heights * widths))
         cells = np.minimum(np.maximum(1, np.floor(sides * scale[:, None] / units + 0.5)), sides // units).astype(np.int64)
         small = (step < 0) | (cells.min(axis=1) < 1) | (len(areas) == 0)
-        grids = np.concatenate(((latent // self.patch.t)[:, None], cells), axis=1)
-        reasons = np.where(small, 1 if len(areas) else 3, np.where(latent < 1, 2, 0)).astype(np.uint8)
+        grids = np.concatenate((self.geometry.patches(kept)[:, None], cells), axis=1)
+        reasons = np.where(small, 1 if len(areas) else 3, np.where(kept < 1, 2, 0)).astype(np.uint8)
         return _Sized(had, kept, cells * units, grids, reasons)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ if TYPE_CHECKING:
 
     from sora.assembly.load import LoadedDiffusion
     from sora.evaluation.scoring import Bench, RealSet
-    from sora.evaluation.videos.clips import Clips, Fit
+    from sora.evaluation.videos.clips import Clips
+    from sora.patches.geometry import Geometry
 
 PAIRS = 12  # that are shown
 
@@ -27,7 +27,7 @@ def check_training(loaded: LoadedDiffusion, config: DictConfig) -> None:
 
 
 def remembered(
-    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, fit: Fit, config: DictConfig
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, geometry: Geometry, config: DictConfig
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
     written to look at. Every process extracts; the first one computes."""
@@ -44,7 +44,7 @@ def remembered(
     wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
     most = None if config.training is None else min(config.training, len(videos))
     training = take(videos, policy, n=most, seed=config.seed, named="real")
-    training = only(fitted(training, replace(fit, rows=1, columns=1) if sized else fit), wanted)
+    training = only(fitted(training, geometry.in_time if sized else geometry), wanted)
     if len(training) < 2:
         raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
     with bar(bench.share, "features of training clips") as progress:

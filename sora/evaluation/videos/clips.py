@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sora.evaluation.videos.sets import Shape, Videos
+from sora.patches.geometry import Geometry
 from sora.system import files as storage
 from sora.system.draws import generator, sample_id
 from sora.system.terminal import counted
@@ -211,39 +212,15 @@ def only(clips: Clips, wanted: Sequence[tuple[int, ...]]) -> Clips:
     return replace(clips, taken=tuple(found))
 
 
-def fitted(clips: Clips, fit: Fit) -> Clips:
+def fitted(clips: Clips, geometry: Geometry) -> Clips:
     """The largest part of each clip, from its start and its upper left corner, that a network takes; clips of a set length keep it. Those
     that are smaller than a patch are left out, as they are where clips are encoded."""
     found = []
     for number, clip in enumerate(clips.taken):
         shape, set_length = clips.shape(number), clips.policy.frames is not None
-        if fit.takes(fit.least(clip.frames) if set_length else clip.frames, shape.height, shape.width):
-            found.append(clip if set_length else replace(clip, frames=fit.frames(clip.frames)))
-    return replace(clips, taken=tuple(found), sides=(fit.rows, fit.columns))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a network takes: 1 + k·time frames, k + 1 a multiple of `patch`; sides that are multiples of `rows` and `columns`."""
-
-    time: int
-    patch: int
-    rows: int
-    columns: int
-
-    def takes(self, frames: int, height: int, width: int) -> bool:
-        """Whether there is a patch in it."""
-        return self.frames(frames) > 0 and height >= self.rows and width >= self.columns
-
-    def frames(self, count: int) -> int:
-        """Of so many frames those that fit; none of fewer than a patch has."""
-        groups = ((count - 1) // self.time + 1) // self.patch * self.patch
-        return 1 + (groups - 1) * self.time if groups else 0
-
-    def least(self, count: int) -> int:
-        """The least that fits and has so many frames."""
-        groups = -(-(count - 1) // self.time) + 1
-        return 1 + (-(-groups // self.patch) * self.patch - 1) * self.time
+        if geometry.holds(geometry.least_frames(clip.frames) if set_length else clip.frames, shape.height, shape.width):
+            found.append(clip if set_length else replace(clip, frames=geometry.most_frames(clip.frames)))
+    return replace(clips, taken=tuple(found), sides=geometry.block)
 
 
 def spread(total: int) -> list[int]:

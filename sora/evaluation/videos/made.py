@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from sora.evaluation.videos.clips import ClipPolicy, Clips, ClipWindow
 from sora.evaluation.videos.sets import Shape
+from sora.patches.geometry import Geometry
 from sora.system import files as storage
 
 
@@ -114,11 +115,12 @@ class FittedVideos:
         return f"{self.clips.key(number)}:{self.stride}"
 
     def frames(self, number: int) -> int:
-        return 1 + (self.clips.frames(number) - 1) // self.stride[0] * self.stride[0]
+        return Geometry(self.stride).most_frames(self.clips.frames(number))
 
     def shape(self, number: int) -> Shape:
-        shape, (_, rows, columns) = self.clips.shape(number), self.stride
-        return Shape(shape.height // rows * rows, shape.width // columns * columns, shape.fps)
+        shape = self.clips.shape(number)
+        _, height, width = Geometry(self.stride).largest(1, shape.height, shape.width)
+        return Shape(height, width, shape.fps)
 
     def prompt(self, number: int) -> str | None:
         return self.clips.prompt(number)
@@ -132,11 +134,10 @@ class FittedVideos:
 
 def fit(frames: UInt8[np.ndarray, "T H W 3"], stride: tuple[int, int, int]) -> UInt8[np.ndarray, "_ _ _ 3"]:
     """The longest and largest part of a clip, from its start, that a VAE of this stride takes."""
-    time, rows, columns = stride
-    count, height, width = frames.shape[:3]
-    if height < rows or width < columns:
-        raise ValueError(f"frames of {width}x{height} are smaller than the VAE's blocks of {columns}x{rows}")
-    return frames[: 1 + (count - 1) // time * time, : height // rows * rows, : width // columns * columns].copy()
+    count, height, width = Geometry(stride).largest(*frames.shape[:3])
+    if not height or not width:
+        raise ValueError(f"frames of {frames.shape[2]}x{frames.shape[1]} are smaller than the VAE's blocks of {stride[2]}x{stride[1]}")
+    return frames[:count, :height, :width].copy()
 
 
 def whole(videos: MadeVideos | FittedVideos, *, frames: int | None = None, stride: int = 1) -> Clips:

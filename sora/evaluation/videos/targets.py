@@ -13,9 +13,9 @@ from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from sora.data.index.index import Index
-    from sora.evaluation.videos.clips import Fit
     from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
+    from sora.patches.geometry import Geometry
 
 WORLD = "sora.ingest.WorldSource"
 
@@ -34,7 +34,7 @@ class Target:
 
 
 def plan_targets(
-    videos: DatasetVideos | FolderVideos, fit: Fit, *, n: int, split: str, caption: str | None, seed: int, uncaptioned: str
+    videos: DatasetVideos | FolderVideos, geometry: Geometry, *, n: int, split: str, caption: str | None, seed: int, uncaptioned: str
 ) -> tuple[list[Target], list[str]]:
     """n prompts with sizes: drawn anew from the built-in world if the videos are a dataset of it; else the captions of all that hold a
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone. And the
@@ -50,7 +50,7 @@ def plan_targets(
         return world_targets(world, n=n, split=split, caption=caption, seed=seed), []
     check_uncaptioned(uncaptioned)
     shapes = {number: videos.shape(number) for number in range(len(videos))}
-    order = [number for number in spread(len(videos)) if fit.takes(videos.frames(number), shapes[number].height, shapes[number].width)]
+    order = [number for number in spread(len(videos)) if geometry.holds(videos.frames(number), shapes[number].height, shapes[number].width)]
     if not order:
         raise ValueError(f"no clip of {videos.place} is as large as one patch of the run; score it against larger ones")
     with_caption, bare = [], []
@@ -97,17 +97,17 @@ def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str
     ]
 
 
-def fitting(targets: Sequence[Target], fit: Fit, *, frames: int | None, stride: int) -> list[Target]:
+def fitting(targets: Sequence[Target], geometry: Geometry, *, frames: int | None, stride: int) -> list[Target]:
     """Targets of the sizes that a network makes: as long and large as theirs allow, or, of `frames`, just long enough that those can be
     taken at a stride. Raises ValueError for one that holds no patch."""
     found = []
     for target in targets:
-        count = fit.frames(target.frames) if frames is None else fit.least((frames - 1) * stride + 1)
+        wanted = target.frames if frames is None else geometry.least_frames((frames - 1) * stride + 1)
+        count, height, width = geometry.largest(wanted, target.height, target.width)
         if not count:
             raise ValueError(
                 f"a clip of {counted(target.frames, 'frame')} holds no patch of the run; set generated.frames to what it makes"
             )
-        height, width = target.height // fit.rows * fit.rows, target.width // fit.columns * fit.columns
         found.append(replace(target, frames=count, height=height, width=width))
     return found
 

@@ -14,9 +14,9 @@ from sora.data.plan.filling import Packed
 from sora.data.plan.plan import TokenPlan
 from sora.evaluation.videos.sets import DatasetVideos
 from sora.ingest.check import check
+from sora.patches.geometry import Geometry
 from sora.text import cache
 from sora.text.byte import ByteEncoder
-from sora.tokens import Grid
 from sora.video.files import PYAV, encode
 from tests.data.making import telling
 
@@ -149,7 +149,7 @@ def test_captions_that_were_not_encoded_are_told_before_the_run(tmp_path):
 
 def test_a_clip_without_a_wanted_caption_is_named_and_replaced(tmp_path):
     index = made(tmp_path, [("short",)] * 4 + [("dense",)] + [("short",)] * 4)
-    clips = frame_clips([index], areas=(1024,), rate=None, stride=(4, 4, 4), patch=Grid(1, 1, 1))
+    clips = frame_clips([index], areas=(1024,), rate=None, geometry=Geometry((4, 4, 4)))
     plan = TokenPlan(
         clips, filling=Packed(), cost=Cost(linear=1.0, quadratic=0.0), budget=192, max_clips=8, packs=1, accumulate=1, window=3,
         frames=None, area=None, images=None, drop_long=False, curriculum=(), weights=None, width=None, seed=0,

@@ -12,7 +12,7 @@ from sora.data.loading.quarantine import Quarantine
 from sora.data.plan.cost import Cost
 from sora.data.plan.filling import Packed
 from sora.data.plan.plan import TokenPlan
-from sora.tokens import Grid
+from sora.patches.geometry import Geometry
 from sora.video.files import PYAV
 from tests.data.making import dataset, flip
 
@@ -26,7 +26,7 @@ def made(tmp_path):
 
 def packs(folder, *, rate=None, areas=(1024, 1536), frames=None, share=0.5):
     index = Index.open(folder / "set")
-    clips = frame_clips([index], areas=areas, rate=rate, stride=(4, 4, 4), patch=Grid(1, 1, 1))
+    clips = frame_clips([index], areas=areas, rate=rate, geometry=Geometry((4, 4, 4)))
     plan = TokenPlan(
         clips, filling=Packed(), cost=Cost(linear=1.0, quadratic=0.0), budget=400, max_clips=8, packs=2, accumulate=1, window=4,
         frames=frames, area=None, images=None, drop_long=False, curriculum=(), weights=None, width=None, seed=0,

@@ -6,7 +6,7 @@ import pytest
 from sora.data.plan.clips import ClipLimits
 from sora.data.plan.frames import FrameClips, VideoColumns
 from sora.data.plan.report import figures, lines
-from sora.tokens import Grid
+from sora.patches.geometry import Geometry
 from tests.data.plan.making import plan
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ LADDER = [64 * 64, 128 * 128, 256 * 256]
 
 
 def clips(columns=COLUMNS, *, areas=LADDER, rate=12.0, stride=(4, 8, 8), patch=(1, 2, 2)):
-    return FrameClips([columns], areas=areas, rate=rate, stride=stride, patch=Grid(*patch), fingerprint="f", key=str)
+    return FrameClips([columns], areas=areas, rate=rate, geometry=Geometry(stride, patch), fingerprint="f", key=str)
 
 
 def cuts(of, limits=FREE, *, epoch=0):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from sora.evaluation.videos.clips import Fit
 from sora.evaluation.videos.sets import DatasetVideos
 from sora.evaluation.videos.targets import plan_targets, prompts_protocol
+from sora.patches.geometry import Geometry
 from tests.data.loading.test_caption_checks import made
 
-FIT = Fit(time=4, patch=1, rows=16, columns=16)
+FIT = Geometry((4, 16, 16))
 
 
 @pytest.mark.parametrize(
