@@ -195,10 +195,10 @@ def test_no_experiment_may_be_said_and_other_groups_name_their_options():
 
 
 @pytest.mark.slow
-def test_another_planner_keeps_the_budget_of_the_experiment_and_nothing_of_another_class_is_kept():
-    alone = compose("train", ["experiment=quickstart"]).config.plan
-    for option in ("bucketed", "padded", "packed"):
-        config = compose("train", ["experiment=quickstart", f"plan={option}", "plan.window=8"]).config
-        assert config.plan == OmegaConf.merge(alone, {"filling": node("plan", option).filling, "window": 8})
+def test_an_option_that_is_named_brings_all_values_of_its_own_file():
+    for word in ("plan=bucketed", "plan=padded", "plan=packed", "optimizer=adamw", "optimizer=muon", "density=logit_normal"):
+        group, _, option = word.partition("=")
+        assert compose("train", ["experiment=quickstart", word]).config[group] == node(group, option)
     assert compose("train", ["experiment=quickstart", "plan=padded", "plan.budget=96"]).config.plan.budget == 96
-    assert compose("train", ["experiment=quickstart", "optimizer=adamw"]).config.optimizer == node("optimizer", "adamw")
+    found = compose("train", ["experiment=quickstart", "plan.filling._target_=sora.data.Bucketed"]).config.plan  # another filling alone
+    assert found == OmegaConf.merge(node("plan", "packed"), {"budget": 2048, "max_clips": 48, "filling": {"_target_": "sora.data.Bucketed"}})

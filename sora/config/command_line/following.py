@@ -26,7 +26,7 @@ def after_prepare(folder: Path, index: Index) -> str:
     """Training a VAE: with those of the default crops that clips are as large as, else with those for small clips, or smaller ones."""
     given: dict[str, Any] = {"data__folders": [folder], "output": outputs_beside(folder) / f"{called(folder)}_vae"}
     small = f"experiment={SMALL}_vae"
-    for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("experiment", f"{SMALL}_vae").plan.shapes)):
+    for kind, shapes in (("task=vae", _option("plan", "crops").shapes), (small, _option("plan", f"{SMALL}_vae").shapes)):
         fitting = [list(shape) for shape in shapes if _some_fit(index, *shape)]
         if fitting:
             return command("train", kind, **({} if len(fitting) == len(shapes) else {"plan__shapes": fitting}), **given)
@@ -65,7 +65,7 @@ def after_vae(run: Path, folders: Sequence[str]) -> str:
 
 def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> str:
     """Training a network on latents of these shapes (clips, 3), with the text encoder of the captions."""
-    small = _option("experiment", SMALL).plan.budget
+    small = _option("plan", SMALL).budget
     patch = _option("patches", _default("diffusion", "patches")).size
     fits = int((np.asarray(shapes) // list(patch)).prod(axis=1).max(initial=0)) <= small
     words = option_words("text", text, groups([config_dir()])["text"])
