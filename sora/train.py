@@ -254,10 +254,12 @@ def agreed(asked: DictConfig, job: Job) -> dict[str, str]:
     when the first has made the run already finds it there, with its paths as the run knows them."""
     from omegaconf import OmegaConf
 
+    from sora.config.own import record
     from sora.runs.run import code_version
 
     said: Any = OmegaConf.to_container(asked, resolve=False)
-    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends}
+    code = {"the code": str(code_version()), "the files of own=": str({name: kept["files"] for name, kept in record().items()})}
+    return {f"{key}=": str(value) for key, value in said.items()} | code | dict(job.depends)
 
 
 def worker_lost(run: Run, flag: Any, told: str) -> None:

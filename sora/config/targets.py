@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from sora.config import own
 from sora.config.words import meant
 from sora.gate.former_names import current_name
 
@@ -120,7 +121,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """Where a class or function of a room is defined."""
+    """Where a class or function of a room, or of an own module, is defined."""
 
     module: str
     node: ast.ClassDef | ast.FunctionDef
@@ -154,13 +155,15 @@ def syntax(path: Path) -> ast.Module:
 
 def allowed(target: object) -> str:
     """`target` if its name may be looked up at all; else ValueError. What it resolves to is checked by `find` and `build`."""
+    if isinstance(target, str) and (target in OTHERS or own.module_of(target)):
+        return target
     if not isinstance(target, str) or not DOTTED.fullmatch(target):
         raise refuse(target, "it is not a dotted name without leading underscores")
-    if target in OTHERS:
-        return target
+    if not target.startswith(f"{PACKAGE_NAME}."):
+        raise ValueError(f"_target_: {target} is refused: {own.refusal(target)}")
     if (now := current_name(target)) != target:
         raise refuse(target, f"it is called {now} now")
-    if len(parts := target.split(".")) != 3 or parts[0] != PACKAGE_NAME or parts[1] not in ROOMS:
+    if len(parts := target.split(".")) != 3 or parts[1] not in ROOMS:
         raise refuse(target, "it is outside the rooms")
     return target
 
@@ -195,6 +198,8 @@ def find(target: str) -> Definition | None:
     """The definition that an allowed target names; None for those of `OTHERS`."""
     if allowed(target) in OTHERS:
         return None
+    if (module := own.module_of(target)) is not None:
+        return Definition(module, own.defined(module, target.rpartition(".")[2]))
     _, room, name = target.split(".")
     found = [each for module in ROOMS[room] if (each := defined(f"{PACKAGE_NAME}.{module}", name))]
     if not found:
