@@ -242,6 +242,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
     """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
     from omegaconf import OmegaConf
 
+    from sora.config.own import record
     from sora.runs.run import code_version
 
     return {
@@ -254,6 +255,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
         "first": config.first,
         "code": code_version(),
         "trained_by": loaded.code,
+        **({"own": used} if (used := {name: kept["files"] for name, kept in record().items()}) else {}),
     }
 
 

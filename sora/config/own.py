@@ -150,9 +150,12 @@ def _refuse_absent(name: str) -> None:
     if source(name) is not None:
         return
     above, _, last = name.rpartition(".")
-    folder = source(above) if above else None
-    if folder is not None and folder.name == "__init__.py":
-        near = [module.name for module in iter_modules([str(folder.parent)])]
+    if inside := [module.name for module in iter_modules(own_modules.folders(name))]:
+        raise ValueError(
+            f"{KEY}={name} is a folder without __init__.py; name a module in it: {listed(f'{name}.{each}' for each in inside)}"
+        )
+    if above and (folders := own_modules.folders(above)):
+        near = [module.name for module in iter_modules(folders)]
         raise ValueError(f"{KEY}={name}: {above} has no module {last!r}{meant(last, near)}; it has {listed(near)}")
     here = [module.name for module in iter_modules([os.getcwd()])]
     raise ValueError(

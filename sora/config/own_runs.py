@@ -75,10 +75,17 @@ def _how(run: Run, names: Sequence[str], kept: Mapping[str, Any]) -> str:
     if not run.own:
         trust = "look at that code first, and name it with own= if you trust it"
         return f", and no command of yours wrote that, so nothing of it is imported; {trust}"
-    words = own.words_for(names, kept)
+    words = [_lies(run, word) if own_modules.is_path(word) else word for word in own.words_for(names, kept)]
     gone = [word for word in words if own_modules.is_path(word) and not Path(word).is_file()]
-    lost = f" ({gone[0]} is not there any more: say where it lies now)" if gone else ""
+    lost = f" (no file is called {gone[0]} now: say where it lies)" if gone else ""
     return f"; add {command('', own=words).removeprefix('sora').strip()}{lost}"
+
+
+def _lies(run: Run, file: str) -> str:
+    """Where a file that a run has recorded lies now, which may have moved together with the run."""
+    from sora.runs.places import candidates
+
+    return str(next((path for path in candidates(run, file) if path.is_file()), file))
 
 
 def needed(info: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -73,16 +73,26 @@ def install() -> None:
 
 def source(name: str) -> Path | None:
     """The Python file of a module, which is not imported, nor is a package that it lies in; None where there is none."""
+    origin = _found(name)[0]
+    return Path(origin) if origin is not None and origin.endswith(".py") and os.path.isfile(origin) else None
+
+
+def folders(name: str) -> list[str]:
+    """The folders in which the modules of a package may lie; none of what is no package."""
+    return [folder for folder in _found(name)[1] if os.path.isdir(folder)]
+
+
+def _found(name: str) -> tuple[str | None, list[str]]:
+    """Where a module lies, and the folders of what it may hold."""
     top, *parts = name.split(".")
     spec = next((found for finder in sys.meta_path if (found := finder.find_spec(top, None)) is not None), None)
     if spec is None:
-        return None
-    origin, folders = spec.origin, list(spec.submodule_search_locations or ())
+        return None, []
+    origin, inside = spec.origin, list(spec.submodule_search_locations or ())
     for part in parts:
-        found = [path for folder in folders for path in (f"{folder}/{part}/__init__.py", f"{folder}/{part}.py") if os.path.isfile(path)]
-        origin = next(iter(found), None)
-        folders = [os.path.join(folder, part) for folder in folders]
-    return Path(origin) if origin is not None and origin.endswith(".py") and os.path.isfile(origin) else None
+        lies = [path for folder in inside for path in (f"{folder}/{part}/__init__.py", f"{folder}/{part}.py") if os.path.isfile(path)]
+        origin, inside = next(iter(lies), None), [os.path.join(folder, part) for folder in inside]
+    return origin, inside
 
 
 def loaded(name: str) -> bool:

@@ -46,7 +46,7 @@ def parse(words: Sequence[str]) -> Flags:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if name == KEY and equals:
+        if name.lstrip("+") == KEY and equals:
             flags.own += names_of(value)
         elif not word.startswith("-"):
             flags.overrides.append(word)
