@@ -182,7 +182,7 @@ def kept(run: Run) -> DictConfig:
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
     """Fill in what a trainer that takes what is there computes with: as the run has it, or, in a new one, as this machine would."""
-    from sora.training.trainers import numerics
+    from sora.system.devices import numerics
 
     known = {**numerics(config.trainer.get("accelerator")), **stored.get("trainer", {})}
     for key in ("precision", "deterministic"):
@@ -295,14 +295,13 @@ def record(
     if (code := code_version()) != (began := run.info.get("code")):
         told["code"] = code
         print(f"the run began with the code {began}, and goes on with {code}")
-    if (code_of_own := own.record()) != run.info.get("own", {}):
-        told["own"] = code_of_own
+    told |= {"own": used} if (used := own.record()) != run.info.get("own", {}) else {}
     run.event("resumed", step=state.step if state else 0, **told)
     storage.write_text(run.config_file, OmegaConf.to_yaml(kept, resolve=False))
     if other:
         run.depend_on(job.depends, vae=job.vae)
-    used = {"own": told["own"]} if "own" in told else {}
-    run.note(**begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual), **used)
+    begun = begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual)
+    run.note(**begun, **{key: value for key, value in told.items() if key == "own"})
     if mine:
         run.seal()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FLAGS = """\
   --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/); always: the variable SORA_CONFIG_DIR
-  own=[MODULE,FILE.py]  also take functions and classes of your own, as _target_: MODULE.NAME (docs/own_code.md); always: SORA_OWN
+  own=[MODULE,FILE.py]  also take functions and classes of your own, called MODULE.NAME (docs/own_code.md); always: SORA_OWN
   --allow PLACE         let this command read a folder, file or URL, or a model of the hub (hf://OWNER/NAME), that a run or a dataset
                         names and that no command of yours named (docs/security.md)
   -m, --multirun        run every combination of KEY=a,b,c and GROUP=x,y
@@ -48,7 +48,7 @@ def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour
     notes = comments([*primaries(verb.name), *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
     parts.append("\n".join([heading("KEYS") + " (with the values in force)", *_keys(composed.keys, notes, width)]))
     if made := _own(width):
-        parts.append("\n".join([heading("OWN") + " (what _target_ can name of the modules of own=)", *made]))
+        parts.append("\n".join([heading("OWN") + " (what the modules of own= define)", *made]))
     parts.append("\n".join([heading("VALUES"), VALUES]))
     parts.append("\n".join([heading("OPTIONS"), FLAGS]))
     parts.append("\n".join([heading("EXAMPLES"), *(f"  {example}" for example in verb.examples)]))
