@@ -25,7 +25,9 @@ class Gated(nn.Module):
         return x + gate * self.open(n).sigmoid() * (self.attention(n, context) + self.strength * self.mlp(n)), text
 
     def begin(self):
-        """Gates are zero at birth, as `modulations` gives none, so the block is the identity."""
+        """Make the block the identity: the network's modulation and the table are zero at birth, and so is what is the block's own."""
+        if self.own is not None:
+            self.own.begin()
         self.attention.begin()
 
 

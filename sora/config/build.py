@@ -85,7 +85,8 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
     """Every target and key of a tree, before any of it is built. inner: whoever calls a function inside a tree gives it no more keys."""
     target = allowed(tree[TARGET])
     made = resolve(target)
-    parameters = inspect.signature(made).parameters
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs, which are no keys
+    parameters = {name: item for name, item in inspect.signature(made).parameters.items() if item.kind not in several}
     keys = [key for key in tree if key != TARGET]
     if made.__module__.startswith(NETWORKS):
         for key in keys:

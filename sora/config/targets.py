@@ -15,6 +15,7 @@ from pathlib import Path
 from sora.config import own
 from sora.config.words import meant
 from sora.gate.former_names import current_name
+from sora.system.own_modules import named
 
 # The names that a configuration may use are public classes and functions of these modules, each called sora.ROOM.NAME wherever in its
 # room it stands. Modules that write files, read weights or start processes are not among them: a configuration that came with somebody's
@@ -107,6 +108,7 @@ OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.op
 PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGE_NAME = "sora"
+BARE = ("nn.Module", "torch.nn.Module", "Module", "Protocol", "ABC", "object")  # bases that take no parameters
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -220,7 +222,29 @@ def parameters(definition: Definition) -> dict[str, Parameter] | None:
             return _of_function(inner, skip=1)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list) and not node.bases:
         return _of_dataclass(node)
-    return None
+    return _of_bases(definition.module, node) if definition.module in named() else None
+
+
+def _of_bases(module: str, node: ast.ClassDef) -> dict[str, Parameter] | None:
+    """What a class of an own module inherits its parameters from: a class beside it, one of sora's, or nothing that takes any."""
+    body = own.syntax(module).body
+    beside = {item.name: item for item in body if isinstance(item, ast.ClassDef) and item is not node}
+    homes = {
+        alias.asname or alias.name: (item.module or "", alias.name)
+        for item in body
+        if isinstance(item, ast.ImportFrom)
+        for alias in item.names
+    }
+    for base in map(ast.unparse, node.bases):
+        if base in beside:
+            return parameters(Definition(module, beside[base]))
+        home, name = homes.get(base, ("", base))
+        if home.startswith(f"{PACKAGE_NAME}."):
+            found = defined(home, name)
+            return None if found is None else parameters(found)
+        if base not in BARE:
+            return None
+    return {}
 
 
 def _of_function(node: ast.FunctionDef, skip: int) -> dict[str, Parameter] | None:
