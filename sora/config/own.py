@@ -258,7 +258,8 @@ def _syntax_error(error: SyntaxError | ValueError, path: Path | None) -> str:
     if not isinstance(error, SyntaxError):
         return f"{path}: {' '.join(str(error).split())}"
     line = f" ({error.text.strip()})" if error.text else ""
-    return f"{type(error).__name__}: {error.msg}, in {error.filename or path}:{error.lineno}{line}"
+    place = f"{error.filename or path}:{error.lineno}{line}" if error.lineno else path
+    return f"{type(error).__name__}: {error.msg}, in {place}"
 
 
 # ---- naming them again
