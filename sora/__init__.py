@@ -2,6 +2,12 @@
 
 __version__ = "0.1.0"
 
+import os as _os
+
 from sora.system.processes import reset_interrupt as _reset_interrupt
 
 _reset_interrupt()
+if _os.environ.get("SORA_OWN"):  # what comes pickled from another process may be of the user's own modules
+    from sora.system.own_modules import install as _install
+
+    _install()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sora
+from sora.config import own
 from sora.config.command_line.flags import Flags, parse
 from sora.config.words import listed, meant
 from sora.gate import trust
@@ -233,6 +234,11 @@ def _who() -> str:
 def _run(verb: str, words: list[str]) -> int | None:
     outlive(verb in MAKING)
     flags = parse(words)
+    with own.naming(flags.own):
+        return _run_with(verb, flags)
+
+
+def _run_with(verb: str, flags: Flags) -> int | None:
     flags.overrides = worded(verbs()[verb], flags.overrides)
     if flags.version:
         print(f"sora {sora.__version__}")
@@ -259,13 +265,16 @@ def _run(verb: str, words: list[str]) -> int | None:
         return submitted(verb, composed, flags)
     from omegaconf import OmegaConf
 
+    from sora.config.own_runs import load_used
     from sora.system import hub
     from sora.system.files import refuse_blocked, refuse_read_only
 
     refuse_blocked(composed.writes)
     if place := composed.writes.get("output"):
         refuse_read_only(Path(place), f"output={place}")  # before what takes hours is made for it
-    with hub.named(OmegaConf.to_container(composed.config, resolve=False)) as models, trust.allowing([*flags.allow, *models]):
+    tree = OmegaConf.to_container(composed.config, resolve=False)
+    load_used(tree)
+    with hub.named(tree) as models, trust.allowing([*flags.allow, *models]):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 
@@ -322,7 +331,7 @@ def sweep(verb: str, flags: Flags) -> int:
     refuse_ranks(f"sora {verb} -m")
     if any(word.lstrip("+").startswith("hydra") for word in flags.overrides):
         with trust.allowing(flags.allow):
-            return launched(verb, flags.overrides, flags.folders)
+            return launched(verb, flags)
     found = split(verb, flags.overrides, flags.folders)
     if any(_launches(word) for word in flags.overrides):
         composed = compose(verb, found.runs[0], flags.folders)

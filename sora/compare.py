@@ -132,6 +132,7 @@ def of_scores(
     """A row for each place, with its figures and the fields of its protocol that differ; those without scores say so."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
+    from sora.config.own_runs import needed_by
 
     scores = {name: score_of(name, path) for name, path in zip(names, paths, strict=True) if path is not None}
     every = list(scores.values())
@@ -140,7 +141,7 @@ def of_scores(
     entries = []
     for place, name in zip(places, names, strict=True):
         if name not in scores:
-            lacks = f"it has no scores; {command('evaluate', checkpoint=place, data='FOLDER')}"
+            lacks = f"it has no scores; {command('evaluate', checkpoint=place, data='FOLDER', **needed_by(place))}"
             entries.append(RunEntry(name, words_of(place), {}, {}, lacks))
             continue
         score = scores[name]
@@ -165,6 +166,7 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     """A row for each run, with what it measured while it trained."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.sweep import words_of
+    from sora.config.own_runs import needed
     from sora.report.trained import trained, unlike
 
     runs = [trained(place) for place in places]
@@ -179,7 +181,7 @@ def of_training(places: Sequence[Path], names: Sequence[str], wanted: Sequence[s
     for place, name, run, found in zip(places, names, runs, figures, strict=True):
         steps = str(run.steps) if run.finished else f"{run.step} of {run.steps}"
         lacks = f"no loss of its last steps is finite; {place / 'events.jsonl'} says which were left out" if run.diverged else ""
-        lacks = lacks if run.finished else f"it stands at step {steps}; {command('train', resume=place)}"
+        lacks = lacks if run.finished else f"it stands at step {steps}; {command('train', resume=place, **needed(run.info))}"
         entries.append(RunEntry(name, words_of(place), {"step": steps}, {each: cell(found, each) for each in shown}, lacks))
     others = unlike(runs)
     notes = [f"beware: what was measured while training depends on {', '.join(others)}, in which these runs differ"] if others else []

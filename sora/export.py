@@ -106,6 +106,8 @@ def write_run(loaded: LoadedDiffusion, output: Path, *, dtype: torch.dtype, ema:
     # it may go anywhere: it samples without its dataset, and run.json says nothing of where that lay
     info = {key: value for key, value in source.info.items() if key not in ("place", "datasets")}
     info |= {"usual": dict(usual)} if usual else {}
+    for kept in info.get("own", {}).values():
+        kept |= {"file": Path(kept["file"]).name} if "file" in kept else {}
     with storage.whole_folder(output) as staging:
         storage.copy_files([path.name for path in (source.config_file, source.init_file) if path.exists()], source.folder, staging)
         artefact.copy(source.vae, staging / "vae")

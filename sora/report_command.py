@@ -106,6 +106,7 @@ def parts_of(run: Trained, output: Path, *, most: int) -> list[Section]:
     """The sections of a run's page."""
     from sora.config.command_line.commands import command
     from sora.config.command_line.following import after_diffusion
+    from sora.config.own_runs import needed
     from sora.data.loading.quarantine import LINE
     from sora.report import run as page
     from sora.report.page import Folded, Table
@@ -127,10 +128,11 @@ def parts_of(run: Trained, output: Path, *, most: int) -> list[Section]:
         "Configuration": [Folded(counted(len(flat), "value"), [Table(["Key", "Value"], flat)])],
     }
     data = held[0][0] if held and held[0][1] is not None else "FOLDER"
-    follow = [] if run.finished else [command("train", resume=run.folder), command("report", run.folder, watch=30)]
+    own = needed(run.info)
+    follow = [] if run.finished else [command("train", resume=run.folder, **own), command("report", run.folder, watch=30)]
     if run.info.get("kind") == "diffusion":
-        follow.append(after_diffusion(run.folder))
-    follow.append(command("evaluate", checkpoint=run.folder, data=data))
+        follow.append(after_diffusion(run.folder, **own))
+    follow.append(command("evaluate", checkpoint=run.folder, data=data, **own))
     return page.sections(parts, links=links(run.folder, output), commands=follow)
 
 

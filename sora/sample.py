@@ -81,7 +81,7 @@ def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, 
 
 def make(generator: Generator, batch: SampleFolder, packs: Sequence[Sequence[int]], *, source: str) -> None:
     """Write the samples that are not there yet, pack by pack; of a pack all are made again, since their bytes depend on one another."""
-    from sora.system.progress import progress_bar
+    from sora.system.terminal import progress_bar
 
     missing = [pack for pack in packs if not all(batch.made(number) for number in pack)]
     total, left = len(batch.requests), sum(len(pack) for pack in missing)
@@ -241,6 +241,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
     """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
     from omegaconf import OmegaConf
 
+    from sora.config.own import record
     from sora.runs.run import code_version
 
     return {
@@ -253,6 +254,7 @@ def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
         "first": config.first,
         "code": code_version(),
         "trained_by": loaded.code,
+        **({"own": used} if (used := {name: kept["files"] for name, kept in record().items()}) else {}),
     }
 
 

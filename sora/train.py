@@ -220,11 +220,13 @@ def agreed(asked: DictConfig, job: Job, taken: Any) -> dict[str, str]:
     when the first has made the run already finds it there, with its paths as the run knows them."""
     from omegaconf import OmegaConf
 
+    from sora.config.own import record
     from sora.runs.run import code_version
 
     said: Any = OmegaConf.to_container(asked, resolve=False)
+    code = {"the code": str(code_version()), "the files of own=": str({name: kept["files"] for name, kept in record().items()})}
     began = {"the weights of init=": hashed} if (hashed := getattr(taken, "hash", None)) else {}
-    return {f"{key}=": str(value) for key, value in said.items()} | {"the code": str(code_version()), **job.depends, **began}
+    return {f"{key}=": str(value) for key, value in said.items()} | code | dict(job.depends) | began
 
 
 def worker_lost(run: Run, flag: Any, told: str) -> None:

@@ -201,4 +201,6 @@ def test_an_option_that_is_named_brings_all_values_of_its_own_file():
         assert compose("train", ["experiment=quickstart", word]).config[group] == node(group, option)
     assert compose("train", ["experiment=quickstart", "plan=padded", "plan.budget=96"]).config.plan.budget == 96
     found = compose("train", ["experiment=quickstart", "plan.filling._target_=sora.data.Bucketed"]).config.plan  # another filling alone
-    assert found == OmegaConf.merge(node("plan", "packed"), {"budget": 2048, "max_clips": 48, "filling": {"_target_": "sora.data.Bucketed"}})
+    assert found == OmegaConf.merge(
+        node("plan", "packed"), {"budget": 2048, "max_clips": 48, "filling": {"_target_": "sora.data.Bucketed"}}
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sora.cli import verbs, worded
+from sora.config import own
 from sora.config.command_line.flags import parse
 from sora.config.command_line.sweep import several
 from sora.config.compose import compose
@@ -43,4 +44,5 @@ def test_a_command_that_is_written_down_composes(page, line):
     given = flags.overrides
     if flags.multirun:
         given = [word if "*" in word else several(word)[0] for word in given]
-    compose(words[0], [word.rstrip("…") for word in given], flags.folders)
+    with own.naming(flags.own):
+        compose(words[0], [word.rstrip("…") for word in given], flags.folders)

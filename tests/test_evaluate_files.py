@@ -328,7 +328,7 @@ def test_weights_that_do_not_fit_are_told_before_a_video_is_read_and_under_their
 
 
 def test_long_work_is_counted_where_there_is_no_terminal_too(sets, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sora.system.progress.EVERY", 0.0)
+    monkeypatch.setattr("sora.system.terminal.EVERY", 0.0)
     scores(tmp_path / "a", *sets, "metrics=[quality,frechet]", "page=false")
     told = capsys.readouterr()
     for what in ("measuring quality", "features of the real clips", "features of what is scored"):

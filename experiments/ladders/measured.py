@@ -83,7 +83,7 @@ def measured() -> dict[str, Any]:
     import torch
 
     from experiments.ladders.damage import FRAMES
-    from sora.system.progress import progress_bar
+    from sora.system.terminal import progress_bar
 
     one, two = real_sets(clips=CLIPS, side=SIDE)
     extractors = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.config import own_runs
 from sora.config.build import build, plain
 from sora.gate.forms import Named, fitting
 from sora.gate.forms import text as text_form
@@ -83,6 +84,7 @@ def load_diffusion(
     if info["kind"] != "diffusion":
         raise ValueError(f"{folder} is a run of kind {info['kind']}; sampling wants the run of `sora train task=diffusion`")
     fitting(config, dict.fromkeys(NETWORKS["diffusion"], NODE), str(run.config_file))
+    own_runs.require(run, *NETWORKS["diffusion"])
     fitting(info, dict.fromkeys(("code", "depends"), Named(text_form)), str(run.info_file))
     found, tensors, reached, hashed = run_weights(run.folder, step, ema=ema)
     vae = artefact.load(run.vae)
@@ -152,6 +154,7 @@ def load_vae(folder: Path, step: int | None = None, *, ema: bool | float | str =
         return LoadedVae(artefact.load(run.vae), run.config, None, {"vae": artefact.artefact_hash(run.vae)})
     if run.info["kind"] != "vae":
         raise ValueError(f"{folder} is a run of kind {run.info['kind']}, not of a VAE")
+    own_runs.require(run, "vae")
     found, tensors, reached, hashed = run_weights(run.folder, step, ema=ema)
     config = run.config
     fitting(config, {"vae": NODE}, str(run.config_file))

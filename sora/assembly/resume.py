@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.config import own
 from sora.config.words import meant
 from sora.gate.forms import Named, fitting, text
 
@@ -65,7 +66,7 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     """
     from omegaconf import OmegaConf
 
-    from sora.config import stored
+    from sora.config import own_runs, stored
     from sora.config.check import flatten
     from sora.runs.run import changes, open_run, refuse_changes
 
@@ -85,8 +86,10 @@ def settle(config: DictConfig, said: Sequence[str] = ()) -> tuple[DictConfig, Pa
     if config.resume == "auto":
         asked = config
         run = open_run(output)
+        own_runs.require(run)
     else:
         run = open_run(Path(config.resume))
+        own_runs.require(run)
         if "task" in said and config.kind != run.info["kind"]:
             raise ValueError(
                 f"task={config.kind}, and {run.folder} is a run of task={run.info['kind']}, which no resume changes; leave task= out, or "
@@ -179,7 +182,7 @@ def kept(run: Run) -> DictConfig:
 
 def keep_numerics(config: DictConfig, stored: Mapping[str, Any]) -> None:
     """Fill in what a trainer that takes what is there computes with: as the run has it, or, in a new one, as this machine would."""
-    from sora.training.trainers import numerics
+    from sora.system.devices import numerics
 
     known = {**numerics(config.trainer.get("accelerator")), **stored.get("trainer", {})}
     for key in ("precision", "deterministic"):
@@ -282,7 +285,7 @@ def record(
 
     if changed is None or not ranks.first():
         return
-    own, place = run.own, begun_at(run.folder, ())["place"]
+    mine, place = run.own, begun_at(run.folder, ())["place"]
     kept = asked if run.info.get("place") == place else config
     other = {f"{DEPENDS}{name}": pair for name, pair in differing(run, job).items()}
     before, now = (list(each) for each in ((run.config.get("data") or {}).get("folders") or (), kept.data.folders))
@@ -292,12 +295,14 @@ def record(
     if (code := code_version()) != (began := run.info.get("code")):
         told["code"] = code
         print(f"the run began with the code {began}, and goes on with {code}")
+    told |= {"own": used} if (used := own.record()) != run.info.get("own", {}) else {}
     run.event("resumed", step=state.step if state else 0, **told)
     storage.write_text(run.config_file, OmegaConf.to_yaml(kept, resolve=False))
     if other:
         run.depend_on(job.depends, vae=job.vae)
-    run.note(**begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual))
-    if own:
+    begun = begun_at(run.folder, kept.data.folders, None if "usual" in run.info and not other else job.usual)
+    run.note(**begun, **{key: value for key, value in told.items() if key == "own"})
+    if mine:
         run.seal()
 
 
@@ -331,6 +336,7 @@ def enter(config: DictConfig, folder: Path, *, going_on: bool, job: Job) -> tupl
     if not going_on:
         if ranks.first():
             info = {"kind": config.kind, "depends": dict(job.depends), **begun_at(folder, config.data.folders, job.usual)}
+            info |= {"own": used} if (used := own.record()) else {}
             return create(folder, config=OmegaConf.to_yaml(config, resolve=False), info=info, vae=job.vae), None
         return wait_for(folder), None
     run = open_run(folder)

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
+from sora.config import own
 from sora.config.roles import refuse_other, written
 from sora.config.targets import TARGET, allowed, find, refuse
 from sora.config.words import listed, meant
@@ -72,7 +73,7 @@ def resolve(target: str) -> Callable[..., Any]:
     """The object that a target names, imported only if its name may be, and only if it is defined where it says."""
     definition = find(target)
     module, _, name = target.rpartition(".") if definition is None else (definition.module, "", definition.node.name)
-    found = getattr(importlib.import_module(module), name, None)
+    found = getattr(own.load(module) if own.module_of(target) else importlib.import_module(module), name, None)
     if not inspect.isclass(found) and not inspect.isfunction(found):
         raise refuse(target, f"it is {type(found).__name__}, not a class or a function")
     if definition is not None and (found.__module__, found.__qualname__) != (module, name):
@@ -84,7 +85,8 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
     """Every target and key of a tree, before any of it is built. inner: whoever calls a function inside a tree gives it no more keys."""
     target = allowed(tree[TARGET])
     made = resolve(target)
-    parameters = inspect.signature(made).parameters
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs, which are no keys
+    parameters = {name: item for name, item in inspect.signature(made).parameters.items() if item.kind not in several}
     keys = [key for key in tree if key != TARGET]
     if made.__module__.startswith(NETWORKS):
         for key in keys:
@@ -101,7 +103,7 @@ def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) ->
                 raise ValueError(f"{place}.{key} takes {annotation}, not an object; {node[TARGET]} is refused there")
             _check(node, set(), place=f"{place}.{key}", inner=True)
             if node is tree[key]:
-                refuse_other(annotation, made.__module__, resolve(node[TARGET]), f"{place}.{key}")
+                refuse_other(annotation, made.__module__, resolve(node[TARGET]), f"{place}.{key}", said=node)
     unknown = given - set(parameters)
     if unknown:
         raise ValueError(

@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sora.config.build import fitting
 from sora.config.kinds import Kinds, fits, refuse
+from sora.config.own import KEY
 from sora.config.targets import TARGET, find, parameters
 from sora.config.words import listed, meant
 from sora.gate.interpolation_limits import refuse_resolvers
+from sora.system.own_modules import OWN
 
 
 def flatten(config: DictConfig | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -35,6 +37,8 @@ def check_values(config: DictConfig, kinds: Kinds, *, said_by: str, older: bool 
     of whatever version of the program, and may hold keys that this one has not.
     """
     tree = _container(config)
+    if KEY in tree:
+        raise ValueError(f"{said_by} sets {KEY}; own modules are named on the command line or in {OWN} alone, take it out and say it there")
     _compare(tree, kinds.tree, "", said_by, kinds, tree, older)
 
 

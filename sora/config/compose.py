@@ -23,6 +23,8 @@ from sora.config.command_line.grammar import Word, cut, for_hydra, parse
 from sora.config.command_line.outputs import refuse_one_place, written
 from sora.config.folders import refuse_leading_out
 from sora.config.kinds import Kinds, marks, settled, unreadable
+from sora.config.options import counted, nested, set_nodes
+from sora.config.own_parts import refuse_unlike
 from sora.config.targets import TARGET
 from sora.config.words import listed, meant
 from sora.gate import credentials
@@ -100,31 +102,35 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     for folder in extra:
         if not folder.is_dir():
             raise ValueError(f"--config-dir {folder} is not a folder")
-    refuse_leading_out(extra)
+    refuse_leading_out(extra, known=groups([config_dir()]))
     available = groups([config_dir(), *extra])
     loader = Loader(verb, extra)
-    words = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
+    typed = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
+    words, nodes = nested(typed, available)
     grouped, valued = _sorted(words, loader, available)
     with_experiment = loader.load([word.option for word in grouped], check_hydra=True)
     reference = loader.without_experiment(with_experiment)
     check_targets(reference.config, "")
     named = _named_over_experiment(grouped, with_experiment, reference)
     _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
+    set_nodes(with_experiment.config, nodes)
     source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
     kinds = kinds_of(verb, reference, available)
     check_values(with_experiment.config, kinds, said_by=source or "conf")
     known = flatten(with_experiment.config)
     for word in valued:
-        _check_key(word.key, known, with_experiment.choices, kinds, verb)
+        if f"{word.key.rpartition('.')[0]}.{TARGET}" not in [other.key for other in valued]:  # whose keys `check_targets` judges
+            _check_key(word.key, known, with_experiment.choices, kinds, verb)
     config = deepcopy(with_experiment.config)
     leave_behind(config, with_experiment.config, _set(config, valued, kinds))
     check_values(config, kinds, said_by="the command line")
     check_targets(config, "")
     _settle(config, kinds)
     tree = _plain(config)
+    refuse_unlike(tree, available)
     credentials.refuse(tree, said_by="the configuration")
     refuse_one_place(tree, kinds)
-    said = tuple(word.key for word in (*grouped, *valued))
+    said = (*(word.key for word in (*grouped, *valued)), *nodes)
     return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
 
 
@@ -221,17 +227,6 @@ def named_file(argument: str, verb: str) -> str:
     held = [OmegaConf.select(_primary(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
     return f"{key}.file={value}" if files and not value.startswith("{") else argument
-
-
-def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
-    """`cluster=h100x512` as `cluster=h100 cluster.devices=512`, for options that say how many devices they are; others as they stand."""
-    group, _, option = argument.partition("=")
-    name, _, count = option.rpartition("x")
-    options = available.get(group, {})
-    if option in options or name not in options or not count.isdecimal():
-        return [argument]
-    node = OmegaConf.load(options[name])
-    return [f"{group}={name}", f"{group}.devices={count}"] if isinstance(node, DictConfig) and "devices" in node else [argument]
 
 
 class Loader:

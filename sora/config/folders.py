@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sora.config.words import listed, meant
 from sora.gate.interpolation_limits import calls_resolver
 
 
-def refuse_leading_out(folders: Sequence[Path]) -> None:
+def refuse_leading_out(folders: Sequence[Path], *, known: Collection[str]) -> None:
     """Raise ValueError for a file in these folders whose `defaults` name what lies in none of the folders that are composed: by `..`, as a
-    path from the root, as a URL, or by what a resolver would make of it."""
+    path from the root, as a URL, or by what a resolver would make of it; and for a folder that holds no group. known: the groups."""
     for folder in folders:
+        _refuse_groupless(folder, known)
         for path in sorted(folder.rglob("*.yaml")):
             for entry in _entries(path):
                 steps = entry.replace("\\", "/").split("/")
@@ -20,6 +22,16 @@ def refuse_leading_out(folders: Sequence[Path]) -> None:
                     raise ValueError(
                         f"{path}: defaults names {entry!r}, which leads out of {folder}; name an option of a group, such as /text: byte"
                     )
+
+
+def _refuse_groupless(folder: Path, known: Collection[str]) -> None:
+    there = sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")})
+    if not any(name.partition("/")[0] in known for name in there):
+        lies = f"; its files lie in {listed(there)}{meant(there[0], known)}" if there else ""
+        raise ValueError(
+            f"{folder} holds no options{lies}; a folder of options is laid out by groups, as in experiment/mine.yaml or dit/mine.yaml, and "
+            f"the groups are {listed(known)}"
+        )
 
 
 def _entries(path: Path) -> Iterator[str]:

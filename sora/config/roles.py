@@ -5,32 +5,53 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_args
 
 SIGNATURE = re.compile(r"Callable\[\[(?P<takes>.*?)\], ")
 SCALARS = ("bool", "float", "int", "str")
+BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def refuse_other(annotation: str, home: str, made: Callable[..., Any], place: str) -> None:
+def refuse_other(annotation: str, home: str, made: Callable[..., Any], place: str, *, said: Collection[str] = ()) -> None:
     """Raise ValueError where a parameter so annotated, in module `home`, cannot be what the class or function `made` gives.
 
     Of functions is compared what they are called with, by place: how many arguments, and which of them are plain numbers or words. Of
-    classes, whether they are the one that is wanted or have its methods. What cannot be told so is not judged.
+    classes, whether they are the one that is wanted or have its methods. What cannot be told so is not judged. said: keys of the node.
     """
     name = annotation.removesuffix(" | None")
     wanted = getattr(sys.modules[home], name, None) if name.isidentifier() else None
     takes = _called_with(name, wanted)
     if inspect.isfunction(made):
-        given = [item for item in inspect.signature(made).parameters.values() if item.kind is not item.KEYWORD_ONLY]
-        least = sum(item.default is item.empty for item in given)
+        parameters = inspect.signature(made).parameters.values()
+        given = [item for item in parameters if item.kind in BY_PLACE]
         if takes is None and inspect.isclass(wanted):
             raise ValueError(f"{place} takes a {name}, and {_name(made)} is a function; choose a class of that room")
-        if takes is not None and not (least <= len(takes) <= len(given) and all(map(_alike, takes, given))):
-            said = ", ".join(written(item.annotation) for item in given)
-            raise ValueError(f"{place} takes a function of ({', '.join(takes)}), and {_name(made)} is one of ({said}); choose another")
+        if takes is None:
+            return
+        endless = any(item.kind is item.VAR_POSITIONAL for item in parameters)
+        why = misfit(len(takes), {item.name: item.default is item.empty for item in given}, said, place, endless=endless)
+        if why or not all(map(_alike, takes, given)):
+            shown = ", ".join(written(item.annotation) or item.name for item in given)
+            is_one = f"{_name(made)} is one of ({shown}){why}"
+            raise ValueError(f"{place} takes a function of ({', '.join(takes)}), and {is_one}; choose another")
     elif inspect.isclass(wanted) and not _is_a(made, wanted):
-        raise ValueError(f"{place} takes a {name}, and {_name(made)} is none; choose another")
+        lacks = [name for name in _methods(wanted) if getattr(made, name, None) is None]
+        why = f" (it has no {', '.join(lacks)})" if lacks else ""
+        raise ValueError(f"{place} takes a {name}, and {_name(made)} is none{why}; choose another")
+
+
+def misfit(takes: int, given: Mapping[str, bool], said: Collection[str], place: str, *, endless: bool) -> str:
+    """Why a function cannot be called with so many arguments by place; "" where it can be. given: the names of those that it takes so,
+    and whether each must be given. said: those that the configuration sets. endless: it takes any number more."""
+    names = list(given)
+    if len(names) < takes and not endless:
+        return f": it is called with {takes}, and takes {len(names)}"
+    if twice := [name for name in names[:takes] if name in said]:
+        return f": {twice[0]} is set, and is given by place, too; write it behind the others, or behind a *"
+    if lacking := [name for name in names[takes:] if given[name] and name not in said]:
+        return f": nothing gives it {', '.join(lacking)}; a setting has a default, or is set in the configuration ({place}.{lacking[0]}=…)"
+    return ""
 
 
 def _called_with(annotation: str, wanted: Any) -> list[str] | None:
@@ -53,14 +74,17 @@ def written(annotation: Any) -> str:
 
 def _alike(wanted: str, given: inspect.Parameter) -> bool:
     said = written(given.annotation)
-    return said == wanted or not {said, wanted} & set(SCALARS)
+    return not said or said == wanted or not {said, wanted}.intersection(SCALARS)
 
 
 def _is_a(made: Any, wanted: type) -> bool:
     if not getattr(wanted, "_is_protocol", False):
         return not inspect.isclass(made) or issubclass(made, wanted)
-    methods = [name for name, value in vars(wanted).items() if inspect.isfunction(value) and (name == "__call__" or name[0] != "_")]
-    return all(getattr(made, name, None) is not None for name in methods)
+    return all(getattr(made, name, None) is not None for name in _methods(wanted))
+
+
+def _methods(protocol: type) -> list[str]:
+    return [name for name, value in vars(protocol).items() if inspect.isfunction(value) and (name == "__call__" or name[0] != "_")]
 
 
 def _name(made: Any) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from sora.config import own
 from sora.config.words import meant
 from sora.gate.former_names import current_name
+from sora.system.own_modules import named
 
 # The names that a configuration may use are public classes and functions of these modules, each called sora.ROOM.NAME wherever in its
 # room it stands. Modules that write files, read weights or start processes are not among them: a configuration that came with somebody's
@@ -106,6 +108,7 @@ OTHERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.Muon", "torch.op
 PROGRAMS = ("sora.metrics.extractors.i3d_files.I3DScript",)
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGE_NAME = "sora"
+BARE = ("nn.Module", "torch.nn.Module", "Module", "Protocol", "ABC", "object")  # bases that take no parameters
 TARGET = "_target_"
 DOTTED = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
@@ -120,7 +123,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """Where a class or function of a room is defined."""
+    """Where a class or function of a room, or of an own module, is defined."""
 
     module: str
     node: ast.ClassDef | ast.FunctionDef
@@ -154,13 +157,15 @@ def syntax(path: Path) -> ast.Module:
 
 def allowed(target: object) -> str:
     """`target` if its name may be looked up at all; else ValueError. What it resolves to is checked by `find` and `build`."""
+    if isinstance(target, str) and (target in OTHERS or own.module_of(target)):
+        return target
     if not isinstance(target, str) or not DOTTED.fullmatch(target):
         raise refuse(target, "it is not a dotted name without leading underscores")
-    if target in OTHERS:
-        return target
+    if not target.startswith(f"{PACKAGE_NAME}."):
+        raise ValueError(f"_target_: {target} is refused: {own.refusal(target)}")
     if (now := current_name(target)) != target:
         raise refuse(target, f"it is called {now} now")
-    if len(parts := target.split(".")) != 3 or parts[0] != PACKAGE_NAME or parts[1] not in ROOMS:
+    if len(parts := target.split(".")) != 3 or parts[1] not in ROOMS:
         raise refuse(target, "it is outside the rooms")
     return target
 
@@ -195,6 +200,8 @@ def find(target: str) -> Definition | None:
     """The definition that an allowed target names; None for those of `OTHERS`."""
     if allowed(target) in OTHERS:
         return None
+    if (module := own.module_of(target)) is not None:
+        return Definition(module, own.defined(module, target.rpartition(".")[2]))
     _, room, name = target.split(".")
     found = [each for module in ROOMS[room] if (each := defined(f"{PACKAGE_NAME}.{module}", name))]
     if not found:
@@ -215,7 +222,29 @@ def parameters(definition: Definition) -> dict[str, Parameter] | None:
             return _of_function(inner, skip=1)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list) and not node.bases:
         return _of_dataclass(node)
-    return None
+    return _of_bases(definition.module, node) if definition.module in named() else None
+
+
+def _of_bases(module: str, node: ast.ClassDef) -> dict[str, Parameter] | None:
+    """What a class of an own module inherits its parameters from: a class beside it, one of sora's, or nothing that takes any."""
+    body = own.syntax(module).body
+    beside = {item.name: item for item in body if isinstance(item, ast.ClassDef) and item is not node}
+    homes = {
+        alias.asname or alias.name: (item.module or "", alias.name)
+        for item in body
+        if isinstance(item, ast.ImportFrom)
+        for alias in item.names
+    }
+    for base in map(ast.unparse, node.bases):
+        if base in beside:
+            return parameters(Definition(module, beside[base]))
+        home, name = homes.get(base, ("", base))
+        if home.startswith(f"{PACKAGE_NAME}."):
+            found = defined(home, name)
+            return None if found is None else parameters(found)
+        if base not in BARE:
+            return None
+    return {}
 
 
 def _of_function(node: ast.FunctionDef, skip: int) -> dict[str, Parameter] | None:

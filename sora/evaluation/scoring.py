@@ -12,8 +12,7 @@ from sora.evaluation import sides
 from sora.evaluation.measures.clips import DISTANCES, MEASURES, Seen, of_words
 from sora.evaluation.measures.motion import MOTION
 from sora.system import files as storage
-from sora.system.progress import progress_bar
-from sora.system.terminal import counted, say
+from sora.system.terminal import counted, progress_bar, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -51,6 +51,7 @@ def later(verb: str, sweep: Sweep) -> list[str]:
 
 def _after(verb: str, shown: Sequence[Path], there: Sequence[str], differ: Sequence[str]) -> list[str]:
     from sora.config.command_line.commands import command
+    from sora.config.own_runs import needed_by
 
     more = [f"differ=[{','.join(dict.fromkeys(place.partition('.')[0] for place in differ))}]"] if differ else []
     lines = [f"this table again: {command('compare', *shown, *more)}"]
@@ -58,7 +59,7 @@ def _after(verb: str, shown: Sequence[Path], there: Sequence[str], differ: Seque
         return lines
     homes = {Path(place).parent for place in there}
     every = f"{homes.pop()}/*" if len(homes) == 1 and [str(path) for path in shown] != there else ",".join(there)
-    return [*lines, f"scored alike: {command('evaluate', '-m', checkpoint=every, data=_data(there))}"]
+    return [*lines, f"scored alike: {command('evaluate', '-m', checkpoint=every, data=_data(there), **needed_by(Path(there[0])))}"]
 
 
 def _data(there: Sequence[str]) -> str:

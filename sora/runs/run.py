@@ -1,8 +1,8 @@
 """A run is one folder; only one process trains in it at a time, and it is resumed in place.
 
 RUN/config.yaml      the resolved configuration
-RUN/run.json         kind, names and hashes of what the run depends on, code version, the step of its first checkpoint, where it was begun
-                     and what sizes it trained on (see `places.py`)
+RUN/run.json         kind, names and hashes of what the run depends on, code version, own modules with the hashes of their files, the step
+                     of its first checkpoint, where it was begun and what sizes it trained on (see `places.py`)
 RUN/init.json        of a run with init=: the file that it began with, and the config.json beside that
 RUN/checkpoints/     whole checkpoints, see `checkpoint.py`
 RUN/metrics.jsonl    one line per logged step
@@ -29,7 +29,7 @@ import sora
 from sora.gate import trust
 from sora.gate.files import appending, read, refuse_links_out
 from sora.gate.former_names import with_current_names
-from sora.gate.forms import Either, Fields, Maybe, Named, anything, fitting, flag, real, text, whole, word
+from sora.gate.forms import Either, Fields, Maybe, Named, anything, digest, fitting, flag, real, text, whole, word
 from sora.gate.interpolation_limits import refuse_growth, refuse_resolvers
 from sora.gate.texts import CONFIG, read_json, yaml_of
 from sora.runs import checkpoint
@@ -53,6 +53,7 @@ FORM = Fields(
         "datasets": Named(text),
         "usual": Named(real(0)),
         "exported": Fields({"ema": anything}, may={"averaged": flag}),
+        "own": Named(Fields({"files": Named(digest)}, may={"file": text, "git": {"commit": text, "dirty": flag}}, closed=True)),
     },
 )  # of run.json
 SEALED = "run"  # the word before the hash of config.yaml, in what a seal is on

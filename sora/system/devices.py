@@ -51,3 +51,14 @@ def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float, s
             torch.cuda.synchronize(device)
         quickest, made = min(quickest, time.perf_counter() - start), made + 1
     return 2 * size**3 / quickest
+
+
+def numerics(accelerator: str | None) -> dict[str, str | bool]:
+    """What `auto` computes with on such a device (None: on what is there), where nobody says: its trainer.precision and .deterministic."""
+    gpu = (accelerator or present()) == "gpu"
+    return {"precision": "bf16-mixed" if gpu else "32-true", "deterministic": not gpu}
+
+
+def present() -> str:
+    """The best accelerator that torch sees here."""
+    return "gpu" if torch.cuda.is_available() else "cpu"

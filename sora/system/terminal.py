@@ -13,7 +13,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ PLAIN |= {"±": "+-", "→": "->", "≤": "<=", "≥": ">=", "²": "^2", "“": 
 NAME = "sora.plain"
 # Control characters of both sets but tab and line feed, other line ends, and what overrides the direction of text.
 STEERING = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+EVERY = 15.0  # seconds between lines where there is no terminal
+Told = Callable[[int, int], None]
 STYLE = re.compile(r"\033\[[01]m")  # bold, and its end: of the pages of --help
 
 
@@ -199,3 +202,56 @@ def bars(*columns: Any, stderr: bool = True, **settings: Any) -> Iterator[Progre
             yield made
         finally:
             sys.stdout, sys.stderr = redirected
+
+
+@contextmanager
+def progress_bar(what: str, unit: str = "") -> Iterator[Told]:
+    """Show how much is done, how fast, and the time left; gives a function of (done, total). unit: one of what is counted, as in "clip"."""
+    if sys.stderr.isatty():
+        with _bar(what, unit) as bar:
+            yield bar
+        return
+    began = last = time.monotonic()
+    shown = (0, 0)
+
+    def line(done: int, total: int) -> None:
+        nonlocal last, shown
+        shown, now = (done, total), time.monotonic()
+        if now - last >= EVERY:
+            last = now
+            print(f"{what}: {_counted(done, total, unit, now - began)}", file=sys.stderr, flush=True)
+
+    yield line
+    if shown[1]:
+        done = counted(shown[0], unit, f"{unit}s") if unit else str(shown[0])
+        print(f"{what}: {done} in {_minutes(time.monotonic() - began)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(what: str, unit: str) -> Iterator[Told]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with bars(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as bar:
+        task, began = bar.add_task(line(what), total=None, rate=""), time.monotonic()
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=_rate(done, unit, time.monotonic() - began))
+
+        yield told
+
+
+def _counted(done: int, total: int, unit: str, gone: float) -> str:
+    left = f"  {_minutes(gone / done * (total - done))} left" if done else ""
+    return f"{done}/{total} {_rate(done, unit, gone)}  {_minutes(gone)} gone{left}"
+
+
+def _rate(done: int, unit: str, gone: float) -> str:
+    many = f"{unit}s" if unit else ""
+    return f"{many}, {done / gone:.3g}/s" if done and gone > 0 else many
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import Strategy
 from sora.parallel.context import spread_context
 from sora.parallel.mesh import MeshStrategy, Sizes, Spreaders
 from sora.parallel.tensor import beside, spread_tensor
+from sora.system.devices import numerics, present
 from sora.system.started import started
 from sora.training.launching import environment
 from sora.training.online_encoding import share_encoding
@@ -25,17 +26,6 @@ from sora.training.online_encoding import share_encoding
 PATIENCE = timedelta(minutes=30)  # of a collective; the watchdog comes first
 SPREADERS = Spreaders(context=spread_context, tensor=spread_tensor, encoding=share_encoding, cut=beside)
 PRECISIONS = ("32-true", "bf16-mixed")  # weights in bf16 alone lose small updates, and the average lives on those
-
-
-def numerics(accelerator: str | None) -> dict[str, str | bool]:
-    """What `auto` computes with on such a device (None: on what is there), where nobody says: its trainer.precision and .deterministic."""
-    gpu = (accelerator or present()) == "gpu"
-    return {"precision": "bf16-mixed" if gpu else "32-true", "deterministic": not gpu}
-
-
-def present() -> str:
-    """The best accelerator that torch sees here."""
-    return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def auto_trainer(

@@ -86,7 +86,7 @@ def test_what_does_not_fit_the_ranks_leaves_no_folder(words, tmp_path, capfd, mo
 def test_a_run_keeps_what_it_computes_in_wherever_it_goes_on(words, tmp_path, monkeypatch, capfd):
     run = tmp_path / "run"
     assert cli.run("train", [*words, f"output={run}"]) == 0
-    monkeypatch.setattr("sora.training.trainers.numerics", lambda kind: {"precision": "bf16-mixed", "deterministic": False})  # a GPU's
+    monkeypatch.setattr("sora.system.devices.numerics", lambda kind: {"precision": "bf16-mixed", "deterministic": False})  # a GPU's
     again = ["steps=4", "resume_allow=[steps,schedule]"]
     for given in ([f"resume={run}", *again], [*words, f"output={run}", "resume=auto", *again], [f"resume={run}", "trainer=auto", *again]):
         assert cli.run("train", given) == 0

@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sora.config.check import flatten
 from sora.config.command_line.grammar import quoted, typed
+from sora.config.own import KEY, in_use, words_for
 
+BUILDING = ("encode", "evaluate", "export", "plan", "sample", "train")  # verbs that make what a configuration names
 _PLAIN = re.compile(r"[^\s,'\"()\[\]{}\\][^,'\"()\[\]{}\\]*(?<!\s)")  # an element of a list that needs no quotes of its own
 
 
@@ -21,8 +23,11 @@ def command(verb: str, *words: str | Path, **values: Any) -> str:
     """`sora VERB WORDS… KEY=VALUE…` as one types it into a shell.
 
     words: whole words, such as `experiment=laptop`, and paths that stand without a key. values: keys and what they are set to (a text, a
-    path, a number or a list of them); a dot in a key is written as two underscores.
+    path, a number or a list of them); a dot in a key is written as two underscores. Where no `own` is among them, the own modules that
+    this command has imported are named for a verb that may build what they define.
     """
+    if verb in BUILDING and KEY not in values and (names := in_use()):
+        values[KEY] = words_for(names)
     said = [f"{key.replace('__', '.')}={spelled(_here(value))}" for key, value in values.items()]
     return " ".join(["sora", verb, *(_shell(_bare(word) if isinstance(word, Path) else word) for word in (*words, *said))])
 

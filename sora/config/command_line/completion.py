@@ -68,17 +68,25 @@ def candidates(line: str) -> list[str]:
 
 def _settings(verb: str, before: Sequence[str], last: str) -> list[str]:
     """Groups with their options, and keys, of a verb as chosen so far; keys below a dot only once the part before it is typed."""
+    from sora.config import own
     from sora.config.command_line.flags import parse
     from sora.config.compose import compose, config_dir, groups
+    from sora.config.targets import TARGET
+    from sora.system.own_modules import named
 
+    targets: list[str] = []
     try:
         flags = parse(before)
-        composed = compose(verb, flags.overrides, flags.folders)
+        with own.naming(flags.own):
+            composed = compose(verb, flags.overrides, flags.folders)
+            targets = [f"{module}.{name}" for module in named() for name in own.definitions(module)]
         folders = flags.folders
     except ValueError:
         composed, folders = compose(verb, []), []
     available = groups([config_dir(), *folders])
     group, equals, option = last.partition("=")
+    if equals and group.endswith(f".{TARGET}"):
+        return [f"{group}={target}" for target in targets]
     if equals:
         start, comma, _ = option.rpartition(",")  # sweeps: dit=s_2,b<tab>
         return [f"{group}={start}{comma}{name}" for name in available[group]] if group in composed.choices and group in available else []
@@ -86,5 +94,6 @@ def _settings(verb: str, before: Sequence[str], last: str) -> list[str]:
     tops = dict.fromkeys(key if "." not in key else f"{key.split('.')[0]}." for key in keys)
     inside = "." in last
     words = [f"{name}=" for name in composed.choices if name in available]
+    words += [f"{own.KEY}=["] if not inside else []
     words += [f"{key}=" for key in keys] if inside else [key if key.endswith(".") else f"{key}=" for key in tops]
     return list(dict.fromkeys(words))

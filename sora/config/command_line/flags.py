@@ -1,31 +1,41 @@
-"""The dashed options of a command line, apart from its overrides."""
+"""The dashed options of a command line and its own modules, apart from its overrides."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sora.config.command_line.grammar import cut
+from sora.config.own import KEY, names_of, words_for
 from sora.config.words import listed, meant
 from sora.gate import credentials, trust
+from sora.system.own_modules import named
+
+CONFIG_DIR = "SORA_CONFIG_DIR"  # the environment's name for folders of options that every command takes, one a line
 
 
 @dataclass
 class Flags:
-    """The dashed options of a command line; everything else on it is KEY=VALUE."""
+    """The dashed options of a command line, and the modules of `own=`; everything else on it is KEY=VALUE."""
 
     overrides: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     allow: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
     help: bool = False
     version: bool = False
     multirun: bool = False
     show: bool = False
 
     def again(self) -> list[str]:
-        """The dashed options that another process needs for the same overrides."""
+        """The dashed options and own modules that another process needs for the same overrides."""
+        from sora.config.command_line.commands import spelled
+
         folders = [f"--config-dir={folder.resolve()}" for folder in self.folders]
-        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow)]
+        own = [f"{KEY}={spelled(words_for(list(named())))}"] if named() else []
+        return [*folders, *(f"--allow={trust.absolute(place)}" for place in self.allow), *own]
 
 
 def parse(words: Sequence[str]) -> Flags:
@@ -36,7 +46,9 @@ def parse(words: Sequence[str]) -> Flags:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if not word.startswith("-"):
+        if name.lstrip("+") == KEY and equals:
+            flags.own += names_of(value)
+        elif not word.startswith("-"):
             flags.overrides.append(word)
         elif word in plain:
             setattr(flags, plain[word], True)
@@ -57,4 +69,17 @@ def parse(words: Sequence[str]) -> Flags:
         else:
             known = ["--help", "--version", "--multirun", "--config-dir", "--allow", "--cfg"]
             raise ValueError(f"there is no option {name}{meant(name, known)}; the options: {listed(known)}; keys are set as KEY=VALUE")
+    if flags.multirun and len(flags.own) and any(len(cut(word.partition("=")[2])) > 1 for word in words if word.startswith(f"{KEY}=")):
+        raise ValueError(f"{KEY}= is not swept over: name all modules in one list, {KEY}=[{','.join(flags.own)}]")
+    there = {folder.resolve() for folder in flags.folders}
+    flags.folders += [folder for folder in usual_folders() if folder.resolve() not in there]
     return flags
+
+
+def usual_folders() -> list[Path]:
+    """The folders of options that the environment names. Raises ValueError for one that is none."""
+    folders = [Path(line.strip()).expanduser() for line in os.environ.get(CONFIG_DIR, "").splitlines() if line.strip()]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"the variable {CONFIG_DIR} names {folder}, which is not a folder; set it to folders of options, one a line")
+    return folders

@@ -73,9 +73,9 @@ def after_encode(vae: Path, folder: Path, *, shapes: Any, text: DictConfig) -> s
     return command("train", *chosen, vae=vae, data__folders=[folder], output=outputs_beside(folder) / called(folder))
 
 
-def after_diffusion(run: Path) -> str:
-    """Sampling from a run."""
-    return command("sample", "prompt=what your captions describe", checkpoint=run)
+def after_diffusion(run: Path, **given: Any) -> str:
+    """Sampling from a run. given: more keys with their values, such as the own modules that it needs."""
+    return command("sample", "prompt=what your captions describe", checkpoint=run, **given)
 
 
 def after_samples(folder: Path, run: Path) -> str:

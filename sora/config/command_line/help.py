@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from sora.config.command_line.notes import comments
 from sora.config.compose import Composed, config_dir, groups, primaries
-from sora.config.targets import TARGET
+from sora.config.own import definitions
+from sora.config.targets import TARGET, Definition, parameters
+from sora.system.own_modules import named
 
 if TYPE_CHECKING:
     from sora.cli import Verb
 
 FLAGS = """\
-  --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/)
+  --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/); always: the variable SORA_CONFIG_DIR
+  own=[MODULE,FILE.py]  also take functions and classes of your own, called MODULE.NAME (docs/own_code.md); always: SORA_OWN
   --allow PLACE         let this command read a folder, file or URL, or a model of the hub (hf://OWNER/NAME), that a run or a dataset
                         names and that no command of yours named (docs/security.md)
   -m, --multirun        run every combination of KEY=a,b,c and GROUP=x,y
@@ -43,6 +47,8 @@ def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour
         parts.append("\n".join([heading("GROUPS") + " (* is in force)", *_groups(chosen, available, width)]))
     notes = comments([*primaries(verb.name), *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
     parts.append("\n".join([heading("KEYS") + " (with the values in force)", *_keys(composed.keys, notes, width)]))
+    if made := _own(width):
+        parts.append("\n".join([heading("OWN") + " (what the modules of own= define)", *made]))
     parts.append("\n".join([heading("VALUES"), VALUES]))
     parts.append("\n".join([heading("OPTIONS"), FLAGS]))
     parts.append("\n".join([heading("EXAMPLES"), *(f"  {example}" for example in verb.examples)]))
@@ -56,6 +62,18 @@ def _groups(chosen: dict[str, str | None], available: dict[str, dict[str, Path]]
         names = " ".join(f"*{name}" if name == option else name for name in available[group])
         text = names if option is not None else f"*null {names}"
         lines += textwrap.wrap(text, width, initial_indent=f"  {group:<{wide}}  ", subsequent_indent=" " * (wide + 4))
+    return lines
+
+
+def _own(width: int) -> list[str]:
+    """The public classes and functions of the user's own modules, with what they take and say of themselves."""
+    lines = []
+    for module in named():
+        for name, nodes in definitions(module).items():
+            known = parameters(Definition(module, nodes[0])) or {}
+            about = (ast.get_docstring(nodes[0]) or "").partition("\n")[0]
+            told = f"{module}.{name}({', '.join(key if item.required else f'[{key}]' for key, item in known.items())})"
+            lines += textwrap.wrap(f"{told}   {about}", width, initial_indent="  ", subsequent_indent="      ")
     return lines
 
 

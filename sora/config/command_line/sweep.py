@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from sora.config.command_line.flags import Flags
 from sora.config.command_line.grammar import bracketed, cut
 from sora.config.command_line.outputs import refuse_shared
 from sora.config.compose import Composed, compose, require_all
@@ -206,7 +207,7 @@ def words_of(place: Path) -> dict[str, str]:
     return found
 
 
-def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> int:
+def launched(verb: str, flags: Flags) -> int:
     """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
 
     Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
@@ -214,13 +215,13 @@ def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> in
     import hydra
     from hydra.errors import HydraException
 
-    theirs = [word for word in arguments if word.startswith("hydra")]
+    theirs = [word for word in flags.overrides if word.startswith("hydra")]
     unfit = [word for word in theirs if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweep.dir="))]
     if unfit:
         raise ValueError(f"{unfit[0]} is not settable; of Hydra's settings -m takes hydra/launcher=, hydra.launcher.… and hydra.sweep.dir=")
-    sweep = split(verb, [word for word in arguments if word not in theirs], folders)
+    sweep = split(verb, [word for word in flags.overrides if word not in theirs], flags.folders)
     sweep.record()
-    options = [f"--config-dir={folder.resolve()}" for folder in folders]
+    options = flags.again()
 
     def job(config: DictConfig) -> None:
         from sora.cli import run

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from sora.system.own_modules import OWN
 from sora.system.processes import Parent, born_deaf
 from sora.video.decoding.child import Call, described
 from sora.video.reader import Reading, ReadReport, Source, Timeline, VideoInfo, VideoReader, named
 
 _START = 300.0  # seconds that a child may take to import its backend, on a machine that has much else to do
 _SLACK = 10.0  # seconds after the child's own clock until it is killed from here
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR")  # nothing that may hold a secret
+# Nothing that may hold a secret; SORA_OWN holds names of modules, where a reader of the user's own may lie.
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR", OWN)
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
