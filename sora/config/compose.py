@@ -2,9 +2,8 @@
 
 Hydra merges; what it lets through is refused here. The keys that exist are those of the composition *without* the experiment and
 without the command line's values: anything else that they bring is a mistake, `+key=` or not. What a typed word means is told by what
-its key takes (`sora.config.kinds`), never by how it is spelt: Hydra reads the names of options, and no values. An experiment's values
-belong to the options that it was written for: where the command line names an option itself, that option's own file holds, except for
-what both options make of one class and set alike (`plan=bucketed` keeps an experiment's budget, `dit=xl_2` does not keep its depth).
+its key takes (`sora.config.kinds`), never by how it is spelt: Hydra reads the names of options, and no values. Experiments choose options
+and set keys of their verb (`sora.config.experiments`), so that an option which the command line names brings all values of its file.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sora.config.check import check_targets, check_values, flatten, leave_behind
 from sora.config.command_line.grammar import Word, cut, for_hydra, parse
 from sora.config.command_line.outputs import refuse_one_place, written
+from sora.config.experiments import CHOOSERS, chosen, defaults_of, files_of, own_keys, read, without_experiment
 from sora.config.folders import refuse_leading_out
 from sora.config.kinds import Kinds, marks, settled, unreadable
 from sora.config.options import counted, nested, set_nodes
@@ -28,9 +28,6 @@ from sora.config.own_parts import refuse_unlike
 from sora.config.targets import TARGET
 from sora.config.words import listed, meant
 from sora.gate import credentials
-
-# Groups whose options choose options of other groups and set their values: of a training, of a published evaluation.
-CHOOSERS = ("experiment", "preset")
 
 
 @dataclass(frozen=True)
@@ -73,24 +70,8 @@ def groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
 def primaries(verb: str) -> list[Path]:
     """The verb's own file, and those of the verbs that it stands on (`defaults: [train]`), which come first."""
     path = config_dir() / f"{verb}.yaml"
-    above = [item for item in _defaults(path) if isinstance(item, str) and item != "_self_"]
+    above = [item for item in defaults_of(path) if isinstance(item, str) and item != "_self_"]
     return [*(found for name in above for found in primaries(name)), path]
-
-
-def _defaults(path: Path) -> list[Any]:
-    primary = _primary(path)
-    return list(primary.get("defaults", [])) if isinstance(primary, DictConfig) else []
-
-
-def _primary(path: Path) -> Any:
-    """What a verb's own file holds; to be read only."""
-    return _primary_of(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _primary_of(path: Path, changed: int) -> Any:
-    del changed  # a file that has changed is another one
-    return OmegaConf.load(path)
 
 
 def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -> Composed:
@@ -108,21 +89,20 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     typed = [parse(word) for argument in arguments for word in counted(named_file(argument, verb), available)]
     words, nodes = nested(typed, available)
     grouped, valued = _sorted(words, loader, available)
-    with_experiment = loader.load([word.option for word in grouped], check_hydra=True)
-    reference = loader.without_experiment(with_experiment)
-    check_targets(reference.config, "")
-    named = _named_over_experiment(grouped, with_experiment, reference)
-    _take_own_values(with_experiment, reference, named, but=_shared(named, grouped, loader, reference, available))
-    set_nodes(with_experiment.config, nodes)
-    source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in _chosen(with_experiment.choices).items())
-    kinds = kinds_of(verb, reference, available)
-    check_values(with_experiment.config, kinds, said_by=source or "conf")
-    known = flatten(with_experiment.config)
+    composed = loader.load([word.option for word in grouped], check_hydra=True)
+    tasks = files_of("task", composed.choices.get("task") or "", available)
+    reference = without_experiment(composed.config, composed.choices, own_keys([*primaries(verb), *tasks]), available)
+    check_targets(reference, "")
+    set_nodes(composed.config, nodes)
+    source = ", ".join(f"conf/{group}/{option}.yaml" for group, option in chosen(composed.choices).items())
+    kinds = kinds_of(verb, Composed(reference, composed.choices), available)
+    check_values(composed.config, kinds, said_by=source or "conf")
+    known = flatten(composed.config)
     for word in valued:
         if f"{word.key.rpartition('.')[0]}.{TARGET}" not in [other.key for other in valued]:  # whose keys `check_targets` judges
-            _check_key(word.key, known, with_experiment.choices, kinds, verb)
-    config = deepcopy(with_experiment.config)
-    leave_behind(config, with_experiment.config, _set(config, valued, kinds))
+            _check_key(word.key, known, composed.choices, kinds, verb)
+    config = deepcopy(composed.config)
+    leave_behind(config, composed.config, _set(config, valued, kinds))
     check_values(config, kinds, said_by="the command line")
     check_targets(config, "")
     _settle(config, kinds)
@@ -131,14 +111,14 @@ def compose(verb: str, arguments: Sequence[str], folders: Iterable[Path] = ()) -
     credentials.refuse(tree, said_by="the configuration")
     refuse_one_place(tree, kinds)
     said = (*(word.key for word in (*grouped, *valued)), *nodes)
-    return Composed(config, with_experiment.choices, known, said, written(tree, kinds))
+    return Composed(config, composed.choices, known, said, written(tree, kinds))
 
 
 def kinds_of(verb: str, reference: Composed, available: dict[str, dict[str, Path]]) -> Kinds:
     """What each key takes, by the files that the composition is made of, apart from those which only choose."""
-    chosen = {group: option for group, option in reference.choices.items() if option in available.get(group, {}) and group not in CHOOSERS}
-    files = [*primaries(verb), *(available[group][option] for group, option in chosen.items() if option is not None)]
-    return Kinds(_plain(reference.config), marks(files, chosen))
+    in_force = {group: option for group, option in reference.choices.items() if option is not None and group not in CHOOSERS}
+    files = {path: group for group, option in in_force.items() for path in files_of(group, option, available)}
+    return Kinds(_plain(reference.config), marks([*primaries(verb), *files], in_force))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -166,46 +146,6 @@ def _settle(config: DictConfig, kinds: Kinds) -> None:
             OmegaConf.update(config, key, new)
 
 
-def _chosen(choices: dict[str, str | None]) -> dict[str, str]:
-    """The options of CHOOSERS that are in force."""
-    return {group: option for group in CHOOSERS if (option := choices.get(group)) is not None}
-
-
-def _named_over_experiment(grouped: Sequence[Word], with_experiment: Composed, reference: Composed) -> list[str]:
-    """The groups of which the command line names the option, though an experiment may set values of it."""
-    if not _chosen(with_experiment.choices):
-        return []
-    return [word.key for word in grouped if word.key in reference.config]
-
-
-def _shared(
-    named: Sequence[str], grouped: Sequence[Word], loader: Loader, reference: Composed, available: dict[str, dict[str, Path]]
-) -> list[str]:
-    """The keys that the options `named` set like those which the experiment chose itself, where both make one class."""
-    if not named:
-        return []
-    as_written = loader.load([word.option for word in grouped if word.key not in named])
-    found = []
-    for name in named:
-        option = as_written.choices.get(name)
-        theirs: Any = {} if option is None else OmegaConf.load(available[name][option])
-        if "defaults" in theirs:  # an option that is made of others
-            theirs = loader.without_experiment(as_written).config[name]
-        if theirs.get("_target_") == reference.config[name].get("_target_") is not None:
-            mine, other = flatten(reference.config[name]), flatten(theirs)
-            found += [f"{name}.{key}" for key, value in mine.items() if key in other and other[key] == value]
-    return found
-
-
-def _take_own_values(composed: Composed, reference: Composed, named: Sequence[str], but: Sequence[str] = ()) -> None:
-    """Give the groups `named` the values of their option's own file, apart from the keys `but`."""
-    for name in named:
-        said = {key: OmegaConf.select(composed.config, key) for key in but if key.startswith(f"{name}.")}
-        OmegaConf.update(composed.config, name, OmegaConf.to_container(reference.config[name]), merge=False)
-        for key, value in said.items():
-            OmegaConf.update(composed.config, key, value, force_add=True)
-
-
 def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None:
     """Raise ValueError that lists the keys which the command line still has to give (`???` in the YAML; of a training that does not go
     on with a run, those which that would know). bare: keys whose values are plain words. Called before anything heavy is imported, and
@@ -224,7 +164,7 @@ def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None
 def named_file(argument: str, verb: str) -> str:
     """`captions=FILE` as `captions.file=FILE`, for keys that hold a mapping with a `file` first; others as they stand."""
     key, _, value = argument.partition("=")
-    held = [OmegaConf.select(_primary(path), key) for path in primaries(verb)] if key.isidentifier() else []
+    held = [OmegaConf.select(read(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)
     return f"{key}.file={value}" if files and not value.startswith("{") else argument
 
@@ -277,25 +217,16 @@ class Loader:
         OmegaConf.set_struct(ours, True)
         return Composed(ours, {group: None if option in (None, "null") else str(option) for group, option in kept.items()}), refused
 
-    def without_experiment(self, composed: Composed) -> Composed:
-        """The same choices of every group, without what the experiment's file itself sets."""
-        if not _chosen(composed.choices):
-            return composed
-        named = {group: option for group, option in composed.choices.items() if option is not None or group not in self.optional_groups}
-        choices = {group: Word(group, option or "null").option for group, option in named.items() if group not in CHOOSERS}
-        bare = self.load([word for group, word in choices.items() if group in self.own_groups])
-        return self.load([f"{'' if group in bare.choices else '+'}{word}" for group, word in choices.items()])
-
     @cached_property
     def own_groups(self) -> set[str]:
         """The groups that the verb's own defaults list names (a task's groups come after these)."""
-        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        found = [item for path in primaries(self.verb) for item in defaults_of(path) if isinstance(item, DictConfig)]
         return {str(key).removeprefix("override ").lstrip("/") for item in found for key in item}
 
     @cached_property
     def optional_groups(self) -> set[str]:
         """Those of them that have no option unless one is named."""
-        found = [item for path in primaries(self.verb) for item in _defaults(path) if isinstance(item, DictConfig)]
+        found = [item for path in primaries(self.verb) for item in defaults_of(path) if isinstance(item, DictConfig)]
         return {str(key).removeprefix("override ").lstrip("/") for item in found for key, value in item.items() if value is None}
 
     def _told(self, error: Exception) -> str:
@@ -355,14 +286,27 @@ def _sorted(words: list[Word], loader: Loader, available: dict[str, dict[str, Pa
     nothing = [word for word in grouped if word.value == "null"]
     grouped = [word for word in grouped if word not in nothing]
     doubtful = [word for word in words if word.key in available and word.key not in own]
-    base = loader.load([word.option for word in grouped]) if doubtful else None
-    for word in doubtful if base is not None else ():
+    if _all_in_force([*grouped, *doubtful], loader, available):
+        return [*grouped, *doubtful], [word for word in words if word not in grouped and word not in nothing and word not in doubtful]
+    base = loader.load([word.option for word in grouped])
+    for word in doubtful:
         if word.key in base.choices:
             _check_option(word, available)
             grouped.append(word)
         elif word.key not in base.config.keys():  # noqa: SIM118  `in` says no to a key that must still be given
             raise ValueError(f"{word.key}= does not fit here: the groups in force are {listed(base.choices)}")
     return grouped, [word for word in words if word not in grouped and word not in nothing]
+
+
+def _all_in_force(words: Sequence[Word], loader: Loader, available: dict[str, dict[str, Path]]) -> bool:
+    """Whether all these words choose options of groups in force; Hydra's answer is kept for who composes them."""
+    if not all(word.value in available.get(word.key, {}) for word in words):
+        return False
+    try:
+        loader.load([word.option for word in words])
+    except ValueError:  # told in words of ours when the groups in force are known
+        return False
+    return True
 
 
 def _check_option(word: Word, available: dict[str, dict[str, Path]]) -> None:

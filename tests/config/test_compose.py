@@ -56,7 +56,7 @@ def test_a_key_may_share_its_name_with_a_group_of_another_verb(toy):
 
 def test_typos_in_an_experiment_name_its_file(toy):
     message = refused("experiment=typo")
-    assert "experiment/typo.yaml" in message and "'net.widht' (did you mean 'width'?)" in message
+    assert "experiment/typo.yaml" in message and "'net.widht', which net=wide does not have (did you mean 'net.width'?)" in message
 
 
 def test_typos_in_a_group_file_are_found_before_anything_is_imported(toy):
@@ -111,7 +111,12 @@ def test_several_values_without_m_say_so(toy):
 def test_hostile_experiments_are_refused_by_name(toy, name, monkeypatch):
     monkeypatch.chdir(toy)
     message = refused(f"experiment={name}")
-    assert {"hydra": "hydra.callbacks", "resolver": "oc.env", "smuggle": "${resume}", "swap": "sora.toyroom.system"}[name] in message
+    assert {
+        "hydra": "hydra.callbacks",
+        "resolver": "oc.env",
+        "smuggle": "'net._target_', a value of net=wide",
+        "swap": "'net._target_', a value",
+    }[name] in message
     assert not (toy / "pwned").exists()
 
 
@@ -177,14 +182,53 @@ def test_what_is_kept_between_compositions_is_neither_shared_nor_stale(tmp_path)
     assert compose("train", words, [tmp_path]).config.dit.depth == depth + 100
 
 
-def test_an_option_made_of_others_shares_what_they_set(tmp_path):
-    """An experiment's own choice may have a defaults list; what it sets alike holds for another option of its class."""
+def test_an_option_may_be_made_of_others(tmp_path):
     (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "mine.yaml").write_text("defaults: [packed, _self_]\nwindow: 3\n")
+    composed = compose("train", ["plan=mine", "plan.budget=768"], [tmp_path])
+    packed = OmegaConf.to_container(OmegaConf.load(config_dir() / "plan/packed.yaml"))
+    assert OmegaConf.to_container(composed.config.plan) == packed | {"window": 3, "budget": 768}
+    with pytest.raises(ValueError, match=r"plan\.window=few is of the wrong kind: it takes a whole number"):  # as the other's file says
+        compose("train", ["plan=mine", "plan.window=few"], [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plan: {budget: 9}", "sets 'plan.budget', a value of plan=packed; an experiment chooses options"),
+        ("plan: {bugdet: 9}", r"sets 'plan.bugdet', which plan=packed does not have \(did you mean 'plan.budget'"),
+        ("defaults: [{override /ema: none}]\nema: {rate: 3}", "sets 'ema.rate', a value of ema=none"),
+        ("stesp: 9", r"sets 'stesp', and there is no such key \(did you mean 'steps'\?\)"),
+        ("checkpoint: {evry: 9}", r"sets 'checkpoint.evry', and there is no such key \(did you mean 'checkpoint.every'"),
+        ("defaults: [{override /task: vae}]\nlevel_bins: 3", "sets 'level_bins', and there is no such key"),
+    ],
+)
+def test_an_experiment_that_sets_more_than_keys_of_its_verb_is_told_where_they_belong(tmp_path, text, told):
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "plan" / "nested.yaml").write_text("defaults:\n  - packed\n  - _self_\nwindow: 3\n")
-    (tmp_path / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /plan: nested\n  - _self_\nplan:\n  budget: 768\n"
+    (tmp_path / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    with pytest.raises(ValueError, match=f"experiment/mine.yaml {told}"):
+        compose("train", ["experiment=mine"], [tmp_path])
+
+
+def test_an_experiment_sets_the_keys_of_its_verb_and_task_and_may_stand_on_another(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/base.yaml").write_text(
+        "# @package _global_\nsteps: 7\nlevel_bins: 3\ndata: {folders: [a]}\nvae: v\ncheckpoint: {every: 5}\n"
     )
-    config = compose("train", ["experiment=mine", "plan=bucketed"], [tmp_path]).config
-    assert config.plan.budget == 768
-    assert config.plan.window != 3
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\ndefaults: [base, {override /dit: toy}]\nsteps: 9\n")
+    config = compose("train", ["experiment=mine", "dit.depth=5"], [tmp_path]).config
+    assert (config.steps, config.level_bins, config.data.folders, config.vae, config.checkpoint.every) == (9, 3, ["a"], "v", 5)
+    assert (config.dit.width, config.dit.depth) == (32, 5)
+    assert compose("train", ["experiment=mine", "steps=3"], [tmp_path]).config.steps == 3
+    with pytest.raises(ValueError, match="steps=many is of the wrong kind"):
+        compose("train", ["experiment=mine", "steps=many"], [tmp_path])
+
+
+def test_a_command_is_one_composition(monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    compose("train", [])  # Hydra's own settings are composed once a process
+    composed, load = [], ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *args, **given: composed.append(1) or load(*args, **given))
+    compose("train", ["experiment=quickstart", "density=uniform", "optimizer=adamw", "steps=3", "optimizer.lr=1e-5"])
+    assert len(composed) == 1

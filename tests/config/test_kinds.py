@@ -27,7 +27,7 @@ def composed(verb: str, words: tuple[str, ...]) -> Kinds:
     from sora.config.compose import Loader, config_dir, groups, kinds_of
 
     loader = Loader(verb, [])
-    return kinds_of(verb, loader.without_experiment(loader.load(words)), groups([config_dir()]))
+    return kinds_of(verb, loader.load(words), groups([config_dir()]))
 
 
 def everything() -> list[tuple[str, tuple[str, ...]]]:

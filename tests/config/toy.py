@@ -48,9 +48,10 @@ CONF = {
     "net/wide.yaml": "_target_: sora.toyroom.Net\nwidth: 8  # how wide\nrate: 0.1\nname: null\nsizes: [1, 2]\n"
     "part: {_target_: sora.toyroom.Part, depth: 2, weights: {short: 0.5}}\n",
     "net/thin.yaml": "_target_: sora.toyroom.Net\nwidth: 2\nrate: 0.1\nname: thin\nsizes: []\npart: null\n",
+    "net/narrow.yaml": "defaults: [thin, _self_]\nwidth: 3\n",
     "sample.yaml": "net: ???  # a folder\nsampler: null\n",
     "sampler/heun.yaml": "_target_: sora.toyroom.heun\nsteps: 6\n",
-    "experiment/good.yaml": "# @package _global_\ndefaults: [{override /task: small}]\nsteps: 5\nnet: {width: 3}\n",
+    "experiment/good.yaml": "# @package _global_\ndefaults: [{override /task: small}, {override /net: narrow}]\nsteps: 5\n",
     "experiment/typo.yaml": "# @package _global_\nnet: {widht: 3}\n",
     "experiment/hydra.yaml": "# @package _global_\nhydra: {callbacks: {x: {_target_: os.system, command: 'touch pwned'}}}\n",
     "experiment/resolver.yaml": "# @package _global_\nresume: ${oc.env:HOME}\n",

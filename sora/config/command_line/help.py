@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora.config.command_line.notes import comments
 from sora.config.compose import Composed, config_dir, groups, primaries
+from sora.config.experiments import files_of
 from sora.config.own import definitions
 from sora.config.targets import TARGET, Definition, parameters
 from sora.system.own_modules import named
@@ -45,7 +46,9 @@ def page(verb: Verb, composed: Composed, folders: Sequence[Path] = (), *, colour
     chosen = {group: option for group, option in composed.choices.items() if group in available}
     if chosen:
         parts.append("\n".join([heading("GROUPS") + " (* is in force)", *_groups(chosen, available, width)]))
-    notes = comments([*primaries(verb.name), *(available[g][o] for g, o in chosen.items() if o in available[g])], chosen)
+    notes = comments(
+        [*primaries(verb.name), *(path for g, o in chosen.items() if o is not None for path in files_of(g, o, available))], chosen
+    )
     parts.append("\n".join([heading("KEYS") + " (with the values in force)", *_keys(composed.keys, notes, width)]))
     if made := _own(width):
         parts.append("\n".join([heading("OWN") + " (what the modules of own= define)", *made]))

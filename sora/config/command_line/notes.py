@@ -15,7 +15,7 @@ def comments(files: Sequence[Path], chosen: Mapping[str, str | None]) -> dict[st
     for path in files:
         text = path.read_text(encoding="utf-8")
         group = path.parent.name
-        prefix = f"{group}." if group in chosen and "@package _global_" not in text and path.stem == chosen[group] else ""
+        prefix = f"{group}." if group in chosen and "@package _global_" not in text else ""
         stack: list[tuple[int, str]] = []
         for line in text.splitlines():
             match = KEY.match(line)
