@@ -174,6 +174,7 @@ def check(config: Any) -> int:
     from sora.data.index.index import Index
     from sora.ingest.check import check as compare
     from sora.system.files import refuse_unwritable, write_json
+    from sora.system.progress import counting
     from sora.system.terminal import say
 
     opened = Index.open(config.check)
