@@ -69,7 +69,7 @@ def index(config: Any) -> None:
     from sora.ingest.clip_texts import CaptionWords
     from sora.ingest.index_shards import index_shards, mirror, names_of, passed_over
     from sora.ingest.survey import Choices
-    from sora.system.terminal import say
+    from sora.system.terminal import counting, say
 
     place, output = str(config.index), None if config.output is None else Path(config.output)
     elsewhere = {"cache": config.cache, "cache_mb": config.cache_mb, "fetch_after": config.fetch_after}
@@ -97,7 +97,7 @@ def index(config: Any) -> None:
         )
         shards = names_of(store, config.shards)
         passed = passed_over(store, config.shards, shards, folder)
-        with _progress("shards", "clips") as report:
+        with counting("shards") as report:
             described = index_shards(
                 store,
                 shards,
@@ -173,7 +173,7 @@ def check(config: Any) -> int:
     from sora.data.index.index import Index
     from sora.ingest.check import check as compare
     from sora.system.files import refuse_unwritable, write_json
-    from sora.system.terminal import say
+    from sora.system.terminal import counting, say
 
     opened = Index.open(config.check)
     if config.output is not None:
@@ -181,13 +181,13 @@ def check(config: Any) -> int:
         refuse_unwritable(output, key="output", suffix=".json")
         if output.exists() and '"faults"' not in output.read_text(encoding="utf-8", errors="replace"):
             raise ValueError(f"output={output} is there and no report of a check; it is not written over: name another file")
-    with _progress("clips", None) as report:
+    with counting("clips") as report:
         done = 0
 
         def count(clips: int) -> None:
             nonlocal done
             done += clips
-            report(done, 0)
+            report(done, None)
 
         checked = compare(
             opened,
@@ -246,29 +246,6 @@ def show(config: Any) -> None:
     unreadable = [done.reason for done in made if done.result is None]
     write_page(output, folder.resolve().name, described, [done.result for done in made if done.result is not None], unreadable)
     say(*(f"could not be shown: {why}" for why in unreadable), f"the page: {output}")
-
-
-def _progress(what: str, more: str | None) -> Any:
-    """A line that counts, for work whose end is not known: `with … as report: report(shards, clips)`."""
-    from contextlib import contextmanager
-
-    from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    from sora.system.terminal import bars
-
-    @contextmanager
-    def counting() -> Any:
-        columns = (TextColumn("{task.completed} {task.description}"), TaskProgressColumn(show_speed=True), TimeElapsedColumn())
-        # Without a thread of its own: worker processes are forked from this one.
-        with bars(*columns, stderr=False, auto_refresh=False) as progress:
-            task = progress.add_task(what, total=None)
-
-            def report(done: int, clips: int) -> None:
-                progress.update(task, completed=done, description=f"{what}, {clips} {more}" if more else what, refresh=True)
-
-            yield report
-
-    return counting()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(composed: Composed) -> None:
     from sora.ingest.tree import Run
     from sora.system.files import refuse_nested, refuse_within
     from sora.system.guarded_pool import in_order
-    from sora.system.terminal import say
+    from sora.system.terminal import counting, say
 
     config = composed.config
     refuse_numbers(config, NUMBERS)
@@ -66,7 +66,7 @@ def main(composed: Composed) -> None:
     table = said.pop("file")
     with Units(output, part=part, mark=DATASET, doing="preparing") as units:
         job = source.job(folder=config.input, captions=table, words=CaptionWords(**said), count=config.count, run=run, besides=output)
-        with _progress(len(part.some(job.units))) as report:
+        with counting("preparing", len(part.some(job.units))) as report:
             kept, refused = keep(job, units, run=run, report=report)
         if part.of_all > 1:
             print(f"part {part} of {output} is prepared: {counted(len(kept), 'file')}; when all are, end with the same line without part")
@@ -76,35 +76,6 @@ def main(composed: Composed) -> None:
         units.remove()
     say(summary(described, output))
     print(f"next: {after_prepare(output, Index.open(output))}")
-
-
-def _progress(total: int) -> Any:
-    """A line that counts: `with … as report: report(units, clips)`."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from sora.system.terminal import bars
-
-    @contextmanager
-    def counting() -> Any:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskProgressColumn(show_speed=True),
-            TimeRemainingColumn(),
-        )
-        # Without a thread of its own: worker processes are forked from this one.
-        with bars(*columns, stderr=False, auto_refresh=False) as progress:
-            task = progress.add_task("preparing", total=total)
-
-            def report(done: int, clips: int) -> None:
-                progress.update(task, completed=done, description=f"preparing, {counted(clips, 'clip')}", refresh=True)
-
-            yield report
-
-    return counting()
 
 
 def summary(described: dict[str, Any], output: Path) -> str:

@@ -178,7 +178,7 @@ def train(
         optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
-        clip=config.clip,
+        max_grad_norm=config.max_grad_norm,
         guard=build(config.guard),
         stop=lambda: bool(flag),
     )

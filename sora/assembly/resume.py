@@ -26,7 +26,7 @@ FREE = (
     "workers",
     "guard.patience",
     "guard.most",
-    "guard.returns",
+    "guard.max_rollbacks",
     "log_every",
     "checkpoint",
     "tracker",

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sora.gate.former_names import current_key
+
 
 def meant(word: str, names: Iterable[str]) -> str:
-    """ " (did you mean 'depth'?)", or nothing when no name comes near.
+    """ " (did you mean 'depth'?)", " (it is called 'depth' now)", or nothing when no name comes near.
 
     A dotted key is also compared by its last part, so that `detph` finds `dit.depth`.
     """
     names = list(names)
+    if (now := current_key(word)) != word and now in names:
+        return f" (it is called {now!r} now)"
     near = get_close_matches(word, names, n=2, cutoff=0.6)
     if not near:
         ends = {name.rsplit(".", 1)[-1]: name for name in names}

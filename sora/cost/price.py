@@ -355,7 +355,7 @@ def module_of(wanted: Wanted, *, gpu: bool) -> Any:
         optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
-        clip=config.clip,
+        max_grad_norm=config.max_grad_norm,
         guard=build(config.guard),
     )
 

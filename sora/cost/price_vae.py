@@ -134,6 +134,6 @@ def module_of(config: DictConfig) -> Any:
         optimizer=build(config.optimizer),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
-        clip=config.clip,
+        max_grad_norm=config.max_grad_norm,
         guard=build(config.guard),
     )

@@ -41,9 +41,9 @@ class Noised(Movable):
 class Objective:
     """The denoising objective on a path, for a density of levels and a kind of prediction.
 
-    shift: factor of a clip's levels from its number of tokens. per_frame: the share of clips whose latent frames get independent levels
-    (Chen et al. 2024), from which the network learns to continue given frames. max_levels: how many levels a pack has, frames of all
-    clips plus plan.max_clips plus one; fixed so that shapes never change; None takes what each pack needs.
+    shift: factor of a clip's levels from its number of tokens. frame_level_share: the share of clips whose latent frames get independent
+    levels (Chen et al. 2024), from which the network learns to continue given frames. max_levels: how many levels a pack has, frames of
+    all clips plus plan.max_clips plus one; fixed so that shapes never change; None takes what each pack needs.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class Objective:
         prediction: Prediction,
         weighting: Weighting,
         shift: Shift,
-        per_frame: float,
+        frame_level_share: float,
         max_levels: int | None = None,
     ) -> None:
-        if not 0 <= per_frame <= 1:
-            raise ValueError(f"objective.per_frame={per_frame} is a share of clips; it must lie in [0, 1]")
+        if not 0 <= frame_level_share <= 1:
+            raise ValueError(f"objective.frame_level_share={frame_level_share} is a share of clips; it must lie in [0, 1]")
         self.path = path
         self.density = density
         self.prediction = prediction
         self.weighting = weighting
         self.shift = shift
-        self.per_frame = per_frame
+        self.frame_level_share = frame_level_share
         self.max_levels = max_levels
 
     def noise(self, batch: Batch, *, seed: int) -> Noised:
@@ -88,9 +88,9 @@ class Objective:
         return Noised(tokens=batch.tokens.with_patches(x_t), eps=eps, levels=levels, mask=real & ~batch.conditions)
 
     def clip_levels(self, grid: Grid, *, seed: int, epoch: int, sample: int) -> Float[Tensor, "t"]:
-        """One level for each latent frame of a clip; all equal, unless the clip is among the `per_frame` share."""
+        """One level for each latent frame of a clip; all equal, unless the clip is among the `frame_level_share` share."""
         draw = generator("level", seed=seed, epoch=epoch, sample=sample)
-        independent = draw.random() < self.per_frame
+        independent = draw.random() < self.frame_level_share
         uniform = torch.from_numpy(draw.random(grid.t if independent else 1)).clamp(1e-7, 1 - 1e-7)
         levels = shifted(self.density.quantile(uniform), self.shift(grid.tokens))
         return levels.to(torch.float32).expand(grid.t)

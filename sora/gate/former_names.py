@@ -1,4 +1,4 @@
-"""What a `_target_` was called before: a stored configuration that uses a former name is read with the present one.
+"""What a `_target_` or a key was called before: a stored configuration that uses a former name is read with the present one.
 
 Until November 2026 a target named a file, as in `sora.dit.patterns.full`; since then it names a room, as in `sora.dit.full_attention`.
 """
@@ -105,6 +105,12 @@ RENAMED = {
     "training.trainers": {"auto": "auto_trainer", "single": "single_trainer", "mesh": "mesh_trainer"},
     "data.planning.cost": {"fitted": "fitted_cost"},
 }
+# The keys that became others, by the target of the node that they stand in; "": of a configuration itself.
+FORMER_KEYS = {
+    "": {"clip": "max_grad_norm"},
+    "sora.diffusion.Objective": {"per_frame": "frame_level_share"},
+    "sora.training.Guard": {"returns": "max_rollbacks"},
+}
 ROOM_OF = {file: room for room, files in FORMER_FILES.items() for file in files.split()}
 TARGET = "_target_"
 
@@ -119,9 +125,17 @@ def current_name(target: str) -> str:
     return f"sora.{ROOM_OF[file]}.{RENAMED.get(file, {}).get(name, reexported)}"
 
 
-def with_current_names(tree: Any) -> Any:
-    """A stored configuration, as plain mappings and lists, with the present name of every `_target_` in it."""
+def with_current_names(tree: Any, *, inner: bool = False) -> Any:
+    """A stored configuration, as plain mappings and lists, with the present names of its targets and keys. inner: it lies in one."""
     if isinstance(tree, dict):
-        renamed = {key: current_name(value) if key == TARGET and isinstance(value, str) else value for key, value in tree.items()}
-        return {key: with_current_names(value) for key, value in renamed.items()}
-    return [with_current_names(item) for item in tree] if isinstance(tree, list) else tree
+        tree = {key: current_name(value) if key == TARGET and isinstance(value, str) else value for key, value in tree.items()}
+        keys = FORMER_KEYS.get(str(tree.get(TARGET, "inner" if inner else "")), {})
+        return {keys.get(key, key): with_current_names(value, inner=True) for key, value in tree.items()}
+    return [with_current_names(item, inner=True) for item in tree] if isinstance(tree, list) else tree
+
+
+def current_key(key: str) -> str:
+    """The present name of a key, dotted or not, that was called otherwise in any node; of another key, itself."""
+    place, _, last = key.rpartition(".")
+    now = next((names[last] for names in FORMER_KEYS.values() if last in names), last)
+    return f"{place}.{now}" if place else now

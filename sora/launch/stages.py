@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from sora.gate.forms import Fields, fitting, real, text
 from sora.system import processes
 from sora.system.files import read_json, write_json
 
+ROOT = Path(sora.__file__).resolve().parent.parent
 MARKER = Fields({**dict.fromkeys(("stage", "title", "command", "depends", "commit"), text), "seconds": real(0)}, closed=True)
 BEGUN = Fields({}, may={"depends": text, "seconds": real(0)})
 PATIENCE = 120.0  # seconds that a stage may take to save after it was asked to stop
@@ -162,9 +162,8 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> F
     if code:
         told = "mend what it says above and run the same command again; finished stages are kept"
         raise ValueError(f"the stage {stage.name!r} stopped with exit code {code}: {told}")
-    done = FinishedStage(
-        stage=stage.name, title=stage.title, command=stage.command, depends=hashed, seconds=round(spent, 2), commit=commit()
-    )
+    commit = processes.git_commit(ROOT) or f"version {sora.__version__}"
+    done = FinishedStage(stage.name, stage.title, stage.command, hashed, round(spent, 2), commit)
     write_json(marker, asdict(done))
     begun.unlink(missing_ok=True)
     return done
@@ -177,21 +176,8 @@ def run_command(verb: str, overrides: Sequence[str]) -> int:
 
 def environment() -> Mapping[str, str]:
     """This process's, with the same sora first on the path of what it starts, whatever folder that starts in."""
-    here = str(Path(sora.__file__).resolve().parent.parent)
-    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-
-def commit() -> str:
-    """The commit of a checkout, with "+" if files of it differ; else the version."""
-    here = Path(sora.__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return f"version {sora.__version__}"
-    try:
-        asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return f"version {sora.__version__}"
 
 
 def _forget(folder: Path, name: str, stages: Sequence[Stage]) -> None:

@@ -17,7 +17,6 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from sora.gate.texts import CONFIG, read_json, yaml_of
 from sora.runs import checkpoint
 from sora.system import files as storage
 from sora.system.locks import alone_in
-from sora.system.processes import born_deaf
+from sora.system.processes import git_commit
 from sora.system.terminal import Lines
 from sora.vae import artefact
 
@@ -287,12 +286,5 @@ def code_version() -> dict[str, str]:
     """What wrote this: the package's version, the commit if it is a checkout, and the versions below it."""
     import torch
 
-    home = Path(sora.__file__).parent
-    commit = ""
-    if (home.parent / ".git").exists():
-        with born_deaf():
-            asked = subprocess.run(
-                ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
-            )
-        commit = asked.stdout.strip()
+    commit = git_commit(Path(sora.__file__).parent.parent)
     return {"sora": sora.__version__, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}

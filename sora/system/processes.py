@@ -153,6 +153,18 @@ def _wait_for_end(process: subprocess.Popen[bytes], patience: float) -> None:
         process.wait()
 
 
+def git_commit(root: Path) -> str:
+    """The commit that a checkout's root folder is at, with "-dirty" if files differ from it; "" where it is none, or git does not say."""
+    if not (root / ".git").exists():
+        return ""
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        with born_deaf():
+            return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def give_memory_back() -> None:
     """Give the system the pages of freed memory that glibc keeps: tensors of ever other sizes leave more and more between what is used."""
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # other libraries than glibc have none

@@ -241,6 +241,27 @@ def _bar(what: str, unit: str) -> Iterator[Told]:
         yield told
 
 
+@contextmanager
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    """Show on stdout how much is done; gives a function of (done, clips made of it). It starts no thread, so that who uses it may fork.
+
+    total: None where the end is not known.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    text, speed = TextColumn("{task.description}"), TaskProgressColumn(show_speed=True)
+    known = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    columns = (TextColumn("{task.completed}"), text, speed, TimeElapsedColumn()) if total is None else known
+    with bars(*columns, stderr=False, auto_refresh=False) as bar:
+        task = bar.add_task(what, total=total)
+
+        def report(done: int, clips: int | None = None) -> None:
+            more = "" if clips is None else f", {counted(clips, 'clip')}"
+            bar.update(task, completed=done, description=f"{what}{more}", refresh=True)
+
+        yield report
+
+
 def _counted(done: int, total: int, unit: str, gone: float) -> str:
     left = f"  {_minutes(gone / done * (total - done))} left" if done else ""
     return f"{done}/{total} {_rate(done, unit, gone)}  {_minutes(gone)} gone{left}"

@@ -22,7 +22,7 @@ class Guard:
 
     patience: steps in a row that may be left out before the run goes back or stops. most: steps of the whole run. spike: deviations from
     which a loss is left out too (None: none is). history: losses of the latest steps learned from that it is compared with; none is
-    judged before there are as many. returns: how often the run may go back to an earlier checkpoint instead of stopping.
+    judged before there are as many. max_rollbacks: how often the run may go back to an earlier checkpoint instead of stopping.
 
     losses: the history, a part of every checkpoint, so that a resumed run judges as the uninterrupted one.
 
@@ -30,14 +30,16 @@ class Guard:
         ValueError: a number is outside its range.
     """
 
-    def __init__(self, *, patience: int, most: int, spike: float | None, history: int, returns: int) -> None:
-        if patience < 1 or most < 0 or returns < 0:
-            raise ValueError(f"guard.patience={patience} must be at least 1, guard.most={most} and guard.returns={returns} at least 0")
+    def __init__(self, *, patience: int, most: int, spike: float | None, history: int, max_rollbacks: int) -> None:
+        if patience < 1 or most < 0 or max_rollbacks < 0:
+            raise ValueError(
+                f"guard.patience={patience} must be at least 1, guard.most={most} and guard.max_rollbacks={max_rollbacks} at least 0"
+            )
         if spike is not None and not spike > 0:
             raise ValueError(f"guard.spike={spike} must be above 0, in robust standard deviations; null looks for none")
         if history < 8:
             raise ValueError(f"guard.history={history} must be at least 8: fewer losses say little of how they scatter")
-        self.patience, self.most, self.spike, self.history, self.returns = patience, most, spike, history, returns
+        self.patience, self.most, self.spike, self.history, self.max_rollbacks = patience, most, spike, history, max_rollbacks
         self.losses: list[float] = []
 
     def judge(self, loss: float, *, finite: bool) -> str:

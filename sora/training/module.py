@@ -118,7 +118,7 @@ class TrainingModule(LightningModule):
     """Drives a task.
 
     optimizer: named parameters -> the optimisers that step together. schedule: step -> share of the peak learning rate.
-    clip: largest norm of all gradients together. guard: judges which steps are learned from.
+    max_grad_norm: the largest norm of all gradients together. guard: judges which steps are learned from.
     stop: asked once a step, whether this rank wants to stop; what any rank wants, all do.
     """
 
@@ -129,13 +129,13 @@ class TrainingModule(LightningModule):
         optimizer: Callable[[Mapping[str, nn.Parameter]], list[Optimizer]],
         schedule: Callable[[int], float],
         average: Averaging,
-        clip: float,
+        max_grad_norm: float,
         guard: Guard,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        if clip <= 0:
-            raise ValueError(f"clip={clip} must be above 0; it is the largest norm of the gradients")
+        if max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm} must be above 0; it is the largest norm of the gradients")
         self.automatic_optimization = False
         self.task = task
         self.average = average
@@ -146,7 +146,7 @@ class TrainingModule(LightningModule):
         # called before gradients are clipped, with the norms of what this rank holds of each
         self.on_gradients: Callable[[Mapping[str, nn.Parameter], Tensor], None] | None = None
         self._optimizer, self._schedule = optimizer, schedule
-        self._clip, self._stop = clip, stop
+        self.max_grad_norm, self._stop = max_grad_norm, stop
         self._trained: dict[str, nn.Parameter] = {}  # asked for several times a step, and slow to collect from a deep model
         self._steppers: list[Optimizer] = []
         self._peaks: list[list[float]] = []
@@ -305,8 +305,8 @@ class TrainingModule(LightningModule):
 
     def _update(self, rate: float, norm: float) -> None:
         trained = self.trained()
-        if norm > self._clip:
-            clipping.scale([value.grad for value in trained.values() if value.grad is not None], self._clip / norm)
+        if norm > self.max_grad_norm:
+            clipping.scale([value.grad for value in trained.values() if value.grad is not None], self.max_grad_norm / norm)
         for stepper, peaks in zip(self._steppers, self._peaks, strict=True):
             for group, peak in zip(stepper.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate
@@ -322,7 +322,7 @@ class TrainingModule(LightningModule):
     def refuse_to_go_on(self) -> None:
         """Raise ValueError once more steps were left out than the guard allows, in a row or altogether."""
         counters, guard = self.counters, self.guard
-        told = "The samples are listed in events.jsonl; lower optimizer.lr or clip, or remove the samples, and resume"
+        told = "The samples are listed in events.jsonl; lower optimizer.lr or max_grad_norm, or remove the samples, and resume"
         if self.at_its_end:
             raise ValueError(
                 f"{guard.patience} steps in a row up to step {counters.step} had a loss or gradients that are not finite, or stand out;"

@@ -133,7 +133,7 @@ STORED = {
     "watchdog": (None, 1, {"limit": "x"}),
     "tracker": (1, [], {"patience": {}}),
     "log_every": ("x", 0, None, []),
-    "clip": ("x", -1, []),
+    "max_grad_norm": ("x", -1, []),
     "workers": ("x", -1, 10**9),
     "level_bins": ("x", 0, 10**9),
     "compile": ("x", 3),

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sora.config.targets import ROOMS, allowed, find, public_names, source
-from sora.gate.former_names import FORMER_FILES, RENAMED, ROOM_OF, current_name, with_current_names
+from sora.config.compose import compose
+from sora.config.targets import ROOMS, allowed, find, parameters, public_names, source
+from sora.gate.former_names import FORMER_FILES, FORMER_KEYS, RENAMED, ROOM_OF, current_key, current_name, with_current_names
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -65,3 +66,48 @@ def test_a_former_name_that_is_typed_is_answered_with_the_present_one():
 def test_what_is_no_public_name_of_a_room_is_refused(target):
     with pytest.raises(ValueError, match="is refused: it is outside the rooms"):
         allowed(target)
+
+
+def test_former_keys_are_read_as_present_ones_where_they_stood_alone():
+    guard, objective = (
+        {"_target_": "sora.training.soundness.Guard", "returns": 2},
+        {"_target_": "sora.diffusion.Objective", "per_frame": 0.5},
+    )
+    said = {
+        "clip": 1.0,
+        "guard": guard,
+        "objective": objective,
+        "text": {"clip": 3},
+        "vae": {"_target_": "sora.vae.VideoVAE", "returns": 1},
+    }
+    now = with_current_names(said)
+    assert now["guard"] == {"_target_": "sora.training.Guard", "max_rollbacks": 2}
+    assert now["objective"] == {"_target_": "sora.diffusion.Objective", "frame_level_share": 0.5}
+    assert (now["max_grad_norm"], now["text"], now["vae"]) == (1.0, said["text"], said["vae"])
+    assert list(now) == ["max_grad_norm", "guard", "objective", "text", "vae"] and with_current_names(now) == now
+
+
+def test_every_key_that_was_changed_means_one_that_is_there():
+    for target, keys in FORMER_KEYS.items():
+        definition = find(target) if target else None
+        known = parameters(definition) if definition else compose("train", ["task=diffusion"]).config
+        assert known is not None and all(key not in known and now in known for key, now in keys.items())
+
+
+@pytest.mark.parametrize("word", ["clip=2", "guard.returns=1", "objective.per_frame=0.5", "++clip=2"])
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_a_former_key_that_is_typed_is_answered_with_the_present_one(verb, word):
+    key = word.lstrip("+").partition("=")[0]
+    with pytest.raises(ValueError, match=f"there is no key '{key}' \\(it is called '{current_key(key)}' now\\)"):
+        compose(verb, [word])
+
+
+def test_so_is_one_of_an_own_file(tmp_path):
+    for folder, name, text in (
+        ("experiment", "mine", "# @package _global_\nclip: 2.0\n"),
+        ("guard", "own", "_target_: sora.training.Guard\npatience: 5\nmost: 9\nspike: null\nhistory: 8\nreturns: 1\n"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"it is called '(max_grad_norm|max_rollbacks)' now"):
+            compose("train", [f"{folder}={name}"], [tmp_path])

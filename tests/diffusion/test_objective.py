@@ -25,7 +25,7 @@ def make(**changes):
         "prediction": kinds.velocity_prediction,
         "weighting": weights.constant_weight,
     }
-    return Objective(**({**settings, "shift": PLAIN, "per_frame": 0.0} | changes))
+    return Objective(**({**settings, "shift": PLAIN, "frame_level_share": 0.0} | changes))
 
 
 def pack(clips, *, budget, epoch=0, conditions=()):
@@ -47,7 +47,7 @@ A, B, C = (11, Grid(4, 2, 2)), (22, Grid(1, 2, 2)), (33, Grid(3, 3, 1))
 
 
 def test_noise_and_levels_do_not_depend_on_the_pack():
-    objective = make(per_frame=0.5)
+    objective = make(frame_level_share=0.5)
     alone = objective.noise(pack([A], budget=16), seed=3)
     packed = objective.noise(pack([B, C, A], budget=40), seed=3)
     here = slice(4 + 9, 4 + 9 + 16)
@@ -75,7 +75,7 @@ def test_levels_follow_the_density_over_many_clips():
 
 
 def test_the_share_of_clips_with_a_level_for_each_frame():
-    objective = make(per_frame=0.3)
+    objective = make(frame_level_share=0.3)
     drawn = [objective.clip_levels(Grid(3, 1, 1), seed=0, epoch=0, sample=sample) for sample in range(2000)]
     assert sum(len(set(levels.tolist())) == 3 for levels in drawn) / 2000 == pytest.approx(0.3, abs=0.035)
 
@@ -112,7 +112,7 @@ def test_the_loss_is_zero_exactly_for_the_true_velocity_and_a_mean_over_channels
 
 
 def test_the_network_sees_the_noised_tokens_and_one_level_for_each_clip_and_frame():
-    objective = make(per_frame=1.0, max_levels=13)
+    objective = make(frame_level_share=1.0, max_levels=13)
     batch = pack([A, B, C], budget=32)
     noised = objective.noise(batch, seed=0)
     assert noised.levels.levels.shape == (13,)
@@ -185,7 +185,7 @@ def test_cosine_map_weights_integrate_to_one():
 
 
 def test_losses_by_level_add_up_to_the_whole():
-    objective = make(density=Uniform(), per_frame=1.0)
+    objective = make(density=Uniform(), frame_level_share=1.0)
     batch = pack([A, B, C], budget=40)
     noised = objective.noise(batch, seed=0)
     losses = objective.losses(lambda tokens, *_: tokens.patches, batch, noised, batch.text)

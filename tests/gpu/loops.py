@@ -46,7 +46,7 @@ def bare(place: Place, folder: Path) -> tuple[float, float]:
         optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
         schedule=build(config.schedule, steps=config.steps),
         average=build(config.ema),
-        clip=config.clip,
+        max_grad_norm=config.max_grad_norm,
         guard=build(config.guard),
     )
     device = torch.device(place.device)

@@ -136,7 +136,7 @@ def test_what_is_wrong_on_one_rank_is_left_out_by_all_named_once_and_gone_back_f
             every=4,
             keep=9,
             patience=3,
-            returns=1,
+            max_rollbacks=1,
             dataset=Poisoned(rank=rank, ranks=2, poison=poison),
             trainer=partial(modes(2)[mode]),
             hold=lambda step, ids, reason: held.append((step, list(ids))),

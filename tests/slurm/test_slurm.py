@@ -144,7 +144,15 @@ def test_a_mistake_of_the_users_is_told_once(lab):
 
 
 def test_a_sweep_becomes_an_array_and_every_run_has_a_folder(lab):
-    words = ["experiment=toy_vae", "data.folders=[world]", "output=sweep", "seed=0,1", "clip=1.0,0.5", "steps=2", "plan.shapes=[[5,16,16]]"]
+    words = [
+        "experiment=toy_vae",
+        "data.folders=[world]",
+        "output=sweep",
+        "seed=0,1",
+        "max_grad_norm=1.0,0.5",
+        "steps=2",
+        "plan.shapes=[[5,16,16]]",
+    ]
     asked = ["launcher=slurm", "launcher.cpus=1", "launcher.time=30", "launcher.at_once=2"]
     environment = {**lab.cluster.environment, **lab.variables()}
     done = subprocess.run(
@@ -152,7 +160,7 @@ def test_a_sweep_becomes_an_array_and_every_run_has_a_folder(lab):
     )
     assert done.returncode == 0, done.stderr
     number = done.stdout.partition("as array ")[2].partition(";")[0]
-    combinations = [f"seed={seed},clip={clip}" for seed in (0, 1) for clip in ("1.0", "0.5")]
+    combinations = [f"seed={seed},max_grad_norm={norm}" for seed in (0, 1) for norm in ("1.0", "0.5")]
     for place, name in enumerate(combinations):
         assert lab.cluster.ended(f"{number}_{place}").state == "COMPLETED"
         assert checkpoint.step_of(checkpoint.newest(lab.folder / "sweep" / name / "checkpoints")) == 2

@@ -109,7 +109,8 @@ def _collectives(mesh):
     assert ops.wait_tensor(ops.reduce_scatter_tensor(x, "sum", 2, group.group_name)).shape == (2, 2)
     assert private.resolve_process_group(group.group_name) is group
     sent = x.requires_grad_()
-    assert private.functional_collectives.all_to_all_single_autograd(sent, [2, 2], [2, 2], group).requires_grad
+    came = private.functional_collectives.all_to_all_single_autograd(sent, [2, 2], [2, 2], group)
+    assert came.requires_grad and (came * 2).shape == (4, 2)
     with private.FakeTensorMode() as fake:
         given = fake.from_tensor(torch.ones(4, 2))
         assert ops.wait_tensor(ops.all_gather_into_tensor(given, 2, group.group_name)).shape == (8, 2)

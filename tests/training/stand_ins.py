@@ -145,8 +145,8 @@ def module_of(
         optimizer=optimizer,
         schedule=partial(schedules.cosine_schedule, steps=steps, warmup=3, floor=0.1),
         average=average or Average(partial(ema.constant_decay, decay=0.9, warmup=10) if averaged else None),
-        clip=1.0,
-        guard=Guard(**{"patience": patience, "most": 1000, "spike": None, "history": 128, "returns": 0, **judged}),
+        max_grad_norm=1.0,
+        guard=Guard(**{"patience": patience, "most": 1000, "spike": None, "history": 128, "max_rollbacks": 0, **judged}),
         stop=flag,
     )
 

@@ -126,7 +126,7 @@ def test_a_run_is_not_trained_over_and_resuming_a_complete_one_does_nothing(worl
 PROTECTED = {
     "seed": 1,
     "steps": 9,
-    "clip": 2.0,
+    "max_grad_norm": 2.0,
     "optimizer.lr": 1e-4,
     "optimizer.weight_decay": 0.5,
     "schedule.warmup": 7,
@@ -187,7 +187,7 @@ def settled_by(*words: str):
     return settle(composed.config, composed.said)
 
 
-@pytest.mark.parametrize("said", ["steps=100000", "clip=1.0", "log_every=10", "optimizer.lr=2.0e-4"])
+@pytest.mark.parametrize("said", ["steps=100000", "max_grad_norm=1.0", "log_every=10", "optimizer.lr=2.0e-4"])
 def test_a_key_that_is_said_with_its_default_value_counts(whole, said):
     """The toy run differs in all but one of these from what conf/train.yaml says."""
     from omegaconf import OmegaConf

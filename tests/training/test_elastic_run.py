@@ -119,7 +119,7 @@ def test_a_save_that_one_ranks_disk_refuses_is_no_ranks_and_is_told_once(made, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("differing", [pytest.param("the code", marks=pytest.mark.long), "clip="])
+@pytest.mark.parametrize("differing", [pytest.param("the code", marks=pytest.mark.long), "max_grad_norm="])
 def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differing, monkeypatch, capfd):
     from sora.runs import run
 
@@ -127,10 +127,10 @@ def test_ranks_that_were_started_differently_do_not_train(made, tmp_path, differ
         launched(rank, 2)
         rank_zero_only.rank = rank
         many = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "trainer.threads=1"]
-        other = rank == 1 and differing == "clip="
+        other = rank == 1 and differing == "max_grad_norm="
         if rank == 1 and differing == "the code":
             monkeypatch.setattr(run, "code_version", lambda: {"commit": "another"})
-        assert cli.run("train", [*words(made), *many, f"output={tmp_path / 'run'}", *(["clip=2.0"] if other else [])]) == 2
+        assert cli.run("train", [*words(made), *many, f"output={tmp_path / 'run'}", *(["max_grad_norm=2.0"] if other else [])]) == 2
 
     in_ranks(2, tmp_path, work)
     told = capfd.readouterr().err

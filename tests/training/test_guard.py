@@ -20,7 +20,7 @@ NAN = float("nan")
 
 
 def guard(**settings) -> Guard:
-    return Guard(**{"patience": 3, "most": 100, "spike": 8.0, "history": 16, "returns": 0, **settings})
+    return Guard(**{"patience": 3, "most": 100, "spike": 8.0, "history": 16, "max_rollbacks": 0, **settings})
 
 
 def test_deviations_are_robust_and_know_no_unit():
@@ -53,7 +53,7 @@ def test_a_spike_is_left_out_once_there_is_a_history_and_is_no_part_of_it():
         ({"patience": 0}, "guard.patience=0"),
         ({"spike": 0.0}, "guard.spike=0.0"),
         ({"history": 3}, "guard.history=3"),
-        ({"returns": -1}, "returns=-1"),
+        ({"max_rollbacks": -1}, "max_rollbacks=-1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(settings, said):
@@ -115,7 +115,7 @@ BAD = dict.fromkeys(range(9, 12), NAN)  # steps 10 to 12, as they are counted
 
 
 def test_a_run_at_its_end_goes_back_to_its_last_checkpoint_and_leaves_the_packs_out(tmp_path):
-    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, returns=1)
+    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, max_rollbacks=1)
     (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "went back"]
     assert (event["step"], event["to"], event["left_out"]) == (12, 8, 4)
     steps = [checkpoint.step_of(path) for path in checkpoint.listed(tmp_path / "run" / "checkpoints")]
@@ -132,7 +132,7 @@ def test_a_run_at_its_end_goes_back_to_its_last_checkpoint_and_leaves_the_packs_
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_cut_anywhere_around_going_back_changes_nothing(tmp_path):
-    settings = {"total": 18, "every": 4, "dataset": Steps(poison=BAD), "patience": 3, "returns": 1}
+    settings = {"total": 18, "every": 4, "dataset": Steps(poison=BAD), "patience": 3, "max_rollbacks": 1}
     fit(tmp_path / "whole", until=18, **settings)
     for cut in (9, 11, 12, 13):
         folder = tmp_path / str(cut)
@@ -151,15 +151,15 @@ def test_the_second_time_it_goes_further_back_unless_there_was_a_newer_checkpoin
     settings = {"total": 30, "every": 4, "keep": 9, "patience": 3, "until": 30}
     went = lambda folder: [(row["step"], row["to"]) for row in read(folder / "events.jsonl") if row["event"] == "went back"]  # noqa: E731
     straight = dict.fromkeys(range(9, 15), NAN)
-    fit(tmp_path / "further", dataset=Steps(poison=straight), returns=2, **settings)
+    fit(tmp_path / "further", dataset=Steps(poison=straight), max_rollbacks=2, **settings)
     assert went(tmp_path / "further") == [(12, 8), (15, 4)]
     later = {**BAD, **dict.fromkeys(range(21, 24), NAN)}
-    fit(tmp_path / "later", dataset=Steps(poison=later), returns=2, **settings)
+    fit(tmp_path / "later", dataset=Steps(poison=later), max_rollbacks=2, **settings)
     assert went(tmp_path / "later") == [(12, 8), (24, 20)]
     with pytest.raises(ValueError, match="3 steps in a row up to step 15"):
-        fit(tmp_path / "spent", dataset=Steps(poison=straight), returns=1, **settings)
+        fit(tmp_path / "spent", dataset=Steps(poison=straight), max_rollbacks=1, **settings)
     with pytest.raises(ValueError, match="3 steps in a row up to step 4"):
-        fit(tmp_path / "early", dataset=Steps(poison=dict.fromkeys(range(1, 4), NAN)), returns=5, **settings)
+        fit(tmp_path / "early", dataset=Steps(poison=dict.fromkeys(range(1, 4), NAN)), max_rollbacks=5, **settings)
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path, capsys, monkeypatch)
         return path
 
     monkeypatch.setattr(checkpoint.Saving, "commit", damaging)
-    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, returns=1)
+    fit(tmp_path / "run", until=13, total=20, every=4, keep=9, dataset=Steps(poison=BAD), patience=3, max_rollbacks=1)
     (event,) = [row for row in read(tmp_path / "run" / "events.jsonl") if row["event"] == "went back"]
     assert event["to"] == 4 and event["removed"] == [8]
     assert "passed over a damaged checkpoint" in capsys.readouterr().out
@@ -192,7 +192,9 @@ def test_only_samples_whose_own_loss_was_not_finite_are_held_and_not_when_it_was
     fit(tmp_path / "gradient", until=12, dataset=Steps(poison={5: 1e18}), **settings)
     with pytest.raises(ValueError, match="in a row"):
         fit(tmp_path / "weights", until=12, dataset=Steps(poison=dict.fromkeys(range(5, 12), NAN)), **settings)
-    fit(tmp_path / "back", until=12, every=4, dataset=Steps(poison=dict.fromkeys(range(5, 8), NAN)), patience=3, returns=1, **settings)
+    fit(
+        tmp_path / "back", until=12, every=4, dataset=Steps(poison=dict.fromkeys(range(5, 8), NAN)), patience=3, max_rollbacks=1, **settings
+    )
     assert len(held) == 1
     fit(tmp_path / "cut", until=12, dataset=Steps(poison={5: NAN}), stop_at=6, **settings)
     assert len(held) == 1

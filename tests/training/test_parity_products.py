@@ -74,8 +74,8 @@ def trained(
         optimizer=optimizer,
         schedule=partial(schedules.cosine_schedule, steps=STEPS, warmup=1, floor=0.1),
         average=Average(partial(ema.constant_decay, decay=0.9, warmup=10)),
-        clip=0.05,  # less than any norm
-        guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
+        max_grad_norm=0.05,  # less than any norm
+        guard=Guard(patience=2, most=9, spike=None, history=8, max_rollbacks=0),
     )
     first: dict[str, torch.Tensor] = {}
     plain = module._update

@@ -108,8 +108,8 @@ def trained(
         optimizer=partial(optimizer),
         schedule=partial(schedules.cosine_schedule, steps=STEPS, warmup=3, floor=0.1),
         average=Average(partial(ema.constant_decay, decay=0.9, warmup=10)),
-        clip=0.5,
-        guard=Guard(patience=2, most=9, spike=None, history=8, returns=0),
+        max_grad_norm=0.5,
+        guard=Guard(patience=2, most=9, spike=None, history=8, max_rollbacks=0),
     )
     dit = learner.task.get_submodule("dit")
     dit.register_forward_pre_hook(double)

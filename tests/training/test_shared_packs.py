@@ -49,7 +49,7 @@ def learner(*, steps: int, flag: Any, **judged: Any) -> TrainingModule:
         optimizer=partial(LEAN["optimizer"]),
         schedule=partial(schedules.cosine_schedule, steps=steps, warmup=3, floor=0.1),
         average=PostHoc(widths=[0.1, 0.05]),
-        clip=0.5,
+        max_grad_norm=0.5,
         guard=Guard(**{"most": 99, "spike": None, "history": 8, **judged}),
         stop=flag,
     )
@@ -58,7 +58,7 @@ def learner(*, steps: int, flag: Any, **judged: Any) -> TrainingModule:
 
 
 def ran(folder: Path, mode: Mode, rank: int) -> None:
-    settings: dict[str, Any] = {"until": TOTAL, "total": TOTAL, "every": 2, "keep": 9, "patience": 2, "returns": 1}
+    settings: dict[str, Any] = {"until": TOTAL, "total": TOTAL, "every": 2, "keep": 9, "patience": 2, "max_rollbacks": 1}
     fit(folder, dataset=Poisoned(mode, rank), trainer=mode.trainer(), make=learner, **settings)
 
 

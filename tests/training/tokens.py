@@ -58,7 +58,7 @@ def task(**changes: Any) -> DiffusionTask:
         prediction=prediction.velocity_prediction,
         weighting=weighting.constant_weight,
         shift=partial(shift.constant_shift, value=1.0),
-        per_frame=0.5,
+        frame_level_share=0.5,
         max_levels=24,
     )
     dit = network(**({"width": 64, "heads": 4, "trained": False} | changes))  # pyright: ignore[reportArgumentType]

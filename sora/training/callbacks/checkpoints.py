@@ -129,7 +129,7 @@ class Checkpoints(Callback):
         """Put the weights of an earlier checkpoint in place, if the guard allows it and there is one. The plan does not go back: the packs
         since then are left out. One that was gone back to before is too young, unless there has been a newer one since."""
         now = module.counters
-        if now.returns >= module.guard.returns:
+        if now.returns >= module.guard.max_rollbacks:
             return
         with self._phases.during("checkpoint"), self._flag.sheltered():
             self._end(module, wait=True)  # so that which checkpoints there are does not depend on how fast one is written
