@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import sora
 from sora.config import own
-from sora.config.command_line.flags import Flags, parse
+from sora.config.command_line.flags import Flags, parse, passed_on
 from sora.config.words import listed, meant
 from sora.gate import trust
 from sora.system.processes import Interrupted, Interrupts, follow_starter
@@ -274,7 +274,7 @@ def _run_with(verb: str, flags: Flags) -> int | None:
         refuse_read_only(Path(place), f"output={place}")  # before what takes hours is made for it
     tree = OmegaConf.to_container(composed.config, resolve=False)
     load_used(tree)
-    with hub.named(tree) as models, trust.allowing([*flags.allow, *models]):
+    with hub.named(tree) as models, trust.allowing([*flags.allow, *models]), passed_on(flags.folders):
         return importlib.import_module(f"sora.{verbs()[verb].module or verb}").main(composed)
 
 

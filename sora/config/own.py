@@ -74,20 +74,36 @@ def naming(words: Sequence[str]) -> Iterator[None]:
     if not said:
         yield
         return
-    places = list(dict.fromkeys(os.path.abspath(os.path.expanduser(word)) if is_path(word) else word for word in said))
-    for word in places:
-        _refuse_path(Path(word)) if is_path(word) else _refuse_word(word)
-    _refuse_twice(places)
-    os.environ[OWN] = "\n".join(places)
+    places = {os.path.realpath(place) if is_path(place) else place: place for place in map(_place, reversed(said))}
+    os.environ[OWN] = "\n".join(reversed(places.values()))
     own_modules.install()
     try:
-        for name, file in named().items():
-            _refuse_taken(name, file) if file is not None else _refuse_absent(name)
-            if file is not None and _other_file(sys.modules.get(name), file):  # of an earlier command in this process
-                del sys.modules[name]
+        try:
+            _check(list(reversed(places.values())))
+        except ValueError as error:
+            raise ValueError(str(error) if words else f"{error} (the variable {OWN} names it)") from None
         yield
     finally:
         os.environ.pop(OWN) if before is None else os.environ.__setitem__(OWN, before)
+
+
+def _place(word: str) -> str:
+    return os.path.abspath(os.path.expanduser(word)) if is_path(word) else word
+
+
+def _check(places: Sequence[str]) -> None:
+    """Raise ValueError for what cannot be a module."""
+    homes: dict[str, str] = {}
+    for place in places:
+        _refuse_path(Path(place)) if is_path(place) else _refuse_word(place)
+        name = module_name(place) if is_path(place) else place
+        if name in homes:
+            raise ValueError(f"{KEY}=[{homes[name]}, {place}] are both the module {name!r}; rename one of them")
+        homes[name] = place
+    for name, file in named().items():
+        _refuse_taken(name, file) if file is not None else _refuse_absent(name)
+        if file is not None and _other_file(sys.modules.get(name), file):  # of an earlier command in this process
+            del sys.modules[name]
 
 
 def _other_file(module: ModuleType | None, file: Path) -> bool:
@@ -123,15 +139,6 @@ def _refuse_word(word: str) -> None:
         raise ValueError(f"{KEY}={word} is sora's own, whose parts need no {KEY}=; name a module of yours")
     if parts[0] in UNCALLED:
         raise ValueError(f"{KEY}={word} is of Python or of a library, which no configuration calls; name a module of yours that calls it")
-
-
-def _refuse_twice(places: Sequence[str]) -> None:
-    homes: dict[str, str] = {}
-    for place in places:
-        name = module_name(place) if is_path(place) else place
-        if name in homes:
-            raise ValueError(f"{KEY}=[{homes[name]}, {place}] are both the module {name!r}; rename one of them")
-        homes[name] = place
 
 
 def _refuse_taken(name: str, file: Path) -> None:

@@ -107,10 +107,11 @@ def depends(stage: Stage, before: Sequence[str], folder: Path | None) -> str:
     """
     from omegaconf import OmegaConf
 
+    from sora.config.command_line.flags import usual_folders
     from sora.config.compose import compose, require_all
 
     try:
-        composed = compose(stage.verb, stage.overrides)
+        composed = compose(stage.verb, stage.overrides, usual_folders())
         require_all(composed, stage.verb)
     except ValueError as error:
         raise ValueError(f"the stage {stage.name!r} ({stage.command}) cannot run: {error}") from error

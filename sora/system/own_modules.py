@@ -116,9 +116,8 @@ def _label(module: str, path: Path) -> str:
 
 def file_of(name: str, label: str) -> Path | None:
     """Where a file that `files` has named lies now."""
-    file = named().get(name)
-    if file is not None:
-        return file if file.name == label else None
+    if (file := named().get(name)) is not None:
+        return file
     return source(label.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PARENT = "SORA_STARTED_BY"  # the process whose trainer starts the other ranks itself, and how many there are then
+PARENT = "SORA_RANKS_OF"  # the process whose trainer starts the other ranks itself, and how many there are then
 
 
 @dataclass(frozen=True)

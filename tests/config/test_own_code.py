@@ -16,9 +16,10 @@ from sora.config import own
 from sora.config.build import build
 from sora.config.command_line.commands import command
 from sora.config.command_line.completion import candidates
-from sora.config.command_line.flags import parse
+from sora.config.command_line.flags import parse, passed_on
 from sora.config.compose import compose
 from sora.config.targets import find
+from sora.launch.stages import Stage, depends, environment
 from sora.system.own_modules import OWN, named, source
 from tests.trained import vae_artefact, world_dataset
 
@@ -316,6 +317,17 @@ def test_a_job_of_a_cluster_is_given_the_modules(capsys, tmp_path, monkeypatch):
     jobs = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
     assert len(jobs) == 2 and all(f"own=[{GATED}]" in job for job in jobs)
     assert "is not swept over" in told(capsys, "train", "-m", *words, f"own={GATED},{EVERY}")
+
+
+def test_commands_that_a_command_starts_have_its_modules_and_folders(monkeypatch):
+    stage = Stage("dit", "Train", "train", ("experiment=toy", "dit/block=gated", "data.folders=[x]", "vae=x"), None)
+    with pytest.raises(ValueError, match="dit/block"):
+        depends(stage, [], Path("outputs"))
+    with passed_on([EXAMPLE / "conf"]), own.naming([GATED]):
+        assert depends(stage, [], Path("outputs")) != depends(stage, ["another"], Path("outputs"))
+        words = [sys.executable, "-m", "sora.train", *stage.overrides, "--cfg=job"]
+        shown = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True, cwd="/").stdout
+    assert "_target_: gated.gated" in shown
 
 
 # ---- runs

@@ -1,6 +1,8 @@
 """Whole commands on ranks that a launcher started: the default trainer takes them all, any other than theirs writes nothing."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +83,17 @@ def test_what_does_not_fit_the_ranks_leaves_no_folder(words, tmp_path, capfd, mo
     assert forked(2, on_rank) == [2, 2]
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr().err.count(why) == 2
+
+
+@pytest.mark.long
+def test_a_trainer_starts_the_other_ranks_itself(words, tmp_path):
+    """They were told who started them under the name by which commands are told it, which takes it away: the second took itself for half
+    of torchrun's, and the first waited for it."""
+    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true", f"output={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "sora.train", *words, *ddp]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert [step for step, _ in steps(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_a_run_keeps_what_it_computes_in_wherever_it_goes_on(words, tmp_path, monkeypatch, capfd):

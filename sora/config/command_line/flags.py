@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def parse(words: Sequence[str]) -> Flags:
     there = {folder.resolve() for folder in flags.folders}
     flags.folders += [folder for folder in usual_folders() if folder.resolve() not in there]
     return flags
+
+
+@contextmanager
+def passed_on(folders: Sequence[Path]) -> Iterator[None]:
+    """Commands that this process starts take options from these folders, too."""
+    before = os.environ.get(CONFIG_DIR)
+    if folders:
+        os.environ[CONFIG_DIR] = "\n".join(str(folder.resolve()) for folder in folders)
+    try:
+        yield
+    finally:
+        os.environ.pop(CONFIG_DIR, None) if before is None else os.environ.__setitem__(CONFIG_DIR, before)
 
 
 def usual_folders() -> list[Path]:
