@@ -23,7 +23,9 @@ import torch
 from torch.distributed import TCPStore
 
 from experiments.benchmarks.plan import MILLION, PUBLISHED_BUDGET, memory, of, published
-from sora.data.plan import Cost, LatentClips, Packed
+from sora.data.plan.clips import LatentClips
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Packed
 from sora.runs import manifest
 from sora.runs.checkpoint import Saving, TrainingState
 from sora.runs.shards import Stored

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.config.compose import Composed
-    from sora.data.plan import TokenPlan
+    from sora.data.plan.plan import TokenPlan
 
 EXAMPLES = (
     "sora plan experiment=quickstart data.folders=[data/world] vae=outputs/vae calibrate=true",
@@ -25,7 +25,7 @@ def main(composed: Composed) -> None:
     from pathlib import Path
 
     from sora.assembly.jobs import captions_told, diffusion_plan
-    from sora.assembly.resume import require_given
+    from sora.config.check import require_given
     from sora.config.command_line.idle import refuse_idle
     from sora.system import files as storage
 

@@ -30,7 +30,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from sora.data.index.index import ClipFacts, DatasetWriter, Index
 from sora.data.loading.loader import FrameData, read_clip, step_loader
-from sora.data.plan import CropPlan
+from sora.data.plan.crops import CropPlan
 from sora.data.shards.shards import read_at
 from sora.system.files import write_json
 from sora.video.decoding.decord import DecordReader

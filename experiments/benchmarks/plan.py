@@ -26,7 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sora.data.plan import Bucketed, Cost, Filling, LatentClips, Packed, Padded, TokenPlan
+from sora.data.plan.clips import LatentClips
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Bucketed, Filling, Packed, Padded
+from sora.data.plan.plan import TokenPlan
 from sora.system.files import write_json
 from sora.tokens import Grid
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sora.assembly.jobs import Job
     from sora.data.index.index import Index
-    from sora.data.plan import Listing
+    from sora.data.plan.listing import Listing
     from sora.generation.generator import Generator, Request
     from sora.runs.run import Run
     from sora.tokens import Grid
@@ -172,7 +172,7 @@ def held_out_clips(
     from sora.assembly.jobs import Planned, online_encoder
     from sora.config.build import build, plain, resolve
     from sora.data.loading.videos import VideoData
-    from sora.data.plan import Listing
+    from sora.data.plan.listing import Listing
     from sora.system.started import started
     from sora.vae import artefact
 

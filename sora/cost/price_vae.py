@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sora.cost.hardware import Cluster
     from sora.cost.tracing import Traced
     from sora.data.loading.loader import FrameBatch
-    from sora.data.plan import CropPlan
+    from sora.data.plan.crops import CropPlan
 
 Shape = tuple[int, int, int]  # frames, height, width of a crop
 

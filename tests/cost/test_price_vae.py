@@ -14,7 +14,7 @@ from sora.config.compose import compose
 from sora.cost.price import arranged
 from sora.cost.price_vae import batch_of, module_of, priced, trace
 from sora.cost.tracing import traced
-from sora.data.plan import CropPlan
+from sora.data.plan.crops import CropPlan
 from tests.trained import world_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

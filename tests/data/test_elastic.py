@@ -11,7 +11,9 @@ from sora.data.index import latents
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.loading.latents import LatentData
 from sora.data.loading.loader import step_loader
-from sora.data.plan import Bucketed, Cost, Packed, TokenPlan
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Bucketed, Packed
+from sora.data.plan.plan import TokenPlan
 from sora.patches import Patchifier
 from sora.system.draws import sample_id
 from sora.text import cache

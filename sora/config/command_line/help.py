@@ -13,7 +13,7 @@ from sora.config.compose import Composed, config_dir, groups, primaries
 from sora.config.targets import TARGET
 
 if TYPE_CHECKING:
-    from sora.cli import Verb
+    from sora.config.command_line.verbs import Verb
 
 FLAGS = """\
   --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from itertools import product
@@ -168,11 +168,6 @@ def _apart(verb: str, runs: list[list[str]], composed: Sequence[Composed], words
     return Sweep(outputs, list(places), words, named=True)
 
 
-def _scored(verb: str, config: DictConfig) -> str | None:
-    """The folder that an evaluation without output= writes into."""
-    return str(config[PATTERNED]) if verb == "evaluate" and config.output is None else None
-
-
 def _place(verb: str, output: str | None, scored: str | None) -> Path:
     return Path(output or scored or f"outputs/{verb}")
 
@@ -202,8 +197,8 @@ def words_of(place: Path) -> dict[str, str]:
     return found
 
 
-def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> int:
-    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
+def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path], *, run: Callable[[str, list[str]], int]) -> int:
+    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=…`); its own files go to outputs/multirun. run: of the command line.
 
     Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
     """
@@ -219,8 +214,6 @@ def launched(verb: str, arguments: Sequence[str], folders: Sequence[Path]) -> in
     options = [f"--config-dir={folder.resolve()}" for folder in folders]
 
     def job(config: DictConfig) -> None:
-        from sora.cli import run
-
         code = run(verb, [*sweep.runs[config.job], *options])
         if code:
             raise SystemExit(code)

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from sora.data.index.index import Index
 from sora.data.loading.quarantine import Quarantine, owner
-from sora.data.plan import Item, PackPlan
 from sora.data.plan.frames import FrameClips, VideoColumns
+from sora.data.plan.listing import PackPlan
+from sora.data.plan.steps import Item
 from sora.system.draws import sample_id
 from sora.tokens import Grid
 from sora.video.reader import VideoReader

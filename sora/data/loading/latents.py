@@ -16,7 +16,9 @@ from sora.data.index.index import Index, refuse_no_folders
 from sora.data.index.latents import LatentIndex
 from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
 from sora.data.loading.quarantine import Quarantine, owner, planned_keys
-from sora.data.plan import Item, LatentClips, Pack, PackPlan
+from sora.data.plan.clips import LatentClips
+from sora.data.plan.listing import PackPlan
+from sora.data.plan.steps import Item, Pack
 from sora.patches import Patchifier, frame_times, pack, patch_times
 from sora.system.draws import generator, sample_id
 from sora.text.cache import TextCache

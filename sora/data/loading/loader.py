@@ -28,7 +28,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from sora.data.index.decoded import decoded_by
 from sora.data.index.index import Index, refuse_no_folders
 from sora.data.loading.quarantine import Quarantine, owner, planned_keys
-from sora.data.plan import CropPlan, Item
+from sora.data.plan.crops import CropPlan
+from sora.data.plan.steps import Item
 from sora.system.draws import sample_id
 from sora.system.guarded_pool import UNSENT, ending
 from sora.system.processes import Parent, born_deaf, ignore_asking

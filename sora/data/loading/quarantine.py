@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.data.plan import Plan
+from sora.data.plan.steps import Plan
 from sora.gate.files import appending, read
 from sora.gate.forms import Fields, fits, text, whole
 from sora.gate.texts import CARD, LIST, json_of

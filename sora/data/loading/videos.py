@@ -18,8 +18,8 @@ from sora.data.index.index import Index, refuse_no_folders
 from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
 from sora.data.loading.frames import ClipFrames, FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine, planned_keys
-from sora.data.plan import PackPlan
 from sora.data.plan.frames import FrameClips
+from sora.data.plan.listing import PackPlan
 from sora.patches import Patchifier
 from sora.system.draws import generator
 from sora.text.cache import TextCache

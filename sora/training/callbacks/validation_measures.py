@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from sora.data.plan import Listing
+from sora.data.plan.listing import Listing
 from sora.diffusion.validation_loss import HeldOutLoss, Losses, Tally
 from sora.gate.files import below
 from sora.generation.generator import Generator as Maker

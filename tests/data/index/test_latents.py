@@ -14,7 +14,10 @@ from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.index.latents import LatentIndex
 from sora.data.loading.latents import LatentData
 from sora.data.loading.loader import read_clip
-from sora.data.plan import ClipLimits, Cost, Packed, TokenPlan
+from sora.data.plan.clips import ClipLimits
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Packed
+from sora.data.plan.plan import TokenPlan
 from sora.encode import Part, captions_of, encode_clips
 from sora.patches import Patchifier, unpack
 from sora.system.draws import sample_id

@@ -9,7 +9,9 @@ from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
 from sora.data.loading.caption_checks import captioned, require_cached, require_caption, require_kinds, texts_told
 from sora.data.loading.frames import FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine
-from sora.data.plan import Cost, Packed, TokenPlan
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Packed
+from sora.data.plan.plan import TokenPlan
 from sora.evaluation.videos.sets import DatasetVideos
 from sora.ingest.check import check
 from sora.text import cache

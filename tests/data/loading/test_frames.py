@@ -9,7 +9,9 @@ import torch
 from sora.data.index.index import Index
 from sora.data.loading.frames import FramePacks, frame_clips
 from sora.data.loading.quarantine import Quarantine
-from sora.data.plan import Cost, Packed, TokenPlan
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Packed
+from sora.data.plan.plan import TokenPlan
 from sora.tokens import Grid
 from sora.video.files import PYAV
 from tests.data.making import dataset, flip

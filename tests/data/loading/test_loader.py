@@ -13,7 +13,7 @@ from sora.data.loading import loader as loading
 from sora.data.loading import quarantine
 from sora.data.loading.loader import FrameBatches, FrameData, read_clip, step_loader
 from sora.data.loading.quarantine import Quarantine, owner
-from sora.data.plan import CropPlan
+from sora.data.plan.crops import CropPlan
 from sora.system.draws import sample_id
 from sora.video.files import PYAV
 from tests.data.making import dataset, flip, joined

@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from sora.data.plan import Cost, LatentClips, Packed, TokenPlan
+from sora.data.plan.clips import LatentClips
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Packed
+from sora.data.plan.plan import TokenPlan
 from sora.tokens import Grid
 
 RNG = np.random.default_rng(0)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from sora.data.plan import Cost
-from sora.data.plan.cost import fitted_cost
+from sora.data.plan.cost import Cost, fitted_cost
 
 
 def test_a_layers_operations_give_the_ratio():

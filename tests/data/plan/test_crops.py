@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sora.data.plan import CropPlan
+from sora.data.plan.crops import CropPlan
 from sora.data.plan.order import turns
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sora.data.plan import Bucketed, Cost, Packed, Padded
-from sora.data.plan.filling import summed
+from sora.data.plan.cost import Cost
+from sora.data.plan.filling import Bucketed, Packed, Padded, summed
 from tests.data.plan.making import RNG
 
 GRIDS = {

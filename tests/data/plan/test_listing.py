@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from sora.data.plan import Item, LatentClips, Listing, PackPlan
+from sora.data.plan.clips import LatentClips
+from sora.data.plan.listing import Listing, PackPlan
+from sora.data.plan.steps import Item
 from sora.tokens import Grid
 from tests.data.plan.making import plan as training_plan
 

@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sora.data.plan import Bucketed, Packed, Padded, TokenPlan
 from sora.data.plan import order as orders
+from sora.data.plan.filling import Bucketed, Packed, Padded
+from sora.data.plan.plan import TokenPlan
 from tests.data.plan.making import MIXES, RNG, clips, lengths, plan
 
 FILLINGS = (Packed(), Bucketed(), Padded())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sora.data.plan import Bucketed, Packed, Padded
+from sora.data.plan.filling import Bucketed, Packed, Padded
 from sora.data.plan.report import figures, lines
 from tests.data.plan.making import RNG, lengths, plan
 

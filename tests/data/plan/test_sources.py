@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sora.data.plan import Bucketed
+from sora.data.plan.filling import Bucketed
 from sora.data.plan.mixture import CurriculumStage, staged
 from tests.data.plan.making import clips, plan
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sora.data.loading.loader import FrameData, read_clip, step_loader
-from sora.data.plan import CropPlan
+from sora.data.plan.crops import CropPlan
 from sora.video.decoding.guarded import GuardedReader
 from sora.video.files import PYAV
 from tests.data.making import dataset, joined
