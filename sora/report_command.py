@@ -136,7 +136,7 @@ def parts_of(run: Trained, output: Path, *, most: int):
 
 def several(places: Sequence[Path], *, most: int):
     """The page of several runs or folders of samples: their table, then the samples of each."""
-    from sora.compare import board
+    from sora.report.comparison import board
     from sora.report.page import Page, Prose, Section, Table, Videos
     from sora.report.run import samples_of
     from sora.report.scores import labels
