@@ -128,15 +128,14 @@ def compared_with(bench: scoring.Bench, config: DictConfig, real: Clips | None, 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
     """The first clips as browsers play them, to look at."""
-    from sora.evaluation.measures.memorisation import written
+    from sora.evaluation.videos.clips import written
 
     return written(folder, clips, range(min(count, len(clips))))
 
 
 def beside(output: Path, real: Clips, count: int) -> list[dict[str, Any]]:
     """Real clips to look at beside others, spread over all: their files within the output, what they are called and their shapes."""
-    from sora.evaluation.measures.memorisation import size_of, written
-    from sora.evaluation.videos.clips import spread
+    from sora.evaluation.videos.clips import size_of, spread, written
 
     numbers = sorted(spread(len(real))[:count])
     paths = written(output / "real", real, numbers)

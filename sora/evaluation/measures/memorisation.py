@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def remembered(
     from sora.data.index.index import Index
     from sora.evaluation.files import policy_of, real_folder
     from sora.evaluation.scoring import bar
-    from sora.evaluation.videos.clips import fitted, only, take
+    from sora.evaluation.videos.clips import fitted, only, size_of, take, written
     from sora.evaluation.videos.sets import DatasetVideos
     from sora.metrics.distribution.neighbours import neighbours
 
@@ -71,23 +69,3 @@ def remembered(
     told = {"remembered": found.remembered, "z": found.z, "usual": found.usual}
     about = {"extractor": bench.extractor.network.name, "training": len(training), **told, "pairs": pairs}
     return {"remembered": found.remembered, "remembered_z": found.z}, about
-
-
-def size_of(clips: Clips, number: int) -> dict[str, int]:
-    """Of a clip, as a row of scores says it."""
-    shape = clips.shape(number)
-    return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
-
-
-def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
-    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
-    from sora.generation.samples import enlarged
-    from sora.video.files import write
-
-    paths = []
-    for place, number in enumerate(numbers):
-        paths.append(folder / f"{place:04d}.mp4")
-        frames = enlarged(clips.read(number))
-        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-        write(paths[-1], even, clips.shape(number).fps, lossless=False)
-    return paths
