@@ -24,7 +24,7 @@ def main(composed: Composed) -> None:
     """Print the figures; a ValueError when an epoch would be empty."""
     from pathlib import Path
 
-    from sora.assembly.jobs import captions_told, diffusion_plan
+    from sora.assembly.data import captions_told, diffusion_plan
     from sora.config.check import require_given
     from sora.config.command_line.idle import refuse_idle
     from sora.system import files as storage
@@ -62,7 +62,7 @@ def tell_of_crops(config: DictConfig) -> None:
     """Print what a VAE is trained on, and what that costs."""
     from pathlib import Path
 
-    from sora.assembly.jobs import vae_plan
+    from sora.assembly.data import vae_plan
     from sora.system import files as storage
 
     data, plan = vae_plan(config)

@@ -12,7 +12,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.jobs import Job
+    from sora.assembly.training import Job
     from sora.config.compose import Composed
     from sora.dit.published.checkpoints import Taken
     from sora.runs.checkpoint import TrainingState
@@ -31,7 +31,7 @@ EXAMPLES = (
 
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
-    from sora.assembly.jobs import JOBS, finish_vae
+    from sora.assembly.training import JOBS, finish_vae
     from sora.config.build import build
     from sora.config.command_line.commands import command
     from sora.parallel.mesh import seat

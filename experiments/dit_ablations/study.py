@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from sora.assembly.jobs import diffusion_plan
+from sora.assembly.data import diffusion_plan
 from sora.assembly.network import flops_of
 from sora.config.compose import Composed, compose
 from sora.data.plan.clips import ClipLimits

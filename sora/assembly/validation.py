@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.assembly.jobs import Job
+    from sora.assembly.training import Job
     from sora.data.index.index import Index
     from sora.data.plan.listing import Listing
     from sora.generation.generator import Generator, Request
@@ -169,7 +169,7 @@ def held_out_clips(
     Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
     """
 
-    from sora.assembly.jobs import Planned, online_encoder
+    from sora.assembly.data import Planned, online_encoder
     from sora.config.build import build, plain, resolve
     from sora.data.loading.videos import VideoData
     from sora.data.plan.listing import Listing

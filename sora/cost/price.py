@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from omegaconf import DictConfig
 
-    from sora.assembly.jobs import Planned
+    from sora.assembly.data import Planned
     from sora.cost.bill import Bill, Memory
     from sora.cost.hardware import Cluster
     from sora.cost.roofline import StepTime
