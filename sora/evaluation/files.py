@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures.clips import MEASURES, USUAL, chosen, conventions
-from sora.evaluation.measures.continuation import WORD, check_continuation, continued
+from sora.evaluation.bench import Bench, RealSet, named
+from sora.evaluation.measures.clips import conventions
+from sora.evaluation.measures.continuation import check_continuation, continued
 from sora.evaluation.measures.motion import held_in, measures_protocol
 from sora.evaluation.sides import about_scored
-from sora.evaluation.words import KNOWN
+from sora.evaluation.words import CONTINUATION, KNOWN, NEEDS, USUAL, chosen
 from sora.gate.files import below
 from sora.system.terminal import counted
 
@@ -60,8 +61,8 @@ def evaluate_files(config: DictConfig, share: Share, preset: Mapping[str, Any] |
     facts = [None if prompt is None else parse(prompt) for prompt in prompts]
     bare = [clips.name(number) for number, prompt in enumerate(prompts) if prompt is None]
     scoring.check_needs(words, facts, bare, uncaptioned=config.uncaptioned)
-    if bare and any("prompt" in MEASURES[word].needs for word in words if word in MEASURES):
-        share.say(f"left out of what is measured by prompts: {scoring.named(bare)} without a caption")
+    if bare and any("prompt" in NEEDS.get(word, ()) for word in words):
+        share.say(f"left out of what is measured by prompts: {named(bare)} without a caption")
     sides, real = {"generated": clips}, None
     scoring.check_sets(bench, len(clips), sets=config.trajectories)
     if bench.compares:
@@ -106,7 +107,7 @@ def words_of(config: DictConfig, share: Share) -> tuple[str, ...]:
 class Against:
     """What came of comparing with real clips. rows: of each clip that is scored, or none; about: of a protocol's measures."""
 
-    real: scoring.RealSet | None = None
+    real: RealSet | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     distances: Sequence[Mapping[str, Any]] = ()
     cautions: Sequence[str] = ()
@@ -114,16 +115,16 @@ class Against:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def compared_with(bench: scoring.Bench, config: DictConfig, real: Clips | None, clips: Clips) -> Against:
+def compared_with(bench: Bench, config: DictConfig, real: Clips | None, clips: Clips) -> Against:
     """Distances to the real clips, or to a file of statistics that stands for them, and continuations beside their futures."""
     theirs = scoring.real_set(bench, real)
     if real is None:
         check_statistics(config, bench, theirs, clips)
     figures, distances, told = scoring.compared(bench, theirs, clips)
-    if WORD not in bench.words or real is None:
+    if CONTINUATION not in bench.words or real is None:
         return Against(theirs, figures, distances, told)
     more, rows, beware, about = continued(bench, real, clips, config)
-    return Against(theirs, {**figures, **more}, distances, [*told, *beware], rows, {WORD: about})
+    return Against(theirs, {**figures, **more}, distances, [*told, *beware], rows, {CONTINUATION: about})
 
 
 def shown(folder: Path, clips: Clips, count: int) -> list[Path]:
@@ -196,7 +197,7 @@ def real_clips(config: DictConfig, share: Share) -> Clips | None:
     return real
 
 
-def check_statistics(config: DictConfig, bench: scoring.Bench, real: scoring.RealSet, clips: Clips) -> None:
+def check_statistics(config: DictConfig, bench: Bench, real: RealSet, clips: Clips) -> None:
     """Raise ValueError unless the clips of a file of statistics are of one kind with those that are scored."""
     from sora.evaluation.measures.extraction import shapes_of
 

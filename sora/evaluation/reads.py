@@ -9,9 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures.clips import DISTANCES, MEASURES, USUAL, chosen
-from sora.evaluation.measures.motion import MOTION
-from sora.evaluation.words import KNOWN
+from sora.evaluation.words import DISTANCES, KNOWN, NEEDS, USUAL, chosen
+from sora.metrics.scored import MOTION
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,7 +39,7 @@ OF_WORD = {
     "jedi": ("permutations",),
     "precision": ("neighbours",),
     **dict.fromkeys(MOTION, FRECHET),
-    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in measure.needs)) for word, measure in MEASURES.items()},
+    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in needs)) for word, needs in NEEDS.items()},
 }
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
 

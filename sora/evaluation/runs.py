@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen, conventions, listed
+from sora.evaluation.bench import bar, named
+from sora.evaluation.measures.clips import conventions
 from sora.evaluation.measures.loss import convention, evaluate_loss
 from sora.evaluation.measures.motion import measures_protocol
-from sora.evaluation.words import KNOWN, OF_RUNS
+from sora.evaluation.words import DISTANCES, KNOWN, OF_RUNS, USUAL, chosen, listed
 from sora.gate.files import below
 from sora.system.terminal import counted
 
@@ -114,7 +115,7 @@ def targets_of(videos: DatasetVideos | FolderVideos, fit: Fit, config: DictConfi
     n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
     targets, bare = plan_targets(videos, fit, n=n, **asked, uncaptioned=config.uncaptioned)
     if bare:
-        share.say(f"left out: {scoring.named(bare)} without a caption")
+        share.say(f"left out: {named(bare)} without a caption")
     return targets, bare
 
 
@@ -181,7 +182,7 @@ def generated(
     about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
     about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
+    with bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 

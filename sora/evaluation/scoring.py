@@ -4,80 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import sides
-from sora.evaluation.measures.clips import DISTANCES, MEASURES, Seen, of_words
-from sora.evaluation.measures.motion import MOTION
+from sora.evaluation.bench import Bench, RealSet, bar, named
+from sora.evaluation.measures.clips import MEASURES, Seen
+from sora.evaluation.words import NEEDS, check_uncaptioned, needs_extractor, of_words
 from sora.system import files as storage
-from sora.system.progress import progress_bar
 from sora.system.terminal import counted, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import Tensor
 
-    from sora.evaluation.measures.extraction import Extractor, Setting, Shapes
+    from sora.evaluation.measures.extraction import Setting
     from sora.evaluation.videos.clips import Clips
     from sora.metrics.extractors.features import VideoFeatures
     from sora.metrics.protocol import Protocol
     from sora.system.work_sharing import Share
 
 
-@dataclass(frozen=True)
-class RealSet:
-    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it. Features have no columns where no word
-    asks for the extractor's."""
-
-    features: Tensor
-    shapes: Shapes
-    dataset: Mapping[str, Any]
-    clips: Mapping[str, Any]
-    clips_taken: Clips | None = None  # themselves; None where a file stands for them
-    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their features of motion, where a file has them
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every evaluation works with."""
-
-    extractor: Extractor
-    words: Sequence[str]
-    output: Path
-    statistics: Path | None
-
-    @property
-    def share(self) -> Share:
-        return self.extractor.share
-
-    @property
-    def compares(self) -> bool:
-        """Whether two sets are compared."""
-        return self.distances or "continuation" in self.words
-
-    @property
-    def distances(self) -> bool:
-        """Whether by a distance of their distributions, which takes clips of one kind."""
-        return self.extracts or any(word in MOTION for word in self.words)
-
-    @property
-    def reads_extractor(self) -> bool:
-        """Whether any figure depends on the extractor that the command chose."""
-        from sora.evaluation.measures.clips import reads_extractor
-
-        return any(reads_extractor(word, self.extractor.network) for word in self.words)
-
-    @property
-    def extracts(self) -> bool:
-        """Whether by features of the extractor that the command chose, or by those of motion alone."""
-        return any(word in DISTANCES for word in self.words)
-
-
 WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "permutations", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
-MOST_NAMED = 5  # clips that a message names
 
 
 def setting_of(config: DictConfig) -> Setting:
@@ -174,7 +122,7 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
 def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:
     """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
     from sora.config.build import build
-    from sora.evaluation.measures.clips import check_extractor, needs_extractor
+    from sora.evaluation.measures.clips import check_extractor
     from sora.evaluation.measures.extraction import tried
     from sora.sample import choose_device
 
@@ -309,7 +257,7 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         asked = None if facts is None else facts[number]
         frames = bench.extractor.setting.pictures(clips.read(number))
         seen = Seen(frames, shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
-        fit = [word for word in words if seen.prompt is not None or "prompt" not in MEASURES[word].needs]
+        fit = [word for word in words if seen.prompt is not None or "prompt" not in NEEDS[word]]
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in fit}}
 
     with bar(bench.share, f"measuring {', '.join(words)}") if words else nullcontext() as progress:
@@ -325,7 +273,7 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: S
     uncaptioned="leave_out" leaves out of what is measured by prompts."""
     check_uncaptioned(uncaptioned)
     for word in words:
-        needs = MEASURES[word].needs if word in MEASURES else ()
+        needs = NEEDS.get(word, ())
         none = facts is not None and len(unprompted) == len(facts)
         if "prompt" in needs and unprompted and (uncaptioned == "refuse" or none):
             leave = "" if none else ", or leave such clips out with uncaptioned=leave_out"
@@ -339,18 +287,6 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: S
                 f"metrics=[{word}]: {word} is measured on prompts of the built-in world, and these are none; leave it out: "
                 "metrics=[frechet,kvd]"
             )
-
-
-def check_uncaptioned(word: str) -> None:
-    """Raise ValueError for a word that says neither."""
-    if word not in ("refuse", "leave_out"):
-        raise ValueError(f"uncaptioned={word}: refuse (a clip without a caption stops the command) or leave_out")
-
-
-def named(names: Sequence[str]) -> str:
-    """How many clips, and which, of many the first."""
-    told = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-    return f"{counted(len(names), 'clip')} ({told})"
 
 
 # ---- what is written
@@ -393,8 +329,3 @@ def finish(
 def floors(figures: Mapping[str, float]) -> dict[str, float]:
     """What the figures would be if both sides were one."""
     return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}
-
-
-def bar(share: Share, what: str, unit: str = "clip") -> Any:
-    """A progress bar on the first process, silence on the others."""
-    return progress_bar(what, unit) if share.first else nullcontext(lambda done, total: None)

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen
-from sora.evaluation.measures.motion import MOTION, measures_protocol
-from sora.evaluation.words import KNOWN
+from sora.evaluation.bench import bar
+from sora.evaluation.measures.motion import measures_protocol
+from sora.evaluation.words import DISTANCES, KNOWN, USUAL, chosen
 from sora.gate.files import below
+from sora.metrics.scored import MOTION
 from sora.system import files as storage
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.evaluation.scoring import Bench
+    from sora.evaluation.bench import Bench
     from sora.evaluation.videos.clips import Clips
     from sora.system.work_sharing import Share
 
@@ -148,7 +149,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     from sora.video.files import write
 
     device = next(vae.parameters()).device
-    with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
+    with bar(bench.share, f"reconstructing {bench.output.name}") as progress:
 
         def of_clip(number: int) -> dict[str, Any]:
             original = torch.from_numpy(real.read(number))[None]

@@ -89,7 +89,7 @@ class Scorer:
         return found | (self._distances(videos) if self._extractors else {})
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
-        from sora.evaluation.measures.clips import wilson
+        from sora.metrics.statistics import wilson
         from sora.world.judge.adherence import counted, judge, shares
         from sora.world.language import PALETTE, parse
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from sora.evaluation.bench import bar, named
+from sora.evaluation.words import CONTINUATION as WORD
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.evaluation.scoring import Bench
+    from sora.evaluation.bench import Bench
     from sora.evaluation.videos.clips import Clips
 
-WORD = "continuation"
 NUMBERED = re.compile(r"(.+?)[-_. ]?(\d+)")  # CLIP-0
 LEAST_ALIKE = 25.0  # dB between contexts, below which they are hardly the same frames
 
@@ -51,8 +52,6 @@ def check_continuation(config: DictConfig, words: Sequence[str], *, alone: bool)
 def pairs_of(real: Clips, clips: Clips) -> list[Pair]:
     """Each clip that is scored with the one that it continues, by name. Raises ValueError for one that continues none, or for clips that
     are continued unequally often, of which there is no best of n."""
-    from sora.evaluation.scoring import named
-
     stems = {stem(real.name(number)): number for number in range(len(real))}
     if len(stems) < len(real):
         raise ValueError(f"{real.videos.place}: several clips have one name, so that nothing says which is continued; rename them")
@@ -88,11 +87,9 @@ def continued(
     bench: Bench, real: Clips, clips: Clips, config: DictConfig
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[str], dict[str, Any]]:
     """The figures; a row for each clip that is scored, with the clip it continues; what to beware of; and what a protocol says."""
-    from sora.evaluation import scoring
-
     said, pairs = config.continuation, pairs_of(real, clips)
     frames = [_lengths(pair, real, clips, said) for pair in pairs]
-    with scoring.bar(bench.share, "measuring continuations") as progress:
+    with bar(bench.share, "measuring continuations") as progress:
         rows = bench.share.rows(len(pairs), lambda place: _scored(bench, pairs[place], real, clips, said), progress)
     trues = list(dict.fromkeys(pair.true for pair in pairs))
     samples = len(pairs) // len(trues)
@@ -106,7 +103,7 @@ def continued(
     apart = [row["of"] for row in rows if row.get("context_psnr", LEAST_ALIKE) < LEAST_ALIKE]
     if apart:
         told.append(
-            f"beware: the context of {scoring.named(apart)} is not that of the real clip (below {LEAST_ALIKE:g} dB); other frames, or "
+            f"beware: the context of {named(apart)} is not that of the real clip (below {LEAST_ALIKE:g} dB); other frames, or "
             "another crop? See continuation.context and real.start"
         )
     by_true = {true: [row for pair, row in zip(pairs, rows, strict=True) if pair.true == true] for true in trues}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.evaluation.bench import bar
 from sora.gate.files import below
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
 
     listing = clips.listing
     tally = Tally(listing.samples, listing.grids, loss.levels)
-    with scoring.bar(share, "held-out loss", "pack") as progress:
+    with bar(share, "held-out loss", "pack") as progress:
         rows = share.rows(len(listing), of_pack, progress)
     for row in rows:
         for level, errors in row["pieces"]:

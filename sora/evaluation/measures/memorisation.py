@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from sora.assembly.load import LoadedDiffusion
-    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.bench import Bench, RealSet
     from sora.evaluation.videos.clips import Clips, Fit
 
 PAIRS = 12  # that are shown
@@ -30,8 +30,8 @@ def remembered(
     """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
     written to look at. Every process extracts; the first one computes."""
     from sora.data.index.index import Index
+    from sora.evaluation.bench import bar
     from sora.evaluation.files import policy_of, real_folder
-    from sora.evaluation.scoring import bar
     from sora.evaluation.videos.clips import fitted, only, size_of, take, written
     from sora.evaluation.videos.sets import DatasetVideos
     from sora.metrics.distribution.neighbours import neighbours

@@ -40,9 +40,10 @@ def plan_targets(
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone. And the
     names of the clips that were passed over for want of a caption, as uncaptioned="leave_out" asks for; else they are refused.
     """
-    from sora.evaluation.scoring import check_uncaptioned, named
+    from sora.evaluation.bench import named
     from sora.evaluation.videos.clips import spread
     from sora.evaluation.videos.sets import DatasetVideos
+    from sora.evaluation.words import check_uncaptioned
 
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")
