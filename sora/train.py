@@ -132,7 +132,7 @@ def tell_of_bad(run: Run) -> None:
 def foresee(config: DictConfig, *, going_on: bool) -> None:
     """Raise ValueError for weights to begin with that are of another network, before anything of the data is looked at; a run that goes
     on has begun."""
-    from sora.assembly.network import outline
+    from sora.assembly.network import given_of, outline
     from sora.config.build import build
     from sora.dit.published import checkpoints
     from sora.vae import artefact
@@ -147,8 +147,8 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
     if config.kind == "diffusion":
         source, patch = Path(config.vae), tuple(config.patches.size)
         card = artefact.read_card(source / "vae" if (source / "vae" / artefact.CARD).is_file() else source)
-        channels = build(config.patches).channels(card["settings"]["latent_channels"])
-        dit = outline(config.dit, patch_channels=channels, text_width=build(config.text).width)
+        given = given_of(build(config.patches), card["settings"]["latent_channels"], build(config.text))
+        dit = outline(config.dit, given)
     checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
 
 
@@ -195,12 +195,13 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from functools import partial
 
     from sora.assembly.network import peak_of
+    from sora.assembly.training import training_module
     from sora.assembly.validation import evaluations
     from sora.config.build import build
     from sora.data.loading.loader import step_loader
+    from sora.evaluation.while_training import scorer
     from sora.parallel.mesh import seat
     from sora.runs.agreement import confirmed
-    from sora.training import module as modules
     from sora.training.callbacks.checkpoints import Checkpoints
     from sora.training.callbacks.clock import Alike
     from sora.training.callbacks.journal import Journal
@@ -209,15 +210,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
-    module = modules.TrainingModule(
-        task=job.task,
-        optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
-        schedule=build(config.schedule, steps=config.steps),
-        average=build(config.ema),
-        clip=config.clip,
-        guard=build(config.guard),
-        stop=lambda: bool(flag),
-    )
+    module = training_module(config, job.task, scales=job.scales, stop=lambda: bool(flag))
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     tracker = tracker_of(config, run, first=first)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker, "peak": peak}
@@ -226,7 +219,7 @@ def train(config: DictConfig, run: Run, state: TrainingState | None, *, job: Job
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
-    measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
+    measured = evaluations(config, job, run, scorer=scorer, widths=module.average.widths(), **beside)
     trainer = build(config.trainer)(callbacks=[Alike({**alike, "the step": str(first)}), Meeting(peers), journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     mine = {"ranks": (place := seat(trainer)).readers, "rank": place.reader}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,37 @@ class Planned:
     identity: str
     online: bool
 
+    @property
+    def given(self) -> dict[str, int]:
+        """What a network for these clips is made for, see `given_of`."""
+        from sora.assembly.network import given_of
+        from sora.vae.artefact import read_card
+
+        return given_of(self.patchifier, read_card(self.vae)["settings"]["latent_channels"], self.encoder)
+
+
+def dataset(config: DictConfig, node: Mapping[str, Any], *, encoder: Any, patchifier: Any, vae: Path, identity: str, seed: int) -> Any:
+    """Latents or videos, as a node `data` of the configuration names them. vae: the artefact, of hash `identity`."""
+    from sora.config.build import build
+    from sora.vae import artefact
+
+    shared = {"text": encoder, "patchifier": patchifier, "seed": seed}
+    if of_frames(node):
+        return build(node, **shared, stride=artefact.read_card(vae)["stride"], reader=build(config.reader))
+    return build(node, **shared, vae_hash=identity)
+
+
+def of_frames(node: Mapping[str, Any]) -> bool:
+    """Whether what a node `data` names are videos, which the VAE encodes while the network trains."""
+    from sora.config.build import resolve
+    from sora.data.loading.videos import VideoData
+
+    return resolve(node["_target_"]) is VideoData
+
 
 def diffusion_plan(config: DictConfig) -> Planned:
     """Latents or videos and their plan, made from metadata alone."""
-    from sora.config.build import build, resolve
-    from sora.data.loading.videos import VideoData
+    from sora.config.build import build
     from sora.system.files import NotEncoded
     from sora.vae import artefact
 
@@ -45,17 +72,12 @@ def diffusion_plan(config: DictConfig) -> Planned:
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
     identity = artefact.artefact_hash(source)
     encoder, patchifier = build(config.text), build(config.patches)
-    shared = {"text": encoder, "patchifier": patchifier, "seed": config.seed}
-    online = resolve(config.data._target_) is VideoData
     try:
-        if online:
-            data = build(config.data, **shared, stride=artefact.read_card(source)["stride"], reader=build(config.reader))
-        else:
-            data = build(config.data, **shared, vae_hash=identity)
+        data = dataset(config, config.data, encoder=encoder, patchifier=patchifier, vae=source, identity=identity, seed=config.seed)
     except NotEncoded as error:
         raise ValueError(f"{error}: {encode_command(config, error.folder)}") from error
     plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
-    return Planned(data, plan, encoder, patchifier, source, identity, online)
+    return Planned(data, plan, encoder, patchifier, source, identity, of_frames(config.data))
 
 
 def encode_command(config: DictConfig, folder: Path) -> str:

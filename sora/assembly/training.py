@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,13 @@ from sora.system.terminal import counted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from torch import nn
 
+    from sora.dit.mup import Scale
     from sora.runs.run import Run
+    from sora.training.diffusion_task import DiffusionTask
     from sora.training.module import TrainingModule
+    from sora.training.vae_task import VaeTask
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,10 @@ class Job:
 def vae_job(config: DictConfig, folder: Path) -> Job:
     """Frames, crops and a VAE."""
     from sora.assembly.data import vae_plan
-    from sora.config.build import build
     from sora.system.files import called
-    from sora.training.vae_task import VaeTask
 
     data, plan = vae_plan(config)
-    with bounded(None, "the VAE", advice="lower vae.widths or vae.blocks"):
-        vae = build(config.vae)
-    task = VaeTask(vae=vae, objective=build(config.objective), seed=config.seed)
+    task = vae_task(config)
     for line in plan.lines([called(index.folder) for index in data.indexes]):
         say(line)
     return Job(
@@ -78,11 +78,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
     """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
     from sora.assembly.data import captions_told, diffusion_plan, online_encoder
-    from sora.assembly.network import flops_of, trainable
     from sora.assembly.usual import usual_of
-    from sora.config.build import build
-    from sora.dit.mup import named
-    from sora.training.diffusion_task import DiffusionTask
     from sora.vae import artefact
 
     planned = diffusion_plan(config)
@@ -93,27 +89,88 @@ def diffusion_job(config: DictConfig, folder: Path) -> Job:
         say(f"left out: {counted(count, 'clip')} ({reason})")
     for line in captions_told(config, planned):
         say(line)
-    objective = build(config.objective, path=build(config.path), density=build(config.density))
-    given = {"patch_channels": planned.patchifier.channels(vae.latent_channels), "text_width": encoder.width}
-    dit, scales = trainable(config, **given)
-    task = DiffusionTask(
-        dit=dit,
-        text=encoder.text_module(),
-        objective=objective,
-        seed=config.seed,
-        bins=config.level_bins,
-        encode=online_encoder(planned, vae, near=started().near) if planned.online else None,
-        flops=flops_of(config.dit, **given),
-    )
+    encode = online_encoder(planned, vae, near=started().near) if planned.online else None
+    task, scales = diffusion_task(config, planned.given, encoder.text_module, encode=encode)
     return Job(
         task=task,
         steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
         depends={**data.depends, "vae": planned.identity, "text": encoder.fingerprint},
         unit="tokens",
         vae=planned.vae,
-        scales=named(scales, "dit."),
+        scales=scales,
         usual=usual_of(planned, stride=vae.stride),
     )
+
+
+# ---- what trains, whoever trains it
+
+
+def vae_task(config: DictConfig) -> VaeTask:
+    """A VAE and its loss."""
+    from sora.config.build import build
+    from sora.training.vae_task import VaeTask
+
+    with bounded(None, "the VAE", advice="lower vae.widths or vae.blocks"):
+        vae = build(config.vae)
+    return VaeTask(vae=vae, objective=build(config.objective), seed=config.seed)
+
+
+def diffusion_task(
+    config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], *, encode: Any, counted: bool = True
+) -> tuple[DiffusionTask, Mapping[str, Scale]]:
+    """A denoising network with its loss, and how the rates of its weights differ, by their names in the task.
+
+    given: see `sora.assembly.network.given_of`. text: makes the module that captions go through, after the network: both draw weights.
+    encode: makes batches of frames; None of latents. counted: whether the operations of each batch are told.
+    """
+    from sora.assembly.network import flops_of, objective_of, trainable
+    from sora.dit.mup import named
+    from sora.training.diffusion_task import DiffusionTask
+
+    dit, scales = trainable(config, given)
+    shared = {"objective": objective_of(config), "seed": config.seed, "bins": config.level_bins}
+    flops = flops_of(config.dit, given) if counted else None
+    return DiffusionTask(dit=dit, text=text(), encode=encode, flops=flops, **shared), named(scales, "dit.")
+
+
+def training_module(
+    config: DictConfig, task: nn.Module, *, scales: Mapping[str, Scale] | None = None, stop: Callable[[], bool] = lambda: False
+) -> TrainingModule:
+    """A task with its optimiser, schedule, averages and guard. scales: of the rates of single weights. stop: whether this rank shall."""
+    from sora.config.build import build
+    from sora.training.module import TrainingModule
+
+    return TrainingModule(
+        task=task,
+        optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),
+        schedule=build(config.schedule, steps=config.steps),
+        average=build(config.ema),
+        clip=config.clip,
+        guard=build(config.guard),
+        stop=stop,
+    )
+
+
+def traced_module(config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], depth: int | None = None) -> TrainingModule:
+    """What trains, for `sora.cost` to trace: attention is flash attention, or keeps as much, and nothing is compiled.
+
+    depth: so many blocks instead of all, which compute again what they would in the whole network.
+    """
+    from omegaconf import OmegaConf
+
+    from sora.assembly.network import outline
+
+    config = config.copy()
+    OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention_shapes"}, merge=False)
+    config.compile = False
+    if depth is not None:
+        if above := config.recompute.get("above", 0):
+            numbers = sum(value.numel() for value in outline(config.dit, given).parameters())
+            name = "recompute_all_but_attention" if numbers > above else "recompute_none"
+            OmegaConf.update(config, "recompute", {"_target_": f"sora.training.{name}"}, merge=False)
+        config.dit.depth = depth
+    task, scales = diffusion_task(config, given, text, encode=None, counted=False)
+    return training_module(config, task, scales=scales)
 
 
 JOBS = {"vae": vae_job, "diffusion": diffusion_job}

@@ -6,26 +6,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from sora.assembly.load import LoadedDiffusion
     from sora.evaluation.bench import Bench, RealSet
+    from sora.evaluation.settings import EvaluationSettings
     from sora.evaluation.videos.clips import Clips, Fit
 
 PAIRS = 12  # that are shown
 
 
-def check_training(loaded: LoadedDiffusion, config: DictConfig) -> None:
+def check_training(loaded: LoadedDiffusion, settings: EvaluationSettings) -> None:
     """Raise ValueError where the clips that are compared with are those that the run trained on."""
     split = loaded.config["data"]["split"]
-    if split == config.split:
+    if split == settings.split:
         raise ValueError(
             f"metrics=[remembered]: split={split} is what the run trained on; name held-out clips, which are compared with those"
         )
 
 
 def remembered(
-    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, fit: Fit, config: DictConfig
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, fit: Fit, settings: EvaluationSettings
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
     written to look at. Every process extracts; the first one computes."""
@@ -37,11 +36,11 @@ def remembered(
     from sora.metrics.distribution.neighbours import neighbours
 
     split = loaded.config["data"]["split"]
-    videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
-    policy, sized = policy_of(config, "real"), config.size is not None
+    videos = DatasetVideos(Index.open(real_folder(settings), split), caption=settings.caption)
+    policy, sized = policy_of(settings, "real"), settings.size is not None
     wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
-    most = None if config.training is None else min(config.training, len(videos))
-    training = take(videos, policy, n=most, seed=config.seed, named="real")
+    most = None if settings.training is None else min(settings.training, len(videos))
+    training = take(videos, policy, n=most, seed=settings.seed, named="real")
     training = only(fitted(training, replace(fit, rows=1, columns=1) if sized else fit), wanted)
     if len(training) < 2:
         raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
