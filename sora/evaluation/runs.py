@@ -17,13 +17,14 @@ from sora.gate.files import below
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
+    from sora.assembly.generation import Sampling
     from sora.assembly.load import LoadedDiffusion
     from sora.evaluation.settings import EvaluationSettings, Side
     from sora.evaluation.videos.clips import Clips, Fit
     from sora.evaluation.videos.made import MadeVideos
     from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
     from sora.evaluation.videos.targets import Target
-    from sora.generation.generator import Generator, Request
+    from sora.generation.generator import Request
     from sora.system.work_sharing import Share
 
 USUAL_N = 128
@@ -31,14 +32,13 @@ USUAL_N = 128
 
 def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
-    from sora.assembly.generation import described, generator_of
+    from sora.assembly.generation import described
     from sora.assembly.load import load_diffusion
     from sora.evaluation.files import opened, real_folder
     from sora.evaluation.measures.loss import measured_loss
     from sora.evaluation.measures.memorisation import check_training, remembered
     from sora.evaluation.videos.made import whole
     from sora.evaluation.videos.targets import fitting, prompts_protocol
-    from sora.system.devices import choose_device
 
     if settings.metrics == ("loss",):
         return evaluate_loss(settings, share, preset)
@@ -68,8 +68,7 @@ def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mappi
     if "loss" in of_run:
         figures, about["heldout"] = measured_loss(loaded, settings, share)
     how = settings.sampling()
-    making, generator = described(loaded, how), generator_of(loaded, how, choose_device(settings.device))
-    made = generated(generator, requests, making, output=output, share=share)
+    made = generated(loaded, how, requests, device=settings.device, output=output, share=share)
     clips = whole(made, frames=clip.frames, stride=clip.stride)
     found, rows = scoring.measured(bench, clips, facts)
     rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, made.paths, strict=True)]
@@ -87,7 +86,7 @@ def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mappi
     scores |= about | ({"uncaptioned": bare} if bare else {})
     if real is not None and originals is not None:
         scores |= seen_beside(bench, originals, cautions, page=settings.page)
-    kept = keep(output, made, clips, settings, making)
+    kept = keep(output, made, clips, settings, described(loaded, how))
     protocol = protocol_of(settings, bench, real, clips, videos, prompts_protocol(targets), how.about)
     written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
     export_for_vbench(made, settings)  # last, so that the scores are there whatever becomes of it
@@ -176,13 +175,18 @@ def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return videos, run
 
 
-def generated(generator: Generator, requests: Sequence[Request], making: Mapping[str, Any], *, output: Path, share: Share) -> MadeVideos:
+def generated(
+    loaded: LoadedDiffusion, how: Sampling, requests: Sequence[Request], *, device: str, output: Path, share: Share
+) -> MadeVideos:
     """The clips of the requests, as far as they are not there yet."""
+    from sora.assembly.generation import described, generator_of
     from sora.evaluation.videos.generating import generate
+    from sora.system.devices import choose_device
 
-    about = {key: value for key, value in making.items() if key != "trained_by"}
+    generator = generator_of(loaded, how, choose_device(device))
+    about = {key: value for key, value in described(loaded, how).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
-    about |= {"device": str(generator.device), "budget": generator.token_budget}
+    about |= {"device": str(generator.device), "budget": how.budget}
     with bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 

@@ -26,6 +26,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Continuation:
+    """How continuations are compared. context: first frames that the model was given, None where nobody says it. shown: they are in the
+    videos, too."""
+
     context: int | None
     shown: bool
 
@@ -38,6 +41,8 @@ class Continuation:
 
 @dataclass(frozen=True)
 class LossSettings:
+    """What a held-out loss is the mean of. clips: None for all. levels: of noise. draws: of noise at each level."""
+
     clips: int | None
     levels: int
     draws: int
