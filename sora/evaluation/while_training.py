@@ -24,11 +24,11 @@ def scorer(
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
     """What measures the videos, by the words of evaluation.videos.metrics; None for nothing. appearance: makes the extractor that
     the configuration chose."""
-    from sora.evaluation.videos.targets import world_of
+    from sora.world.dataset import world_of
 
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"evaluation.videos.metrics={list(names)} has {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    if "adherence" in names and any(world_of(index) is None for index in clips.indexes):
+    if "adherence" in names and any(world_of(index.described) is None for index in clips.indexes):
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
@@ -55,10 +55,10 @@ def scorer(
 
 def extractors_of(names: Sequence[str], appearance: Callable[[], VideoFeatures]) -> dict[str, VideoFeatures]:
     """By what begins the names of their figures: the one that was chosen, where a word reads it, and that of motion."""
-    from sora.evaluation.measures.motion import network_of
+    from sora.metrics.extractors.motion3d import Motion3D
 
     found = {"": appearance()} if set(APPEARANCE) & set(names) else {}
-    return found | ({"motion_": network_of("motion")} if "motion" in names else {})
+    return found | ({"motion_": Motion3D()} if "motion" in names else {})
 
 
 def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
