@@ -18,7 +18,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,22 +28,27 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from sora import plan
+from sora.assembly.training import diffusion_task, training_module
 from sora.config.build import build, plain
 from sora.config.compose import compose
 from sora.cost import tracing
-from sora.cost.price import Costs, PackOf, Wanted, batch_of, bill, module_of
+from sora.cost.price import Costs, PackOf, Wanted, batch_of, bill
 from sora.cost.tally import CostCounter
 from sora.parallel.mesh import seat
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid, Movable
+from sora.training.module import TrainingModule
 
 GIVEN = {"patch_channels": 32, "text_width": 24}
 CLIPS = [(Grid(3, 8, 12), 7), (Grid(1, 8, 8), 5), (Grid(2, 5, 9), 11)]  # 442 of 512 tokens
 SMALL = [
     "task=diffusion",
+    "cluster=h100x1",
     "dit=toy",
     "dit.width=96",
     "dit.depth=4",
@@ -66,9 +72,28 @@ PARTS = ("weights", "average", "moments", "kept")
 TEN = ["task=diffusion", "cluster=h100x1024", "dit=8b", "dit.depth=48", "trainer=fsdp", "plan.budget=32768", "plan.packs=1024"]
 
 
-def wanted(words: Sequence[str], *, given: dict[str, int], packs: Sequence[PackOf]) -> Wanted:
-    longest = max(grid.tokens for pack in packs for grid, _ in pack)
-    return Wanted(config=compose("plan", words).config, given=given, packs=packs, text=IdentityText, longest=longest, epoch=None)
+@dataclass(frozen=True)
+class Item:
+    """A configuration of a network on packs, as it trains and as it is priced."""
+
+    config: DictConfig
+    given: Mapping[str, int]
+    packs: Sequence[PackOf]
+
+    @property
+    def wanted(self) -> Wanted:
+        return plan.wanted(self.config, self.given, self.packs, IdentityText, epoch=None)
+
+    def module(self) -> TrainingModule:
+        """What trains, with the attention that the configuration names."""
+        config = self.config.copy()
+        config.compile = False
+        task, scales = diffusion_task(config, self.given, IdentityText, encode=None)
+        return training_module(config, task, scales=scales)
+
+
+def wanted(words: Sequence[str], *, given: dict[str, int], packs: Sequence[PackOf]) -> Item:
+    return Item(compose("plan", words).config, given, packs)
 
 
 BEGINS, ENDS = "forward begins", "forward ends"
@@ -156,16 +181,16 @@ def kept_by(profile: Any) -> dict[str, float]:
     return {"kept": sum(inside), "most": most}
 
 
-def ran(item: Wanted) -> dict[str, float]:
+def ran(item: Item) -> dict[str, float]:
     """A real run of a few steps in this process."""
     torch.manual_seed(0)
     meter = Meter()
     trainer = build(item.config.trainer)(callbacks=[meter])
-    trainer.fit(module_of(item, gpu=False), DataLoader(Steps(batch_of(item, item.packs[0], item.config.plan.budget)), batch_size=None))
+    trainer.fit(item.module(), DataLoader(Steps(batch_of(item.wanted, item.packs[0], item.config.plan.budget)), batch_size=None))
     return meter.found
 
 
-def ran_in_two(item: Wanted, folder: Path) -> dict[str, float]:
+def ran_in_two(item: Item, folder: Path) -> dict[str, float]:
     """The same in two processes that share the weights; what the first one keeps."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -193,11 +218,11 @@ def ran_in_two(item: Wanted, folder: Path) -> dict[str, float]:
     return json.loads((folder / "found.json").read_text())
 
 
-def foretold(item: Wanted) -> dict[str, float]:
+def foretold(item: Item) -> dict[str, float]:
     """What is predicted of the same run."""
     tree = plain(item.config.trainer)
     ranks = (tree.get("devices") or 1) * (tree.get("nodes") or 1)
-    batch = batch_of(item, item.packs[0], item.config.plan.budget)
+    batch = batch_of(item.wanted, item.packs[0], item.config.plan.budget)
     plain_send, handed_out = CostCounter._send, []
 
     def send(tally: CostCounter, name: str, *given: Any) -> None:
@@ -206,8 +231,8 @@ def foretold(item: Wanted) -> dict[str, float]:
         handed_out.append(sum(tally.sent.values()) - before if "reduce_scatter" in name else 0)
 
     with mock.patch.object(CostCounter, "_send", send):
-        found = tracing.traced(lambda: module_of(item, gpu=False), [batch], trainer=build(tree)(callbacks=[]), ranks=ranks, gpu=False)
-    costs = Costs(item.config, item, item.packs)
+        found = tracing.traced(item.module, [batch], trainer=build(tree)(callbacks=[]), ranks=ranks, gpu=False)
+    costs = Costs(item.wanted.flops, item.packs)
     parts = {name: getattr(found, name) for name in PARTS}
     parts |= {"flops": float(costs.executed(found, item.packs)[0]), "model": float(costs.model[0]), "largest": found.largest}
     return {**parts, "sent": sum(found.sent.values()) + sum(handed_out)}
@@ -236,7 +261,7 @@ def ten_billion() -> dict[str, Any]:
 
 
 def priced_ten() -> dict[str, Any]:
-    found = bill(wanted(TEN, given={"patch_channels": 64, "text_width": 4096}, packs=[[(Grid(21, 30, 52), 512)]]))
+    found = bill(wanted(TEN, given={"patch_channels": 64, "text_width": 4096}, packs=[[(Grid(21, 30, 52), 512)]]).wanted)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {"run": "10 B on 1,024", "peak_mb": usage.ru_maxrss / 1024, "cpu_seconds": usage.ru_utime + usage.ru_stime, **found.figures}
 

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from sora.config.build import build
 from sora.config.compose import compose, config_dir
-from sora.cost.price import Wanted, bill
+from sora.cost.price import bill
+from sora.plan import wanted
 from sora.system.files import write_json, write_text
 from sora.text.encoder import IdentityText
 from sora.tokens import Grid
@@ -34,7 +35,7 @@ def priced(size: str, cluster: str) -> dict[str, Any]:
     words = [f"dit={size}", f"cluster={cluster}", "trainer=fsdp", f"plan.packs={devices}", f"plan.budget={BUDGET}", "plan.max_clips=8"]
     config = compose("plan", ["task=diffusion", *words]).config
     given = {"patch_channels": CHANNELS, "text_width": TEXT}
-    found = bill(Wanted(config=config, given=given, packs=[[(CLIP, WORDS)]], text=IdentityText, longest=CLIP.tokens, epoch=None))
+    found = bill(wanted(config, given, [[(CLIP, WORDS)]], IdentityText, epoch=None))
     return {**found.figures, "devices": found.cluster.devices, "price": found.cluster.price, "bound": found.time.bound}
 
 

@@ -45,7 +45,7 @@ def option(name: str) -> dict[str, Any]:
 
 def size(name: str) -> Size:
     tree, given = option(name), {"patch_channels": CHANNELS * 4, "text_width": TEXT}
-    flops = flops_of(tree, **given)
+    flops = flops_of(tree, given)
     with torch.device("meta"):
         network = build(tree, **given)
     per_token = tuple(TRAINING * flops.clip(grid, WORDS) / grid.tokens for grid in (SHORT, LONG))
@@ -104,7 +104,7 @@ def by_patch(name: str) -> list[tuple[int, int]]:
     found = []
     for side in PATCHES:
         grid = Grid(SHORT.t, SHORT.h * 2 // side, SHORT.w * 2 // side)
-        flops = flops_of(option(name), patch_channels=CHANNELS * side * side, text_width=TEXT)
+        flops = flops_of(option(name), {"patch_channels": CHANNELS * side * side, "text_width": TEXT})
         found.append((grid.tokens, flops.clip(grid, WORDS)))
     return found
 

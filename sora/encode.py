@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sora.data.index.units import WHOLE, JobPart
 from sora.gate.sizes import Number, refuse_numbers
@@ -75,6 +75,7 @@ def encode(config: DictConfig, index: Index, part: JobPart) -> None:
     from sora.config.build import build
     from sora.config.command_line.following import after_encode
     from sora.data.index.latents import LatentIndex, shard_rows
+    from sora.system.devices import choose_device
     from sora.system.terminal import bars
     from sora.text import cache
     from sora.vae import artefact
@@ -82,7 +83,7 @@ def encode(config: DictConfig, index: Index, part: JobPart) -> None:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     source = Path(config.vae)
     source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
-    vae = artefact.load(source).to(_device(config.device))
+    vae = artefact.load(source).to(choose_device(config.device))
     encoder, reader = build(config.text), build(config.reader)
     encoder.to(vae.shift.device)
     captions = captions_of(index, config.captions, part=part)
@@ -292,14 +293,6 @@ def _tell_of_cuts(manifest: Path) -> None:
 
     for cut in cache.cut_in(manifest) or ():
         say(f"  {cut.line()}")
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device={name} cannot be had here; choose device=cpu or device=auto")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ all runs of a sweep and ends with their table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from sora.config.compose import Composed
+    from sora.evaluation.settings import EvaluationSettings
 
 EXAMPLES = (
     "sora evaluate checkpoint=outputs/dit data=data/world n=256",
@@ -44,12 +47,13 @@ def main(composed: Composed) -> None:
     kinds = {"diffusion": evaluate_diffusion, "vae": evaluate_vae, "videos": evaluate_files}
     folder, config.step = run_of(Path(config.checkpoint), config.step)
     config.checkpoint = str(folder)
+    settings = settings_of(config)
     kind = kind_of(folder)
-    refuse_unread(config, composed.said, kind=kind)
+    refuse_unread(settings, said_in(config, composed.said), kind=kind)
     refuse_unguided(negative_of(config.negative), (), config.guidance, composed.choices.get("guidance"))
-    refuse_other_statistics(config, composed.said, composed.choices.get("preset"))
+    refuse_other_statistics(settings, composed.said, composed.choices.get("preset"))
     with joined(config.device) as share:
-        scores = kinds[kind](config, share, preset_of(composed))
+        scores = kinds[kind](settings, share, preset_of(composed))
         if not share.first:
             return
         if config.page:
@@ -57,6 +61,30 @@ def main(composed: Composed) -> None:
         for line in figure_lines(scores["figures"]):
             print(f"  {line}")
         print(ending(scores["output"], page=config.page))
+
+
+def said_in(config: DictConfig, said: Sequence[str]) -> dict[str, Any]:
+    """The keys of a configuration that a command line names, with their values."""
+    from omegaconf import OmegaConf
+
+    return {key: OmegaConf.select(config, key) for key in said if key.partition(".")[0] in config}
+
+
+def settings_of(config: DictConfig) -> EvaluationSettings:
+    """A command's configuration as values."""
+    from functools import partial
+
+    from sora.assembly.generation import sampling
+    from sora.config.build import build, plain
+    from sora.evaluation.settings import Continuation, EvaluationSettings, LossSettings, Side
+    from sora.evaluation.words import listed
+
+    values = {key: value for key, value in plain(config).items() if key in EvaluationSettings.__dataclass_fields__}
+    data = values["data"]
+    values |= {"data": (data,) if isinstance(data, str) else None if data is None else tuple(data), "metrics": listed(values["metrics"])}
+    values |= {"real": Side(**values["real"]), "generated": Side(n=None, **values["generated"])}
+    values |= {"continuation": Continuation(**values["continuation"]), "loss": LossSettings(**values["loss"])}
+    return EvaluationSettings(**values | {"extractor": partial(build, config.extractor), "sampling": partial(sampling, config)})
 
 
 def figure_lines(figures: Mapping[str, float]) -> list[str]:

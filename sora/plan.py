@@ -8,9 +8,17 @@ from sora.system import terminal
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from collections.abc import Callable, Mapping, Sequence
 
+    from omegaconf import DictConfig
+    from torch import nn
+
+    from sora.assembly.data import Planned
     from sora.config.compose import Composed
+    from sora.cost.bill import Bill
+    from sora.cost.price import Launch, PackOf, Wanted
+    from sora.cost.price_vae import WantedCrops
+    from sora.data.plan.crops import CropPlan
     from sora.data.plan.plan import TokenPlan
 
 EXAMPLES = (
@@ -24,8 +32,8 @@ def main(composed: Composed) -> None:
     """Print the figures; a ValueError when an epoch would be empty."""
     from pathlib import Path
 
-    from sora.assembly.jobs import captions_told, diffusion_plan
-    from sora.assembly.resume import require_given
+    from sora.assembly.data import captions_told, diffusion_plan
+    from sora.config.check import require_given
     from sora.config.command_line.idle import refuse_idle
     from sora.system import files as storage
 
@@ -48,8 +56,6 @@ def main(composed: Composed) -> None:
     for line in captions_told(config, planned):
         terminal.say(f"captions         {line}")
     if config.get("cluster") is not None:
-        from sora.cost.price import priced
-
         ends = planned.plan.windows_of_epoch() is not None
         bill = priced(config, planned, epoch=found["figures"][0]["steps"] if ends else None)
         print("\n" + "\n".join(bill.lines()))
@@ -62,7 +68,7 @@ def tell_of_crops(config: DictConfig) -> None:
     """Print what a VAE is trained on, and what that costs."""
     from pathlib import Path
 
-    from sora.assembly.jobs import vae_plan
+    from sora.assembly.data import vae_plan
     from sora.system import files as storage
 
     data, plan = vae_plan(config)
@@ -70,9 +76,9 @@ def tell_of_crops(config: DictConfig) -> None:
     print(f"a step: {counted(plan.batch, 'crop')} in {counted(plan.packs, 'pack')}; every shape in turn")
     found: dict[str, Any] = {}
     if config.get("cluster") is not None:
-        from sora.cost.price_vae import priced
+        from sora.cost import price_vae
 
-        bill = priced(config, plan, clips=sum(map(len, data.indexes)) - sum(plan.skipped.values()))
+        bill = price_vae.bill(wanted_crops(config, plan, clips=sum(map(len, data.indexes)) - sum(plan.skipped.values())))
         print("\n" + "\n".join(bill.lines()))
         found["price"] = bill.figures
     if config.figures:
@@ -99,16 +105,12 @@ def told(config: DictConfig, plan: TokenPlan) -> list[dict[str, Any]]:
 
 def calibrate(config: DictConfig, planned: Any) -> None:
     """Measure forward and backward passes of the configured network over clips of several lengths, and fit the cost to them."""
-    import torch
-
-    from sora.config.build import build
+    from sora.assembly.network import network
     from sora.cost.calibration import seconds_per_token
     from sora.data.plan.cost import fitted_cost
-    from sora.vae import artefact
+    from sora.system.devices import choose_device
 
-    device = torch.device(config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    channels = planned.patchifier.channels(artefact.load(planned.vae).latent_channels)
-    dit = build(config.dit, patch_channels=channels, text_width=planned.encoder.width).to(device)
+    dit = network(config.dit, planned.given).to(choose_device(config.device))
     budget = config.plan.budget
     lengths = sorted({max(1, budget // parts) for parts in (1, 2, 4, 8, 16)})
     measured = seconds_per_token(dit, lengths=lengths, budget=budget, repeats=config.repeats)
@@ -116,6 +118,75 @@ def calibrate(config: DictConfig, planned: Any) -> None:
     for length, seconds in zip(lengths, measured, strict=True):
         print(f"clips of {length:>7,} tokens: {1e6 * seconds:.2f} microseconds a token")
     print(f"plan.cost.linear={cost.linear:.4g} plan.cost.quadratic={cost.quadratic:.4g}")
+
+
+# ---- what is priced
+
+
+def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill:
+    """The price of a run on a plan. epoch: its steps."""
+    from dataclasses import replace
+
+    from sora.cost.price import bill, packs_of, unseen_stages
+
+    steps = max(1, config.priced // planned.plan.packs)
+    packs = packs_of(planned, steps=steps, text_tokens=config.text.get("max_tokens", 1))
+    found = bill(wanted(config, planned.given, packs, planned.encoder.text_module, epoch=epoch))
+    online = "data=videos: the VAE and the text encoder work while the network trains; what they hold and take is not in this price"
+    return replace(found, warnings=[*found.warnings, *unseen_stages(planned, steps=steps), *([online] if planned.online else [])])
+
+
+def wanted(
+    config: DictConfig, given: Mapping[str, int], packs: Sequence[PackOf], text: Callable[[], nn.Module], *, epoch: float | None
+) -> Wanted:
+    """A denoising network on packs, to be priced. given: what it is made for. text: makes the module that captions go through."""
+    from functools import partial
+
+    from sora.assembly.network import flops_of, outline
+    from sora.assembly.training import traced_module
+    from sora.cost.price import Wanted
+
+    return Wanted(
+        launch=launch_of(config),
+        given=given,
+        packs=packs,
+        budget=config.plan.budget,
+        max_clips=config.plan.max_clips,
+        text_budget=config.data.text_budget,
+        pooled=(config.dit.get("level") or {}).get("pooled_width"),
+        flops=flops_of(config.dit, given),
+        depth=config.dit.get("depth", 0),
+        period=config.recompute.get("n", 1),
+        module=partial(traced_module, config, given, text),
+        outline=partial(outline, config.dit, given),
+        epoch=epoch,
+    )
+
+
+def wanted_crops(config: DictConfig, plan: CropPlan, *, clips: int) -> WantedCrops:
+    """A VAE on crops, to be priced. clips: that the crops are from."""
+    from functools import partial
+
+    from sora.assembly.network import outline
+    from sora.assembly.training import training_module, vae_task
+    from sora.cost.price_vae import WantedCrops
+
+    return WantedCrops(
+        launch_of(config), plan, lambda: training_module(config, vae_task(config)), partial(outline, config.vae, {}), clips=clips
+    )
+
+
+def launch_of(config: DictConfig) -> Launch:
+    from pathlib import Path
+
+    from sora.config.build import build, plain
+    from sora.cost.price import Launch, kept_of
+
+    kept = {key: config.checkpoint[key] for key in ("every", "keep", "keep_every")}
+    fit = None if config.fit is None else Path(config.fit)
+    return Launch(
+        build(config.cluster), plain(config.trainer), config.steps, config.plan.packs, checkpoints=kept_of(config.steps, **kept), fit=fit
+    )
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def parts_of(run: Trained, output: Path, *, most: int) -> list[Section]:
 
 def several(places: Sequence[Path], *, most: int) -> Page:
     """The page of several runs or folders of samples: their table, then the samples of each."""
-    from sora.compare import board
+    from sora.report.comparison import board
     from sora.report.page import Page, Prose, Section, Table, VideoGrid
     from sora.report.run import samples_of
     from sora.report.scores import labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,13 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def main(composed: Composed) -> None:
     """Generate, and write a video, a strip of its frames and a JSON sidecar of each sample as soon as its pack is denoised."""
+    from sora.assembly.generation import described, generator_of, sampling
     from sora.assembly.load import fill_of, load_diffusion
     from sora.config.command_line.following import after_samples
     from sora.gate.sizes import refuse_numbers
     from sora.generation.prompts import NUMBERS, negative_of, read_prompts, refuse_idle, refuse_unguided, with_cuts
     from sora.generation.samples import check_place, check_videos, times
+    from sora.system.devices import choose_device
     from sora.system.locks import alone_in
     from sora.text.limits import with_fill
 
@@ -45,14 +47,15 @@ def main(composed: Composed) -> None:
     if config.output:
         check_place(Path(config.output), key="output")
     loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema, stretch=config.stretch)
-    generator = make_generator(loaded, config)
+    how = sampling(config)
+    generator = generator_of(loaded, how, choose_device(config.device))
     limits = with_fill(loaded.encoder.limits(), fill_of(loaded.config))
     requests, told = with_cuts(plan_requests(lines, config, loaded), limits)
     for line in told:
         terminal.say(line)
     packs = generator.packs(requests)
     check_videos(requests, config.enlarge)
-    batch = batch_of(requests, loaded, config, device=str(generator.device))
+    batch = batch_of(requests, loaded, config, described(loaded, how), device=str(generator.device))
     with alone_in(batch.folder, "sampling into"):
         batch.claim(replace=config.replace)
         try:
@@ -64,14 +67,14 @@ def main(composed: Composed) -> None:
     print(f"next: {after_samples(batch.folder, loaded.run)}")
 
 
-def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, *, device: str) -> SampleFolder:
+def batch_of(requests: Sequence[Request], loaded: LoadedDiffusion, config: Any, about: Mapping[str, Any], *, device: str) -> SampleFolder:
     """The samples and their folder: the one that was named, else the first in the run that holds no others."""
     from sora.gate.files import below
     from sora.generation.samples import SampleFolder, check_place, free_folder
 
     within = {"device": device, "budget": config.budget}
     home = Path(config.output) if config.output else below(loaded.run, "samples", f"step-{loaded.step:08d}")
-    batch = SampleFolder(home, requests, describe(loaded, config), within, config.enlarge)
+    batch = SampleFolder(home, requests, about, within, config.enlarge)
     if config.output:
         return batch
     check_place(home, key="output")
@@ -196,66 +199,6 @@ def read_bmp(file: Any, named: str) -> Any:
             return picture.convert("RGB")
     except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise ValueError(f"{named} cannot be read as an image: {error}") from None
-
-
-def make_generator(loaded: LoadedDiffusion, config: Any) -> Generator:
-    """A generator of the run's networks, with the sampler, guidance and levels of a command's configuration."""
-    import functools
-
-    from sora.config.build import build
-    from sora.diffusion.shift import constant_shift
-    from sora.generation.generator import Generator, Recipe
-
-    device = choose_device(config.device)
-    shift = loaded.objective.shift if config.shift is None else functools.partial(constant_shift, value=float(config.shift))
-    recipe = Recipe(sampler=build(config.sampler), guidance=build(config.guidance), steps=config.steps, shift=shift, first=config.first)
-    return Generator(
-        dit=loaded.dit.to(device),
-        encode=loaded.encoder.encode,
-        text=loaded.text.to(device),
-        vae=loaded.vae.to(device),
-        patchifier=loaded.patchifier,
-        path=loaded.objective.path,
-        prediction=loaded.objective.prediction,
-        recipe=recipe,
-        token_budget=config.budget,
-        device=device,
-    )
-
-
-def choose_device(name: str) -> str:
-    """auto is the GPU if there is one."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={name} must be auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: this torch finds no GPU; use device=cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-# ---- what is written
-
-
-def describe(loaded: LoadedDiffusion, config: Any) -> dict[str, Any]:
-    """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
-    from omegaconf import OmegaConf
-
-    from sora.config.own import record
-    from sora.runs.run import code_version
-
-    return {
-        "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes},
-        "sampler": OmegaConf.to_container(config.sampler),
-        "guidance": OmegaConf.to_container(config.guidance),
-        "stretch": OmegaConf.to_container(config.stretch) if config.get("stretch") else None,  # an evaluation has none
-        "steps": config.steps,
-        "shift": config.shift,
-        "first": config.first,
-        "code": code_version(),
-        "trained_by": loaded.code,
-        **({"own": used} if (used := {name: kept["files"] for name, kept in record().items()}) else {}),
-    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.jobs import Job
+    from sora.assembly.training import Job
     from sora.config.compose import Composed
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
@@ -30,7 +30,7 @@ EXAMPLES = (
 def main(composed: Composed) -> int:
     """Train; the exit code is 0 when the run is complete, 128 + the signal's number when one asked it to stop (and it has saved)."""
     from sora.assembly import first_weights
-    from sora.assembly.jobs import JOBS, finish_vae
+    from sora.assembly.training import JOBS, finish_vae
     from sora.config.build import build
     from sora.config.command_line.commands import command
     from sora.parallel.mesh import seat
@@ -159,12 +159,13 @@ def train(
     from functools import partial
 
     from sora.assembly.network import peak_of
+    from sora.assembly.training import training_module
     from sora.assembly.validation import evaluations
     from sora.config.build import build
     from sora.data.loading.loader import step_loader
+    from sora.evaluation.while_training import scorer
     from sora.parallel.mesh import seat
     from sora.runs.agreement import confirmed
-    from sora.training import module as modules
     from sora.training.callbacks.checkpoints import Checkpoints
     from sora.training.callbacks.clock import Alike
     from sora.training.callbacks.journal import Journal
@@ -173,15 +174,7 @@ def train(
     from sora.training.state import restore_finished
 
     first = state.step if state else 0
-    module = modules.TrainingModule(
-        task=job.task,
-        optimizer=build(config.optimizer, **({"scales": job.scales} if job.scales else {})),
-        schedule=build(config.schedule, steps=config.steps),
-        average=build(config.ema),
-        max_grad_norm=config.max_grad_norm,
-        guard=build(config.guard),
-        stop=lambda: bool(flag),
-    )
+    module = training_module(config, job.task, scales=job.scales, stop=lambda: bool(flag))
     peak = (lambda: peak_of(trainer)) if job.unit == "tokens" else None
     tracker = tracker_of(config, run, first=first)
     shown = {"every": config.log_every, "steps": config.steps, "unit": job.unit, "tracker": tracker, "peak": peak}
@@ -190,10 +183,9 @@ def train(
     kept = {"seed": config.seed, "flag": flag, "journal": journal, "phases": clock.phases, "resumed": state}
     saver = Checkpoints(run, **config.checkpoint, steps=config.steps, **kept)
     beside = {"journal": journal, "phases": clock.phases, "tracker": tracker, "stop": lambda: bool(flag)}
-    measured = evaluations(config, job, run, widths=module.average.widths(), **beside)
-    trainer = build(config.trainer)(
-        callbacks=[Alike({**alike, "the step": str(first)}), PeerConnection(peers), journal, saver, *measured, clock]
-    )
+    measured = evaluations(config, job, run, scorer=scorer, widths=module.average.widths(), **beside)
+    alone = [Alike({**alike, "the step": str(first)}), PeerConnection(peers)]
+    trainer = build(config.trainer)(callbacks=[*alone, journal, saver, *measured, clock])
     # planned up to here before workers are forked, so that none walks there by itself; ranks that do not divide the packs are refused
     mine = {"ranks": (place := seat(trainer)).readers, "rank": place.reader}
     job.steps.plan.at(first).share(**mine)

@@ -12,6 +12,7 @@ import sora
 from sora import cli
 from sora.config import compose as compose_module
 from sora.config.command_line import completion
+from sora.config.command_line.verbs import Verb
 from sora.system.terminal import writable
 from tests.config.conftest import toy  # noqa: F401  the toy world is a fixture
 
@@ -35,7 +36,7 @@ def verb(toy, monkeypatch):  # noqa: F811
     module = Module()
     module.seen, module.folder = seen, toy
     monkeypatch.setitem(sys.modules, "sora.train", module)
-    monkeypatch.setattr(cli, "verbs", lambda: {"train": cli.Verb("train", "Trains.", "Trains.\n\nAt length.", ("sora train a=1",) * 3)})
+    monkeypatch.setattr(cli, "verbs", lambda: {"train": Verb("train", "Trains.", "Trains.\n\nAt length.", ("sora train a=1",) * 3)})
     return module
 
 

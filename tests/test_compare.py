@@ -6,9 +6,9 @@ import json
 import pytest
 
 from sora.cli import run
-from sora.compare import labels
 from sora.metrics.protocol import Protocol
 from sora.report import tables
+from sora.report.scores import labels
 from sora.system.files import write_json
 
 pytestmark = pytest.mark.slow

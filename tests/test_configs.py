@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sora.cli import verbs, worded
 from sora.config.build import build, resolve
+from sora.config.command_line.verbs import verbs, worded
 from sora.config.compose import compose, config_dir, groups, primaries
 from sora.config.targets import TARGET
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sora.cli import verbs, worded
 from sora.config import own
 from sora.config.command_line.flags import parse
 from sora.config.command_line.sweep import several
+from sora.config.command_line.verbs import verbs, worded
 from sora.config.compose import compose
 
 ROOT = Path(__file__).parents[1]

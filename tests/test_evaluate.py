@@ -6,8 +6,8 @@ import json
 import pytest
 
 from sora.cli import run
-from sora.evaluation.measures.clips import wilson
 from sora.evaluation.videos.made import fit
+from sora.metrics.statistics import wilson
 from sora.patches.geometry import Geometry
 from sora.world.judge.adherence import ASPECTS
 from tests.faults import Countdown, die, in_child, injected

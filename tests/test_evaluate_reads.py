@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sora.cli import guarded
 from sora.config.compose import Composed, compose
-from sora.evaluate import main
+from sora.evaluate import main, said_in, settings_of
 from sora.evaluation.reads import SORTED, read, refuse_other_statistics, refuse_unread
 from sora.evaluation.words import KNOWN
 from sora.metrics.feature_sets import FORMAT, read_features, save_features
@@ -63,7 +63,7 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
     base = {"checkpoint": str(one), "data": str(two), "metrics": words, "cache": str(tmp_path / "features"), "rates": "any", "keep": 0}
     base |= {"real.frames": 5, "generated.frames": 5, "bootstrap": 20, "neighbours": 3, "output": str(tmp_path / "out"), "page": False}
     base |= {"n": 2, "generated.frames": 3} if words == ["quality"] else {}
-    expected, counts = figures(given(**base)), read(given(**base), words, kind="videos")
+    expected, counts = figures(given(**base)), read(settings_of(given(**base)), words, kind="videos")
     for key, value in OTHER.items():
         changed = {**base, key: value}
         if key.partition(".")[0] not in counts:
@@ -112,17 +112,18 @@ def test_what_counts_moves_figures_and_what_does_not_leaves_them(sets, tmp_path,
 def test_a_key_that_nothing_reads_is_refused_with_who_would(tmp_path, kind, words, said, told):
     config = given(checkpoint=str(tmp_path), metrics=words, real__n=4, data="x", caption="dense", n=4, shift=2.0, negative="grey")
     if told is None:
-        refuse_unread(config, [said], kind=kind)
+        refuse_unread(settings_of(config), said_in(config, [said]), kind=kind)
         return
     with pytest.raises(ValueError, match=told) as error:
-        refuse_unread(config, [said], kind=kind)
+        refuse_unread(settings_of(config), said_in(config, [said]), kind=kind)
     assert "\n" not in str(error.value)
 
 
 def test_every_key_is_read_by_something():
     """A key that a table forgets would be refused for all."""
     config = given(checkpoint="x", data="x", size="12x8")
-    counted = {key for kind, known in KNOWN.items() for word in known for key in read(config, [word], kind=kind)}
+    settings = settings_of(config)
+    counted = {key for kind, known in KNOWN.items() for word in known for key in read(settings, [word], kind=kind)}
     assert counted | set(SORTED) == {*config, "preset"}
 
 
@@ -142,9 +143,11 @@ def test_a_finished_vae_has_one_state_only(tmp_path):
     config = given(checkpoint=str(vae_artefact(tmp_path / "vae")), metrics=["reconstruction"], step=3)
     for key in ("step", "ema"):
         with pytest.raises(ValueError, match="is a finished VAE"):
-            refuse_unread(config, [key], kind="vae")
+            refuse_unread(settings_of(config), said_in(config, [key]), kind="vae")
     run = diffusion_run(tmp_path / "run", vae=tmp_path / "vae", data=tmp_path)
-    refuse_unread(given(checkpoint=str(run), metrics=["frechet"]), ["step", "ema", "steps", "real", "sampler", "output"], kind="diffusion")
+    config = given(checkpoint=str(run), metrics=["frechet"])
+    said = said_in(config, ["step", "ema", "steps", "real", "sampler", "output"])
+    refuse_unread(settings_of(config), said, kind="diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +161,7 @@ def statistics(sets, tmp_path_factory):
 def test_a_file_stands_for_the_real_side_that_is_asked_for_field_by_field(statistics, sets):
     """Without data= nobody else looks at `real`."""
     base = {"checkpoint": str(sets[0]), "statistics": str(statistics)}
-    refuse_other_statistics(given(**base), [], None)  # as it is
+    refuse_other_statistics(settings_of(given(**base)), [], None)  # as it is
     for key, value, told in (
         ("n", 4, r"real\.n=4 \(it has 6\)"),
         ("frames", None, r"real\.frames=null \(it has 5\)"),
@@ -167,17 +170,19 @@ def test_a_file_stands_for_the_real_side_that_is_asked_for_field_by_field(statis
         ("choose", "random", r"real\.choose=random \(it has spread\)"),
         ("short", "leave_out", r"real\.short=leave_out \(it has refuse\)"),
     ):
-        config = given(**base, **{f"real.{key}": value})
+        asked = settings_of(given(**base, **{f"real.{key}": value}))
         for said in (f"real.{key}", "real"):
             with pytest.raises(ValueError, match=told):
-                refuse_other_statistics(config, [said], None)
+                refuse_other_statistics(asked, [said], None)
         with pytest.raises(ValueError, match=told):
-            refuse_other_statistics(config, [], "a_preset")
-    same = given(**base, **{"real.n": 6, "real.frames": 5})
+            refuse_other_statistics(asked, [], "a_preset")
+    same = settings_of(given(**base, **{"real.n": 6, "real.frames": 5}))
     refuse_other_statistics(same, ["real.n", "real.frames"], "a_preset")
     with pytest.raises(ValueError, match=r"real\.n=null \(it has 6 of 12\)"):
-        refuse_other_statistics(given(**base), ["real.n"], None)
-    refuse_other_statistics(given(**base, data="x", **{"real.n": 4}), ["real.n"], None)  # then the clips themselves are compared
+        refuse_other_statistics(settings_of(given(**base)), ["real.n"], None)
+    refuse_other_statistics(
+        settings_of(given(**base, data="x", **{"real.n": 4})), ["real.n"], None
+    )  # then the clips themselves are compared
 
 
 def test_a_preset_names_every_field_in_which_a_file_is_not_of_it(statistics, sets, capsys):

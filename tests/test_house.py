@@ -212,7 +212,7 @@ def test_every_test_asserts_in_its_own_body():
 
 @pytest.mark.parametrize("verb", [name.removesuffix("_command") for name in verbs()])
 def test_every_command_has_one_line_and_three_examples(verb):
-    from sora.cli import verbs as known
+    from sora.config.command_line.verbs import verbs as known
 
     assert 10 < len(known()[verb].line) < 110
     assert len(known()[verb].examples) == 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sora import cli
-from sora.assembly.jobs import diffusion_job
+from sora.assembly.training import diffusion_job
 from sora.config.build import build
 from sora.config.compose import compose
 from sora.cost.calibration import seconds_per_token

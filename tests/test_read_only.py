@@ -59,8 +59,8 @@ def read_only(theirs, tmp_path, monkeypatch):
 )
 def test_a_command_that_would_write_there_says_so_before_the_work(read_only, capsys, monkeypatch, verb, words, told):
     places = {"home": str(read_only), **{name: str(read_only / name) for name in ("dit", "vae", "world")}}
-    monkeypatch.setattr("sora.assembly.jobs.vae_plan", None)
-    monkeypatch.setattr("sora.assembly.jobs.diffusion_plan", None)
+    monkeypatch.setattr("sora.assembly.data.vae_plan", None)
+    monkeypatch.setattr("sora.assembly.data.diffusion_plan", None)
     capsys.readouterr()  # of what made them
     assert run(verb, [word.format(**places) for word in words]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -116,7 +116,7 @@ import json, random, sys, time
 from pathlib import Path
 from sora.ingest.survey import Survey
 from sora.ingest.index_shards import _joined
-from sora.data.index.index_progress import Parts
+from sora.ingest.index_progress import Parts
 from sora.data.index.rows import Caption, ClipFacts, clip_row
 from sora.data.shards.shards import Member
 draw, clips, each = random.Random(0), int(sys.argv[2]), int(sys.argv[3])

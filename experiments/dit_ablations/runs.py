@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from sora import evaluate, train
-from sora.assembly.jobs import diffusion_plan
+from sora.assembly.data import diffusion_plan
 from sora.assembly.load import load_diffusion
 from sora.config.compose import compose
 from sora.quickstart import value

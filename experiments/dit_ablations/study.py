@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from sora.assembly.jobs import diffusion_plan
+from sora.assembly.data import diffusion_plan
 from sora.assembly.network import flops_of
 from sora.config.compose import Composed, compose
 from sora.data.plan.clips import ClipLimits
@@ -66,7 +66,7 @@ def equal_steps(words: Mapping[str, Sequence[str]], places: Sequence[str], *, st
 
 def cost(composed: Composed, grids: Sequence[tuple[Grid, int]], *, patch_channels: int, text_width: int) -> float:
     """Operations of one pass over all clips; grids: with how many clips have each."""
-    flops = flops_of(composed.config.dit, patch_channels=patch_channels, text_width=text_width)
+    flops = flops_of(composed.config.dit, {"patch_channels": patch_channels, "text_width": text_width})
     return float(sum(count * flops.clip(grid, WORDS) for grid, count in grids))
 
 

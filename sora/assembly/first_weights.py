@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor, nn
 
-    from sora.assembly.jobs import Job
+    from sora.assembly.training import Job
     from sora.dit.published.checkpoints import Taken
 
 # Keys that give weights their meaning, by kind of run; beside them the hashes of the VAE and the text encoder.
@@ -60,7 +60,7 @@ class InitialWeights:
 def foresee(config: DictConfig, *, going_on: bool) -> None:
     """Raise ValueError for an `init` that cannot be begun with, as far as configurations and names tell, before data are looked at; a run
     that goes on has begun."""
-    from sora.assembly.network import outline
+    from sora.assembly.network import given_of, outline
     from sora.config.build import build
     from sora.dit.published import checkpoints
     from sora.vae import artefact
@@ -82,8 +82,7 @@ def foresee(config: DictConfig, *, going_on: bool) -> None:
         raise ValueError(f"init={config.init} is no run and no VAE of sora; name the folder of a run of task=vae, or of its vae/")
     source, patch = Path(config.vae), tuple(config.patches.size)
     card = artefact.read_card(source / "vae" if (source / "vae" / artefact.CARD).is_file() else source)
-    channels = build(config.patches).channels(card["settings"]["latent_channels"])
-    dit = outline(config.dit, patch_channels=channels, text_width=build(config.text).width)
+    dit = outline(config.dit, given_of(build(config.patches), card["settings"]["latent_channels"], build(config.text)))
     checkpoints.foresee(dit, Path(config.init), patch=patch, allowed=config.get("init_allow", ()))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.assembly.network import given_of, network, objective_of
 from sora.config import own_runs
 from sora.config.build import build, plain
 from sora.gate.forms import Named, fitting
@@ -40,10 +41,12 @@ class LoadedVae:
 
 @dataclass(frozen=True)
 class LoadedDiffusion:
-    """All that sampling needs. encoder: captions to token states. text: the module behind it that trains along, or the identity."""
+    """All that sampling needs. ema: which weights, see `weights_of`. encoder: captions to token states. text: the module behind it that
+    trains along, or the identity."""
 
     run: Path
     step: int
+    ema: bool | float | str
     config: dict[str, Any]
     dit: nn.Module
     encoder: Any
@@ -97,13 +100,10 @@ def load_diffusion(
             raise ValueError(
                 f"{folder} was trained with another {name}: {info['depends'][name][:12]} in run.json, {value[:12]} here; put it back"
             )
-    channels = patchifier.channels(vae.latent_channels)
     if stretch is not None:
         config["dit"] = stretched(config["dit"], plain(stretch))
-    given = {"patch_channels": channels, "text_width": encoder.width}
     with _room(tensors, part="dit", source=found):
-        dit = build(config["dit"], **given)
-    objective = build(config["objective"], path=build(config["path"]), density=build(config["density"]))
+        dit = network(config["dit"], given_of(patchifier, vae.latent_channels, encoder))
     text = encoder.text_module()
     _fill(dit, tensors, part="dit", source=found)
     _fill(text, tensors, part="text", source=found)
@@ -116,13 +116,14 @@ def load_diffusion(
     return LoadedDiffusion(
         run=run.folder,
         step=reached,
+        ema=ema,
         config=config,
         dit=dit.eval(),
         encoder=encoder,
         text=text.eval(),
         vae=vae.eval(),
         patchifier=patchifier,
-        objective=objective,
+        objective=objective_of(config),
         hashes=hashes,
         code=info["code"],
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.config import own
+from sora.config.check import refuse_unmeasured, require_given
 from sora.config.words import meant
 from sora.gate.forms import Named, fitting, text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from sora.assembly.jobs import Job
+    from sora.assembly.training import Job
     from sora.runs.checkpoint import TrainingState
     from sora.runs.run import Run
 
@@ -122,16 +123,6 @@ def refuse_sizes(config: DictConfig) -> None:
             raise ValueError(f"{key}={found:,} is below {least:,}, the least that is trained with; raise {key}")
 
 
-def refuse_unmeasured(config: DictConfig) -> None:
-    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
-    evaluation = config.get("evaluation") or {}
-    if set(evaluation) == {"every"} and evaluation["every"] is not None:
-        raise ValueError(
-            f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
-            "evaluation=videos"
-        )
-
-
 def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
     """Raise ValueError for an `evaluation` that has not the keys of any of its options: a stored one may have been edited, or be old."""
     from sora.config.compose import compose
@@ -235,18 +226,6 @@ def refuse_unknown(allowed: Sequence[str], known: Collection[str]) -> None:
     """Raise ValueError for names in resume_allow that nothing has: one who mistypes a key believes that it is allowed."""
     if unknown := [name for name in allowed if not any(key == name or key.startswith(f"{name}.") for key in known)]:
         raise ValueError(f"resume_allow names {unknown[0]}, which this run has not{meant(unknown[0], known)}")
-
-
-def require_given(config: DictConfig, verb: str) -> None:
-    """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
-    from omegaconf import OmegaConf
-
-    refuse_unmeasured(config)
-    if config.steps < 1:
-        raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
-
-    if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
-        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
 
 
 def laid_over(stored: DictConfig, config: DictConfig, said: Sequence[str]) -> DictConfig:

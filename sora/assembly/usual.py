@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
-    from sora.assembly.jobs import Planned
+    from sora.assembly.data import Planned
     from sora.runs.run import Run
 
 KEYS = ("area", "fps", "seconds")  # the facts, and the keys of `sora sample` that say otherwise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.assembly.jobs import Job
-    from sora.data.index.index import Index
-    from sora.data.plan.listing import Listing
+    from sora.assembly.load import LoadedDiffusion
+    from sora.assembly.training import Job
+    from sora.data.loading.held_out import HeldOutClips
     from sora.generation.generator import Generator, Request
     from sora.runs.run import Run
     from sora.tokens import Grid
@@ -25,53 +24,26 @@ if TYPE_CHECKING:
     from sora.training.module import TrainingModule
 
 
-@dataclass(frozen=True)
-class HeldOutClips:
-    """Clips of a split of the datasets that a run trains on, prepared as those are, and the packs that they are measured in.
-
-    read: the packs of a step of the listing. encode: makes a batch of one (None: it is one already). shape: a grid in frames and pixels.
-    """
-
-    data: Any
-    listing: Listing
-    read: Callable[[int], Sequence[Any]]
-    encode: Callable[[Any, Any], Any] | None
-    shape: Callable[[Grid], dict[str, int]]
-
-    def batches(self, step: int, device: Any) -> list[Any]:
-        """The packs of a step, ready for the network."""
-        return [pack.to(device) if self.encode is None else self.encode(pack, device) for pack in self.read(step)]
-
-    @property
-    def indexes(self) -> tuple[Index, ...]:
-        from sora.data.loading.latents import LatentData
-
-        return tuple(item.index for item in self.data.latents) if isinstance(self.data, LatentData) else self.data.indexes
-
-    def place(self, row: int) -> tuple[int, int]:
-        """(dataset, its row) of a row of the listing."""
-        import numpy as np
-
-        dataset = int(np.searchsorted(self.listing.clips.starts, row, side="right")) - 1
-        return dataset, row - self.listing.clips.starts[dataset]
-
-
 def evaluations(
     config: DictConfig,
     job: Job,
     run: Run,
     *,
+    scorer: Callable[..., Any],
     widths: Mapping[str, float],
     journal: Journal,
     phases: Phases,
     tracker: Any,
     stop: Callable[[], bool],
 ) -> list[Evaluations]:
-    """The callback that measures, or none, as `evaluation` says. widths: of the averages that the run keeps besides its own. stop: whether
-    this rank was asked to."""
+    """The callback that measures, or none, as `evaluation` says.
+
+    scorer: what measures videos, of the words of evaluation.videos.metrics, what makes an extractor, the held-out clips, and what is asked
+    for. widths: of the averages that the run keeps besides its own. stop: whether this rank was asked to.
+    """
     from omegaconf import OmegaConf
 
-    from sora.evaluation.while_training import scorer
+    from sora.config.build import build
     from sora.training.callbacks.validation import Evaluations
     from sora.training.callbacks.validation_measures import HeldOut, Samples
 
@@ -97,7 +69,7 @@ def evaluations(
                 [request for _, request in requests],
                 make=functools.partial(maker, config, clips, vae=run.vae),
                 keep=functools.partial(keep, config),
-                score=scorer(settings.videos, clips, requests),
+                score=scorer(tuple(settings.videos.metrics), functools.partial(build, settings.videos.extractor), clips, requests),
                 folder=run.folder,
                 shown=settings.videos.shown,
             )
@@ -168,25 +140,20 @@ def held_out_clips(
 
     Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
     """
-
-    from sora.assembly.jobs import Planned, online_encoder
-    from sora.config.build import build, plain, resolve
-    from sora.data.loading.videos import VideoData
+    from sora.assembly.data import Planned, dataset, of_frames, online_encoder
+    from sora.config.build import build, plain
+    from sora.data.loading.held_out import HeldOutClips
     from sora.data.plan.listing import Listing
-    from sora.patches.geometry import Geometry
     from sora.system.started import started
     from sora.vae import artefact
 
     if split == config.data.split:
         raise ValueError(f"split={split} is what the run trains on, so its clips are not held out; choose another")
-    stride, patchifier = artefact.read_card(vae)["stride"], build(config.patches)
-    settings = {**plain(config.data), "split": split, "drop": 0.0, "first_frame": 0.0, "weights": None}
-    encoder, online = build(config.text), resolve(config.data._target_) is VideoData
-    shared = {"text": encoder, "patchifier": patchifier, "seed": seed}
-    if online:
-        data = build(settings, **shared, stride=stride, reader=build(config.reader))
-    else:
-        data = build({**settings, "cache_mb": 0}, **shared, vae_hash=identity)
+    stride, patchifier, encoder = artefact.read_card(vae)["stride"], build(config.patches), build(config.text)
+    node = {**plain(config.data), "split": split, "drop": 0.0, "first_frame": 0.0, "weights": None}
+    online = of_frames(node)
+    node |= {} if online else {"cache_mb": 0}
+    data = dataset(config, node, encoder=encoder, patchifier=patchifier, vae=vae, identity=identity, seed=seed)
     listing = Listing(data.clips, count=count, budget=budget, max_clips=max_clips, seed=seed)
     planned = Planned(data, listing, encoder, patchifier, vae, identity, online)
     near = started().near if "trainer" in config else 1  # what evaluates a run has no trainer
@@ -197,6 +164,16 @@ def held_out_clips(
         return dict(zip(("frames", "height", "width"), geometry.pixels(*grid), strict=True))
 
     return HeldOutClips(data, listing, data.batches(listing).__getitem__, encode, shape)
+
+
+def held_out_of(loaded: LoadedDiffusion, folder: Path, **asked: Any) -> HeldOutClips:
+    """Clips of a dataset for a run that was loaded. asked: as `held_out_clips` takes it."""
+    from omegaconf import OmegaConf
+
+    data = loaded.config["data"]
+    alone = {key: False for key in ("shard_vae", "shard_text") if "shard_vae" in data}  # each process has packs of its own
+    config = OmegaConf.create({**loaded.config, "data": {**data, **alone, "folders": [str(folder)]}})
+    return held_out_clips(config, **asked, vae=loaded.run / "vae", identity=loaded.hashes["vae"])
 
 
 def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int, Request]]:
@@ -224,26 +201,20 @@ def requests_of(clips: HeldOutClips, count: int, *, seed: int) -> list[tuple[int
 
 def maker(config: DictConfig, clips: HeldOutClips, module: TrainingModule, *, vae: Path) -> Generator:
     """A generator with the networks that train, and the run's VAE."""
+    from sora.assembly.generation import generator, sampling
     from sora.config.build import build
-    from sora.diffusion.shift import constant_shift
-    from sora.generation.generator import Generator, Recipe
     from sora.training.callbacks.validation_measures import opened
     from sora.vae import artefact
 
-    said, task = config.evaluation.videos, opened(module)
-    objective = task.objective
-    shift = objective.shift if said.shift is None else functools.partial(constant_shift, value=float(said.shift))
-    recipe = Recipe(sampler=build(said.sampler), guidance=build(said.guidance), steps=said.steps, shift=shift, first=said.first)
-    return Generator(
+    task = opened(module)
+    return generator(
+        sampling(config.evaluation.videos),
+        task.objective,
         dit=task.predict,
         encode=functools.partial(states_of, clips.data.texts, build(config.text)),
         text=task.read,
         vae=artefact.load(vae).eval().to(module.device),
         patchifier=clips.data.patchifier,
-        path=objective.path,
-        prediction=objective.prediction,
-        recipe=recipe,
-        token_budget=said.budget,
         device=module.device,
     )
 

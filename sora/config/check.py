@@ -110,3 +110,22 @@ def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
         for index, item in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(item, dict):
                 check_targets(item, f"{place}.{key}".lstrip(".") + (f"[{index}]" if isinstance(value, list) else ""))
+
+
+def require_given(config: DictConfig, verb: str) -> None:
+    """Raise ValueError that lists the keys which have no default and were not given, and for a run of no steps."""
+    refuse_unmeasured(config)
+    if config.steps < 1:
+        raise ValueError(f"steps={config.steps} must be at least 1: the optimiser steps of the whole run")
+    if missing := [key for key in ("data.folders", "vae") if OmegaConf.select(config, key) is None]:
+        raise ValueError(f"needs {' '.join(f'{key}=…' for key in missing)}; see sora {verb} --help")
+
+
+def refuse_unmeasured(config: DictConfig) -> None:
+    """Raise ValueError for a number of samples between evaluations where no evaluation is chosen."""
+    evaluation = config.get("evaluation") or {}
+    if set(evaluation) == {"every"} and evaluation["every"] is not None:
+        raise ValueError(
+            f"evaluation.every={evaluation['every']} measures nothing with evaluation=none; choose what is measured: evaluation=loss, or "
+            "evaluation=videos"
+        )

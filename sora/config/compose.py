@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sora.config.check import check_targets, check_values, flatten, leave_behind
+from sora.config.check import check_targets, check_values, flatten, leave_behind, require_given
 from sora.config.command_line.grammar import Word, cut, for_hydra, parse
 from sora.config.command_line.outputs import refuse_one_place, written
 from sora.config.experiments import CHOOSERS, chosen, defaults_of, files_of, own_keys, read, without_experiment
@@ -156,8 +156,6 @@ def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None
         words = " ".join("FOLDER …" if key in bare else f"{key}=…" for key in missing)
         raise ValueError(f"needs {words}{f': sora {verb} {words}' if set(missing) & set(bare) else ''}; see sora {verb} --help")
     if "data.folders" in flat and flat.get("resume") in (None, "auto"):
-        from sora.assembly.resume import require_given
-
         require_given(composed.config, verb)
 
 

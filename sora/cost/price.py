@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    from omegaconf import DictConfig
 
-    from sora.assembly.jobs import Planned
+    from sora.assembly.data import Planned
     from sora.cost.bill import Bill, Memory
     from sora.cost.hardware import Cluster
     from sora.cost.roofline import StepTime
     from sora.cost.tracing import Traced
     from sora.dit.flops import Flops
     from sora.tokens import Batch, Grid
+    from sora.training.module import TrainingModule
 
 MANY_EPOCHS = 100
 FEW = 6  # blocks of a network that is traced in place of a deeper one: FSDP works two ahead and two behind
@@ -26,39 +26,40 @@ PackOf = Sequence[tuple["Grid", int]]  # the clips of a pack, each with the text
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be priced. packs: of steps of the plan, in order, `plan.packs` of them each. given: the network's channels and text width.
+class Launch:
+    """How a run is started. trainer: its node, of which another of the cluster's size is built. packs: of a step. checkpoints: how many
+    lie there at the end. fit: the run whose log says how much of the peak is reached; None: the cluster says it."""
 
-    text: makes the module that captions go through. longest: tokens of the longest clip. epoch: steps of one, None where there is none.
+    cluster: Cluster
+    trainer: Mapping[str, Any]
+    steps: int
+    packs: int
+    checkpoints: int
+    fit: Path | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be priced. packs: of steps of the plan, in order, `launch.packs` each. given: the network's channels and text width.
+
+    budget, max_clips, text_budget: of a pack. pooled: width of the captions' pooled vectors, None without. flops: of the network. depth:
+    its blocks; period: after how many of them they are as before. module: what trains, of so many blocks, None for all. outline: the
+    network without memory for its weights. epoch: steps of one, None where there is none.
     """
 
-    config: DictConfig
+    launch: Launch
     given: Mapping[str, int]
     packs: Sequence[PackOf]
-    text: Callable[[], Any]
-    longest: int
+    budget: int
+    max_clips: int
+    text_budget: int | None
+    pooled: int | None
+    flops: Flops
+    depth: int
+    period: int
+    module: Callable[[int | None], TrainingModule]
+    outline: Callable[[], Any]
     epoch: float | None
-
-
-def priced(config: DictConfig, planned: Planned, *, epoch: float | None) -> Bill:
-    """Of a run on a plan. epoch: its steps."""
-    from sora.vae import artefact
-
-    channels = planned.patchifier.channels(artefact.read_card(planned.vae)["settings"]["latent_channels"])
-    steps = max(1, config.priced // planned.plan.packs)
-    packs = packs_of(planned, steps=steps, text_tokens=config.text.get("max_tokens", 1))
-    found = bill(
-        Wanted(
-            config=config,
-            given={"patch_channels": channels, "text_width": planned.encoder.width},
-            packs=packs,
-            text=planned.encoder.text_module,
-            longest=max(grid.tokens for pack in packs for grid, _ in pack),
-            epoch=epoch,
-        )
-    )
-    online = "data=videos: the VAE and the text encoder work while the network trains; what they hold and take is not in this price"
-    return replace(found, warnings=[*found.warnings, *unseen_stages(planned, steps=steps), *([online] if planned.online else [])])
 
 
 def unseen_stages(planned: Planned, *, steps: int) -> list[str]:
@@ -91,19 +92,17 @@ def packs_of(planned: Planned, *, steps: int, text_tokens: int) -> list[PackOf]:
 
 def bill(wanted: Wanted) -> Bill:
     """Of a run on packs as `wanted` has them."""
-    from sora.config.build import build
     from sora.cost.bill import Bill
 
-    config, warnings = wanted.config, list[str]()
-    cluster: Cluster = build(config.cluster)
-    trainer, ranks, mesh = arranged(config, cluster, warnings)
+    launch, cluster, warnings = wanted.launch, wanted.launch.cluster, list[str]()
+    trainer, ranks, mesh = arranged(launch.trainer, cluster, warnings)
     packs, seen, of_step = stepped(wanted, trainer, warnings)
-    costs = Costs(config, wanted, packs)
+    costs = Costs(wanted.flops, packs)
     traced, memory = measured(wanted, seen, trainer, ranks, cluster, warnings)
     executed = costs.executed(traced, seen).reshape(-1, of_step // traced.readers, traced.readers).sum(axis=1)  # steps, readers
     beside = ranks // traced.readers  # ranks that share a reader's packs, each with its part
     bf16 = trainer.precision.startswith("bf16")
-    cluster, assumed = utilised(config, cluster, bf16=bf16, ratio=float(executed.sum() * beside / costs.model.sum()))
+    cluster, assumed = utilised(launch, bf16=bf16, ratio=float(executed.sum() * beside / costs.model.sum()))
     repeated = of_step / traced.readers / len(seen)  # weights are gathered for every pack, and copies made equal once a step
     sent = {axis: size if axis.startswith("replicate") else size * repeated for axis, size in traced.sent.items()}
     slowest = float(executed.max(axis=1).mean() / executed.mean())
@@ -113,7 +112,7 @@ def bill(wanted: Wanted) -> Bill:
         cluster=cluster,
         mesh=mesh,
         precision=trainer.precision,
-        steps=config.steps,
+        steps=launch.steps,
         numbers=traced.numbers,
         tokens=costs.tokens / steps_seen,
         clips=sum(map(len, packs)) / steps_seen,
@@ -123,7 +122,7 @@ def bill(wanted: Wanted) -> Bill:
         sent=sent,
         time=time,
         saved=traced.saved,
-        checkpoints=kept_of(config),
+        checkpoints=launch.checkpoints,
         host=traced.whole * min(cluster.per_node, ranks),
         epochs=epochs_of(wanted, of_step, warnings),
         assumed=assumed,
@@ -139,44 +138,44 @@ def timed(cluster: Cluster, traced: Traced, *, bf16: bool, flops: float, slowest
     return step_time(cluster, flops=flops, slowest=slowest, bf16=bf16, sent=sent, layout=traced.layout, touched=touched)
 
 
-def utilised(config: DictConfig, cluster: Cluster, *, bf16: bool, ratio: float) -> tuple[Cluster, str]:
+def utilised(launch: Launch, *, bf16: bool, ratio: float) -> tuple[Cluster, str]:
     """The cluster with the utilisation that holds, and where that is from. ratio: of executed operations to the model's."""
-    if config.fit is not None:
-        cluster = replace(cluster, utilisation=fitted(Path(config.fit), ratio))
-        source = f"fitted to {config.fit}"
+    cluster = launch.cluster
+    if launch.fit is not None:
+        cluster = replace(cluster, utilisation=fitted(launch.fit, ratio))
+        source = f"fitted to {launch.fit}"
     else:
         source = "not measured; cluster.utilisation=… or fit=RUN change it"
     peak = cluster.peak(bf16=bf16)
     return cluster, f"{cluster.utilisation:.1%} of {peak / 1e12:,.0f} TFLOP/s while computing, {source}"
 
 
-def kept_of(config: DictConfig) -> int:
-    """Checkpoints that lie there at the end: the newest, and those that stay for ever."""
-    every, steps = config.checkpoint.every, config.steps
+def kept_of(steps: int, *, every: int | None, keep: int, keep_every: int | None) -> int:
+    """Checkpoints that lie there after so many steps: the newest, and those that stay for ever."""
     saved = {*range(every, steps + 1, every), steps} if every else {steps}
-    newest = sorted(saved)[-config.checkpoint.keep :]
-    return len({*newest, *(step for step in saved if config.checkpoint.keep_every and step % config.checkpoint.keep_every == 0)})
+    newest = sorted(saved)[-keep:]
+    return len({*newest, *(step for step in saved if keep_every and step % keep_every == 0)})
 
 
 def epochs_of(wanted: Wanted, of_step: int, warnings: list[str]) -> float | None:
     """How often the run sees every clip. of_step: packs."""
     if wanted.epoch is None:
         return None
-    steps = wanted.epoch * wanted.config.plan.packs / of_step
+    steps = wanted.epoch * wanted.launch.packs / of_step
     if steps < 1:
         warnings.append(f"an epoch is {steps:.2f} of a step; make plan.packs or plan.budget smaller, or add clips")
-    elif wanted.config.steps / steps > MANY_EPOCHS:
-        warnings.append(f"an epoch of {steps:,.1f} steps is short: every clip is shown {wanted.config.steps / steps:,.0f} times")
-    return wanted.config.steps / steps
+    elif wanted.launch.steps / steps > MANY_EPOCHS:
+        warnings.append(f"an epoch of {steps:,.1f} steps is short: every clip is shown {wanted.launch.steps / steps:,.0f} times")
+    return wanted.launch.steps / steps
 
 
-def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple[Any, int, str]:
-    """A trainer over all devices of the cluster, which is never run, how many processes it has, and the words that start the same."""
-    from sora.config.build import build, plain, resolve
+def arranged(node: Mapping[str, Any], cluster: Cluster, warnings: list[str]) -> tuple[Any, int, str]:
+    """The trainer of a node over all devices of the cluster, which is never run, its processes, and the words that start the same."""
+    from sora.config.build import build, resolve
     from sora.parallel.mesh import MeshStrategy
     from sora.training.trainers import auto_trainer, numerics
 
-    tree = plain(config.trainer)
+    tree = dict(node)
     if tree.get("accelerator") == "cpu":
         warnings.append(
             f"this trainer is for CPUs, and priced as if GPUs computed in {tree['precision']}; trainer=auto is for what is there"
@@ -194,14 +193,14 @@ def arranged(config: DictConfig, cluster: Cluster, warnings: list[str]) -> tuple
     trainer = build(tree)(callbacks=[])
     if isinstance(trainer.strategy, MeshStrategy):
         said += f": {trainer.strategy.sizes}"
-    if resolve(config.trainer._target_) is auto_trainer:
+    if resolve(node["_target_"]) is auto_trainer:
         said = f"trainer=auto, which is trainer={'ddp' if ranks > 1 else 'gpu'} there, {said}"
     return trainer, ranks, said
 
 
 def stepped(wanted: Wanted, trainer: Any, warnings: list[str]) -> tuple[list[PackOf], list[PackOf], int]:
     """Whole steps of packs, the packs of one reader that are traced, and how many packs a step has."""
-    packs, readers = shared_out(wanted.config.plan.packs, trainer, warnings)
+    packs, readers = shared_out(wanted.launch.packs, trainer, warnings)
     given = list(wanted.packs)
     while len(given) < packs:
         given += given
@@ -231,15 +230,13 @@ def shared_out(asked: int, trainer: Any, warnings: list[str], *, crops: int = 0)
 
 
 class Costs:
-    """Operations of packs. model: of a training step on each pack; tokens: of all."""
+    """Operations of packs. whole: of the network. model: of a training step on each pack; tokens: of all."""
 
-    def __init__(self, config: DictConfig, wanted: Wanted, packs: Sequence[PackOf]) -> None:
+    def __init__(self, whole: Flops, packs: Sequence[PackOf]) -> None:
         import numpy as np
 
-        from sora.assembly.network import flops_of
         from sora.dit.flops import TRAINING, Flops
 
-        whole = flops_of(config.dit, **wanted.given)
         self._attention = Flops(products={}, meetings=whole.meetings)
         self._known: dict[tuple[int, Grid, int], int] = {}
         self.model = np.array([TRAINING * self._sum(whole, pack) for pack in packs], dtype=np.float64)
@@ -267,7 +264,7 @@ def measured(
     """A traced step, its memory, and from a second one on half the tokens how many would fill a device."""
     from sora.tokens import Grid
 
-    budget, packs = wanted.config.plan.budget, wanted.config.plan.packs
+    budget, packs = wanted.budget, wanted.launch.packs
     found = of_any_depth(wanted, [batch_of(wanted, pack, budget) for pack in seen], trainer, ranks).summing(packs, trainer)
     half, words = budget // 2, sum(count for _, count in seen[0]) // 2
     half -= half % min(half, 64)  # over which context ranks divide
@@ -280,9 +277,9 @@ def measured(
             f"plan.budget={budget:,} does not fit: it needs {found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB; "
             + (f"at most {fits:,} tokens do" if fits else "shard the weights over more devices (trainer=fsdp), or choose a smaller dit")
         )
-    if fits < wanted.longest:
+    if fits < (longest := max(grid.tokens for pack in wanted.packs for grid, _ in pack)):
         warnings.append(
-            f"the longest clip has {wanted.longest:,} tokens and {fits:,} fit: cut clips with plan.frames, leave them out with plan.area, "
+            f"the longest clip has {longest:,} tokens and {fits:,} fit: cut clips with plan.frames, leave them out with plan.area, "
             "compute more again (recompute=full), or share packs (trainer=cp)"
         )
     return found, memory_of(found, room=cluster.room, budget=fits, counted="tokens of a pack")
@@ -298,66 +295,19 @@ def memory_of(traced: Traced, *, room: float, budget: int, counted: str) -> Memo
 
 def of_any_depth(wanted: Wanted, batches: Sequence[Batch], trainer: Any, ranks: int) -> Traced:
     """A traced step. Of many blocks that take turns by one or two, a few are, and each one more adds what the one before it did."""
-    import torch
-
-    from sora.config.build import build
     from sora.cost.tracing import traced
 
-    def at(item: Wanted) -> Traced:
-        return traced(lambda: module_of(item, gpu=True), batches, trainer=trainer, ranks=ranks, gpu=True)
+    def at(depth: int | None) -> Traced:
+        return traced(lambda: wanted.module(depth), batches, trainer=trainer, ranks=ranks, gpu=True)
 
-    depth = wanted.config.dit.get("depth", 0)
-    period = math.lcm(2, wanted.config.recompute.get("n", 1))
-    first = FEW + (depth - FEW) % period
-    if depth <= first + period:
-        return at(wanted)
-    with torch.device("meta"):
-        network = build(wanted.config.dit, **wanted.given)
-    kinds = [(type(block), *(value.shape for value in block.parameters())) for block in network.blocks]
+    period = math.lcm(2, wanted.period)
+    first = FEW + (wanted.depth - FEW) % period
+    if wanted.depth <= first + period:
+        return at(None)
+    kinds = [(type(block), *(value.shape for value in block.parameters())) for block in wanted.outline().blocks]
     if kinds[period:] != kinds[:-period]:
-        return at(wanted)
-    numbers = sum(value.numel() for value in network.parameters())
-    small, more = (at(of_depth(wanted, count, numbers=numbers)) for count in (first, first + period))
-    return small.deeper(more, (depth - first) // period)
-
-
-def of_depth(wanted: Wanted, depth: int, *, numbers: int) -> Wanted:
-    """With so many blocks, which compute again what they would in the whole network of so many `numbers`."""
-    from omegaconf import OmegaConf
-
-    config = wanted.config.copy()
-    if above := config.recompute.get("above", 0):
-        name = "recompute_all_but_attention" if numbers > above else "recompute_none"
-        OmegaConf.update(config, "recompute", {"_target_": f"sora.training.{name}"}, merge=False)
-    config.dit.depth = depth
-    return replace(wanted, config=config)
-
-
-def module_of(wanted: Wanted, *, gpu: bool) -> Any:
-    """What trains, as `sora train` has it. gpu: for tracing; attention is flash attention there, or keeps as much."""
-    from omegaconf import OmegaConf
-
-    from sora.assembly.network import flops_of, trainable
-    from sora.config.build import build
-    from sora.training.diffusion_task import DiffusionTask
-    from sora.training.module import TrainingModule
-
-    config = wanted.config.copy()
-    if gpu:
-        OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention_shapes"}, merge=False)
-    OmegaConf.update(config, "compile", False)
-    dit, scales = trainable(config, **wanted.given)
-    objective = build(config.objective, path=build(config.path), density=build(config.density))
-    flops = None if gpu else flops_of(config.dit, **wanted.given)
-    task = DiffusionTask(dit=dit, text=wanted.text(), objective=objective, seed=0, bins=config.level_bins, encode=None, flops=flops)
-    return TrainingModule(
-        task=task,
-        optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),
-        schedule=build(config.schedule, steps=config.steps),
-        average=build(config.ema),
-        max_grad_norm=config.max_grad_norm,
-        guard=build(config.guard),
-    )
+        return at(None)
+    return at(first).deeper(at(first + period), (wanted.depth - first) // period)
 
 
 def batch_of(wanted: Wanted, clips: PackOf, budget: int) -> Batch:
@@ -368,14 +318,14 @@ def batch_of(wanted: Wanted, clips: PackOf, budget: int) -> Batch:
     from sora.text.packing import pack_text
     from sora.tokens import Batch
 
-    config, grids = wanted.config, [grid for grid, _ in clips]
+    grids = [grid for grid, _ in clips]
     patches = [torch.zeros(grid.tokens, wanted.given["patch_channels"]) for grid in grids]
     seconds = [torch.zeros(grid.t) for grid in grids]
-    tokens = pack(patches, grids, seconds=seconds, budget=budget, max_clips=config.plan.max_clips)
+    tokens = pack(patches, grids, seconds=seconds, budget=budget, max_clips=wanted.max_clips)
     states = [torch.zeros(words, wanted.given["text_width"]) for _, words in clips]
-    text = pack_text(states, budget=config.data.text_budget, max_clips=config.plan.max_clips)
-    if pooled := (config.dit.get("level") or {}).get("pooled_width"):
-        text = replace(text, pooled=torch.zeros(text.segments.count, pooled))
+    text = pack_text(states, budget=wanted.text_budget, max_clips=wanted.max_clips)
+    if wanted.pooled:
+        text = replace(text, pooled=torch.zeros(text.segments.count, wanted.pooled))
     numbers = tuple(range(len(clips)))
     return Batch(tokens, text, torch.zeros(budget, dtype=torch.bool), sample_ids=numbers, epochs=(0,) * len(clips))
 

@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from sora.cost.bill import Bill, Memory
     from sora.cost.hardware import Cluster
+    from sora.cost.price import Launch
     from sora.cost.tracing import Traced
     from sora.data.loading.loader import FrameBatch
     from sora.data.plan.crops import CropPlan
+    from sora.training.module import TrainingModule
+    from sora.vae.vae import VideoVAE
 
 Shape = tuple[int, int, int]  # frames, height, width of a crop
 
 
-def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
-    """Of a run on crops. Steps take the shapes in turn: times, operations and messages are means over them, memory is the largest one's.
+@dataclass(frozen=True)
+class WantedCrops:
+    """What is to be priced: a VAE on crops. module: what trains. outline: the VAE without its numbers. clips: that crops are of."""
 
-    clips: that the crops are from. A token is a position of the latents; all ranks have crops of one shape, so none waits for another.
+    launch: Launch
+    plan: CropPlan
+    module: Callable[[], TrainingModule]
+    outline: Callable[[], VideoVAE]
+    clips: int
+
+
+def bill(wanted: WantedCrops) -> Bill:
+    """Of a run. Steps take the shapes in turn: times, operations and messages are means over them, memory is the largest one's.
+
+    A token is a position of the latents; all ranks have crops of one shape, so none waits for another.
     """
-    from sora.config.build import build
     from sora.cost.bill import Bill
-    from sora.cost.price import arranged, kept_of, shared_out, timed, utilised
+    from sora.cost.price import arranged, shared_out, timed, utilised
 
+    launch, plan = wanted.launch, wanted.plan
     warnings: list[str] = []
-    trainer, ranks, mesh = arranged(config, build(config.cluster), warnings)
+    trainer, ranks, mesh = arranged(launch.trainer, launch.cluster, warnings)
     bf16 = trainer.precision.startswith("bf16")
-    cluster, assumed = utilised(config, build(config.cluster), bf16=bf16, ratio=1.0)  # nothing is computed again, and there is no padding
+    cluster, assumed = utilised(launch, bf16=bf16, ratio=1.0)  # nothing is computed again, and there is no padding
     crops = plan.batch // plan.packs  # of a pack
     packs, readers = shared_out(plan.packs, trainer, warnings, crops=crops)
     each = packs // readers  # packs of a rank, one after another
     seen = min(2, each)
-    found = [trace(config, shape, [crops] * seen, trainer, ranks) for shape in plan.shapes]
+    found = [trace(wanted, shape, [crops] * seen, trainer, ranks) for shape in plan.shapes]
     largest = max(range(len(found)), key=lambda number: found[number].largest)
-    memory = measured(config, found[largest], plan.shapes[largest], [crops] * seen, packs, trainer, ranks, cluster, warnings)
+    memory = measured(wanted, found[largest], plan.shapes[largest], [crops] * seen, packs, trainer, ranks, cluster, warnings)
     one, count = found[largest], len(found)
     flops = sum(one.flops for one in found) / count * each / seen
     sent = {axis: sum(one.sent.get(axis, 0) for one in found) / count for axis in one.sent}
@@ -46,9 +59,9 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
         cluster=cluster,
         mesh=mesh,
         precision=trainer.precision,
-        steps=config.steps,
+        steps=launch.steps,
         numbers=one.numbers,
-        tokens=crops * packs * mean_positions(config, plan.shapes),
+        tokens=crops * packs * mean_positions(wanted.outline(), plan.shapes),
         clips=crops * packs,
         flops=flops * readers,
         executed=flops * readers,
@@ -56,28 +69,22 @@ def priced(config: DictConfig, plan: CropPlan, *, clips: int) -> Bill:
         sent=sent,
         time=time,
         saved=one.saved,
-        checkpoints=kept_of(config),
+        checkpoints=launch.checkpoints,
         host=one.whole * min(cluster.per_node, ranks),
-        epochs=config.steps * crops * packs / (count * clips),
+        epochs=launch.steps * crops * packs / (count * wanted.clips),
         assumed=assumed,
         warnings=warnings,
     )
 
 
-def mean_positions(config: DictConfig, shapes: Sequence[Shape]) -> float:
+def mean_positions(vae: VideoVAE, shapes: Sequence[Shape]) -> float:
     """Of the latents of a crop."""
-    import torch
-
-    from sora.config.build import build
-
-    with torch.device("meta"):
-        vae = build(config.vae)
     sizes = [vae.latent_shape(*shape) for shape in shapes]
     return sum(time * height * width for time, height, width in sizes) / len(sizes)
 
 
 def measured(
-    config: DictConfig,
+    wanted: WantedCrops,
     found: Traced,
     shape: Shape,
     crops: Sequence[int],
@@ -95,7 +102,7 @@ def measured(
 
     one = crops[0]
     other = one // 2 or 2
-    slope = max(1.0, (found.largest - trace(config, shape, [other] * len(crops), trainer, ranks).largest) / (one - other))
+    slope = max(1.0, (found.largest - trace(wanted, shape, [other] * len(crops), trainer, ranks).largest) / (one - other))
     fits = max(0, int(one + (cluster.room - found.largest) // slope))
     if found.largest > cluster.room:
         told = f"{found.largest / 2**30:.1f} GiB of {cluster.room / 2**30:.1f} GiB"
@@ -104,12 +111,12 @@ def measured(
     return memory_of(found, room=cluster.room, budget=fits * packs, counted="crops of a step (plan.batch)")
 
 
-def trace(config: DictConfig, shape: Shape, crops: Sequence[int], trainer: Any, ranks: int) -> Traced:
+def trace(wanted: WantedCrops, shape: Shape, crops: Sequence[int], trainer: Any, ranks: int) -> Traced:
     """A step of one rank on packs of so many crops."""
     from sora.cost.tracing import traced
 
-    found = traced(lambda: module_of(config), [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)
-    return found.summing(config.plan.packs, trainer)
+    found = traced(wanted.module, [batch_of(shape, count) for count in crops], trainer=trainer, ranks=ranks, gpu=True)
+    return found.summing(wanted.plan.packs, trainer)
 
 
 def batch_of(shape: Shape, crops: int) -> FrameBatch:
@@ -121,19 +128,3 @@ def batch_of(shape: Shape, crops: int) -> FrameBatch:
     numbers = tuple(range(crops))
     frames = torch.zeros(crops, *shape, 3, dtype=torch.uint8)
     return FrameBatch(frames, torch.ones(crops), sample_ids=numbers, epochs=(0,) * crops, keys=tuple(map(str, numbers)))
-
-
-def module_of(config: DictConfig) -> Any:
-    """What trains, as `sora train` has it."""
-    from sora.config.build import build
-    from sora.training.module import TrainingModule
-    from sora.training.vae_task import VaeTask
-
-    return TrainingModule(
-        task=VaeTask(vae=build(config.vae), objective=build(config.objective), seed=0),
-        optimizer=build(config.optimizer),
-        schedule=build(config.schedule, steps=config.steps),
-        average=build(config.ema),
-        max_grad_norm=config.max_grad_norm,
-        guard=build(config.guard),
-    )

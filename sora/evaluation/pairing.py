@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sora.evaluation.measures.clips import MEASURES
+from sora.evaluation.words import CONTINUATION, NEEDS
 
 # Fields of a protocol that make the clips of two files the same ones.
 OF_ORIGINALS = ("dataset", "real", "generated", "pixels", "measures")
@@ -18,7 +18,6 @@ Clip = tuple[Any, ...]
 
 
 OF_FUTURES = ("dataset", "real", "pixels", "measures")
-CONTINUATION = "continuation"
 
 
 def alike(name: str) -> tuple[str, ...]:
@@ -54,7 +53,7 @@ def _reconstructed(row: Mapping[str, Any]) -> tuple[Clip, dict[str, float]]:
 
 def _prompted(row: Mapping[str, Any]) -> tuple[Clip, dict[str, float]]:
     values: dict[str, Any] = {}
-    for word in MEASURES:
+    for word in NEEDS:
         told = dict(row.get(word) or {})
         if word == "adherence" and told:
             from sora.world.judge.adherence import together

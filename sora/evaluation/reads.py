@@ -5,16 +5,15 @@ The tables are what the code reads; tests change every key that they leave out a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures.clips import DISTANCES, MEASURES, USUAL, chosen
-from sora.evaluation.measures.motion import MOTION
-from sora.evaluation.words import KNOWN
+from sora.evaluation.words import DISTANCES, KNOWN, NEEDS, USUAL, chosen
+from sora.metrics.scored import MOTION
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from sora.evaluation.settings import EvaluationSettings
 
 ALWAYS = ("checkpoint", "metrics", "output", "device", "page", "seed", "launcher", "preset", "departs")
 SORTED = ("split", "caption")  # of datasets that sora made, whose clips have splits, and captions of kinds
@@ -40,28 +39,25 @@ OF_WORD = {
     "jedi": ("permutations",),
     "precision": ("neighbours",),
     **dict.fromkeys(MOTION, FRECHET),
-    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in measure.needs)) for word, measure in MEASURES.items()},
+    **{word: (*PICTURES, *(key for need, key in NEEDED.items() if need in needs)) for word, needs in NEEDS.items()},
 }
 NAMED = {"videos": "videos", "diffusion": "a run", "vae": "a VAE"}
 
 
-def refuse_unread(config: DictConfig, said: Sequence[str], *, kind: str) -> None:
+def refuse_unread(settings: EvaluationSettings, said: Mapping[str, Any], *, kind: str) -> None:
     """Raise ValueError for a key that the command line names and that nothing reads, unless it asks for none, and for a word of `metrics=`
-    that does not fit what is scored. kind: as `kind_of` says."""
-    from omegaconf import OmegaConf
-
-    words = chosen(config.metrics, usual=USUAL[kind], known=KNOWN[kind], scored=NAMED[kind])
-    counts = read(config, words, kind=kind)
-    for key in said:
-        if (top := key.partition(".")[0]) in config and top not in counts:
-            value = OmegaConf.select(config, key)
+    that does not fit what is scored. said: the keys with their values. kind: as `kind_of` says."""
+    words = chosen(settings.metrics, usual=USUAL[kind], known=KNOWN[kind], scored=NAMED[kind])
+    counts = read(settings, words, kind=kind)
+    for key, value in said.items():
+        if (top := key.partition(".")[0]) not in counts:
             if value is None or (value == 0 and not isinstance(value, bool)):
                 continue  # none of it is asked for
-            told = f"{key}={value}" if not OmegaConf.is_config(value) else key
-            raise ValueError(f"{told} has no effect here: {_why(config, top, words, kind)}; leave it out")
+            told = key if isinstance(value, Mapping | Sequence) and not isinstance(value, str) else f"{key}={value}"
+            raise ValueError(f"{told} has no effect here: {_why(settings, top, words, kind)}; leave it out")
 
 
-def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
+def read(settings: EvaluationSettings, words: Sequence[str], *, kind: str) -> set[str]:
     """The keys that count, by their first names."""
     from sora.vae.artefact import CARD
 
@@ -72,35 +68,36 @@ def read(config: DictConfig, words: Sequence[str], *, kind: str) -> set[str]:
         found |= {key for key in COMPARING if key != "rates" or kind == "videos"}
     if not any(word in DISTANCES for word in words):
         found -= {
-            *(("statistics",) if config.data is not None else ()),
+            *(("statistics",) if settings.data is not None else ()),
             *(() if any("extractor" in OF_WORD.get(word, ()) for word in words) else ("extractor",)),
         }
-    if config.size is None:
+    if settings.size is None:
         found -= set(SIZED)
     if kind == "vae":
-        folder = Path(config.checkpoint)
+        folder = Path(settings.checkpoint)
         whole = (folder / CARD).is_file()
         found -= {"step"} if whole else set()
-        found -= {"ema"} if whole or (config.step is None and (folder / "vae" / CARD).is_file()) else set()
-    return found if _datasets(config, kind) else found - set(SORTED)
+        found -= {"ema"} if whole or (settings.step is None and (folder / "vae" / CARD).is_file()) else set()
+    return found if _datasets(settings, kind) else found - set(SORTED)
 
 
-def _datasets(config: DictConfig, kind: str) -> bool:
+def _datasets(settings: EvaluationSettings, kind: str) -> bool:
     """Whether anything that clips are taken of is a dataset that sora made."""
-    data = config.data
-    folders = [] if data is None else [data] if isinstance(data, str) else list(data)
-    return any((Path(folder) / "dataset.json").is_file() for folder in [*folders, *([config.checkpoint] if kind == "videos" else [])])
+    return any(
+        (Path(folder) / "dataset.json").is_file()
+        for folder in [*(settings.data or ()), *([settings.checkpoint] if kind == "videos" else [])]
+    )
 
 
-def _why(config: DictConfig, key: str, words: Collection[str], kind: str) -> str:
+def _why(settings: EvaluationSettings, key: str, words: Collection[str], kind: str) -> str:
     """Who would read a key that is not read."""
     measured = f"metrics=[{','.join(words)}] of {NAMED[kind]}"
-    if key in SIZED and config.size is None:
+    if key in SIZED and settings.size is None:
         return "it says how clips are brought to a size, and size= is null"
     if key in SORTED and key in OF_KIND[kind]:
         return "only a dataset that sora made has splits, and captions of kinds, and none is read"
     if key in ("step", "ema") and kind == "vae":
-        return f"{config.checkpoint} is a finished VAE, with weights of its own"
+        return f"{settings.checkpoint} is a finished VAE, with weights of its own"
     readers = [_named(word, kind) for word, keys in OF_WORD.items() if key in keys]
     if key in COMPARING and key != "extractor" and not (key == "rates" and kind != "videos"):
         readers = ["a distance, such as metrics=[frechet]"]
@@ -122,36 +119,37 @@ def _named(word: str, kind: str) -> str:
 # ---- the real side, where a file stands for it
 
 
-def refuse_other_statistics(config: DictConfig, said: Sequence[str], preset: str | None) -> None:
+def refuse_other_statistics(settings: EvaluationSettings, said: Collection[str], preset: str | None) -> None:
     """Raise ValueError unless a file of statistics that stands alone is of clips taken as `real` says, where a preset or the command line
     says it; each field is named. The seed of random draws is not in the file.
     """
     from sora.metrics.feature_sets import read_features
 
-    if config.data is not None or config.statistics is None or not Path(config.statistics).is_file():
+    if settings.data is not None or settings.statistics is None or not Path(settings.statistics).is_file():
         return
-    found = read_features(Path(config.statistics)).protocol
+    found = read_features(Path(settings.statistics)).protocol
     taken, dataset = found.get("real"), found.get("dataset")
     if not isinstance(taken, dict) or not isinstance(dataset, dict):
         return  # of something else, which is told where it is read
     named = [key.partition(".")[2] for key in said if key.partition(".")[0] == "real"]
-    keys = list(config.real) if preset is not None or "" in named else [key for key in config.real if key in named]
+    real = vars(settings.real)
+    keys = list(real) if preset is not None or "" in named else [key for key in real if key in named]
     wrong = [
-        f"real.{key}={_word(config.real[key])} (it has {_word(taken.get(key))}{_all(key, config, taken, dataset)})"
+        f"real.{key}={_word(real[key])} (it has {_word(taken.get(key))}{_all(key, settings, taken, dataset)})"
         for key in keys
-        if not _same(key, config, taken, dataset)
+        if not _same(key, settings, taken, dataset)
     ]
     if wrong:
         asked = "as asked for" if preset is None else f"as preset={preset} and the command line say"
         raise ValueError(
-            f"statistics={config.statistics} is not of clips that were taken {asked}: {', '.join(wrong)}; score against the real videos"
+            f"statistics={settings.statistics} is not of clips that were taken {asked}: {', '.join(wrong)}; score against the real videos"
             " themselves (data=FOLDER), or say what the file has"
         )
 
 
-def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
+def _same(key: str, settings: EvaluationSettings, taken: dict[str, Any], dataset: dict[str, Any]) -> bool:
     """Whether a field of a file is what is asked for. All real videos (n=null) are as many as there were, but for those left out."""
-    wanted = config.real[key]
+    wanted = getattr(settings.real, key)
     if key == "windows" and key not in taken:
         return wanted == 1  # a file of before, when a video had one
     if key == "n" and wanted is None:
@@ -161,8 +159,8 @@ def _same(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str
     return key in taken and taken[key] == wanted
 
 
-def _all(key: str, config: DictConfig, taken: dict[str, Any], dataset: dict[str, Any]) -> str:
-    return f" of {dataset.get('clips')}" if key == "n" and config.real.n is None else ""
+def _all(key: str, settings: EvaluationSettings, taken: dict[str, Any], dataset: dict[str, Any]) -> str:
+    return f" of {dataset.get('clips')}" if key == "n" and settings.real.n is None else ""
 
 
 def _word(value: Any) -> str:

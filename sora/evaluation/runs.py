@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen, conventions, listed
+from sora.evaluation.bench import bar, named
+from sora.evaluation.measures.clips import conventions
 from sora.evaluation.measures.loss import convention, evaluate_loss
 from sora.evaluation.measures.motion import measures_protocol
-from sora.evaluation.words import KNOWN, OF_RUNS
+from sora.evaluation.words import DISTANCES, KNOWN, OF_RUNS, USUAL, chosen
 from sora.gate.files import below
 from sora.patches.geometry import Geometry
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from sora.assembly.generation import Sampling
     from sora.assembly.load import LoadedDiffusion
+    from sora.evaluation.settings import EvaluationSettings, Side
     from sora.evaluation.videos.clips import Clips
     from sora.evaluation.videos.made import MadeVideos
     from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
@@ -29,44 +30,45 @@ if TYPE_CHECKING:
 USUAL_N = 128
 
 
-def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+def evaluate_diffusion(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Generate for held-out prompts, and score adherence, quality and distribution distances."""
+    from sora.assembly.generation import described
     from sora.assembly.load import load_diffusion
     from sora.evaluation.files import opened, real_folder
     from sora.evaluation.measures.loss import measured_loss
     from sora.evaluation.measures.memorisation import check_training, remembered
     from sora.evaluation.videos.made import whole
     from sora.evaluation.videos.targets import fitting, prompts_protocol
-    from sora.sample import make_generator
 
-    if listed(config.metrics) == ("loss",):
-        return evaluate_loss(config, share, preset)
-    network = scoring.network_of(config, listed(config.metrics) or ("frechet",))
-    clip, videos = policy_of_generated(config), opened(real_folder(config), config, share)
-    loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
+    if settings.metrics == ("loss",):
+        return evaluate_loss(settings, share, preset)
+    network = scoring.network_of(settings, settings.metrics or ("frechet",))
+    clip, videos = policy_of_generated(settings), opened(real_folder(settings), settings, share)
+    loaded = load_diffusion(Path(settings.checkpoint), settings.step, ema=settings.ema)
     geometry = Geometry(loaded.vae.stride, loaded.patchifier.size)
-    targets, bare = targets_of(videos, geometry, config, share)
+    targets, bare = targets_of(videos, geometry, settings, share)
     facts = [target.facts for target in targets] if any(target.facts is not None for target in targets) else None
     usual = [word for word in USUAL["diffusion"] if facts is not None or word != "adherence"]
-    words, of_run = parted(chosen(config.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
+    words, of_run = parted(chosen(settings.metrics, usual=usual, known=KNOWN["diffusion"], scored="a run"))
     scoring.check_needs(words, facts)
-    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
-    home = output if config.output else output.parent
-    bench = scoring.bench_of(config, words, share, output=output, home=home, network=network)
+    output = Path(settings.output) if settings.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
+    home = output if settings.output else output.parent
+    bench = scoring.bench_of(settings, words, share, output=output, home=home, network=network)
     targets = fitting(targets, geometry, frames=clip.frames, stride=clip.stride)
-    requests = requests_of(targets, loaded, config, share)
-    scoring.check_sets(bench, len(targets), sets=config.trajectories)
-    check_written(config, requests, output)
+    requests = requests_of(targets, loaded, settings, share)
+    scoring.check_sets(bench, len(targets), sets=settings.trajectories)
+    check_written(settings, requests, output)
     if "remembered" in of_run:
-        check_training(loaded, config)
+        check_training(loaded, settings)
     # Before hours of generating: all that the clips are compared with, and what needs none.
     kinds = [(frames_of(item.frames, clip), item.height, item.width) for item in targets]
-    originals = alike(videos, kinds, geometry, config) if bench.compares else None
+    originals = alike(videos, kinds, geometry, settings) if bench.compares else None
     real = scoring.real_set(bench, originals) if originals is not None else None
     figures, about = {}, {}
     if "loss" in of_run:
-        figures, about["heldout"] = measured_loss(loaded, config, share)
-    made = generated(make_generator(loaded, config), requests, loaded, config, output=output, share=share)
+        figures, about["heldout"] = measured_loss(loaded, settings, share)
+    how = settings.sampling()
+    made = generated(loaded, how, requests, device=settings.device, output=output, share=share)
     clips = whole(made, frames=clip.frames, stride=clip.stride)
     found, rows = scoring.measured(bench, clips, facts)
     rows = [{**row, "generated": str(path.relative_to(output))} for row, path in zip(rows, made.paths, strict=True)]
@@ -75,28 +77,28 @@ def evaluate_diffusion(config: DictConfig, share: Share, preset: Mapping[str, An
         found, distances, cautions = scoring.compared(bench, real, clips)
         figures |= found
     if real is not None and "remembered" in of_run:
-        found, about["neighbours"] = remembered(bench, loaded, clips, real, geometry, config)
+        found, about["neighbours"] = remembered(bench, loaded, clips, real, geometry, settings)
         figures |= found
     if not share.first:
         return {}
-    subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
+    subject = {"run": str(loaded.run), "step": loaded.step, "ema": loaded.ema, "hashes": loaded.hashes}
     scores = {"kind": "diffusion", "figures": figures, "n": len(targets), "floor": scoring.floors(figures), "distances": distances}
     scores |= about | ({"uncaptioned": bare} if bare else {})
     if real is not None and originals is not None:
-        scores |= seen_beside(bench, originals, cautions, page=config.page)
-    kept = keep(output, made, clips, loaded, config)
-    protocol = protocol_of(config, bench, real, clips, videos, prompts_protocol(targets))
+        scores |= seen_beside(bench, originals, cautions, page=settings.page)
+    kept = keep(output, made, clips, settings, described(loaded, how))
+    protocol = protocol_of(settings, bench, real, clips, videos, prompts_protocol(targets), how.about)
     written = scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=kept)
-    export_for_vbench(made, config)  # last, so that the scores are there whatever becomes of it
+    export_for_vbench(made, settings)  # last, so that the scores are there whatever becomes of it
     return written
 
 
-def export_for_vbench(made: MadeVideos, config: DictConfig) -> None:
+def export_for_vbench(made: MadeVideos, settings: EvaluationSettings) -> None:
     """Write the clips into the folder of `vbench=`, where there is one."""
-    if config.vbench is not None:
+    if settings.vbench is not None:
         from sora.evaluation.videos.generating import export
 
-        export(made, Path(config.vbench))
+        export(made, Path(settings.vbench))
 
 
 def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, page: bool) -> dict[str, Any]:
@@ -108,40 +110,40 @@ def seen_beside(bench: scoring.Bench, originals: Clips, cautions: list[str], *, 
 
 
 def targets_of(
-    videos: DatasetVideos | FolderVideos, geometry: Geometry, config: DictConfig, share: Share
+    videos: DatasetVideos | FolderVideos, geometry: Geometry, settings: EvaluationSettings, share: Share
 ) -> tuple[list[Target], list[str]]:
     """What is to be generated, and the names of the clips without a caption, which it tells."""
     from sora.evaluation.videos.targets import plan_targets
 
-    n, asked = USUAL_N if config.n is None else config.n, {"split": config.split, "caption": config.caption, "seed": config.seed}
-    targets, bare = plan_targets(videos, geometry, n=n, **asked, uncaptioned=config.uncaptioned)
+    n, asked = USUAL_N if settings.n is None else settings.n, {"split": settings.split, "caption": settings.caption, "seed": settings.seed}
+    targets, bare = plan_targets(videos, geometry, n=n, **asked, uncaptioned=settings.uncaptioned)
     if bare:
-        share.say(f"left out: {scoring.named(bare)} without a caption")
+        share.say(f"left out: {named(bare)} without a caption")
     return targets, bare
 
 
-def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, config: DictConfig, share: Share) -> list[Request]:
+def requests_of(targets: Sequence[Target], loaded: LoadedDiffusion, settings: EvaluationSettings, share: Share) -> list[Request]:
     """What is generated for the targets; says which of their words no encoder reads."""
     from sora.assembly.load import fill_of
     from sora.evaluation.videos.targets import to_request
     from sora.generation.prompts import negative_of, with_cuts
     from sora.text.limits import with_fill
 
-    negative = negative_of(config.negative)
-    plain = [to_request(target, number, seed=config.seed, negative=negative) for number, target in enumerate(targets)]
+    negative = negative_of(settings.negative)
+    plain = [to_request(target, number, seed=settings.seed, negative=negative) for number, target in enumerate(targets)]
     requests, told = with_cuts(plain, with_fill(loaded.encoder.limits(), fill_of(loaded.config)))
     for line in told:
         share.say(line)
     return requests
 
 
-def policy_of_generated(config: DictConfig) -> DictConfig:
+def policy_of_generated(settings: EvaluationSettings) -> Side:
     """Of `generated`: its frames and stride. Raises ValueError for the keys that say which of more frames or videos there are to take."""
-    clip = config.generated
+    clip = settings.generated
     for key, only in (("windows", 1), ("start", "first"), ("short", "refuse"), ("choose", "first")):
-        if clip[key] != only:
+        if (said := getattr(clip, key)) != only:
             raise ValueError(
-                f"generated.{key}={clip[key]}: clips are generated as long and as many as are scored, and all are taken from their first "
+                f"generated.{key}={said}: clips are generated as long and as many as are scored, and all are taken from their first "
                 f"frame; leave it at {only}"
             )
     if clip.stride < 1 or (clip.frames is not None and clip.frames < 1):
@@ -149,20 +151,20 @@ def policy_of_generated(config: DictConfig) -> DictConfig:
     return clip
 
 
-def check_written(config: DictConfig, requests: Sequence[Request], output: Path) -> None:
+def check_written(settings: EvaluationSettings, requests: Sequence[Request], output: Path) -> None:
     """Refuse, before any work, clips that cannot be written beside the scores, or where VBench would look for them."""
     from sora.evaluation.videos.generating import check_vbench
     from sora.generation.samples import check_place, check_videos
 
-    check_videos(kept_of(config, requests), None)
-    if config.vbench is not None:
-        check_place(Path(config.vbench), key="vbench")
-        check_vbench(Path(config.vbench), [request.prompt for request in requests], generated=output / "generated")
+    check_videos(kept_of(settings, requests), None)
+    if settings.vbench is not None:
+        check_place(Path(settings.vbench), key="vbench")
+        check_vbench(Path(settings.vbench), [request.prompt for request in requests], generated=output / "generated")
 
 
-def kept_of(config: DictConfig, requests: Sequence[Request]) -> Sequence[Request]:
+def kept_of(settings: EvaluationSettings, requests: Sequence[Request]) -> Sequence[Request]:
     """Those of the clips that are written to look at: the first `keep`, or all."""
-    return requests if config.keep is None else requests[: config.keep]
+    return requests if settings.keep is None else requests[: settings.keep]
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -174,33 +176,37 @@ def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def generated(
-    generator: Any, requests: Sequence[Request], loaded: LoadedDiffusion, config: DictConfig, *, output: Path, share: Share
+    loaded: LoadedDiffusion, how: Sampling, requests: Sequence[Request], *, device: str, output: Path, share: Share
 ) -> MadeVideos:
     """The clips of the requests, as far as they are not there yet."""
+    from sora.assembly.generation import described, generator_of
     from sora.evaluation.videos.generating import generate
-    from sora.sample import describe
+    from sora.system.devices import choose_device
 
-    about = {key: value for key, value in describe(loaded, config).items() if key != "trained_by"}
+    generator = generator_of(loaded, how, choose_device(device))
+    about = {key: value for key, value in described(loaded, how).items() if key != "trained_by"}
     about["checkpoint"] = {key: value for key, value in about["checkpoint"].items() if key != "run"}  # a run may be moved
-    about |= {"device": str(generator.device), "budget": config.budget}
-    with scoring.bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
+    about |= {"device": str(generator.device), "budget": how.budget}
+    with bar(share, f"generating {counted(len(requests), 'clip')}", "step") as progress:
         return generate(generator, requests, folder=output / "generated", about=about, share=share, progress=progress)
 
 
-def frames_of(frames: int, clip: DictConfig) -> int:
+def frames_of(frames: int, clip: Side) -> int:
     """How many frames are scored of a clip that was generated with so many."""
     return clip.frames or 1 + (frames - 1) // clip.stride
 
 
-def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], geometry: Geometry, config: DictConfig) -> Clips:
+def alike(
+    videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, int, int]], geometry: Geometry, settings: EvaluationSettings
+) -> Clips:
     """The real clips of the (frames, height, width) that are generated: both sides draw from one mixture then. They are cut to what the
     network makes, as the clips that a run trains on are; `size=` brings whole frames to one size instead."""
     from sora.evaluation.files import policy_of
     from sora.evaluation.videos.clips import fitted, only, take
 
-    real = take(videos, policy_of(config, "real"), n=config.real.n, seed=config.seed, named="real")
-    real = fitted(real, geometry if config.size is None else geometry.in_time)
-    real = only(real, generated if config.size is None else [kind[:1] for kind in generated])
+    real = take(videos, policy_of(settings, "real"), n=settings.real.n, seed=settings.seed, named="real")
+    real = fitted(real, geometry if settings.size is None else geometry.in_time)
+    real = only(real, generated if settings.size is None else [kind[:1] for kind in generated])
     if len(real) < 2:
         raise ValueError(
             f"{videos.place} has {counted(len(real), 'clip')} of the sizes that are generated, and a distance needs two or more; choose "
@@ -209,16 +215,16 @@ def alike(videos: DatasetVideos | FolderVideos, generated: Sequence[tuple[int, i
     return real
 
 
-def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos: Any, prompts: dict[str, Any]) -> Any:
+def protocol_of(
+    settings: EvaluationSettings, bench: Any, real: Any, clips: Clips, videos: Any, prompts: dict[str, Any], how: Mapping[str, Any]
+) -> Any:
     """All that the scores depend on beside the run."""
-    from omegaconf import OmegaConf
-
     from sora.generation.prompts import negative_of
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
 
     setting = bench.extractor.setting
-    loss = {"loss": convention(config)} if "loss" in (listed(config.metrics) or ()) else {}
+    loss = {"loss": convention(settings)} if "loss" in (settings.metrics or ()) else {}
     return Protocol(
         dataset=real.dataset if real else videos.about(),
         real=real.clips if real else None,
@@ -228,28 +234,23 @@ def protocol_of(config: DictConfig, bench: Any, real: Any, clips: Clips, videos:
         extractor=describe(bench.extractor.network) if bench.reads_extractor else None,
         distances=setting.distances() if bench.compares else None,
         sampling={
-            "sampler": OmegaConf.to_container(config.sampler),
-            "guidance": OmegaConf.to_container(config.guidance),
-            "steps": config.steps,
-            "shift": config.shift,
-            "first": config.first,
-            "seed": config.seed,
-            **({"negative": negative} if (negative := negative_of(config.negative)) else {}),  # protocols of before have none
+            **{key: value for key, value in how.items() if key != "stretch"},
+            "seed": settings.seed,
+            **({"negative": negative} if (negative := negative_of(settings.negative)) else {}),  # protocols of before have none
         },
         measures={**loss, **conventions(bench.words), **measures_protocol(bench.words)} or None,
-        seed=config.seed,
+        seed=settings.seed,
     )
 
 
-def keep(output: Path, made: MadeVideos, clips: Clips, loaded: LoadedDiffusion, config: DictConfig) -> list[str]:
+def keep(output: Path, made: MadeVideos, clips: Clips, settings: EvaluationSettings, making: Mapping[str, Any]) -> list[str]:
     """Write the first clips as `sora sample` does, to look at; their paths, relative to the output."""
     import torch
 
     from sora.generation.samples import write_samples
-    from sora.sample import describe
 
     asked: Any = made.asked
-    requests = kept_of(config, asked)
+    requests = kept_of(settings, asked)
     shown = [torch.from_numpy(clips.videos.read(number, 0, requests[number].frames)) for number in range(len(requests))]
-    paths = write_samples(output / "clips", requests, shown, about=describe(loaded, config)) if requests else []
+    paths = write_samples(output / "clips", requests, shown, about=making) if requests else []
     return [str(path.relative_to(output)) for path in paths]

@@ -4,98 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import sides
-from sora.evaluation.measures.clips import DISTANCES, MEASURES, Seen, of_words
-from sora.evaluation.measures.motion import MOTION
+from sora.evaluation.bench import Bench, RealSet, bar, named
+from sora.evaluation.measures.clips import MEASURES, Seen
+from sora.evaluation.words import NEEDS, check_uncaptioned, needs_extractor, of_words
 from sora.system import files as storage
-from sora.system.terminal import counted, progress_bar, say
+from sora.system.terminal import counted, say
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-    from torch import Tensor
-
-    from sora.evaluation.measures.extraction import Extractor, Setting, Shapes
+    from sora.evaluation.measures.extraction import Setting
+    from sora.evaluation.settings import EvaluationSettings
     from sora.evaluation.videos.clips import Clips
     from sora.metrics.extractors.features import VideoFeatures
     from sora.metrics.protocol import Protocol
     from sora.system.work_sharing import Share
 
 
-@dataclass(frozen=True)
-class RealSet:
-    """The real side's features (n, d), the shapes of their clips, and what a protocol says of it. Features have no columns where no word
-    asks for the extractor's."""
-
-    features: Tensor
-    shapes: Shapes
-    dataset: Mapping[str, Any]
-    clips: Mapping[str, Any]
-    clips_taken: Clips | None = None  # themselves; None where a file stands for them
-    moving: Mapping[str, Tensor] = field(default_factory=dict)  # their features of motion, where a file has them
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every evaluation works with."""
-
-    extractor: Extractor
-    words: Sequence[str]
-    output: Path
-    statistics: Path | None
-
-    @property
-    def share(self) -> Share:
-        return self.extractor.share
-
-    @property
-    def compares(self) -> bool:
-        """Whether two sets are compared."""
-        return self.distances or "continuation" in self.words
-
-    @property
-    def distances(self) -> bool:
-        """Whether by a distance of their distributions, which takes clips of one kind."""
-        return self.extracts or any(word in MOTION for word in self.words)
-
-    @property
-    def reads_extractor(self) -> bool:
-        """Whether any figure depends on the extractor that the command chose."""
-        from sora.evaluation.measures.clips import reads_extractor
-
-        return any(reads_extractor(word, self.extractor.network) for word in self.words)
-
-    @property
-    def extracts(self) -> bool:
-        """Whether by features of the extractor that the command chose, or by those of motion alone."""
-        return any(word in DISTANCES for word in self.words)
-
-
 WHOLE, MAY_BE_NULL = ("n", "seed", "trajectories", "ddof", "bootstrap", "permutations", "neighbours", "keep"), ("n", "keep")
 SWITCHES = ("crop", "quantise", "page")
-MOST_NAMED = 5  # clips that a message names
 
 
-def setting_of(config: DictConfig) -> Setting:
-    """How clips are scored, of a command's configuration. Raises ValueError for a size that is none."""
+def setting_of(settings: EvaluationSettings) -> Setting:
+    """How clips are scored. Raises ValueError for a size that is none."""
     from sora.evaluation.measures.extraction import Setting
 
-    size = size_asked(config.size)
-    check_settings(config)
+    size = size_asked(settings.size)
+    check_settings(settings)
     return Setting(
         size=size,
-        kernel=config.kernel,
-        crop=config.crop,
-        quantise=config.quantise,
-        ddof=config.ddof,
-        bootstrap=config.bootstrap,
-        permutations=config.permutations,
-        neighbours=config.neighbours,
-        trajectories=config.trajectories,
-        seed=config.seed,
+        kernel=settings.kernel,
+        crop=settings.crop,
+        quantise=settings.quantise,
+        ddof=settings.ddof,
+        bootstrap=settings.bootstrap,
+        permutations=settings.permutations,
+        neighbours=settings.neighbours,
+        trajectories=settings.trajectories,
+        seed=settings.seed,
     )
 
 
@@ -120,45 +68,45 @@ def size_asked(said: Any) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def check_settings(config: DictConfig) -> None:
+def check_settings(settings: EvaluationSettings) -> None:
     """Refuse, before any work, settings that no distance can be measured with."""
     from sora.metrics.distribution.permutation import LEAST_PERMUTATIONS
     from sora.metrics.distribution.resampling import LEAST_REPEATS
     from sora.metrics.extractors.pixels import KERNELS
 
     for key in (*WHOLE, *SWITCHES):
-        value, kind, told = config[key], *((int, "a whole number") if key in WHOLE else (bool, "true or false"))
+        value, kind, told = getattr(settings, key), *((int, "a whole number") if key in WHOLE else (bool, "true or false"))
         if type(value) is not kind and not (key in MAY_BE_NULL and value is None):
             raise ValueError(f"{key}={value}: give {told}")
     kernels = [name for name in KERNELS if name != "none"]
     for wrong, told in (
-        (config.trajectories < 1, f"trajectories={config.trajectories}: what is scored falls into at least one set"),
-        (config.kernel not in kernels, f"kernel={config.kernel}: choose from {', '.join(kernels)}; size=null leaves sizes as they are"),
-        (config.ddof not in (0, 1), f"ddof={config.ddof}: covariances are unbiased (1) or biased (0)"),
+        (settings.trajectories < 1, f"trajectories={settings.trajectories}: what is scored falls into at least one set"),
+        (settings.kernel not in kernels, f"kernel={settings.kernel}: choose from {', '.join(kernels)}; size=null leaves sizes as they are"),
+        (settings.ddof not in (0, 1), f"ddof={settings.ddof}: covariances are unbiased (1) or biased (0)"),
         (
-            config.bootstrap != 0 and config.bootstrap < LEAST_REPEATS,
-            f"bootstrap={config.bootstrap}: an interval takes at least {LEAST_REPEATS} repeats; 0 leaves it out",
+            settings.bootstrap != 0 and settings.bootstrap < LEAST_REPEATS,
+            f"bootstrap={settings.bootstrap}: an interval takes at least {LEAST_REPEATS} repeats; 0 leaves it out",
         ),
         (
-            config.permutations != 0 and config.permutations < LEAST_PERMUTATIONS,
-            f"permutations={config.permutations}: a p value below 0.05 takes at least {LEAST_PERMUTATIONS}; 0 leaves floors and p out",
+            settings.permutations != 0 and settings.permutations < LEAST_PERMUTATIONS,
+            f"permutations={settings.permutations}: a p value below 0.05 takes at least {LEAST_PERMUTATIONS}; 0 leaves floors and p out",
         ),
-        (config.neighbours < 1, f"neighbours={config.neighbours}: give at least 1"),
-        (config.keep is not None and config.keep < 0, f"keep={config.keep}: give 0 or more, or null"),
+        (settings.neighbours < 1, f"neighbours={settings.neighbours}: give at least 1"),
+        (settings.keep is not None and settings.keep < 0, f"keep={settings.keep}: give 0 or more, or null"),
     ):
         if wrong:
             raise ValueError(told)
 
 
-def check_places(config: DictConfig, output: Path) -> None:
+def check_places(settings: EvaluationSettings, output: Path) -> None:
     """Refuse, before any work, places that nothing can be written to: a file where a folder is to be, or the other way round."""
     from sora.generation.samples import check_place
 
     check_place(output, key="output")
-    if config.cache and Path(config.cache).exists() and not Path(config.cache).is_dir():
-        raise ValueError(f"cache={config.cache} is a file; name a folder")
-    if config.statistics and Path(config.statistics).is_dir():
-        raise ValueError(f"statistics={config.statistics} is a folder; name a file")
+    if settings.cache and Path(settings.cache).exists() and not Path(settings.cache).is_dir():
+        raise ValueError(f"cache={settings.cache} is a file; name a folder")
+    if settings.statistics and Path(settings.statistics).is_dir():
+        raise ValueError(f"statistics={settings.statistics} is a folder; name a file")
 
 
 def check_sets(bench: Bench, n: int, *, sets: int) -> None:
@@ -170,36 +118,35 @@ def check_sets(bench: Bench, n: int, *, sets: int) -> None:
         raise ValueError(f"n={n}: clips do not fall into trajectories={sets} sets of one size, at least 2 each; set n= to a multiple")
 
 
-def network_of(config: DictConfig, words: Sequence[str]) -> VideoFeatures:
+def network_of(settings: EvaluationSettings, words: Sequence[str]) -> VideoFeatures:
     """The extractor, tried where one of the words needs it: missing or wrong weights are told before any video is read."""
-    from sora.config.build import build
-    from sora.evaluation.measures.clips import check_extractor, needs_extractor
+    from sora.evaluation.measures.clips import check_extractor
     from sora.evaluation.measures.extraction import tried
-    from sora.sample import choose_device
+    from sora.system.devices import choose_device
 
-    network = build(config.extractor)
+    network = settings.extractor()
     check_extractor(words, network)
     if needs_extractor(words):
-        tried(network, choose_device(config.device))
+        tried(network, choose_device(settings.device))
     return network
 
 
 def bench_of(
-    config: DictConfig, words: Sequence[str], share: Share, *, output: Path, home: Path, network: VideoFeatures | None = None
+    settings: EvaluationSettings, words: Sequence[str], share: Share, *, output: Path, home: Path, network: VideoFeatures | None = None
 ) -> Bench:
-    """home: where features are kept, unless the configuration names a folder. network: what `network_of` gave, where it was asked before.
+    """home: where features are kept, unless the settings name a folder. network: what `network_of` gave, where it was asked before.
     Clears what killed evaluations left half-written."""
     from sora.evaluation.measures.extraction import Extractor
-    from sora.sample import choose_device
+    from sora.system.devices import choose_device
 
-    check_places(config, output)
-    network = network_of(config, words) if network is None else network
+    check_places(settings, output)
+    network = network_of(settings, words) if network is None else network
     share.hold(output)
     if share.first:
         storage.sweep(output)
-    cache = Path(config.cache) if config.cache else home / "features"
-    extractor = Extractor(network=network, setting=setting_of(config), cache=cache, share=share, device=choose_device(config.device))
-    return Bench(extractor, words, output, Path(config.statistics) if config.statistics else None)
+    cache = Path(settings.cache) if settings.cache else home / "features"
+    extractor = Extractor(network=network, setting=setting_of(settings), cache=cache, share=share, device=choose_device(settings.device))
+    return Bench(extractor, words, output, Path(settings.statistics) if settings.statistics else None)
 
 
 # ---- distances
@@ -308,7 +255,7 @@ def measured(bench: Bench, clips: Clips, facts: Sequence[Any] | None) -> tuple[d
         asked = None if facts is None else facts[number]
         frames = bench.extractor.setting.pictures(clips.read(number))
         seen = Seen(frames, shape.fps, clips.prompt(number), asked, bench.extractor.network, bench.extractor.device)
-        fit = [word for word in words if seen.prompt is not None or "prompt" not in MEASURES[word].needs]
+        fit = [word for word in words if seen.prompt is not None or "prompt" not in NEEDS[word]]
         return {**row, **{word: MEASURES[word].of_clip(seen) for word in fit}}
 
     with bar(bench.share, f"measuring {', '.join(words)}") if words else nullcontext() as progress:
@@ -324,7 +271,7 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: S
     uncaptioned="leave_out" leaves out of what is measured by prompts."""
     check_uncaptioned(uncaptioned)
     for word in words:
-        needs = MEASURES[word].needs if word in MEASURES else ()
+        needs = NEEDS.get(word, ())
         none = facts is not None and len(unprompted) == len(facts)
         if "prompt" in needs and unprompted and (uncaptioned == "refuse" or none):
             leave = "" if none else ", or leave such clips out with uncaptioned=leave_out"
@@ -338,18 +285,6 @@ def check_needs(words: Sequence[str], facts: Sequence[Any] | None, unprompted: S
                 f"metrics=[{word}]: {word} is measured on prompts of the built-in world, and these are none; leave it out: "
                 "metrics=[frechet,kvd]"
             )
-
-
-def check_uncaptioned(word: str) -> None:
-    """Raise ValueError for a word that says neither."""
-    if word not in ("refuse", "leave_out"):
-        raise ValueError(f"uncaptioned={word}: refuse (a clip without a caption stops the command) or leave_out")
-
-
-def named(names: Sequence[str]) -> str:
-    """How many clips, and which, of many the first."""
-    told = ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")
-    return f"{counted(len(names), 'clip')} ({told})"
 
 
 # ---- what is written
@@ -392,8 +327,3 @@ def finish(
 def floors(figures: Mapping[str, float]) -> dict[str, float]:
     """What the figures would be if both sides were one."""
     return {name: value for name, value in figures.items() if name.endswith("floor") and "over" not in name}
-
-
-def bar(share: Share, what: str, unit: str = "clip") -> Any:
-    """A progress bar on the first process, silence on the others."""
-    return progress_bar(what, unit) if share.first else nullcontext(lambda done, total: None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.bench import Bench, RealSet
     from sora.evaluation.videos.clips import ClipPolicy, Clips
 
 FEW = 8  # features for each clip, above which a Fréchet distance says more of the number of clips than of these

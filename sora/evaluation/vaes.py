@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
-from sora.evaluation.measures.clips import DISTANCES, USUAL, chosen
-from sora.evaluation.measures.motion import MOTION, measures_protocol
-from sora.evaluation.words import KNOWN
+from sora.evaluation.bench import bar
+from sora.evaluation.measures.motion import measures_protocol
+from sora.evaluation.words import DISTANCES, KNOWN, USUAL, chosen
 from sora.gate.files import below
+from sora.metrics.scored import MOTION
 from sora.patches.geometry import Geometry
 from sora.system import files as storage
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from sora.evaluation.scoring import Bench
+    from sora.evaluation.bench import Bench
+    from sora.evaluation.settings import EvaluationSettings
     from sora.evaluation.videos.clips import Clips
     from sora.system.work_sharing import Share
 
@@ -45,22 +45,22 @@ class Copy:
     fps: float
 
 
-def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+def evaluate_vae(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Reconstruct up to n held-out clips of each dataset; PSNR and SSIM, and distances where `metrics=` asks for them."""
     from sora.assembly.load import load_vae
-    from sora.sample import choose_device
+    from sora.system.devices import choose_device
 
-    words = chosen(config.metrics, usual=USUAL["vae"], known=KNOWN["vae"], scored="a VAE")
-    loaded = load_vae(Path(config.checkpoint), config.step, ema=config.ema)
-    check_clips(config, loaded.vae.stride)
-    vae = loaded.vae.to(choose_device(config.device))
+    words = chosen(settings.metrics, usual=USUAL["vae"], known=KNOWN["vae"], scored="a VAE")
+    loaded = load_vae(Path(settings.checkpoint), settings.step, ema=settings.ema)
+    check_clips(settings, loaded.vae.stride)
+    vae = loaded.vae.to(choose_device(settings.device))
     name = f"step-{loaded.step:08d}" if loaded.step else "vae"
-    output = Path(config.output) if config.output else below(config.checkpoint, "evaluation", name)
-    bench = scoring.bench_of(config, [word for word in words if word in (*DISTANCES, *MOTION)], share, output=output, home=output)
+    output = Path(settings.output) if settings.output else below(settings.checkpoint, "evaluation", name)
+    bench = scoring.bench_of(settings, [word for word in words if word in (*DISTANCES, *MOTION)], share, output=output, home=output)
     figures, rows, about, reals, fakes, paths, cautions = {}, [], {}, {}, {}, [], []
-    for name, folder in dataset_folders(config.data).items():
+    for name, folder in dataset_folders(settings.data).items():
         one = replace(bench, output=output / "reconstructions" / name)
-        found, clip_rows, real, fake, told, taken = score_dataset(vae, loaded.hashes, folder, config, one)
+        found, clip_rows, real, fake, told, taken = score_dataset(vae, loaded.hashes, folder, settings, one)
         figures |= {f"{name}_vae_{key}": value for key, value in found.items()}
         rows += [{"dataset": name, **row} for row in clip_rows]
         paths += [str((one.output / row["file"]).relative_to(output)) for row in clip_rows if "file" in row]
@@ -69,39 +69,40 @@ def evaluate_vae(config: DictConfig, share: Share, preset: Mapping[str, Any] | N
         cautions += [f"{name}: {line}" for line in told]
     if not share.first:
         return {}
-    protocol = protocol_of(config, bench, about, reals, fakes)
+    protocol = protocol_of(settings, bench, about, reals, fakes)
     scores = {"kind": "vae", "figures": figures, "n": len(rows), "floor": scoring.floors(figures), "cautions": cautions}
-    subject = {"run": config.checkpoint, "vae": loaded.hashes, "step": loaded.step}
+    subject = {"run": settings.checkpoint, "vae": loaded.hashes, "step": loaded.step}
     return scoring.finish(output, scores, protocol, subject=subject, preset=preset, rows=rows, clips=paths)
 
 
-def check_clips(config: DictConfig, stride: tuple[int, int, int]) -> None:
+def check_clips(settings: EvaluationSettings, stride: tuple[int, int, int]) -> None:
     """Raise ValueError for keys that say what reconstructions cannot be: they are of the real clips, one each."""
-    real, given = config.real, config.generated
+    real, given = settings.real, settings.generated
     usual = {"frames": None, "stride": 1, "windows": 1, "start": "first", "short": "refuse", "choose": "first"}
     for key, value in usual.items():
-        if given[key] not in (value, real[key]):
+        said, taken = getattr(given, key), getattr(real, key)
+        if said not in (value, taken):
             raise ValueError(
-                f"generated.{key}={given[key]}: reconstructions are of the clips that real.{key}={real[key]} takes; set that, and leave "
+                f"generated.{key}={said}: reconstructions are of the clips that real.{key}={taken} takes; set that, and leave "
                 f"generated.{key} out"
             )
     if real.windows != 1:
         raise ValueError(f"real.windows={real.windows}: a VAE is scored by one clip of each video; leave it out")
-    if real.n not in (None, config.n):
+    if real.n not in (None, settings.n):
         raise ValueError(f"real.n={real.n}: as many originals as reconstructions are compared; set n={real.n}")
     if real.frames is not None and (fits := Geometry(stride).most_frames(real.frames)) != real.frames:
         raise ValueError(
             f"real.frames={real.frames}: this VAE takes 1 + a multiple of {stride[0]} frames; set {fits} or {fits + stride[0]}"
         )
-    if config.negative is not None:
+    if settings.negative is not None:
         raise ValueError("negative: only clips that a run generates have prompts; leave it out")
-    if config.vbench is not None:
+    if settings.vbench is not None:
         raise ValueError("vbench: only clips that a run generates have prompts to be named by; leave it out")
 
 
-def dataset_folders(data: Any) -> dict[str, Path]:
+def dataset_folders(data: Sequence[str] | None) -> dict[str, Path]:
     """The datasets of `data=`, by the names of their folders."""
-    folders = [] if data is None else [Path(data)] if isinstance(data, str | Path) else [Path(folder) for folder in data]
+    folders = [Path(folder) for folder in data or ()]
     named = {storage.called(folder): folder for folder in folders}
     if len(named) != len(folders) or not folders:
         raise ValueError(
@@ -111,7 +112,7 @@ def dataset_folders(data: Any) -> dict[str, Path]:
 
 
 def score_dataset(
-    vae: Any, hashes: Mapping[str, str], folder: Path, config: DictConfig, bench: Bench
+    vae: Any, hashes: Mapping[str, str], folder: Path, settings: EvaluationSettings, bench: Bench
 ) -> tuple[dict[str, float], list[dict[str, Any]], Clips, Clips, list[str], str]:
     """The figures of one dataset or folder, a row for each clip, the clips of both sides, what to beware of, and which originals they are
     of, as a hash."""
@@ -120,16 +121,16 @@ def score_dataset(
     from sora.evaluation.videos.made import FittedVideos, MadeVideos, whole
     from sora.evaluation.videos.sets import open_videos
 
-    videos = open_videos(folder, split=config.split, caption=config.caption)
+    videos = open_videos(folder, split=settings.split, caption=settings.caption)
     bench.share.tell(videos.lines())
-    n = min(USUAL_N if config.n is None else config.n, len(videos))
-    originals = FittedVideos(take(videos, policy_of(config, "real"), n=n, seed=config.seed, named="real"), vae.stride)
+    n = min(USUAL_N if settings.n is None else settings.n, len(videos))
+    originals = FittedVideos(take(videos, policy_of(settings, "real"), n=n, seed=settings.seed, named="real"), vae.stride)
     real = whole(originals)
     copies = [Copy("", real.frames(k), real.shape(k).height, real.shape(k).width, real.shape(k).fps) for k in range(len(real))]
     keys = [storage.text_hash(json.dumps([real.key(number), dict(hashes)])) for number in range(len(real))]
-    scoring.check_sets(bench, len(real), sets=config.trajectories)
+    scoring.check_sets(bench, len(real), sets=settings.trajectories)
     made = MadeVideos(copies, [bench.output / "lossless" / f"{key[:32]}.mp4" for key in keys])
-    rows = reconstruct(vae, real, made, config, bench)
+    rows = reconstruct(vae, real, made, settings, bench)
     figures = {name: _summary(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
     fake, told = whole(made), []
     if bench.compares:
@@ -138,7 +139,7 @@ def score_dataset(
     return figures, rows, real, fake, told, originals.clips.taken_sha256()
 
 
-def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Bench) -> list[dict[str, Any]]:
+def reconstruct(vae: Any, real: Clips, made: Any, settings: EvaluationSettings, bench: Bench) -> list[dict[str, Any]]:
     """A row for each clip; writes original beside reconstruction for the first ones, and every reconstruction whole where distances are
     measured. What is there already is not made again."""
     import torch
@@ -148,7 +149,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
     from sora.video.files import write
 
     device = next(vae.parameters()).device
-    with scoring.bar(bench.share, f"reconstructing {bench.output.name}") as progress:
+    with bar(bench.share, f"reconstructing {bench.output.name}") as progress:
 
         def of_clip(number: int) -> dict[str, Any]:
             original = torch.from_numpy(real.read(number))[None]
@@ -161,7 +162,7 @@ def reconstruct(vae: Any, real: Clips, made: Any, config: DictConfig, bench: Ben
             row = {"key": real.name(number), **dict(zip(SHAPE, original.shape[1:4], strict=True)), **metric.compute()}
             if bench.compares and not made.paths[number].is_file():
                 write(made.paths[number], other[0].numpy(), real.shape(number).fps, lossless=True)
-            if config.keep is None or number < config.keep:
+            if settings.keep is None or number < settings.keep:
                 row["file"] = write_pair(bench.output, number + 1, original[0].numpy(), other[0].numpy(), real.shape(number).fps)
             return row
 
@@ -191,7 +192,7 @@ def write_pair(folder: Path, number: int, original: Any, other: Any, fps: float)
     return path.name
 
 
-def protocol_of(config: DictConfig, bench: Bench, about: Any, reals: Any, fakes: Any) -> Any:
+def protocol_of(settings: EvaluationSettings, bench: Bench, about: Any, reals: Any, fakes: Any) -> Any:
     """All that the scores depend on beside the VAE."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
@@ -207,5 +208,5 @@ def protocol_of(config: DictConfig, bench: Bench, about: Any, reals: Any, fakes:
         distances=setting.distances() if bench.compares else None,
         sampling=None,
         measures=MEASURES | measures_protocol(bench.words),
-        seed=config.seed,
+        seed=settings.seed,
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora.assembly.validation import HeldOutClips
+    from sora.data.loading.held_out import HeldOutClips
     from sora.generation.generator import Request
+    from sora.metrics.extractors.features import VideoFeatures
 
 METRICS = ("adherence", "frechet", "kvd", "motion")
 APPEARANCE = ("frechet", "kvd")  # those over the features of evaluation.videos.extractor
@@ -19,19 +20,19 @@ TOLD = 3  # clips that cannot be read, of those that a message names
 
 
 def scorer(
-    said: Any, clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
+    names: Sequence[str], appearance: Callable[[], VideoFeatures], clips: HeldOutClips, requests: Sequence[tuple[int, Request]]
 ) -> Callable[[Sequence[Tensor]], dict[str, float]] | None:
-    """What measures the videos, by said.metrics; None for nothing."""
-    from sora.evaluation.videos.targets import world_of
+    """What measures the videos, by the words of evaluation.videos.metrics; None for nothing. appearance: makes the extractor that
+    the configuration chose."""
+    from sora.world.dataset import world_of
 
-    names = tuple(said.metrics)
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"evaluation.videos.metrics={list(names)} has {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    if "adherence" in names and any(world_of(index) is None for index in clips.indexes):
+    if "adherence" in names and any(world_of(index.described) is None for index in clips.indexes):
         raise ValueError("evaluation.videos.metrics has adherence, which is measured on captions of the built-in world; leave it out")
     if not names:
         return None
-    extractors = extractors_of(said, names)
+    extractors = extractors_of(names, appearance)
     if extractors and len(requests) < 2:
         raise ValueError(f"evaluation.videos.count={len(requests)}: frechet, kvd and motion take at least 2 videos")
     for prefix, extractor in extractors.items():
@@ -52,13 +53,12 @@ def scorer(
     return Scorer(names, clips, requests, extractors=extractors)
 
 
-def extractors_of(said: Any, names: Sequence[str]) -> dict[str, Any]:
-    """By what begins the names of their figures: the one that the configuration names, where a word reads it, and that of motion."""
-    from sora.config.build import build
-    from sora.evaluation.measures.motion import network_of
+def extractors_of(names: Sequence[str], appearance: Callable[[], VideoFeatures]) -> dict[str, VideoFeatures]:
+    """By what begins the names of their figures: the one that was chosen, where a word reads it, and that of motion."""
+    from sora.metrics.extractors.motion3d import Motion3D
 
-    found = {"": build(said.extractor)} if set(APPEARANCE) & set(names) else {}
-    return found | ({"motion_": network_of("motion")} if "motion" in names else {})
+    found = {"": appearance()} if set(APPEARANCE) & set(names) else {}
+    return found | ({"motion_": Motion3D()} if "motion" in names else {})
 
 
 def of_features(real: Tensor, fake: Tensor) -> dict[str, float]:
@@ -89,7 +89,7 @@ class Scorer:
         return found | (self._distances(videos) if self._extractors else {})
 
     def _adherence(self, videos: Sequence[Tensor]) -> dict[str, float]:
-        from sora.evaluation.measures.clips import wilson
+        from sora.metrics.statistics import wilson
         from sora.world.judge.adherence import counted, judge, shares
         from sora.world.language import PALETTE, parse
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from sora.gate.files import read
 from sora.gate.texts import FileLimit, once, refuse_deep, refuse_many
-from sora.system.terminal import counted
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LONGEST = csv.field_size_limit()  # letters of one text
@@ -134,9 +133,8 @@ def _separated(text: str, named: str, *, separator: str) -> Iterator[Record]:
         elif len(row) != len(names):
             sign = "commas" if separator == "," else "tabs"
             more = f"; a text that holds {sign} stands in double quotes" if len(row) > len(names) else ""
-            raise ValueError(
-                f"{named} line {line} has {counted(len(row), 'field')}, and the first line names {counted(len(names), 'column')}{more}"
-            )
+            fields, columns = (f"{len(them)} {what}{'s' * (len(them) != 1)}" for them, what in ((row, "field"), (names, "column")))
+            raise ValueError(f"{named} line {line} has {fields}, and the first line names {columns}{more}")
         else:
             yield Record(f"{named} line {line}", dict(zip(names, row, strict=True)), typed=False)
     if names is None:

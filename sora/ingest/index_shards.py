@@ -20,9 +20,7 @@ import pyarrow as pa
 
 from sora.data.index.columns import FOLDER as COLUMNS
 from sora.data.index.index import FORM
-from sora.data.index.index_progress import FOLDER as PARTS
-from sora.data.index.index_progress import IndexProgress
-from sora.data.index.unfinished import of_videos
+from sora.data.index.unfinished import INDEXING, of_videos
 from sora.data.index.unique_keys import KeyFile
 from sora.data.index.writer import DATASET, IndexWriter
 from sora.data.shards.stores import REMOTE, RemoteStore, Store
@@ -39,7 +37,19 @@ from sora.video.decoding import pictures
 from sora.video.files import PYAV
 
 REFUSED, REPORT = "refused.jsonl", "report.json"
-_OURS = (DATASET, REFUSED, REPORT, REMOTE, "meta-*.parquet", f"{COLUMNS}/*", f"{PARTS}/*", "captions-*", "latent*", "text-*", "show.html")
+_OURS = (
+    DATASET,
+    REFUSED,
+    REPORT,
+    REMOTE,
+    "meta-*.parquet",
+    f"{COLUMNS}/*",
+    f"{INDEXING}/*",
+    "captions-*",
+    "latent*",
+    "text-*",
+    "show.html",
+)
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
 _METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
 _MIRRORED = 4 << 30  # bytes of metadata that a mirror takes along

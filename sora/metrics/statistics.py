@@ -108,3 +108,13 @@ def mean_interval(values: Float[Tensor, "n"], *, level: float = 0.95) -> tuple[f
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(values.std()) / n**0.5
     return mean, mean - half, mean + half
+
+
+def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share of n (Wilson 1927); within [0, 1] for any share."""
+    if n == 0:
+        return 0.0, 1.0
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    # At either end the formula gives the end itself, but for its rounding.
+    return (0.0 if share == 0 else max(0.0, centre - half)), (1.0 if share == 1 else min(1.0, centre + half))

@@ -14,8 +14,8 @@ COMPARED = ("train", "evaluate")
 
 def ended(verb: str, sweep: Sweep) -> list[str]:
     """The lines that a sweep ends with, whatever came of its runs; none for verbs that leave nothing to compare."""
-    from sora.compare import board
     from sora.config.command_line.sweep import PATTERNED
+    from sora.report.comparison import board
     from sora.report.scores import Unlike, fields, find, score_of
     from sora.report.tables import as_text
 

@@ -1,4 +1,4 @@
-"""How many floating-point operations a device could make in a second: what model FLOPs are a share of (MFU)."""
+"""The device that computes, and how many floating-point operations it could make in a second: what model FLOPs are a share of (MFU)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ BF16 = (
     (r"\bA10\b", 125e12),
     (r"\bMI300X\b", 1307e12),
 )
+
+
+def choose_device(name: str) -> str:
+    """auto is the GPU if there is one."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={name} must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: this torch finds no GPU; use device=cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:

@@ -20,9 +20,9 @@ def declared():
     """Each form by its name, with where a sound value lies in the material, and which part of it."""
     from sora.config.command_line import sweep  # noqa: F401  (its form stands where it is read)
     from sora.data.index import caption_sets, index, latents
-    from sora.data.index import index_progress as parts
     from sora.data.loading import quarantine
     from sora.data.shards import stores
+    from sora.ingest import index_progress as parts
     from sora.launch import stages
     from sora.metrics import scored
     from sora.runs import jsonl as metrics

@@ -198,7 +198,7 @@ ACTING = {  # public classes and functions of our own that write, delete, or sta
         "room": 9,
         "command": ["touch", "FOLDER/pwned"],
     },
-    "sora.data.index.index_progress.IndexProgress": {"output": "FOLDER", "settings": {}},
+    "sora.ingest.index_progress.IndexProgress": {"output": "FOLDER", "settings": {}},
     "sora.data.index.writer.DatasetWriter": {"folder": "FOLDER", "licence": "x", "max_bytes": 9},
     "sora.data.index.columns.ColumnWriter": {"folder": "FOLDER"},
     "sora.data.shards.stores.ShardCache": {"folder": "FOLDER", "max_bytes": 0},

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sora.cli import verbs, worded
 from sora.config.command_line.commands import command, option_words
 from sora.config.command_line.following import after_encode, after_prepare
+from sora.config.command_line.verbs import verbs, worded
 from sora.config.compose import compose, config_dir, groups
 from sora.system.files import refuse_within
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sora.assembly.resume import refuse_unmeasured
 from sora.cli import run
+from sora.config.check import refuse_unmeasured
 from sora.config.command_line.idle import refuse_idle
 from sora.config.compose import compose
 from sora.data_command import idle

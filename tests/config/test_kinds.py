@@ -7,7 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from sora.cli import main, verbs
+from sora.cli import main
+from sora.config.command_line.verbs import verbs
 from sora.config.compose import compose, flatten
 from sora.config.kinds import Kinds, ValueKind, fits, of_annotation
 from tests.config.test_grammar import ODD

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sora.cli import USER_ERROR, run, verbs
+from sora.cli import USER_ERROR, run
 from sora.config.command_line.sweep import split
+from sora.config.command_line.verbs import verbs
 from sora.config.compose import compose, config_dir
 from sora.config.kinds import marks
 from sora.system.files import refuse_blocked

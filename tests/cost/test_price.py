@@ -7,12 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.cluster_prices import compared
-from sora.config.build import build
+from experiments.cluster_prices import Item, compared
 from sora.config.compose import compose
-from sora.cost.price import Costs, Wanted, arranged, batch_of, bill, fitted, kept_of, module_of, of_any_depth, unseen_stages
+from sora.cost.price import Costs, arranged, batch_of, bill, fitted, of_any_depth, unseen_stages
 from sora.cost.tracing import traced
-from sora.text.encoder import IdentityText
 from sora.tokens import Grid
 
 
@@ -25,9 +23,12 @@ CLIPS = [(Grid(3, 8, 8), 7), (Grid(1, 4, 8), 5), (Grid(1, 4, 8), 5)]  # 256 toke
 TOY = ["task=diffusion", "dit=toy", "plan.budget=256", "plan.max_clips=4", "steps=1000"]
 
 
+def item_of(*words, packs=(CLIPS,)):
+    return Item(compose("plan", [*TOY, *words]).config, {"patch_channels": 16, "text_width": 24}, packs)
+
+
 def wanted(*words, packs=(CLIPS,), epoch: float | None = 10.0):
-    given = {"patch_channels": 16, "text_width": 24}
-    return Wanted(config=compose("plan", [*TOY, *words]).config, given=given, packs=packs, text=IdentityText, longest=192, epoch=epoch)
+    return replace(item_of(*words, packs=packs).wanted, epoch=epoch)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_every_rank_holds_its_share(bills):
 @long
 def test_messages_are_those_of_rings(bills):
     """FSDP gathers each block's weights forwards and backwards and the rest once, all in bf16, and reduces every gradient in fp32."""
-    dit = module_of(wanted("cluster=h100x1"), gpu=False).task.dit
+    dit = item_of("cluster=h100x1").module().task.dit
     numbers, blocks = bills["one"].numbers, sum(value.numel() for value in dit.blocks.parameters())
     gathered, reduced = 2 * (numbers + blocks), 4 * numbers
     assert bills["fsdp"].sent["shard"] == pytest.approx((gathered + reduced) * 15 / 16, rel=0.05)
@@ -83,12 +84,11 @@ def test_what_ranks_that_share_packs_keep_multiply_and_send_is_what_was_foretold
 @long
 def test_many_blocks_are_as_a_few_and_more_of_the_same():
     item = wanted("cluster=h100x4", "plan.packs=4", "dit.depth=10", "trainer=fsdp", "recompute=every_n")
-    cluster = build(item.config.cluster)
-    trainer, ranks, _ = arranged(item.config, cluster, [])
+    trainer, ranks, _ = arranged(item.launch.trainer, item.launch.cluster, [])
     batches = [batch_of(item, CLIPS, 256)]
     few = of_any_depth(item, batches, trainer, ranks)
-    trainer, ranks, _ = arranged(item.config, cluster, [])
-    all_ = traced(lambda: module_of(item, gpu=True), batches, trainer=trainer, ranks=ranks, gpu=True)
+    trainer, ranks, _ = arranged(item.launch.trainer, item.launch.cluster, [])
+    all_ = traced(lambda: item.module(None), batches, trainer=trainer, ranks=ranks, gpu=True)
     for part in ("weights", "average", "moments", "gradients", "flops", "attention", "saved", "whole", "numbers"):
         assert getattr(few, part) == getattr(all_, part), part
     assert few.kept == pytest.approx(all_.kept, rel=1e-3) and few.largest == pytest.approx(all_.largest, rel=0.01)
@@ -98,7 +98,7 @@ def test_many_blocks_are_as_a_few_and_more_of_the_same():
 @long
 def test_operations_are_those_of_the_plan(bills):
     item = wanted("cluster=h100x16", "trainer=fsdp", "plan.packs=16")
-    one = float(Costs(item.config, item, [CLIPS]).model[0])
+    one = float(Costs(item.flops, [CLIPS]).model[0])
     assert bills["one"].flops == one and bills["fsdp"].flops == 16 * one
     assert bills["fsdp"].executed == pytest.approx(16 * bills["one"].executed)
     assert bills["fsdp"].tokens == 16 * 256 and bills["fsdp"].clips == 48
@@ -141,9 +141,7 @@ def test_the_budget_that_fits_is_where_memory_ends(bills):
     fits = bills["one"].memory.budget
     room = bills["one"].memory.largest / (80e9 * 0.92)
     assert fits > 256 / room / 2
-    item = wanted("cluster=h100x1", "trainer=gpu", "plan.budget=1024", packs=[CLIPS * 4], epoch=None)
-    item.config.plan.max_clips = 16
-    more = bill(item).memory
+    more = bill(wanted("cluster=h100x1", "trainer=gpu", "plan.budget=1024", "plan.max_clips=16", packs=[CLIPS * 4], epoch=None)).memory
     slope = (more.largest - bills["one"].memory.largest) / 768
     assert fits == pytest.approx(256 + (bills["one"].memory.room - bills["one"].memory.largest) / slope, rel=0.1)
 
@@ -221,8 +219,14 @@ def test_weights_in_shards_over_context_ranks_alone_are_no_message_inside_layers
     ("steps", "every", "keep", "keep_every", "count"), [(20, 10, 2, 0, 2), (100, 10, 2, 30, 4), (95, 10, 3, 30, 5), (5, 10, 3, 0, 1)]
 )
 def test_checkpoints_that_stay_are_counted(steps, every, keep, keep_every, count):
-    words = [f"steps={steps}", f"checkpoint.every={every}", f"checkpoint.keep={keep}", f"checkpoint.keep_every={keep_every}"]
-    assert kept_of(wanted(*words).config) == count
+    words = [
+        "cluster=h100x1",
+        f"steps={steps}",
+        f"checkpoint.every={every}",
+        f"checkpoint.keep={keep}",
+        f"checkpoint.keep_every={keep_every}",
+    ]
+    assert wanted(*words).launch.checkpoints == count
 
 
 def test_stages_that_the_price_is_not_of_are_told():

@@ -11,10 +11,12 @@ from experiments.cluster_prices import Meter, Steps
 from sora import cli
 from sora.config.build import build
 from sora.config.compose import compose
+from sora.cost import price_vae
 from sora.cost.price import arranged
-from sora.cost.price_vae import batch_of, module_of, priced, trace
+from sora.cost.price_vae import batch_of, trace
 from sora.cost.tracing import traced
 from sora.data.plan.crops import CropPlan
+from sora.plan import wanted_crops
 from tests.trained import world_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -42,16 +44,17 @@ class Rows:
 
 def bill(*words, batch=16, packs=8):
     plan = CropPlan([Rows(64)], shapes=SHAPES, batch=batch, packs=packs, weights=None, seed=0)
-    return priced(config_of(*words), plan, clips=64)
+    return price_vae.bill(wanted_crops(config_of(*words), plan, clips=64))
 
 
 @pytest.mark.parametrize(("shape", "crops"), [(SHAPES[1], 3), ((9, 32, 32), 8)])
 def test_a_step_keeps_and_computes_what_was_foretold(shape, crops):
     """Bytes that are kept within a thousandth of what torch's allocator hands out, operations to the last one of torch's own count."""
     config, batch = config_of(), batch_of(shape, crops)
+    module = wanted_crops(config, CropPlan([Rows(64)], shapes=SHAPES, batch=16, packs=8, weights=None, seed=0), clips=64).module
     meter = Meter()
-    build(config.trainer)(callbacks=[meter]).fit(module_of(config), DataLoader(Steps(batch), batch_size=None))
-    said = traced(lambda: module_of(config), [batch], trainer=build(config.trainer)(callbacks=[]), ranks=1, gpu=False)
+    build(config.trainer)(callbacks=[meter]).fit(module(), DataLoader(Steps(batch), batch_size=None))
+    said = traced(module, [batch], trainer=build(config.trainer)(callbacks=[]), ranks=1, gpu=False)
     real = meter.found
     assert said.flops == real["flops"] > 0
     for part in ("weights", "average", "moments"):
@@ -74,9 +77,9 @@ def test_ranks_share_crops_and_weights():
 
 def test_what_is_said_to_fit_fits_and_one_more_does_not():
     found = bill("trainer=gpu", "cluster.memory=0.02", batch=8, packs=1)
-    config = config_of("trainer=gpu")
-    trainer, ranks, _ = arranged(config, build(config.cluster), [])
-    most = [trace(config, SHAPES[0], [found.memory.budget + more], trainer, ranks).largest for more in (0, 1)]
+    wanted = wanted_crops(config_of("trainer=gpu"), CropPlan([Rows(64)], shapes=SHAPES, batch=8, packs=1, weights=None, seed=0), clips=64)
+    trainer, ranks, _ = arranged(wanted.launch.trainer, wanted.launch.cluster, [])
+    most = [trace(wanted, SHAPES[0], [found.memory.budget + more], trainer, ranks).largest for more in (0, 1)]
     assert most[0] <= found.memory.room < most[1]
     assert found.memory.budget > 8 and not found.warnings
     tight = bill("trainer=gpu", "cluster.memory=0.001", batch=8, packs=1)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sora.data.index import index_progress as parts
 from sora.data.index import unique_keys as duplicates
 from sora.data.index.index import Index
+from sora.data.index.unfinished import INDEXING
 from sora.data.index.unique_keys import KeyFile, KeySet
 from sora.data.shards.stores import store_of, write_remote
 from sora.ingest import survey as foreign
@@ -199,7 +199,7 @@ def test_a_shard_that_changed_and_other_choices_are_read_again_and_more_shards_m
 @pytest.mark.slow
 def test_two_processes_do_not_index_into_one_folder(shards, tmp_path):
     then = "print('in', flush=True); sys.stdin.read()"
-    script = f"import sys; from sora.data.index.index_progress import IndexProgress; p = IndexProgress(sys.argv[1], {{}}); {then}"
+    script = f"import sys; from sora.ingest.index_progress import IndexProgress; p = IndexProgress(sys.argv[1], {{}}); {then}"
     asked = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -253,9 +253,9 @@ def test_a_set_of_keys_says_what_a_set_of_python_says(monkeypatch, new):
 def test_the_folder_of_parts_goes_when_the_index_is_whole(shards, tmp_path):
     write_remote(tmp_path, str(shards), cache=None, cache_mb=0, fetch_after=0)
     stopped(shards, tmp_path, after=1)
-    assert (tmp_path / parts.FOLDER).is_dir()
+    assert (tmp_path / INDEXING).is_dir()
     index(shards, tmp_path)
-    assert not (tmp_path / parts.FOLDER).exists()
+    assert not (tmp_path / INDEXING).exists()
     whole = Index.open(tmp_path)
     assert list(whole.keys)[2:] == ["b0", "b1", "d0", "d1"]
     assert len(whole) == 6

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sora.cost.price import Wanted
+from experiments.cluster_prices import Item
 from sora.tokens import Grid, Segments
 from tests.gpu.measuring import in_turn
 from tests.gpu.networks import Trained, batches, sizes, trained, wanted
@@ -45,7 +45,7 @@ def _run(place: Place, name: str, group: Sequence[Grid]) -> Callable[[], Any]:
     shown = list(group) if name != "padding" else [Grid(1, 1, longest)] * len(group)
     total = sizes(place).budget if name == "packs" else sum(grid.tokens for grid in shown)
     item = wanted(place, "b_2", f"plan.budget={total}", *([] if name == "packs" else [f"plan.max_clips={len(group)}"]))
-    item = Wanted(item.config, item.given, [[(grid, 16 if not place.toy else 3) for grid in shown]], item.text, longest, None)
+    item = Item(item.config, item.given, [[(grid, 16 if not place.toy else 3) for grid in shown]])
     (batch,) = batches(item)
     if name not in _SHARED:
         _SHARED[name] = trained(place, item)
@@ -94,7 +94,7 @@ def peer(place: Place) -> Iterator[Report]:
     item = wanted(place, "wan_2_1_1_3b", "dit.depth=2" if place.toy else "dit.depth=10", f"plan.budget={grid.tokens}", "plan.max_clips=1")
     dit = item.config.dit
     words = dit.text.fill
-    item = Wanted(item.config, item.given, [[(grid, words)]], item.text, grid.tokens, None)
+    item = Item(item.config, item.given, [[(grid, words)]])
     ours = trained(place, item)
     prepared = ours.prepare(batches(item)[0])
     with torch.device(place.device):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from sora.assembly.jobs import JOBS
+from sora.assembly.training import JOBS
 from sora.config.build import build
 from sora.cost.tracing import attach
 from sora.system.processes import Parent

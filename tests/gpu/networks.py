@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from experiments.cluster_prices import Item
 from sora.config.build import build
 from sora.config.compose import compose
-from sora.cost.price import Wanted, batch_of, module_of
+from sora.cost.price import batch_of
 from sora.cost.tracing import attach
 from sora.tokens import Batch, Grid
 from tests.gpu.measuring import let_go
@@ -45,7 +46,7 @@ def sizes(place: Place) -> Sizes:
     return Sizes(128, 6, tuple(tuple(Grid(max(1, g.t // 5), max(1, g.h // 12), max(1, g.w // 12)) for g in mix[:6]) for mix in MIXES))
 
 
-def wanted(place: Place, dit: str, *words: str) -> Wanted:
+def wanted(place: Place, dit: str, *words: str) -> Item:
     """What is trained, as `sora plan` prices it: on the clips of all mixes, one pack a step."""
     size = sizes(place)
     trainer = ["trainer=gpu"] if place.device == "cuda" else ["trainer=cpu", "trainer.precision=bf16-mixed"]
@@ -54,12 +55,10 @@ def wanted(place: Place, dit: str, *words: str) -> Wanted:
     said = [f"dit={dit}", *tiny, *trainer, "plan.packs=1", f"plan.budget={size.budget}", f"plan.max_clips={size.max_clips}", "steps=1000"]
     config = compose("plan", ["task=diffusion", "cluster=h200", "cluster.devices=1", *said, "recompute=none", *words]).config
     packs = [[(grid, WORDS if not place.toy else 3) for grid in mix] for mix in size.mixes]
-    longest = max(grid.tokens for mix in size.mixes for grid in mix)
-    given = {"patch_channels": CHANNELS, "text_width": TEXT}
-    return Wanted(config=config, given=given, packs=packs, text=nn.Identity, longest=longest, epoch=None)
+    return Item(config, {"patch_channels": CHANNELS, "text_width": TEXT}, packs)
 
 
-def batches(item: Wanted, *, seed: int = 0) -> list[Batch]:
+def batches(item: Item, *, seed: int = 0) -> list[Batch]:
     """A batch of random numbers for each pack of `item`, which is told how many words and levels packs have: `trained` reads that."""
     draw = torch.Generator().manual_seed(seed)
     most = max(sum(words for _, words in pack) for pack in item.packs)
@@ -67,7 +66,7 @@ def batches(item: Wanted, *, seed: int = 0) -> list[Batch]:
     item.config.objective.max_levels = max(sum(grid.t for grid, _ in pack) for pack in item.packs) + item.config.plan.max_clips + 1
     found = []
     for number, pack in enumerate(item.packs):
-        empty = batch_of(item, pack, item.config.plan.budget)
+        empty = batch_of(item.wanted, pack, item.config.plan.budget)
         patches = torch.randn(empty.tokens.patches.shape, generator=draw)
         states = torch.randn(empty.text.states.shape, generator=draw)
         ids = tuple(1000 * number + clip for clip in range(len(pack)))
@@ -100,14 +99,14 @@ class Trained:
         return mean.detach()
 
 
-def trained(place: Place, item: Wanted, *, change: Callable[[nn.Module], None] = lambda _: None, alike: bool = False) -> Trained:
+def trained(place: Place, item: Item, *, change: Callable[[nn.Module], None] = lambda _: None, alike: bool = False) -> Trained:
     """The module of a configuration. change: of its network, before it moves to the device. alike: the same weights on every device; else
     large ones are drawn where they lie, since a host takes half a minute for a billion numbers.
     """
     let_go(place)
     torch.manual_seed(0)
     with nullcontext() if alike else _Undrawn():
-        module = module_of(item, gpu=False)
+        module = item.module()
     change(module.task.dit)
     device = torch.device(place.device)
     if alike:

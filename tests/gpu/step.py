@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from sora.cost.price import Wanted, bill
+from experiments.cluster_prices import Item
+from sora.cost.price import bill
 from sora.system.devices import stated
 from tests.gpu.ceilings import matmul_rate
 from tests.gpu.fitting import fitting
@@ -131,11 +132,11 @@ def speed(place: Place) -> Iterator[Report]:
         figures, held, item = found
         yield Report(figures=figures)
         if not place.toy or name == NETWORKS[0]:
-            priced = bill(item).memory.largest
+            priced = bill(item.wanted).memory.largest
             yield Report(figures={f"memory_vs_bill_{name}_{policy}": None if held is None else held / priced})
 
 
-def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> tuple[Mapping[str, float | None], int | None, Wanted]:
+def of_step(place: Place, name: str, policy: str, *, rate: float, part: int = 1) -> tuple[Mapping[str, float | None], int | None, Item]:
     """Figures, the bytes that were held (None where nobody counts them), and of what. part: of the clips of each pack, every so manieth."""
     item = wanted(place, name, f"recompute={policy}")
     if part > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from sora import cli
+from sora.config.build import build
 from sora.runs import checkpoint
 from sora.runs.jsonl import read
 from sora.system import files as storage
@@ -138,7 +140,6 @@ def test_what_cannot_be_measured_is_told_before_training(made, tmp_path, capsys)
 @pytest.mark.parametrize("data", [["data=latents"], ["data=videos", "data.areas=[256]", "data.rate=4", "data.text_cache=true"]])
 def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_trained_on(made, data):
     """The real side is what training sees, not a corner of what is stored."""
-    from omegaconf import OmegaConf
 
     from sora.assembly.validation import held_out_clips, requests_of
     from sora.config.compose import compose
@@ -150,8 +151,8 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     named = {"vae": made / "vae", "identity": artefact.artefact_hash(made / "vae")}
     clips = held_out_clips(config, split="heldout", count=6, budget=200, max_clips=8, seed=0, **named)
     requests = requests_of(clips, 5, seed=0)
-    said = OmegaConf.merge(config.evaluation.videos, {"metrics": ["frechet", "kvd"]})
-    score = scorer(said, clips, requests)
+    words, usual = ("frechet", "kvd"), partial(build, config.evaluation.videos.extractor)
+    score = scorer(words, usual, clips, requests)
     originals = list(score._originals().values())
     assert [tuple(each.shape[:3]) for each in originals] == [(one.frames, one.height, one.width) for _, one in requests]
     assert {each.shape[1] * each.shape[2] <= 256 for each in originals} == {"data=videos" in data}
@@ -159,12 +160,12 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
     assert found["frechet"] < 1e-9 < found["frechet_floor"] and found["distance_clips"] == 5
     assert score([each.flip(0).flip(1) for each in originals])["frechet"] > 1e-3
     with pytest.raises(ValueError, match=r"evaluation.videos.count=1: frechet, kvd and motion take at least 2 videos"):
-        scorer(said, clips, requests[:1])
-    i3d = {"extractor": {"_target_": "sora.metrics.I3DScript", "path": None, "kernel": "none", "crop": False, "batch": 1}}
+        scorer(words, usual, clips, requests[:1])
+    i3d = partial(build, {"_target_": "sora.metrics.I3DScript", "path": None, "kernel": "none", "crop": False, "batch": 1})
     with pytest.raises(ValueError, match="extractor.path is not set"):
-        scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d}), clips, requests)
+        scorer(words, i3d, clips, requests)
     # Motion has features of its own: neither the weights nor the frames that another extractor lacks are asked for.
-    moving = scorer(OmegaConf.create({**OmegaConf.to_container(said), **i3d, "metrics": ["motion"]}), clips, requests)
+    moving = scorer(["motion"], i3d, clips, requests)
     assert moving(originals)["motion_frechet"] < 1e-9 and "frechet" not in moving(originals)
     stills = [(row, replace(request, frames=1)) for row, request in requests]
     for metrics, asked, told in (
@@ -176,16 +177,14 @@ def test_held_out_clips_themselves_have_no_distance_at_whatever_size_they_are_tr
         (["kvd", "motion"], stills, "sees 2 frames or more, and held-out clips have 1; choose another, or leave kvd out .* motion .* stay"),
         (["frechet", "kvd"], stills, "sees 2 frames or more, .* or leave frechet and kvd out of evaluation.videos.metrics$"),
     ):
-        shots = {"extractor": {"_target_": "sora.metrics.TransNetV2", "batch": 1}, "metrics": metrics}
         with pytest.raises(ValueError, match=told):
-            scorer(OmegaConf.create({**OmegaConf.to_container(said), **shots}), clips, asked)
+            scorer(metrics, partial(build, {"_target_": "sora.metrics.TransNetV2", "batch": 1}), clips, asked)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True], ids=["stored", "encoded while training"])
 def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made, capsys, monkeypatch, online):
     """The distance of what is left to itself is none: what was made for a lost original does not stay on the other side."""
-    from omegaconf import OmegaConf
 
     from sora.assembly.validation import held_out_clips, requests_of
     from sora.config.compose import compose
@@ -202,8 +201,8 @@ def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made
     clips = held_out_clips(config, split="heldout", count=6, budget=200, max_clips=8, seed=0, **named)
     requests = requests_of(clips, 5, seed=0)
     keys, read = [clips.listing.clips.key(row) for row, _ in requests], Index.read_member
-    said = OmegaConf.merge(config.evaluation.videos, {"metrics": ["frechet"]})
-    whole = list(scorer(said, clips, requests)._originals().values())
+    said = ["frechet"], partial(build, config.evaluation.videos.extractor)
+    whole = list(scorer(*said, clips, requests)._originals().values())
     assert "beware" not in capsys.readouterr().out
 
     def lost(keys):
@@ -212,7 +211,7 @@ def test_originals_that_cannot_be_read_are_left_out_of_both_sides_and_named(made
             return content[: len(content) // 2] if member.key in keys else content
 
         monkeypatch.setattr(Index, "read_member", member)
-        return scorer(said, clips, requests)(whole)
+        return scorer(*said, clips, requests)(whole)
 
     found, told = lost({keys[1], keys[3]}), capsys.readouterr().out
     assert found["frechet"] < 1e-9 and found["distance_clips"] == 3

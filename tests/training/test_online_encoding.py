@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from sora import cli
-from sora.assembly.jobs import diffusion_job, diffusion_plan, online_encoder
+from sora.assembly.data import diffusion_plan, online_encoder
+from sora.assembly.training import diffusion_job
 from sora.assembly.usual import asked_of_data, usual_of
 from sora.config.compose import compose
 from sora.data.index.index import Index

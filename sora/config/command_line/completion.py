@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
 
 def candidates(line: str) -> list[str]:
     """What the last word of a half-typed command line may become, whole words (`dit=s_2`, `seed=`)."""
-    from sora.cli import verbs
+    from sora.config.command_line.verbs import verbs
 
     typed = line.split(" ")[1:]
     if len(typed) <= 1:

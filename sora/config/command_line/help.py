@@ -17,7 +17,7 @@ from sora.config.targets import TARGET, Definition, parameters
 from sora.system.own_modules import named
 
 if TYPE_CHECKING:
-    from sora.cli import Verb
+    from sora.config.command_line.verbs import Verb
 
 FLAGS = """\
   --config-dir FOLDER   also take options and experiments from FOLDER (laid out like conf/); always: the variable SORA_CONFIG_DIR

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from itertools import product
@@ -173,11 +173,6 @@ def _apart(verb: str, runs: list[list[str]], composed: Sequence[Composed], words
     return Sweep(outputs, list(places), words, named=True)
 
 
-def _scored(verb: str, config: DictConfig) -> str | None:
-    """The folder that an evaluation without output= writes into."""
-    return str(config[PATTERNED]) if verb == "evaluate" and config.output is None else None
-
-
 def _place(verb: str, output: str | None, scored: str | None) -> Path:
     return Path(output or scored or f"outputs/{verb}")
 
@@ -207,8 +202,9 @@ def words_of(place: Path) -> dict[str, str]:
     return found
 
 
-def launched(verb: str, flags: Flags) -> int:
-    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun.
+def launched(verb: str, flags: Flags, *, run: Callable[[str, list[str]], int]) -> int:
+    """Run a sweep through a Hydra launcher plugin (`hydra/launcher=submitit_slurm`); its own files go to outputs/multirun. run: of the
+    command line.
 
     Hydra is given the number of each run and the launcher's settings, nothing else: what runs was composed and checked by us.
     """
@@ -224,8 +220,6 @@ def launched(verb: str, flags: Flags) -> int:
     options = flags.again()
 
     def job(config: DictConfig) -> None:
-        from sora.cli import run
-
         code = run(verb, [*sweep.runs[config.job], *options])
         if code:
             raise SystemExit(code)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sora.dit.published import files
 from sora.dit.published.keys import KeyMap, fitting, to_ours, to_theirs
-from sora.dit.published.network import PublishedDiT
-from sora.dit.published.options import leaves, refuse_other, said, written
+from sora.dit.published.network import PublishedDiT, leaves
+from sora.dit.published.options import refuse_other, said, written
 from sora.gate.tensors import write_tensors
 from sora.system import files as storage
 

@@ -9,9 +9,11 @@ It is called as `sora.dit.DiT` is and packs clips as that does. What published n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from inspect import isfunction
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +23,18 @@ from torch.nn import functional as F
 from sora.dit.attention.layout import Attention, Layout, Pattern, Route
 from sora.dit.dit import Context, GainedLayerNorm, Modulation, Parts, Stream, as_weights, begin, one_on_scales, refuse_sizes
 from sora.dit.layers.rope import Rope, positive
+from sora.dit.published.options import Leaves, plain
 from sora.tokens import NoiseLevels, PackedTokens, TextTokens, highest, join, owners
 
 if TYPE_CHECKING:
     from sora.dit.published.keys import KeyMap
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A module that knows what it was made with, by key, such as `AxialRope`."""
+
+    def values(self) -> dict[str, Any]: ...
 
 
 class PublishedDiT(nn.Module):
@@ -75,7 +85,7 @@ class PublishedDiT(nn.Module):
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
         self.patch, self.latent_channels, self.mlp_ratio = tuple(patch), patch_channels // area, mlp_ratio
         self.by_frame, self.keys = by_frame, keys
-        # What it is put together of, by key, for `sora.dit.published.options`; not attention, since who computes it changes nothing.
+        # What it is put together of, by key, for `leaves`; not attention, since who computes it changes nothing.
         parts = {"mlp": mlp, "level": level, "text": text, "rope": rope, "position": position, "norm": norm, "qk_norm": qk_norm}
         self.parts = {**parts, "modulation": modulation, "pattern": pattern, "block": block, "final": final}
         self.rope = rope
@@ -132,6 +142,37 @@ class PublishedDiT(nn.Module):
         active = F.silu(level)
         ones = one_on_scales(6, self.width, level)
         return Stream(active, self.modulation(active) + ones if self.modulation is not None else ones.expand(len(level), -1), index)
+
+
+def leaves(dit: PublishedDiT, *, words: int | None = None) -> Leaves:
+    """Of a network, as it was put together. words: how long captions get, where that is known."""
+    found = Leaves(_of_parts(dit.parts))
+    given = {"latent_channels": dit.latent_channels, "out_channels": dit.latent_channels, "text_width": dit.text_width, "words": words}
+    sizes = {"width": dit.width, "heads": dit.heads, "depth": len(dit.blocks), "patch": list(dit.patch), "by_frame": dit.by_frame}
+    hidden = round(dit.width * dit.mlp_ratio)
+    return Leaves({**found, **given, **sizes, "mlp_ratio": hidden / dit.width, "hidden": hidden})
+
+
+def _of_parts(parts: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """The names of parts, and the values that they were made with, by dotted keys."""
+    for key, part in parts.items():
+        made = _made_of(part)
+        if made is None:
+            yield f"{place}{key}", plain(part)
+        else:
+            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # all of them stand in this room
+            yield from _of_parts(made[1], f"{place}{key}.")
+
+
+def _made_of(part: Any) -> tuple[Any, Mapping[str, Any]] | None:
+    """Of a part its function or class, and the values that it was given by name; None of a plain value."""
+    if isinstance(part, partial):
+        return part.func, part.keywords
+    if isfunction(part):
+        return part, {}
+    if is_dataclass(part):
+        return type(part), vars(part)
+    return (type(part), part.values()) if isinstance(part, Remembering) else None
 
 
 def extents(layout: Layout) -> Int[Tensor, "N 3"]:

@@ -8,15 +8,10 @@ without effect, or unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from functools import partial
-from inspect import isfunction
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf, nextafter
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    from sora.dit.published.network import PublishedDiT
+from typing import Any
 
 CLASS = "_class_name"
 NOTES = (CLASS, "_diffusers_version", "_name_or_path", "_commit_hash", "_use_default_values")  # that diffusers writes about itself
@@ -41,13 +36,6 @@ def anew(kind: str, *, parts: bool) -> str:
     """How a class of diffusers writes its makers' own files by the names of diffusers. parts: the weights are several files."""
     what = "TENSORS, of all parts in one dict" if parts else "FILE"
     return f"let diffusers write them anew: {kind}.from_single_file({what}).save_pretrained(FOLDER)"
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """A module that knows what it was made with, by key, such as `AxialRope`."""
-
-    def values(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -107,39 +95,9 @@ class OptionDifference:
     said: tuple[str, ...]
 
 
-def leaves(dit: PublishedDiT, *, words: int | None = None) -> Leaves:
-    """Of a network, as it was put together. words: how long captions get, where that is known."""
-    found = Leaves(_of_parts(dit.parts))
-    given = {"latent_channels": dit.latent_channels, "out_channels": dit.latent_channels, "text_width": dit.text_width, "words": words}
-    sizes = {"width": dit.width, "heads": dit.heads, "depth": len(dit.blocks), "patch": list(dit.patch), "by_frame": dit.by_frame}
-    hidden = round(dit.width * dit.mlp_ratio)
-    return Leaves({**found, **given, **sizes, "mlp_ratio": hidden / dit.width, "hidden": hidden})
-
-
-def _of_parts(parts: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """The names of parts, and the values that they were made with, by dotted keys."""
-    for key, part in parts.items():
-        made = _made_of(part)
-        if made is None:
-            yield f"{place}{key}", _plain(part)
-        else:
-            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # all of them stand in this room
-            yield from _of_parts(made[1], f"{place}{key}.")
-
-
-def _made_of(part: Any) -> tuple[Any, Mapping[str, Any]] | None:
-    """Of a part its function or class, and the values that it was given by name; None of a plain value."""
-    if isinstance(part, partial):
-        return part.func, part.keywords
-    if isfunction(part):
-        return part, {}
-    if is_dataclass(part):
-        return type(part), vars(part)
-    return (type(part), part.values()) if isinstance(part, Remembering) else None
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def plain(value: Any) -> Any:
+    """Tuples as lists, as YAML has them."""
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # ---- in
@@ -227,7 +185,7 @@ def _outermost(found: list[OptionDifference]) -> list[OptionDifference]:
 def _made(value: From, config: Mapping[str, Any], place: str) -> Any:
     keys = value.keys.split()
     try:
-        return _plain(value.make(*(config[key] for key in keys)))
+        return plain(value.make(*(config[key] for key in keys)))
     except (TypeError, ValueError, ArithmeticError):
         told = ", ".join(f"{key}={config[key]!r}" for key in keys)
         raise ValueError(f"{place} says {told}, of which no network can be made") from None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sora.evaluation.words import needs_extractor
+
 if TYPE_CHECKING:
     from numpy import ndarray
 
@@ -27,12 +29,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class ClipMeasure:
-    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips. needs: what of "facts", "prompt" and "extractor" it
-    looks at; a command that lacks it says so before any work."""
+    """of_clip: plain JSON of one clip; of_all: figures, of the rows of all clips."""
 
     of_clip: Callable[[Seen], Row]
     of_all: Callable[[Sequence[Row]], dict[str, float]]
-    needs: tuple[str, ...] = ()
 
 
 # ---- the built-in world
@@ -48,6 +48,7 @@ def adherence(seen: Seen) -> Row:
 
 def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
     """Shares of clips that show what their prompt says, each with its 95 % interval."""
+    from sora.metrics.statistics import wilson
     from sora.world.judge.adherence import ALL, ASPECTS, counted, shares
 
     hits, asked = counted(rows)
@@ -59,16 +60,6 @@ def adherence_figures(rows: Sequence[Row]) -> dict[str, float]:
         low, high = wilson(share, of[name])
         figures |= {f"adherence_{name}_low": low, f"adherence_{name}_high": high}
     return {**figures, "adherence_n": n}
-
-
-def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of n (Wilson 1927); within [0, 1] for any share."""
-    if n == 0:
-        return 0.0, 1.0
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    # At either end the formula gives the end itself, but for its rounding.
-    return (0.0 if share == 0 else max(0.0, centre - half)), (1.0 if share == 1 else min(1.0, centre + half))
 
 
 def physics(seen: Seen) -> Row:
@@ -87,6 +78,8 @@ def physics(seen: Seen) -> Row:
 
 def physics_figures(rows: Sequence[Row]) -> dict[str, float]:
     """Means over the clips that were asked for it, and how many those are."""
+    from sora.metrics.statistics import wilson
+
     means = _means(rows)
     if "permanence" in means:
         low, high = wilson(means["permanence"], sum("permanence" in row for row in rows))
@@ -139,22 +132,10 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 MEASURES = {
-    "adherence": ClipMeasure(adherence, adherence_figures, ("prompt", "facts")),
-    "physics": ClipMeasure(physics, physics_figures, ("prompt", "facts")),
-    "quality": ClipMeasure(quality, _means, ("extractor",)),
-    "text": ClipMeasure(text, _means, ("prompt", "extractor")),
-}
-# What is measured where metrics= says nothing; adherence only where all prompts are of the built-in world.
-USUAL = {"videos": ("frechet", "kvd", "motion"), "diffusion": ("adherence", "frechet", "kvd", "motion"), "vae": ("reconstruction",)}
-# What distances between sets are called: the beginnings of their figures.
-DISTANCES = {
-    "frechet": ("frechet",),
-    "fvd": ("fvd", "frechet"),
-    "kvd": ("kvd",),
-    "jedi": ("jedi_formula",),
-    "precision": ("precision", "recall", "density", "coverage"),
-    "vendi": ("vendi_real", "vendi_fake"),
-    "inception_score": ("inception_score",),
+    "adherence": ClipMeasure(adherence, adherence_figures),
+    "physics": ClipMeasure(physics, physics_figures),
+    "quality": ClipMeasure(quality, _means),
+    "text": ClipMeasure(text, _means),
 }
 
 
@@ -166,49 +147,13 @@ def conventions(words: Sequence[str]) -> dict[str, int]:
     return {word: module.VERSION for word, module in (("adherence", adherence), ("quality", quality)) if word in words}
 
 
-def of_words(found: Mapping[str, float], words: Sequence[str]) -> dict[str, float]:
-    """Of all figures of distances, those that the words of `metrics=` ask for, and how many clips they are over."""
-    wanted = [start for word in words for start in DISTANCES.get(word, ())] + ["n_real", "n_fake"]
-    starts = tuple(f"{start}{after}" for start in wanted for after in "/_")
-    return {name: value for name, value in found.items() if name in wanted or name.startswith(starts)}
-
-
-def listed(words: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """The words of `metrics=`, which may be one word without brackets; None where nothing is said."""
-    return (words,) if isinstance(words, str) else None if words is None else tuple(words)
-
-
-def chosen(words: str | Sequence[str] | None, *, usual: Sequence[str], known: Sequence[str], scored: str) -> tuple[str, ...]:
-    """The words of `metrics=`, or the usual ones for None. Raises ValueError for one that does not fit what is scored."""
-    given = listed(words)
-    names = tuple(usual) if given is None else given
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(f"metrics={list(names)}: for {scored}, choose from {', '.join(known)}{_elsewhere(unknown)}")
-    return names
-
-
-def _elsewhere(words: Sequence[str]) -> str:
-    """What else has words that do not fit what is scored."""
-    from sora.evaluation.words import KNOWN
-
-    of = {"videos": "a folder of videos (checkpoint=FOLDER)", "diffusion": "a diffusion run", "vae": "a VAE"}
-    told = {word: [of[kind] for kind, known in KNOWN.items() if word in known] for word in words}
-    return "".join(f"; {word} is measured of {' and '.join(kinds)}" for word, kinds in told.items() if kinds)
-
-
 def reads_extractor(word: str, extractor: Any) -> bool:
     """Whether the figures of a word depend on the extractor: of quality only those of one that sees single frames."""
     from sora.metrics.extractors.frames import FrameFeatures
 
     if word == "quality":
         return isinstance(extractor, FrameFeatures)
-    return word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs)
-
-
-def needs_extractor(words: Sequence[str]) -> bool:
-    """Whether any of the words is measured of an extractor's features; words that are none of this file's are not."""
-    return any(word in DISTANCES or (word in MEASURES and "extractor" in MEASURES[word].needs) for word in words)
+    return needs_extractor([word])
 
 
 def check_extractor(words: Sequence[str], extractor: Any) -> None:

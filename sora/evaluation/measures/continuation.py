@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from sora.evaluation.bench import bar, named
+from sora.evaluation.words import CONTINUATION as WORD
 from sora.system.terminal import counted
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
     from torch import Tensor
 
-    from sora.evaluation.scoring import Bench
+    from sora.evaluation.bench import Bench
+    from sora.evaluation.settings import Continuation, EvaluationSettings
     from sora.evaluation.videos.clips import Clips
 
-WORD = "continuation"
 NUMBERED = re.compile(r"(.+?)[-_. ]?(\d+)")  # CLIP-0
 LEAST_ALIKE = 25.0  # dB between contexts, below which they are hardly the same frames
 
@@ -33,11 +34,11 @@ class Pair:
     true: int
 
 
-def check_continuation(config: DictConfig, words: Sequence[str], *, alone: bool) -> None:
+def check_continuation(settings: EvaluationSettings, words: Sequence[str], *, alone: bool) -> None:
     """Raise ValueError, before any work, where nothing says what of the clips is context, or which videos they continue."""
     if WORD not in words:
         return
-    context = config.continuation.context
+    context = settings.continuation.context
     if context is None:
         raise ValueError(
             f"metrics=[{WORD}]: say how many first frames the model was given, which are left out: continuation.context=1 (0: none)"
@@ -51,8 +52,6 @@ def check_continuation(config: DictConfig, words: Sequence[str], *, alone: bool)
 def pairs_of(real: Clips, clips: Clips) -> list[Pair]:
     """Each clip that is scored with the one that it continues, by name. Raises ValueError for one that continues none, or for clips that
     are continued unequally often, of which there is no best of n."""
-    from sora.evaluation.scoring import named
-
     stems = {stem(real.name(number)): number for number in range(len(real))}
     if len(stems) < len(real):
         raise ValueError(f"{real.videos.place}: several clips have one name, so that nothing says which is continued; rename them")
@@ -85,14 +84,12 @@ def stem(name: str) -> str:
 
 
 def continued(
-    bench: Bench, real: Clips, clips: Clips, config: DictConfig
+    bench: Bench, real: Clips, clips: Clips, settings: EvaluationSettings
 ) -> tuple[dict[str, float], list[dict[str, Any]], list[str], dict[str, Any]]:
     """The figures; a row for each clip that is scored, with the clip it continues; what to beware of; and what a protocol says."""
-    from sora.evaluation import scoring
-
-    said, pairs = config.continuation, pairs_of(real, clips)
+    said, pairs = settings.continuation, pairs_of(real, clips)
     frames = [_lengths(pair, real, clips, said) for pair in pairs]
-    with scoring.bar(bench.share, "measuring continuations") as progress:
+    with bar(bench.share, "measuring continuations") as progress:
         rows = bench.share.rows(len(pairs), lambda place: _scored(bench, pairs[place], real, clips, said), progress)
     trues = list(dict.fromkeys(pair.true for pair in pairs))
     samples = len(pairs) // len(trues)
@@ -106,14 +103,14 @@ def continued(
     apart = [row["of"] for row in rows if row.get("context_psnr", LEAST_ALIKE) < LEAST_ALIKE]
     if apart:
         told.append(
-            f"beware: the context of {scoring.named(apart)} is not that of the real clip (below {LEAST_ALIKE:g} dB); other frames, or "
+            f"beware: the context of {named(apart)} is not that of the real clip (below {LEAST_ALIKE:g} dB); other frames, or "
             "another crop? See continuation.context and real.start"
         )
     by_true = {true: [row for pair, row in zip(pairs, rows, strict=True) if pair.true == true] for true in trues}
     videos = [real.video(true) for true in trues]
-    figures = figures_of(list(by_true.values()), videos, bootstrap=config.bootstrap, seed=config.seed)
+    figures = figures_of(list(by_true.values()), videos, bootstrap=settings.bootstrap, seed=settings.seed)
     about = {
-        "context": said.context,
+        "context": said.left_out,
         "shown": said.shown,
         "samples": samples,
         "clips": len(trues),
@@ -148,29 +145,29 @@ def figures_of(groups: Sequence[Sequence[Mapping[str, Any]]], videos: Sequence[s
     return figures | ({"context_psnr": sum(contexts) / len(contexts)} if contexts else {})
 
 
-def _lengths(pair: Pair, real: Clips, clips: Clips, said: DictConfig) -> int:
+def _lengths(pair: Pair, real: Clips, clips: Clips, said: Continuation) -> int:
     """How many frames are compared. Raises ValueError unless both are as long as each other, and longer than the context."""
     true, other = real.frames(pair.true), clips.frames(pair.other)
-    wanted = true if said.shown else true - said.context
+    wanted = true if said.shown else true - said.left_out
     if other != wanted:
-        told = "and holds its context, too (continuation.shown=true)" if said.shown else f"less {said.context} of context"
+        told = "and holds its context, too (continuation.shown=true)" if said.shown else f"less {said.left_out} of context"
         raise ValueError(
             f"{clips.name(pair.other)} has {counted(other, 'frame')} and the real clip {real.name(pair.true)} {true}; a continuation is as "
             f"long as what it continues, {told}: set real.frames, generated.frames or continuation.shown"
         )
-    if true <= said.context:
+    if true <= said.left_out:
         raise ValueError(
-            f"{real.name(pair.true)} has {counted(true, 'frame')}, and continuation.context={said.context} leaves none to compare"
+            f"{real.name(pair.true)} has {counted(true, 'frame')}, and continuation.context={said.left_out} leaves none to compare"
         )
     rates = [round(side.shape(number).fps, 2) for side, number in ((real, pair.true), (clips, pair.other))]
     if rates[0] != rates[1]:
         raise ValueError(
             f"{clips.name(pair.other)} is at {rates[1]:g} fps and the real clip at {rates[0]:g}: frames of different times; set the strides"
         )
-    return true - said.context
+    return true - said.left_out
 
 
-def _scored(bench: Bench, pair: Pair, real: Clips, clips: Clips, said: DictConfig) -> dict[str, Any]:
+def _scored(bench: Bench, pair: Pair, real: Clips, clips: Clips, said: Continuation) -> dict[str, Any]:
     from sora.metrics.clips.continuation import continuation_scores
 
     true, other = (_frames(bench, side, number) for side, number in ((real, pair.true), (clips, pair.other)))
@@ -179,15 +176,15 @@ def _scored(bench: Bench, pair: Pair, real: Clips, clips: Clips, said: DictConfi
             f"{clips.name(pair.other)} is {other.shape[2]}x{other.shape[1]} and the real clip {true.shape[2]}x{true.shape[1]}; bring both "
             "to one size with size="
         )
-    context, future = true[: said.context], true[said.context :]
-    made = other[said.context :] if said.shown else other
+    context, future = true[: said.left_out], true[said.left_out :]
+    made = other[said.left_out :] if said.shown else other
     row = {"of": real.name(pair.true), WORD: continuation_scores(future, made)}
     if len(context):
         row["repeat"] = continuation_scores(future, context[-1:].expand(len(future), -1, -1, -1).contiguous())
         if said.shown:
             from sora.metrics.clips.reconstruction import psnr
 
-            row["context_psnr"] = float(psnr(context[None], other[None, : said.context]))
+            row["context_psnr"] = float(psnr(context[None], other[None, : said.left_out]))
     return row
 
 

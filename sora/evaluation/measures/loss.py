@@ -7,72 +7,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.evaluation import scoring
+from sora.evaluation.bench import bar
 from sora.gate.files import below
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from sora.assembly.load import LoadedDiffusion
+    from sora.evaluation.settings import EvaluationSettings
     from sora.metrics.protocol import Protocol
     from sora.system.work_sharing import Share
 
 MOST_CLIPS = 64  # of a pack
 
 
-def evaluate_loss(config: DictConfig, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
+def evaluate_loss(settings: EvaluationSettings, share: Share, preset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Score a run by its held-out loss alone."""
     from sora.assembly.load import load_diffusion
     from sora.data.index.index import Index
     from sora.evaluation.files import real_folder
 
-    loaded = load_diffusion(Path(config.checkpoint), config.step, ema=config.ema)
-    output = Path(config.output) if config.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
-    index = Index.open(real_folder(config), config.split)
-    scoring.check_places(config, output)
+    loaded = load_diffusion(Path(settings.checkpoint), settings.step, ema=settings.ema)
+    output = Path(settings.output) if settings.output else below(loaded.run, "evaluation", f"step-{loaded.step:08d}")
+    index = Index.open(real_folder(settings), settings.split)
+    scoring.check_places(settings, output)
     share.hold(output)
-    figures, about = measured_loss(loaded, config, share)
+    figures, about = measured_loss(loaded, settings, share)
     if not share.first:
         return {}
     scores = {"kind": "diffusion", "figures": figures, "n": int(figures["loss_clips"]), "floor": {}, "distances": [], "heldout": about}
-    subject = {"run": str(loaded.run), "step": loaded.step, "ema": config.ema, "hashes": loaded.hashes}
-    dataset = {"fingerprint": index.dataset_fingerprint, "split": config.split, "clips": len(index)}
-    return scoring.finish(output, scores, protocol_of(config, dataset), subject=subject, preset=preset, rows=[], clips=[])
+    subject = {"run": str(loaded.run), "step": loaded.step, "ema": loaded.ema, "hashes": loaded.hashes}
+    dataset = {"fingerprint": index.dataset_fingerprint, "split": settings.split, "clips": len(index)}
+    return scoring.finish(output, scores, protocol_of(settings, dataset), subject=subject, preset=preset, rows=[], clips=[])
 
 
-def protocol_of(config: DictConfig, dataset: Mapping[str, Any]) -> Protocol:
+def protocol_of(settings: EvaluationSettings, dataset: Mapping[str, Any]) -> Protocol:
     """All that a held-out loss depends on beside the run."""
     from sora.metrics.protocol import Protocol
 
     nothing = dict.fromkeys(("real", "generated", "prompts", "extractor", "distances", "sampling"))
-    return Protocol(dataset=dataset, pixels={}, measures={"loss": convention(config)}, seed=config.seed, **nothing)
+    return Protocol(dataset=dataset, pixels={}, measures={"loss": convention(settings)}, seed=settings.seed, **nothing)
 
 
-def convention(config: DictConfig) -> dict[str, Any]:
+def convention(settings: EvaluationSettings) -> dict[str, Any]:
     """How the loss is measured, for a protocol."""
-    return {"of": "velocity", "clips": config.loss.clips, "levels": config.loss.levels, "draws": config.loss.draws}
+    return {"of": "velocity", "clips": settings.loss.clips, "levels": settings.loss.levels, "draws": settings.loss.draws}
 
 
-def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> tuple[dict[str, float], dict[str, Any]]:
+def measured_loss(loaded: LoadedDiffusion, settings: EvaluationSettings, share: Share) -> tuple[dict[str, float], dict[str, Any]]:
     """The figures, and the losses by level, by shape and of each clip. The processes share the packs."""
     import torch
-    from omegaconf import OmegaConf
 
-    from sora.assembly.validation import held_out_clips
+    from sora.assembly.validation import held_out_of
     from sora.config import stored
     from sora.diffusion.validation_loss import HeldOutLoss, LevelLoss, LossTable
     from sora.evaluation.files import real_folder
     from sora.runs.run import open_run
-    from sora.sample import choose_device
+    from sora.system.devices import choose_device
     from sora.training.callbacks.validation_measures import loss_figures, shape_rows
 
     stored.refuse_loose_reader(open_run(loaded.run), loaded.config)
-    device, said, objective = choose_device(config.device), config.loss, loaded.objective
-    alone = {key: False for key in ("shard_vae", "shard_text") if "shard_vae" in loaded.config["data"]}  # each process has packs of its own
-    run = OmegaConf.create({**loaded.config, "data": {**loaded.config["data"], **alone, "folders": [str(real_folder(config))]}})
-    packs = {"budget": config.budget, "max_clips": MOST_CLIPS, "seed": config.seed}
-    clips = held_out_clips(run, split=config.split, count=said.clips, vae=loaded.run / "vae", identity=loaded.hashes["vae"], **packs)
+    device, said, objective = choose_device(settings.device), settings.loss, loaded.objective
+    packs = {"budget": settings.budget, "max_clips": MOST_CLIPS, "seed": settings.seed}
+    clips = held_out_of(loaded, real_folder(settings), split=settings.split, count=said.clips, **packs)
     loss = HeldOutLoss(
-        path=objective.path, prediction=objective.prediction, levels=said.levels, draws=said.draws, seed=config.seed, max_levels=None
+        path=objective.path, prediction=objective.prediction, levels=said.levels, draws=said.draws, seed=settings.seed, max_levels=None
     )
     dit, text = loaded.dit.to(device), loaded.text.to(device)
 
@@ -84,7 +81,7 @@ def measured_loss(loaded: LoadedDiffusion, config: DictConfig, share: Share) -> 
 
     listing = clips.listing
     tally = LossTable(listing.samples, listing.grids, loss.levels)
-    with scoring.bar(share, "held-out loss", "pack") as progress:
+    with bar(share, "held-out loss", "pack") as progress:
         rows = share.rows(len(listing), of_pack, progress)
     for row in rows:
         for level, errors in row["pieces"]:

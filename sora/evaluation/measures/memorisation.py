@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from sora.assembly.load import LoadedDiffusion
-    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.bench import Bench, RealSet
+    from sora.evaluation.settings import EvaluationSettings
     from sora.evaluation.videos.clips import Clips
     from sora.patches.geometry import Geometry
 
 PAIRS = 12  # that are shown
 
 
-def check_training(loaded: LoadedDiffusion, config: DictConfig) -> None:
+def check_training(loaded: LoadedDiffusion, settings: EvaluationSettings) -> None:
     """Raise ValueError where the clips that are compared with are those that the run trained on."""
     split = loaded.config["data"]["split"]
-    if split == config.split:
+    if split == settings.split:
         raise ValueError(
             f"metrics=[remembered]: split={split} is what the run trained on; name held-out clips, which are compared with those"
         )
 
 
 def remembered(
-    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, geometry: Geometry, config: DictConfig
+    bench: Bench, loaded: LoadedDiffusion, clips: Clips, real: RealSet, geometry: Geometry, settings: EvaluationSettings
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """The share of clips that lie nearer to a training clip than other real clips do, and the nearest pairs, whose training clips are
     written to look at. Every process extracts; the first one computes."""
     from sora.data.index.index import Index
+    from sora.evaluation.bench import bar
     from sora.evaluation.files import policy_of, real_folder
-    from sora.evaluation.scoring import bar
-    from sora.evaluation.videos.clips import fitted, only, take
+    from sora.evaluation.videos.clips import fitted, only, size_of, take, written
     from sora.evaluation.videos.sets import DatasetVideos
     from sora.metrics.distribution.neighbours import neighbours
 
     split = loaded.config["data"]["split"]
-    videos = DatasetVideos(Index.open(real_folder(config), split), caption=config.caption)
-    policy, sized = policy_of(config, "real"), config.size is not None
+    videos = DatasetVideos(Index.open(real_folder(settings), split), caption=settings.caption)
+    policy, sized = policy_of(settings, "real"), settings.size is not None
     wanted = [(clips.frames(n), *(() if sized else (clips.shape(n).height, clips.shape(n).width))) for n in range(len(clips))]
-    most = None if config.training is None else min(config.training, len(videos))
-    training = take(videos, policy, n=most, seed=config.seed, named="real")
+    most = None if settings.training is None else min(settings.training, len(videos))
+    training = take(videos, policy, n=most, seed=settings.seed, named="real")
     training = only(fitted(training, geometry.in_time if sized else geometry), wanted)
     if len(training) < 2:
         raise ValueError(f"metrics=[remembered]: split {split} of {videos.place} has no clips of the sizes that were generated")
@@ -71,23 +68,3 @@ def remembered(
     told = {"remembered": found.remembered, "z": found.z, "usual": found.usual}
     about = {"extractor": bench.extractor.network.name, "training": len(training), **told, "pairs": pairs}
     return {"remembered": found.remembered, "remembered_z": found.z}, about
-
-
-def size_of(clips: Clips, number: int) -> dict[str, int]:
-    """Of a clip, as a row of scores says it."""
-    shape = clips.shape(number)
-    return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
-
-
-def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
-    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
-    from sora.generation.samples import enlarged
-    from sora.video.files import write
-
-    paths = []
-    for place, number in enumerate(numbers):
-        paths.append(folder / f"{place:04d}.mp4")
-        frames = enlarged(clips.read(number))
-        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-        write(paths[-1], even, clips.shape(number).fps, lossless=False)
-    return paths

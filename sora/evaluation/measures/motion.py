@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora.evaluation.measures.clips import MEASURES
+from sora.evaluation.words import NEEDS
 from sora.metrics.scored import MOTION, Motion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora.evaluation.scoring import Bench, RealSet
+    from sora.evaluation.bench import Bench, RealSet
     from sora.evaluation.videos.clips import Clips
     from sora.metrics.extractors.features import VideoFeatures
     from sora.system.work_sharing import Share
@@ -94,7 +94,7 @@ def compared(bench: Bench, real: RealSet, fake: Clips) -> tuple[dict[str, float]
         ]
         figures |= _distance(bench, word, network, real, fake, ours, theirs)
         told += _cautions(bench, real, fake, ours, theirs)
-    if told and not figures and bench.share.first and not bench.extracts and not any(word in MEASURES for word in bench.words):
+    if told and not figures and bench.share.first and not bench.extracts and not any(word in NEEDS for word in bench.words):
         raise ValueError(f"metrics=[{','.join(bench.words)}]: {'; '.join(told)}; add another: metrics=[frechet]")
     return figures, told
 
@@ -127,7 +127,7 @@ def moving(clips: Clips, network: VideoFeatures) -> list[int]:
 
 
 def _features(bench: Bench, word: str, network: VideoFeatures, clips: Clips, kept: Sequence[int], *, is_real: bool) -> Tensor:
-    from sora.evaluation.scoring import bar
+    from sora.evaluation.bench import bar
 
     part = replace(clips, taken=tuple(clips.taken[number] for number in kept))
     with bar(bench.share, f"{word} of {'the real clips' if is_real else 'what is scored'}") as progress:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,3 +256,23 @@ def _golden(number: int) -> int:
 
 def _drawn(identity: str, seed: int) -> str:
     return hashlib.sha256(json.dumps([identity, seed]).encode()).hexdigest()
+
+
+def size_of(clips: Clips, number: int) -> dict[str, int]:
+    """Of a clip, as a row of scores says it."""
+    shape = clips.shape(number)
+    return {"frames": clips.frames(number), "height": shape.height, "width": shape.width}
+
+
+def written(folder: Path, clips: Clips, numbers: Sequence[int]) -> list[Path]:
+    """Some of the clips as videos that players show, in the order of `numbers`; without a last row or column that would make a side odd."""
+    from sora.generation.samples import enlarged
+    from sora.video.files import write
+
+    paths = []
+    for place, number in enumerate(numbers):
+        paths.append(folder / f"{place:04d}.mp4")
+        frames = enlarged(clips.read(number))
+        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+        write(paths[-1], even, clips.shape(number).fps, lossless=False)
+    return paths

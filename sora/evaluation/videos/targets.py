@@ -7,17 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sora.gate.former_names import with_current_names
 from sora.system import files as storage
 from sora.system.terminal import counted
+from sora.world.dataset import world_of
 
 if TYPE_CHECKING:
-    from sora.data.index.index import Index
     from sora.evaluation.videos.sets import DatasetVideos, FolderVideos
     from sora.generation.generator import Request
     from sora.patches.geometry import Geometry
-
-WORLD = "sora.ingest.WorldSource"
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,14 @@ def plan_targets(
     patch, in turn, in an order that is spread over them: a set that is sorted by class is not asked for its first classes alone. And the
     names of the clips that were passed over for want of a caption, as uncaptioned="leave_out" asks for; else they are refused.
     """
-    from sora.evaluation.scoring import check_uncaptioned, named
+    from sora.evaluation.bench import named
     from sora.evaluation.videos.clips import spread
     from sora.evaluation.videos.sets import DatasetVideos
+    from sora.evaluation.words import check_uncaptioned
 
     if n < 2:
         raise ValueError(f"n={n}: scores need at least 2 clips")
-    if isinstance(videos, DatasetVideos) and (world := world_of(videos.index)) is not None:
+    if isinstance(videos, DatasetVideos) and (world := world_of(videos.index.described)) is not None:
         return world_targets(world, n=n, split=split, caption=caption, seed=seed), []
     check_uncaptioned(uncaptioned)
     shapes = {number: videos.shape(number) for number in range(len(videos))}
@@ -72,12 +70,6 @@ def plan_targets(
         prompt, shape = str(videos.prompt(number)), shapes[number]
         targets.append(Target(prompt, videos.prompt_kind(number), videos.frames(number), shape.height, shape.width, shape.fps, None))
     return targets, names
-
-
-def world_of(index: Index) -> Mapping[str, Any] | None:
-    """The recipe of the built-in world that a dataset was drawn from; None for any other."""
-    source = with_current_names(index.described["about"].get("config", {}).get("source", {}))
-    return source["world"] if source.get("_target_") == WORLD else None
 
 
 def world_targets(recipe: Mapping[str, Any], *, n: int, split: str, caption: str | None, seed: int) -> list[Target]:

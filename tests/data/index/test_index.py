@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sora.data.index import index_progress as parts
 from sora.data.index import rows, units
 from sora.data.index.index import Caption, ClipFacts, DatasetWriter, Index
+from sora.data.index.unfinished import INDEXING
 from sora.system import files as storage
 from tests.data.making import dataset, flip
 
@@ -219,7 +219,7 @@ def test_what_is_no_dataset_is_told_with_the_command_that_leads_on(tmp_path):
         ("flat", "0.tar", f"its shards are indexed with: sora data 'index={home}/flat'"),
         ("deep", "a/0.tar", f"its shards are indexed with: sora data 'index={home}/deep' 'shards=*/*.tar'"),
         ("half", f"{units.FOLDER}/ab/x.unit", "the sora prepare that began it goes on when the same line is given again"),
-        ("begun", f"{parts.FOLDER}/settings.json", "the sora data index that began it goes on when the same line is given again"),
+        ("begun", f"{INDEXING}/settings.json", "the sora data index that began it goes on when the same line is given again"),
     ):
         if file is not None:
             (home / place / file).parent.mkdir(parents=True)

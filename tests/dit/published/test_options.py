@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from sora.config.build import build
 from sora.dit.published.keys import to_theirs
-from sora.dit.published.options import From, Options, leaves, refuse_other, written
+from sora.dit.published.network import leaves
+from sora.dit.published.options import From, Options, refuse_other, written
 from tests.dit.published.test_parity import CASES, STEPS, Clip, apart, described, ours_of
 from tests.test_configs import node
 

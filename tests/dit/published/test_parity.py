@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from sora.config.build import build
 from sora.diffusion.objective import pack_levels
 from sora.dit.published.keys import _slice, _slices, _unshaped, to_ours, to_theirs, uncovered
-from sora.dit.published.options import leaves, said
+from sora.dit.published.network import leaves
+from sora.dit.published.options import said
 from sora.patches.packing import pack, unpack
 from sora.tokens import Grid, Segments, TextTokens
 from tests.test_configs import node

@@ -6,7 +6,8 @@ import torch
 
 from sora.config.build import build
 from sora.dit.published.keys import to_theirs
-from sora.dit.published.options import leaves, written
+from sora.dit.published.network import leaves
+from sora.dit.published.options import written
 from tests.test_configs import node
 
 pytestmark = pytest.mark.slow

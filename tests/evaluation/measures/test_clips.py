@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sora.config.build import build
-from sora.evaluation.measures.clips import DISTANCES, MEASURES, Seen, cautions, check_extractor, chosen, of_words
-from sora.evaluation.words import KNOWN
+from sora.evaluation.measures.clips import MEASURES, Seen, cautions, check_extractor
+from sora.evaluation.words import DISTANCES, KNOWN, NEEDS, chosen, of_words
 from sora.metrics.clips.picture import PICTURE
 from sora.metrics.clips.quality import VideoQuality, text_similarity
 from sora.metrics.extractors.rand3d import Random3D
@@ -142,3 +142,7 @@ def test_a_word_that_does_not_fit_says_what_it_is_measured_of():
         with pytest.raises(ValueError) as error:
             chosen([word], usual=(), known=KNOWN[kind], scored=kind)
         assert told in str(error.value) and ("; " in str(error.value)) == told.startswith("; ")
+
+
+def test_the_words_of_single_clips_are_those_that_are_measured():
+    assert NEEDS.keys() == MEASURES.keys()

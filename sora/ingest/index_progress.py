@@ -19,13 +19,14 @@ from typing import Any
 import pyarrow as pa
 
 from sora.data.index.rows import ClipRow, read_table, write_rows
+from sora.data.index.unfinished import INDEXING
 from sora.gate.forms import Fields, Named, count, digest, fitting, text
 from sora.gate.texts import LIST, read_json
 from sora.ingest.survey import REFUSAL, Refusal, Survey
 from sora.system.files import file_hash, write_json
 from sora.system.locks import alone_in
 
-FOLDER, SETTINGS = "indexing", "settings.json"
+SETTINGS = "settings.json"
 FORM = Fields(
     {"shard": text, "stamp": text, "size": count, "clips": count, "sha256": digest, "notes": Named(count), "refused": [REFUSAL]},
     closed=True,
@@ -52,7 +53,7 @@ class IndexProgress:
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = Path(output) / FOLDER
+        self.folder = Path(output) / INDEXING
         self._alone = ExitStack()
         self._alone.enter_context(alone_in(Path(output), "indexing into"))  # the lock goes with this process, and with it alone
         self.folder.mkdir(exist_ok=True)

@@ -1,0 +1,117 @@
+"""The data that a configuration names, and the plan of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def vae_plan(config: DictConfig) -> tuple[Any, Any]:
+    """The frames that a VAE is trained on, and the crops of every step."""
+    from sora.config.build import build
+
+    data = build(config.data, reader=build(config.reader))
+    return data, build(config.plan, indexes=data.indexes, weights=data.weights, seed=config.seed)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The clips that a network is trained on and the packs of every step, with what both depend on. vae: the artefact's folder.
+
+    online: whether they are frames, which the VAE encodes while the network trains.
+    """
+
+    data: Any
+    plan: Any
+    encoder: Any
+    patchifier: Any
+    vae: Path
+    identity: str
+    online: bool
+
+    @property
+    def given(self) -> dict[str, int]:
+        """What a network for these clips is made for, see `given_of`."""
+        from sora.assembly.network import given_of
+        from sora.vae.artefact import read_card
+
+        return given_of(self.patchifier, read_card(self.vae)["settings"]["latent_channels"], self.encoder)
+
+
+def dataset(config: DictConfig, node: Mapping[str, Any], *, encoder: Any, patchifier: Any, vae: Path, identity: str, seed: int) -> Any:
+    """Latents or videos, as a node `data` of the configuration names them. vae: the artefact, of hash `identity`."""
+    from sora.config.build import build
+    from sora.vae import artefact
+
+    shared = {"text": encoder, "patchifier": patchifier, "seed": seed}
+    if of_frames(node):
+        return build(node, **shared, stride=artefact.read_card(vae)["stride"], reader=build(config.reader))
+    return build(node, **shared, vae_hash=identity)
+
+
+def of_frames(node: Mapping[str, Any]) -> bool:
+    """Whether what a node `data` names are videos, which the VAE encodes while the network trains."""
+    from sora.config.build import resolve
+    from sora.data.loading.videos import VideoData
+
+    return resolve(node["_target_"]) is VideoData
+
+
+def diffusion_plan(config: DictConfig) -> Planned:
+    """Latents or videos and their plan, made from metadata alone."""
+    from sora.config.build import build
+    from sora.system.files import NotEncoded
+    from sora.vae import artefact
+
+    source = Path(config.vae)
+    source = source / "vae" if (source / "vae" / "vae.json").is_file() else source
+    identity = artefact.artefact_hash(source)
+    encoder, patchifier = build(config.text), build(config.patches)
+    try:
+        data = dataset(config, config.data, encoder=encoder, patchifier=patchifier, vae=source, identity=identity, seed=config.seed)
+    except NotEncoded as error:
+        raise ValueError(f"{error}: {encode_command(config, error.folder)}") from error
+    plan = build(config.plan, clips=data.clips, weights=data.weights, width=config.dit.width, seed=config.seed)
+    return Planned(data, plan, encoder, patchifier, source, identity, of_frames(config.data))
+
+
+def encode_command(config: DictConfig, folder: Path) -> str:
+    """The `sora encode` that makes the latents and the caption states which a diffusion run reads of a dataset."""
+    from sora.config.command_line.commands import command, option_words
+    from sora.config.compose import config_dir, groups
+
+    text = option_words("text", config.text, groups([config_dir()])["text"])
+    return command("encode", *text, vae=config.vae, data=folder)
+
+
+def captions_told(config: DictConfig, planned: Planned) -> list[str]:
+    """What a run has to know of its captions before it starts."""
+    from sora.assembly.load import fill_of
+    from sora.data.loading.caption_checks import texts_told
+
+    data = planned.data
+    return texts_told(data.indexes, data.captions, encoder=planned.encoder, caches=data.texts, fill=fill_of(config))
+
+
+def online_encoder(planned: Planned, vae: Any, *, near: int) -> Any:
+    """What makes batches of the frames, for data=videos. near: ranks of a node."""
+    from sora.training.online_encoding import OnlineEncoder
+
+    data, plan = planned.data, planned.plan
+    return OnlineEncoder(
+        vae=vae,
+        text=planned.encoder,
+        patchifier=planned.patchifier,
+        budget=plan.budget,
+        max_clips=plan.max_clips,
+        text_budget=data.text_budget,
+        batch=data.vae_batch,
+        shard_vae=data.shard_vae,
+        shard_text=data.shard_text,
+        near=near,
+    )

@@ -1,0 +1,103 @@
+"""A generator of videos, from what a configuration says of sampling."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sora.config.build import build, plain
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from sora.assembly.load import LoadedDiffusion
+    from sora.diffusion.objective import Network, Objective
+    from sora.diffusion.samplers import Predict, Sampler
+    from sora.generation.generator import Generator, Recipe
+    from sora.patches import Patchifier
+    from sora.tokens import TextTokens
+    from sora.vae.vae import VideoVAE
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How videos are made, whatever network makes them. shift: of the noise levels; None: the objective's own. nodes: the sampler, the
+    guidance and the stretch as a configuration names them, for who asks how a video was made."""
+
+    sampler: Sampler
+    guidance: Callable[..., Predict]
+    steps: int
+    shift: float | None
+    first: float
+    budget: int
+    nodes: Mapping[str, Any]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {**self.nodes, "steps": self.steps, "shift": self.shift, "first": self.first}
+
+    def recipe(self, objective: Objective) -> Recipe:
+        """For a network that was trained with this objective."""
+        from sora.diffusion.shift import constant_shift
+        from sora.generation.generator import Recipe
+
+        shift = objective.shift if self.shift is None else functools.partial(constant_shift, value=float(self.shift))
+        return Recipe(sampler=self.sampler, guidance=self.guidance, steps=self.steps, shift=shift, first=self.first)
+
+
+def sampling(said: DictConfig) -> Sampling:
+    """Of a configuration with these keys."""
+    nodes = {key: plain(said[key]) if said.get(key) else None for key in ("sampler", "guidance", "stretch")}  # an evaluation has no stretch
+    values = {key: said[key] for key in ("steps", "shift", "first", "budget")}
+    return Sampling(sampler=build(said.sampler), guidance=build(said.guidance), **values, nodes=nodes)
+
+
+def generator(
+    said: Sampling,
+    objective: Objective,
+    *,
+    dit: Network,
+    encode: Callable[[list[str]], list[Tensor]],
+    text: Callable[[TextTokens], TextTokens],
+    vae: VideoVAE,
+    patchifier: Patchifier,
+    device: Any,
+) -> Generator:
+    """A generator of networks that were trained with this objective. encode, text: as `Generator` takes them."""
+    from sora.generation.generator import Generator
+
+    return Generator(
+        dit=dit,
+        encode=encode,
+        text=text,
+        vae=vae,
+        patchifier=patchifier,
+        path=objective.path,
+        prediction=objective.prediction,
+        recipe=said.recipe(objective),
+        token_budget=said.budget,
+        device=device,
+    )
+
+
+def generator_of(loaded: LoadedDiffusion, said: Sampling, device: str) -> Generator:
+    """A generator of a run's networks."""
+    networks = {"dit": loaded.dit.to(device), "text": loaded.text.to(device), "vae": loaded.vae.to(device)}
+    return generator(said, loaded.objective, encode=loaded.encoder.encode, patchifier=loaded.patchifier, device=device, **networks)
+
+
+def described(loaded: LoadedDiffusion, said: Sampling) -> dict[str, Any]:
+    """What every sample of a command has in common, for its sidecar: how it was made, and of what."""
+    from sora.config.own import record
+    from sora.runs.run import code_version
+
+    return {
+        "checkpoint": {"run": str(loaded.run), "step": loaded.step, "ema": loaded.ema, "hashes": loaded.hashes},
+        **said.about,
+        "code": code_version(),
+        "trained_by": loaded.code,
+        **({"own": used} if (used := {name: kept["files"] for name, kept in record().items()}) else {}),
+    }

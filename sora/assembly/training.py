@@ -1,0 +1,176 @@
+"""The two kinds of training: what each one's network, data and plan are, from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora.gate.sizes import bounded
+from sora.system.distributed import say
+from sora.system.started import started
+from sora.system.terminal import counted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import nn
+
+    from sora.dit.mup import Scale
+    from sora.runs.run import Run
+    from sora.training.diffusion_task import DiffusionTask
+    from sora.training.module import TrainingModule
+    from sora.training.vae_task import VaeTask
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one kind of training brings: the module's task, the steps to train on, what they depend on, and how the run ends.
+
+    scales: of the rates of single parameters, by their names in the task (`sora.dit.mup`). usual: what clips are trained on, for who
+    samples later (`sora.assembly.usual`).
+    """
+
+    task: Any
+    steps: Any
+    depends: Mapping[str, str]
+    unit: str
+    vae: Path | None = None
+    scales: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, float] = field(default_factory=dict)
+
+
+def vae_job(config: DictConfig, folder: Path) -> Job:
+    """Frames, crops and a VAE."""
+    from sora.assembly.data import vae_plan
+    from sora.system.files import called
+
+    data, plan = vae_plan(config)
+    task = vae_task(config)
+    for line in plan.lines([called(index.folder) for index in data.indexes]):
+        say(line)
+    return Job(
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends=data.depends,
+        unit="clips",
+    )
+
+
+def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -> None:
+    """Measure the whitening of the newest checkpoint's averaged weights and write the artefact, unless that was done before."""
+    from sora.config.build import build
+    from sora.runs.run import code_version
+    from sora.training.state import weights
+    from sora.vae import artefact, whitening
+
+    if run.vae.exists():
+        artefact.load(run.vae)
+        return
+    vae = build(config.vae)  # another than the one that trained, which may lie in shards on every rank
+    vae.load_state_dict(weights(run.folder, part="vae"))
+    vae.to(module.device).eval()
+    whitening.whiten(vae, (pack.frames for step in range(config.whitening_steps) for pack in job.steps[step]))
+    artefact.save(vae, run.vae, config={"run": run.info["id"], "step": module.counters.step, "code": code_version(), **job.depends})
+    say(f"the VAE is {run.vae}")
+
+
+def diffusion_job(config: DictConfig, folder: Path) -> Job:
+    """Clips, packs, captions and the network. The run takes its VAE along, and refuses latents or captions of another."""
+    from sora.assembly.data import captions_told, diffusion_plan, online_encoder
+    from sora.assembly.usual import usual_of
+    from sora.vae import artefact
+
+    planned = diffusion_plan(config)
+    data, plan, encoder = planned.data, planned.plan, planned.encoder
+    plan.remember(folder / "plan.cache")
+    vae = artefact.load(planned.vae)
+    for reason, count in plan.skipped.items():
+        say(f"left out: {counted(count, 'clip')} ({reason})")
+    for line in captions_told(config, planned):
+        say(line)
+    encode = online_encoder(planned, vae, near=started().near) if planned.online else None
+    task, scales = diffusion_task(config, planned.given, encoder.text_module, encode=encode)
+    return Job(
+        task=task,
+        steps=data.batches(plan, quarantine=folder / "quarantine.jsonl"),
+        depends={**data.depends, "vae": planned.identity, "text": encoder.fingerprint},
+        unit="tokens",
+        vae=planned.vae,
+        scales=scales,
+        usual=usual_of(planned, stride=vae.stride),
+    )
+
+
+# ---- what trains, whoever trains it
+
+
+def vae_task(config: DictConfig) -> VaeTask:
+    """A VAE and its loss."""
+    from sora.config.build import build
+    from sora.training.vae_task import VaeTask
+
+    with bounded(None, "the VAE", advice="lower vae.widths or vae.blocks"):
+        vae = build(config.vae)
+    return VaeTask(vae=vae, objective=build(config.objective), seed=config.seed)
+
+
+def diffusion_task(
+    config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], *, encode: Any, counted: bool = True
+) -> tuple[DiffusionTask, Mapping[str, Scale]]:
+    """A denoising network with its loss, and how the rates of its weights differ, by their names in the task.
+
+    given: see `sora.assembly.network.given_of`. text: makes the module that captions go through, after the network: both draw weights.
+    encode: makes batches of frames; None of latents. counted: whether the operations of each batch are told.
+    """
+    from sora.assembly.network import flops_of, objective_of, trainable
+    from sora.dit.mup import named
+    from sora.training.diffusion_task import DiffusionTask
+
+    dit, scales = trainable(config, given)
+    shared = {"objective": objective_of(config), "seed": config.seed, "bins": config.level_bins}
+    flops = flops_of(config.dit, given) if counted else None
+    return DiffusionTask(dit=dit, text=text(), encode=encode, flops=flops, **shared), named(scales, "dit.")
+
+
+def training_module(
+    config: DictConfig, task: nn.Module, *, scales: Mapping[str, Scale] | None = None, stop: Callable[[], bool] = lambda: False
+) -> TrainingModule:
+    """A task with its optimiser, schedule, averages and guard. scales: of the rates of single weights. stop: whether this rank shall."""
+    from sora.config.build import build
+    from sora.training.module import TrainingModule
+
+    return TrainingModule(
+        task=task,
+        optimizer=build(config.optimizer, **({"scales": scales} if scales else {})),
+        schedule=build(config.schedule, steps=config.steps),
+        average=build(config.ema),
+        max_grad_norm=config.max_grad_norm,
+        guard=build(config.guard),
+        stop=stop,
+    )
+
+
+def traced_module(config: DictConfig, given: Mapping[str, int], text: Callable[[], nn.Module], depth: int | None = None) -> TrainingModule:
+    """What trains, for `sora.cost` to trace: attention is flash attention, or keeps as much, and nothing is compiled.
+
+    depth: so many blocks instead of all, which compute again what they would in the whole network.
+    """
+    from omegaconf import OmegaConf
+
+    from sora.assembly.network import outline
+
+    config = config.copy()
+    OmegaConf.update(config, "dit.attention", {"_target_": "sora.dit.attention_shapes"}, merge=False)
+    config.compile = False
+    if depth is not None:
+        if above := config.recompute.get("above", 0):
+            numbers = sum(value.numel() for value in outline(config.dit, given).parameters())
+            name = "recompute_all_but_attention" if numbers > above else "recompute_none"
+            OmegaConf.update(config, "recompute", {"_target_": f"sora.training.{name}"}, merge=False)
+        config.dit.depth = depth
+    task, scales = diffusion_task(config, given, text, encode=None, counted=False)
+    return training_module(config, task, scales=scales)
+
+
+JOBS = {"vae": vae_job, "diffusion": diffusion_job}
