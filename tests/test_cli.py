@@ -155,7 +155,7 @@ def test_the_help_page_tells_groups_keys_and_examples(capsys, verb):
 def test_completion_knows_verbs_groups_options_and_keys(verb):
     assert completion.candidates("sora tr") == ["train"]
     assert {"net=", "task=", "experiment=", "steps=", "net."} <= set(completion.candidates("sora train "))
-    assert completion.candidates("sora train net=") == ["net=thin", "net=wide"]
+    assert completion.candidates("sora train net=") == ["net=narrow", "net=thin", "net=wide"]
     assert completion.candidates("sora train task=small cr") == ["crop="]
     assert completion.candidates("sora train net=thin,w") == ["net=thin,wide"]
     assert "net.part.depth=" in completion.candidates("sora train net.")

@@ -144,6 +144,7 @@ def held_out_clips(
     from sora.config.build import build, plain
     from sora.data.loading.held_out import HeldOutClips
     from sora.data.plan.listing import Listing
+    from sora.patches.geometry import Geometry
     from sora.system.started import started
     from sora.vae import artefact
 

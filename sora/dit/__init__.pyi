@@ -258,10 +258,16 @@ from sora.dit.published.network import (
     PublishedDiT as PublishedDiT,
 )
 from sora.dit.published.network import (
+    Remembering as Remembering,
+)
+from sora.dit.published.network import (
     TableFinal as TableFinal,
 )
 from sora.dit.published.network import (
     extents as extents,
+)
+from sora.dit.published.network import (
+    leaves as leaves,
 )
 from sora.dit.published.network import (
     normed_projected_final as normed_projected_final,

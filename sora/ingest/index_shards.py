@@ -28,6 +28,7 @@ from sora.gate.files import opened
 from sora.gate.forms import fitting
 from sora.gate.hosts import refuse_slow
 from sora.gate.texts import CARD, LIST, json_of, read_json
+from sora.ingest.index_progress import IndexProgress
 from sora.ingest.survey import REFUSAL, Choices, Refusal, Survey, expanded, rows_of, survey
 from sora.ingest.tree import Passed, legible, tree
 from sora.system.files import STAGING, whole_file, write_json

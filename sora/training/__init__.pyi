@@ -78,11 +78,5 @@ from sora.training.trainers import (
     mesh_trainer as mesh_trainer,
 )
 from sora.training.trainers import (
-    numerics as numerics,
-)
-from sora.training.trainers import (
-    present as present,
-)
-from sora.training.trainers import (
     single_trainer as single_trainer,
 )

@@ -80,10 +80,12 @@ def test_a_named_module_gives_a_run_what_it_defines_and_nothing_else(sora, mater
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("text", ["own: [evil.parts]\n", "own: ./evil_file.py\n", "dit: {block: {_target_: evil.parts.part}}\n"])
+@pytest.mark.parametrize("text", ["own: [evil.parts]\n", "own: ./evil_file.py\n", "defaults: [{override /dit: evil}]\n"])
 def test_a_folder_of_options_names_no_module(sora, evil, tmp_path, text):
     here, mark = evil
     (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/dit").mkdir()
+    (tmp_path / "conf/dit/evil.yaml").write_text("defaults: [toy, _self_]\nblock: {_target_: evil.parts.part}\n")
     (tmp_path / "conf/experiment/x.yaml").write_text(f"# @package _global_\n{text}")
     words, said = ["train", "experiment=x", "data.folders=[x]", "vae=x"], "own" if "own" in text else "evil.parts.part"
     assert_refused(sora(*words, f"--config-dir={tmp_path / 'conf'}", cwd=here), said)

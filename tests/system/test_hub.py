@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from sora.config.compose import compose, config_dir, groups
+from sora.config.experiments import files_of
 from sora.gate import trust
 from sora.system import hub
 
@@ -65,7 +66,7 @@ def test_every_source_of_the_hub_is_refused_without_a_revision_by_the_key_that_g
                 hub.snapshot(node["source"], node["revision"], ["*.json"], key=f"{group}.source", instead="choose another")
         return models
 
-    said = (config_dir() / group / f"{name}.yaml").read_text()
+    said = "".join(path.read_text() for path in files_of(group, name, groups([config_dir()])))
     revisions = [line.split("#")[0].split(":")[1].strip() for line in said.splitlines() if line.strip().startswith("revision:")]
     assert all(word == "null" or len(word) == 40 for word in revisions)
     sources = [source for source in re.findall(r"source: *(\S+)", said) if hub.ID.fullmatch(source)]
