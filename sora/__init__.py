@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 import os as _os
 
+from sora.system.lazy_names import lazy_names as _lazy_names
 from sora.system.processes import reset_interrupt as _reset_interrupt
 
 _reset_interrupt()
@@ -11,3 +12,5 @@ if _os.environ.get("SORA_OWN"):  # what comes pickled from another process may b
     from sora.system.own_modules import install as _install
 
     _install()
+
+__getattr__, __dir__ = _lazy_names(__name__, __file__)

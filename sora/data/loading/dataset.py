@@ -1,0 +1,58 @@
+"""A dataset as a sequence of clips, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sora.data.index.index import Caption, ClipRow, Index
+from sora.data.loading.loader import read_clip
+from sora.video.files import CONFINED
+from sora.video.reader import VideoReader
+
+
+class DatasetClip(NamedTuple):
+    """A clip: its frames, RGB, at `fps` frames a second, its captions, and all that the index says of it."""
+
+    key: str
+    frames: UInt8[np.ndarray, "T H W 3"]
+    fps: float
+    captions: tuple[Caption, ...]
+    row: ClipRow
+
+
+class ClipDataset:
+    """The clips of a dataset, or of one split of it, in their order of writing. Clips are decoded in a process of its own, which is killed
+    where a file takes too long or too much memory.
+
+    index: the table of the clips, whose columns (`frames`, `heights`, `widths`, `fps`) are arrays. reader: who decodes.
+    """
+
+    def __init__(self, index: Index, reader: VideoReader = CONFINED) -> None:
+        self.index, self.reader = index, reader
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> DatasetClip:
+        """The clip of a number; negative ones count from the end. Raises ValueError, naming the clip, for one that does not decode."""
+        number = range(len(self))[number]
+        frames = read_clip(self.index, number, reader=self.reader)
+        row = self.index.row(number)
+        return DatasetClip(row.key, frames, row.fps, self.index.captions(number), row)
+
+    def __iter__(self) -> Iterator[DatasetClip]:
+        return (self[number] for number in range(len(self)))
+
+
+def open_dataset(folder: str | Path, split: str | None = None) -> ClipDataset:
+    """The clips of a dataset that `sora prepare` or `sora data index` made. split: "train" or "heldout"; None for all.
+
+    Raises:
+        ValueError: there is no such dataset or split, or a file of it is damaged; the message names it.
+    """
+    return ClipDataset(Index.open(folder, split))
