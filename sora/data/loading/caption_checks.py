@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora.data.index.index import Index
+from sora.data.loading.quarantine import BadClip
+from sora.data.loading.readable import of_the_clip
 from sora.system.files import NotEncoded
 from sora.system.terminal import counted
 from sora.text.cache import TextCache
@@ -137,9 +139,10 @@ def _spread(index: Index, most: int) -> list[int]:
 
 
 def require_caption(index: Index, row: int, weights: Mapping[str, float] | None) -> None:
-    """Raise ValueError for a clip whose captions are all of kinds without weight. One without any caption is shown without."""
+    """Raise BadClip for a clip whose captions are all of kinds without weight. One without any caption is shown without."""
     if weights is None:
         return
-    kinds = {said.kind for said in index.captions(row)}
+    with of_the_clip():
+        kinds = {said.kind for said in index.captions(row)}
     if kinds and not any(weights.get(kind, 0.0) > 0 for kind in kinds):
-        raise ValueError(f"its captions are of kinds {', '.join(sorted(kinds))}, and data.captions={dict(weights)} shows none of these")
+        raise BadClip(f"its captions are of kinds {', '.join(sorted(kinds))}, and data.captions={dict(weights)} shows none of these")

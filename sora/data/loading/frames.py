@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.index.index import Index
-from sora.data.loading.quarantine import Quarantine, owner
+from sora.data.loading.quarantine import BadClip, Quarantine
+from sora.data.loading.readable import first_readable, of_the_clip
 from sora.data.plan.frames import FrameClips, VideoColumns
 from sora.data.plan.listing import PackPlan
 from sora.data.plan.steps import Item
@@ -50,7 +51,7 @@ def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float |
 class FramePacks(Dataset):
     """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule.
 
-    require: raises ValueError for a clip, by (number of the index, row), that must not be shown for another reason.
+    require: raises BadClip for a clip, by (number of the index, row), that must not be shown for another reason.
     """
 
     def __init__(
@@ -81,24 +82,15 @@ class FramePacks(Dataset):
         return found
 
     def _readable(self, planned: Item) -> ClipFrames | None:
-        item, attempt = planned, 0
-        while True:
-            number, row = self.locate(item.row)
-            member, dataset = self.indexes[number].member(row), owner(self.indexes[number])
-            sample = sample_id(member.key, item.window)
-            try:
-                self.quarantine.refuse(member.key, **dataset, sample=sample)
-                self._require(number, row)
-                return self._read(item)
-            except ValueError as error:
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), **dataset, sample=sample)
-                substitute = self.plan.replacement(planned, attempt)
-                if substitute is None:
-                    return None
-                item, attempt = substitute, attempt + 1
+        return first_readable(planned, self._read, plan=self.plan, quarantine=self.quarantine, locate=self._place)[0]
+
+    def _place(self, item: Item) -> tuple[Index, int]:
+        number, row = self.locate(item.row)
+        return self.indexes[number], row
 
     def _read(self, item: Item) -> ClipFrames:
         number, row = self.locate(item.row)
+        self._require(number, row)
         index, member = self.indexes[number], self.indexes[number].member(row)
         fps = float(self.clips.rates(np.array([item.row]))[0])
         named = f"clip {member.key} of {index.folder / member.shard}"
@@ -106,9 +98,10 @@ class FramePacks(Dataset):
         wanted, start = item.crop.frames, item.crop.start
         own = fps == float(index.fps[row])  # frames are counted then, whatever their times are
         begin: dict[str, Any] = {"first": start} if own else {"start": start / fps, "fps": fps}
-        got, _, report = self.reader.read(index.read_member(member), frames=wanted, size=item.size, name=named, **begin)
+        with of_the_clip():
+            got, _, report = self.reader.read(index.read_member(member), frames=wanted, size=item.size, name=named, **begin)
         if not report.clean or len(got) != wanted:
-            raise ValueError(f"{named} does not decode cleanly: {report}")
+            raise BadClip(f"{named} does not decode cleanly: {report}")
         return ClipFrames(torch.from_numpy(got), fps, item.row, member.key, sample_id(member.key, item.window), item.epoch)
 
     def locate(self, row: int) -> tuple[int, int]:

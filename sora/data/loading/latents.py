@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from sora.data.index.index import Index, refuse_no_folders
 from sora.data.index.latents import LatentIndex
 from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
-from sora.data.loading.quarantine import Quarantine, owner, planned_keys
+from sora.data.loading.quarantine import Quarantine, planned_keys
+from sora.data.loading.readable import first_readable, of_the_clip
 from sora.data.plan.clips import LatentClips
 from sora.data.plan.listing import PackPlan
 from sora.data.plan.steps import Item, Pack
@@ -165,22 +166,15 @@ class LatentBatches(Dataset):
 
     def _readable(self, planned: Item) -> tuple[Item, Float[Tensor, "n P"], Grid] | None:
         """The planned clip's patches, or those of the one that stands in for it; None where no other fits in its place."""
-        item, attempt = planned, 0
-        while True:
-            dataset, row = self.data.locate(item.row)
-            latents = self.data.latents[dataset]
-            named, sample = owner(latents.index), sample_id(latents.index.key(row), item.window)
-            try:
-                self.quarantine.refuse(latents.index.key(row), **named, sample=sample)
-                require_caption(latents.index, row, self.data.captions)
-                return item, *self._patches(item)
-            except ValueError as error:
-                member = latents.member(row)
-                self.quarantine.add(member.key, shard=member.shard, reason=str(error), **named, sample=sample)
-                substitute = self.plan.replacement(planned, attempt)
-                if substitute is None:
-                    return None
-                item, attempt = substitute, attempt + 1
+        return first_readable(planned, self._read, plan=self.plan, quarantine=self.quarantine, locate=self._place)[0]
+
+    def _place(self, item: Item) -> tuple[Index, int]:
+        dataset, row = self.data.locate(item.row)
+        return self.data.latents[dataset].index, row
+
+    def _read(self, item: Item) -> tuple[Item, Float[Tensor, "n P"], Grid]:
+        require_caption(*self._place(item), self.data.captions)
+        return item, *self._patches(item)
 
     def _patches(self, item: Item) -> tuple[Float[Tensor, "n P"], Grid]:
         dataset, number = self.data.locate(item.row)
@@ -188,7 +182,9 @@ class LatentBatches(Dataset):
         time, height, width = latents.shapes[number].tolist()
         grid = self.data.patchifier.grid(time if item.crop is None else item.crop.frames, height, width)
         if item.row not in self._kept:
-            patches = self.data.patchifier.patchify(latents.latents(number))
+            with of_the_clip():
+                stored = latents.latents(number)
+            patches = self.data.patchifier.patchify(stored)
             size = patches.numel() * patches.element_size()
             # An epoch comes round in another order: what came first is as good to keep as what came last.
             if size > self._room:

@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from sora.data.index.decoded import decoded_by
 from sora.data.index.index import Index, refuse_no_folders
-from sora.data.loading.quarantine import Quarantine, owner, planned_keys
+from sora.data.loading.quarantine import BadClip, Quarantine, planned_keys
+from sora.data.loading.readable import first_readable, of_the_clip
 from sora.data.plan.crops import CropPlan
 from sora.data.plan.steps import Item
 from sora.system.draws import sample_id
@@ -131,20 +132,17 @@ class FrameBatches(Dataset):
 
     def _readable(self, planned: Item) -> tuple[Item, UInt8[np.ndarray, "T H W 3"]]:
         """The planned crop, or the one that stands in for it."""
-        item, attempt = planned, 0
-        while True:
-            index, row = self.plan.locate(item.row)
-            found, sample = self.indexes[index], sample_id(self._key(item), item.window)
-            try:
-                self.quarantine.refuse(self._key(item), **owner(found), sample=sample)
-                return item, self._clips.crop(index, row, item)
-            except ValueError as error:
-                told = {"shard": found.member(row).shard, "reason": str(error), **owner(found)}
-                self.quarantine.add(self._key(item), **told, sample=sample)
-                substitute = self.plan.replacement(planned, attempt)
-                if substitute is None:
-                    raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {error}") from None
-                item, attempt = substitute, attempt + 1
+        found, why = first_readable(planned, self._read, plan=self.plan, quarantine=self.quarantine, locate=self._place)
+        if found is None:
+            raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {why}")
+        return found
+
+    def _place(self, item: Item) -> tuple[Index, int]:
+        index, row = self.plan.locate(item.row)
+        return self.indexes[index], row
+
+    def _read(self, item: Item) -> tuple[Item, UInt8[np.ndarray, "T H W 3"]]:
+        return item, self._clips.crop(*self.plan.locate(item.row), item)
 
     def keys(self, step: int) -> dict[int, str]:
         """The keys of the clips that are planned for a step, by sample id."""
@@ -196,17 +194,18 @@ class _Clips:
 def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
 
-    A `ValueError` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
+    A `BadClip` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
     """
     row = int(row)
     member = index.member(row)
     wanted = int(index.frames[row]) - start if frames is None else frames
     named = f"clip {member.key} of {index.folder / member.shard}"
-    got, _, report = reader.read(index.read_member(member), first=start, frames=wanted, name=named)
+    with of_the_clip():
+        got, _, report = reader.read(index.read_member(member), first=start, frames=wanted, name=named)
     if not report.clean:
-        raise ValueError(f"{named} does not decode cleanly: {report}")
+        raise BadClip(f"{named} does not decode cleanly: {report}")
     if got.shape[1:3] != (index.heights[row], index.widths[row]):
-        raise ValueError(f"{named} is {got.shape[1]}x{got.shape[2]}, its index says {index.heights[row]}x{index.widths[row]}")
+        raise BadClip(f"{named} is {got.shape[1]}x{got.shape[2]}, its index says {index.heights[row]}x{index.widths[row]}")
     return got
 
 

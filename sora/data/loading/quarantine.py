@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 LEAD = 1024  # steps from which on a held sample is left out: more than any loader prepares ahead, so that all know it by then
 
 
+class BadClip(ValueError):
+    """A clip that cannot be trained on, for what its own bytes or captions are: it is noted, and another one stands in for it."""
+
+
 class Quarantine:
     """The list `quarantine.jsonl` of a run, one line (key, dataset, fingerprint, shard, reason) per bad clip, for all loader processes.
 
@@ -93,11 +97,11 @@ class Quarantine:
             )
 
     def refuse(self, key: str, *, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
-        """Raise ValueError for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
+        """Raise BadClip for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
         if (reason := self._reason({"key": key, "dataset": dataset, "fingerprint": fingerprint})) is not None:
-            raise ValueError(reason)
+            raise BadClip(reason)
         if sample is not None and self._is_held(sample):
-            raise ValueError(self._held[sample][1])
+            raise BadClip(self._held[sample][1])
 
     def keys(self) -> set[str]:
         """The bad clips known so far."""
