@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sora.data.index.index import Index
-from sora.data.loading.quarantine import BadClip
-from sora.data.loading.readable import of_the_clip
+from sora.data.loading.quarantine import BadClip, of_the_clip
 from sora.system.files import NotEncoded
 from sora.system.terminal import counted
 from sora.text.cache import TextCache

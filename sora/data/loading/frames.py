@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sora.data.index.index import Index
-from sora.data.loading.quarantine import BadClip, Quarantine
-from sora.data.loading.readable import first_readable, of_the_clip
+from sora.data.loading.quarantine import BadClip, Quarantine, first_readable, of_the_clip
 from sora.data.plan.frames import FrameClips, VideoColumns
 from sora.data.plan.listing import PackPlan
 from sora.data.plan.steps import Item

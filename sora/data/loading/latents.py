@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 from sora.data.index.index import Index, refuse_no_folders
 from sora.data.index.latents import LatentIndex
 from sora.data.loading.caption_checks import identity, require_cached, require_caption, require_kinds
-from sora.data.loading.quarantine import Quarantine, planned_keys
-from sora.data.loading.readable import first_readable, of_the_clip
+from sora.data.loading.quarantine import Quarantine, first_readable, of_the_clip, planned_keys
 from sora.data.plan.clips import LatentClips
 from sora.data.plan.listing import PackPlan
 from sora.data.plan.steps import Item, Pack

@@ -26,8 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sora.data.index.decoded import decoded_by
 from sora.data.index.index import Index, refuse_no_folders
-from sora.data.loading.quarantine import BadClip, Quarantine, planned_keys
-from sora.data.loading.readable import first_readable, of_the_clip
+from sora.data.loading.quarantine import BadClip, Quarantine, first_readable, of_the_clip, planned_keys
 from sora.data.plan.crops import CropPlan
 from sora.data.plan.steps import Item
 from sora.system.draws import sample_id

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sora.data.plan.steps import Plan
+from sora.data.plan.steps import Item, Plan
 from sora.gate.files import appending, read
 from sora.gate.forms import Fields, fits, text, whole
 from sora.gate.texts import CARD, LIST, json_of
@@ -19,6 +20,7 @@ from sora.system.terminal import counted
 if TYPE_CHECKING:
     from sora.data.index.index import Index
 
+T = TypeVar("T")
 LEAD = 1024  # steps from which on a held sample is left out: more than any loader prepares ahead, so that all know it by then
 
 
@@ -176,3 +178,40 @@ def owner(index: Index) -> dict[str, str]:
 def planned_keys(plan: Plan, key: Callable[[int], str], step: int) -> dict[int, str]:
     """The key of each clip that a plan has at a step, by the id of the sample cut from it. key: of a row."""
     return {sample_id(key(item.row), item.window): key(item.row) for item in plan.at(step).items}
+
+
+@contextmanager
+def of_the_clip() -> Iterator[None]:
+    """Raise `BadClip` for a ValueError inside: what is read there is a clip's own bytes, so the clip is at fault. Any other ValueError is a
+    mistake of the program's, which must not pass for a bad clip."""
+    try:
+        yield
+    except BadClip:
+        raise
+    except ValueError as error:
+        raise BadClip(str(error)) from error
+
+
+def first_readable(
+    planned: Item, read: Callable[[Item], T], *, plan: Plan, quarantine: Quarantine, locate: Callable[[Item], tuple[Index, int]]
+) -> tuple[T | None, str]:
+    """What `read` gives of the planned clip, or of the first one that may stand in for it and can be read; None, and why, where no other
+    fits in its place.
+
+    Each clip that cannot be read, for which `read` raises `BadClip`, is noted in the quarantine. locate: the dataset and the row of an
+    item.
+    """
+    item, attempt = planned, 0
+    while True:
+        index, row = locate(item)
+        member, dataset = index.member(row), owner(index)
+        sample = sample_id(member.key, item.window)
+        try:
+            quarantine.refuse(member.key, **dataset, sample=sample)
+            return read(item), ""
+        except BadClip as error:
+            quarantine.add(member.key, shard=member.shard, reason=str(error), **dataset, sample=sample)
+            substitute = plan.replacement(planned, attempt)
+            if substitute is None:
+                return None, str(error)
+            item, attempt = substitute, attempt + 1
