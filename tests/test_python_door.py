@@ -1,5 +1,7 @@
 """docs/python.md runs as it stands, and a run that is opened from Python samples what `sora sample` does."""
 
+import ast
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -42,6 +44,29 @@ def test_the_page_runs_as_it_stands(home, monkeypatch, capsys):
     assert frames.shape == (1, 9, 32, 32, 3) and found["loss"].item() > 0
     by_hand = next(block for block in BLOCKS if "DiT(" in block)
     assert len([line for line in by_hand.splitlines() if line]) <= 20
+
+
+def test_what_the_pages_import_is_there_and_is_no_file():
+    """Files are private: pages import from rooms, and from the vocabulary."""
+    root = PAGE.parents[1]
+    pages = [root / "README.md", *root.glob("docs/*.md"), *(root / room / "README.md" for room in ("data", "experiments", "slurm"))]
+    blocks = [block for page in pages for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)]
+    nodes = [node for block in blocks for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+    ours = [(str(node.module), name.name) for node in nodes for name in node.names if str(node.module).startswith("sora")]
+    assert len(ours) > 20
+    for module, name in ours:
+        assert module == "sora.tokens" or module.count(".") == 1, module
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_new_captions_are_written_as_the_page_of_the_data_says(home, monkeypatch, tmp_path):
+    page = (PAGE.parents[1] / "data/README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    shutil.copytree(home / "data/world", tmp_path / "data/set")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "data/README.md", "exec"), {})
+    said = sora.open_dataset("data/set").index.captions(0)
+    assert "A red ball rolls left over wet sand." in [caption.text for caption in said]
 
 
 def test_the_command_and_python_make_the_same_clips(home, tmp_path):

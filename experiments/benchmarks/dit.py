@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.cost.activation_bytes import kept_bytes, peak_bytes
+from experiments.benchmarks.activation_bytes import kept_bytes, peak_bytes
 from sora.dit.attention.fastest import MULTIPLIES_BFLOAT16, fastest_attention
 from sora.dit.attention.patterns import full_attention
 from sora.dit.blocks.lean import lean_block

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -124,13 +124,3 @@ def finite(value: Tensor) -> bool:
         return True
     low, high = value.detach().aminmax()  # not-a-number wins in either
     return bool(low.isfinite() & high.isfinite())
-
-
-def refuse_other_shapes(held: Mapping[str, Held], wanted: Mapping[str, Iterable[int]], named: Path | str) -> None:
-    """Raise ValueError, naming the first, where a file does not hold the tensors of these names and shapes, and no others."""
-    if differing := sorted(set(held) ^ set(wanted)):
-        where = "the file has it, the configuration does not" if differing[0] in held else "the configuration has it, the file does not"
-        raise ValueError(f"{named} is of another network: {len(differing):,} tensors differ, first {differing[0][:80]!a} ({where})")
-    for name, shape in wanted.items():
-        if held[name].shape != tuple(shape):
-            raise ValueError(f"{named} is of another network: {name} is {held[name].shape} in it, and {tuple(shape)} by its configuration")

@@ -1,3 +1,4 @@
+from sora.metrics.distribution.distribution import VideoDistribution as VideoDistribution
 from sora.metrics.extractors.efficientnet import (
     EfficientNetLite0 as EfficientNetLite0,
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora.cost.activation_bytes import kept_bytes, peak_bytes
+from experiments.benchmarks.activation_bytes import kept_bytes, peak_bytes
 from sora.dit.attention import patterns
 from sora.dit.blocks.expert import expert_block
 from sora.dit.blocks.lean import lean_block

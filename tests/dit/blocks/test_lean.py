@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.cost.activation_bytes import kept_bytes
+from experiments.benchmarks.activation_bytes import kept_bytes
 from sora.dit.attention import patterns
 from sora.dit.attention.dense import dense_attention
 from sora.dit.blocks.lean import lean_block
