@@ -106,8 +106,7 @@ def imports(path: Path) -> frozenset[Path]:
 
 def lists_only(path: Path) -> bool:
     """Whether a file is that of a package that says what it is, and at most offers the names of its stub, which are looked up by name."""
-    rest = [node for node in parsed(path).body[1:] if ast.unparse(node) not in OFFERS]
-    return path.name == "__init__.py" and not rest
+    return path.name == "__init__.py" and all(ast.unparse(node) in OFFERS for node in parsed(path).body[1:])
 
 
 def reached(start: Path) -> set[Path]:

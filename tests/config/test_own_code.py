@@ -493,6 +493,7 @@ def test_every_kind_of_part_that_the_page_tells_of_works(material, tmp_path, cap
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_command_of_the_page_runs(material, tmp_path, monkeypatch, capfd):
     """From the first to the last, in a folder that has the dataset and the VAE, as somebody would type them."""
     for name in ("data", "outputs"):
