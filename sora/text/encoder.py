@@ -42,7 +42,7 @@ class TextEncoder(Protocol):
         ...
 
     def models(self) -> Sequence[nn.Module]:
-        """Frozen models that `encode` runs, which FSDP may shard over ranks. Encoding one caption must run each exactly once."""
+        """Frozen models that `encode` runs, so that FSDP can shard them. `encode` of one caption must run each of them exactly once."""
         ...
 
     def text_module(self) -> nn.Module:
