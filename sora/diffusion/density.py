@@ -63,10 +63,7 @@ class Mode:
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal:
-    """Log-normal density of sigma / alpha on the EDM path with the same sigma_max and rho: ln(sigma / alpha) ~ N(mean, std²).
-
-    Karras et al. (2022), table 1, use mean -1.2 and std 1.2.
-    """
+    """ln(sigma / alpha) ~ N(mean, std²) on the EDM path with this sigma_max and rho (Karras et al. 2022, table 1: mean -1.2, std 1.2)."""
 
     mean: float
     std: float

@@ -1,7 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022): a function that combines a conditional and an unconditional prediction.
-
-It stands outside the networks, so that they stay free of guidance code.
-"""
+"""Classifier-free guidance (Ho and Salimans 2022): combines a conditional and an unconditional prediction, outside the network."""
 
 from __future__ import annotations
 

@@ -70,10 +70,7 @@ def convert(
 
 
 def check_levels(levels: Float[Tensor, "..."], kind: Prediction, *, path: Path, least: float = 1e-3) -> None:
-    """Raise ValueError if the determinant is below `least` at a level, so that no velocity can be computed from the prediction.
-
-    levels: a CPU tensor, because its values are read.
-    """
+    """Raise ValueError if a prediction gives no velocity at a level (|determinant| < least). levels: on the CPU, since values are read."""
     det = determinant(path, levels, kind).abs()
     if bool((det < least).any()):
         worst = float(levels.flatten()[det.flatten().argmin()])

@@ -24,10 +24,7 @@ Text = Callable[[TextTokens], TextTokens]
 
 
 class LevelLoss(NamedTuple):
-    """Errors of the G clips of one pack at one noise level with one draw of noise.
-
-    batch: index of the pack. level: index of the noise level.
-    """
+    """Errors of the G clips of one pack at one level with one draw of noise. batch, level: indices of the pack and of the level."""
 
     batch: int
     level: int

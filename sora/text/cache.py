@@ -38,7 +38,7 @@ _NAME = matching(_FILE.pattern, "the name of a file of a text cache beside it")
 _CUT = Fields({"key": text, "tokens": some, "captions": whole, "of": whole, "first": text, "lost": text}, closed=True)
 _ENTRY = Fields({"file": _NAME, "sha256": digest, "bytes": whole, "captions": whole}, may={"cut": [_CUT]})
 _TABLE = {"file": _NAME, "sha256": digest, "shards": whole}
-FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # of text-….json
+FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # manifest
 _HASHED_AT_ONCE = 1 << 30  # bytes of states up to which all hashes are checked when the cache is opened; above, on each file's first read
 
 

@@ -31,4 +31,4 @@ def choose_caption(captions: Sequence[tuple[str, str]], weights: Mapping[str, fl
         point -= share
         if point < 0:
             return text
-    return next(text for share, (_, text) in zip(shares[::-1], captions[::-1], strict=True) if share > 0)  # rounding
+    return next(text for share, (_, text) in zip(shares[::-1], captions[::-1], strict=True) if share > 0)  # if rounding leaves point >= 0

@@ -51,10 +51,7 @@ class Pretrained:
             self.model.to(self.device)
 
     def read(self, captions: list[str], *, fills: bool, max_tokens: int) -> Any:
-        """Tokenize captions to token ids and attention masks on the model's device.
-
-        fills: pad all captions to max_tokens; otherwise to the longest caption.
-        """
+        """Token ids and attention masks, on the model's device, padded to max_tokens if `fills`, else to the longest caption."""
         padding = "max_length" if fills else True
         return self.tokenizer(captions, padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt").to(self.device)
 

@@ -35,7 +35,7 @@ SETTINGS = Fields(
 _WHITENING = {"mean": [number], "std": [real(0, above=True)]}
 FORM = Fields(
     {"format": some, "settings": SETTINGS, "stride": _TRIPLE, "whitening": _WHITENING, "weights_sha256": digest, "card_sha256": digest}
-)  # of vae.json
+)  # form of vae.json
 
 
 def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:

@@ -27,10 +27,7 @@ def factorised_attention(attention: Attention, block_number: int) -> SelfAttend:
 
 
 def windowed_attention(attention: Attention, block_number: int, *, frames: int, rows: int, columns: int) -> SelfAttend:
-    """Attention to tokens at most `frames`, `rows` and `columns` away, -1 for no limit.
-
-    Windows are smaller at the borders of a clip; in Hassani et al. (2023) they are shifted inwards instead.
-    """
+    """Attention to tokens at most so far away, -1: no limit. Windows shrink at borders; in Hassani et al. (2023) they shift inwards."""
     refuse_reach((frames, rows, columns))
     return partial(_masked, attention, (frames, rows, columns), False)
 

@@ -58,10 +58,7 @@ class Corner(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Queries and the keys that they may see.
-
-    places: the boxes of queries and keys in their clip, if not every query sees every key; else None.
-    """
+    """Queries and the keys they may see. places: boxes of both in their clip, if not every query sees every key; else None."""
 
     queries: View
     keys: View

@@ -19,10 +19,7 @@ Projected = tuple[Tensor, Tensor, Tensor]
 def attend_jointly(
     attention: Attention, patches: Projected, words: Projected, context: Context
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-    """Attention in which every patch and word of a clip sees all its patches and words; returns the outputs for patches and for words.
-
-    patches, words: queries, keys and values.
-    """
+    """Attention in which each patch and word of a clip sees all its patches and words. patches, words: (queries, keys, values)."""
     joined = of_both(context)[1]
     q, k, v = (torch.cat(pair).index_select(0, joined.order) for pair in zip(patches, words, strict=True))
     o = attention(q, k, v, joined.segments, joined.segments).index_select(0, joined.places).flatten(1)

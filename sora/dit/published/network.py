@@ -161,7 +161,7 @@ def _of_parts(parts: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, 
         if made is None:
             yield f"{place}{key}", plain(part)
         else:
-            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # all of them stand in this room
+            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # sora.dit exports all of them
             yield from _of_parts(made[1], f"{place}{key}.")
 
 

@@ -86,10 +86,7 @@ class Leaves(dict[str, Any]):
 
 @dataclass(frozen=True)
 class OptionDifference:
-    """A leaf with different values here and in the published network.
-
-    said: published keys that determine the value there; empty for a constant of the class.
-    """
+    """A leaf that differs in the published network. said: published keys that set its value there; empty for a constant of the class."""
 
     key: str
     here: Any

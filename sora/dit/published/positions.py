@@ -36,10 +36,7 @@ def sines_3d(width: int, *, stretch: float) -> Sines3d:
 
 
 class Sines2d(nn.Module):
-    """Sinusoids of columns and rows, half of the channels each. Clips of any size are rescaled to `rows` rows and columns.
-
-    density: divisor of the rescaled rows and columns.
-    """
+    """Sinusoids of columns and rows (1/2 of the channels each) of clips rescaled to `rows` rows and columns. density: their divisor."""
 
     def __init__(self, width: int, rows: int, density: float) -> None:
         super().__init__()
