@@ -71,7 +71,7 @@ def _chunks(queries: Tensor, keys: int) -> list[slice]:
 
 
 def _chunk(queries: Tensor, rows: slice, k: Tensor, scale: float | None = None) -> Tensor:
-    """Queries `rows` of (batch, H, L, E) as (batch * K, H / K * c, E), times scale (None: 1 / sqrt(E)), with heads of one key head stacked."""
+    """Queries `rows` of (batch, H, L, E) as (batch * K, H / K * c, E), times scale (None: 1 / sqrt(E)); heads of a key head stacked."""
     chunk = queries[:, :, rows].unflatten(1, (k.shape[1], -1)) * (queries.shape[-1] ** -0.5 if scale is None else scale)
     return chunk.flatten(2, 3).flatten(0, 1)
 
