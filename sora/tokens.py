@@ -1,12 +1,12 @@
-"""What the rooms hand to one another: grids, packed tokens, noise levels, packed text, and the batch of them.
+"""Data types that the packages share: grids, packed tokens, noise levels, packed captions, and a batch of all of them.
 
-Everything lies on one flat axis: clips of any size and length stand end to end, and `Segments` says where each ends.
+Clips of any size and length are concatenated along one flat token axis, and `Segments` holds the boundaries between them.
 A pack has a fixed number of segments and of tokens (its budgets), so that every tensor of a run has one shape:
 
     [ clip 0 | clip 1 | ... | clip g-1 | (empty segments) | padding ]
 
-The real clips come first, then segments of length 0 up to the clip budget, then one segment that holds whatever tokens
-are left of the token budget. Padding reaches no loss.
+The real clips come first, then segments of length 0 up to the clip budget, then one padding segment that fills the token budget.
+Padding tokens do not contribute to the loss.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """How many patches a clip spans in time, height and width."""
+    """Number of patches of a clip in time, height and width."""
 
     t: int
     h: int
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
 
 
 class Movable:
-    """A frozen dataclass of tensors that moves between devices as one."""
+    """Base class of frozen dataclasses of tensors whose `to` and `pin_memory` apply to every tensor in them."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         return self._each(lambda item: item.to(device, non_blocking=non_blocking))
@@ -49,14 +49,15 @@ class Movable:
 
 @dataclass(frozen=True, eq=False)
 class Segments(Movable):
-    """Where each clip of a packed axis begins and ends, twice: for the host, which must not ask the device, and for the device.
+    """Cumulative lengths of the G segments of a packed axis, stored once on the CPU and once on the device.
 
-    host: int64, on the CPU wherever the rest goes. A tensor rather than Python numbers, because a compiled network would be compiled anew
-    for other numbers; what runs on the device only hands it on, and the attention behind its op reads it. cu_seqlens: the same numbers.
+    host: (G + 1,) int64, always on the CPU, so that reading the lengths never waits for the device. It is a tensor and not a tuple of
+    numbers, because torch.compile would recompile for new numbers; compiled code passes it on unread to the attention ops.
+    cu_seqlens: the same numbers as int32, on the device of the tokens.
     """
 
-    host: Int[Tensor, "G1"]  # G + 1 of them, starts at 0
-    cu_seqlens: Int[Tensor, "G1"]  # int32
+    host: Int[Tensor, "G1"]  # starts at 0
+    cu_seqlens: Int[Tensor, "G1"]
 
     @classmethod
     def of(cls, lengths: tuple[int, ...] | list[int]) -> Segments:
@@ -82,57 +83,58 @@ class Segments(Movable):
     def longest(self) -> int:
         return max(self.lengths, default=0)
 
-    # An axis may be cut over ranks (`sora.parallel.context.Part`). Here is what is computed along a whole one.
+    # `sora.parallel.context.AxisShard` overrides these for context parallelism, where each rank holds one part of the axis.
 
     @property
     def whole(self) -> Segments:
-        """Of the whole axis."""
+        """Segments of the whole axis, over all ranks."""
         return self
 
     def part(self, whole: Segments) -> Segments:
-        """Of as much of another whole axis as of this one."""
+        """This rank's part of another axis, `whole`, which is split over ranks as this axis is."""
         return whole
 
     def mine(self, x: Tensor) -> Tensor:
-        """The rows for these tokens, of rows for all of the axis."""
+        """Select this rank's rows from a tensor with one row per token of the whole axis."""
         return x
 
     def everyones(self, x: Tensor) -> Tensor:
-        """Rows for all of the axis, of rows for these tokens."""
+        """Gather the rows of all ranks: one row per token of the whole axis, from one row per token of this rank."""
         return x
 
     def added(self, sums: Tensor) -> Tensor:
-        """Sums over all of the axis, of sums over these tokens."""
+        """Add up the ranks' partial sums: sums over the whole axis, from sums over this rank's tokens."""
         return sums
 
     def beside(self, other: Segments) -> Segments:
-        """Of the axis on which segment g of another axis stands behind segment g of this one."""
+        """Segments of the joint axis in which segment g of this axis is followed by segment g of `other`."""
         return Segments(host=self.host + other.host, cu_seqlens=self.cu_seqlens + other.cu_seqlens)
 
 
 def owners(segments: Segments) -> Int[Tensor, "N"]:
-    """The segment of each token; computed on the device, with no shape that depends on the clips."""
+    """Index of the segment that each of the N tokens belongs to, computed on the device with shapes that do not depend on the clips."""
     places = torch.arange(segments.total, device=segments.cu_seqlens.device, dtype=torch.int32)
     return torch.searchsorted(segments.cu_seqlens, places, right=True) - 1
 
 
 def highest(levels: NoiseLevels, segments: Segments) -> Float[Tensor, "G"]:
-    """The highest noise level in each segment: words are in the state of what is being denoised, whatever stands still beside it."""
+    """Highest noise level in each segment. Words get this level: conditions at level 0 must not make them look clean."""
     return levels.levels.new_zeros(segments.count).scatter_reduce(0, levels.owners, levels.levels, "amax")
 
 
 def means(states: Float[Tensor, "M D"], segments: Segments) -> Float[Tensor, "G D"]:
-    """The mean of each segment's states; 0 for a segment without any."""
-    # In float32 at least: a sum of hundreds of bf16 states stops growing.
+    """Mean of the states of each segment; 0 for an empty segment."""
+    # Accumulate in float32 or wider: a bf16 sum of hundreds of states stops growing.
     whole = states.to(torch.promote_types(states.dtype, torch.float32))
     sums = segments.added(whole.new_zeros(segments.count, whole.shape[1]).index_add(0, owners(segments), whole))
     return (sums / segments.whole.cu_seqlens.diff().clamp_min(1)[:, None]).to(states.dtype)
 
 
 class Joined(NamedTuple):
-    """Two packed axes as one, on which segment g of the first stands before segment g of the second.
+    """Joint axis of two packed axes, in which segment g of the first is followed by segment g of the second.
 
-    places: (N + M,), where each token of the first axis and then of the second stands on the joint one. order: its inverse.
+    places: (N + M,), position on the joint axis of each token of the first axis, then of each token of the second.
+    order: (N + M,), the inverse permutation of `places`.
     """
 
     segments: Segments
@@ -141,8 +143,8 @@ class Joined(NamedTuple):
 
 
 def join(first: Segments, second: Segments) -> Joined:
-    """One axis of two that have as many segments; computed on the device, with no shape that depends on the clips."""
-    starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # how much of the other axis stands before a token
+    """Join two axes with the same number of segments, on the device and with shapes that do not depend on the clips."""
+    starts, ends = second.cu_seqlens[:-1], first.cu_seqlens[1:]  # number of tokens of the other axis before each segment's tokens
     before = torch.cat((starts[owners(first)], ends[owners(second)])).to(torch.int64)
     here = torch.arange(first.total + second.total, device=before.device)
     places = before + torch.cat((here[: first.total], here[: second.total]))
@@ -152,10 +154,10 @@ def join(first: Segments, second: Segments) -> Joined:
 
 @dataclass(frozen=True)
 class PackedTokens(Movable):
-    """The spacetime patches of a pack of clips on one flat axis.
+    """Spacetime patches of a pack of clips, concatenated along one flat axis of N tokens.
 
-    patches: (N, P). positions: (N, 3) float32, time in seconds and then rows and columns in patches. segments: the clip budget
-    plus the padding segment. grids: one for each real clip, in packed order.
+    patches: (N, P), with P numbers per patch. positions: (N, 3) float32: time in seconds, row and column in patches.
+    segments: as many as the clip budget, plus one for the padding. grids: one for each real clip, in packed order.
     """
 
     patches: Float[Tensor, "N P"]
@@ -168,16 +170,17 @@ class PackedTokens(Movable):
 
     @property
     def real(self) -> int:
-        """How many tokens belong to clips; the rest is padding and stands at the end."""
+        """Number of tokens that belong to clips. They come first; the remaining tokens are padding."""
         return sum(grid.tokens for grid in self.grids)
 
 
 @dataclass(frozen=True)
 class NoiseLevels(Movable):
-    """One noise level per (clip, latent frame), spread over that frame's tokens by index.
+    """Noise levels of a pack: one per (clip, latent frame), and for each token the index of its level.
 
-    levels: (U,) in [0, 1], 0 is data and 1 is noise. index: (N,) int64, which level each token has. owners: (U,) int64, the segment whose
-    tokens have that level, so that what modulates a clip can depend on the clip too; tokens of two segments never share a level.
+    levels: (U,) in [0, 1], where 0 is data and 1 is noise. index: (N,) int64, index into `levels` for each token.
+    owners: (U,) int64, the segment whose tokens have that level, so that modulation can depend on the clip as well. Tokens of different
+    segments never share an entry of `levels`.
     """
 
     levels: Float[Tensor, "U"]
@@ -190,9 +193,10 @@ class NoiseLevels(Movable):
 
 @dataclass(frozen=True)
 class TextTokens(Movable):
-    """Caption token states, one segment per segment of the video tokens they belong to (fillers belong to the padding).
+    """Packed token states of the captions of a pack: segment g holds the caption of segment g of the video tokens.
 
-    pooled: (G, W), one vector for each whole caption, from an encoder that makes one; None from the others.
+    states: (M, D). The last segment holds the padding, as it does for video tokens.
+    pooled: (G, W), one vector per caption, if the text encoder gives one; else None.
     """
 
     states: Float[Tensor, "M D"]
@@ -202,9 +206,10 @@ class TextTokens(Movable):
 
 @dataclass(frozen=True)
 class Batch(Movable):
-    """One pack: clean patches, their captions, which tokens are conditions, and the ids from which every draw follows.
+    """One pack: clean patches, captions, a mask of condition tokens, and the ids that seed all random draws.
 
-    conditions: (N,) bool, True for tokens that stay at noise level 0 and reach no loss. sample_ids, epochs: one per real clip.
+    conditions: (N,) bool, True for tokens that stay at noise level 0 and do not contribute to the loss.
+    sample_ids, epochs: one per real clip.
     """
 
     tokens: PackedTokens

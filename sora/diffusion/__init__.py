@@ -1,4 +1,4 @@
-"""Paths between data and noise, densities of noise levels, objectives, samplers and guidance. Knows no network."""
+"""Paths between data and noise, densities of noise levels, objectives, samplers and guidance; independent of the network."""
 
 from sora.system.lazy_names import lazy_names
 

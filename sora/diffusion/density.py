@@ -1,6 +1,6 @@
-"""Densities of noise levels, each as its quantile function: one uniform draw in (0, 1) becomes one level in [0, 1].
+"""Densities of noise levels, each given by its quantile function, which maps a uniform draw in (0, 1) to a level in [0, 1].
 
-So the randomness stays outside (counter-based, per sample) and stratified or low-discrepancy draws work with every density.
+The caller makes the uniform draws, so counter-based, stratified and low-discrepancy draws work with every density.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 @runtime_checkable
 class Density(Protocol):
-    """Increasing on (0, 1)."""
+    """Density of noise levels; `quantile` is elementwise and increasing on (0, 1)."""
 
     def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]: ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every level alike."""
+    """Uniform density on (0, 1)."""
 
     def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return u
@@ -31,7 +31,7 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormal:
-    """logit(t) ~ N(mean, std²) (Esser et al. 2024, eq. 19); a larger mean gives more noise."""
+    """Logit-normal density: logit(t) ~ N(mean, std²) (Esser et al. 2024, eq. 19). A larger mean gives more noise."""
 
     mean: float
     std: float
@@ -46,7 +46,7 @@ class LogitNormal:
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """The density with heavy tails of Esser et al. (2024), eq. 20; scale 0 is uniform, positive scales favour the middle."""
+    """Heavy-tailed mode density of Esser et al. (2024), eq. 20. Scale 0 is uniform; positive scales favour middle levels."""
 
     scale: float
 
@@ -56,14 +56,14 @@ class Mode:
             raise ValueError(f"density.scale={self.scale} must lie in [-1, {most:.4f}], or levels would run backwards")
 
     def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        # The paper's f decreases in its uniform draw; 1 - u makes it a quantile function.
+        # The paper's f is decreasing in the uniform draw; a quantile function must increase, hence 1 - u.
         rest = 1 - u
         return 1 - rest - self.scale * (torch.cos(rest * (pi / 2)) ** 2 - 1 + rest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal:
-    """ln(noise / signal) ~ N(mean, std²) on the EDM path with the same sigma_max and rho (Karras et al. 2022, table 1: -1.2, 1.2)."""
+    """ln(sigma / alpha) ~ N(mean, std²) on the EDM path with this sigma_max and rho (Karras et al. 2022, table 1: mean -1.2, std 1.2)."""
 
     mean: float
     std: float

@@ -1,4 +1,4 @@
-"""The noise schedules of so many steps that networks were trained on before paths were continuous, as paths."""
+"""Discrete noise schedules (DDPM and its descendants) as continuous paths."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Discrete:
-    """x_t = cos(a) x0 + sin(a) eps with cos(a)² the product of 1 - beta over the steps up to t (DDPM, Ho et al. 2020, eq. 4).
+    """x_t = cos(a) x0 + sin(a) eps, where cos(a)² is the product of 1 - beta over the steps up to t (DDPM, Ho et al. 2020, eq. 4).
 
-    Level 0 is data, before the first of `steps`, and level n / steps is after n of them: the step that schedules number n - 1 (tell the
-    network that: dit.level.before). Between two steps the angle a is a straight line. Betas grow from `first` to `last`: their `root`-th
-    roots evenly (1: the linear schedule; 2: Stable Diffusion's). snr: divides the ratio of squared alpha and sigma at every level
-    (CogVideoX, Yang et al. 2024). zero_end: roots of the products are shifted and scaled so that the last is 0 and the first stays, and
-    level 1 is noise exactly (Lin et al. 2023, algorithm 1).
+    Level 0 is data and level n / steps is the state after n steps, which DDPM schedulers number n - 1 (dit.level.before=1 tells the
+    network this number). Between two steps the angle a is interpolated linearly.
+    first, last: betas of the first and the last step. root: the `root`-th roots of the betas are equally spaced (1: linear schedule;
+    2: Stable Diffusion's schedule). snr: divisor of alpha² / sigma² at every level (CogVideoX, Yang et al. 2024). zero_end: rescale the
+    square roots of the products so that the last is 0 and the first stays; level 1 is then pure noise (Lin et al. 2023, algorithm 1).
     """
 
     steps: int
@@ -37,7 +37,7 @@ class Discrete:
 
     @cached_property
     def angles(self) -> Float[Tensor, "K"]:
-        """At levels 0, 1 / steps, … 1; float64, radians from 0 to at most pi / 2."""
+        """Angles a at levels 0, 1 / steps, …, 1: float64 radians, from 0 to at most pi / 2."""
         ends = torch.tensor([self.first, self.last], dtype=torch.float64) ** (1 / self.root)
         betas = torch.linspace(float(ends[0]), float(ends[1]), self.steps, dtype=torch.float64) ** self.root
         products = (1 - betas).cumprod(0)
@@ -62,7 +62,7 @@ class Discrete:
         return torch.cos(angle) * slope
 
     def _angle(self, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-        """The angle at each level, and what it grows by per level."""
+        """Angle at each level, and its derivative with respect to the level."""
         table = self.angles.to(dtype=t.dtype, device=t.device)
         place = t * self.steps
         below = place.floor().clamp(0, self.steps - 1).to(torch.int64)

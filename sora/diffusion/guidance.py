@@ -1,4 +1,4 @@
-"""Classifier-free guidance: one prediction made of two (Ho and Salimans 2022). No network knows of it."""
+"""Classifier-free guidance (Ho and Salimans 2022): combines a conditional and an unconditional prediction, outside the network."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def guide(
     rescale: float = 0.0,
     clips: Int[Tensor, "N"] | None = None,
 ) -> Predict:
-    """u + scale · (c - u); at scale 1 the conditional prediction itself, and the other one is never computed.
+    """Guided prediction u + scale · (c - u); at scale 1 it is `conditional`, and `unconditional` is never called.
 
-    interval: guide only where low < t <= high (Kynkäänniemi et al. 2024), elsewhere the prediction is the conditional one.
-    rescale: in [0, 1], how far each clip's guided prediction is brought back to the spread of the conditional one (Lin et al. 2023,
-    eqs. 15-16).
-    clips: which clip each row of x belongs to; without it every leading index is a clip of its own.
+    interval: guide only at noise levels low < t <= high (Kynkäänniemi et al. 2024); elsewhere the prediction is the conditional one.
+    rescale: in [0, 1]. At 1 each clip's guided prediction gets the standard deviation of its conditional prediction; smaller values
+    interpolate between the two (Lin et al. 2023, eqs. 15-16).
+    clips: (N,), the clip that each row of x belongs to; None if each row is a clip.
     """
     if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
         raise ValueError(f"guidance.interval={list(interval)} must be two noise levels, low < high, within [0, 1]")
@@ -52,7 +52,7 @@ def guide(
 
 
 def spread(x: Float[Tensor, "N ..."], clips: Int[Tensor, "N"]) -> Float[Tensor, "G"]:
-    """The standard deviation over everything that belongs to each clip."""
+    """Standard deviation over all values of each clip. clips: the clip that each row of x belongs to."""
     rows = x.reshape(len(x), -1)
     groups = int(clips.max()) + 1
     zero = torch.zeros(groups, dtype=x.dtype, device=x.device)

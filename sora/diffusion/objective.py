@@ -1,6 +1,7 @@
-"""What training asks of the network: noise a pack of clips, each at its own level, and measure the squared error of the prediction.
+"""Denoising objective: add noise to a pack of clips, each at its own level, and measure the squared error of the prediction.
 
-Every draw follows from (seed, epoch, sample id) alone, so a clip gets the same noise and level in any pack, on any rank, after any resume.
+Every random draw is a function of (seed, epoch, sample id), so a clip gets the same noise and level in any pack, on any rank and after
+any resume.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Network = Callable[[PackedTokens, NoiseLevels, TextTokens], Tensor]
 
 @dataclass(frozen=True)
 class Noised(Movable):
-    """A pack on its way to the network: x_t in `tokens`, the noise in it, its levels, and which tokens the loss counts."""
+    """Noised pack: x_t in `tokens`, the noise `eps` in it, its noise levels, and the mask of tokens that contribute to the loss."""
 
     tokens: PackedTokens
     eps: Float[Tensor, "N P"]
@@ -34,16 +35,17 @@ class Noised(Movable):
 
     @property
     def count(self) -> Float[Tensor, ""]:
-        """How many tokens reach the loss, on the device; summed over packs and ranks it is what losses are divided by."""
+        """Number of tokens that contribute to the loss, on the device. Its sum over packs and ranks is the divisor of the loss."""
         return self.mask.sum().to(torch.float32)
 
 
 class Objective:
-    """The denoising objective on a path, for a density of levels and a kind of prediction.
+    """Denoising objective for one path, density of levels, kind of prediction and weighting.
 
-    shift: factor of a clip's levels from its number of tokens. frame_level_share: the share of clips whose latent frames get independent
-    levels (Chen et al. 2024), from which the network learns to continue given frames. max_levels: how many levels a pack has, frames of
-    all clips plus plan.max_clips plus one; fixed so that shapes never change; None takes what each pack needs.
+    shift: maps a clip's number of tokens to the factor by which its levels are shifted (see `shifted`).
+    frame_level_share: fraction of clips whose latent frames get independent levels (diffusion forcing, Chen et al. 2024); they teach the
+    network to continue given frames. max_levels: size of the tensor of levels, at least the latent frames of all clips + plan.max_clips
+    + 1. A fixed size keeps shapes constant; None takes the size that each pack needs.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Objective:
         self.max_levels = max_levels
 
     def noise(self, batch: Batch, *, seed: int) -> Noised:
-        """Draw levels and noise for a pack. Conditions keep level 0 and, like padding, reach no loss."""
+        """Draw levels and noise for a pack, and add the noise. Conditions stay at level 0; like padding they are masked from the loss."""
         clean = batch.tokens.patches
         grids = batch.tokens.grids
         if len(grids) != len(batch.sample_ids):
@@ -88,7 +90,7 @@ class Objective:
         return Noised(tokens=batch.tokens.with_patches(x_t), eps=eps, levels=levels, mask=real & ~batch.conditions)
 
     def clip_levels(self, grid: Grid, *, seed: int, epoch: int, sample: int) -> Float[Tensor, "t"]:
-        """One level for each latent frame of a clip; all equal, unless the clip is among the `frame_level_share` share."""
+        """Noise level of each patch along the time axis of a clip: equal, or independent for a share `frame_level_share` of clips."""
         draw = generator("level", seed=seed, epoch=epoch, sample=sample)
         independent = draw.random() < self.frame_level_share
         uniform = torch.from_numpy(draw.random(grid.t if independent else 1)).clamp(1e-7, 1 - 1e-7)
@@ -96,7 +98,7 @@ class Objective:
         return levels.to(torch.float32).expand(grid.t)
 
     def losses(self, network: Network, batch: Batch, noised: Noised, text: TextTokens) -> Float[Tensor, "N"]:
-        """The weighted squared error of each token, a mean over its P channels; 0 for padding and conditions."""
+        """Weighted squared error of each token, averaged over its P channels; 0 for padding and conditions."""
         levels = noised.levels.spread()
         c0, c1 = self.prediction(self.path, levels)
         clean = batch.tokens.patches.float()
@@ -106,16 +108,17 @@ class Objective:
             raise ValueError(f"the network predicts {tuple(prediction.shape)} for patches of {tuple(target.shape)}")
         error = (prediction.float() - target).square().mean(dim=1)
         weight = self.weighting(levels, self.path, self.prediction)
-        # where, not times: padding may hold anything, and 0 · inf would poison the sum.
+        # torch.where and not a product with the mask: padding may hold inf, and 0 · inf is NaN.
         return torch.where(noised.mask, weight * error, torch.zeros_like(error))
 
 
 def pack_levels(
     clips: Sequence[Tensor], grids: Sequence[Grid], conditions: Bool[Tensor, "N"], *, segments: int, max_levels: int | None = None
 ) -> NoiseLevels:
-    """The levels of a pack from those of each clip's frames, (t,) each, then a level 0 for each of its `segments`.
+    """Noise levels of a pack: those of the clips' frames, then one level 0 for each of the `segments` segments.
 
-    Conditions and padding point at the 0 of their own segment, so a condition may be any set of tokens, not only whole frames.
+    clips: levels of each clip, (t,). conditions: (N,), True for condition tokens. Condition and padding tokens get the level 0 of their own
+    segment, so any set of tokens can be a condition, not only whole frames. max_levels: see `Objective`.
     """
     frames = sum(grid.t for grid in grids)
     needed = frames + segments
@@ -143,7 +146,7 @@ def pack_levels(
 
 
 def by_level(losses: Float[Tensor, "N"], noised: Noised, *, bins: int = 10) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Sums and counts of the token losses in `bins` equal ranges of the noise level; add them up over packs and ranks, then divide."""
+    """Sums and counts of token losses in `bins` equal ranges of the noise level. Sum both over packs and ranks before dividing."""
     bin_of = (noised.levels.spread() * bins).to(torch.int64).clamp(0, bins - 1)
     mask = noised.mask.to(torch.float32)
     zero = torch.zeros(bins, dtype=torch.float32, device=losses.device)

@@ -1,6 +1,6 @@
 """Paths between data and noise, x_t = alpha(t) x0 + sigma(t) eps: t = 0 is data, t = 1 is noise.
 
-A path is four functions of the level. Everything else (mixing, velocities, conversions) is written once, for all of them.
+A path is four functions of the noise level t. Mixing, velocities and conversions are written once, for all paths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Path(Protocol):
-    """The two coefficients of a path and their derivatives by the level t, each elementwise."""
+    """The coefficients alpha and sigma of a path and their derivatives with respect to the noise level t, all elementwise."""
 
     def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]: ...
     def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]: ...
@@ -46,7 +46,7 @@ class VariancePreserving:
     """x_t = cos(pi t / 2) x0 + sin(pi t / 2) eps: the cosine schedule (Nichol and Dhariwal 2021), alpha² + sigma² = 1."""
 
     def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        # sin of the rest, not cos: exactly 0 at t = 1, where cos(pi/2) rounds to 6e-17.
+        # sin(pi/2 - x) and not cos(x), to be exactly 0 at t = 1: cos(pi/2) rounds to 6e-17.
         return torch.sin((1 - t) * (pi / 2))
 
     def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -61,10 +61,10 @@ class VariancePreserving:
 
 @dataclass(frozen=True, kw_only=True)
 class EDM:
-    """The path of Karras et al. (2022), scaled to unit variance as its network sees it (c_in · x, for data of variance one).
+    """Path of Karras et al. (2022), scaled to unit variance for data of variance 1, as their network's input c_in · x is.
 
-    s(t) = sigma_max · t^rho is their eq. 5 with sigma_min = 0, so that level 0 is data exactly; alpha = 1 / sqrt(1 + s²) and
-    sigma = s · alpha. On this path their network F is minus the v prediction, and their loss is the plain mean-squared error of v.
+    s(t) = sigma_max · t^rho is their eq. 5 with sigma_min = 0, so that level 0 is exactly data; alpha = 1 / sqrt(1 + s²) and
+    sigma = s · alpha. On this path their network F equals minus the v prediction, and their loss is the mean squared error of v.
     """
 
     sigma_max: float
@@ -92,20 +92,20 @@ class EDM:
 
 
 def like(t: Shaped[Tensor, "..."], x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Append axes to `t` until it broadcasts against `x`; its shape must be a prefix of x's (a single number always is)."""
+    """Append axes of size 1 to `t` so that it broadcasts against `x`. The shape of t must be a prefix of x's shape, or ()."""
     if tuple(t.shape) != tuple(x.shape[: t.ndim]):
         raise ValueError(f"noise levels of shape {tuple(t.shape)} do not lead {tuple(x.shape)}; give one, or one for each leading index")
     return t.reshape(*t.shape, *(1,) * (x.ndim - t.ndim))
 
 
 def mix(path: Path, x0: Float[Tensor, "..."], eps: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x_t on the path. x0, eps: same shape. t: a prefix of that shape, in [0, 1]."""
+    """x_t = alpha(t) x0 + sigma(t) eps. x0 and eps have one shape; t, in [0, 1], has a prefix of it as its shape."""
     _same(x0, eps)
     return like(path.alpha(t), x0) * x0 + like(path.sigma(t), x0) * eps
 
 
 def velocity(path: Path, x0: Float[Tensor, "..."], eps: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """d x_t / d t on the path; eps - x0 on the straight one."""
+    """Velocity d x_t / d t on the path; eps - x0 on the straight path. Shapes as in `mix`."""
     _same(x0, eps)
     return like(path.d_alpha(t), x0) * x0 + like(path.d_sigma(t), x0) * eps
 

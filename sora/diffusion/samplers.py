@@ -1,8 +1,7 @@
 """Solvers of the probability-flow equation dx/dt = v(x, t), from noise (t = 1) down to data (t = 0).
 
-A sampler needs a callable that gives velocities, a start and a list of levels; it does not know the network. `levels` is (S + 1,), or
-(S + 1, N) when rows of x have schedules of their own (N leading x's shape): rows whose level does not change, such as conditions at
-level 0, stay as they are.
+A sampler takes a function that returns velocities, the initial x and a tensor of levels. `levels` is (S + 1,) for S steps, or (S + 1, N)
+if each of the N rows of x has its own schedule. Rows whose level does not change, such as conditions at level 0, are not changed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Sampler = Callable[[Predict, Tensor, Tensor], Tensor]
 
 
 def uniform_levels(steps: int, *, shift: float = 1.0, first: float = 1.0) -> Float[Tensor, "S1"]:
-    """steps + 1 levels from `first` to 0, equally spaced, then shifted (3 steps, shift 1: 1, 2/3, 1/3, 0)."""
+    """`steps` + 1 equally spaced levels from `first` to 0, then shifted. For 3 steps and shift 1 they are 1, 2/3, 1/3, 0."""
     if steps < 1:
         raise ValueError(f"steps={steps}: a sampler needs at least 1")
     if not 0 < first <= 1:
@@ -31,7 +30,7 @@ def uniform_levels(steps: int, *, shift: float = 1.0, first: float = 1.0) -> Flo
 
 
 def _steps(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(level, next level, difference shaped to multiply x) of every step."""
+    """Yield (level, next level, their difference, broadcastable to x) for every step."""
     if levels.ndim not in (1, 2) or len(levels) < 2:
         raise ValueError(f"levels of shape {tuple(levels.shape)}; give (steps + 1,) or (steps + 1, {len(x)})")
     for now, after in pairwise(levels):
@@ -39,14 +38,14 @@ def _steps(x: Tensor, levels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
 def euler(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """First order, one prediction a step."""
+    """Euler's method: first order, one prediction per step."""
     for t, _, dt in _steps(x, levels):
         x = x + dt * predict(x, t)
     return x
 
 
 def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Second order (Karras et al. 2022, algorithm 1), two predictions a step, one in the last, which ends at level 0."""
+    """Heun's method (Karras et al. 2022, algorithm 1): second order, two predictions per step but one in the last, an Euler step."""
     last = len(levels) - 2
     for step, (t, after, dt) in enumerate(_steps(x, levels)):
         slope = predict(x, t)
@@ -57,7 +56,7 @@ def heun(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]
 
 
 def midpoint(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Second order, two predictions a step, none at level 0."""
+    """Midpoint method: second order, two predictions per step, none at level 0."""
     for t, after, dt in _steps(x, levels):
         half = x + dt / 2 * predict(x, t)
         x = x + dt * predict(half, (t + after) / 2)
@@ -65,7 +64,7 @@ def midpoint(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, ".
 
 
 def adams_bashforth(predict: Predict, x: Float[Tensor, "..."], levels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Second order from one prediction a step, by remembering the last one (two-step Adams-Bashforth with unequal steps)."""
+    """Two-step Adams-Bashforth method for unequal steps: second order with one prediction per step, reusing the previous one."""
     before: tuple[Tensor, Tensor] | None = None
     for t, _, dt in _steps(x, levels):
         slope = predict(x, t)

@@ -1,7 +1,7 @@
-"""The loss on clips that are never trained on, at levels and with noise that never change: what two checkpoints differ in is theirs.
+"""Loss on held-out clips, at fixed noise levels and with fixed noise, so that two checkpoints differ only by their weights.
 
-It is the error of the velocity that a prediction means, unweighted, at levels spread evenly over [0, 1]. So it is a matter of path and
-data alone: runs with another prediction, weighting, density or shift are measured by the same yardstick.
+It is the unweighted squared error of the velocity, to which predictions are converted, at equally spaced levels in [0, 1]. It depends on
+the path and the data only, so runs with different predictions, weightings, densities or shifts are comparable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Text = Callable[[TextTokens], TextTokens]
 
 
 class LevelLoss(NamedTuple):
-    """The errors of one pack's clips, (G,), at one level with one draw of noise. batch: the pack's number."""
+    """Errors of the G clips of one pack at one level with one draw of noise. batch, level: indices of the pack and of the level."""
 
     batch: int
     level: int
@@ -32,10 +32,11 @@ class LevelLoss(NamedTuple):
 
 
 class HeldOutLoss:
-    """Measures a network on packs of clips, each clip at every level.
+    """Measures the loss of a network on packs of clips, for each clip at every level.
 
-    levels: how many, the middles of as many equal parts of [0, 1]. draws: of noise for each clip and level. seed: of the noise. max_levels:
-    as for `Objective`. Raises ValueError where the prediction means no velocity at one of the levels.
+    levels: number of noise levels: the midpoints of that many equal intervals of [0, 1]. draws: number of noise draws per clip and level.
+    seed: seed of the noise. max_levels: see `Objective`.
+    Raises ValueError if the prediction cannot be converted to a velocity at one of the levels.
     """
 
     def __init__(self, *, path: Path, prediction: Prediction, levels: int, draws: int, seed: int, max_levels: int | None = None) -> None:
@@ -46,7 +47,7 @@ class HeldOutLoss:
         check_levels(torch.tensor(self.levels), prediction, path=path)
 
     def pieces(self, network: Network, text: Text, batches: Sequence[Batch]) -> Iterator[LevelLoss]:
-        """All there is to measure, a forward pass each: len(batches) * levels * draws of them."""
+        """Yield the errors of every pack, level and draw: len(batches) * levels * draws forward passes. text: see `Text`."""
         for number, batch in enumerate(batches):
             said = text(batch.text)
             for level in range(len(self.levels)):
@@ -55,13 +56,16 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def errors(self, network: Network, batch: Batch, text: TextTokens, *, level: int, draw: int) -> Float[Tensor, "G"]:
-        """The mean squared error of each clip's velocity, over its tokens that are no conditions and their channels. text: ready for it."""
+        """Mean squared error of each clip's velocity over the channels of all tokens that are not conditions.
+
+        text: captions as the network takes them. level, draw: indices of the noise level and of the noise draw.
+        """
         noised = self._noised(batch, level=self.levels[level], draw=draw)
         t, x = noised.levels.spread(), noised.tokens.patches
         target = like(self.path.d_alpha(t), x) * batch.tokens.patches.float() + like(self.path.d_sigma(t), x) * noised.eps
         found = convert(network(noised.tokens, noised.levels, text).float(), x, t, self.prediction, velocity_prediction, path=self.path)
         error = (found - target).square().mean(dim=1)
-        # where, not times: at level 0, which padding has, some predictions mean no velocity
+        # torch.where and not a product with the mask: at level 0, which padding has, the velocity may be infinite.
         counted = torch.where(noised.mask, error, torch.zeros_like(error)).double()
         owner, groups = owners(batch.tokens.segments), batch.tokens.segments.count
         total = torch.zeros(groups, dtype=torch.float64, device=x.device).index_add(0, owner, counted)
@@ -70,7 +74,7 @@ class HeldOutLoss:
         return total[:clips] / count[:clips]
 
     def _noised(self, batch: Batch, *, level: float, draw: int) -> Noised:
-        """Noise follows from the clip, the seed and the draw: the same at every level, on every device and in any pack."""
+        """Noised pack. The noise depends on the clip, the seed and the draw only: not on the level, the device or the pack."""
         clean, grids = batch.tokens.patches, batch.tokens.grids
         drawn = [
             normal("heldout", (grid.tokens, clean.shape[1]), seed=self.seed, epoch=draw, sample=sample)
@@ -95,7 +99,7 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class Losses:
-    """Of each clip (n) at each level (L). samples: the clips' ids; grids: their patches. Clips that could not be read are left out."""
+    """Losses of n clips at L noise levels, without the clips that could not be read. samples: ids of the clips."""
 
     levels: tuple[float, ...]
     samples: tuple[int, ...]
@@ -104,14 +108,14 @@ class Losses:
 
     @property
     def clips(self) -> Float[Tensor, "n"]:
-        """Of each clip, over all levels: what two checkpoints are compared by."""
+        """Mean loss of each clip over all levels, by which two checkpoints are compared."""
         return self.values.mean(dim=1)
 
     def by_level(self) -> dict[float, float]:
         return dict(zip(self.levels, self.values.mean(dim=0).tolist(), strict=True))
 
     def by_shape(self) -> list[tuple[Grid, int, list[float]]]:
-        """For each grid, the smallest first: how many clips have it, and their mean loss at each level."""
+        """For each grid, smallest first: the grid, the number of clips with it, and their mean loss at each level."""
         found = []
         for grid in sorted(set(self.grids), key=lambda grid: (grid.tokens, grid)):
             rows = [number for number, other in enumerate(self.grids) if other == grid]
@@ -120,21 +124,21 @@ class Losses:
 
 
 class LossTable:
-    """Adds up pieces, of any packs in any order; over ranks, `sums` is summed. samples, grids: of all clips that are to be measured."""
+    """Accumulates `LevelLoss`es of any packs in any order. Over ranks, all-reduce `sums`. samples, grids: all clips to be measured."""
 
     def __init__(self, samples: Sequence[int], grids: Sequence[Grid], levels: tuple[float, ...]) -> None:
         self.samples, self.grids, self.levels = tuple(samples), tuple(grids), levels
         self._place = {sample: number for number, sample in enumerate(samples)}
-        self.sums = torch.zeros(2, len(self.samples), len(levels), dtype=torch.float64)  # of errors, and how many
+        self.sums = torch.zeros(2, len(self.samples), len(levels), dtype=torch.float64)  # sums of errors, and their counts
 
     def add(self, piece: LevelLoss, samples: Sequence[int]) -> None:
-        """samples: of the piece's pack."""
+        """Add the errors of one pack. samples: ids of the clips of that pack."""
         rows = [self._place[sample] for sample in samples]
         self.sums[0, rows, piece.level] += piece.errors.cpu()
         self.sums[1, rows, piece.level] += 1
 
     def losses(self) -> Losses:
-        """Raises ValueError if not one clip was measured."""
+        """Mean losses of all clips that were measured at every level. Raises ValueError if there are none."""
         seen = (self.sums[1] > 0).all(dim=1)
         if not bool(seen.any()):
             raise ValueError("no held-out clip could be measured: none of them can be read")

@@ -1,4 +1,4 @@
-"""Weights of the squared error by noise level, for any path and any kind of prediction."""
+"""Weights of the squared error as functions of the noise level, for any path and any kind of prediction."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Weighting = Callable[[Tensor, Path, Prediction], Tensor]
 
 
 def constant_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
-    """The plain mean-squared error of what is predicted."""
+    """Weight 1 at every level: the mean squared error of the prediction itself."""
     return torch.ones_like(t)
 
 
 def min_snr_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, gamma: float) -> Float[Tensor, "..."]:
-    """min(SNR, gamma) on the error of x0 (Hang et al. 2023), written for the prediction at hand.
+    """Min-SNR weight: min(SNR, gamma) on the error of x0 (Hang et al. 2023), converted to the error of prediction `kind`.
 
-    An error e of the prediction is an error sigma/det · e of x0, so the weight is min(alpha², gamma·sigma²) / det². Both ratios have finite
-    limits, taken where numerator and determinant are the same number: for a noise prediction at zero signal the weight is 1.
+    An error e of the prediction is an error sigma/det · e of x0, so the weight is min(alpha², gamma·sigma²) / det². Where numerator and
+    determinant are equal, 0 / 0 included, their ratio is taken as 1: for a noise prediction at alpha = 0 the weight is 1.
     """
     det = determinant(path, t, kind)
     return torch.minimum(_ratio(path.alpha(t), det) ** 2, gamma * _ratio(path.sigma(t), det) ** 2)
 
 
 def cosine_map_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction) -> Float[Tensor, "..."]:
-    """2 / (pi (1 - 2t + 2t²)): levels of a cosine schedule on the straight path (Esser et al. 2024, eq. 21)."""
+    """Weight 2 / (pi (1 - 2t + 2t²)), the density of CosMap: a cosine schedule on the straight path (Esser et al. 2024, eq. 21)."""
     return 2 / (pi * (1 - 2 * t + 2 * t**2))
 
 
@@ -41,9 +41,9 @@ def _ratio(numerator: Tensor, det: Tensor) -> Tensor:
 
 
 def velocity_weight(t: Float[Tensor, "..."], path: Path, kind: Prediction, *, most: float) -> Float[Tensor, "..."]:
-    """The error of the velocity that the prediction stands for, its weight held below `most` (Li and He 2025, table 1).
+    """Weight that turns the squared error of the prediction into that of the velocity, clamped to `most` (Li and He 2025, table 1).
 
-    An error e of the prediction is one of e · det(velocity) / det(kind) of the velocity; on the straight path with a clean prediction the
-    weight is 1/t², which `most` keeps finite where t is small.
+    An error e of the prediction is an error e · det(velocity) / det(kind) of the velocity. For a clean prediction on the straight path the
+    weight is 1/t², which is unbounded for small t.
     """
     return (determinant(path, t, velocity_prediction) / determinant(path, t, kind)).square().nan_to_num(posinf=most).clamp(max=most)

@@ -1,4 +1,4 @@
-"""The denoising network: the DiT, its blocks, layers and attention, and published networks made of the same parts."""
+"""The denoising network: the DiT, its blocks, layers and attention, and published networks built from the same parts."""
 
 from sora.system.lazy_names import lazy_names
 

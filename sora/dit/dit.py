@@ -2,8 +2,8 @@
 
     patches -> embed -> depth x [ attention in the clip, attention to its caption, MLP ] -> prediction per patch
 
-Each token is modulated by the noise level of its own latent frame; levels are embedded once per (clip, latent frame), never per token.
-Other kinds of blocks, patterns of attention, modulations and norms are siblings of the ones here, and chosen in the same place.
+Each token is modulated by the noise level of its own latent frame; levels are embedded once per (clip, latent frame), not per token.
+Other blocks, attention patterns, modulations, norms and MLPs have the same interfaces and are passed to `DiT` in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sora.tokens import Joined, NoiseLevels, PackedTokens, Segments, TextTokens,
 
 
 class Stream(NamedTuple):
-    """The noise levels of one kind of token (of patches, or of words): embedded, as all blocks modulate by them, and which a token has."""
+    """Embedded noise levels of the patches or of the words, their modulation shared by all blocks, and each token's index into both."""
 
     level: Float[Tensor, "U C"]
     modulation: Float[Tensor, "U S"]
@@ -30,9 +30,9 @@ class Stream(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What every block is given beside the tokens, computed once per forward pass.
+    """Inputs of every block besides the tokens, computed once per forward pass.
 
-    text_levels, joined: for blocks in which words are tokens too; a word has the highest level of its clip.
+    text_levels, joined: for joint blocks, in which words are tokens too; else None. A word has the highest noise level of its clip.
     """
 
     layout: Layout
@@ -44,7 +44,7 @@ class Context(NamedTuple):
 
 
 class Modulation(Protocol):
-    """How levels modulate blocks, see `sora.dit.layers.modulation`: whether blocks share a projection, and what each adds of its own."""
+    """Kind of modulation (see `sora.dit.layers.modulation`): whether blocks share a projection, and the projection of each block."""
 
     @property
     def shared(self) -> bool: ...
@@ -53,7 +53,7 @@ class Modulation(Protocol):
 
 
 class Projection(Protocol):
-    """What a block projects level vectors (U, C) by, beside what all share; `begin` makes it zero."""
+    """A block's own projection of embedded levels (U, C) to modulation, added to the shared one; `begin` initialises it to zero."""
 
     def __call__(self, level: Tensor, /) -> Tensor: ...
 
@@ -61,7 +61,7 @@ class Projection(Protocol):
 
 
 class Parts(NamedTuple):
-    """What a network makes its blocks of. level_width: C. kv_heads: of keys and values, a divisor of heads (GQA, Ainslie et al. 2023)."""
+    """Sizes and constructors for blocks. level_width: C. kv_heads: number of key heads, a divisor of heads (GQA, Ainslie et al. 2023)."""
 
     depth: int
     width: int
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
 
 
 class LevelEmbedding(nn.Module):
-    """Noise levels in [0, 1] -> vectors, through waves of wave length 2 pi / 1000 and longer."""
+    """Embeds noise levels in [0, 1] by sinusoids, with wavelengths from 2 pi / 1000 to about 20 pi, and a two-layer MLP."""
 
     rates: Float[Tensor, "W"]
 
@@ -93,25 +93,25 @@ class LevelEmbedding(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """RMS norm of each head's channels, with one gain per channel (Dehghani et al. 2023): scores stay bounded."""
+    """RMS norm of queries or keys over each head's channels, with one gain per channel, which bounds the scores (Dehghani et al. 2023)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.gain, self.eps = nn.Parameter(torch.ones(width)), positive("qk_norm.eps", eps)
 
     def forward(self, x: Float[Tensor, "N K E"]) -> Float[Tensor, "N K E"]:
-        # As autocast has it on a GPU, in float32 where gains are; but back, since flash attention takes halves only.
+        # In float32 if the gains are, as autocast does on a GPU; then back to x's dtype, because flash attention needs half precision.
         wide = x.to(torch.promote_types(x.dtype, self.gain.dtype))
         return F.rms_norm(wide, x.shape[-1:], self.gain.to(wide.dtype), eps=self.eps).to(x.dtype)
 
 
 def rms_per_head(heads: int, head_width: int, *, eps: float) -> HeadNorm:
-    """dit.qk_norm: see `HeadNorm`; all heads share their gains."""
+    """Build a `HeadNorm`, for dit.qk_norm; all heads share the gains."""
     return HeadNorm(head_width, eps)
 
 
 class LayerNorm(nn.Module):
-    """The normalised x, scaled and shifted. `scale` is the whole factor: the 1 of (1 + scale) is added per level, by the network."""
+    """Layer norm without parameters, then scale and shift per token; `scale` includes the 1 of (1 + scale), added by `DiT` per level."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -122,12 +122,12 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(width: int, *, eps: float) -> LayerNorm:
-    """dit.norm: see `LayerNorm`; without gains of its own."""
+    """Build a `LayerNorm`, for dit.norm."""
     return LayerNorm(eps)
 
 
 class GainedLayerNorm(nn.LayerNorm):
-    """With gain and bias, in the wider dtype of theirs and x's: FSDP gathers them as halves, which CPUs refuse beside float32."""
+    """`nn.LayerNorm` in the wider dtype of x and the parameters: FSDP gathers halves, which CPUs do not mix with float32."""
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         wide = torch.promote_types(x.dtype, self.weight.dtype)
@@ -135,7 +135,7 @@ class GainedLayerNorm(nn.LayerNorm):
 
 
 class SelfAttention(nn.Module):
-    """Every token of a clip sees the tokens of it that the pattern allows (usually all), and none of another clip."""
+    """Self-attention within each clip, in which a token sees the tokens that the attention pattern allows (usually all)."""
 
     def __init__(self, number: int, parts: Parts) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class SelfAttention(nn.Module):
         self.attend = parts.pattern(parts.attention, number)
 
     def project(self, x: Float[Tensor, "N D"], rotation: Complex[Tensor, "N J E2"] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (N, H, E), keys and values (N, K, E), rotated unless `rotation` is None."""
+        """Queries (N, H, E), keys and values (N, K, E); queries and keys are rotated unless `rotation` is None."""
         if self.heads == self.kv_heads:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
         else:
@@ -163,14 +163,14 @@ class SelfAttention(nn.Module):
         return self.out(self.attend(*self.project(x, context.rotation), context.layout).flatten(1))
 
     def begin(self) -> None:
-        """Queries and keys start with a part that is the same everywhere, so that rotations alone make neighbours attend to one another."""
+        """Set the biases of queries and keys to 1: with this constant part, rotations make tokens attend to their neighbours at first."""
         biases = [self.qkv.bias[: -self.qkv.in_features]] if self.heads == self.kv_heads else [self.q.bias, self.kv.bias.chunk(2)[0]]
         for bias in biases:
             nn.init.constant_(bias, 1.0)
 
 
 class CrossAttention(nn.Module):
-    """Every token of a clip sees the clip's own caption."""
+    """Cross-attention of the tokens of each clip to the words of its caption."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class CrossAttention(nn.Module):
 
 
 class GeluMlp(nn.Module):
-    """Two layers with a GELU between; erf, which on a CPU costs a third of the tanh form."""
+    """Two linear layers with a GELU between; the erf form, which on a CPU takes a third of the time of the tanh form."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -198,14 +198,14 @@ class GeluMlp(nn.Module):
 
 
 def gelu(width: int, ratio: float) -> GeluMlp:
-    """dit.mlp: see `GeluMlp`. ratio: hidden width over width."""
+    """Build a `GeluMlp`, for dit.mlp. ratio: hidden width / width."""
     return GeluMlp(width, ratio)
 
 
 class Block(nn.Module):
-    """x + gate * f(norm(x) * (1 + scale) + shift), for f = attention and then the MLP, with the caption in between (adaLN-single)."""
+    """x + gate * f(norm(x) * (1 + scale) + shift), for f = self-attention, then for f = MLP, with cross-attention between the two."""
 
-    joint: ClassVar[bool] = False  # whether words are tokens of it too
+    joint: ClassVar[bool] = False  # whether words are tokens of the block too
 
     def __init__(self, number: int, parts: Parts) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        """Initialise the block to the identity: zero gates and zero output of the cross-attention."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
@@ -233,31 +233,30 @@ class Block(nn.Module):
 
 
 def cross_block(number: int, parts: Parts) -> Block:
-    """dit.block: see `Block`."""
+    """Build a `Block`, for dit.block."""
     return Block(number, parts)
 
 
 def modulations(stream: Stream, table: Float[Tensor, "S"], own: Projection | None) -> tuple[Float[Tensor, "N D"], ...]:
-    """Scale, shift and gate of each token, three for each branch of a block: the blocks' shared ones, its table, and what is its own."""
+    """Scale, shift and gate of each token for each branch of a block: shared modulation + the block's table + its own projection."""
     width = stream.modulation.shape[1] // 6
     parts = stream.modulation[:, : len(table)] + table
     if own is not None:
         parts = parts + own(stream.level)
-    # An embedding rather than an index: its gradient is a sorted sum, quick on a CPU and deterministic on a GPU.
+    # F.embedding and not indexing: its backward is fast on a CPU and deterministic on a GPU.
     return tuple(F.embedding(stream.index, part) for part in parts.split(width, dim=-1))
 
 
 class DiT(nn.Module):
-    """Predicts, for each patch of noised latents, the P numbers that the objective asks for.
+    """Diffusion transformer: predicts P numbers for each patch of noised latents. It starts with identity blocks and zero prediction.
 
-    patch_channels: P. text_width: of the caption states. width: D. kv_heads: keys and values for as many heads; None: for all.
-    mlp: (width, ratio) -> the MLP of a block. position: width -> what is added to a token for its place, beside the rotations.
-    pooled_text: add the mean of a clip's caption to its noise levels, so that it modulates every block. clip_shape: width -> what does
-    the same for a clip's size and rate, see `sora.dit.layers.clip_shape`. registers: see `sora.dit.layers.registers`. norm: width -> a
-    norm that is modulated. qk_norm: (heads, head width) -> a norm of queries or keys. modulation: see `sora.dit.layers.modulation`.
-    attention: who computes it, see `sora.dit.attention`. pattern: who sees whom, see `sora.dit.attention.patterns`. block: (number, parts)
-    -> a block; `cross` here, others in `sora.dit.blocks.plain`, `parallel`, `dual`, `single` and `expert`. At birth every block is the
-    identity and the prediction is zero.
+    patch_channels: P. text_width: width of the caption states. width: D. kv_heads: number of key and value heads; None for `heads`.
+    mlp: (width, ratio) -> MLP of a block. position: width -> module for absolute positions, added to the tokens besides the rotations.
+    pooled_text: add the mean of a clip's caption to its embedded noise levels, so that it modulates every block. clip_shape: width ->
+    module that is added likewise for a clip's size and frame rate, see `sora.dit.layers.clip_shape`. registers: (width, pattern) ->
+    register tokens, see `sora.dit.layers.registers`. norm: width -> modulated norm. qk_norm: (heads, head width) -> norm of queries or
+    keys. modulation: see `sora.dit.layers.modulation`. attention: backend, see `sora.dit.attention`. pattern: which tokens a token sees,
+    see `sora.dit.attention.patterns`. block: (number, parts) -> block; `cross_block` here, others in `sora.dit.blocks`.
     """
 
     registers: Any
@@ -310,11 +309,11 @@ class DiT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """See `begin`."""
+        """Initialise all weights, see `begin`."""
         begin(self, self.blocks, self.modulation, self.final_modulation, self.out)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
-        """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
+        """Prediction for each token. tokens: noised patches. levels: their noise levels. text: captions, one segment per clip segment."""
         states = self.embed_text(text.states)
         whole = self.embed_pooled(means(states, text.segments)) if self.embed_pooled is not None else None  # G D
         if self.embed_shape is not None:
@@ -347,13 +346,13 @@ class DiT(nn.Module):
         return x if wide is None else x.index_select(0, wide.places)
 
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
-        """The blocks, one after another: where tokens are spread over ranks and come together again (`sora.parallel.tensor`)."""
+        """Apply the blocks in order. A method of its own, because `sora.parallel.tensor` splits tokens over ranks before and after it."""
         for block in self.blocks:
             x, states = block(x, states, context)
         return x
 
     def stream(self, levels: Float[Tensor, "U"], index: Int[Tensor, "N"], pooled: Float[Tensor, "U D"] | None) -> Stream:
-        """What modulates tokens of these levels, and of clips with these pooled captions."""
+        """Embed noise levels, and compute the modulation shared by all blocks. pooled: (U, D), added to the embedded levels."""
         level = self.embed_level(levels)  # U D
         if pooled is not None:
             level = level + pooled
@@ -363,13 +362,13 @@ class DiT(nn.Module):
 
 
 def as_weights(x: Float[Tensor, "N D"], layer: nn.Linear) -> Float[Tensor, "N D"]:
-    """x in the wider dtype of its own and the layer's weights: float32 under autocast, as blocks with float32 tables make it from the first
-    on; begun so, the first is compiled as the others are."""
+    """Cast x to the wider of its dtype and the layer's. Under autocast this is float32, the dtype in which blocks with float32 tables
+    return tokens; so the first block has the same input dtype as the others, and is compiled only once."""
     return x.to(torch.promote_types(x.dtype, layer.weight.dtype))
 
 
 def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float]) -> None:
-    """Raise ValueError unless all are above 0, heads divide the width, and rotary positions, if there are any, are for such heads."""
+    """Raise ValueError unless all sizes are above 0, heads divides width, and the rotary embedding, if any, has the width of a head."""
     for name, size in {"width": width, "heads": heads, **others}.items():
         positive(f"dit.{name}", size)
     if width % heads or (rope is not None and rope.width != width // heads):
@@ -380,7 +379,7 @@ def refuse_sizes(width: int, heads: int, rope: Any, others: Mapping[str, float])
 
 
 def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) -> None:
-    """Xavier weights and zero biases; zeros where a residual branch or the prediction ends, so that the network begins as nothing."""
+    """Initialise linear layers to Xavier weights and zero biases, blocks to identities, and the weights of the layers `last` to zero."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -394,7 +393,7 @@ def begin(network: nn.Module, blocks: nn.ModuleList, *last: nn.Linear | None) ->
 
 
 def one_on_scales(parts: int, width: int, like: Tensor) -> Float[Tensor, "C"]:
-    """1 in the channels of modulation that multiply (every third part, from the first), 0 in those that shift and gate."""
+    """Vector of `parts` * `width` channels: 1 in scales (parts 0, 3, …), 0 in shifts and gates."""
     ones = torch.zeros(parts, width, dtype=like.dtype, device=like.device)
     ones[::3] = 1
     return ones.flatten()

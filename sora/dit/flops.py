@@ -1,9 +1,8 @@
-"""How many floating-point operations a network makes: of every matrix product, learned from one forward pass on no data.
+"""Floating-point operations (FLOPs) of a network, counted from the matrix products of one forward pass on the meta device.
 
-A multiplication and its addition are two operations. Attention costs what its pattern lets tokens see, 4 E for each pair of a query and
-a key in each head of width E; a clip never pays for its neighbours or for padding. Norms, activations and what else is done token by
-token is not counted, nor is anything done twice to save memory: these are the model's operations as in Chowdhery et al. 2022 (PaLM,
-appendix B), where a step of training makes three times those of its forward pass.
+A multiplication and an addition are two FLOPs. Attention counts 4 E for each visible pair of a query and a key in each head of width E;
+other clips and padding are not counted. Elementwise operations and norms are not counted, nor is recomputation in the backward pass:
+these are model FLOPs as in Chowdhery et al. 2022 (PaLM, appendix B), where a training step takes three times the FLOPs of its forward pass.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from sora.dit.attention.layout import Attention, Mask
 from sora.system.torch_private import TorchDispatchMode
 from sora.tokens import Grid, NoiseLevels, PackedTokens, Segments, TextTokens
 
-TRAINING = 3  # the backward pass makes two products for each one of the forward pass
-_BASE = 16  # the probe has so many words for a token, levels for a word, segments for a level
+TRAINING = 3  # the backward pass computes two products for each one of the forward pass
+_BASE = 16  # the probe has 1 token, 16 words, 16^2 levels and 16^3 segments
 _LEFT_FACTOR = {torch.ops.aten.mm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.bmm: 0, torch.ops.aten.baddbmm: 1}
 
 
 class ProductRows(NamedTuple):
-    """How many of its rows a product has for each token, word, noise level and clip of a pack."""
+    """Number of rows of a matrix product per token, word, noise level and clip of a pack."""
 
     tokens: int
     words: int
@@ -35,9 +34,9 @@ class ProductRows(NamedTuple):
 
     @classmethod
     def decoded(cls, rows: int) -> ProductRows:
-        """From the rows of a product of the probe, whose axes have 1, 16, 256 and 4,096 members: they are the digits of the number.
+        """Decode the number of rows of a product in the probe, which has 1 token, 16 words, 256 levels and 4,096 segments.
 
-        Only clips may have as many rows as they like: a network may fill captions up to one length.
+        The counts are the digits of `rows` in base 16. Only `clips` may exceed 15, because a network may pad captions to one length.
         """
         tokens, words, levels = (rows // _BASE**place % _BASE for place in range(3))
         return cls(tokens, words, levels, rows // _BASE**3)
@@ -47,7 +46,7 @@ class ProductRows(NamedTuple):
 
 
 class AttentionPairs(NamedTuple):
-    """What meets what in one kind of attention, and how far tokens see (`sora.dit.attention.layout.Mask`); None: everything of the clip."""
+    """Rows of queries and keys of one attention op, and the reach of its mask (see `sora.dit.attention.layout.Mask`); None: no mask."""
 
     queries: ProductRows
     keys: ProductRows
@@ -55,7 +54,7 @@ class AttentionPairs(NamedTuple):
     causal: bool
 
     def pairs(self, grid: Grid, words: int) -> int:
-        """Of a query and a key, in one clip."""
+        """Number of visible pairs of a query and a key in one clip with `words` words."""
         if self.reach is not None:
             time, rows, columns = (_pairs(size, far) for size, far in zip(grid, self.reach, strict=True))
             return (_earlier(grid.t, self.reach[0]) if self.causal else time) * rows * columns
@@ -64,16 +63,16 @@ class AttentionPairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one forward pass. products: for each row of a product; meetings: for each pair of a query and a key."""
+    """FLOPs of one forward pass. products: FLOPs per row of matrix products. meetings: FLOPs per pair of a query and a key."""
 
     products: Mapping[ProductRows, int]
     meetings: Mapping[AttentionPairs, int]
 
     @classmethod
     def of(cls, make: Callable[[Attention], nn.Module], *, pooled_width: int | None = None) -> Flops:
-        """make: attention -> the network. It is made without memory for its weights, run once on shapes alone, and forgotten.
+        """Count the FLOPs of a network by running it once on the meta device.
 
-        pooled_width: of the vector for a whole caption, for networks that want one.
+        make: attention -> network. pooled_width: width of the pooled caption vector, for networks that take one.
         """
         seen = _Seen()
         with torch.device("meta"):
@@ -83,17 +82,17 @@ class Flops:
         return cls(products=dict(seen.products), meetings=dict(seen.meetings))
 
     def clip(self, grid: Grid, words: int) -> int:
-        """Of one clip and its caption of `words` tokens, alone and without padding."""
+        """FLOPs of one clip and its caption of `words` tokens, without padding."""
         products = sum(count * rows.of(grid.tokens, words, grid.t, 1) for rows, count in self.products.items())
         return products + sum(count * meeting.pairs(grid, words) for meeting, count in self.meetings.items())
 
     def pack(self, grids: Sequence[Grid], words: Sequence[int]) -> int:
-        """Of several clips and their captions, which is the sum over them: whatever else a pack holds is padding."""
+        """FLOPs of several clips and their captions, summed; padding is not counted."""
         return sum(self.clip(grid, number) for grid, number in zip(grids, words, strict=True))
 
 
 class _Seen(TorchDispatchMode):
-    """Writes down every matrix product, and is an attention backend that computes nothing."""
+    """Records every matrix product; `attention` is a backend that records its calls and computes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,9 +117,9 @@ class _Seen(TorchDispatchMode):
 def nothing(
     network: nn.Module, grids: tuple[Grid, ...], words: Sequence[int], *, levels: int, segments: int, pooled_width: int | None
 ) -> tuple[PackedTokens, NoiseLevels, TextTokens]:
-    """A pack of these clips and captions as shapes alone, on the meta device, with as many noise levels and segments as asked for.
+    """Inputs of a network on the meta device: a pack of clips and captions with `levels` noise levels and `segments` segments.
 
-    The network says its own `patch_channels` and `text_width`.
+    network: has attributes patch_channels and text_width. words: number of tokens of each caption.
     """
     tokens, fillers = sum(grid.tokens for grid in grids), [0] * (segments - len(grids))
 
@@ -144,10 +143,10 @@ def nothing(
 
 
 def _pairs(size: int, far: int) -> int:
-    """Pairs of places on a line of `size` that are at most `far` apart; -1 for any distance."""
+    """Number of pairs of indices in 0..size - 1 that are at most `far` apart; -1 for no limit."""
     return size * size if far < 0 else sum(min(size - 1, place + far) - max(0, place - far) + 1 for place in range(size))
 
 
 def _earlier(size: int, far: int) -> int:
-    """Pairs of a place on a line and one that is not after it, at most `far` before; -1 for any distance."""
+    """Number of pairs (i, j) in 0..size - 1 with i - far <= j <= i; -1 for no limit."""
     return sum(min(place, far if far >= 0 else place) + 1 for place in range(size))

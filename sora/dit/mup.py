@@ -1,12 +1,12 @@
-"""How rates of learning follow the width of a network: as they are, or by the maximal update parametrisation (muP).
+"""Scaling of learning rates with the width of a network: none, or the maximal update parametrisation (muP).
 
     parametrization(network, make) -> {name of a weight: Scale}
 
-In muP (Yang & Hu 2021; Yang et al. 2022, "Tensor Programs V") activations and what one step changes in them keep their size when
-the network grows wider, so that the rate that is best for a narrow network is best for a wide one, too. That takes, for weights whose
-inputs grow with the width, smaller rates, and for all a start of the right size; a network of the base width is left as it is.
-Networks grow by heads, not by wider ones: queries and keys are normed per head, so that scores keep their size (their 1 / d in place
-of 1 / sqrt(d) would be a constant).
+In muP (Yang & Hu 2021; Yang et al. 2022, "Tensor Programs V") the size of activations, and of their change in one step, does not depend on
+the width, so that the learning rate tuned for a narrow network is also best for a wide one. Weights whose fan-in grows with the width get
+smaller learning rates, and all weights get a suitable initial scale. A network of the base width is not changed.
+Wider networks have more heads, not wider ones, and queries and keys are normalised per head. So scores keep their size, and muP's factor
+1 / d in place of 1 / sqrt(d) is not needed: it would be a constant.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import nn
 
 
 class Scale(NamedTuple):
-    """What a weight's settings are multiplied with. adam: the rate of Adam. muon: that of Muon. decay: weight decay, which acts as rate
-    times decay and is to stay what it is."""
+    """Factors for the optimiser settings of a weight. adam, muon: factors of Adam's and of Muon's learning rate. decay: factor of the
+    weight decay, which keeps Adam's product of learning rate and weight decay unchanged."""
 
     adam: float
     muon: float
@@ -29,19 +29,20 @@ class Scale(NamedTuple):
 
 
 def standard_scale(network: nn.Module, make: Callable[..., nn.Module]) -> Mapping[str, Scale]:
-    """parametrization: one rate for all weights, whatever the width."""
+    """Standard parametrisation, for the key parametrization: one learning rate for all weights at every width."""
     return {}
 
 
 @torch.no_grad()
 def mup_scale(network: nn.Module, make: Callable[..., nn.Module], *, base_width: int) -> Mapping[str, Scale]:
-    """parametrization: muP for Adam (Yang et al. 2022, table 3) and the same for Muon (Yang, Simon & Bernstein 2023, condition 1).
+    """muP, for the key parametrization: for Adam (Yang et al. 2022, table 3) and for Muon (Yang, Simon & Bernstein 2023, condition 1).
 
-    Changes the network's weights to those of its start at this width. make: (width=, heads=) -> the same network at another
-    width; it is made without memory. base_width: the width at which the rates were found. `network` says its own width and heads.
+    Rescales the network's freshly initialised weights in place, and returns the factors of their learning rates and weight decay.
+    network: has attributes width and heads. make: (width=, heads=) -> the same network at another width; called on the meta device.
+    base_width: the width at which the learning rates were tuned.
 
     Raises:
-        ValueError: heads of the network's width do not make up the base width.
+        ValueError: the base width is not a multiple of the width of a head.
     """
     width, heads = int(network.width), int(network.heads)  # pyright: ignore[reportArgumentType]
     head = width // heads
@@ -69,10 +70,10 @@ def _linears(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def named(scales: Mapping[str, Scale], prefix: str) -> dict[str, Scale]:
-    """The scales of a network that is a part of something larger."""
+    """Scales with `prefix` before every name, for a network that is a submodule."""
     return {f"{prefix}{name}": scale for name, scale in scales.items()}
 
 
 def scale_of(scales: Mapping[str, Scale] | None, name: str) -> Scale:
-    """That of one parameter; 1 for what has none."""
+    """Scale of a parameter; factors of 1 if it has none."""
     return (scales or {}).get(name, Scale(1.0, 1.0, 1.0))

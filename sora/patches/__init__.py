@@ -1,4 +1,4 @@
-"""Latents <-> spacetime patches <-> packed tokens."""
+"""Conversions between latents, spacetime patches and packed tokens."""
 
 from sora.system.lazy_names import lazy_names
 

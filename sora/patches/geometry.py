@@ -1,4 +1,4 @@
-"""Which sizes and lengths a causal VAE and a model's patches take, and the nearest of them to what a user asks for."""
+"""Clip sizes and lengths that a causal VAE and a model's patches accept, and the nearest accepted ones to a user's request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ PIXELS = re.compile(r"(\d{1,9})x(\d{1,9})")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Clips of T frames of H x W pixels as latents of t x h x w, and these as patches.
+    """Converts the size of a clip between frames and pixels, latents, and patches.
 
-    A causal VAE makes one latent frame of the first frame and one of every `stride[0]` frames after it, so T = 1 + (t - 1) * stride[0].
-    stride: of the VAE, in frames, rows and columns. patch: of the model, in latent frames, rows and columns; (1, 1, 1) for the VAE alone.
+    A causal VAE encodes the first frame as one latent frame, and every `stride[0]` frames after it as one more. So t latent frames stand
+    for 1 + (t - 1) * stride[0] frames. stride: downsampling factors of the VAE in time, rows and columns.
+    patch: size of a patch in latent frames, rows and columns; (1, 1, 1) for the VAE alone.
     """
 
     stride: Sequence[int]
@@ -30,28 +31,28 @@ class Geometry:
 
     @property
     def block(self) -> tuple[int, int]:
-        """Rows and columns of pixels in a patch: heights and widths are multiples of them."""
+        """Height and width of a patch in pixels; the height and width of a clip must be multiples of them."""
         return self.stride[1] * self.patch[1], self.stride[2] * self.patch[2]
 
     def decoded(self, latent: Count) -> Count:
-        """How many frames so many latent frames are decoded to."""
+        """Number of frames that `latent` latent frames decode to."""
         return 1 + (latent - 1) * self.stride[0]
 
     def most_frames(self, frames: Count) -> Count:
-        """The largest length up to `frames` that divides into patches; 0 where there is none."""
+        """Largest number of frames up to `frames` that divides into patches; 0 if there is none."""
         latent = (1 + (frames - 1) // self.stride[0]) // self.patch[0] * self.patch[0]
         return (latent > 0) * self.decoded(latent)
 
     def patches(self, frames: Count) -> Count:
-        """How many patches follow one another in a clip of `most_frames`."""
+        """Number of patches in time of a clip whose length is `most_frames(frames)`."""
         return (frames + self.stride[0] - 1) // self.stride[0] // self.patch[0]
 
     def least_frames(self, frames: int) -> int:
-        """The smallest length of at least `frames` that divides into patches."""
+        """Smallest number of frames, at least `frames`, that divides into patches."""
         return self.decoded(-(-(1 + -(-(frames - 1) // self.stride[0])) // self.patch[0]) * self.patch[0])
 
     def nearest_frames(self, seconds: float, fps: float) -> int:
-        """The length nearest to `seconds` that divides into patches; 0 seconds is an image."""
+        """Number of frames nearest to `seconds` at `fps` that divides into patches; for 0 seconds, the shortest clip."""
         if seconds < 0 or fps <= 0:
             raise ValueError(f"seconds={seconds} at fps={fps}: seconds must be at least 0 and fps above 0")
         if not seconds * fps <= MOST_FRAMES:
@@ -61,20 +62,20 @@ class Geometry:
 
     @property
     def in_time(self) -> Geometry:
-        """The same for lengths, with frames of any size."""
+        """Geometry with the same stride and patch in time, and 1 in rows and columns."""
         return Geometry((self.stride[0], 1, 1), (self.patch[0], 1, 1))
 
     def holds(self, frames: int, height: int, width: int) -> bool:
-        """Whether there is a patch in a clip."""
+        """Whether a clip of this size holds at least one patch."""
         return min(self.largest(frames, height, width)) > 0
 
     def largest(self, frames: Count, height: Count, width: Count) -> tuple[Count, Count, Count]:
-        """Frames, height and width of the largest part of a clip that divides into patches; 0 for what holds none."""
+        """Frames, height and width of the largest crop of a clip that divides into patches; 0 along an axis that is too short."""
         rows, columns = self.block
         return self.most_frames(frames), height // rows * rows, width // columns * columns
 
     def latent_shape(self, frames: int, height: int, width: int) -> Triple:
-        """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
+        """Latent frames, rows and columns of a clip. Raises ValueError if its size does not fit the stride."""
         time, rows, columns = self.stride
         if frames < 1 or (frames - 1) % time:
             near = 1 + max(frames - 1, 0) // time * time
@@ -90,14 +91,15 @@ class Geometry:
 
 
 def exact(text: str) -> bool:
-    """Whether a size says its pixels, WIDTHxHEIGHT, so that no area is needed."""
+    """Whether a size is given in pixels (WIDTHxHEIGHT) and not as an aspect ratio."""
     return PIXELS.fullmatch(text.strip()) is not None
 
 
 def size_of(text: str, *, area: float, multiple: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels for "9:16" (width to height, at about `area` pixels) or "WIDTHxHEIGHT" (exactly).
+    """Height and width in pixels of a size given as an aspect ratio or in pixels.
 
-    multiple: what height and width must divide by, VAE stride times patch size.
+    text: an aspect ratio, width to height, such as "9:16", which gives about `area` pixels; or "WIDTHxHEIGHT", which is taken exactly.
+    multiple: factors that height and width must be multiples of (VAE stride times patch size).
     """
     if found := PIXELS.fullmatch(text.strip()):
         width, height = int(found[1]), int(found[2])

@@ -1,4 +1,4 @@
-"""Stand clips of any size end to end on one token axis of a fixed length, and cut them apart again.
+"""Concatenate clips of any size along one token axis of fixed length, and split them again.
 
 The layout is that of `sora.tokens`: real clips, empty segments up to the clip budget, one padding segment.
 """
@@ -17,9 +17,9 @@ from sora.tokens import Grid, PackedTokens, Segments
 
 
 def frame_times(latent_frames: int, fps: float, stride: int) -> Float[Tensor, "t"]:
-    """The moment of each latent frame in seconds: 0 for the first, then the centres of the `stride` frames each one covers.
+    """Time of each latent frame in seconds: 0 for the first, then the centre of the `stride` frames that each one encodes.
 
-    A causal VAE makes latent frame 0 of the first frame alone, and latent frame j of the frames (j-1)*stride+1 .. j*stride.
+    A causal VAE encodes frame 0 as latent frame 0, and frames (j-1)*stride+1 .. j*stride as latent frame j.
     """
     if not fps > 0:
         raise ValueError(f"a clip says that it has {fps} frames per second; it must be above 0")
@@ -29,19 +29,19 @@ def frame_times(latent_frames: int, fps: float, stride: int) -> Float[Tensor, "t
 
 
 def patch_times(frames: Float[Tensor, "t"], patch_frames: int) -> Float[Tensor, "s"]:
-    """The moment of each row of patches in seconds: the mean over the latent frames a patch holds."""
+    """Time in seconds of each patch along the time axis: the mean over its `patch_frames` latent frames."""
     return frames.unflatten(0, (-1, patch_frames)).mean(1)
 
 
 @lru_cache(maxsize=4096)
 def _rows_and_columns(grid: Grid) -> Float[Tensor, "n 2"]:
-    """Row and column of each patch of one frame, counted from 0, repeated for every frame."""
+    """Row and column, from 0, of each patch of a clip (n = t * h * w)."""
     rows, columns = torch.meshgrid(torch.arange(grid.h), torch.arange(grid.w), indexing="ij")
     return torch.stack((rows, columns), dim=-1).reshape(-1, 2).repeat(grid.t, 1).float()
 
 
 def positions(grid: Grid, seconds: Float[Tensor, "t"]) -> Float[Tensor, "n 3"]:
-    """(seconds, row, column) of each patch of a clip. seconds: one for each of the grid's t."""
+    """Position (seconds, row, column) of each patch of a clip. seconds: (t,), time of each patch along the time axis."""
     if len(seconds) != grid.t:
         raise ValueError(f"a grid of {grid.t} patches in time got {len(seconds)} moments")
     time = seconds.float().repeat_interleave(grid.h * grid.w)
@@ -58,7 +58,7 @@ def pack(
 ) -> PackedTokens:
     """Pack clips of patches into `budget` tokens and `max_clips` + 1 segments.
 
-    seconds: for each clip, the moment of each of its grid's t (see `frame_times`).
+    seconds: for each clip, the time of each of its patches along the time axis, (t,) (see `patch_times`).
     """
     total = sum(grid.tokens for grid in grids)
     if not clips or len(clips) > max_clips or total > budget:
@@ -77,5 +77,5 @@ def pack(
 
 
 def unpack(tokens: Float[Tensor, "N P"], grids: Sequence[Grid]) -> list[Float[Tensor, "_ P"]]:
-    """The real clips' tokens, as views; padding is left out."""
+    """Split packed tokens into one view per real clip; padding is dropped."""
     return list(tokens[: sum(grid.tokens for grid in grids)].split([grid.tokens for grid in grids]))

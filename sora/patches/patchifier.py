@@ -1,4 +1,4 @@
-"""Cut latents into spacetime patches, and put them together again."""
+"""Split latents into spacetime patches, and assemble latents from patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sora.tokens import Grid
 
 
 class Patchifier:
-    """Spacetime patches of one size (t, h, w), in latent frames, rows and columns."""
+    """Splits latents into spacetime patches of one size, (t, h, w) in latent frames, rows and columns."""
 
     def __init__(self, *, size: Sequence[int]) -> None:
         if len(size) != 3 or min(size) < 1:
@@ -23,24 +23,24 @@ class Patchifier:
         return f"Patchifier(size={tuple(self.size)})"
 
     def channels(self, latent_channels: int) -> int:
-        """P, how many numbers a patch of latents with so many channels holds."""
+        """P, the number of values in a patch of latents with `latent_channels` channels."""
         return latent_channels * self.size.tokens
 
     def grid(self, t: int, h: int, w: int) -> Grid:
-        """How many patches a clip of t latent frames, h rows and w columns spans; ValueError unless patches fit exactly."""
+        """Number of patches of a clip with t latent frames, h rows and w columns. Raises ValueError unless patches fit exactly."""
         pt, ph, pw = self.size
         if t % pt or h % ph or w % pw or min(t, h, w) < 1:
             raise ValueError(f"latents of {t}x{h}x{w} do not divide into patches of {pt}x{ph}x{pw}; crop the clip or change patches.size")
         return Grid(t // pt, h // ph, w // pw)
 
     def patchify(self, latents: Float[Tensor, "C T H W"]) -> Float[Tensor, "n P"]:
-        """One row per patch, in the order time, row, column; inside a row: time, row, column, channel."""
+        """Latents as one row per patch, ordered by time, row and column; the values in a row by time, row, column and channel."""
         pt, ph, pw = self.size
         self.grid(*latents.shape[1:])
         return rearrange(latents, "c (t pt) (h ph) (w pw) -> (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
 
     def unpatchify(self, tokens: Float[Tensor, "n P"], grid: Grid, channels: int) -> Float[Tensor, "C T H W"]:
-        """The inverse of `patchify`. channels: C of the latents."""
+        """Inverse of `patchify`. channels: number of latent channels, C."""
         pt, ph, pw = self.size
         if tuple(tokens.shape) != (grid.tokens, self.channels(channels)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Captions -> packed token states: encoders, their cache, and the choice and dropping of captions."""
+"""Text encoders, the cache of their token states, packing, and the choice and dropping of captions."""
 
 from sora.system.lazy_names import lazy_names
 

@@ -1,4 +1,4 @@
-"""A small encoder of bytes that trains with the network: no download, no vocabulary."""
+"""A small byte-level text encoder that is trained with the network; it needs no download and no vocabulary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from sora.system.files import text_hash
 from sora.text.limits import CaptionLimit
 from sora.tokens import TextTokens
 
-START = 256  # stands before every caption, so that the empty one has a token too
+START = 256  # start token of every caption, so that the empty caption has a token too
 
 
 class ByteEncoder:
-    """Stores a caption as its UTF-8 bytes; `text_module` makes the layers that learn what they mean.
+    """Encodes a caption as its UTF-8 bytes; `text_module` returns the trained layers that turn bytes into states.
 
-    max_tokens: bytes beyond are cut off. reach: how many neighbours on each side a layer sees.
+    width: channels of the states. depth: number of mixing layers. reach: number of neighbours on each side that a layer sees.
+    max_tokens: maximum number of tokens, the start token included; further bytes are cut off.
     """
 
     def __init__(self, *, width: int, depth: int, reach: int, max_tokens: int) -> None:
@@ -30,14 +31,14 @@ class ByteEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Of what is stored: the layers belong to the network's weights."""
+        """Hash of the stored bytes' format only, because the layers belong to the network's weights."""
         return text_hash(f"bytes\t{self.max_tokens}")
 
     def to(self, device: torch.device | str) -> None:
-        """Nothing here is worth a device."""
+        """Do nothing: encoding runs on the CPU."""
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ 1"]]:
-        """The bytes of each caption as numbers, after a start mark."""
+        """Start token and bytes of each caption, as float32 numbers."""
         rows = [[START, *caption.encode("utf-8")[: self.max_tokens - 1]] for caption in captions]
         return [torch.tensor(row, dtype=torch.float32)[:, None] for row in rows]
 
@@ -52,13 +53,13 @@ class ByteEncoder:
 
 
 def _beyond(captions: list[str], tokens: int) -> list[str]:
-    """What stands behind the first bytes of each caption; a letter that is cut in its middle is lost as a whole."""
+    """Text of each caption beyond `tokens` tokens; a character whose bytes are cut apart counts as lost."""
     kept = [caption.encode()[: tokens - 1].decode(errors="ignore") for caption in captions]
     return [caption[len(start) :] for caption, start in zip(captions, kept, strict=True)]
 
 
 class ByteText(nn.Module):
-    """Bytes -> states: an embedding, waves for the place in the caption, and layers that mix each byte with its neighbours."""
+    """Maps bytes to states: an embedding, sinusoidal positions, and residual layers that mix each byte with its neighbours."""
 
     rates: Float[Tensor, "W"]
 
@@ -82,7 +83,7 @@ class ByteText(nn.Module):
         return TextTokens(states=x, segments=text.segments)
 
     def _neighbours(self, owner: Int[Tensor, "M"]) -> tuple[Int[Tensor, "M K"], Bool[Tensor, "M K"]]:
-        """The places around each token, and which of them belong to the same caption."""
+        """Indices of the K = 2 * reach + 1 tokens around each token, and whether each belongs to the same caption."""
         around = torch.arange(-self.reach, self.reach + 1, device=owner.device)
         wanted = torch.arange(len(owner), device=owner.device)[:, None] + around
         inside = wanted.clamp(0, len(owner) - 1)

@@ -1,9 +1,9 @@
-"""Caption states on disk, keyed by the caption's SHA-256 and the encoder's fingerprint.
+"""Cache of caption states on disk, keyed by the caption's SHA-256 and the encoder's fingerprint.
 
-text-<fingerprint, 8 digits>.json                 of which encoder, and the files with their hashes; written last
-text-<fingerprint, 8 digits>-000000.safetensors   states of many captions end to end, float16; each caption's hash and where it ends
-text-<fingerprint, 8 digits>-places.npy           where each caption lies, sorted by hash: mapped, 48 bytes a caption
-text-<fingerprint, 8 digits>-part-3.json, ...     the same of one of several processes that encode at once, until they are joined
+text-<fingerprint, 8 digits>.json                 manifest: the encoder, and the other files with their hashes; written last
+text-<fingerprint, 8 digits>-000000.safetensors   concatenated float16 states of many captions, with each caption's hash and end
+text-<fingerprint, 8 digits>-places.npy           table of each caption's position, sorted by hash; memory-mapped, 48 bytes per caption
+text-<fingerprint, 8 digits>-part-3.json, ...     files of process 3 of several that encode at the same time, until they are merged
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NAME = matching(_FILE.pattern, "the name of a file of a text cache beside it")
 _CUT = Fields({"key": text, "tokens": some, "captions": whole, "of": whole, "first": text, "lost": text}, closed=True)
 _ENTRY = Fields({"file": _NAME, "sha256": digest, "bytes": whole, "captions": whole}, may={"cut": [_CUT]})
 _TABLE = {"file": _NAME, "sha256": digest, "shards": whole}
-FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # of text-….json
-_HASHED_AT_ONCE = 1 << 30  # bytes of states up to which opening compares every file's hash; beyond, each when it is read first
+FORM = Fields({"version": some, "fingerprint": text, "shards": [_ENTRY]}, may={"places": Maybe(_TABLE), "encoder": text})  # manifest
+_HASHED_AT_ONCE = 1 << 30  # bytes of states up to which all hashes are checked when the cache is opened; above, on each file's first read
 
 
 def manifest_path(folder: Path | str, fingerprint: str) -> Path:
@@ -55,10 +55,11 @@ def extend(
     part: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Encode the captions that the cache does not hold yet, `shard` to a file; how many they were. A cut leaves a whole, shorter cache.
+    """Encode the captions that are not in the cache yet, and return their number.
 
-    part: of several processes that encode at once, each its own; what they wrote joins the cache at the next call without a part.
-    progress: called with the number of captions after each file. The empty caption, which guidance needs, is always among them.
+    The empty caption is always added, because guidance needs it. An interrupted call leaves a valid cache with fewer captions.
+    shard: number of captions per file. part: number of this process, if several encode at the same time; the next call without a part
+    merges their files into the cache. progress: called after each file with its number of captions.
     """
     path = manifest_path(folder, encoder.fingerprint)
     if part is None:
@@ -95,7 +96,7 @@ def extend(
 
 
 def cut_in(path: Path) -> list[TruncatedCaptions] | None:
-    """Which captions of a cache are longer than its encoder reads, by its manifest; None where a part of it is of before, and silent."""
+    """Reports of truncated captions from the manifest `path`; None if a file of the cache is older than such reports."""
     described = read_json(path, limit=LIST, within=path.parent)
     named = described.get("fingerprint") if isinstance(described, dict) else None
     return _cut(_read(path, str(named)))
@@ -111,7 +112,7 @@ def _cut(manifest: dict[str, Any]) -> list[TruncatedCaptions] | None:
 
 
 def _join(path: Path, encoder: TextEncoder) -> None:
-    """List the files of all parts as the cache's own."""
+    """Merge the manifests of all parts into the manifest of the cache, and delete them."""
     parts = sorted(path.parent.glob(f"{path.stem}-part-*.json"))
     manifest = _read(path, encoder.fingerprint) if path.is_file() else _new(encoder)
     listed = {shard["file"] for shard in manifest["shards"]}
@@ -125,7 +126,7 @@ def _join(path: Path, encoder: TextEncoder) -> None:
 
 
 def _encoder(path: Path) -> str:
-    """Whose states a cache holds, for a message."""
+    """Name of the encoder of a cache, for an error message."""
     described = read_json(path, limit=LIST, within=path.parent)
     return str(described.get("encoder")) if isinstance(described, dict) else "nobody"
 
@@ -141,11 +142,11 @@ def _read(path: Path, fingerprint: str) -> dict[str, Any]:
     return fitting(manifest, FORM, str(path), "delete it and run sora encode again")
 
 
-# ---- where each caption lies
+# ---- table of positions: which file and rows hold each caption
 
 
 def _places(path: Path, manifest: dict[str, Any]) -> np.ndarray:
-    """The table, mapped; gathered from the files of states where the last `extend` was cut before it wrote one."""
+    """Memory-map the table of positions; rebuild it from the files of states if `extend` was interrupted before writing it."""
     kept = manifest.get("places")
     if kept is None or kept["shards"] != len(manifest["shards"]):
         return _gathered(path, manifest)
@@ -155,7 +156,7 @@ def _places(path: Path, manifest: dict[str, Any]) -> np.ndarray:
         raise damaged
     try:
         found = np.load(table, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):  # too large to be compared, and cut short
+    except (ValueError, OSError, EOFError):  # a truncated table that was too large to hash
         raise damaged from None
     if found.dtype != _PLACES or len(found) != sum(shard["captions"] for shard in manifest["shards"]):
         raise damaged
@@ -187,9 +188,9 @@ def _keep_places(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _found(places: np.ndarray, key: str) -> tuple[int, int, int] | None:
-    """(file, first row, rows) of the caption with this hash."""
+    """(index of the file, first row, number of rows) of the caption with this hash; None if it is not in the table."""
     wanted, rest = int(key[:16], 16), bytes.fromhex(key[16:])
-    at = bisect_left(places["first"], wanted)  # numpy's own search would copy the column out of the table
+    at = bisect_left(places["first"], wanted)  # np.searchsorted would copy the strided column into memory
     while at < len(places) and int(places["first"][at]) == wanted:
         if places["rest"][at].tobytes() == rest:
             return int(places["shard"][at]), int(places["start"][at]), int(places["length"][at])
@@ -209,12 +210,12 @@ def _opened(file: Path) -> Any:
 
 
 class TextCache:
-    """States of captions by their text. A missing or changed file, and a caption that was never encoded, are ValueErrors.
+    """Reads the states of captions from a cache. Raises ValueError for a missing or changed file, or a caption that is not in the cache.
 
-    cut: which captions were longer than the encoder reads (None: a cache of before, which does not say).
+    cut: reports of the captions that the encoder truncated; None for a cache that is older than such reports.
 
-    Files of states are compared with their hashes when the cache is opened, if they are a gigabyte together or less; else each one when
-    a process reads it first.
+    The hashes of the files of states are checked when the cache is opened if the files hold 1 GiB or less in total; otherwise each file is
+    checked when this process first reads it.
     """
 
     def __init__(self, folder: Path | str, fingerprint: str, *, verify: bool = True) -> None:
@@ -240,18 +241,18 @@ class TextCache:
         return _found(self._places, text_hash(caption)) is not None
 
     def count(self, caption: str) -> int:
-        """Its tokens."""
+        """Number of tokens of a caption."""
         return self._place(caption)[2]
 
     def _place(self, caption: str) -> tuple[int, int, int]:
-        """Its file, first row there, and rows."""
+        """(index of the file, first row, number of rows) of a caption. Raises ValueError if it is not in the cache."""
         place = _found(self._places, text_hash(caption))
         if place is None:
             raise ValueError(f"the caption {caption[:80]!r} is not among the cached ones of {self.folder}; run sora encode again")
         return place
 
     def states(self, caption: str) -> Float[Tensor, "_ D"]:
-        """float32, one row per token."""
+        """States of a caption, float32, one row per token."""
         shard, start, length = self._place(caption)
         if shard not in self._open:
             if shard in self._unread:
@@ -270,5 +271,5 @@ class TextCache:
 
 
 def _reopen(folder: Path, fingerprint: str) -> TextCache:
-    """In a worker: the main process has compared what it could."""
+    """Reopen a cache in a data-loading worker without checking hashes again: the main process has checked them."""
     return TextCache(folder, fingerprint, verify=False)

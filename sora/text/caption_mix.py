@@ -1,4 +1,4 @@
-"""Which caption a clip shows in an epoch, and whether it shows one at all: functions of (seed, epoch, sample id)."""
+"""Choice and dropping of a clip's caption in an epoch, as functions of (seed, epoch, sample id)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from sora.system.draws import generator
 
 
 def keep_caption(*, seed: int, epoch: int, sample: int, rate: float) -> bool:
-    """False for a share `rate` of (epoch, sample) pairs: those train the unconditional prediction that guidance needs."""
+    """Whether a sample keeps its caption in this epoch; it is dropped with probability `rate`, to train the unconditional prediction."""
     if not 0 <= rate <= 1:
         raise ValueError(f"data.drop={rate} is no share; it lies between 0 and 1")
     return bool(generator("drop", seed=seed, epoch=epoch, sample=sample).random() >= rate)
 
 
 def choose_caption(captions: Sequence[tuple[str, str]], weights: Mapping[str, float] | None, *, seed: int, epoch: int, sample: int) -> str:
-    """One of a clip's (kind, text) captions, drawn by the weights of their kinds; "" for a clip without captions.
+    """Draw one of a clip's captions with probability proportional to the weight of its kind; "" for a clip without captions.
 
-    weights: None for all kinds alike. A kind that is not in it is never drawn; a clip with no caption of any weighted kind is an error.
+    captions: (kind, text) pairs. weights: weight of each kind, 0 for kinds that are missing; None for equal weights.
+    Raises ValueError for a negative weight, or if no caption of the clip has a positive weight.
     """
     if not captions:
         return ""
@@ -30,4 +31,4 @@ def choose_caption(captions: Sequence[tuple[str, str]], weights: Mapping[str, fl
         point -= share
         if point < 0:
             return text
-    return next(text for share, (_, text) in zip(shares[::-1], captions[::-1], strict=True) if share > 0)  # rounding
+    return next(text for share, (_, text) in zip(shares[::-1], captions[::-1], strict=True) if share > 0)  # if rounding leaves point >= 0

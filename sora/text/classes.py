@@ -1,4 +1,4 @@
-"""Classes instead of captions: a number as a caption of one word, for networks that were trained on labels."""
+"""Encoder of class labels given as captions, for networks that were trained on classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sora.text.limits import CaptionLimit
 
 
 class ClassEncoder:
-    """A caption "0" to "count - 1" as a 1 among zeros; the empty caption is one class more, which stands for none."""
+    """Encodes the captions "0" to "count - 1" as one-hot vectors; the empty caption is one more class, for no class."""
 
     def __init__(self, *, count: int) -> None:
         if count < 1:
@@ -28,10 +28,10 @@ class ClassEncoder:
         return text_hash(f"classes\t{self.count}")
 
     def to(self, device: torch.device | str) -> None:
-        """Nothing here is worth a device."""
+        """Do nothing: encoding runs on the CPU."""
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "1 W"]]:
-        """One row per caption. Raises ValueError for a caption that is no class."""
+        """One token per caption, a one-hot vector. Raises ValueError for a caption that is no class."""
         wrong = [caption for caption in captions if caption and not (caption.isdecimal() and int(caption) < self.count)]
         if wrong:
             raise ValueError(f"{wrong[0][:80]!r} is no class: with text=classes a caption is a number from 0 to {self.count - 1}, or empty")

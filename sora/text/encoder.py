@@ -1,4 +1,4 @@
-"""What an encoder of captions is, and the part of it that trains with the network (for frozen encoders: nothing)."""
+"""Interface of text encoders, and the identity module that frozen encoders use as the trained part."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sora.tokens import TextTokens
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Captions to token states.
+    """Encodes captions as token states.
 
-    width: of the states that the network sees. fingerprint: changes with anything that changes `encode`; caches are keyed by it.
+    width: channels of the states that the network sees. fingerprint: hash that changes whenever the output of `encode` may change; caches
+    are keyed by it.
     """
 
     name: str
@@ -29,28 +30,28 @@ class TextEncoder(Protocol):
     def fingerprint(self) -> str: ...
 
     def to(self, device: torch.device | str) -> None:
-        """Encode there from now on."""
+        """Move the encoder to a device."""
         ...
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
-        """One (tokens, numbers) tensor per caption, float32 on the CPU; it can be stored. The empty caption has tokens too."""
+        """States to store for each caption: (tokens, channels), float32 on the CPU. The empty caption has at least one token."""
         ...
 
     def limits(self) -> Sequence[CaptionLimit]:
-        """Where captions are cut; that of the words comes first."""
+        """Token limits at which captions are truncated; the limit of the token states comes first."""
         ...
 
     def models(self) -> Sequence[nn.Module]:
-        """The frozen models that `encode` runs, each once for a caption that is encoded alone: ranks may hold them in parts."""
+        """Frozen models that `encode` runs, so that FSDP can shard them. `encode` of one caption must run each of them exactly once."""
         ...
 
     def text_module(self) -> nn.Module:
-        """Packed stored states -> packed states of `width`: a new module, applied in every training and sampling step."""
+        """Create the module from packed stored states to packed states of `width` channels, applied in every training and sampling step."""
         ...
 
 
 class IdentityText(nn.Module):
-    """The text module of a frozen encoder: its stored states are what the network sees."""
+    """Text module of a frozen encoder: returns the stored states unchanged."""
 
     def forward(self, text: TextTokens) -> TextTokens:
         return text

@@ -1,4 +1,4 @@
-"""Where encoders cut captions, and which captions lose words there."""
+"""Token limits of text encoders, and reports of the captions that they truncate."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 _AT_ONCE = 1024
-_SHOWN = 60  # letters of a caption in a line
+_SHOWN = 60  # characters of a caption in a message
 
 
 @dataclass(frozen=True)
 class CaptionLimit:
-    """A caption's most tokens. key: of the configuration. lost(captions, tokens): what each says behind so many, "" for nothing."""
+    """Maximum number of tokens of a caption.
+
+    key: configuration key of the limit. lost: function (captions, tokens) that returns the text of each caption beyond `tokens` tokens,
+    "" for captions that fit.
+    """
 
     key: str
     tokens: int
     lost: Callable[[list[str], int], list[str]]
 
     def of(self, captions: list[str]) -> list[str]:
-        """What is cut off of each caption."""
+        """Text that each caption loses, "" if it fits."""
         return self.lost(captions, self.tokens)
 
 
 @dataclass(frozen=True)
 class TruncatedCaptions:
-    """Captions that are longer than a limit: how many of how many, the first of them and what it loses."""
+    """Report of the captions that exceed a limit: `captions` out of `of`, with the first of them and the text that it loses."""
 
     key: str
     tokens: int
@@ -35,7 +39,7 @@ class TruncatedCaptions:
     lost: str
 
     def line(self, what: str = "captions") -> str:
-        """For people."""
+        """One sentence for the user. what: plural noun for the captions."""
         verb = "is" if self.captions == 1 else "are"
         return (
             f"{self.captions:,} of {self.of:,} {what} {verb} longer than {self.key}={self.tokens} and cut there; "
@@ -44,14 +48,14 @@ class TruncatedCaptions:
 
 
 def with_fill(limits: Sequence[CaptionLimit], fill: int) -> tuple[CaptionLimit, ...]:
-    """The limits of an encoder, and that of a network which reads `fill` words of a caption (0: all) where it is lower."""
+    """Limits of an encoder, the first lowered to `fill`, the number of tokens that the network reads (0: all), if that is smaller."""
     if not limits or not 0 < fill < limits[0].tokens:
         return tuple(limits)
     return (replace(limits[0], key="dit.text.fill", tokens=fill), *limits[1:])
 
 
 def cuts(limits: Sequence[CaptionLimit], captions: Iterable[str]) -> list[TruncatedCaptions]:
-    """What each limit cuts of some captions; none for a limit that cuts nothing."""
+    """Report for each limit that truncates at least one of the captions."""
     found: dict[str, TruncatedCaptions] = {}
     rest, seen = iter(captions), 0
     while some := list(islice(rest, _AT_ONCE)):
@@ -65,7 +69,7 @@ def cuts(limits: Sequence[CaptionLimit], captions: Iterable[str]) -> list[Trunca
 
 
 def summed(parts: Iterable[Mapping[str, TruncatedCaptions]], of: int) -> list[TruncatedCaptions]:
-    """Cuts by key of several lots of captions, `of` together."""
+    """Merge the reports, by key, of several groups of captions. of: number of captions in all groups."""
     found: dict[str, TruncatedCaptions] = {}
     for part in parts:
         for key, cut in part.items():

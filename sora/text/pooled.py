@@ -1,7 +1,7 @@
-"""Captions with a vector for the whole of each (`TextTokens.pooled`), which HunyuanVideo's and FLUX's networks are modulated by.
+"""Text encoders that give token states and one pooled vector per caption (`TextTokens.pooled`), as HunyuanVideo and FLUX use them.
 
-What is stored of a caption is the vector as its first row and the states of its words behind it, so that caches, packing and budgets are
-those of any other encoder. `PooledText` parts the two again when a pack reaches the network.
+A caption is stored with the pooled vector as its first row and the token states after it, so that caches, packing and budgets work as for
+any other encoder. `PooledText` separates the two when a pack reaches the network.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sora.text.limits import CaptionLimit
 from sora.tokens import Segments, TextTokens, owners
 
 if TYPE_CHECKING:
-    from sora.text.encoder import TextEncoder  # asking whether an encoder is one would load it: its width is a property
+    from sora.text.encoder import TextEncoder  # not at run time: isinstance would read the property `width`, and so load the encoder
 
 
 class WholeEncoder(Protocol):
-    """Captions to one vector each, such as `sora.text.PretrainedPooled`."""
+    """Encodes each caption as one vector, as `sora.text.PretrainedPooled` does."""
 
     name: str
 
@@ -44,7 +44,7 @@ class WholeEncoder(Protocol):
 
 
 class PooledCaptions:
-    """Two encoders as one: `states` of the words, and `whole`, a vector at most as wide as those states."""
+    """Encoder made of two: `states` gives the token states, `whole` a pooled vector that is at most as wide as the states."""
 
     def __init__(self, *, states: TextEncoder, whole: WholeEncoder) -> None:
         self.states, self.whole = states, whole
@@ -63,7 +63,7 @@ class PooledCaptions:
         self.whole.to(device)
 
     def limits(self) -> list[CaptionLimit]:
-        """Of the words and of the vector, each by its own key."""
+        """Limits of both encoders, with the keys text.states.* and text.whole.*."""
         both = (("states", self.states), ("whole", self.whole))
         return [replace(limit, key=limit.key.replace("text.", f"text.{part}.", 1)) for part, encoder in both for limit in encoder.limits()]
 
@@ -71,7 +71,7 @@ class PooledCaptions:
         return [*self.states.models(), *self.whole.models()]
 
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
-        """For each caption the vector, zeros up to the states' width behind it, and under it the states."""
+        """For each caption, the pooled vector padded with zeros to the width of the states, followed by the token states."""
         beside = self.states.width - self.whole.width
         if beside < 0:
             raise ValueError(
@@ -86,9 +86,9 @@ class PooledCaptions:
 
 
 class PooledText(nn.Module):
-    """Takes the first row of every caption as `pooled`, `width` numbers of it; what was stored behind it are the caption's words.
+    """Moves the first `width` numbers of each caption's first row to `pooled`, and keeps the other rows as token states.
 
-    As many rows as there were stay, so that shapes do not depend on the captions: the padding at the end grows by those taken out.
+    The number of rows does not change, so that shapes do not depend on the captions: the padding grows by the rows that were removed.
     """
 
     def __init__(self, width: int) -> None:
@@ -98,17 +98,17 @@ class PooledText(nn.Module):
     def forward(self, text: TextTokens) -> TextTokens:
         cu, states = text.segments.cu_seqlens, text.states
         full = (cu.diff() > 0) & (torch.arange(text.segments.count, device=cu.device) < text.segments.count - 1)  # the last is padding
-        taken = full.cumsum(0)  # first rows up to and with this segment's
+        taken = full.cumsum(0)  # number of first rows up to and including this segment
         owner, rows = owners(text.segments), torch.arange(len(states), device=cu.device)
         first = full[owner] & (rows == cu[owner])
-        places = torch.where(first, len(states) - taken[owner], rows - taken[owner])  # first rows go to the end, backwards
+        places = torch.where(first, len(states) - taken[owner], rows - taken[owner])  # first rows go to the end, in reverse order
         words = torch.zeros_like(states).index_copy(0, places, torch.where(first[:, None], 0, states))
         pooled = states.index_select(0, cu[:-1].clamp(max=len(states) - 1))[:, : self.width] * full[:, None]
         return TextTokens(words, _without_first(text.segments, full), pooled)
 
 
 def _without_first(segments: Segments, full: Tensor) -> Segments:
-    """One token less for every caption, and as many more for the padding; the device's numbers are computed there."""
+    """Segments with one token less for every caption and as many more in the padding; `cu_seqlens` is computed on the device."""
     lengths = segments.host.diff()
     fewer = (lengths[:-1] > 0).to(lengths.dtype)
     host = segments.host - torch.cat((fewer.new_zeros(1), fewer.cumsum(0), fewer.new_zeros(1)))

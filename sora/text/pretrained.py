@@ -1,4 +1,4 @@
-"""Frozen pre-trained encoders through transformers: MiniLM and other BERTs, T5, umT5, CLIP, LLaMA."""
+"""Frozen pre-trained text encoders from the transformers library: MiniLM and other BERTs, T5, umT5, CLIP, LLaMA."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sora.system.files import file_hash, read_json
 from sora.text.encoder import IdentityText
 from sora.text.limits import CaptionLimit
 
-# By the model's own config. Encoder-decoders and image-text models bring halves that captions do not need.
+# Class to load for each model_type: of encoder-decoders and image-text models only the text encoder. All others load as AutoModel.
 CLASSES = {
     "t5": "T5EncoderModel",
     "umt5": "UMT5EncoderModel",
@@ -30,10 +30,10 @@ CLASSES = {
 
 
 class Pretrained:
-    """A frozen model and its tokenizer, neither of them loaded before it is needed; weights come from safetensors, no code of theirs runs.
+    """A frozen model and its tokenizer, each loaded on first use. Weights come from safetensors, and no code of the checkpoint runs.
 
     source: `package:NAME` for a model that ships inside an installed Python package, a local folder, or a model id of the Hugging Face
-    hub, then pinned by `revision`. model_folder, tokenizer_folder: inside the source, "" for the source itself.
+    hub. revision: commit of the model on the hub. model_folder, tokenizer_folder: subfolders of the source, "" for the source itself.
     """
 
     def __init__(self, *, source: str, revision: str | None, model_folder: str, tokenizer_folder: str, precision: str) -> None:
@@ -45,24 +45,24 @@ class Pretrained:
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> None:
-        """Where the model lies, once it is loaded."""
+        """Move the model to a device, now or when it is loaded."""
         self.device = torch.device(device)
         if "model" in self.__dict__:
             self.model.to(self.device)
 
     def read(self, captions: list[str], *, fills: bool, max_tokens: int) -> Any:
-        """Token numbers and masks of captions, on the model's device. fills: all up to max_tokens, else up to the longest."""
+        """Token ids and attention masks, on the model's device, padded to max_tokens if `fills`, else to the longest caption."""
         padding = "max_length" if fills else True
         return self.tokenizer(captions, padding=padding, truncation=True, max_length=max_tokens, return_tensors="pt").to(self.device)
 
     def beyond(self, texts: list[str], tokens: int) -> list[str]:
-        """What each text says behind its first `tokens` tokens, of which the tokenizer's marks are some; "" for nothing."""
+        """Text beyond the first `tokens` tokens of each text, special tokens counted; "" if there is none."""
         ids, found = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"], [""] * len(texts)
         for number in (number for number, own in enumerate(ids) if len(own) > tokens):
             if self.tokenizer.is_fast:
                 kept = self.tokenizer(texts[number], truncation=True, max_length=tokens, return_offsets_mapping=True)["offset_mapping"]
                 found[number] = texts[number][max((end for _, end in kept), default=0) :]
-            else:  # it cannot say where its tokens stand
+            else:  # slow tokenizers give no character offsets
                 marks = self.tokenizer.num_special_tokens_to_add()
                 found[number] = self.tokenizer.decode(ids[number][max(0, tokens - marks) :], skip_special_tokens=True)
         return found
@@ -77,7 +77,7 @@ class Pretrained:
         return width
 
     def fingerprint(self, *settings: Any) -> str:
-        """Of every byte of weights, config and tokenizer, and of what else changes the states."""
+        """Hash of the files of weights, config and tokenizer, and of the other `settings` that change the states."""
         found = {}
         for folder, pattern in ((self._model_path, r"(config\.json|model.*\.safetensors)$"), (self._tokenizer_path, _TOKENIZER)):
             names = sorted(path for path in folder.iterdir() if re.match(pattern, path.name))
@@ -121,12 +121,13 @@ class Pretrained:
 
 
 class PretrainedEncoder:
-    """Token states of a frozen model, see `Pretrained` for where it comes from.
+    """Encodes captions as token states of a frozen model.
 
-    max_tokens: longer captions are cut. template: what a caption is put into, at "{}", and crop: how many tokens of it come before the
-    caption, which are left out of the states. skip: layers at the end that the states do not go through. reads_padding: the model is
-    given captions filled up to max_tokens and no mask, as some networks' makers did; keeps_padding: those fillings are words of the
-    caption, too.
+    source, revision, model_folder, tokenizer_folder: see `Pretrained`. max_tokens: longer captions are truncated. batch: captions per
+    forward pass. precision: "float32" or "bfloat16". template: text in which "{}" is replaced by the caption. crop: number of tokens of the
+    template before the caption, which are dropped from the states. skip: number of last layers that are skipped.
+    reads_padding: pad captions to max_tokens and give the model no attention mask, as some published networks were trained.
+    keeps_padding: return the states of padding tokens as well.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class PretrainedEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the model, and of what cuts or rounds the states."""
+        """Hash of the model and of all settings that change the states."""
         more = [self.template, self.crop, self.skip, self.reads_padding, self.keeps_padding]
         usual = ["{}", 0, 0, False, False]
         return self.pretrained.fingerprint(self.max_tokens, self.pretrained.precision, *([] if more == usual else [more]))
@@ -159,7 +160,7 @@ class PretrainedEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> list[Float[Tensor, "_ W"]]:
-        """States of each caption's own tokens, the tokenizer's marks included, and of padding if it is kept; float32 on the CPU."""
+        """States of each caption's tokens, with special tokens, and with padding if it is kept; float32 on the CPU."""
         fills, states = self.reads_padding or self.keeps_padding, {}
         for numbers in alike(captions, self.batch):
             told = [self.template.replace("{}", captions[number]) for number in numbers]
@@ -177,7 +178,7 @@ class PretrainedEncoder:
         return [CaptionLimit("text.max_tokens", self.max_tokens, self._beyond)]
 
     def _beyond(self, captions: list[str], tokens: int) -> list[str]:
-        """What is cut off of captions themselves: what the template has behind them is none of it."""
+        """Text that each caption loses beyond `tokens` tokens, without the part of the template after the caption."""
         behind = len(self.template.partition("{}")[2])
         found = self.pretrained.beyond([self.template.replace("{}", caption) for caption in captions], tokens + self.crop)
         return [lost[: max(0, len(lost) - behind)].strip() for lost in found]
@@ -190,9 +191,9 @@ class PretrainedEncoder:
 
 
 class PretrainedPooled:
-    """One vector for a whole caption, as a frozen model makes it of its last layer (CLIP: the end mark's state); for `sora.text.pooled`.
+    """Encodes each caption as one vector, the pooled output of a frozen model (CLIP: state of the end token), for `PooledCaptions`.
 
-    max_tokens: longer captions are cut. The rest: see `Pretrained`.
+    For the parameters see `PretrainedEncoder`.
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class PretrainedPooled:
 
     @torch.inference_mode()
     def encode(self, captions: list[str]) -> list[Float[Tensor, "W"]]:
-        """A vector for each caption, float32 on the CPU. Raises ValueError for a model that has none."""
+        """One vector per caption, float32 on the CPU. Raises ValueError for a model without pooled output."""
         vectors: dict[int, Tensor] = {}
         for numbers in alike(captions, self.batch):
             given = self.pretrained.read([captions[number] for number in numbers], fills=False, max_tokens=self.max_tokens)
@@ -237,13 +238,13 @@ class PretrainedPooled:
 
 
 def refuse_nothing(max_tokens: int, batch: int) -> None:
-    """Raise ValueError for captions of no tokens, or none at once."""
+    """Raise ValueError if max_tokens or batch is below 1."""
     if min(max_tokens, batch) < 1:
         raise ValueError(f"text.max_tokens={max_tokens} and text.batch={batch} must be at least 1")
 
 
 def alike(captions: list[str], batch: int) -> list[list[int]]:
-    """Numbers of captions in batches of like lengths, so that there is less padding."""
+    """Indices of captions in batches of up to `batch` captions of similar length, to reduce padding."""
     order = sorted(range(len(captions)), key=lambda number: len(captions[number]))
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 
@@ -257,7 +258,7 @@ def _require_transformers() -> None:
 
 
 def _inside_package(name: str) -> Path:
-    """The model folder that an installed package ships; the package is found, not imported."""
+    """Folder of the model inside an installed package, located without importing the package."""
     spec = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     if spec is None or not spec.submodule_search_locations:
         install = f"pip install --no-deps {name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Frames to latents and back: a causal video VAE, its objective, its whitening and its artefact on disk."""
+"""A causal video VAE, which encodes frames to latents and decodes them; its objective, its whitening and its files on disk."""
 
 from sora.system.lazy_names import lazy_names
 

@@ -1,4 +1,4 @@
-"""A VAE on disk: `vae.safetensors` (weights and whitening) and `vae.json` (settings, hashes). No pickle."""
+"""Save and load a VAE as a folder with `vae.safetensors` (weights and whitening) and `vae.json` (settings and hashes), without pickle."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SETTINGS = Fields(
 _WHITENING = {"mean": [number], "std": [real(0, above=True)]}
 FORM = Fields(
     {"format": some, "settings": SETTINGS, "stride": _TRIPLE, "whitening": _WHITENING, "weights_sha256": digest, "card_sha256": digest}
-)  # of vae.json
+)  # form of vae.json
 
 
 def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:
-    """Write the VAE into a new folder, whole or not at all, and return its hash.
+    """Save the VAE to a new folder atomically, and return its hash (see `artefact_hash`).
 
-    config: where it comes from (run, code version, ...), JSON-able, kept for readers; loading needs only the VAE's own settings.
+    config: JSON-serialisable record of the VAE's origin (run, code version, ...), kept for human readers; `load` does not use it.
     """
     with storage.whole_folder(Path(folder)) as staging:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
@@ -60,7 +60,7 @@ def save(vae: VideoVAE, folder: Path, *, config: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> VideoVAE:
-    """The VAE of a folder, in eval mode on the CPU; ValueError naming the file that is missing, damaged or does not fit."""
+    """Load the VAE of a folder, in eval mode on the CPU. Raises ValueError that names a missing, damaged or mismatched file."""
     folder = Path(folder)
     card = read_card(folder)
     weights = folder / WEIGHTS
@@ -84,12 +84,12 @@ def load(folder: Path) -> VideoVAE:
 
 
 def copy(folder: Path, target: Path) -> None:
-    """Copy the VAE of a folder, and nothing else that lies there, into `target`, which is made. Raises ValueError where a file is none."""
+    """Copy the two files of a VAE, and no other file of the folder, to the new folder `target`. Raises ValueError if one is missing."""
     storage.copy_files((CARD, WEIGHTS), Path(folder), target)
 
 
 def artefact_hash(folder: Path) -> str:
-    """One hash of weights, whitening and settings: what latents are keyed by. It does not depend on `config`."""
+    """Hash of the VAE's weights, whitening and settings, which identifies the latents it encodes. It does not depend on `config`."""
     card = read_card(Path(folder))
     return storage.text_hash(canonical({key: card[key] for key in ("format", "settings", "weights_sha256")}))
 

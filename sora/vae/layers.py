@@ -1,7 +1,7 @@
-"""The parts of the VAE: Haar patches, causal convolutions, and the steps between resolutions.
+"""Layers of the VAE: Haar transforms of pixel blocks, causal convolutions, downsampling and upsampling.
 
-Everything here is causal in time and normalises each position by itself, so a later frame cannot change an earlier
-result, and a clip's result does not depend on its neighbours in the batch.
+All layers are causal in time and normalise each position by itself, so a later frame cannot change an earlier output, and the output for
+a clip does not depend on the other clips of the batch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 Triple = tuple[int, int, int]
 
-# Standard deviations, in pixels of [-1, 1], of a block's mean and of its detail one octave below the first scale.
+# Standard deviations, for pixels in [-1, 1], of a block's mean, and of the amplitude of scale 0 extrapolated from its finer Haar scales.
 MEAN_SPREAD, DETAIL_SPREAD = 0.4, 0.1
 COLOURS = 3
-COLOUR_SPREADS = (1.5, 0.6, 0.6)  # of lightness and of the colour differences, against one colour's; their squares' mean is 1
+COLOUR_SPREADS = (1.5, 0.6, 0.6)  # standard deviations of lightness and two colour differences, relative to RGB; mean square is about 1
 
 
 def triple(values: object, name: str) -> Triple:
-    """Three positive integers (time, rows, columns) out of what YAML gives, or a ValueError naming the key."""
+    """Check a value from YAML and return it as three positive integers (time, rows, columns). Raises ValueError that names the key."""
     items = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
     if len(items) != 3 or not all(isinstance(item, int) and item >= 1 for item in items):
         raise ValueError(f"{name} must be three positive integers (time, rows, columns), not {values!r}; change vae.{name}")
@@ -31,17 +31,17 @@ def triple(values: object, name: str) -> Triple:
 
 
 def group(x: Float[Tensor, "B C T H W"], size: Triple) -> Float[Tensor, "B D t h w"]:
-    """Move each block of `size` positions into the channels."""
+    """Move each block of `size` positions (time, rows, columns) into the channels (space-to-depth)."""
     return rearrange(x, "b c (t pt) (h ph) (w pw) -> b (pt ph pw c) t h w", pt=size[0], ph=size[1], pw=size[2])
 
 
 def ungroup(x: Float[Tensor, "B D t h w"], size: Triple) -> Float[Tensor, "B C T H W"]:
-    """The inverse of `group`."""
+    """Inverse of `group`."""
     return rearrange(x, "b (pt ph pw c) t h w -> b c (t pt) (h ph) (w pw)", pt=size[0], ph=size[1], pw=size[2])
 
 
 def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
-    """The orthonormal Haar basis of `length` samples (rows, coarse to fine) and the scale of each row (0 is the mean)."""
+    """Orthonormal Haar basis of `length` samples, one basis vector per row from coarse to fine, and the scale of each row (0: mean)."""
     if length < 1 or length & (length - 1):
         raise ValueError(f"a Haar stem needs block sizes that are powers of two, not {length}; change vae.stem or vae.strides")
     basis, levels = torch.ones(1, 1, dtype=torch.float64), [0]
@@ -54,10 +54,10 @@ def haar_levels(length: int) -> tuple[Float[Tensor, "n n"], list[int]]:
 
 
 def haar_blocks(size: Triple) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]]:
-    """Orthonormal basis of a block's pixels (time, row, column, colour), and the spread of each coefficient.
+    """Orthonormal Haar basis of a block's D = 3 * time * rows * columns pixel values, and the standard deviation of each coefficient.
 
-    Rows are (scale, colour): Haar scales, coarse ones first, by lightness and two colour differences, colour fastest. The spreads are
-    those of pixels in [-1, 1] whose spectrum falls like natural video's: each finer scale has half the amplitude.
+    Basis vectors are ordered by Haar scale, coarse first, and within a scale by lightness and two colour differences. The standard
+    deviations assume pixels in [-1, 1] and a spectrum like that of natural video: each finer scale has half the amplitude.
     """
     (time, a), (rows, b), (columns, c) = (haar_levels(length) for length in size)
     scales = [i + j + k for i in a for j in b for k in c]
@@ -70,7 +70,7 @@ def haar_blocks(size: Triple) -> tuple[Float[Tensor, "D D"], Float[Tensor, " D"]
 
 
 class CausalConv(nn.Module):
-    """A 3-D convolution that sees this frame and earlier ones, zeros before the first."""
+    """3-D convolution that is causal in time: it sees the current frame and earlier ones, and zeros before the first."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Triple) -> None:
         super().__init__()
@@ -82,16 +82,16 @@ class CausalConv(nn.Module):
         return self.with_weight(x, self.conv.weight)
 
     def with_weight(self, x: Float[Tensor, "B C T H W"], weight: Float[Tensor, "D C kt kh kw"]) -> Float[Tensor, "B D T H W"]:
-        # Beware: torch's CPU conv3d is several times slower for batch 1 at small sizes; F.pad keeps the fast kernel otherwise.
+        # Beware: torch's CPU conv3d is several times slower for batch 1 at small sizes. In all other cases F.pad keeps the fast kernel.
         past = F.pad(x, (0, 0, 0, 0, self.past, 0)) if self.past else x
         return F.conv3d(past, weight, self.conv.bias, padding=self.sides)
 
 
 class FromPixels(nn.Module):
-    """A causal convolution over the Haar coefficients of blocks of pixels.
+    """Causal convolution over the Haar coefficients of blocks of pixels.
 
-    The coefficients have about unit variance and stand coarse scales first, colour fastest, so that every weight learns at the same
-    pace. They are never computed: the transform is folded into the weights, which are few, and not into the pixels, which are many.
+    The coefficients are scaled to about unit variance, so that all weights learn at the same rate; see `haar_blocks` for their order. They
+    are never computed: the transform is multiplied into the weights, which is cheaper than transforming the pixels.
     """
 
     forth: Tensor
@@ -110,7 +110,7 @@ class FromPixels(nn.Module):
 
 
 class ToPixels(nn.Module):
-    """Haar coefficients out of a linear map of each position, as pixels; the mirror of `FromPixels`."""
+    """Linear map of each position to Haar coefficients, followed by the inverse Haar transform to pixels."""
 
     back: Tensor
 
@@ -127,7 +127,7 @@ class ToPixels(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm over the channels of one position (Zhang & Sennrich 2019): statistics never cross time or space."""
+    """RMS norm over the channels of each position (Zhang & Sennrich 2019), so that no statistics are shared across time or space."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Norm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of two causal convolutions; the identity at birth."""
+    """Residual block of two causal convolutions, initialised to the identity."""
 
     def __init__(self, channels: int, kernel: Triple) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class ResidualBlock(nn.Module):
 
 
 class OutputHead(nn.Module):
-    """Norm, non-linearity and a last layer that gives zeros at birth, so that what it is added to starts alone."""
+    """Norm, SiLU and an output layer initialised to zero, so that at initialisation only the linear shortcut beside it contributes."""
 
     def __init__(self, channels: int, out: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class OutputHead(nn.Module):
 
 
 class Down(nn.Module):
-    """Fold blocks of positions into channels and mix them: no pixel is skipped, none is seen twice."""
+    """Downsampling: blocks of `factor` positions are moved into the channels and mixed by a 1x1x1 convolution."""
 
     def __init__(self, inputs: int, outputs: int, factor: Triple) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """The mirror of `Down`."""
+    """Upsampling: a 1x1x1 convolution, then channels are moved into blocks of `factor` positions."""
 
     def __init__(self, inputs: int, outputs: int, factor: Triple) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the VAE is trained for."""
+"""Training objective of the VAE."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sora.vae.vae import VideoVAE, from_uint8
 
 
 class VaeObjective:
-    """Weighted sum of absolute error, squared error, edge error and the posterior's divergence, each a mean over its values.
+    """Weighted sum of absolute error, squared error, edge error and KL divergence, each averaged over its values.
 
-    l1, l2: of pixels in [-1, 1]. edge: absolute error of the differences between neighbouring pixels, which keeps corners sharp.
-    kl: nats per latent value.
+    l1, l2: weights of the absolute and the squared error of pixels in [-1, 1]. edge: weight of `edge_error`, which keeps edges sharp.
+    kl: weight of the KL divergence of the posterior, in nats per latent value.
     """
 
     def __init__(self, *, l1: float, l2: float, edge: float, kl: float) -> None:
@@ -22,7 +22,7 @@ class VaeObjective:
         self.weights = {"l1": l1, "l2": l2, "edge": edge, "kl": kl}
 
     def __call__(self, vae: VideoVAE, frames: UInt8[Tensor, "B T H W 3"], noise: Float[Tensor, "B C t h w"]) -> dict[str, Tensor]:
-        """Each term unweighted, and their weighted sum "total"; `noise` is standard normal, of the latents' shape."""
+        """Unweighted terms by name, and their weighted sum as "total". noise: standard normal, with the shape of the latents."""
         posterior = vae.posterior(frames)
         decoded = vae.decode_float(vae.whiten(posterior.sample(noise)))
         error = decoded - from_uint8(frames).to(decoded.dtype)
@@ -32,7 +32,7 @@ class VaeObjective:
 
 
 def edge_error(error: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, ""]:
-    """Mean absolute difference of the error between neighbouring rows and columns (gradient difference loss, Mathieu et al. 2016)."""
+    """Mean absolute difference of the error between neighbouring pixels (gradient difference loss, Mathieu et al. 2016)."""
     rows = error[..., 1:, :] - error[..., :-1, :]
     columns = error[..., :, 1:] - error[..., :, :-1]
     return 0.5 * (rows.abs().mean() + columns.abs().mean())

@@ -1,9 +1,9 @@
 """A causal video VAE with a Haar stem and linear shortcuts.
 
-Frames come in groups: the first frame alone, then `stride[0]` frames each, and each group is one latent frame. The first
-frame is repeated in front to fill its group, so an image is a clip of one frame and the first frame of a clip encodes as the
-image. Around the convolutional trunk runs a linear code of each block of pixels (compare the DC-AE shortcuts of Chen et al.
-2024), which at birth is the block's coarse Haar coefficients: the trunk only learns what a linear code cannot say.
+Frames are encoded in groups, one latent frame per group: the first frame alone, then `stride[0]` frames each. The first frame is repeated
+in front to fill its group, so an image is a clip of one frame, and the first frame of a clip is encoded as that image would be.
+Beside the convolutional encoder and decoder runs a linear map of each block of pixels (compare the shortcuts of DC-AE, Chen et al. 2024).
+It is initialised to the block's coarsest Haar coefficients, so that the convolutions learn only what a linear map cannot encode.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from sora.vae.layers import COLOURS, CausalConv, Down, FromPixels, OutputHead, R
 
 LOG_VARIANCE = (-20.0, 4.0)
 LARGEST_KERNEL = 31
-LARGEST_BLOCK = 2048  # pixels of the whole stride; the Haar basis of a block has three times as many rows and columns
+LARGEST_BLOCK = 2048  # pixels per latent position; the Haar basis is a square matrix of three times this size
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """A diagonal normal over raw (not whitened) latents."""
+    """Diagonal Gaussian posterior over raw (not whitened) latents."""
 
     mean: Float[Tensor, "B C t h w"]
     logvar: Float[Tensor, "B C t h w"]
 
     def sample(self, noise: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
-        """The latents that standard normal `noise` stands for."""
+        """Latents mean + std * noise, for standard normal `noise`."""
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Float[Tensor, "B C t h w"]:
-        """Divergence from the standard normal, in nats, for each latent value (Kingma & Welling 2014, appendix B)."""
+        """KL divergence from the standard normal, in nats, for each latent value (Kingma & Welling 2014, appendix B)."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
 
 
 class VideoVAE(nn.Module):
-    """Frames uint8 (B, T, H, W, 3) to whitened latents (B, C, t, h, w) and back.
+    """Encodes uint8 frames (B, T, H, W, 3) to whitened latents (B, C, t, h, w), and decodes them.
 
-    stem: pixels (time, rows, columns) per position of the first level, powers of two. widths, blocks: channels and residual
-    blocks of each level of the encoder; the decoder mirrors them with `decoder_blocks`. strides: the step between successive
-    levels, one fewer than levels. kernels: of each level's convolutions, odd in space. noise: the posterior's standard deviation at birth.
+    stem: frames, rows and columns of pixels per position of the first level, powers of two. widths, blocks: channels and number of
+    residual blocks of each encoder level; the decoder has the same widths in reverse order, and `decoder_blocks`. strides: downsampling
+    (time, rows, columns) between successive levels, one fewer than levels. kernels: kernel sizes of each level's convolutions, odd in rows
+    and columns. noise: standard deviation of the posterior at initialisation.
     """
 
     shift: Tensor
@@ -97,7 +98,7 @@ class VideoVAE(nn.Module):
         self._start(noise)
 
     def _start(self, noise: float) -> None:
-        """At birth: keep the coarsest Haar coefficients, with a small posterior."""
+        """Initialise the linear shortcuts to the coarsest Haar coefficients, and the posterior's standard deviation to `noise`."""
         if noise <= 0:
             raise ValueError(f"noise must be above 0, not {noise}; change vae.noise")
         keep = torch.eye(self.latent_channels, self.linear_encode.coefficients)
@@ -109,27 +110,27 @@ class VideoVAE(nn.Module):
             self.to_posterior.out.bias[self.latent_channels :] = 2 * math.log(noise)  # pyright: ignore
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent frames, rows and columns of a clip; ValueError if it does not fit the stride."""
+        """Latent frames, rows and columns of a clip. Raises ValueError if its size does not fit the stride."""
         return Geometry(self.stride).latent_shape(frames, height, width)
 
     def posterior(self, frames: UInt8[Tensor, "B T H W 3"]) -> Posterior:
-        """The posterior over raw latents."""
+        """Posterior over the raw latents of the frames."""
         self.latent_shape(*frames.shape[1:4])
         pixels = fill_first_group(from_uint8(frames).to(self.shift.dtype), self.stride[0])
         mean, logvar = self.to_posterior(self.encoder(pixels)).chunk(2, dim=1)
         return Posterior(mean=mean + self.linear_encode(pixels), logvar=logvar.clamp(*LOG_VARIANCE))
 
     def whiten(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
-        """Raw latents to mean 0 and standard deviation 1 in each channel, as measured by `whitening.measure`."""
+        """Standardise raw latents to mean 0 and standard deviation 1 per channel, by the statistics that `whitening.measure` found."""
         return (raw - rearrange(self.shift, "c -> c 1 1 1")) / rearrange(self.scale, "c -> c 1 1 1")
 
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B C t h w"]:
-        """The whitened posterior mean."""
+        """Whitened mean of the posterior."""
         return self.whiten(self.posterior(frames).mean)
 
     def decode_float(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        """Whitened latents to frames around [-1, 1], differentiable and not clamped."""
+        """Decode whitened latents to frames whose pixels lie around [-1, 1]; differentiable and not clamped."""
         if latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents have {latents.shape[1]} channels, this VAE has {self.latent_channels}; they are of another VAE")
         raw = latents * rearrange(self.scale, "c -> c 1 1 1") + rearrange(self.shift, "c -> c 1 1 1")
@@ -142,18 +143,18 @@ class VideoVAE(nn.Module):
 
 
 def from_uint8(frames: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T H W"]:
-    """Pixels 0..255 to [-1, 1]."""
+    """Map pixels from 0..255 to [-1, 1], channels first."""
     return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1.0
 
 
 def to_uint8(frames: Float[Tensor, "B 3 T H W"]) -> UInt8[Tensor, "B T H W 3"]:
-    """[-1, 1] to pixels 0..255, rounded and clamped."""
+    """Map pixels from [-1, 1] to 0..255, rounded and clamped, channels last."""
     pixels = ((frames.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return rearrange(pixels, "b c t h w -> b t h w c")
 
 
 def fill_first_group(frames: Float[Tensor, "B 3 T H W"], length: int) -> Float[Tensor, "B 3 U H W"]:
-    """Repeat the first frame in front, so that it fills a group by itself."""
+    """Prepend length - 1 copies of the first frame, so that it fills a group of `length` frames by itself."""
     first = frames[:, :, :1].expand(-1, -1, length - 1, -1, -1)
     return torch.cat([first, frames], dim=2)
 

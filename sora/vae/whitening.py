@@ -1,6 +1,6 @@
-"""Whitening: the one place where the scale of raw latents is measured.
+"""Whitening: measure the mean and standard deviation of each channel of the raw latents, and store them in the VAE.
 
-It is measured once, after training, and lives in the VAE's buffers and so in its artefact; nobody else multiplies by a scale.
+They are measured once, after training, and saved with the VAE as buffers. All other code sees whitened latents and applies no scale.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from sora.vae.vae import VideoVAE
 
-# A channel of whitened latents outside these means another VAE's scale, or a dead or exploding channel.
+# Beyond these bounds, latents were whitened with the statistics of another VAE, or a channel is dead or exploding.
 LARGEST_MEAN = 0.3
 SMALLEST_STD, LARGEST_STD = 0.7, 1.4
 
 
 @torch.no_grad()
 def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "_ _ _ _ 3"]]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Mean and standard deviation of each raw latent channel over all positions of all batches, in float64.
+    """Mean and standard deviation of each raw latent channel over all positions of all batches, accumulated in float64.
 
-    Raises ValueError when there are no batches, or when a channel is dead or not finite.
+    Raises ValueError if there are no batches, or if a channel is dead (constant) or not finite.
     """
     count, total, squares = 0, torch.zeros(vae.latent_channels).double(), torch.zeros(vae.latent_channels).double()
     for frames in batches:
@@ -43,14 +43,14 @@ def measure(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "_ _ _ _ 3"]]) -> tup
 
 
 def whiten(vae: VideoVAE, batches: Iterable[UInt8[Tensor, "_ _ _ _ 3"]]) -> None:
-    """Measure the whitening and store it in the VAE."""
+    """Measure mean and standard deviation on `batches`, and store them in the VAE's buffers `shift` and `scale`."""
     mean, std = measure(vae, batches)
     vae.shift.copy_(mean)
     vae.scale.copy_(std)
 
 
 def unlike(latents: Iterable[Float[Tensor, "_ _ _ _"]]) -> list[str]:
-    """The channels of some clips' latents, all taken together, that are not near mean 0 and standard deviation 1, each with its numbers."""
+    """Describe each channel whose mean or standard deviation, over all clips together, is not near 0 or 1."""
     values = torch.cat([rearrange(clip.double(), "c t h w -> c (t h w)") for clip in latents], dim=1)
     mean, std = values.mean(1), values.std(1, correction=0)
     bad = (mean.abs() > LARGEST_MEAN) | (std < SMALLEST_STD) | (std > LARGEST_STD) | ~std.isfinite()

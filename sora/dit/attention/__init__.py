@@ -1,6 +1,5 @@
-"""Attention inside the segments of a packed axis: one signature (`sora.dit.attention.layout.Attention`), and one place that chooses who
-computes it.
+"""Attention within the segments of a packed axis: several backends with one signature (`sora.dit.attention.layout.Attention`).
 
-`fastest_attention` takes the fastest backend that trains on the device and dtype of the queries; `dit.attention` can name each
-backend too.
+`fastest_attention`, the default of the key dit.attention, chooses the fastest backend for the device and dtype of the queries. The key can
+also name a backend.
 """

@@ -1,7 +1,7 @@
-"""Attention of whole matrix products over chunks of queries, whose backward computes the weights again: for bfloat16 on a CPU.
+"""Attention by matrix products over chunks of queries, with attention weights recomputed in the backward pass: for bfloat16 on a CPU.
 
-torch's flash attention reaches a quarter of what the CPU's bf16 matrix units give; products of whole chunks reach most of it. Scores are
-rounded to bfloat16 between the product and the softmax, so keep the norms of queries and keys, and see `per_segment` for less rounding.
+torch's flash attention reaches a quarter of the throughput of the CPU's bf16 matrix units; large matrix products reach most of it. Scores
+are rounded to bfloat16 before the softmax, so queries and keys must be normalised. `per_segment` rounds less.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sora.dit.attention.tiles import tiles
 from sora.system.torch_private import softmax_backward
 from sora.tokens import Segments
 
-SCORES = 1 << 20  # numbers in the scores of a chunk: small enough to stay in a core's cache until they are used
+SCORES = 1 << 20  # maximum number of scores per chunk, so that they stay in a core's cache until they are used
 
 
 def chunked_attention(
@@ -27,7 +27,7 @@ def chunked_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """Runs anywhere and in any dtype; the fastest in bfloat16 on a CPU that multiplies it natively."""
+    """Attention on any device and in any dtype; the fastest backend in bfloat16 on a CPU with native bfloat16 products."""
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
@@ -42,7 +42,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, T
 
 
 def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, _: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
-    # Sums of the chunks' gradients are kept in float32 at least.
+    # Gradients are accumulated over chunks in float32 or wider.
     wide = torch.promote_types(q.dtype, torch.float32)
     grad_q = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     grad_k, grad_v = (torch.zeros(x.shape, dtype=wide, device=q.device) for x in (k, v))
@@ -64,31 +64,31 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, _: Ten
 
 
 def _chunks(queries: Tensor, keys: int) -> list[slice]:
-    """Ranges of a tile's L queries, few enough for the scores of each to stay in the cache."""
+    """Split the L queries of a tile into ranges of at most `SCORES` scores each, but of at least 32 queries."""
     batch, heads, length, _ = queries.shape
     rows = min(length, max(32, SCORES // (batch * heads * keys)))
     return [slice(first, min(first + rows, length)) for first in range(0, length, rows)]
 
 
 def _chunk(queries: Tensor, rows: slice, k: Tensor, scale: float | None = None) -> Tensor:
-    """(batch, H, L, E) -> (batch * K, H / K * c, E): the heads that share a key head stand under one another, scaled as scores are."""
+    """Queries `rows` of (batch, H, L, E) as (batch * K, H / K * c, E), times scale (None: 1 / sqrt(E)); heads of a key head stacked."""
     chunk = queries[:, :, rows].unflatten(1, (k.shape[1], -1)) * (queries.shape[-1] ** -0.5 if scale is None else scale)
     return chunk.flatten(2, 3).flatten(0, 1)
 
 
 def _apart(chunk: Tensor, queries: Tensor) -> Tensor:
-    """The reverse of `_chunk`: (batch, H, c, E)."""
+    """Inverse of the reshape in `_chunk`: (batch, H, c, E)."""
     batch, heads, _, width = queries.shape
     return chunk.reshape(batch, heads, -1, width)
 
 
 def _flat(keys: Tensor) -> Tensor:
-    """(batch, K, S, E) -> (batch * K, S, E), copied together once rather than by every chunk's product."""
+    """Reshape (batch, K, S, E) to (batch * K, S, E), contiguous, so that not every chunk's product makes its own copy."""
     return keys.flatten(0, 1).contiguous()
 
 
 def _weights(chunk: Tensor, keys: Tensor, mask: Tensor | None, rows: slice) -> Tensor:
-    """The softmax of the scores of a chunk's queries."""
+    """Attention weights of a chunk: the softmax of its scores. mask: (L, S), True where a query of the tile sees a key."""
     scores = chunk @ keys.mT
     if mask is not None:
         unseen = ~mask[rows].to(scores.device)
@@ -97,7 +97,7 @@ def _weights(chunk: Tensor, keys: Tensor, mask: Tensor | None, rows: slice) -> T
 
 
 def _extra(q: Tensor) -> Tensor:
-    """Nothing: the backward needs the inputs alone."""
+    """Empty tensor: the backward pass needs no output of the forward pass."""
     return torch.empty(0, dtype=q.dtype, device=q.device)
 
 

@@ -1,4 +1,4 @@
-"""The formula itself, quadratic in the pack: the reference that the backends are tested against, on any device."""
+"""Attention by its formula, with a mask over the whole pack: the reference that the backends are tested against, on any device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dense_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """softmax(q k / sqrt(E)) v under a mask of N x M."""
+    """softmax(q k / sqrt(E)) v under an N x M mask; memory is quadratic in the tokens of the pack."""
     seen = allowed(q_segments, k_segments, mask).to(q.device)
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
@@ -30,7 +30,7 @@ def dense_attention(
 
 
 def allowed(q_segments: Segments, k_segments: Segments, mask: Mask | None) -> Bool[Tensor, "N M"]:
-    """Whether each query sees each key."""
+    """Boolean mask: True where a query sees a key."""
     owner_q, owner_k = (torch.arange(one.count).repeat_interleave(one.host.diff()) for one in (q_segments, k_segments))
     seen = owner_q[:, None] == owner_k[None, :]
     if mask is not None:

@@ -1,4 +1,4 @@
-"""The choice of who computes attention."""
+"""Choice of the attention backend by device, dtype, head width and mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sora.dit.attention.varlen import HALVES, takes, varlen_attention
 from sora.system.torch_private import multiplies_bfloat16
 from sora.tokens import Segments
 
-# Whether this CPU multiplies matrices of bfloat16 natively; for others torch emulates it, at a tenth of their speed in float32.
+# Whether this CPU has native bfloat16 matrix products; on others torch emulates them at a tenth of the speed of float32.
 MULTIPLIES_BFLOAT16: bool = multiplies_bfloat16()
 
 
@@ -26,12 +26,16 @@ def fastest_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """The fastest backend that trains on the device and dtype of q, under that mask."""
+    """Attention by the fastest backend that supports training on the device and dtype of q with this mask."""
     return fastest(q.device, q.dtype, q.shape[-1], masked=mask is not None)(q, k, v, q_segments, k_segments, mask)
 
 
 def fastest(device: torch.device, dtype: torch.dtype, width: int, *, masked: bool) -> Attention:
-    """On a GPU flash attention, or FlexAttention for masks, float32 and odd widths of heads; on a CPU what its units multiply best."""
+    """Fastest backend for queries of this device, dtype and head width.
+
+    On a GPU it is flash attention, or FlexAttention for masks, float32, and head widths that flash attention does not support. On a CPU it
+    is `chunked_attention` for bfloat16 with native products, else `per_segment_attention`.
+    """
     if device.type == "cuda":
         return varlen_attention if dtype in HALVES and takes(width) and not masked else flex_attention
     return chunked_attention if dtype == torch.bfloat16 and MULTIPLIES_BFLOAT16 else per_segment_attention

@@ -1,4 +1,4 @@
-"""The flash-attn package (Dao 2023), for those who have built it; `varlen` needs nothing but torch."""
+"""Attention by the flash-attn package (Dao 2023), if it is installed; `varlen` needs torch only."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def flash_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """Segments of any lengths on CUDA in half precision; masks are FlexAttention's work."""
+    """Attention within segments of any lengths, on CUDA in half precision. Raises ValueError for a mask."""
     refuse_elsewhere("flash", q, mask)
     _package()
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 
 def _package() -> ModuleType:
-    """The part of the package that holds its kernels. Before 2.7 they were called with other arguments and gave other results."""
+    """Import the flash_attn_interface module. Raises ValueError before version 2.7, which had other arguments and outputs."""
     try:
         from flash_attn import __version__, flash_attn_interface  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -74,7 +74,7 @@ def _backward(
 
 
 def _extra(q: Tensor) -> Tensor:
-    """The log-sum-exp of the scores, (H, N)."""
+    """Empty tensor for the log-sum-exp of the scores, (H, N)."""
     return torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
 
 

@@ -1,4 +1,4 @@
-"""FlexAttention (Dong et al. 2024): any mask, on a GPU at the speed of its kernels; on a CPU forwards only, for tests."""
+"""Attention under any mask by FlexAttention (Dong et al. 2024): compiled kernels on a GPU; on a CPU the forward pass only, for tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from sora.dit.attention.layout import EVERYWHERE, Mask
 from sora.tokens import Segments
 
-BLOCK = 128  # tokens, of queries and of keys: what the kernels take or leave as one
-PAIRS = 1 << 26  # so many of a query and a key are looked at together: of 100,000 tokens all pairs would be 10 GB and more
+BLOCK = 128  # side, in tokens, of the blocks of queries and keys that the kernels compute or skip as a whole
+PAIRS = 1 << 26  # pairs of a query and a key per part of the block mask: all pairs of 100,000 tokens would take 10 GB and more
 
 
 def flex_attention(
@@ -26,7 +26,7 @@ def flex_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """The blocks that a mask leaves, found once for all blocks of the network that ask for the same."""
+    """Attention under `mask` by FlexAttention; the block mask is computed once for all blocks of the network with the same mask."""
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(
             "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.fastest_attention, which computes"
@@ -46,15 +46,15 @@ def _kernel() -> Callable:
 
 @cache
 def _compiled() -> Callable:
-    """Outside a compiled network the kernel is compiled by itself: without, it would make the whole matrix of scores.
+    """FlexAttention compiled by itself, for use outside a compiled network: uncompiled it would allocate the whole matrix of scores.
 
-    The second length of an axis makes it one of any length: tokens and words together have another one in every pack.
+    Its second call with another length makes that length dynamic, which joint axes of tokens and words need: they change in every pack.
     """
     return torch.compile(_kernel())
 
 
 def block_mask_of(q_segments: Segments, k_segments: Segments, mask: Mask | None, queries: int, keys: int) -> Any:
-    """FlexAttention's block mask."""
+    """FlexAttention's `BlockMask` for `queries` x `keys` tokens, cached unless a compiler is tracing."""
     found = _block_mask if torch.compiler.is_compiling() else _remembered
     return found(q_segments, k_segments, mask, queries, keys)
 
@@ -64,7 +64,7 @@ def _block_mask(q_segments: Segments, k_segments: Segments, mask: Mask | None, q
 
     device = q_segments.cu_seqlens.device
     seen = mask_mod(_owners(q_segments, queries), _owners(k_segments, keys), mask)
-    if torch.compiler.is_compiling():  # which never makes the matrix that these blocks are sums of
+    if torch.compiler.is_compiling():  # compiled code never allocates the matrix of pairs, so no parts are needed
         return create_block_mask(seen, B=None, H=None, Q_LEN=queries, KV_LEN=keys, device=device)
     rows = max(1, PAIRS // max(1, keys) // BLOCK) * BLOCK
     parts = [
@@ -80,7 +80,7 @@ def _from(first: int, seen: Callable) -> Callable:
     return lambda batch, head, query, key: seen(batch, head, query + first, key)
 
 
-# The blocks of a network ask one after another for the same one or two masks. Segments and layouts are told apart by identity.
+# All blocks of a network use the same one or two masks in turn. The cache compares segments and layouts by identity.
 _remembered = lru_cache(maxsize=4)(_block_mask)
 
 
@@ -90,8 +90,8 @@ def _owners(segments: Segments, count: int) -> Int[Tensor, "N"]:
 
 
 def mask_mod(q_owners: Int[Tensor, "N"], k_owners: Int[Tensor, "M"], mask: Mask | None) -> Callable:
-    """`sora.dit.attention.layout.sees` for one query and one key of a clip, given by their numbers."""
-    # Lambdas, because FlexAttention counts and traces functions, which those that check types under pytest (every `def`) do not stand.
+    """`mask_mod` for FlexAttention: whether a query sees a key, given by index, in the same segment and as `layout.sees` says."""
+    # Lambdas, because FlexAttention inspects and traces these functions, which fails for functions that jaxtyping has wrapped under pytest.
     same = lambda batch, head, query, key: q_owners[query] == k_owners[key]  # noqa: E731
     if mask is None:
         return same

@@ -1,4 +1,4 @@
-"""Where each token of a pack stands in its own clip, who sees whom there, and the signatures that attention and its patterns share.
+"""Coordinates of tokens in their clips, attention masks, and the signatures of attention backends and attention patterns.
 
 attention(q, k, v, q_segments, k_segments, mask=None) -> o        q, o (N, H, E); k, v (M, K, E), K divides H
 pattern(attention, block_number) -> (q, k, v, layout) -> o        self-attention of one block
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from sora.tokens import PackedTokens, Segments
 
-EVERYWHERE = -1  # the reach of a mask along an axis that it does not limit
+EVERYWHERE = -1  # reach of a mask along an axis without limit
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The places of a pack's tokens, made once per forward pass without asking the device for anything.
+    """Coordinates of a pack's tokens, computed once per forward pass without synchronising with the device.
 
-    segments: of the pack. grids: frames, rows and columns of each segment, on the host (see `Segments`): (0, 0, 0) for an empty one, and a
-    single row for the padding. coordinates: frame, row and column of each token in its own clip, counted from 0, on the device. Of an axis
-    that is cut over ranks, segments and coordinates are of the part, grids of the whole, and `uncut` is the layout of the whole.
+    segments: segments of the pack. grids: (G, 3) on the CPU, frames, rows and columns of each segment; (0, 0, 0) for an empty segment and
+    (1, 1, n) for n tokens of padding. coordinates: (N, 3) on the device, frame, row and column of each token in its clip, from 0.
+    uncut: under context parallelism, the layout of the whole axis. Then segments and coordinates are those of this rank's part, and grids
+    those of the whole axis.
     """
 
     segments: Segments
@@ -54,9 +55,9 @@ def _coordinates(segments: Segments, grids: Int[Tensor, "G 3"], count: int) -> I
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens of its own clip a token sees in self-attention: those at most `reach` frames, rows and columns away.
+    """Mask of self-attention within a clip: a token sees the tokens that are at most `reach` frames, rows and columns away.
 
-    reach: for each axis, -1 for no limit. causal: only its own frame and earlier ones.
+    reach: distance along each axis, -1 for no limit. causal: a token sees its own frame and earlier frames only.
     """
 
     layout: Layout
@@ -68,13 +69,13 @@ class Mask:
 
 
 def refuse_reach(reach: tuple[int, int, int]) -> None:
-    """Raise ValueError for a reach that is none."""
+    """Raise ValueError if a reach is below -1."""
     if min(reach) < EVERYWHERE:
         raise ValueError(f"dit.pattern reaches {reach} frames, rows and columns; a reach is at least 0, or -1 for no limit")
 
 
 def sees(queries: Int[Tensor, "N 3"], keys: Int[Tensor, "M 3"], *, reach: tuple[int, int, int], causal: bool) -> Bool[Tensor, "N M"]:
-    """Whether a token at one place sees one at another place of the same clip: the formula that every backend is tested against."""
+    """Whether each query sees each key of the same clip, given their coordinates: the reference that all backends are tested against."""
     seen = torch.ones(len(queries), len(keys), dtype=torch.bool, device=queries.device)
     for axis, far in enumerate(reach):
         if far != EVERYWHERE:
@@ -85,16 +86,17 @@ def sees(queries: Int[Tensor, "N 3"], keys: Int[Tensor, "M 3"], *, reach: tuple[
 
 
 class Attention(Protocol):
-    """Queries meet the keys and values of their own segment; `mask` limits that further where both lie on one axis.
+    """Attention of the queries of each segment to the keys and values of the same segment.
 
-    q (N, H, E), k and v (M, K, E) with K dividing H: query head h meets head h * K // H of the keys. A query that sees nothing gets 0.
+    q: (N, H, E). k, v: (M, K, E), where K divides H; query head h uses key head h * K // H. mask: further limits which keys a query sees,
+    for self-attention. The output is (N, H, E), 0 for a query that sees no key.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, q_segments: Segments, k_segments: Segments, mask: Mask | None = None) -> Tensor: ...
 
 
 class Route:
-    """The way of a network to its attention: all its blocks ask here, so that a strategy may put something in between."""
+    """Calls `attention`, through which all blocks of a network compute theirs, so that parallel strategies can replace or wrap it."""
 
     def __init__(self, attention: Attention) -> None:
         self.attention = attention

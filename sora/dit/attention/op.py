@@ -1,7 +1,7 @@
-"""One family of custom ops, `sora_attend::NAME`, so that compilers, selective checkpointing and FLOP counters see attention as one thing.
+"""Custom ops `sora_attend::NAME` for attention backends, so that torch.compile, selective checkpointing and FLOP counters see one op each.
 
-A backend brings a forward and a backward of plain tensors; here they get a fake kernel, autograd and a FLOP formula. What an op is told of
-segments is their host tensors (`sora.tokens.Segments`): no compiled graph depends on a number in them.
+A backend defines a forward and a backward function of tensors; this module adds a fake kernel, autograd and a FLOP formula. The ops take
+segment boundaries as tensors on the host (`sora.tokens.Segments`), so that no compiled graph depends on their values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ PLACES = "Tensor q_host, Tensor k_host, Tensor q_cu, Tensor k_cu, Tensor? grids,
 
 @dataclass(frozen=True)
 class Places:
-    """Who sees whom, as the ops are told it. host and cu: where segments end, on the host and the device. grids: only under a mask."""
+    """Arguments of the ops that say which keys a query sees.
+
+    q_host, k_host: `Segments.host`. q_cu, k_cu: `Segments.cu_seqlens`. grids: `Layout.grids`, None if no mask. reach, causal: see `Mask`.
+    """
 
     q_host: Tensor
     k_host: Tensor
@@ -37,16 +40,16 @@ class Places:
     causal: bool
 
 
-# (q, k, v, places) -> (out, the log-sum-exp of the scores or anything else that the backward wants)
+# (q, k, v, places) -> (out, extra): extra is the log-sum-exp of the scores or another tensor that the backward needs
 Forward = Callable[[Tensor, Tensor, Tensor, Places], tuple[Tensor, Tensor]]
 # (grad, q, k, v, out, extra, places) -> the gradients of q, k, v
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Places], tuple[Tensor, Tensor, Tensor]]
-# q -> an empty tensor of the shape and dtype of the forward's second output
+# q -> an empty tensor with the shape and dtype of extra
 Extra = Callable[[Tensor], Tensor]
 
 
 def family_member(name: str, *, forward: Forward, backward: Backward, extra: Extra) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Register `sora_attend::NAME` and its backward; returns the op, (q, k, v, *places) -> (out, extra)."""
+    """Register `sora_attend::NAME` and its backward, and return the op: (q, k, v, *places) -> (out, extra)."""
     op = torch.library.custom_op(
         f"{NAMESPACE}::{name}",
         lambda q, k, v, *places: forward(q, k, v, Places(*places)),
@@ -72,7 +75,7 @@ def family_member(name: str, *, forward: Forward, backward: Backward, extra: Ext
         return *op_backward(grad, q, k, v, out, extra, *tensors, ctx.reach, ctx.causal), *[None] * 7
 
     op.register_autograd(differentiate, setup_context=remember)
-    # Two products forwards; five backwards, one of which computes the scores again.
+    # Two matrix products in the forward pass, five in the backward pass, one of which recomputes the scores.
     products = {name: 2, f"{name}_backward": 5}
     for member, count in products.items():
         register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), member), get_raw=True)(partial(_flops, count))
@@ -80,17 +83,17 @@ def family_member(name: str, *, forward: Forward, backward: Backward, extra: Ext
 
 
 def _flops(products: int, *inputs: Any, out_val: object = None) -> int:
-    """Multiplications and additions of so many products of the pairs that a mask leaves. inputs: those of the op or of its backward."""
+    """FLOPs of `products` matrix products over the visible pairs of queries and keys. inputs: arguments of the op or of its backward."""
     *tensors, q_host, k_host, _, __, grids, reach, causal = inputs
-    q = tensors[0]  # or its gradient, which is as large
+    q = tensors[0]  # in the backward, the gradient of the output, which has the same shape
     return 2 * products * pairs(Places(q_host, k_host, q, q, grids, reach, causal)) * q.shape[1] * q.shape[2]
 
 
 def pairs(places: Places) -> int:
-    """How many pairs of a query and a key see one another."""
+    """Number of pairs of a query and a key that it sees."""
     if places.grids is None:
         return int((places.q_host.diff() * places.k_host.diff()).sum())
-    # A mask limits each axis by itself, so that the pairs of a clip are the product of those of its axes.
+    # A mask limits each axis independently, so the number of pairs of a clip is the product over its axes.
     return sum(
         prod(_pairs_of(size, far, axis == 0 and places.causal) for axis, (size, far) in enumerate(zip(grid, places.reach, strict=True)))
         for grid in places.grids.tolist()
@@ -98,20 +101,20 @@ def pairs(places: Places) -> int:
 
 
 def _pairs_of(size: int, reach: int, causal: bool) -> int:
-    """Pairs (i, j) below `size` that are at most `reach` apart, and j at most i if causal."""
+    """Number of pairs (i, j) in 0..size - 1 with |i - j| <= reach, and j <= i if causal."""
     far = size - 1 if reach == EVERYWHERE else min(reach, size - 1)
     before = far * size - far * (far + 1) // 2  # pairs with j below i
     return size + before * (1 if causal else 2) if size else 0
 
 
 def places(q_segments: Segments, k_segments: Segments, mask: Mask | None) -> tuple:
-    """The arguments of an op behind q, k, v."""
+    """Arguments of an op after q, k and v, in the order of `Places`."""
     grids, reach, causal = (None, [EVERYWHERE] * 3, False) if mask is None else (mask.layout.grids, list(mask.reach), mask.causal)
     return q_segments.host, k_segments.host, q_segments.cu_seqlens, k_segments.cu_seqlens, grids, reach, causal
 
 
 def is_attention(op: object) -> bool:
-    """Whether an operator computes attention: one of this family, or FlexAttention."""
+    """Whether an operator is one of the `sora_attend` ops or FlexAttention."""
     flex = torch.ops.higher_order.flex_attention
     return op is flex or (isinstance(op, OpOverload) and op.namespace == NAMESPACE)
 

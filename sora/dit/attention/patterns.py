@@ -1,9 +1,8 @@
-"""Who sees whom in self-attention, inside a clip: `dit.pattern` of the network.
+"""Patterns of self-attention within a clip, for the key dit.pattern: which tokens each token sees.
 
     pattern(attention, block_number) -> (q, k, v, layout) -> o
 
-Each is a mask of reaches (`sora.dit.attention.layout.Mask`), so that every attention backend computes every pattern, by the quickest way it
-has.
+Each pattern but the full one is a `sora.dit.attention.layout.Mask`, so that attention backends need no code for single patterns.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ ALL = EVERYWHERE
 
 
 def full_attention(attention: Attention, block_number: int) -> SelfAttend:
-    """Every token sees every token of its clip."""
+    """Full attention: every token sees every token of its clip."""
     return partial(_unmasked, attention)
 
 
 def factorised_attention(attention: Attention, block_number: int) -> SelfAttend:
-    """Even blocks: the tokens of one's own frame; odd blocks: those of one's own place in all frames (Latte, Ma et al. 2024)."""
+    """Attention within each frame in even blocks, and over time at each row and column in odd blocks (Latte, Ma et al. 2024)."""
     return partial(_masked, attention, (ALL, 0, 0) if block_number % 2 else (0, ALL, ALL), False)
 
 
 def windowed_attention(attention: Attention, block_number: int, *, frames: int, rows: int, columns: int) -> SelfAttend:
-    """Tokens at most so many frames, rows and columns away, -1: no limit (Hassani et al. 2023, but cut at the borders)."""
+    """Attention to tokens at most so far away, -1: no limit. Windows shrink at borders; in Hassani et al. (2023) they shift inwards."""
     refuse_reach((frames, rows, columns))
     return partial(_masked, attention, (frames, rows, columns), False)
 
 
 def causal_attention(attention: Attention, block_number: int, *, frames: int) -> SelfAttend:
-    """One's own frame and at most `frames` before it, -1 for all of them: what long video is generated frame by frame with."""
+    """Attention to a token's own frame and the `frames` frames before it, -1 for all: for generating long videos frame by frame."""
     refuse_reach((frames, ALL, ALL))
     return partial(_masked, attention, (frames, ALL, ALL), True)
 

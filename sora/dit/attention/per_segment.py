@@ -1,4 +1,4 @@
-"""torch's flash attention for the CPU, tile by tile."""
+"""Attention by torch's flash attention kernel for the CPU, called once per tile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def per_segment_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """The fastest in float32; in bfloat16 the one with the smaller rounding (see `chunked`)."""
+    """Attention on the CPU: the fastest backend in float32; in bfloat16 it rounds less than `chunked_attention`."""
     if q.is_cuda:
         raise ValueError("per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention=sora.dit.fastest_attention")
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
@@ -42,7 +42,7 @@ def _backward(
     grads = torch.zeros(q.shape, dtype=q.dtype), torch.zeros(k.shape, dtype=k.dtype), torch.zeros(v.shape, dtype=v.dtype)
     for tile in tiles(places):
         inputs = [*_inputs(tile, q, k, v), tile.queries.read(out)]
-        # The kernel's backward multiplies in the dtype that it is given; torch emulates that of halves where the CPU has none.
+        # In float32 or wider: the kernel's backward multiplies in the dtype of its inputs, and CPUs without bf16 products emulate those.
         outer, *inputs = (x.to(logsumexp.dtype) for x in (tile.queries.read(grad), *inputs))
         parts = cpu_flash_attention_backward(
             *(outer, *inputs, tile.queries.read(logsumexp), 0.0, False), attn_mask=_added(tile, places, outer)
@@ -54,7 +54,7 @@ def _backward(
 
 
 def _inputs(tile: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch, H, L, E) and twice (batch, H, S, E); the kernel wants a key head for every query head."""
+    """Queries (batch, H, L, E), keys and values (batch, H, S, E) of a tile, with one key head per query head, as the kernel requires."""
     repeats = q.shape[1] // k.shape[1]
     keys, values = tile.keys.read(k), tile.keys.read(v)
     if repeats > 1:
@@ -63,13 +63,13 @@ def _inputs(tile: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor
 
 
 def _added(tile: Tile, places: Places, q: Tensor) -> Tensor | None:
-    """The mask as what is added to the scores."""
+    """Additive mask of a tile, 0 or -inf, of shape (1, 1, L, S); None if every query sees every key."""
     seen = tile.mask(places)
     return None if seen is None else torch.zeros(seen.shape, dtype=q.dtype).masked_fill(~seen, -torch.inf)[None, None]
 
 
 def _extra(q: Tensor) -> Tensor:
-    """The log-sum-exp of the scores, (N, H)."""
+    """Zeros for the log-sum-exp of the scores, (N, H)."""
     return torch.zeros(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
 
 

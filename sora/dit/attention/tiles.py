@@ -1,7 +1,7 @@
-"""Attention under any mask as a list of tiles: so many queries that see the same keys, read from the packed axis through strides.
+"""Decomposition of masked attention into tiles: groups of queries with the keys they may see, as strided views of the packed axis.
 
-A clip's full attention is one tile; so is a frame's; a place over time is a stride; what comes before a frame is a slice; and a window is
-the slices of its frames and rows, with a mask over the columns. No mask is ever wider than a tile.
+Full attention of a clip is one tile, attention within frames one batched tile, and attention over time a tile with a stride. For causal
+attention the keys are a slice of frames. For a window they are a slice of frames and rows, with a mask inside the tile.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sora.dit.attention.op import Places
 
 Numbers = tuple[int, ...]
 
-ROWS_OF_A_TILE = 64  # tokens: fewer rows in a tile waste matmuls, more of them waste a window
+ROWS_OF_A_TILE = 64  # tokens per frame in a tile: fewer make matrix products inefficient, more compute keys outside the window
 
 
 class View(NamedTuple):
-    """The tokens start + b step + o stride + i for b < batch, o < outer, i < inner, as (batch, heads, outer * inner, E)."""
+    """Strided view of the tokens start + b * step + o * stride + i, for b < batch, o < outer, i < inner."""
 
     start: int
     batch: int
@@ -33,10 +33,10 @@ class View(NamedTuple):
     inner: int
 
     def of(self, packed: Tensor) -> Tensor:
-        """(N, H, ...) -> (batch, H, outer, inner, ...), a view."""
+        """View of a packed tensor (N, H, ...) as (batch, H, outer, inner, ...)."""
         (tokens, heads, *rest), start = packed.stride(), packed.storage_offset() + self.start * packed.stride(0)
         size = (self.batch, packed.shape[1], self.outer, self.inner, *packed.shape[2:])
-        # One as_strided instead of slices and transposes: a step makes thousands of these views.
+        # One as_strided and not slices and transposes, for speed: a training step makes thousands of these views.
         return packed.as_strided(size, (self.step * tokens, heads, self.stride * tokens, tokens, *rest), start)
 
     def read(self, packed: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class View(NamedTuple):
 
 
 class Corner(NamedTuple):
-    """Frames, rows and columns of a tile's tokens in their clip, each as (first, how many)."""
+    """Box of a clip's tokens: ranges of frames, rows and columns, each as (first, count)."""
 
     frames: tuple[int, int]
     rows: tuple[int, int]
@@ -58,7 +58,7 @@ class Corner(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Queries and the keys that they meet. places: of both, where a mask has still to choose among the keys."""
+    """Queries and the keys they may see. places: boxes of both in their clip, if not every query sees every key; else None."""
 
     queries: View
     keys: View
@@ -69,7 +69,7 @@ class Tile(NamedTuple):
 
 
 def tiles(places: Places) -> tuple[Tile, ...]:
-    """The tiles of a pack; every query is in one of them, or sees nothing."""
+    """Tiles of a pack. Every query that sees a key is in exactly one tile."""
     q_lengths, k_lengths = (tuple(host.diff().tolist()) for host in (places.q_host, places.k_host))
     grids = None if places.grids is None else tuple(map(tuple, places.grids.tolist()))
     return _tiles(q_lengths, k_lengths, grids, tuple(places.reach), places.causal)
@@ -89,7 +89,7 @@ def _tiles(q_lengths: Numbers, k_lengths: Numbers, grids: tuple[Numbers, ...] | 
 
 
 def _runs(q_lengths: Numbers, k_lengths: Numbers) -> list[Tile]:
-    """Whole segments; neighbours of equal lengths are computed together."""
+    """Tiles of whole segments; adjacent segments of equal lengths are batched in one tile."""
     runs: list[Tile] = []
     start_q = start_k = 0
     previous = (0, 0)
@@ -105,7 +105,7 @@ def _runs(q_lengths: Numbers, k_lengths: Numbers) -> list[Tile]:
 
 
 def _over_time(start: int, grid: Numbers, reach: Numbers, causal: bool) -> list[Tile]:
-    """Every place of a clip by itself, over its frames."""
+    """One tile for attention over time: the frames at each row and column, batched over rows and columns."""
     frames, area = grid[0], grid[1] * grid[2]
     view = View(start, area, 1, frames, area, 1)
     corner = Corner((0, frames), (0, 1), (0, 1))
@@ -113,7 +113,7 @@ def _over_time(start: int, grid: Numbers, reach: Numbers, causal: bool) -> list[
 
 
 def _over_frames(start: int, grid: Numbers, reach: Numbers, causal: bool) -> Iterator[Tile]:
-    """Groups of frames that see the same frames, and of each so many rows as make a tile."""
+    """Tiles for groups of frames that see the same frames, split by rows if the mask limits rows."""
     frames, rows, width = grid
     limits_place = reach[1] != EVERYWHERE or reach[2] != EVERYWHERE
     step = max(1, ROWS_OF_A_TILE // width) if reach[1] != EVERYWHERE else rows
@@ -126,7 +126,7 @@ def _over_frames(start: int, grid: Numbers, reach: Numbers, causal: bool) -> Ite
 
 
 def _frame_groups(frames: int, reach: int, causal: bool) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """(clips of frames that are alike, query frames, key frames), the frames as (first, how many)."""
+    """Yield (batch, query frames, key frames), the frames as (first, count); batch counts consecutive frames that are alike."""
     if reach == 0:
         yield frames, (0, 1), (0, 1)
     elif reach == EVERYWHERE and not causal:
@@ -138,7 +138,7 @@ def _frame_groups(frames: int, reach: int, causal: bool) -> Iterator[tuple[int, 
 
 
 def _around(first: int, count: int, reach: int, size: int) -> tuple[int, int]:
-    """first and how many of `size` lie at most `reach` away from a range."""
+    """Range (first, count) of the indices in 0..size - 1 that are at most `reach` away from the range (first, count)."""
     if reach == EVERYWHERE:
         return 0, size
     low, high = max(0, first - reach), min(size, first + count + reach)
@@ -156,7 +156,7 @@ def _view(start: int, grid: Numbers, corner: Corner, batch: int) -> View:
 
 @lru_cache(maxsize=512)
 def _mask(queries: Corner, keys: Corner, reach: tuple[int, int, int], causal: bool) -> Bool[Tensor, "L S"] | None:
-    """Which keys of a tile its queries see; None for all."""
+    """Boolean mask of a tile, True where a query sees a key; None if all see all."""
     seen = sees(_points(queries), _points(keys), reach=reach, causal=causal)
     return None if seen.all() else seen
 

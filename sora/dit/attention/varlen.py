@@ -1,4 +1,4 @@
-"""Variable-length flash attention as built into torch, for CUDA in half precision."""
+"""Attention by torch's built-in variable-length flash attention, on CUDA in half precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def varlen_attention(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """Segments of any lengths; masks are FlexAttention's work."""
+    """Attention within segments of any lengths, on CUDA in half precision. Raises ValueError for a mask."""
     refuse_elsewhere("varlen", q, mask)
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
@@ -39,9 +39,9 @@ def attention_shapes(
     k_segments: Segments,
     mask: Mask | None = None,
 ) -> Float[Tensor, "N H E"]:
-    """As `varlen` on tensors without numbers (torch's FakeTensor), wherever they pretend to be: what a step costs on a GPU is found so.
+    """`varlen_attention` without its checks, for FakeTensors of any device, to estimate the memory and FLOPs of a training step on a GPU.
 
-    FlexAttention, which works under masks there, keeps as much.
+    Masks are allowed: FlexAttention, which a GPU uses for them, saves tensors of the same size for the backward pass.
     """
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
@@ -49,7 +49,7 @@ def attention_shapes(
 def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, Tensor]:
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-    shared = q.shape[1] // k.shape[1]  # heads of queries for each of keys
+    shared = q.shape[1] // k.shape[1]  # query heads per key head
     known: dict[str, Any] = {"enable_gqa": True} if shared > 1 and _shares_heads() else {}
     if shared > 1 and not known:
         k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
@@ -61,7 +61,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, places: Places) -> tuple[Tensor, T
 
 @cache
 def _shares_heads() -> bool:
-    """Whether this torch's kernel takes fewer heads of keys than of queries, as from 2.12 on."""
+    """Whether this version of torch (from 2.12 on) supports fewer key heads than query heads."""
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in signature(varlen_attn).parameters
@@ -70,7 +70,7 @@ def _shares_heads() -> bool:
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, places: Places
 ) -> tuple[Tensor, Tensor, Tensor]:
-    unused = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of dropout, which we never ask for
+    unused = torch.zeros(2, dtype=torch.uint64, device=q.device)  # random state of dropout, which is never used
     lengths, shared = (longest(places.q_host), longest(places.k_host)), q.shape[1] // k.shape[1]
     apart = shared > 1 and not _shares_heads()
     if apart:
@@ -84,12 +84,12 @@ def _backward(
 
 
 def takes(width: int) -> bool:
-    """Whether kernels of flash attention take heads of this width."""
+    """Whether flash attention kernels support heads of this width."""
     return width % 8 == 0 and width <= 256
 
 
 def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
-    """Raise ValueError where kernels of flash attention cannot run: under a mask, off CUDA, not in halves, heads of odd widths."""
+    """Raise ValueError if flash attention kernels cannot run: with a mask, off CUDA, not in half precision, unsupported head width."""
     if mask is not None:
         raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.fastest_attention, or dit.pattern=full")
     if not q.is_cuda or q.dtype not in HALVES:
@@ -105,12 +105,12 @@ def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
 
 
 def longest(host: Tensor) -> int:
-    """The tokens of the longest segment, which the host knows."""
+    """Number of tokens of the longest segment. host: `Segments.host`."""
     return int(host.diff().max())
 
 
 def _extra(q: Tensor) -> Tensor:
-    """The log-sum-exp of the scores, (H, N)."""
+    """Empty tensor for the log-sum-exp of the scores, (H, N)."""
     return torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
 
 

@@ -1,1 +1,1 @@
-"""The blocks of the network, as siblings."""
+"""Alternatives to `sora.dit.Block`, for the key dit.block."""

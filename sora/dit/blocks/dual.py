@@ -1,4 +1,4 @@
-"""Dual-stream blocks: patches and words have weights of their own and attend together (MM-DiT; Esser et al. 2024, 4.1)."""
+"""Dual-stream blocks: patches and words have separate weights and share one attention (MM-DiT; Esser et al. 2024, 4.1)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sora.dit.dit import Context, Parts, SelfAttention, modulations
 
 
 class DualBlock(nn.Module):
-    """As `sora.dit.PlainBlock`, twice, with one attention over both.
+    """Two `sora.dit.PlainBlock`s, one for patches and one for words, with one attention over both.
 
-    last: words end here, so that what only they would need is left out (as in Stable Diffusion 3).
+    last: omit the layers that only update the words, because no block follows (as in Stable Diffusion 3).
     """
 
     joint: ClassVar[bool] = True
@@ -51,7 +51,7 @@ class DualBlock(nn.Module):
         return x, torch.addcmul(text, gate2, self.text_mlp(self.text_norm2(text, scale2, shift2)))
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero."""
+        """Initialise the block to the identity: zero gates."""
         for own in (self.own, self.text_own):
             if own is not None:
                 own.begin()
@@ -60,5 +60,5 @@ class DualBlock(nn.Module):
 
 
 def dual_block(number: int, parts: Parts) -> DualBlock:
-    """dit.block: see `DualBlock`; words end at the last block."""
+    """Build a `DualBlock`, for dit.block; the last block of the network does not update the words."""
     return DualBlock(number, parts, last=number == parts.depth - 1)

@@ -1,4 +1,4 @@
-"""Blocks in which patches and words share their weights and are modulated apart ("expert adaLN"; CogVideoX, Yang et al. 2024, 2.2)."""
+"""Blocks in which patches and words share weights but have separate modulation ("expert adaLN"; CogVideoX, Yang et al. 2024, 2.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sora.dit.dit import Context, Parts, SelfAttention, modulations
 
 
 class ExpertBlock(nn.Module):
-    """x + gate * f(norm(x) * (1 + scale) + shift), for f = attention and then the MLP, of patches and words alike."""
+    """x + gate * f(norm(x) * (1 + scale) + shift), for f = attention, then for f = MLP, for both patches and words."""
 
     joint: ClassVar[bool] = True
 
@@ -43,7 +43,7 @@ class ExpertBlock(nn.Module):
         return x, torch.addcmul(text, words[5], self.mlp(self.norm2(text, words[3], words[4])))
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero."""
+        """Initialise the block to the identity: zero gates."""
         for own in (self.own, self.text_own):
             if own is not None:
                 own.begin()
@@ -51,5 +51,5 @@ class ExpertBlock(nn.Module):
 
 
 def expert_block(number: int, parts: Parts) -> ExpertBlock:
-    """dit.block: see `ExpertBlock`."""
+    """Build an `ExpertBlock`, for dit.block."""
     return ExpertBlock(number, parts)

@@ -1,4 +1,4 @@
-"""Attention among the patches of a clip and the words of its caption together, for blocks in which both are tokens."""
+"""Joint attention over the patches of a clip and the words of its caption, for blocks in which both are tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Projected = tuple[Tensor, Tensor, Tensor]
 def attend_jointly(
     attention: Attention, patches: Projected, words: Projected, context: Context
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]]:
-    """Every patch and every word of a clip sees all patches and words of it. Both come as queries, keys and values, in that order."""
+    """Attention in which each patch and word of a clip sees all its patches and words. patches, words: (queries, keys, values)."""
     joined = of_both(context)[1]
     q, k, v = (torch.cat(pair).index_select(0, joined.order) for pair in zip(patches, words, strict=True))
     o = attention(q, k, v, joined.segments, joined.segments).index_select(0, joined.places).flatten(1)
@@ -27,13 +27,13 @@ def attend_jointly(
 
 
 def of_both(context: Context) -> tuple[Stream, Joined]:
-    """What a network computes for joint blocks only: the words' noise levels, and the axis of both."""
+    """Noise levels of the words and the joint axis of patches and words, which a network computes for joint blocks only."""
     assert context.text_levels is not None and context.joined is not None, "the network did not see that its blocks are joint"
     return context.text_levels, context.joined
 
 
 def refuse_patterns(kind: str, parts: Parts) -> None:
-    """Raise ValueError unless the pattern is `full`: the others say nothing of words."""
+    """Raise ValueError unless the pattern is `full_attention`: the other patterns are not defined for words."""
     pattern = parts.pattern.func if isinstance(parts.pattern, partial) else parts.pattern
     if pattern is not full_attention:
         raise ValueError(

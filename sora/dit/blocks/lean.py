@@ -1,4 +1,4 @@
-"""The default block by fused steps (`sora.dit.kernels.fused`): the same weights and the same numbers, with less kept for the backward."""
+"""`sora.dit.Block` built from the operations of `sora.dit.kernels.fused`, which save fewer activations for the backward pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T", bound=nn.Module)
 
 
 class LeanBlock(nn.Module):
-    """As `sora.dit.Block`, weight for weight.
+    """Same weights and same output as `sora.dit.Block`, with less memory for the backward pass.
 
-    frugal: whether its MLP keeps its input only, see `sora.dit.kernels.gelu_mlp`; for those who compute the block again in the backward.
+    frugal: whether the MLP saves only its input (`sora.dit.kernels.gelu_mlp`); for use under activation checkpointing.
 
     Raises:
-        ValueError: a norm or the MLP is another than layer_norm, rms_per_head and gelu of `sora.dit.dit`, which are what is fused here.
+        ValueError: the norms or the MLP are not layer_norm, rms_per_head and gelu of `sora.dit.dit`; no others are fused.
     """
 
     joint: ClassVar[bool] = False
@@ -74,7 +74,7 @@ class LeanBlock(nn.Module):
         return gelu_linear(_through(up, x), down.weight, down.bias)
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        """Initialise the block to the identity: zero gates and zero output of the cross-attention."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
@@ -82,7 +82,7 @@ class LeanBlock(nn.Module):
 
 
 def lean_block(number: int, parts: Parts) -> LeanBlock:
-    """dit.block: see `LeanBlock`."""
+    """Build a `LeanBlock`, for dit.block."""
     return LeanBlock(number, parts)
 
 

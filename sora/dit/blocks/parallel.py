@@ -1,4 +1,4 @@
-"""Blocks whose attention and MLP read the same tokens and are added at once (GPT-J; ViT-22B, Dehghani et al. 2023, 2)."""
+"""Parallel blocks: attention and MLP have the same input, and their outputs are added (GPT-J; ViT-22B, Dehghani et al. 2023, 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sora.dit.dit import Context, CrossAttention, Parts, SelfAttention, modulati
 
 
 class ParallelBlock(nn.Module):
-    """x + gate * (attention(y) + MLP(y)) with y = norm(x) * (1 + scale) + shift, and then attention to the caption."""
+    """x + gate * (attention(y) + MLP(y)) with y = norm(x) * (1 + scale) + shift, followed by cross-attention to the caption."""
 
     joint: ClassVar[bool] = False
 
@@ -34,7 +34,7 @@ class ParallelBlock(nn.Module):
         return x + self.cross(x, text, context), text
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        """Initialise the block to the identity: zero gates and zero output of the cross-attention."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
@@ -42,5 +42,5 @@ class ParallelBlock(nn.Module):
 
 
 def parallel_block(number: int, parts: Parts) -> ParallelBlock:
-    """dit.block: see `ParallelBlock`."""
+    """Build a `ParallelBlock`, for dit.block."""
     return ParallelBlock(number, parts)

@@ -1,4 +1,4 @@
-"""Blocks that do not attend to captions: for networks that are told of them by modulation alone (DiT, Peebles & Xie 2023)."""
+"""Blocks without attention to captions, for networks that are conditioned by modulation only (DiT, Peebles & Xie 2023)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sora.dit.dit import Context, Parts, SelfAttention, modulations
 
 
 class PlainBlock(nn.Module):
-    """x + gate * f(norm(x) * (1 + scale) + shift), for f = attention and then the MLP."""
+    """x + gate * f(norm(x) * (1 + scale) + shift), for f = self-attention, then for f = MLP."""
 
     joint: ClassVar[bool] = False
 
@@ -32,12 +32,12 @@ class PlainBlock(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero."""
+        """Initialise the block to the identity: zero gates."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
 
 
 def plain_block(number: int, parts: Parts) -> PlainBlock:
-    """dit.block: see `PlainBlock`; with pooled_text=false too, nothing tells the network of captions."""
+    """Build a `PlainBlock`, for dit.block. With dit.pooled_text=false as well, the network ignores captions."""
     return PlainBlock(number, parts)

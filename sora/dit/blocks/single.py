@@ -1,4 +1,4 @@
-"""Single-stream blocks: patches and words are tokens of one kind, with the same weights (FLUX.1; HunyuanVideo, Kong et al. 2024, 4.2)."""
+"""Single-stream blocks: patches and words share weights and modulation (FLUX.1; HunyuanVideo, Kong et al. 2024, 4.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sora.dit.dit import Context, Parts, SelfAttention, modulations
 
 
 class SingleBlock(nn.Module):
-    """x + gate * (attention(y) + MLP(y)) with y = norm(x) * (1 + scale) + shift, of patches and words alike."""
+    """x + gate * (attention(y) + MLP(y)) with y = norm(x) * (1 + scale) + shift, for both patches and words."""
 
     joint: ClassVar[bool] = True
 
@@ -40,22 +40,22 @@ class SingleBlock(nn.Module):
         return x, torch.addcmul(text, text_gate, self.attention.out(told) + self.mlp(read))
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero."""
+        """Initialise the block to the identity: zero gates."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
 
 
 def single_block(number: int, parts: Parts) -> SingleBlock:
-    """dit.block: see `SingleBlock`; from the first block to the last."""
+    """Build a `SingleBlock`, for dit.block; all blocks of the network are single-stream."""
     return SingleBlock(number, parts)
 
 
 def dual_then_single_block(number: int, parts: Parts, *, dual: int) -> DualBlock | SingleBlock:
-    """dit.block: `dual` dual-stream blocks, and single-stream ones after them.
+    """Build a `DualBlock` for the first `dual` blocks of the network and a `SingleBlock` for the others, for dit.block.
 
     Raises:
-        ValueError: there are not so many blocks, or no single-stream one.
+        ValueError: `dual` is negative, or leaves no single-stream block.
     """
     if not 0 <= dual < parts.depth:
         raise ValueError(

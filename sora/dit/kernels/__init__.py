@@ -1,1 +1,1 @@
-"""Parts of blocks with a backward pass of their own."""
+"""Operations of blocks with hand-written backward passes that save memory."""

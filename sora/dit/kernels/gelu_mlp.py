@@ -1,7 +1,7 @@
-"""An MLP as one operator that keeps its input alone: its hidden channels are computed again in the backward, some rows at a time.
+"""An MLP as one custom op that saves only its input; the backward pass recomputes the hidden channels, in chunks of rows.
 
-For blocks that are computed again there anyway (`sora.training.recompute_all_but_attention`). Its result is kept and so is not computed
-twice, and its hidden channels, several times as wide as the tokens, never lie in memory whole: that is what the result is paid with.
+For blocks under activation checkpointing (`sora.training.recompute_all_but_attention`): the output of the MLP is saved and not recomputed.
+The hidden channels, several times as wide as the tokens, are never in memory as a whole, which frees more than the saved output takes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sora.dit.kernels.fused import times
 
-PARTS, ROWS = 8, 512  # so many parts, but none so small that its products are slow
+PARTS, ROWS = 8, 512  # number of chunks, and minimum rows per chunk, below which matrix products are slow
 
 
 def gelu_mlp(
@@ -28,7 +28,7 @@ def gelu_mlp(
     down: Float[Tensor, "C F"],
     down_bias: Float[Tensor, "C"],
 ) -> Float[Tensor, "N C"]:
-    """gelu(x up^T + up_bias) down^T + down_bias; keeps x. Under autocast in its dtype, as linear layers are."""
+    """gelu(x up^T + up_bias) down^T + down_bias, which saves only x for the backward pass. Respects autocast as linear layers do."""
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if cast else x.dtype
@@ -36,7 +36,7 @@ def gelu_mlp(
 
 
 def is_mlp(op: object) -> bool:
-    """Whether an operator is this one."""
+    """Whether an operator is `gelu_mlp`'s forward op."""
     return op is torch.ops.sora_mlp.gelu.default
 
 
@@ -53,7 +53,7 @@ def _forward(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Te
 
 
 def _backward(grad: Tensor, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # Sums of the parts' gradients are kept in float32 at least.
+    # Gradients are accumulated over chunks in float32 or wider.
     wide = torch.promote_types(x.dtype, torch.float32)
     grad_x, grad_up, grad_down = torch.empty_like(x), *(torch.zeros(value.shape, dtype=wide, device=x.device) for value in (up, down))
     grad_up_bias = torch.zeros(up_bias.shape, dtype=wide, device=x.device)
@@ -84,7 +84,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
 
 
 def _flops(ups: int, downs: int, *inputs: Any, out_val: object = None) -> int:
-    """Multiplications and additions of so many products of the rows with either matrix. inputs: those of the op, perhaps behind others."""
+    """FLOPs of `ups` matrix products with `up` and `downs` with `down`. inputs: arguments of the forward or the backward op."""
     up = next(place for place, one in enumerate(inputs) if one.ndim == 1) - 1
     return 2 * inputs[up - 1].shape[0] * (ups * inputs[up].numel() + downs * inputs[up + 2].numel())
 
@@ -101,6 +101,6 @@ _op_backward = torch.library.custom_op(
 _op.register_fake(lambda x, up, up_bias, down, down_bias: x.new_empty(x.shape[0], down.shape[0]))
 _op_backward.register_fake(lambda grad, *inputs: tuple(map(_like, (*inputs, inputs[3][:, 0]))))
 _op.register_autograd(_differentiate, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:4]))
-# Backwards two products more with each matrix, and the first once more, which makes the hidden channels again.
+# The backward pass has two products per matrix, and one more with `up` to recompute the hidden channels.
 register_flop_formula(torch.ops.sora_mlp.gelu, get_raw=True)(partial(_flops, 1, 1))
 register_flop_formula(torch.ops.sora_mlp.gelu_backward, get_raw=True)(partial(_flops, 3, 2))

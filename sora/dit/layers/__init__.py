@@ -1,1 +1,1 @@
-"""What blocks are made of: norms, MLPs, modulation, positions."""
+"""Layers of the network: norms, MLPs, modulation, positions, clip shapes and registers."""

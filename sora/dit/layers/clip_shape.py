@@ -1,4 +1,4 @@
-"""What a clip is as a whole, told to every block with the noise level: how many rows and columns of patches, how long, at which rate."""
+"""Embedding of a clip's shape (rows and columns of patches, duration, frame rate), added to its embedded noise levels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sora.tokens import Segments, owners
 
 
 class ClipShape(nn.Module):
-    """Rows, columns, seconds and latent frames per second of each clip, as waves of their logarithms, projected by two layers.
+    """Embeds rows, columns, seconds and latent frames per second of each clip by sinusoids of log2(1 + value) and a two-layer MLP.
 
-    As Stable Diffusion XL tells its network of sizes (Podell et al. 2023, 2.2). All is read off the tokens' positions, on the device. An
-    image has no rate: 0. waves: of each number, of 1/2 to 16 doublings.
+    It is like the size conditioning of Stable Diffusion XL (Podell et al. 2023, 2.2). The values are computed from the tokens' positions,
+    on the device; the frame rate of an image is 0. waves: number of sinusoids per value, with wavelengths from 1/2 to 16 doublings.
     """
 
     bits: Int[Tensor, "W"]
@@ -35,7 +35,7 @@ class ClipShape(nn.Module):
 
 
 def measured_shapes(positions: Float[Tensor, "N 3"], segments: Segments) -> Float[Tensor, "G 4"]:
-    """Rows, columns, seconds from the first latent frame to the last and latent frames per second of each segment; 0 for none."""
+    """Rows, columns, seconds from the first to the last latent frame, and latent frames per second of each segment; 0 if it is empty."""
     positions, segments = segments.everyones(positions), segments.whole
     owner = owners(segments)[:, None].expand(-1, 3).to(torch.int64)
     empty = positions.new_zeros(segments.count, 3)
@@ -48,5 +48,5 @@ def measured_shapes(positions: Float[Tensor, "N 3"], segments: Segments) -> Floa
 
 
 def clip_shape(width: int, *, count: int) -> ClipShape:
-    """dit.clip_shape: see `ClipShape`. count: waves of each number."""
+    """Build a `ClipShape`, for dit.clip_shape. count: number of sinusoids per value."""
     return ClipShape(width, waves=count)

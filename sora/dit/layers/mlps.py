@@ -1,4 +1,4 @@
-"""Other MLPs of a block than `sora.dit.gelu`: (width, ratio) -> module."""
+"""Alternatives to `sora.dit.gelu` for the MLP of a block: (width, ratio) -> module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class SwiGluMlp(nn.Module):
-    """A gated MLP (Shazeer 2020), a third narrower than `GeluMlp` so that both have the same number of weights."""
+    """SwiGLU MLP (Shazeer 2020), a third narrower than `GeluMlp`, so that both have the same number of weights."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class SwiGluMlp(nn.Module):
 
 
 def swiglu(width: int, ratio: float) -> SwiGluMlp:
-    """dit.mlp: see `SwiGluMlp`. ratio: hidden width over width, of the ungated MLP with as many weights."""
+    """Build a `SwiGluMlp`, for dit.mlp. ratio: hidden width / width of the `GeluMlp` with the same number of weights."""
     return SwiGluMlp(width, ratio)
 
 
 class TanhGeluMlp(nn.Module):
-    """Two layers with the tanh form of GELU between (Hendrycks & Gimpel 2016, 2), as published networks have it."""
+    """Two linear layers with the tanh form of GELU between (Hendrycks & Gimpel 2016, 2), as in published networks."""
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
@@ -39,5 +39,5 @@ class TanhGeluMlp(nn.Module):
 
 
 def gelu_tanh(width: int, ratio: float) -> TanhGeluMlp:
-    """dit.mlp: see `TanhGeluMlp`. ratio: hidden width over width."""
+    """Build a `TanhGeluMlp`, for dit.mlp. ratio: hidden width / width."""
     return TanhGeluMlp(width, ratio)

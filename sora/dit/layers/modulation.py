@@ -1,6 +1,7 @@
-"""How noise levels reach the blocks as scales, shifts and gates (adaLN): what all blocks share, and what each has of its own.
+"""Kinds of adaLN modulation: how scales, shifts and gates are computed from embedded noise levels.
 
-Every block adds a table of its own to both. Each kind starts at zero, so that gates are closed and blocks are identities at birth.
+They are the sum of a projection shared by all blocks, a projection of the block, and a table (bias) of the block; each kind has the table
+and one or both projections. All start at zero, so that gates are zero and blocks are identities at initialisation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SingleModulation:
-    """dit.modulation: one projection for all blocks; a block has its table only (adaLN-single; PixArt-alpha, Chen et al. 2023, 2.3)."""
+    """For dit.modulation: one projection shared by all blocks (adaLN-single; PixArt-alpha, Chen et al. 2023, 2.3)."""
 
     @property
     def shared(self) -> bool:
@@ -25,7 +26,7 @@ class SingleModulation:
 
 @dataclass(frozen=True)
 class ZeroModulation:
-    """dit.modulation: each block has a projection of its own (adaLN-zero, Peebles & Xie 2023, 3.2)."""
+    """For dit.modulation: one projection per block and none shared (adaLN-Zero; Peebles & Xie 2023, 3.2)."""
 
     @property
     def shared(self) -> bool:
@@ -37,8 +38,8 @@ class ZeroModulation:
 
 @dataclass(frozen=True)
 class LoRAModulation:
-    """dit.modulation: one projection for all blocks, and a small difference of low rank in each (adaLN-LoRA; W.A.L.T, Gupta et al. 2023,
-    3.3; Cosmos, 2025). rank: of the difference."""
+    """For dit.modulation: one projection shared by all blocks, plus a low-rank projection of rank `rank` per block (adaLN-LoRA; W.A.L.T,
+    Gupta et al. 2023, 3.3; Cosmos, 2025)."""
 
     rank: int
 
@@ -55,7 +56,7 @@ class LoRAModulation:
 
 
 class LowRankProjection(nn.Module):
-    """Level vectors to the scales, shifts and gates of one block, through `rank` channels or at once. The block's table is its bias."""
+    """Projects embedded levels to the modulation of one block, through `rank` channels, or directly if `rank` is None; it has no bias."""
 
     def __init__(self, level_width: int, rank: int | None, channels: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class LowRankProjection(nn.Module):
         self.up = nn.Linear(rank or level_width, channels, bias=False)
 
     def begin(self) -> None:
-        """Begin as zero."""
+        """Initialise the output to zero."""
         nn.init.zeros_(self.up.weight)
 
     def forward(self, level: Float[Tensor, "U C"]) -> Float[Tensor, "U S"]:

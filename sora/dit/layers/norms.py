@@ -1,4 +1,4 @@
-"""Other norms than those of `sora.dit.dit`: of tokens, which are modulated, and of queries and keys."""
+"""Alternatives to the norms of `sora.dit.dit`: modulated norms of tokens (dit.norm), and norms of queries and keys (dit.qk_norm)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sora.dit.layers.rope import positive
 
 
 class RmsNorm(nn.Module):
-    """x over its root mean square (Zhang & Sennrich 2019), scaled and shifted; without gains of its own."""
+    """RMS norm without parameters (Zhang & Sennrich 2019), then scale and shift per token."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class RmsNorm(nn.Module):
 
 
 def rms_norm(width: int, *, eps: float) -> RmsNorm:
-    """dit.norm: see `RmsNorm`."""
+    """Build an `RmsNorm`, for dit.norm."""
     return RmsNorm(eps)
 
 
 class AffineLayerNorm(nn.Module):
-    """A layer norm with a gain and a bias per channel, then scaled and shifted."""
+    """Layer norm with a gain and a bias per channel, then scale and shift per token."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class AffineLayerNorm(nn.Module):
 
 
 def affine_layer_norm(width: int, *, eps: float) -> AffineLayerNorm:
-    """dit.norm: see `AffineLayerNorm`."""
+    """Build an `AffineLayerNorm`, for dit.norm."""
     return AffineLayerNorm(width, eps)
 
 
 class AcrossHeads(nn.Module):
-    """RMS norm of all heads' channels together, with a gain for each channel of each head."""
+    """RMS norm over the channels of all heads together, with one gain for each channel of each head."""
 
     def __init__(self, heads: int, head_width: int, eps: float) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class AcrossHeads(nn.Module):
 
 
 def rms_across_heads(heads: int, head_width: int, *, eps: float) -> AcrossHeads:
-    """dit.qk_norm: see `AcrossHeads`."""
+    """Build an `AcrossHeads`, for dit.qk_norm."""
     return AcrossHeads(heads, head_width, eps)
 
 
 class HeadLayerNorm(nn.Module):
-    """A layer norm of each head's channels, with one gain and one bias per channel that all heads share."""
+    """Layer norm over each head's channels, with a gain and a bias per channel that all heads share."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class HeadLayerNorm(nn.Module):
 
 
 def layer_norm_per_head(heads: int, head_width: int, *, eps: float) -> HeadLayerNorm:
-    """dit.qk_norm: see `HeadLayerNorm`."""
+    """Build a `HeadLayerNorm`, for dit.qk_norm."""
     return HeadLayerNorm(head_width, eps)
 
 
 def no_norm(heads: int, head_width: int) -> nn.Identity:
-    """dit.qk_norm: queries and keys as they are projected."""
+    """Build an identity, for dit.qk_norm: queries and keys are not normalised."""
     return nn.Identity()

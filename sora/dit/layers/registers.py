@@ -1,4 +1,4 @@
-"""Tokens of no place beside those of each clip, where attention can put what belongs to the whole clip (Darcet et al. 2023)."""
+"""Register tokens (Darcet et al. 2023): learned tokens without a position, added to each clip, that can hold global information."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sora.tokens import NoiseLevels, Segments, owners
 
 
 class Widened(NamedTuple):
-    """The pack with registers behind each segment. places: where its tokens have gone; own: where the registers stand."""
+    """Pack of L tokens with registers at the end of each segment. places: new indices of the N tokens. own: indices of the registers."""
 
     layout: Layout
     levels: NoiseLevels
@@ -24,9 +24,9 @@ class Widened(NamedTuple):
 
 
 class Registers(nn.Module):
-    """So many learned tokens for each clip: the same for all at the beginning, at the clip's highest noise level, not rotated.
+    """Adds `count` learned register tokens to each clip, at the clip's highest noise level and without rotation.
 
-    Empty segments and the padding have them too, so that shapes stay what the budgets say.
+    Empty segments and the padding get registers too, so that shapes do not depend on the number of clips.
     """
 
     def __init__(self, width: int, *, count: int, pattern: Pattern) -> None:
@@ -40,7 +40,7 @@ class Registers(nn.Module):
         self.start = nn.Parameter(0.02 * torch.randn(count, width))
 
     def widened(self, layout: Layout, levels: NoiseLevels, highest: Float[Tensor, "G"]) -> Widened:
-        """highest: noise level of each segment. On the device, with no shape that depends on the clips."""
+        """Pack with room for the registers, computed on the device. highest: (G,), highest noise level of each segment."""
         segments, count = layout.segments, len(self.start)
         here = torch.arange(segments.count, device=highest.device)
         places = torch.arange(segments.total, device=highest.device) + count * owners(segments)
@@ -48,7 +48,7 @@ class Registers(nn.Module):
         index = places.new_zeros(segments.total + len(own)).index_copy(0, places, levels.index)
         index = index.index_copy(0, own, (len(levels.levels) + here).repeat_interleave(count, output_size=len(own)))
         grown = Segments(
-            # made of what the host knows, so that it is known there also where tensors are made without numbers
+            # computed from the host tensor and not created anew, so that it has values even under FakeTensorMode
             host=segments.host + count * (torch.ones_like(segments.host).cumsum(0) - 1),
             cu_seqlens=segments.cu_seqlens + count * torch.arange(segments.count + 1, device=highest.device, dtype=torch.int32),
         )
@@ -61,17 +61,17 @@ class Registers(nn.Module):
         )
 
     def rotation(self, rotation: Complex[Tensor, "N 1 E2"], wide: Widened) -> Complex[Tensor, "L 1 E2"]:
-        """The rotations of the tokens in their new places, and none for registers."""
+        """Rotations of all L tokens; registers get 1, no rotation."""
         whole = torch.ones(len(wide.levels.index), *rotation.shape[1:], dtype=rotation.dtype, device=rotation.device)
         return whole.index_copy(0, wide.places, rotation)
 
     def fill(self, x: Float[Tensor, "N D"], wide: Widened) -> Float[Tensor, "L D"]:
-        """The tokens in their new places, and the registers in theirs."""
+        """States of all L tokens: those of `x`, with the learned registers inserted."""
         whole = x.new_zeros(len(x) + len(wide.own), x.shape[1]).index_copy(0, wide.places, x)
         start = self.start.to(x.dtype).repeat(len(wide.own) // len(self.start), 1)
         return whole.index_copy(0, wide.own, start)
 
 
 def register_tokens(width: int, pattern: Pattern, *, count: int) -> Registers:
-    """dit.registers: see `Registers`."""
+    """Build `Registers`, for dit.registers. count: number of registers per clip."""
     return Registers(width, count=count, pattern=pattern)

@@ -1,4 +1,4 @@
-"""Positions on three axes, seconds, rows and columns: rotary (Su et al. 2021; axial as in the published video DiTs), and absolute waves."""
+"""Position embeddings over seconds, rows and columns: axial rotary (Su et al. 2021), and absolute, as sinusoids or learned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Stretch = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], float]]
 
 
 class Rope(Protocol):
-    """Rotations of heads of this width, for tokens at these positions."""
+    """Computes rotations of heads of `width` channels from the positions of tokens, (N, 3)."""
 
     width: int
 
@@ -23,18 +23,18 @@ class Rope(Protocol):
 
 
 def positive(key: str, value: float) -> float:
-    """The value of a key of a network, if it is above 0 and finite; else ValueError."""
+    """Return `value` if it is above 0 and finite. Raises ValueError that names `key` otherwise."""
     if not 0 < value < inf:
         raise ValueError(f"{key} is {value}; it must be above 0, and finite")
     return value
 
 
 class AxialRope(nn.Module):
-    """Rotate pairs of channels of each head by angles that grow with a token's position, so that scores feel differences only.
+    """Axial rotary position embedding: pairs of channels of each head rotate by angles proportional to time, row or column.
 
-    axes: how many of a head's channels follow seconds, rows and columns (even numbers; they add up to the head's width).
-    time_scale: positions per second, so that a second weighs as much as so many rows. theta: the slowest pair turns about once in
-    2 pi theta positions. stretch: for clips longer or larger than those trained on, see `sora.dit.layers.rope_scaling`; None: as trained.
+    axes: number of channels of a head for seconds, rows and columns; even numbers that add up to the head's width.
+    time_scale: positions per second; one second counts as this many rows. theta: base of the rates; the slowest pair turns about once in
+    2 pi theta positions. stretch: rescales rates for longer or larger clips than in training, see `sora.dit.layers.rope_scaling`.
     """
 
     axis: Int[Tensor, "E2"]
@@ -51,36 +51,36 @@ class AxialRope(nn.Module):
         scales = (time_scale, 1.0, 1.0)
         table = torch.cat([rate * scale for rate, scale in zip(rates, scales, strict=True)])
         self.register_buffer("axis", torch.cat([torch.full((len(rate),), number) for number, rate in enumerate(rates)]), persistent=False)
-        # Beware: a module cast to bf16 takes its float buffers along, and rates of eight bits are wrong by a turn at position 1,000.
+        # As int32 bits, because casting a module to bf16 casts its float buffers too; bf16 rates are wrong by a turn at position 1,000.
         self.register_buffer("bits", table.float().view(torch.int32), persistent=False)
 
     def values(self) -> dict[str, Any]:
-        """What it was made with, by key."""
+        """Constructor arguments by name."""
         return {"axes": self.axes, "time_scale": self.time_scale, "theta": self.theta, "stretch": self.stretch}
 
     @property
     def rates(self) -> Float[Tensor, "E2"]:
-        """Radians of each pair per second, or per row or column of patches."""
+        """Rotation rate of each pair, in radians per second, or per row or column of patches."""
         return self.bits.view(torch.float32)
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Complex[Tensor, "N 1 E2"]:
-        """The complex number by which each token's E/2 pairs are multiplied, the same for every head; of size 1 unless stretched."""
-        # Products and no matrix product: float32 whatever the autocast. bf16 angles repeat after about 256 positions.
+        """Complex factor of each of a token's E/2 pairs, the same for every head; its modulus is 1, or the gain of `stretch`."""
+        # No matrix product, which autocast would run in bf16: bf16 angles repeat after about 256 positions.
         angles = positions.float().index_select(1, self.axis) * self.rates
         return torch.polar(torch.full_like(angles, self.gain), angles)[:, None]
 
 
 def rotate(x: Float[Tensor, "N K E"], rotation: Complex[Tensor, "N J E2"]) -> Float[Tensor, "N K E"]:
-    """Turn each pair (x[2i], x[2i + 1]) by its angle."""
+    """Multiply each pair (x[2i], x[2i + 1]), as a complex number, by its rotation."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 
 
 class Waves(nn.Module):
-    """An absolute position as cosines and sines of each axis, projected to the network's width (as in Vaswani et al. 2017).
+    """Absolute position embedding: cosines and sines along each axis (Vaswani et al. 2017), projected to the network's width.
 
-    Rotations tell tokens how far apart they are, never where the clip's edges lie; a caption that says "at the top" needs both.
-    waves: per axis, of wave lengths from 2 to 512 positions. time_scale: positions per second.
+    Rotary embeddings encode only distances between tokens; a caption that says "at the top" needs absolute positions too.
+    waves: number of wavelengths per axis, from 2 to 512 positions. time_scale: positions per second.
     """
 
     bits: Int[Tensor, "W"]
@@ -101,15 +101,15 @@ class Waves(nn.Module):
 
 
 def wave_positions(width: int, *, count: int, time_scale: float) -> Waves:
-    """dit.position: see `Waves`."""
+    """Build a `Waves`, for dit.position. count: number of wavelengths per axis."""
     return Waves(width, waves=count, time_scale=time_scale)
 
 
 class Learned(nn.Module):
-    """A learned vector for each place of each axis, summed (factorised, as in NaViT, Dehghani et al. 2023): any shape of clip has one.
+    """Learned absolute position embedding: the sum of one vector per axis, from a table of each axis (NaViT, Dehghani et al. 2023).
 
-    places: of each axis, the first at 0. Between two places the vectors are mixed linearly, so that frame rates need no table of their
-    own; what lies beyond the last place gets the last one's. time_scale: positions per second.
+    places: number of vectors in each table, for positions 0 to places - 1. Vectors are interpolated linearly between these positions, and
+    later positions get the last vector. time_scale: positions per second.
     """
 
     scales: Float[Tensor, "3"]
@@ -129,7 +129,7 @@ class Learned(nn.Module):
 
 
 def _between(table: Float[Tensor, "K D"], places: Float[Tensor, "N"]) -> Float[Tensor, "N D"]:
-    """The rows of a table at real places, mixed from the two around each."""
+    """Rows of a table at fractional indices, by linear interpolation between the two nearest rows."""
     last = len(table) - 1
     inside = places.float().clamp(0, last)
     before = inside.floor()
@@ -139,5 +139,5 @@ def _between(table: Float[Tensor, "K D"], places: Float[Tensor, "N"]) -> Float[T
 
 
 def learned_positions(width: int, *, count: int, time_scale: float) -> Learned:
-    """dit.position: see `Learned`. count: places of each axis."""
+    """Build a `Learned`, for dit.position. count: number of vectors per axis."""
     return Learned(width, places=count, time_scale=time_scale)

@@ -1,11 +1,11 @@
-"""Rotary positions of clips longer or larger than those a network was trained on.
+"""Scaling of rotary position embeddings for clips that are longer or larger than those of training.
 
-Each function changes the rates at which pairs of channels turn, axis by axis, and gives a gain for queries and keys (1: none):
+Each function changes the rotation rates of each axis, and returns a gain by which queries and keys are multiplied (1: no change):
 
     stretch([rates of time, rates of rows, rates of columns]) -> ([rates, rates, rates], gain)
 
-A rate is in radians per position; an axis' rates stand from the fastest pair to the slowest. factors: how many times as many positions
-each axis has as in training. At factor 1 an axis is left as it is.
+Rates are in radians per position, ordered from the fastest pair to the slowest. factors: for each axis, the number of positions relative
+to training; an axis with factor 1 is not changed.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ Rates = Sequence[Float[Tensor, "_"]]
 
 
 def interpolated_rope(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
-    """dit.rope.stretch: every pair slower by the factor, as if positions stood closer (Chen et al. 2023, position interpolation)."""
+    """Position interpolation (Chen et al. 2023), for dit.rope.stretch: divide all rates of an axis by its factor."""
     return [rate / factor for rate, factor in zip(rates, _checked(factors), strict=True)], 1.0
 
 
 def ntk_rope(rates: Rates, *, factors: Sequence[float]) -> tuple[Rates, float]:
-    """dit.rope.stretch: the fastest pair as it was, the slowest slower by the factor, geometrically in between.
+    """NTK-aware interpolation, for dit.rope.stretch: keep the fastest rate, divide the slowest by the factor, geometric in between.
 
-    It is the larger base b s^(d / (d - 2)) of "NTK-aware" interpolation (Peng et al. 2023, YaRN, definition 1), which Cosmos uses too.
-    An axis of one pair keeps it.
+    This is the larger base b s^(d / (d - 2)) of Peng et al. (2023, YaRN), definition 1, which Cosmos uses too. An axis with a single pair
+    is not changed.
     """
     return [rate * _powers(factor, len(rate)).to(rate) for rate, factor in zip(rates, _checked(factors), strict=True)], 1.0
 
 
 def yarn_rope(rates: Rates, *, factors: Sequence[float], extent: Sequence[float], slow: float, fast: float) -> tuple[Rates, float]:
-    """dit.rope.stretch: YaRN (Peng et al. 2023, definitions 2 and 3).
+    """YaRN (Peng et al. 2023, definitions 2 and 3), for dit.rope.stretch.
 
-    A pair that turns less than `slow` times (their alpha) within the trained extent is slower by the factor; one that turns more than
-    `fast` times (beta) stays; in between a linear ramp mixes the two rates. The gain of queries and keys alike is 0.1 ln s + 1 with s the
-    factor by which tokens grow, so that attention among more of them stays as sharp. extent: the trained positions of time (seconds
-    times time_scale), rows and columns.
+    The rate of a pair that turns less than `slow` times (their alpha) within the trained extent is divided by the factor; a pair that turns
+    more than `fast` times (beta) keeps its rate; in between a linear ramp mixes the two rates. The gain of queries and keys is
+    0.1 ln s + 1, where s is the product of the factors (1 if smaller), so that attention over more tokens stays as sharp.
+    extent: number of positions in training along time (seconds times time_scale), rows and columns.
 
     Raises:
         ValueError: a factor or an extent is not above 0, or slow is not below fast.

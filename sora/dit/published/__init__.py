@@ -1,1 +1,1 @@
-"""Published backbones: our blocks as each needs them, and key maps between its checkpoints, as diffusers writes them, and ours."""
+"""Published networks: configurations of our blocks, and maps between their checkpoints in the format of diffusers and our parameters."""

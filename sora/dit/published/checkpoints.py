@@ -1,4 +1,4 @@
-"""Published checkpoints into our networks and out of them, as diffusers writes and reads them."""
+"""Load published checkpoints in the format of diffusers into our networks, and save our networks in that format."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sora.system import files as storage
 
 @dataclass(frozen=True)
 class Taken:
-    """What was taken over. config: what config.json says; None where there was none, and then `unseen` says what could not be compared.
-    other: keys of ours that are another network's on purpose."""
+    """Record of a loaded checkpoint. config: its config.json, None if there was none; then `unseen` holds the values that could not be
+    compared. other: keys in which our network is allowed to differ."""
 
     weights: Path
     config: Mapping[str, Any] | None
@@ -36,22 +36,22 @@ class Taken:
         return f"{told}; there is no config.json beside it, so what no tensor tells was not compared: taken for {values}"
 
     def record(self) -> dict[str, Any]:
-        """What a run notes of it."""
+        """JSON-serialisable summary that a run stores."""
         return {"weights": str(self.weights.absolute()), "bytes": self.weights.stat().st_size, "config": self.config}
 
 
 def begin_from(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> Taken:
-    """`load`, for a network that is to be trained on patches of size `patch`.
+    """Call `load` for a network that is to be trained on patches of size `patch`.
 
     Raises:
-        ValueError: as `load`; or it is no published network, or one of other patches.
+        ValueError: as `load`; or `network` is not a published network, or has another patch size.
     """
     return load(_of_patches(network, source, patch=patch), source, allowed=allowed)
 
 
 def foresee(network: nn.Module | None, source: Path, *, patch: tuple[int, ...], allowed: Sequence[str] = ()) -> None:
-    """Raise ValueError for what `begin` would refuse, but for what only the tensors' numbers tell; the network may be one without memory
-    for its weights."""
+    """Raise ValueError for what `begin_from` would refuse, except for faults in the values of tensors, which are not read. The network may
+    be on the meta device."""
     dit = _of_patches(network, source, patch=patch)
     place, *_ = _compared(dit, source, allowed)
     fitting(dit.keys(dit), _named(files.outline(place.weights), dit.keys(dit), place), dit.state_dict())
@@ -66,13 +66,14 @@ def _of_patches(network: nn.Module | None, source: Path, *, patch: tuple[int, ..
 
 
 def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Taken:
-    """Give `dit` the weights of a published checkpoint: a safetensors file, an index, a folder of either, or a pipeline's.
+    """Load the weights of a published checkpoint into `dit`.
 
-    allowed: keys in which it may be another network on purpose, such as dit.text.fill.
+    source: a safetensors file, an index, a folder with one of them, or the folder of a diffusers pipeline.
+    allowed: keys in which the networks may differ, such as dit.text.fill.
 
     Raises:
-        ValueError: there is no checkpoint, or several, it is damaged, or its config.json or its tensors are of another network; the message
-            says by which of its keys and ours, or by which tensors.
+        ValueError: there is no checkpoint, or several, it is damaged, or its config.json or its tensors do not fit `dit`; the message names
+            the keys or tensors that differ.
     """
     map_ = dit.keys(dit)
     place, config, told = _compared(dit, source, allowed)
@@ -85,18 +86,21 @@ def load(dit: PublishedDiT, source: Path, *, allowed: Sequence[str] = ()) -> Tak
 
 
 def _compared(dit: PublishedDiT, source: Path, allowed: Sequence[str]) -> tuple[files.Place, Any, Any]:
-    """Where the checkpoint is, what its config.json says (None if there is none), and what it is taken for: no other network than `dit`."""
+    """Find the checkpoint, its config.json (None if there is none), and the configuration it is assumed to have, and compare it with `dit`.
+
+    Raises ValueError if the configuration differs from that of `dit`.
+    """
     place, options, ours = files.locate(Path(source)), dit.keys(dit).options, leaves(dit)
     config: Any = None if place.config is None else storage.read_json(place.config)
-    told: Any = said(options, ours) if place.config is None else config  # of what stands alone it is known of which class it is
+    told: Any = said(options, ours) if place.config is None else config  # without a config.json, assume that of `dit`
     named = f"init={source}" if place.config is None else str(place.config)
     refuse_other(options, told, ours, place=named, allowed=[name.removeprefix("dit.") for name in allowed], parts=place.parts)
     return place, config, told
 
 
 def _named(held: Mapping[str, Tensor], map_: KeyMap, place: files.Place) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the names of diffusers. Raises ValueError for those that have the names of somebody else, which says
-    more than that all of them are missing."""
+    """Tensors of a checkpoint by their names in diffusers. Raises ValueError that names the origin of tensors with the names of another
+    repository, which helps more than a list of missing tensors."""
     tensors = files.bared(held, list(map_.keys))
     if len(map_.keys.keys() - tensors.keys()) * 2 > len(map_.keys) and (whose := files.makers(list(tensors), parts=place.parts)):
         raise ValueError(f"{place.weights} holds other tensors than {map_.kind}'s in diffusers: {whose}")
@@ -112,12 +116,12 @@ def save(
     words: int | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `dit` as diffusers loads it, in files of at most `shard_bytes` (or one tensor).
+    """Save `dit` in the format of diffusers to a new folder, atomically, in files of at most `shard_bytes` (or of one tensor).
 
-    The folder appears whole or not at all. words: how long captions get. beside: the config.json that it began with, if it did.
+    words: maximum number of tokens of a caption. beside: the config.json that the network was initialised from, if any.
 
     Raises:
-        ValueError: the folder exists, a tensor holds numbers that are not finite, or the class cannot say what the network is.
+        ValueError: the folder exists, a tensor is not finite, or the config.json of the class cannot describe the network.
     """
     map_ = dit.keys(dit)
     config = written(map_.options, leaves(dit, words=words), beside=beside)

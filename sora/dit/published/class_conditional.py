@@ -1,4 +1,4 @@
-"""DiT (Peebles & Xie 2023) of ImageNet's classes; SiT's network (Ma et al. 2024) is the same."""
+"""DiT (Peebles & Xie 2023), conditioned on ImageNet classes; the network of SiT (Ma et al. 2024) is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sora.dit.published.options import OLDER, From, Options, with_variances
 from sora.dit.published.wan import ATTENTION, MLP, SIX, TIME, TWO
 
 OPTIONS = Options(
-    names=("DiTTransformer2DModel", "Transformer2DModel"),  # the second: what diffusers called it when the released ones were written
+    names=("DiTTransformer2DModel", "Transformer2DModel"),  # the second is the older name, found in the released checkpoints
     defaults={
         "num_attention_heads": 16,
         "attention_head_dim": 72,
@@ -87,14 +87,14 @@ OPTIONS = Options(
 
 
 def class_conditional_block(number: int, parts: Parts, *, eps: float) -> PlainBlock:
-    """dit.block: see `PlainBlock`. eps: of the layer norm before the MLP, 1e-6 in the paper's code and 1e-5 in diffusers."""
+    """Build a `PlainBlock`, for dit.block. eps: epsilon of the layer norm before the MLP: 1e-6 in the paper's code, 1e-5 in diffusers."""
     block = PlainBlock(number, parts)
     block.norm2 = LayerNorm(eps)
     return block
 
 
 def dit_class_to_image(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: DiTTransformer2DModel. In its checkpoints every block has a copy of the one embedding of levels and classes."""
+    """Key map of DiTTransformer2DModel, for dit.keys. Its checkpoints hold a copy of the embedding of levels and classes in every block."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
 

@@ -1,4 +1,4 @@
-"""CogVideoX (Yang et al. 2024): expert blocks; waves for positions in the 2B model, rotations in the 5B one."""
+"""CogVideoX (Yang et al. 2024): expert blocks; sinusoidal positions in the 2B model, rotary positions in the 5B model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ ATTENTION_NORMS = {
     "norm_k.weight": "k_norm.gain",
     "norm_k.bias": "k_norm.bias",
 }
-# Published: shift, scale, gate of patches and then of words; one projection for attention, another for the MLP.
+# Published order: shift, scale and gate of patches, then of words; in one projection for attention and another for the MLP.
 FIRST = "{0}[1/6] {0}[0/6] {0}[2/6] text_{0}[1/6] text_{0}[0/6] text_{0}[2/6]"
 SECOND = "{0}[4/6] {0}[3/6] {0}[5/6] text_{0}[4/6] text_{0}[3/6] text_{0}[5/6]"
 
 
 def _turned(value: Any) -> Callable[..., Any]:
-    """The value, or what a function makes of the other keys, where positions are rotations; None where they are waves."""
+    """Function for `From`: `value`, or its result if it is a function of the other keys, for rotary positions; None for sinusoidal ones."""
     return lambda turning, *others: (value(*others) if callable(value) else value) if turning else None
 
 
 def _waved(value: Any) -> Callable[..., Any]:
-    """The other way round."""
+    """As `_turned`, but for sinusoidal positions; None for rotary ones."""
     return lambda turning, *others: None if turning else (value(*others) if callable(value) else value)
 
 
 def _axes(head: int) -> list[int]:
-    """A quarter of a head's channels for frames, three eighths for rows and columns each, as its pipeline has them."""
+    """Rotary channels of frames, rows and columns: a quarter and twice three eighths of a head, as in the pipeline of diffusers."""
     return [head // 4, head // 8 * 3, head // 8 * 3]
 
 
@@ -85,7 +85,7 @@ OPTIONS = Options(
         "use_learned_positional_embeddings": False,
         "patch_bias": True,
     },
-    # sizes that its pipeline makes if it is told none, and how many words it can be called with
+    # default sizes of its pipeline's videos, and the maximum number of words
     unread=("sample_width", "sample_height", "sample_frames", "temporal_compression_ratio", "max_text_seq_length"),
     shapeless=("num_attention_heads", "norm_eps", "spatial_interpolation_scale", TURNING),
     ours={
@@ -139,7 +139,7 @@ OPTIONS = Options(
 
 
 def cogvideox_text_to_video(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: CogVideoXTransformer3DModel of the first generation (not 1.5, whose patches span two frames in another order)."""
+    """Key map of CogVideoXTransformer3DModel 1.0, for dit.keys (not 1.5, whose patches span two frames in another order)."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
 

@@ -1,4 +1,4 @@
-"""HunyuanVideo (Kong et al. 2024) and FLUX.1: dual-stream blocks, single-stream ones after them, a vector for the whole caption."""
+"""HunyuanVideo (Kong et al. 2024) and FLUX.1: dual-stream blocks followed by single-stream blocks, and a pooled caption vector."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SINGLE = {
 }
 
 
-# What both have of ours, and back.
+# Entries that both networks have in common.
 OURS = {
     "width": From("num_attention_heads attention_head_dim", mul),
     "depth": From("num_layers num_single_layers", add),
@@ -137,7 +137,7 @@ FLUX = Options(
     shapeless=("axes_dims_rope",),
     ours=OURS
     | {
-        "patch": [1, 2, 2],  # its pipeline's, whose patches are channels to the class
+        "patch": [1, 2, 2],  # the pipeline makes these patches; for the class they are channels
         "mlp_ratio": 4.0,
         "text._target_": "sora.dit.linear_text",
         "rope.axes": From("axes_dims_rope"),
@@ -184,7 +184,7 @@ def _ends(dit: PublishedDiT) -> dict[str, Key]:
 
 
 def hunyuan_video(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: HunyuanVideoTransformer3DModel, text to video."""
+    """Key map of HunyuanVideoTransformer3DModel (text to video), for dit.keys."""
     return KeyMap(HUNYUAN, partial(_hunyuan_keys, dit), dit.patch)
 
 
@@ -213,7 +213,7 @@ def _hunyuan_keys(dit: PublishedDiT) -> dict[str, Key]:
 
 
 def flux(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: FluxTransformer2DModel; its tokens are patches of 2 x 2 of an image's latents, channels first."""
+    """Key map of FluxTransformer2DModel, for dit.keys. Its tokens are 2 x 2 patches of an image's latents, channels first."""
     return KeyMap(FLUX, partial(_flux_keys, dit), dit.patch)
 
 

@@ -1,4 +1,4 @@
-"""Which files a published checkpoint is, and its tensors: safetensors, whole or in shards with an index, and config.json beside them."""
+"""Find and read the files of a published checkpoint: safetensors, one file or shards with an index, and a config.json beside them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX, CONFIG = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json", "config.json"
-FORM = Fields({"weight_map": Named(beside)})  # of the index: the file of each tensor
+FORM = Fields({"weight_map": Named(beside)})  # form of the index: the file name of each tensor
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$", re.IGNORECASE)
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by their names in safetensors
-# How other files begin, and what they are.
+# First bytes of files that are not safetensors files, and their descriptions.
 BEGINNINGS = {
     b"GGUF": "a GGUF file, whose weights are quantised",
     b"PK\x03\x04": "a file of torch.save, no safetensors file",
@@ -36,19 +36,19 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a checkpoint is. weights: its file, or its index. config: the file beside it; None if there is none."""
+    """Paths of a checkpoint. weights: the safetensors file or the index. config: the config.json beside it; None if there is none."""
 
     weights: Path
     config: Path | None
 
     @property
     def parts(self) -> bool:
-        """Whether the weights are several files, with an index."""
+        """Whether the weights are several files with an index."""
         return _is_index(self.weights.name)
 
 
 def locate(source: Path) -> Place:
-    """The one checkpoint that a file, an index, a folder, or a pipeline's folder with transformer/ in it, is.
+    """Find the only checkpoint in `source`: a file, an index, a folder, or a pipeline's folder with a transformer/ subfolder.
 
     Raises:
         ValueError: there is none, or there are several; the message names them.
@@ -75,7 +75,7 @@ def locate(source: Path) -> Place:
 
 
 def _within(folder: Path) -> list[Path]:
-    """The whole files and the indexes of a folder."""
+    """Unsharded safetensors files and index files of a folder."""
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return [path for path in names if _is_whole(path.name) or _is_index(path.name)]
 
@@ -94,7 +94,7 @@ def _place(weights: Path) -> Place:
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without a checkpoint holds that might be taken for one."""
+    """End of an error message for a folder without a checkpoint: the files in it that may have been meant."""
     for inside in (folder, folder / "transformer"):
         names = sorted(path.name for path in inside.iterdir() if path.is_file()) if inside.is_dir() else []
         if shards := [name for name in names if SHARD.search(name)]:
@@ -109,11 +109,11 @@ def _instead(folder: Path) -> str:
 
 
 def read(place: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of the files that an index names, on the host.
+    """Read the tensors of a safetensors file, or of the files that an index names, to the CPU.
 
     Raises:
-        ValueError: a file is missing, damaged, or of another kind, the index and its files disagree, or weights are no floats of 16 bits
-            or more, or not finite; the message names the file, and the tensor.
+        ValueError: a file is missing, damaged, or of another kind, the index does not match its files, or weights are not finite or not
+            floats of 16 bits or more; the message names the file and the tensor.
     """
     outline(place)
     tensors = _held(place, _file)
@@ -124,16 +124,16 @@ def read(place: Path) -> dict[str, Tensor]:
 
 
 def outline(place: Path) -> dict[str, Tensor]:
-    """The same by what the files' headers say, which takes no time: tensors without numbers.
+    """The tensors of `read` on the meta device, from the files' headers only, which is fast.
 
     Raises:
-        ValueError: as `read`, but for numbers that are not finite.
+        ValueError: as `read`, except for values that are not finite.
     """
     return _held(place, _header)
 
 
 def _held(place: Path, of_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of one file or of those that an index names. of_file: those of one."""
+    """Tensors of one file or of the files that an index names. of_file: reads the tensors of one file."""
     tensors = _indexed(place, of_file) if place.name.lower().endswith(".json") else of_file(place)
     if not tensors:
         raise ValueError(f"{place} holds no tensors")
@@ -168,18 +168,17 @@ def _header(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_others(path: Path) -> None:
-    """Raise ValueError for a file that is no safetensors file, and known."""
+    """Raise ValueError for a file of a known kind other than safetensors."""
     with opened(path) as file:
         start = file.read(64)
     for beginning, kind in BEGINNINGS.items():
-        if start.startswith(beginning) and start[8:9] != b"{":  # a header of 640 bytes begins like a pickle
+        if start.startswith(beginning) and start[8:9] != b"{":  # a safetensors file with a header of 640 bytes begins like a pickle
             raise ValueError(f"{path} is {kind}; init= takes safetensors files of 16 or 32 bits")
 
 
-# ---- whose they are
+# ---- tensors with the names of other repositories
 
-# Names of tensors that tell whose a file is: what it is called, and the class of diffusers that reads such files, or how else to come by
-# its names.
+# By a pattern of tensor names: the origin of such files, and the class of diffusers that converts them, or other advice.
 MAKERS = {
     r"lora_(A|B|down|up|unet)": ("of a LoRA, which holds differences to a network and not the network", ""),
     r"^(blocks\.\d+\.self_attn\.|text_embedding\.0\.)": ("of Wan's own repository", "WanTransformer3DModel"),
@@ -207,9 +206,9 @@ ROOTS = ("model.diffusion_model.", "diffusion_model.", "model.", "module.", "_or
 
 
 def makers(names: Sequence[str], *, parts: bool = False) -> str:
-    """Whose tensors these are, where their names are not those of diffusers, and how to come by those; empty if nobody's that is known.
+    """Origin of tensors that do not have the names of diffusers, and advice how to convert them; "" if the origin is unknown.
 
-    parts: they are of several files."""
+    parts: whether the tensors are from several files."""
     for pattern, (whose, way) in MAKERS.items():
         for name in names:
             bare = name
@@ -222,7 +221,7 @@ def makers(names: Sequence[str], *, parts: bool = False) -> str:
 
 
 def bared(tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors by the names of diffusers, where all of theirs have the same more in front, such as `model.diffusion_model.`"""
+    """Tensors without the prefix that all their names share before the names of diffusers, such as `model.diffusion_model.`."""
     if not wanted or any(name in tensors for name in wanted):
         return dict(tensors)
     fronts = {name[: -len(wanted[0])] for name in tensors if name.endswith(f".{wanted[0]}")}

@@ -1,9 +1,9 @@
-"""Key maps: which of a published checkpoint's tensors is which of ours. Data, read in both directions.
+"""Key maps between the tensors of a published checkpoint and our parameters, used in both directions.
 
-A published tensor is a stack of slices of ours, in the order named, along `axis`; "qkv.weight[1/3]" is the second third of qkv.weight's
-rows. `shape` is an einops pattern from that stack to the published tensor, and its axes t, h, w are the patch's; two and six are numbers.
-Of a table, ".*" stands for ".weight" and for ".bias". Two published tensors that name one slice must be equal. Where `added` is true the
-published tensor is the sum of ours: the first takes it over and the others begin at zero.
+A published tensor is a concatenation of slices of our tensors along `axis`; "qkv.weight[1/3]" is the second third of qkv.weight's rows.
+`shape` is an einops pattern from the concatenation to the published tensor; its axes t, h, w are the patch size, two is 2 and six is 6.
+In a table, ".*" stands for both ".weight" and ".bias". If two published tensors map to the same slice, they must be equal. If `added` is
+true, the published tensor is the sum of our tensors: on loading, the first gets the whole value and the others are set to zero.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ SLICE = re.compile(r"(?P<name>[^\[]+)(\[(?P<number>\d+)/(?P<of>\d+)\])?")
 
 @dataclass(frozen=True)
 class Key:
-    """What of ours a published tensor is: slices apart by blanks. See the top of this file."""
+    """Our counterpart of a published tensor, see the module docstring. ours: slices of our tensors, separated by spaces."""
 
     ours: str
     shape: str = ""
     axis: int = 0
     added: bool = False
-    halved: bool = False  # the published one may have a second half of channels, for variances, which is left behind
+    halved: bool = False  # the published tensor may have a second half of channels, for variances, which is dropped
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """options: of the class in diffusers. table: gives the key of each of its tensors. patch: frames, rows, columns.
+    """Key map of one class of diffusers. table: returns the `Key` of each of its tensors. patch: frames, rows and columns of a patch.
 
-    Beware: a network whose options are not the class's may have no table, so `options` are compared first.
+    Beware: compare `options` before using `table`, which may fail for a network that does not fit the class.
     """
 
     options: Options
@@ -51,7 +51,7 @@ class KeyMap:
 
     @property
     def kind(self) -> str:
-        """The class in diffusers."""
+        """Name of the class in diffusers."""
         return self.options.names[0]
 
     @property
@@ -60,7 +60,7 @@ class KeyMap:
 
 
 def keys(table: Mapping[str, str | Key], *, theirs: str = "", ours: str = "") -> dict[str, Key]:
-    """A table written out: prefixes in front of both sides, and weights and biases for ".*"."""
+    """Expand a table: prepend the prefixes `theirs` and `ours`, and replace ".*" by ".weight" and ".bias"."""
     found = {}
     for key, value in table.items():
         entry = value if isinstance(value, Key) else Key(value)
@@ -71,7 +71,7 @@ def keys(table: Mapping[str, str | Key], *, theirs: str = "", ours: str = "") ->
 
 
 def to_theirs(map_: KeyMap, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors that our tensors are."""
+    """Convert our tensors to the published ones."""
     found = {}
     for name, key in map_.keys.items():
         pieces = [_slice(ours[of], number, count) for of, number, count in _slices(key)]
@@ -81,10 +81,10 @@ def to_theirs(map_: KeyMap, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_ours(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors, of the shapes and types of `like`, that the published tensors are.
+    """Convert published tensors to ours, with the shapes and dtypes of `like`.
 
     Raises:
-        ValueError: tensors are missing, unknown or of another shape, or two that are one of ours differ; the message names them.
+        ValueError: tensors are missing, unknown or of another shape, or two that map to the same slice differ; the message names them.
     """
     given = fitting(map_, theirs, like)
     found = {name: torch.empty_like(tensor) for name, tensor in like.items()}
@@ -105,7 +105,7 @@ def to_ours(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tenso
 
 
 def fitting(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors that are ours, by their names. Only shapes are looked at.
+    """Published tensors by name, without the channels of variances, after a check of their names and shapes.
 
     Raises:
         ValueError: tensors are missing, unknown or of another shape; the message names them.
@@ -118,7 +118,7 @@ def fitting(map_: KeyMap, theirs: Mapping[str, Tensor], like: Mapping[str, Tenso
 
 
 def _wrong(map_: KeyMap, given: Mapping[str, Tensor], theirs: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What is not as it should be, by name, in three kinds."""
+    """Messages about missing tensors, unknown tensors, and tensors of another shape."""
     shapes = [f"{name} {list(t.shape)} instead of {list(expected[name])}" for name, t in given.items() if tuple(t.shape) != expected[name]]
     kinds = (("missing", map_.keys.keys() - theirs.keys()), ("unknown", theirs.keys() - map_.keys.keys()), ("of another shape", shapes))
     return [f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds if names]
@@ -130,7 +130,7 @@ def _few(names: Any) -> str:
 
 
 def uncovered(map_: KeyMap, like: Mapping[str, Tensor]) -> list[str]:
-    """Our tensors of which no published tensor, or only a part, is a slice; a complete map leaves none."""
+    """Names of our tensors that the map does not cover completely; empty for a complete map."""
     counts: dict[str, set[tuple[int, int]]] = {}
     for key in map_.keys.values():
         for name, number, of in _slices(key):
@@ -150,7 +150,7 @@ def _each(ours: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _slice(tensor: Tensor, number: int, of: int) -> Tensor:
-    """Part `number` of `of` equal ones, along the rows."""
+    """Slice `number`, from 0, of `of` equal slices along the rows."""
     return tensor.unflatten(0, (of, -1))[number]
 
 
@@ -170,7 +170,7 @@ def _named(pattern: str, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _halved(tensor: Tensor, key: Key, expected: tuple[int, ...], map_: KeyMap) -> Tensor:
-    """The first half of the latents' channels, where the published layer predicts variances too."""
+    """Drop the second half of the output channels of each position, where the published layer also predicts variances."""
     if not key.halved or tensor.shape[0] != 2 * expected[0]:
         return tensor
     area = map_.patch[0] * map_.patch[1] * map_.patch[2]

@@ -1,4 +1,4 @@
-"""Latte (Ma et al. 2024), with text: blocks in a frame, which read the caption, and blocks over time, in turn."""
+"""Latte (Ma et al. 2024), text to video: alternating spatial blocks, which attend to the caption, and temporal blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sora.dit.published.wan import ATTENTION, CROSS, MLP, SIX, TEXT, TIME, TWO
 
 
 class TemporalBlock(nn.Module):
-    """As `sora.dit.PlainBlock`. told: waves of the frame's number are added first, unless the clip is an image."""
+    """`sora.dit.PlainBlock`. told: add sinusoids of the frame's index to the tokens first, unless the clip is an image."""
 
     joint: ClassVar[bool] = False
 
@@ -43,14 +43,14 @@ class TemporalBlock(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
 
     def begin(self) -> None:
-        """Make the block the identity (but for what it tells of time): gates that are zero."""
+        """Initialise the block to the identity, except for the sinusoids of `told`: zero gates."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
 
 
 def spatial_temporal_block(number: int, parts: Parts) -> Block | TemporalBlock:
-    """dit.block: blocks with attention to the caption and `TemporalBlock`s in turn; for dit.pattern=sora.dit.factorised_attention."""
+    """Build a `Block` for even and a `TemporalBlock` for odd numbers, for dit.block; with dit.pattern=sora.dit.factorised_attention."""
     return TemporalBlock(number, parts, told=number == 1) if number % 2 else Block(number, parts)
 
 
@@ -88,7 +88,7 @@ OPTIONS = Options(
         "norm_num_groups",
         "upcast_attention",
         "video_length",
-    ),  # the last: frames that it can be called with
+    ),  # video_length: number of frames of its pipeline
     shapeless=("num_attention_heads", "attention_head_dim", "sample_size", "norm_eps"),
     ours={
         "width": From("num_attention_heads attention_head_dim cross_attention_dim", across),
@@ -136,7 +136,7 @@ OPTIONS = Options(
 
 
 def latte_text_to_video(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: LatteTransformer3DModel."""
+    """Key map of LatteTransformer3DModel, for dit.keys."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
 

@@ -1,4 +1,4 @@
-"""What modulates the blocks of published networks: noise levels, and what they add for a whole clip. (width, text_width) -> module."""
+"""Level embeddings of published networks, for dit.level: (width, text_width) -> module(levels, owners, text) -> (U, C)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sora.tokens import TextTokens, means
 
 
 class LevelWaves(nn.Module):
-    """Numbers as cosines and sines of rates from 1 down to 1 / 10,000 (Ho et al. 2020), through two layers.
+    """Embeds numbers by cosines and sines with rates from 1 down to 1 / 10,000 (Ho et al. 2020), and a two-layer MLP.
 
-    late: the slowest rate is reached at the last wave, and not one after it.
+    waves: number of cosines and sines together. late: whether the last rate is exactly 1 / 10,000, not one step before it.
     """
 
     def __init__(self, waves: int, width: int, *, late: bool) -> None:
@@ -27,20 +27,20 @@ class LevelWaves(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, numbers: Float[Tensor, "U"]) -> Float[Tensor, "U C"]:
-        # As these networks compute it, in this order and in float32: a last bit of a rate is 1e-5 of an angle of 1000. No buffer, which a
-        # cast of the network to bf16 would cast too.
+        # Keep these networks' order of operations in float32: one bit of a rate changes angles near 1000 by 1e-5. Rates are not a buffer,
+        # because casting the network to bf16 would cast it.
         rates = torch.exp(-log(10_000) * torch.arange(self.count, dtype=torch.float32, device=numbers.device) / (self.count - self.late))
         angles = numbers.float()[:, None] * rates
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 def told(levels: Float[Tensor, "U"], before: int) -> Float[Tensor, "U"]:
-    """Noise levels in [0, 1] as 0 to 1000; or, with `before` 1, as numbers of the 1,000 steps of `sora.diffusion.discrete`, 0 to 999."""
+    """Scale noise levels from [0, 1] to [0, 1000]; with before=1, to the step numbers 0 to 999 of `sora.diffusion.discrete`."""
     return (1000 * levels - before).clamp_min(0) if before else 1000 * levels
 
 
 class LevelVector(nn.Module):
-    """Of noise levels in [0, 1] alone, see `told`."""
+    """Embedding of noise levels in [0, 1] only. before: see `told`."""
 
     def __init__(self, width: int, waves: int, before: int) -> None:
         super().__init__()
@@ -53,17 +53,17 @@ class LevelVector(nn.Module):
 
 
 def published_level(width: int, text_width: int, *, waves: int, before: int) -> LevelVector:
-    """dit.level: see `LevelVector`, as wide as the network."""
+    """Build a `LevelVector` as wide as the network, for dit.level."""
     return LevelVector(width, waves, before)
 
 
 def narrow_level(width: int, text_width: int, *, level_width: int, before: int) -> LevelVector:
-    """dit.level: see `LevelVector`; `level_width` channels of as many waves as the network is wide."""
+    """Build a `LevelVector` of `level_width` channels, for dit.level; it has as many waves as the network has channels."""
     return LevelVector(int(positive("level.level_width", level_width)), width, before)
 
 
 class LevelAndPooled(nn.Module):
-    """Of noise levels, the caption's pooled vector, and, if not None, the guidance scale that a distilled network is to imitate."""
+    """Embedding of noise levels, the pooled caption vector, and, unless None, the guidance scale that a distilled network imitates."""
 
     def __init__(self, width: int, waves: int, pooled_width: int, guidance: float | None) -> None:
         super().__init__()
@@ -88,12 +88,12 @@ class LevelAndPooled(nn.Module):
 
 
 def level_and_pooled(width: int, text_width: int, *, waves: int, pooled_width: int, guidance: float | None) -> LevelAndPooled:
-    """dit.level: see `LevelAndPooled`."""
+    """Build a `LevelAndPooled`, for dit.level."""
     return LevelAndPooled(width, waves, pooled_width, guidance)
 
 
 class LevelAndLabel(nn.Module):
-    """Of noise levels, told as numbers of 1,000 steps, and a class: a caption of one word, a 1 among zeros."""
+    """Embedding of noise levels, as step numbers 0 to 999, and of a class, given as a caption of one one-hot token."""
 
     def __init__(self, width: int, waves: int, classes: int) -> None:
         super().__init__()
@@ -105,5 +105,5 @@ class LevelAndLabel(nn.Module):
 
 
 def level_and_label(width: int, text_width: int, *, waves: int) -> LevelAndLabel:
-    """dit.level: see `LevelAndLabel`; the width of the text is the number of classes with "none"."""
+    """Build a `LevelAndLabel`, for dit.level. text_width: number of classes, including the one for no class."""
     return LevelAndLabel(width, waves, text_width)

@@ -1,4 +1,4 @@
-"""LTX-Video (HaCohen et al. 2024): cross-attention blocks with RMS norms, and rotations that differ from head to head."""
+"""LTX-Video (HaCohen et al. 2024): cross-attention blocks with RMS norms, and rotary positions that differ between heads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from sora.dit.published.wan import ATTENTION, CROSS, MLP, QK_NORMS, SIX, TEXT, T
 
 
 class WideRope(nn.Module):
-    """Rates from 1 to theta, in steps that all heads share among them, of positions as parts of a largest extent.
+    """Rotary embedding whose rates, from pi / 2 to theta * pi / 2, are spread over the channels of all heads together.
 
-    width: of all heads together. scales: seconds, rows and columns that one position is. extents: what counts as 1 (seconds and pixels).
+    width: channels of all heads together. scales: factors from positions (seconds, rows and columns of patches) to seconds and pixels.
+    extents: maximum of each axis in seconds and pixels; scaled positions are divided by it and mapped from [0, 1] to [-1, 1].
     """
 
     def __init__(self, *, width: int, heads: int, scales: Sequence[float], extents: Sequence[float], theta: float) -> None:
@@ -38,13 +39,13 @@ class WideRope(nn.Module):
         self.scales, self.extents, self.theta = tuple(scales), tuple(extents), positive("rope.theta", theta)
 
     def values(self) -> dict[str, Any]:
-        """What it was made with, by key."""
+        """Constructor arguments by name."""
         whole = {"width": self.width * self.heads, "heads": self.heads}
         return {**whole, "scales": self.scales, "extents": self.extents, "theta": self.theta}
 
     def forward(self, positions: Float[Tensor, "N 3"]) -> Complex[Tensor, "N H E2"]:
-        """The unit complex number for each token's pairs, head by head."""
-        # As the network computes them, in float32: at a rate of 10,000 a last bit is an angle of 1e-3. No buffers, which a cast would cast.
+        """Unit complex factor of each of a token's pairs, for each head."""
+        # Keep the network's order of operations in float32: at a rate of 10,000 one bit is 1e-3 of an angle. No buffers: casts change them.
         steps = torch.linspace(0, 1, self.heads * self.width // 6, dtype=torch.float32, device=positions.device)
         rates = self.theta**steps * pi / 2
         axes = zip(positions.float().unbind(1), self.scales, self.extents, strict=True)
@@ -98,7 +99,7 @@ OPTIONS = Options(
         "rope._target_": "sora.dit.WideRope",
         "rope.width": From("num_attention_heads attention_head_dim", mul),
         "rope.heads": From("num_attention_heads"),
-        "rope.scales": From("patch_size", lambda size: [1.0, 32.0 * size, 32.0 * size]),  # 32: what its pipeline calls it with
+        "rope.scales": From("patch_size", lambda size: [1.0, 32.0 * size, 32.0 * size]),  # 32: as in its pipeline
         "rope.extents": [20.0, 2048.0, 2048.0],
         "rope.theta": 10000.0,
         "by_frame": False,
@@ -117,7 +118,7 @@ OPTIONS = Options(
         "text_width": From("caption_channels"),
     },
     theirs={
-        "in_channels": From("latent_channels patch", lambda channels, patch: channels * patch[1] ** 2),  # it is given patches
+        "in_channels": From("latent_channels patch", lambda channels, patch: channels * patch[1] ** 2),  # its inputs are patches
         "out_channels": From("latent_channels patch", lambda channels, patch: channels * patch[1] ** 2),
         "patch_size": From("patch", itemgetter(1)),
         "num_attention_heads": "heads",
@@ -131,7 +132,7 @@ OPTIONS = Options(
 
 
 def ltx_text_to_video(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: LTXVideoTransformer3DModel."""
+    """Key map of LTXVideoTransformer3DModel, for dit.keys."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
 

@@ -1,10 +1,10 @@
-"""A network put together as a published one is: the blocks of `sora.dit`, with the embeddings and the last layer that it has.
+"""A network with the architecture of a published one: the blocks of `sora.dit`, with its own embeddings and final layer.
 
-It is called as `sora.dit.DiT` is and packs clips as that does. What published networks differ in beside their blocks are small modules:
+It is called like `sora.dit.DiT`, on packed clips. Besides their blocks, published networks differ in these modules:
 
-    level   (width, text_width) -> module(levels, owners, text) -> what modulates, (U, C), before its activation
-    text    (text_width, width, heads, attention) -> module(text, levels of the segments) -> words of width D
-    final   (width, level width) -> module(x, what modulates, index) -> x, before the projection to patches
+    level   (width, text_width) -> module(levels, owners, text) -> embedded levels (U, C), before the activation
+    text    (text_width, width, heads, attention) -> module(text, highest level of each segment) -> words of width D
+    final   (width, level width) -> module(x, embedded levels, index) -> x, before the projection to patches
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A module that knows what it was made with, by key, such as `AxialRope`."""
+    """A module whose `values` returns its constructor arguments by name, such as `AxialRope`."""
 
     def values(self) -> dict[str, Any]: ...
 
 
 class PublishedDiT(nn.Module):
-    """Predicts, for each patch of noised latents, the P numbers that the published network was trained to predict.
+    """Predicts for each patch of noised latents the P numbers that the published network was trained to predict.
 
-    patch: frames, rows and columns of a patch, as patches.size. by_frame: positions in time are numbers of latent frames, as networks
-    trained at one rate of frames have them; otherwise seconds. rope, position: None where it has none; `position` is given the tokens'
-    coordinates and the extents of their clips. keys: network -> the key map of its published checkpoints. The rest: as in `DiT`, and above.
+    patch: frames, rows and columns of a patch, as patches.size. by_frame: whether positions in time are indices of latent frames, as in
+    networks trained at one frame rate; otherwise they are seconds. rope, position: None if the network has none; `position` is called with
+    the tokens' coordinates and the sizes of their clips. keys: network -> key map of its published checkpoints. level, text, final: see the
+    module docstring. For the other parameters see `DiT`.
     """
 
     embed_position: Any
@@ -85,7 +86,7 @@ class PublishedDiT(nn.Module):
         self.patch_channels, self.text_width, self.width, self.heads = patch_channels, text_width, width, heads
         self.patch, self.latent_channels, self.mlp_ratio = tuple(patch), patch_channels // area, mlp_ratio
         self.by_frame, self.keys = by_frame, keys
-        # What it is put together of, by key, for `leaves`; not attention, since who computes it changes nothing.
+        # Parts by key, for `leaves`. Not attention: the choice of backend does not change the network.
         parts = {"mlp": mlp, "level": level, "text": text, "rope": rope, "position": position, "norm": norm, "qk_norm": qk_norm}
         self.parts = {**parts, "modulation": modulation, "pattern": pattern, "block": block, "final": final}
         self.rope = rope
@@ -107,11 +108,11 @@ class PublishedDiT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `DiT` begins: Xavier weights, zero biases, blocks that are identities and a prediction of zero."""
+        """Initialise as `DiT` does: Xavier weights, zero biases, identity blocks and a prediction of zero."""
         begin(self, self.blocks, self.modulation, self.out)
 
     def forward(self, tokens: PackedTokens, levels: NoiseLevels, text: TextTokens) -> Float[Tensor, "N P"]:
-        """tokens: noised patches. levels: their noise levels. text: one segment of caption states for each segment of tokens."""
+        """Prediction for each token. tokens: noised patches. levels: their noise levels. text: captions, one segment per clip segment."""
         layout, peaks = Layout.of(tokens), highest(levels, text.segments)
         places = layout.coordinates.to(tokens.positions.dtype)
         segments = torch.arange(len(peaks), device=peaks.device)
@@ -132,20 +133,20 @@ class PublishedDiT(nn.Module):
         return self.out(self.final(self.run(x, states, context), level, levels.index))
 
     def run(self, x: Float[Tensor, "N D"], states: Float[Tensor, "M W"], context: Context) -> Float[Tensor, "N D"]:
-        """As `DiT.run`."""
+        """Apply the blocks in order, as `DiT.run` does."""
         for block in self.blocks:
             x, states = block(x, states, context)
         return x
 
     def stream(self, level: Float[Tensor, "U C"], index: Int[Tensor, "N"]) -> Stream:
-        """What modulates tokens of these embedded levels."""
+        """Activate embedded levels, and compute the modulation shared by all blocks."""
         active = F.silu(level)
         ones = one_on_scales(6, self.width, level)
         return Stream(active, self.modulation(active) + ones if self.modulation is not None else ones.expand(len(level), -1), index)
 
 
 def leaves(dit: PublishedDiT, *, words: int | None = None) -> Leaves:
-    """Of a network, as it was put together. words: how long captions get, where that is known."""
+    """Configuration of a network by dotted keys. words: maximum number of tokens of a caption, if known."""
     found = Leaves(_of_parts(dit.parts))
     given = {"latent_channels": dit.latent_channels, "out_channels": dit.latent_channels, "text_width": dit.text_width, "words": words}
     sizes = {"width": dit.width, "heads": dit.heads, "depth": len(dit.blocks), "patch": list(dit.patch), "by_frame": dit.by_frame}
@@ -154,18 +155,18 @@ def leaves(dit: PublishedDiT, *, words: int | None = None) -> Leaves:
 
 
 def _of_parts(parts: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """The names of parts, and the values that they were made with, by dotted keys."""
+    """Yield the class or function of each part, and its arguments, by dotted keys."""
     for key, part in parts.items():
         made = _made_of(part)
         if made is None:
             yield f"{place}{key}", plain(part)
         else:
-            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # all of them stand in this room
+            yield f"{place}{key}._target_", f"sora.dit.{made[0].__qualname__}"  # sora.dit exports all of them
             yield from _of_parts(made[1], f"{place}{key}.")
 
 
 def _made_of(part: Any) -> tuple[Any, Mapping[str, Any]] | None:
-    """Of a part its function or class, and the values that it was given by name; None of a plain value."""
+    """Function or class of a part and its keyword arguments; None for a plain value."""
     if isinstance(part, partial):
         return part.func, part.keywords
     if isfunction(part):
@@ -176,12 +177,12 @@ def _made_of(part: Any) -> tuple[Any, Mapping[str, Any]] | None:
 
 
 def extents(layout: Layout) -> Int[Tensor, "N 3"]:
-    """How many frames, rows and columns the clip of each token has; computed on the device."""
+    """Number of frames, rows and columns of each token's clip, computed on the device."""
     return layout.grids.to(layout.coordinates.device, non_blocking=True)[owners(layout.segments)]
 
 
 class TableFinal(nn.Module):
-    """The normalised x, scaled and shifted by what modulates and one table (adaLN-single)."""
+    """Final norm, scaled and shifted by the embedded level plus a table (adaLN-single)."""
 
     def __init__(self, width: int, norm: nn.Module) -> None:
         super().__init__()
@@ -193,12 +194,12 @@ class TableFinal(nn.Module):
 
 
 def table_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> TableFinal:
-    """dit.final: see `TableFinal`."""
+    """Build a `TableFinal`, for dit.final."""
     return TableFinal(width, norm(width))
 
 
 class ProjectedFinal(nn.Module):
-    """The normalised x, scaled and shifted by a projection of what modulates (adaLN-zero). before: a layer norm in front of that."""
+    """Final norm, scaled and shifted by a projection of the embedded level (adaLN-Zero). before: module applied to x before the norm."""
 
     def __init__(self, width: int, level_width: int, norm: nn.Module, before: nn.Module) -> None:
         super().__init__()
@@ -210,10 +211,10 @@ class ProjectedFinal(nn.Module):
 
 
 def projected_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module]) -> ProjectedFinal:
-    """dit.final: see `ProjectedFinal`."""
+    """Build a `ProjectedFinal`, for dit.final."""
     return ProjectedFinal(width, level_width, norm(width), nn.Identity())
 
 
 def normed_projected_final(width: int, level_width: int, *, norm: Callable[[int], nn.Module], eps: float) -> ProjectedFinal:
-    """dit.final: see `ProjectedFinal`; with a layer norm of `eps` in front."""
+    """Build a `ProjectedFinal`, for dit.final, with a layer norm before it. eps: epsilon of that layer norm."""
     return ProjectedFinal(width, level_width, norm(width), GainedLayerNorm(width, eps=positive("final.eps", eps)))

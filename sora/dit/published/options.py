@@ -1,9 +1,8 @@
-"""What the config.json of a published network says, in the keys of our `dit`: data, read in both directions.
+"""Maps between the config.json of a published network and the keys of our `dit`, used in both directions.
 
-Ours are the values that a network was put together of, by the dotted keys of `dit`, such as rope.theta, and beside them latent_channels and
-out_channels (the VAE's, both) and text_width (the text encoder's). A published configuration stands for exactly one set of them. So nothing
-that shapes a network escapes: every value is compared, on the way in and on the way out, and every key of a config.json is mapped, fixed,
-without effect, or unknown.
+Our side are the values by the dotted keys of `dit`, such as rope.theta, called leaves here; and latent_channels and out_channels, which the
+VAE determines, and text_width, which the text encoder determines. A published configuration corresponds to exactly one set of leaves.
+Every value is compared on import and on export, and every key of a config.json is mapped, fixed, without effect, or unknown (an error).
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from math import inf, nextafter
 from typing import Any
 
 CLASS = "_class_name"
-NOTES = (CLASS, "_diffusers_version", "_name_or_path", "_commit_hash", "_use_default_values")  # that diffusers writes about itself
-GIVEN = {"latent_channels": "vae", "out_channels": "vae", "text_width": "text"}  # where what is no key of the dit comes from
+NOTES = (CLASS, "_diffusers_version", "_name_or_path", "_commit_hash", "_use_default_values")  # metadata that diffusers writes
+GIVEN = {"latent_channels": "vae", "out_channels": "vae", "text_width": "text"}  # leaves that are no keys of dit: the key that sets them
 
-# What older versions of diffusers wrote of their transformers, and which of it our networks are.
+# Keys that older versions of diffusers wrote for their transformers, and the only values that our networks support.
 OLDER = {
     "attention_type": "default",
     "double_self_attention": False,
@@ -28,26 +27,26 @@ OLDER = {
     "use_linear_projection": False,
 }
 
-# What is no class of diffusers and stands in the config.json of its makers.
+# Class names in the config.json files of original repositories, which are no classes of diffusers.
 MAKERS = {"WanModel": "Wan's own repository", "CausalWanModel": "a descendant of Wan's own repository"}
 
 
 def anew(kind: str, *, parts: bool) -> str:
-    """How a class of diffusers writes its makers' own files by the names of diffusers. parts: the weights are several files."""
+    """Advice how to convert original files with a class of diffusers. parts: whether the weights are several files."""
     what = "TENSORS, of all parts in one dict" if parts else "FILE"
     return f"let diffusers write them anew: {kind}.from_single_file({what}).save_pretrained(FOLDER)"
 
 
 @dataclass(frozen=True)
 class From:
-    """A value of one side as one of the other, or worked out of several of it, which stand in `keys`, apart by blanks."""
+    """A value computed by `make` from the values of one or more keys of the other side. keys: names separated by spaces."""
 
     keys: str
     make: Callable[..., Any] = lambda value: value
 
 
 class Told:
-    """Any value but None: a scale that the published network is told when it is called."""
+    """Placeholder that equals any value but None, for the guidance scale, an input of the published network and not in its config.json."""
 
     def __eq__(self, other: object) -> bool:
         return other is not None
@@ -61,12 +60,12 @@ class Told:
 
 @dataclass(frozen=True)
 class Options:
-    """The configuration of a class in diffusers.
+    """Map of the configuration of a class in diffusers.
 
-    names: of the class; the first is written, and the others are read. defaults: of every key that it has, for a config.json that leaves
-    some out. only: keys, some of older versions, of which our network is one value. unread: keys on which no prediction depends.
-    shapeless: keys that no tensor's shape tells. ours: each of our leaves, as a constant of the class or `From` its keys. theirs: the keys
-    back from ours, as the name of one or `From` some.
+    names: names of the class; all are read, the first is written. defaults: default of every key, for keys missing in a config.json.
+    only: keys, some of older versions, for which our network supports a single value. unread: keys that do not affect the prediction.
+    shapeless: keys that cannot be inferred from tensor shapes. ours: value of each of our leaves, a constant or `From` keys of the class.
+    theirs: value of each key of the class, the name of one of our leaves or `From` several.
     """
 
     names: tuple[str, ...]
@@ -79,7 +78,7 @@ class Options:
 
 
 class Leaves(dict[str, Any]):
-    """A node's leaves by dotted keys; None for those that it lacks, which is what they are in YAML too."""
+    """Values of a configuration node by dotted keys; None for missing keys, as in YAML."""
 
     def __missing__(self, key: str) -> None:
         return None
@@ -87,7 +86,7 @@ class Leaves(dict[str, Any]):
 
 @dataclass(frozen=True)
 class OptionDifference:
-    """A leaf of ours that is another one in the published network. said: the keys that say so, none for a constant of its class."""
+    """A leaf that differs in the published network. said: published keys that set its value there; empty for a constant of the class."""
 
     key: str
     here: Any
@@ -96,17 +95,18 @@ class OptionDifference:
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists, as YAML has them."""
+    """Convert tuples to lists, recursively, as in YAML."""
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# ---- in
+# ---- import
 
 
 def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allowed: Sequence[str] = (), parts: bool = False) -> None:
-    """Raise ValueError unless a config.json, read from `place`, is one of a network that is ours in every leaf; all differences are named.
+    """Raise ValueError that names all differences, unless the config.json `found` describes our network in every leaf.
 
-    allowed: leaves of ours, or what they begin with, that may be others on purpose; each must be one. parts: the weights are several files.
+    place: path or other name of the config.json, for messages. allowed: leaves, or prefixes of leaves, that may differ; each of them must
+    differ. parts: whether the weights are several files.
     """
     if not isinstance(found, Mapping):
         raise ValueError(f"{place} is damaged: it holds no mapping")
@@ -123,7 +123,7 @@ def refuse_other(options: Options, found: Any, ours: Leaves, *, place: str, allo
 
 
 def refuse_unknown(options: Options, found: Mapping[str, Any], *, place: str, parts: bool = False) -> None:
-    """Raise ValueError unless a config.json is of this class, of keys that are known, with values that some network here has."""
+    """Raise ValueError unless a config.json is of this class and all its keys and values are known and supported."""
     kind = options.names[0]
     if found.get(CLASS) not in options.names:
         named = f"{CLASS}={found[CLASS]}" if CLASS in found else f"no {CLASS}"
@@ -147,7 +147,7 @@ def refuse_unknown(options: Options, found: Mapping[str, Any], *, place: str, pa
 
 
 def _of_kind(value: Any, like: Any) -> bool:
-    """Whether a value is a truth, a list of numbers or a number, as the default is; keys without a default take numbers."""
+    """Whether a value is of the kind of the default `like`: bool, list of as many numbers, or number (None only if `like` is None)."""
     if isinstance(like, bool):
         return isinstance(value, bool)
     if isinstance(like, list):
@@ -160,10 +160,10 @@ def _within(key: str, name: str) -> bool:
 
 
 def differences(options: Options, config: Mapping[str, Any], ours: Leaves, *, place: str) -> list[OptionDifference]:
-    """The leaves in which ours is not the network of a published configuration.
+    """Leaves in which our network differs from that of a published configuration.
 
     Raises:
-        ValueError: a value is of a kind that nothing can be worked out of; the message names its key.
+        ValueError: a leaf cannot be computed from a published value; the message names its key.
     """
     expected: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for key, value in options.ours.items():
@@ -177,7 +177,7 @@ def differences(options: Options, config: Mapping[str, Any], ours: Leaves, *, pl
 
 
 def _outermost(found: list[OptionDifference]) -> list[OptionDifference]:
-    """Without the keys of parts that are other parts altogether."""
+    """Drop differences inside parts whose `_target_` differs already."""
     parts = [item.key.removesuffix("_target_") for item in found if item.key.endswith("._target_")]
     return [item for item in found if item.key.endswith("._target_") or not item.key.startswith(tuple(parts))]
 
@@ -200,7 +200,7 @@ def _word(value: Any) -> str:
 
 
 def _there(options: Options, config: Mapping[str, Any], wrong: list[OptionDifference]) -> str:
-    """Each published value once, with all of ours that it is not."""
+    """Text that names each published value once, with all leaves that differ because of it."""
     grouped: dict[tuple[str, ...], list[OptionDifference]] = {}
     for item in wrong:
         grouped.setdefault(item.said, []).append(item)
@@ -221,13 +221,13 @@ def _null(value: Any) -> Any:
     return "null" if value is None else value
 
 
-# ---- out
+# ---- export
 
 
 def said(options: Options, ours: Leaves, *, beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The configuration that is nearest to our network: the same one, where the class has a key for all that it is.
+    """Published configuration that is nearest to our network, and equal to it if the class has keys for all our leaves.
 
-    beside: another configuration, of which the keys without effect are kept.
+    beside: another configuration, from which keys without effect are copied.
     """
     unread = {key: value for key, value in (beside or {}).items() if key in options.unread and key in options.defaults}
     made = {key: _back(of, ours) for key, of in options.theirs.items()}
@@ -237,10 +237,10 @@ def said(options: Options, ours: Leaves, *, beside: Mapping[str, Any] | None = N
 
 
 def written(options: Options, ours: Leaves, *, beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`said`, if it is the same network.
+    """Configuration of `said`, after a check that it describes the same network as ours.
 
     Raises:
-        ValueError: the class cannot say what our network is; the message names each key of ours.
+        ValueError: the class has no keys to describe our network; the message names the leaves.
     """
     config = said(options, ours, beside=beside)
     if wrong := differences(options, config, ours, place="this network's configuration"):
@@ -252,7 +252,7 @@ def written(options: Options, ours: Leaves, *, beside: Mapping[str, Any] | None 
 
 
 def _back(of: str | From, ours: Leaves) -> Any:
-    """A published value; None where ours is no network of that class, which its leaves tell better."""
+    """Published value of a key; None if it cannot be computed, because then `differences` gives a better message."""
     if isinstance(of, str):
         return ours[of]
     try:
@@ -262,7 +262,7 @@ def _back(of: str | From, ours: Leaves) -> Any:
 
 
 def _here(item: OptionDifference, options: Options) -> str:
-    """A leaf that cannot be written, with what the class has instead; its keys may be those of other leaves of ours, too."""
+    """Text for a leaf that cannot be exported: its value, the value that the class has instead, and other leaves that share its keys."""
     of = [options.theirs.get(key) for key in item.said]
     ours = [key for each in of if each is not None for key in ([each] if isinstance(each, str) else each.keys.split())]
     others = ", ".join(f"dit.{key.removesuffix('._target_')}" for key in ours if key not in GIVEN and key != item.key)
@@ -272,17 +272,17 @@ def _here(item: OptionDifference, options: Options) -> str:
 
 
 def as_int(ratio: float, width: int) -> float:
-    """The ratio, or the next one above it, of which `width` times is a whole number also where what lies behind the point is cut off."""
+    """`ratio`, or the next float above it if int(ratio * width), as diffusers computes it, would be too small by rounding."""
     return ratio if int(ratio * width) == round(ratio * width) else nextafter(ratio, inf)
 
 
 def with_variances(channels: int, out: int | None) -> int | None:
-    """How many channels a network predicts that may predict a variance beside each of them, which is left behind."""
+    """Number of predicted channels without variances, for a network that may also predict one variance per channel."""
     return channels if out in (None, channels, 2 * channels) else out
 
 
 def across(heads: int, head: int, cross: int | None) -> int:
-    """The width of a network whose attention to captions must be as wide as itself."""
+    """Width of a network, which its cross-attention must have too. Raises ValueError if the two differ."""
     if cross != heads * head:
         raise ValueError(f"{cross} is not {heads} times {head}")
     return heads * head

@@ -1,4 +1,4 @@
-"""Absolute positions of published networks: width -> module(coordinates, extents of the clips) -> what is added to the tokens."""
+"""Absolute position embeddings of published networks, for dit.position: width -> module(coordinates, extents of the clips) -> (N, D)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sora.dit.layers.rope import positive
 
 
 def sines_1d(positions: Float[Tensor, "N"], width: int) -> Float[Tensor, "N W"]:
-    """Sines and then cosines of `width` / 2 rates from 1 down to 1 / 10,000 (Vaswani et al. 2017, 3.5), in float64."""
+    """Sines, then cosines, with `width` / 2 rates from 1 down to 1 / 10,000 (Vaswani et al. 2017, 3.5), in float64."""
     rates = 10_000 ** (-torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width / 2))
     angles = positions.double()[:, None] * rates
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
 class Sines3d(nn.Module):
-    """A quarter of the channels for frames, the rest for columns and then rows (CogVideoX-2B). stretch: of rows and columns."""
+    """Sinusoids of frames (1/4 of the channels), columns and rows (3/8 each), as in CogVideoX-2B. stretch: divisor of rows and columns."""
 
     def __init__(self, width: int, stretch: float) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Sines3d(nn.Module):
 
 
 def sines_3d(width: int, *, stretch: float) -> Sines3d:
-    """dit.position: see `Sines3d`."""
+    """Build a `Sines3d`, for dit.position."""
     return Sines3d(width, stretch)
 
 
 class Sines2d(nn.Module):
-    """Half of the channels for columns, half for rows; a clip of any size is `rows` high and as many wide, in steps of 1 / `density`."""
+    """Sinusoids of columns and rows (1/2 of the channels each) of clips rescaled to `rows` rows and columns. density: their divisor."""
 
     def __init__(self, width: int, rows: int, density: float) -> None:
         super().__init__()
@@ -49,5 +49,5 @@ class Sines2d(nn.Module):
 
 
 def sines_2d(width: int, *, rows: int, density: float) -> Sines2d:
-    """dit.position: see `Sines2d`."""
+    """Build a `Sines2d`, for dit.position."""
     return Sines2d(width, rows, density)

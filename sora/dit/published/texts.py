@@ -1,6 +1,6 @@
-"""How published networks take captions in: (text_width, width, heads, attention) -> module(text, levels of the segments) -> words.
+"""Caption embeddings of published networks, for dit.text: (text_width, width, heads, attention) -> module(text, peaks) -> words.
 
-The words come as `TextTokens` again, since there may be others than there were states.
+peaks: (G,), highest noise level of each segment. The words are `TextTokens`, because their number may differ from that of the states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sora.tokens import Segments, TextTokens, means, owners
 
 
 class ProjectedText(nn.Module):
-    """Each word's state through a linear layer, or through two with a GELU between. fill: see `filled`; 0: captions end where they end."""
+    """Projects each state by one linear layer, or by two with a GELU between. fill: number of words to pad captions to; 0: no padding."""
 
     def __init__(self, text_width: int, width: int, *, layers: int, fill: int) -> None:
         super().__init__()
@@ -35,19 +35,20 @@ class ProjectedText(nn.Module):
 
 
 def linear_text(text_width: int, width: int, heads: int, attention: Attention) -> ProjectedText:
-    """dit.text: see `ProjectedText`; one layer."""
+    """Build a `ProjectedText` with one layer, for dit.text."""
     return ProjectedText(text_width, width, layers=1, fill=0)
 
 
 def two_layer_text(text_width: int, width: int, heads: int, attention: Attention, *, fill: int) -> ProjectedText:
-    """dit.text: see `ProjectedText`; two layers."""
+    """Build a `ProjectedText` with two layers, for dit.text."""
     return ProjectedText(text_width, width, layers=2, fill=fill)
 
 
 def filled(text: TextTokens, length: int) -> TextTokens:
-    """Captions of `length` words each: zeros behind those that are shorter, as networks have them that read captions without a mask.
+    """Pad every caption with zeros to `length` words, for networks that were trained without a mask for captions.
 
-    What a segment holds beyond `length` is left out; no caption may (text.max_tokens), the padding does. No shape depends on the captions.
+    Words beyond `length` are dropped: those of the padding segment, as captions must be shorter (text.max_tokens). No shape depends on the
+    lengths of captions.
     """
     segments, states = text.segments.whole, text.segments.everyones(text.states)
     count, width = segments.count, states.shape[1]
@@ -55,26 +56,26 @@ def filled(text: TextTokens, length: int) -> TextTokens:
     inside = torch.arange(len(owner), device=owner.device) - segments.cu_seqlens[owner]
     place = torch.where(inside < length, owner * length + inside, count * length)
     states = states.new_zeros(count * length + 1, width).index_copy(0, place, states)[:-1]
-    ends = length * (torch.ones_like(segments.host).cumsum(0) - 1)  # of what the host knows, also where tensors are made without numbers
+    ends = length * (torch.ones_like(segments.host).cumsum(0) - 1)  # from the host tensor, so that it has values under FakeTensorMode
     places = ends.to(device=segments.cu_seqlens.device, dtype=torch.int32, non_blocking=True)
     part = text.segments.part(Segments(ends, places))
     return replace(text, states=part.mine(states), segments=part)
 
 
 class Unread(nn.Module):
-    """The states as they are, for blocks that do not look at them."""
+    """Returns the states unchanged, for blocks that do not use them."""
 
     def forward(self, text: TextTokens, peaks: Float[Tensor, "G"]) -> TextTokens:
         return text
 
 
 def unread_text(text_width: int, width: int, heads: int, attention: Attention) -> Unread:
-    """dit.text: see `Unread`."""
+    """Build an `Unread`, for dit.text."""
     return Unread()
 
 
 class RefinerBlock(nn.Module):
-    """x + gate * f(norm(x)), for f = attention among a caption's words, then an MLP; gates from the noise level and the whole caption."""
+    """x + gate * f(norm(x)), for f = self-attention of a caption's words, then f = MLP; gates depend on noise level and mean caption."""
 
     def __init__(self, width: int, heads: int, attention: Attention) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class RefinerBlock(nn.Module):
 
 
 class RefinedText(nn.Module):
-    """The words of a caption attend to one another first (HunyuanVideo's token refiner, Kong et al. 2024, 4.2)."""
+    """HunyuanVideo's token refiner (Kong et al. 2024, 4.2): projection of the states, then `depth` self-attention blocks of the words."""
 
     def __init__(self, text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> None:
         super().__init__()
@@ -113,5 +114,5 @@ class RefinedText(nn.Module):
 
 
 def refined_text(text_width: int, width: int, heads: int, attention: Attention, *, depth: int) -> RefinedText:
-    """dit.text: see `RefinedText`; `depth` blocks."""
+    """Build a `RefinedText` with `depth` blocks, for dit.text."""
     return RefinedText(text_width, width, heads, attention, depth=depth)

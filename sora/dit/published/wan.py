@@ -1,4 +1,4 @@
-"""Wan 2.1 (Wan team 2025): attention to captions behind a norm of its own, queries and keys normed across heads."""
+"""Wan 2.1 (Wan team 2025): cross-attention with a layer norm before it, and queries and keys normalised across heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ATTENTION = {
 CROSS = {"to_q.*": "q.*", "to_k.*": "kv.*[0/2]", "to_v.*": "kv.*[1/2]", "to_out.0.*": "out.*"}
 QK_NORMS = {"norm_q.weight": "q_norm.gain", "norm_k.weight": "k_norm.gain"}
 MLP = {"net.0.proj.*": "up.*", "net.2.*": "down.*"}
-# Published: shift, scale, gate, of attention and of the MLP; ours: scale, shift, gate.
+# Published order: shift, scale, gate of attention, then of the MLP. Our order: scale, shift, gate.
 SIX = "{0}[1/6] {0}[0/6] {0}[2/6] {0}[4/6] {0}[3/6] {0}[5/6]"
 TWO = "{0}[1/2] {0}[0/2]"
 TIME = {"linear_1.*": "mlp.0.*", "linear_2.*": "mlp.2.*"}
@@ -33,7 +33,7 @@ TEXT = {"linear_1.*": "0.*", "linear_2.*": "2.*"}
 
 
 class NormedCrossBlock(nn.Module):
-    """As `sora.dit.Block`, with a layer norm, of gains and biases, in front of attention to the caption."""
+    """`sora.dit.Block` with a layer norm, with gain and bias, before the cross-attention. eps: epsilon of that layer norm."""
 
     joint: ClassVar[bool] = False
 
@@ -56,7 +56,7 @@ class NormedCrossBlock(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(self.norm2(x, scale2, shift2))), text
 
     def begin(self) -> None:
-        """Make the block the identity: gates that are zero, and nothing from the caption."""
+        """Initialise the block to the identity: zero gates and zero output of the cross-attention."""
         if self.own is not None:
             self.own.begin()
         self.attention.begin()
@@ -64,12 +64,12 @@ class NormedCrossBlock(nn.Module):
 
 
 def normed_cross_block(number: int, parts: Parts, *, eps: float) -> NormedCrossBlock:
-    """dit.block: see `NormedCrossBlock`."""
+    """Build a `NormedCrossBlock`, for dit.block."""
     return NormedCrossBlock(number, parts, eps=eps)
 
 
 def _axes(head: int) -> list[int]:
-    """A third of a head's channels for rows and columns each, in pairs, and the rest for frames."""
+    """Rotary channels of frames, rows and columns: rows and columns get a third of a head each, rounded down to pairs."""
     side = 2 * (head // 6)
     return [head - 2 * side, side, side]
 
@@ -101,7 +101,7 @@ OPTIONS = Options(
         "added_kv_proj_dim": None,
         "pos_embed_seq_len": None,
     },
-    unread=("rope_max_seq_len",),  # the longest axis that it can be called with
+    unread=("rope_max_seq_len",),  # maximum length of an axis
     shapeless=("num_attention_heads", "attention_head_dim", "eps"),
     ours={
         "width": From("num_attention_heads attention_head_dim", mul),
@@ -151,7 +151,7 @@ OPTIONS = Options(
 
 
 def wan_text_to_video(dit: PublishedDiT) -> KeyMap:
-    """dit.keys: WanTransformer3DModel without images as conditions."""
+    """Key map of WanTransformer3DModel without image conditions, for dit.keys."""
     return KeyMap(OPTIONS, partial(_keys, dit), dit.patch)
 
 
