@@ -97,7 +97,10 @@ def check_targets(config: DictConfig | dict[str, Any], place: str) -> None:
     """Every `_target_` may be named, and takes the keys beside it with values of their kinds; nothing is imported."""
     tree = _container(config) if isinstance(config, DictConfig) else config
     if TARGET in tree:
-        definition = find(tree[TARGET])
+        try:
+            definition = find(tree[TARGET])
+        except ValueError as error:
+            raise ValueError(f"{place}.{error}" if place and str(error).startswith(TARGET) else str(error)) from None
         known = parameters(definition) if definition is not None else None
         for key, value in tree.items():
             if key == TARGET or known is None:

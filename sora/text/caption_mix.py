@@ -23,8 +23,10 @@ def choose_caption(captions: Sequence[tuple[str, str]], weights: Mapping[str, fl
     if not captions:
         return ""
     shares = [1.0 if weights is None else float(weights.get(kind, 0.0)) for kind, _ in captions]
-    if min(shares) < 0 or not sum(shares) > 0:
-        kinds = sorted({kind for kind, _ in captions})
+    kinds = sorted({kind for kind, _ in captions})
+    if min(shares) < 0:
+        raise ValueError(f"data.captions={dict(weights or {})} gives a weight below 0 to a clip's captions, of kinds {kinds}")
+    if not sum(shares) > 0:
         raise ValueError(f"data.captions={dict(weights or {})} gives no positive weight to any of a clip's captions, of kinds {kinds}")
     point = generator("caption", seed=seed, epoch=epoch, sample=sample).random() * sum(shares)
     for share, (_, text) in zip(shares, captions, strict=True):

@@ -260,7 +260,7 @@ def test_torchs_variable_length_attention_is_called_as_it_asks_to_be(monkeypatch
 
 def test_the_flash_attn_package_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(importlib.import_module("sys").modules, "flash_attn", None)
-    with pytest.raises(ValueError, match=r"pip install flash-attn.*sora\.dit\.attention\.varlen"):
+    with pytest.raises(ValueError, match=r"pip install flash-attn.*dit\.attention\._target_=sora\.dit\.varlen_attention"):
         importlib.import_module("sora.dit.attention.flash")._package()
 
 

@@ -58,11 +58,11 @@ def refused(chosen) -> str | None:
     """The key that the network says not to go with another one; None for what goes together."""
     block, pattern = chosen.get("block", cross_block), chosen.get("pattern", full_attention)
     if block is lean_block and (chosen.get("norm") or chosen.get("qk_norm") or chosen.get("mlp", gelu) is not gelu):
-        return r"dit\.block=lean fuses"
+        return r"dit\.block\._target_=sora\.dit\.lean_block fuses"
     if pattern is not full_attention and chosen.get("registers"):
         return r"dit\.registers have no place"
     if pattern is not full_attention and (block in JOINT or isinstance(block, partial)):
-        return r"dit\.block=.*takes dit\.pattern=sora\.dit\.full_attention only"
+        return r"dit\.block\._target_=.*takes dit\.pattern\._target_=sora\.dit\.full_attention only"
     return None
 
 

@@ -27,7 +27,9 @@ class Cost:
         """With `quadratic` filled in: a layer of width d makes 24 d^2 operations a token and 4 n d of attention, so b / a = 1 / 6 d."""
         if self.quadratic is not None:
             return self
-        if not width:
+        if width is not None and width < 1:
+            raise ValueError(f"dit.width={width} must be 1 or more")
+        if width is None:
             raise ValueError("plan.cost.quadratic is null, and no network says how wide it is; set it, such as plan.cost.quadratic=1e-4")
         return Cost(linear=self.linear, quadratic=self.linear / (6 * width))
 

@@ -35,7 +35,7 @@ def _package() -> ModuleType:
     except ImportError as error:
         raise ValueError(
             f"flash attention needs the package flash-attn ({error}): pip install flash-attn --no-build-isolation, with a torch for CUDA;"
-            " or choose dit.attention=sora.dit.attention.varlen, which is built into torch"
+            " or choose dit.attention._target_=sora.dit.varlen_attention, which is built into torch"
         ) from None
     if tuple(map(int, __version__.split(".")[:2])) < (2, 7):
         raise ValueError(

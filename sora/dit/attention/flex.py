@@ -29,8 +29,8 @@ def flex_attention(
     """Attention under `mask` by FlexAttention; the block mask is computed once for all blocks of the network with the same mask."""
     if not q.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(
-            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention=sora.dit.fastest_attention, which computes"
-            " every dit.pattern there"
+            "flex attention trains on CUDA only, the model is on the CPU; choose dit.attention._target_=sora.dit.fastest_attention, which "
+            "computes every dit.pattern there"
         )
     kernel = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else _kernel()
     block_mask = block_mask_of(q_segments, k_segments, mask, len(q), len(k))

@@ -23,7 +23,9 @@ def per_segment_attention(
 ) -> Float[Tensor, "N H E"]:
     """Attention on the CPU: the fastest backend in float32; in bfloat16 it rounds less than `chunked_attention`."""
     if q.is_cuda:
-        raise ValueError("per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention=sora.dit.fastest_attention")
+        raise ValueError(
+            "per_segment attention runs on the CPU, the model is on a GPU; choose dit.attention._target_=sora.dit.fastest_attention"
+        )
     return _op(q, k, v, *places(q_segments, k_segments, mask))[0]
 
 

@@ -91,16 +91,19 @@ def takes(width: int) -> bool:
 def refuse_elsewhere(kind: str, q: Tensor, mask: Mask | None) -> None:
     """Raise ValueError if flash attention kernels cannot run: with a mask, off CUDA, not in half precision, unsupported head width."""
     if mask is not None:
-        raise ValueError(f"{kind} attention knows no masks; choose dit.attention=sora.dit.fastest_attention, or dit.pattern=full")
+        raise ValueError(
+            f"{kind} attention knows no masks; choose dit.attention._target_=sora.dit.fastest_attention, or "
+            "dit.pattern._target_=sora.dit.full_attention"
+        )
     if not q.is_cuda or q.dtype not in HALVES:
         raise ValueError(
             f"{kind} attention runs on CUDA in bfloat16 or float16, the model is on {q.device.type} in {q.dtype};"
-            " choose dit.attention=sora.dit.fastest_attention or a trainer with bf16 precision"
+            " choose dit.attention._target_=sora.dit.fastest_attention or a trainer with bf16 precision"
         )
     if not takes(q.shape[-1]):
         raise ValueError(
             f"{kind} attention takes heads whose width is a multiple of 8 up to 256, and dit.width / dit.heads is {q.shape[-1]};"
-            " choose dit.attention=sora.dit.fastest_attention, or other heads"
+            " choose dit.attention._target_=sora.dit.fastest_attention, or other heads"
         )
 
 

@@ -37,6 +37,7 @@ def refuse_patterns(kind: str, parts: Parts) -> None:
     pattern = parts.pattern.func if isinstance(parts.pattern, partial) else parts.pattern
     if pattern is not full_attention:
         raise ValueError(
-            f"dit.block={kind} lets patches and words attend to one another and takes dit.pattern=sora.dit.full_attention only, not "
+            f"dit.block._target_=sora.dit.{kind}_block lets patches and words attend to one another and takes "
+            "dit.pattern._target_=sora.dit.full_attention only, not "
             f"{getattr(pattern, '__name__', pattern)}; choose that pattern, or blocks that attend to captions apart (sora.dit.cross_block)"
         )

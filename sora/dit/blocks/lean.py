@@ -99,7 +99,8 @@ def _normed(norm: nn.Module, x: Float[Tensor, "N K E"], rotation: Complex[Tensor
 def _of_kind(kind: type[T], module: nn.Module, key: str) -> T:
     if not isinstance(module, kind):
         raise ValueError(
-            f"dit.block=lean fuses layer_norm, rms_per_head and gelu of sora.dit.dit, and {key} gives a {type(module).__name__};"
-            " choose dit.block=sora.dit.cross_block for it"
+            f"dit.block._target_=sora.dit.lean_block fuses sora.dit.layer_norm, rms_per_head and gelu, and {key} gives a "
+            f"{type(module).__name__};"
+            " choose dit.block._target_=sora.dit.cross_block for it"
         )
     return module

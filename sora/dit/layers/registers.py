@@ -35,7 +35,8 @@ class Registers(nn.Module):
             raise ValueError(f"dit.registers.count is {count}; it needs 1 or more, or dit.registers=null")
         if (pattern.func if isinstance(pattern, partial) else pattern) is not full_attention:
             raise ValueError(
-                "dit.registers have no place in a clip: dit.pattern=sora.dit.full_attention alone sees them; choose it or registers=null"
+                "dit.registers have no place in a clip: dit.pattern._target_=sora.dit.full_attention alone sees them; choose it, or "
+                "dit.registers=null"
             )
         self.start = nn.Parameter(0.02 * torch.randn(count, width))
 
