@@ -92,8 +92,8 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
 
 
 def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: int, vae_hash: str, settings: dict[str, Any]) -> None:
-    """Encode the clips of one shard and write their latents. encode: gives for each row, in order, a whitened latent or why there is none.
-    """
+    """Encode the clips of one shard and write their latents. encode: gives for each row, in order, whitened latents or why there are
+    none."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     prefix = f"latent-{vae_hash[:8]}"
@@ -201,8 +201,8 @@ class LatentIndex:
 
     @property
     def made_by(self) -> str:
-        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes were trimmed to.
-       """
+        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are trimmed
+        to."""
         return f"reader {self.described.get('reader', 'not known')}, multiple {self.described.get('multiple', 'not known')}"
 
     def member(self, number: int) -> Member:
@@ -275,8 +275,7 @@ def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_h
 
 
 def _check_shards(index: Index, described: dict[str, Any]) -> bool:
-    """Check that every file of the manifest exists and every shard has its size; return whether the metadata are small enough to hash now.
-    """
+    """Check that every file of the manifest exists and every shard has its size; return whether the metadata are small enough to hash."""
     total = 0
     for entry in described["shards"]:
         meta, shard = index.folder / entry["meta"], index.folder / entry["shard"]

@@ -127,8 +127,8 @@ class IndexWriter:
         return {kind for counts in self._captioned.splits.values() for kind in counts["kinds"]}
 
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Write `dataset.json`, which says that the dataset is whole, and return its content. before: called with the content just before.
-       """
+        """Write `dataset.json`, which says that the dataset is whole, and return its content. before: is called with the content just
+        before."""
         described = {
             "version": VERSION,
             "fingerprint": self._fingerprints.clips,
