@@ -1,7 +1,7 @@
-"""Clips out of shards whose source can only be read from front to back: no index, no ranges, no way back.
+"""Reads clips from shards that can only be read from front to back, without index or ranges.
 
-What comes depends on where the reading began, so a run that reads this way cannot be resumed exactly: use it to look into a
-set, to prepare one (`sora prepare`), or to evaluate, and train from an index (`sora data index`).
+The clips depend on where the reading began, so a run that reads this way cannot be resumed exactly: use it to look into a dataset, to
+prepare one (`sora prepare`), or to evaluate, and train from an index (`sora data index`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 class Streamed(NamedTuple):
-    """A clip as it came by. name: the shard's own name of it. facts: fields of `ClipFacts` that its texts tell."""
+    """A clip of a stream. name: the shard's own name for it. facts: the fields of `ClipFacts` that its texts give."""
 
     shard: str
     name: str
@@ -32,11 +32,11 @@ class Streamed(NamedTuple):
 
 
 class ShardStream:
-    """Iterate over the clips of shards, one after another, each as soon as its members have come by.
+    """Iterates over the clips of shards, one shard after another; a clip comes once all its members were read.
 
-    urls: of http, https or any place that fsspec reads, or paths. most_mb: of one clip. refused grows as it goes: members of a
-    sample that do not lie together, and whatever a shard loses, are named there. Shuffling is the reader's business: give the
-    urls in another order. Another iteration begins at the first url. words: which members hold captions, and where.
+    urls: http, https or anything else that fsspec reads, or paths. most_mb: of one clip. words: which members hold captions, and where.
+    `refused` grows meanwhile: it names samples whose members do not lie together, and everything that a shard loses. There is no shuffling:
+    give the urls in another order. Each iteration begins at the first url.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ShardStream:
 
 
 def opened(url: str) -> ByteFile:
-    """A path, or a URL of a known kind without ranges; no pipes, no chains of protocols."""
+    """Open a path, or a URL of a known protocol that need not serve ranges; no pipes, no chains of protocols."""
     scheme, found, _ = url.partition("://")
     if not found:
         return open(url, "rb")
