@@ -266,7 +266,7 @@ def _by_name(videos: Iterable[str], below: str) -> Mapping[str, str]:
 
 
 def _advised(rows: Iterator[Record]) -> Iterator[Record]:
-    """The rows of a table that was found in the folder and not named by the user."""
+    """The rows of a table that the user did not name; an error message adds how to ignore such tables."""
     try:
         yield from rows
     except ValueError as error:

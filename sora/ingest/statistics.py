@@ -41,8 +41,8 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Description:
-    """The statistics of a dataset. counted: for each property (licence, captioner, ...) its values and how many clips of the sample have
-    them. left: lines about quantities that are too many for histograms."""
+    """The statistics of a dataset. counted: by property (licence, captioner, ...), how many clips of the sample have each value. left:
+    lines about quantities that are too many for histograms."""
 
     totals: Mapping[str, float]
     splits: Mapping[str, int]
@@ -120,8 +120,8 @@ def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict
 def binned(values: np.ndarray) -> dict[str, int]:
     """Counts of values: of each value if they are few, else in about twelve bins between round numbers, of even width or of even ratio.
 
-    A bin of whole numbers is labelled with its first and last number, another bin with its bounds, the upper one exclusive. Values too
-    large or small for bounds between them are counted by themselves.
+    A bin of whole numbers is labelled with its first and last number, another bin with its bounds, the upper one exclusive. Values that are
+    huge or no number have a bin of their own.
     """
     usual = np.isfinite(values) & (np.abs(values.astype(np.float64)) < _BEYOND)
     if not usual.all():
