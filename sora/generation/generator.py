@@ -67,8 +67,7 @@ class PatchedRequest:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the noise levels, by a clip's
-    tokens."""
+    """Settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens."""
 
     sampler: Sampler
     guidance: Callable[..., Predict]
@@ -140,8 +139,7 @@ class Generator:
         return [found[number] for number in range(len(requests))]
 
     def packs(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Indices of the requests that are denoised together. Each pack by itself gives one pack in the same order, so it can be sampled
-        alone."""
+        """Indices of the requests that are denoised together. Sampled by itself, a pack gives the same pack again, in the same order."""
         return fill_packs([self.grid(request).tokens for request in requests], self.token_budget)
 
     def grid(self, request: Request) -> Grid:

@@ -61,8 +61,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Checked:
-    """The result of a check. counts: numbers of compared things, by name. faults: the first 100,000. kinds: the number of all faults by
-    kind.
+    """The result of a check. counts: numbers of compared things, by name. faults: the first 100,000. kinds: numbers of faults by kind.
 
     notes: remarks that are no faults and worth knowing before a run.
     """
@@ -102,8 +101,7 @@ def check(
 ) -> Checked:
     """Compare a whole dataset with its index. decode: share of the clips, evenly spread, whose every frame is decoded.
 
-    What `Index.open` refuses raises ValueError here too; everything else is a fault in the result. report: called with the number of clips
-    that are done.
+    What `Index.open` refuses raises ValueError here too; all else is a fault in the result. report: called with the number of clips done.
     """
     if not 0 <= decode <= 1:
         raise ValueError(f"decode={decode} is no share of the clips; give 0 to 1")

@@ -31,10 +31,9 @@ _OURS = ("key", "frames", "fps", "height", "width", "duration", "start", "scores
 class CaptionWords:
     """How files with captions are found and how their keys are named: the `captions` settings of conf/prepare.yaml and conf/data.yaml.
 
-    suffixes: of files beside a video, `NAME.txt` or `NAME.mp4.txt`, and of a sample's members in a shard; json is parsed, any other file is
-    one text. tables: names of table files that a folder of videos may contain. keys: names of keys and columns by kind of caption, which
-    replace the usual ones of that kind; for `file`, the key that names a video. Names match in any spelling: `Dense Caption` is
-    `dense_caption`.
+    suffixes: of files beside a video, `NAME.txt` or `NAME.mp4.txt`, and of a sample's members in a shard; json is parsed, others are one
+    text. tables: names of table files that a folder of videos may contain. keys: names of keys and columns by kind of caption, instead of
+    the usual ones of that kind; for `file`, the key that names a video. Spelling does not matter: `Dense Caption` is `dense_caption`.
     """
 
     suffixes: Sequence[str] = ("txt", "caption", "cap", "json")
@@ -104,8 +103,8 @@ class CaptionWords:
         return suffix.lower().rpartition(".")[2] in self._suffixes
 
     def told_by(self, suffix: str) -> str | None:
-        """The kind of the captions in a file with this suffix after the video's name, such as "txt" or "dense.txt"; None if it holds
-        none."""
+        """The kind of the captions in a file with this suffix after the video's name, such as "txt" or "dense.txt"; None without
+        captions."""
         middle = suffix.rpartition(".")[0]
         if not self.may_tell(suffix):
             return None

@@ -116,8 +116,7 @@ def _clips(records: list[dict[str, Any]]) -> int:
 def join(
     job: IngestJob, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write shards, an index and `report.json` from finished units into the folder that holds the units'; return the content of
-    dataset.json.
+    """Join finished units: write shards, an index and `report.json` into the folder above theirs; return the content of dataset.json.
 
     The result also has the counts "refused" and "passed", and "told", lines for people.
     """

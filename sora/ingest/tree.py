@@ -42,8 +42,7 @@ class Tree(NamedTuple):
 
 
 def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None = None) -> Tree:
-    """List a folder and its subfolders. follow: whether linked folders are walked, each once. besides: a folder that is skipped. key: of
-    the configuration, for errors.
+    """List a folder and its subfolders. follow: whether to walk linked folders, each once. besides: a folder to skip. key: for errors.
 
     Raises:
         ValueError: it is no folder, or cannot be read.

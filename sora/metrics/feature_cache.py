@@ -25,8 +25,7 @@ FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  
 
 
 class FeatureCache:
-    """The features of one extractor. folder: of all caches. about: JSON of everything that features depend on besides the clip: the
-    extractor, size, kernel, quantisation.
+    """Features of one extractor. folder: of all caches. about: JSON of all that features depend on besides the clip (extractor, size, ...).
 
     Keys identify clips by their content. Call `flush` now and then: a process that is killed loses features `put` since.
     """

@@ -64,8 +64,7 @@ def named(extractor: VideoFeatures) -> str:
 
 
 def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
-    """The features of a file; ValueError with every differing field unless its protocol is the expected one; also for a damaged or foreign
-    file."""
+    """The features of a file; ValueError if it is damaged or foreign, and, with every differing field, if its protocol is another."""
     found = read_features(path)
     wrong = differing(json.loads(json.dumps(expected)), found.protocol)
     if wrong:

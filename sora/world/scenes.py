@@ -64,8 +64,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True)
 class Play:
-    """The actors of a motion with their positions. camera: (T, 2) displacement of the camera. contacts: seconds at which the floor is
-    touched."""
+    """The actors of a motion and their positions. camera: (T, 2) its displacement. contacts: seconds at which the floor is touched."""
 
     actors: tuple[Actor, ...]
     camera: ndarray

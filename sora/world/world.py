@@ -40,8 +40,7 @@ PLANS = 12
 
 @dataclass(frozen=True)
 class WorldClip:
-    """A clip of the world. frames: uint8 T H W 3. captions: "short" (vague) and "dense" (exact). facts: of the dense caption. truth:
-    JSON-able."""
+    """A clip of the world. frames: uint8 T H W 3. captions: "short" (vague), "dense" (exact). facts: of the latter. truth: JSON-able."""
 
     frames: UInt8[ndarray, "T H W 3"]
     fps: float

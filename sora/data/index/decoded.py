@@ -44,6 +44,5 @@ def refuse_others(reader: VideoReader, *indexes: Index) -> None:
 
 
 def may_hold_images(index: Index) -> bool:
-    """Whether any clip of the dataset, in any split, is not stored as a video. `sora prepare` stores images as videos; other writers do
-    not."""
+    """Whether any clip of the dataset, in any split, is not stored as a video. `sora prepare` stores images as videos; others may not."""
     return any(PurePosixPath(f"clip.{suffix}").suffix.lower().lstrip(".") not in VIDEO_SUFFIXES for suffix in index.columns.suffixes)

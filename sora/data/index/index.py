@@ -71,8 +71,7 @@ class Index:
 
         hash_every_read: compare a clip's bytes with its hash at every read, not only at a process's first read of it (see `ShardReader`).
 
-        A missing, cut or changed file raises `ValueError` with its name: at once up to 32 MB of metadata, above that at the file's first
-        use.
+        A missing, cut or changed file raises `ValueError` with its name: at once up to 32 MB of metadata, above that at its first use.
         """
         folder = Path(folder)
         if not (folder / DATASET).is_file():

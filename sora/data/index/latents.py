@@ -92,8 +92,7 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
 
 
 def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: int, vae_hash: str, settings: dict[str, Any]) -> None:
-    """Encode the clips of one shard and write their latents. encode: gives for each row, in order, whitened latents or why there are
-    none."""
+    """Encode the clips of one shard and write their latents. encode: gives for each row, in order, whitened latents or why it has none."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     prefix = f"latent-{vae_hash[:8]}"
@@ -131,9 +130,7 @@ def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
 
 
 def finish(index: Index, *, shards: int, vae_hash: str, about: dict[str, Any]) -> Path:
-    """Write the columns and then the manifest, which says that the latents are whole. about: JSON-able: stride, channels, settings and so
-    on.
-    """
+    """Write the columns and then the manifest, which says that the latents are whole. about: JSON-able: stride, channels, settings, ..."""
     listed = []
     manifest_path(index.folder, vae_hash).unlink(missing_ok=True)
     with closing(ArrayWriter(_columns_path(index.folder, vae_hash), LAYOUT)) as columns:
@@ -201,7 +198,7 @@ class LatentIndex:
 
     @property
     def made_by(self) -> str:
-        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are trimmed
+        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are cropped
         to."""
         return f"reader {self.described.get('reader', 'not known')}, multiple {self.described.get('multiple', 'not known')}"
 
@@ -262,9 +259,7 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
 
 
 def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_hash: str) -> None:
-    """Raise ValueError unless the manifest has every entry that is read, of the right type, and lists only files that such latents can
-    have.
-    """
+    """Raise ValueError unless the manifest has all entries that are read, of the right type, and lists only files that latents have."""
     wanted = len(index.described["shards"])
     fitting(described, FORM, str(path), "run sora encode again")
     if len(described["shards"]) != wanted:

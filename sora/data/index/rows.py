@@ -172,8 +172,7 @@ WHOLE = ("key", "shard", "suffix", "sha256", "split", "fps", *LEAST)  # columns 
 
 
 def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LEAST, whole: Sequence[str] = WHOLE) -> None:
-    """Raise ValueError, with the column's name, for rows that no clip can have. least: smallest number by column. whole: columns without
-    nulls."""
+    """Raise ValueError, with the column's name, for rows that no clip can have. least: smallest number by column. whole: without nulls."""
     import pyarrow.compute as pc
 
     def wrong(name: str, what: str) -> ValueError:

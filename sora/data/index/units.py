@@ -79,8 +79,7 @@ class UnitWriter:
 
 
 class Units:
-    """The units of a job that writes into the folder `output`, which it creates: `with Units(…) as units`, and `remove` once they are
-    joined.
+    """The units of a job that writes into the folder `output`, which it creates: `with Units(…) as units`, and `remove` after the join.
 
     mark: the file in `output` that says the output is whole. doing: a word for messages, as in "preparing".
 
@@ -169,8 +168,7 @@ class Units:
         return bool(held) and all(held)
 
     def _not_while_whole(self) -> None:
-        """Raise ValueError while a job of all parts runs, since it joins what the parts made. A lock that is only being tested is soon
-        free."""
+        """Raise ValueError while a job of all parts runs, since it joins what the parts made. A lock that is only tested is soon free."""
         for attempt in range(5):
             try:
                 with alone_in(self.output, self._doing):

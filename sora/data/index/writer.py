@@ -127,8 +127,7 @@ class IndexWriter:
         return {kind for counts in self._captioned.splits.values() for kind in counts["kinds"]}
 
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Write `dataset.json`, which says that the dataset is whole, and return its content. before: is called with the content just
-        before."""
+        """Write `dataset.json`, which says that the dataset is whole, and return its content. before: is called with the content first."""
         described = {
             "version": VERSION,
             "fingerprint": self._fingerprints.clips,
@@ -200,9 +199,7 @@ class DatasetWriter:
         return row
 
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Close the last shard and write `dataset.json`. about: JSON-able facts, such as recipe and source, that go into it. See
-        `IndexWriter`.
-        """
+        """Close the last shard and write `dataset.json`. about: JSON-able facts for it, such as recipe and source. See `IndexWriter`."""
         if not self.rows:
             raise ValueError(f"no clip was written to {self.folder}; there is nothing to train on")
         self._shards.__exit__(None, None, None)

@@ -24,8 +24,7 @@ from sora.video.reader import VideoReader
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """One clip of a pack. fps: frames a second. row: counts through all datasets. All random draws for the clip follow from (sample,
-    epoch)."""
+    """One clip of a pack. fps: frames a second. row: counts through all datasets. All draws for the clip follow from (sample, epoch)."""
 
     frames: UInt8[Tensor, "T H W 3"]
     fps: float

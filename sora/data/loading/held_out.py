@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class HeldOutClips:
     """Clips of a split of a run's datasets, prepared as the training clips are, in packs for evaluation.
 
-    read: `[step]` gives the packs of a step of the listing. encode: makes a batch of a pack (None: packs are batches). shape: turns a grid
-    of patches into (frames, height, width) in pixels.
+    read: `[step]` gives the packs of a step. encode: makes a batch of a pack (None: it is one). shape: a grid in frames and pixels.
     """
 
     data: Any

@@ -1,5 +1,4 @@
-"""Packs of encoded clips by plan: the index is a step number, the items are batches, which depend on the plan, the seed and the clips
-alone."""
+"""Packs of encoded clips by plan: the index is a step number, the items are batches. They depend on plan, seed and clips alone."""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class Quarantine:
             return self._read
 
     def add(self, key: str, *, shard: str, reason: str, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
-        """Record a clip that cannot be read; ValueError if more than `max_share` of the clips are bad. dataset, fingerprint: see
-        `owner`."""
+        """Record a clip that cannot be read; ValueError if more than `max_share` of the clips are bad. `owner` gives dataset,
+        fingerprint."""
         entry = {"key": key, "dataset": dataset, "fingerprint": fingerprint, "shard": shard, "reason": reason}
         if self._knows(entry) or self._is_held(sample):
             return

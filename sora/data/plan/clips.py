@@ -1,5 +1,4 @@
-"""The clips that a plan is made from: columns of numbers, one row per clip of all datasets, and each clip's number of patches within
-limits."""
+"""The clips that a plan is made from: columns of numbers, one row per clip of all datasets, and each clip's patches within limits."""
 
 from __future__ import annotations
 
@@ -17,16 +16,14 @@ Cut = tuple[Crop | None, tuple[int, int] | None]
 
 
 class ClipLimits(NamedTuple):
-    """Limits on one clip (None: no limit). frames: longer clips are cut to this many. area: rows x columns of a frame; larger clips are
-    left out."""
+    """Limits on one clip (None: no limit). frames: longer clips are cut. area: rows x columns of a frame; larger clips are left out."""
 
     frames: int | None = None
     area: int | None = None
 
 
 class Measured(NamedTuple):
-    """The sizes of clips in patches. grids: patches in time, rows, columns. reasons: 0 for a usable clip, else an index into
-    `ClipTable.reasons`."""
+    """Sizes of clips. grids: patches in time, rows, columns. reasons: 0 for a usable clip, else an index into `ClipTable.reasons`."""
 
     grids: Int[np.ndarray, "n 3"]
     reasons: UInt8[np.ndarray, "n"]

@@ -16,8 +16,7 @@ from sora.data.plan.cost import Cost
 
 
 class Filled(NamedTuple):
-    """The packs of a window. order: indices of the window's clips, pack by pack; pack p is order[ends[p - 1]:ends[p]]. left: indices of
-    clips that wait for the next window."""
+    """Packs of a window's clips. order: clip indices; pack p is order[ends[p - 1]:ends[p]]. left: indices for the next window."""
 
     order: Int[np.ndarray, "n"]
     ends: Int[np.ndarray, "packs"]

@@ -26,8 +26,7 @@ class Listing:
     """A plan of `count` clips spread evenly over all (None: every one), uncropped, in packs; step s is pack s, and `len` counts the packs.
 
     budget, max_clips: the most tokens and clips of a pack. seed: decides the windows that long videos are cut to, which never change. Clips
-    that fit no pack are left out and counted in `skipped`; no other clip replaces one that cannot be read. Raises ValueError if no clip is
-    left.
+    that fit no pack are left out and counted in `skipped`; nothing replaces a clip that cannot be read. ValueError if none is left.
     """
 
     def __init__(self, clips: ClipTable, *, count: int | None, budget: int, max_clips: int, seed: int) -> None:

@@ -48,8 +48,7 @@ class CurriculumStage:
 
 
 def staged(base: CurriculumStage, curriculum: Sequence[Mapping[str, Any]]) -> tuple[CurriculumStage, ...]:
-    """The stages of a run: each stage of the curriculum with `base` for its missing keys, then `base` itself unless the last one never
-    ends."""
+    """The stages of a run: each stage of the curriculum on top of `base`, then `base` itself unless the last stage never ends."""
     known = [field.name for field in fields(CurriculumStage)]
     found: list[CurriculumStage] = []
     for number, said in enumerate(curriculum):
@@ -163,8 +162,7 @@ class DrawnClips(NamedTuple):
 
 
 class Mixture:
-    """The sources of one stage. Draws count from the stage's beginning; epochs count from `epoch`, so that no stage repeats another's
-    draws.
+    """The sources of one stage. Draws count from the stage's beginning, epochs from `epoch`, so that no stage repeats another's draws.
 
     One source, without weights: its epochs follow one another. Several sources take turns, so that any `ROUND` draws hold each one's share,
     and each source has its own epochs.

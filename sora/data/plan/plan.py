@@ -122,8 +122,7 @@ class TokenPlan:
         self._counted: Counted | None = None
 
     def remember(self, path: Path) -> None:
-        """Cache the number of packs of each window in a file, and read what it has: without it a late step has to count all windows before
-        it.
+        """Cache the number of packs of each window in a file, and read it: without it a late step has to count all windows before it.
 
         The file changes no result: if it is missing, damaged or of another plan, the same packs come, only later.
         """
@@ -328,8 +327,7 @@ class TokenPlan:
                 self._marks.pop(window - MARK, None)
 
     def _sequence(self, window: int, paid: Float[np.ndarray, "packs"]) -> Int[np.ndarray, "packs"]:
-        """The order in which steps take a window's packs: [end of a step that began in an earlier window | whole steps | beginning of the
-        next].
+        """The order in which steps take a window's packs: [end of a step begun in an earlier window | whole steps | beginning of the next].
 
         The steps at both ends get packs from the middle of the order by cost, since their other packs are of windows of the same mix.
         """

@@ -132,8 +132,7 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
 
 
 def _share(kept: float) -> str:
-    """A text for the share of frames kept without a limit: frames at a clip's end that do not fill a latent frame or patch are not trained
-    on."""
+    """A text for the share of frames kept without a limit: frames at a clip's end that fill no latent frame or patch are not trained on."""
     return "100%" if kept == 1 else f"{kept:.2%}; the rest does not fill a latent frame of the VAE, or a patch"
 
 

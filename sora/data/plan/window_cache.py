@@ -28,8 +28,7 @@ _SEAL, _NUMBER = 32, 8  # bytes at the file's beginning: the seal on plan and co
 
 
 class Counted:
-    """The cache file of one plan. path: is written as soon as its folder exists. identity: a hash of everything that the plan's packs
-    depend on."""
+    """The cache file of one plan. path: is written once its folder exists. identity: a hash of everything that the packs depend on."""
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self._identity, self._next, self._ours = Path(path), identity, _EVERY, False

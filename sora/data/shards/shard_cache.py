@@ -31,8 +31,7 @@ def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Whole shards in a folder of this machine, shared by its processes: at most `max_bytes` together, and the least recently used goes
-    first.
+    """Whole shards in a folder of this machine, shared by its processes: at most `max_bytes` together, the least recently used goes first.
 
     One shard is fetched at a time; a process that finds another one fetching reads by range meanwhile. A dataset's remote.json names the
     folder, and the dataset may be a stranger's: nothing in the folder is touched but files with a cache's own names.

@@ -43,17 +43,7 @@ FORM = Fields(
     closed=True,
 )  # the form of remote.json
 _USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4, "seal": None}
-_STATE = (
-    "size",
-    "ETag",
-    "etag",
-    "LastModified",
-    "last_modified",
-    "mtime",
-    "updated",
-    "created",
-    "md5",
-)  # keys of a file's state in fsspec
+_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # keys of a file's state in fsspec
 Result = TypeVar("Result")
 
 
@@ -268,8 +258,7 @@ def _settings(url: str) -> dict[str, Any]:
 
 
 def _is_missing(error: FileNotFoundError) -> bool:
-    """Whether the server said that the file does not exist: fsspec raises the same error for an http server that fails or does not
-    answer."""
+    """Whether the server said that the file does not exist: fsspec raises the same error for an http server that fails to answer."""
     why = error.__cause__
     if type(why).__module__.startswith("aiohttp"):
         return getattr(why, "status", None) in (404, 410)

@@ -72,8 +72,7 @@ def visible(flow: Float[Tensor, "n 2 h w"], back: Float[Tensor, "n 2 h w"]) -> F
 
 
 def _searched(first: Tensor, second: Tensor) -> Tensor:
-    """The flow in whole pixels, the best displacement within REACH, as a start for least squares. Zero wins unless another is clearly
-    better."""
+    """The flow in whole pixels, the best displacement within REACH, to start least squares from. Zero wins unless another is better."""
     tried = [(0, 0)] + [(x, y) for x in range(-REACH, REACH + 1) for y in range(-REACH, REACH + 1) if (x, y) != (0, 0)]
     shifts = torch.tensor(tried, device=first.device, dtype=first.dtype)
     costs = []

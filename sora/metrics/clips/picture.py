@@ -20,8 +20,7 @@ DARK, BRIGHT = 5.0, 250.0  # luma levels beyond which a pixel counts as clipped,
 
 
 def sharpness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: the share of the differences between neighbouring pixels that another blur
-    removes.
+    """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: the share of neighbouring pixels' differences that another blur removes.
 
     0 where nothing differs. Noise and block borders count as sharp, so read it beside `noise_level` and `blockiness`; in nearly flat
     pictures so does rounding.

@@ -29,8 +29,7 @@ FLATTERED = ("temporal_flickering", "motion_smoothness_lite", "warping_error_lit
 
 
 def temporal_flickering(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """1 - the mean absolute difference of neighbouring frames, in [0, 1]: 1 for a still. For static scenes, since motion counts as
-    flicker."""
+    """1 - the mean absolute difference of neighbouring frames, in [0, 1]: 1 for a still. Motion counts as flicker: for static scenes."""
     _check(videos, least=2)
     return torch.stack([1 - video.float().diff(dim=0).abs().mean() / 255 for video in videos]).double()
 

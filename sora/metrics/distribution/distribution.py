@@ -26,17 +26,17 @@ UNKNOWN_FPS = 0
 
 
 class VideoDistribution(TwoSided):
-    """Distances between real and generated videos: update(videos, real=...) with uint8 or float [0, 1] videos, all of one length, size and
-    frame rate; compute() returns plain numbers.
+    """Distances between real and generated videos: update(videos, real=...) with videos of one length, size and frame rate, uint8 or float
+    [0, 1]; compute() returns plain numbers.
 
     Keys name extractor and length, as in `frechet/rand3d-v1@17f`; `compare_features` lists the scores. With the weights that define FVD,
     the distance is also given as `fvd/…`.
 
-    layout: the axes of videos, b t c h w in any order. quantise: round floats to the nearest of 256 values, as in a file; without it they
-    are used as they are, and the keys' protocol says so. ddof: of the covariances. seed: of all draws, which have generators of their own.
-    bootstrap: repeats for the interval; permutations: random splits for floors and p values; 0 for none. reset_real_features: whether
-    reset() forgets the real set. settings: torchmetrics' own. Features are stored in float32, or in the type of set_dtype(). The extractor
-    is held outside the state: no checkpoint has its weights, and precision settings do not reach it.
+    layout: the axes of videos, b t c h w in any order. quantise: round floats to the nearest of 256 values, as in a file; without it the
+    keys' protocol says so. ddof: of the covariances. seed: of all draws, which have generators of their own. bootstrap: repeats for the
+    interval; permutations: random splits for floors and p values; 0 for none. reset_real_features: whether reset() forgets the real set.
+    settings: torchmetrics' own. Features are stored in float32, or in the type of set_dtype(). The extractor is held outside the state: no
+    checkpoint has its weights, and precision settings do not reach it.
     """
 
     real_features: list[Tensor]

@@ -23,8 +23,7 @@ SMALLEST = 1e-11  # the least ratio of an eigenvalue to the largest: its root lo
 
 
 def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, ddof: int = 1) -> float:
-    """The distance between the Gaussians fitted to two sets of at least two features. ddof: 1 for unbiased covariances, 0 as in some
-    codes."""
+    """The distance between the Gaussians fitted to two sets of at least two features. ddof: 1 for unbiased covariances, else 0."""
     check_features(one, two)
     return _between(_rows(one), _rows(two), ddof)
 

@@ -31,8 +31,7 @@ class Overlap:
 
 
 def overlap(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"], *, neighbours: int = 5) -> Overlap:
-    """Precision, recall, density and coverage. neighbours: k, less than either number of samples. Raises ValueError if a set is too
-    small."""
+    """Precision, recall, density and coverage. neighbours: k, less than either number of samples. ValueError if a set is too small."""
     check_features(real, fake)
     if not 1 <= neighbours < min(len(real), len(fake)):
         raise ValueError(

@@ -83,8 +83,7 @@ class Pool:
 
 
 def _moments(rows: ndarray) -> tuple[ndarray, ndarray]:
-    """The mean, and the sum of outer products of the deviations from it, for rows whose mean is small beside their spread, as a pool's
-    are."""
+    """The mean, and the sum of outer products of the deviations from it; for rows with a mean that is small beside their spread."""
     mean = rows.mean(axis=0)
     return mean, rows.T @ rows - len(rows) * np.outer(mean, mean)
 

@@ -22,9 +22,8 @@ class StreamedFrechet(TwoSided):
 
     Moments alone cannot give the floor, the expected distance of sets that do not differ: it depends on the features' tails, and the closed
     form for Gaussians is 40 % too low for real features with 18 clips a dimension. So clips are dealt in turn to `parts` of their set, each
-    with its own moments, and the parts of both sets are split at random, `permutations` times, for `floor` and `p`. This needs sets of
-    equal size: parts of other sizes have other floors, and both scores are omitted. One part omits them, too; eight take eight times the
-    memory.
+    with its own moments, and the parts of both sets are split at random, `permutations` times, for `floor` and `p`. Parts of unequal sizes
+    have other floors, so both scores are omitted for them, and for a single part. Eight parts take eight times the memory of one.
     """
 
     exact = ("real_n", "real_mean", "real_scatter", "fake_n", "fake_mean", "fake_scatter")

@@ -30,8 +30,7 @@ class TextFeatures(FrameFeatures, Protocol):
 
 
 def evenly(videos: Tensor, frames: int | None) -> Tensor:
-    """`frames` evenly spaced frames of each video (B, T, ...), with the first and the last; all for None. Raises ValueError for shorter
-    videos."""
+    """`frames` evenly spaced frames of each video (B, T, ...), with the first and the last; all for None. ValueError if there are fewer."""
     given = videos.shape[1]
     if frames is None or frames == given:
         return videos

@@ -103,8 +103,7 @@ class I3DScript:
 
 
 class I3DWeights:
-    """I3D features by the state dict, in the network of `i3d`. epsilon: of batch normalisation, 1e-5 in the ports that published with this
-    file.
+    """I3D features by the state dict, in the network of `i3d`. epsilon: of batch normalisation, 1e-5 in the ports with this file.
 
     path, kernel, crop, batch: as for `I3DScript`.
     """

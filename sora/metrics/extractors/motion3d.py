@@ -25,9 +25,8 @@ USUAL = 0.02  # the value that maps to 0, some five grey levels, so that polynom
 
 
 class Motion3D:
-    """For each of three scales (pixels, and means of 2x2 and 4x4 of them): the logarithms of the mean absolute difference of frames at lags
-    of 1, 2, 4 and 8, and of the standard deviation over time of that at lag 1. A lag that is too long for a clip is replaced by its
-    longest."""
+    """For each of three scales (pixels, means of 2x2, of 4x4): the logarithms of the mean absolute difference of frames at lags of 1, 2, 4
+    and 8, and of the standard deviation over time of that at lag 1. A lag that is too long for a clip becomes its longest."""
 
     name = "motion3d-v1"
     dimension, minimum_frames, logits, canonical = SCALES * (len(LAGS) + 1), 2, False, False

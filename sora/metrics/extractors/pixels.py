@@ -28,8 +28,7 @@ def antialiased(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Floa
 
 
 def legacy(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """Bilinear resizing in which output pixel i reads input position i · scale, clamped to the last row and column: enlarging shifts the
-    image."""
+    """Bilinear resizing in which output pixel i reads input position i · scale, clamped to the last row and column: it shifts the image."""
     for axis, wanted in ((2, size[0]), (3, size[1])):
         given = frames.shape[axis]
         places = torch.arange(wanted, device=frames.device, dtype=torch.float64) * (given / wanted)

@@ -1,5 +1,4 @@
-"""The decord reader, for shards that sora wrote. Its FFmpeg is of 2021 and its code is unmaintained, so it gets only files that it reads
-right.
+"""The decord reader, for shards that sora wrote. Its FFmpeg is of 2021 and unmaintained, so it gets only files that it reads right.
 
 It returns wrong frames for edit lists and open groups of pictures, crashes on files that are cut short, and has no AV1, rotation or
 mirroring; all these files are refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.

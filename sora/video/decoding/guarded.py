@@ -154,8 +154,7 @@ class _Line(Connection):
 
 
 class _Child:
-    """The child process, a socket for calls and answers, and two files in memory, one for clips and one for frames. Only the parent has
-    timeouts."""
+    """The child process, a socket for calls and answers, and two files in memory, for clips and for frames. Only this side has timeouts."""
 
     def __init__(self, reader: VideoReader, seconds: float, memory_gb: float) -> None:
         self.owner, self.calls, self._seconds = os.getpid(), 0, seconds
@@ -181,8 +180,7 @@ class _Child:
             raise RuntimeError(f"the process that decodes did not start:\n{answer['failed']}")
 
     def ask(self, call: Call, content: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Send a call and a clip's bytes; return the answer and its frames. EOFError if the child dies, TimeoutError if it does not
-        answer."""
+        """Send a call and a clip's bytes; return the answer and its frames. EOFError if the child dies, TimeoutError without an answer."""
         self.calls += 1
         os.ftruncate(self._clip, len(content))
         written = 0

@@ -36,8 +36,7 @@ from sora.video.reader import (
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedRead:
-    """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to; `size` is cropped from its
-    centre.
+    """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to; `size` is its centre crop.
 
     promised: the header's number of frames (0: none). container: FFmpeg's name of it.
     """
@@ -67,8 +66,7 @@ def by_number(
     name: str | None,
     limits: Limits,
 ) -> Reading:
-    """Read as `VideoReader.read` describes. decode: returns the backend's number of frames in the file, and the frames `numbers` at
-    `shape`.
+    """Read as `VideoReader.read` describes. decode: returns the backend's count of frames, and the frames `numbers` at `shape`.
 
     Also raises ValueError if the backend finds another number of frames than PyAV. Images are read by Pillow for all backends.
     """
@@ -128,8 +126,8 @@ def asked(
 def chosen(walk: PacketScan, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
     """The numbers of the frames nearest to start, start + 1/fps, ..., and how many of them are far off because the container lost others.
 
-    Of two equally near frames the earlier is taken. step: seconds between frames; the last frame counts for half a step. fps None: all
-    frames from `start` on.
+    Of two equally near frames the earlier is taken; the last frame counts for half a `step` (seconds). fps None: all frames from `start`
+    on.
     """
     times = walk.timeline.times
     if fps is None:

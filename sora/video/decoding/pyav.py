@@ -253,8 +253,8 @@ class stream:
             yield one.frame, convert, one.time, one.whole and not late
 
     def _begin(self, start: float, first: int | None, limits: Limits) -> tuple[float, float, int]:
-        """The time of the first frame asked for, a time before which no frame is wanted, and how many frames between the two are not
-        wanted."""
+        """The time of the first frame asked for, a time before which no frame is wanted, and the number of unwanted frames between the
+        two."""
         if not first:
             return (0.0, -inf, 0) if first == 0 else (start, start - 0.5 / self.info.fps, 0)
         container, video = self._there()
@@ -303,8 +303,7 @@ class stream:
         self.report.errors += packets.broken
 
     def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, PacketTimes, Entries]:
-        """The packets from the file's first one on, or from where its index leads; the clock for their times; and the entry points for
-        decoding."""
+        """The packets from the file's first one on, or from where its index leads; the clock for their times; the entry points in them."""
         packets, clock, entries = self._anew(earliest)
         way, self._walks = WAYS.of(self._source) if earliest > ABOVE else Way.DECODE, False
         if way is Way.DECODE:
@@ -333,8 +332,7 @@ class stream:
 
 
 class _Timed(NamedTuple):
-    """A decoded frame, its time, whether a frame that should have come before it is lost, and whether no fault occurred since its
-    keyframe."""
+    """A decoded frame, its time, whether a frame due before it is lost, and whether no fault occurred since its keyframe."""
 
     frame: VideoFrame
     time: float

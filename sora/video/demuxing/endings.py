@@ -81,8 +81,7 @@ def _number(data: bytes, *, marked: bool = False) -> tuple[int | None, int]:
 
 
 def _tags(file: io.BufferedIOBase, size: int) -> str:
-    """`cut_off` of an FLV, which is a sequence of tags, each with its length before and after it (Adobe Flash Video File Format, E.3 and
-    E.4)."""
+    """`cut_off` of an FLV, a sequence of tags, each with its length before and after it (Adobe Flash Video File Format, E.3 and E.4)."""
     at = int.from_bytes(_at(file, 0)[5:9], "big") + 4
     while at < size:
         head = _at(file, at)

@@ -55,8 +55,7 @@ class PacketTimes:
         return int(time / self._base) + self._origin
 
     def begin(self, packet: Packet, *, anew: bool) -> None:
-        """Note that frames are whole from this packet on; frames shown before it may be missing. anew: it is the first packet for the
-        decoder."""
+        """Note that frames are whole from this packet on; frames shown before it may be missing. anew: the decoder gets it first."""
         if (stamp := _stamp(packet, self.untold)) is not None and (anew or not self.by_place):
             self._floor = stamp
             self._sent.clear()

@@ -39,13 +39,11 @@ _CHROMA = np.array([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtyp
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a clip. step: (x, y) from its first to its last frames, in short sides. range: largest distance from its median
-    position.
+    """One thing in a clip. step: (x, y) from its first to its last frames, in short sides. range: farthest it was from its median position.
 
     shapes: its shape before and after its longest time unseen, as far as either can be told. turn: degrees clockwise on the screen.
     centres: (T, 2) x and y in pixels, NaN where unseen. area: its usual area in pixels. shown: (T,) the visible share of that area; where
-    it is well below 1 the centre is that of the visible part. clear: numbers of the frames in which its outline is whole. keeps: how steady
-    it stays.
+    it is well below 1 the centre is that of the visible part. clear: numbers of the frames with a whole outline. keeps: its steadiness.
     """
 
     colour: str
@@ -67,7 +65,7 @@ class Thing:
 @dataclass(frozen=True)
 class Observation:
     """The measurement of a clip. things: the largest first. camera: the direction of a pan (left, right, up, down), or None. extra: the
-    area of spots outside the things, summed over frames, in areas of the largest thing. frames: their number. short: the short side in
+    area of spots outside the things, summed over frames, in areas of the largest thing. frames: their number. short: the short side,
     pixels."""
 
     things: tuple[Thing, ...]
@@ -129,8 +127,7 @@ def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T h w 3"
 
 
 def _without_ground(pixels: Float[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T H W 2"], Float[ndarray, "2"]]:
-    """Chroma minus the background's, which is a plane over the frame (a tint, or a gradient of tints), and that plane's value at the
-    middle."""
+    """Chroma minus the background's, which is a plane over the frame (a tint, or a gradient of tints), and that plane's middle value."""
     chroma = pixels @ _CHROMA
     picture = np.median(chroma, axis=0)  # H W 2
     height, width, _ = picture.shape

@@ -57,8 +57,7 @@ def gravity_arc(centres: Float[ndarray, "T 2"], fps: float, short: float) -> Arc
 
 @dataclass(frozen=True)
 class Return:
-    """How a thing returned. aside: its distance in short sides from its line before it hid. size: the ratio of its area after to that
-    before."""
+    """How a thing returned. aside: its distance in short sides from its line before it hid. size: its area after, over that before."""
 
     aside: float
     size: float

@@ -102,8 +102,7 @@ def _spread(colours: Float[ndarray, "P 2"]) -> float:
 
 
 def way(centres: Float[ndarray, "T 2"], seen: ndarray) -> Float[ndarray, "T 2"]:
-    """Positions in all frames: interpolated linearly between frames in which a thing is seen, and extrapolated at its mean pace at both
-    ends."""
+    """Positions in all frames: interpolated linearly where a thing is unseen, and extrapolated at its mean pace at both ends."""
     time = np.arange(len(centres))
     places = np.stack([np.interp(time, seen, centres[seen, axis]) for axis in (0, 1)], -1)
     first, last = seen[0], seen[-1]

@@ -82,8 +82,7 @@ def _above_ground(luma: Float[ndarray, "T H W"], but: Bool[ndarray, "T H W"]) ->
 def may_be_theirs(
     like: Bool[ndarray, "T H W"], places: Sequence[Float[ndarray, "T 2"]], reaches: Sequence[float]
 ) -> Bool[ndarray, "T H W"]:
-    """Discs, in an array like `like`, around the positions (row, column; NaN: none) of things in frames where they are hidden or half
-    hidden."""
+    """Discs, in an array like `like`, around the positions (row, column; NaN: none) of things in frames where they are (half) hidden."""
     found = np.zeros_like(like)
     count, height, width = like.shape
     y, x = np.mgrid[:height, :width]
