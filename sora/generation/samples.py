@@ -1,8 +1,8 @@
 """A folder of samples: each sample's video, strip of frames and sidecar are written as soon as it is made; and checks of earlier files.
 
-FOLDER/samples.json          identifies the command's samples; written before the first sample, removed last FOLDER/0000-WORDS.mp4
-one sample, FOLDER/0000-WORDS.png a strip of its frames, FOLDER/0000-WORDS.json how it was made, written last FOLDER/sheet.png
-the strips of the first ones
+FOLDER/samples.json          identifies the command's samples; written before the first sample, removed last
+FOLDER/0000-WORDS.mp4        one sample, FOLDER/0000-WORDS.png a strip of its frames, FOLDER/0000-WORDS.json how it was made, written last
+FOLDER/sheet.png             the strips of the first ones
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class CaptionWords:
         return suffix.lower().rpartition(".")[2] in self._suffixes
 
     def told_by(self, suffix: str) -> str | None:
-        """The kind of the captions in a file with this suffix after the video's name, such as "txt" or "dense.txt"; None without
+        """The kind of the captions in a file with this suffix after the video's name, such as "txt" or "dense.txt"; None for no
         captions."""
         middle = suffix.rpartition(".")[0]
         if not self.may_tell(suffix):

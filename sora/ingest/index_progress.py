@@ -1,8 +1,8 @@
 """The progress of `sora data index`: finished shards, from which a run that was stopped resumes.
 
-indexing/settings.json    the settings that the rows depend on besides the shards; other settings begin anew indexing/<shard>.parquet  the
-rows of a shard, <shard> being a hash of its name indexing/<shard>.json     says that this file is whole, the shard's state, and the refused
-samples; written last
+indexing/settings.json    the settings that the rows depend on besides the shards; other settings begin anew
+indexing/<shard>.parquet  the rows of a shard, <shard> being a hash of its name
+indexing/<shard>.json     says that this file is whole, the shard's state, and the refused samples; written last
 """
 
 from __future__ import annotations

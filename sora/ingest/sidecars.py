@@ -1,7 +1,8 @@
 """Captions beside the videos of a folder: files with a video's name, and tables. Those that match no video are counted and named.
 
-a.txt  a.mp4.txt  a.dense.txt  a.caption  a.json    for a.mp4, in capitals or not metadata.jsonl  metadata.csv  metadata.parquet      for
-the videos below their folder, by file_name, as on Hugging Face captions=FILE                                       for all videos
+a.txt  a.mp4.txt  a.dense.txt  a.caption  a.json    for a.mp4, in capitals or not
+metadata.jsonl  metadata.csv  metadata.parquet      for the videos below their folder, by file_name, as on Hugging Face
+captions=FILE                                       for all videos
 """
 
 from __future__ import annotations

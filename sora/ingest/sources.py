@@ -86,8 +86,7 @@ class IngestJob:
 class Source(Protocol):
     """The interface of a source for `sora prepare`: it returns its job. `run` maps a function over items in guarded processes, in order.
 
-    captions: a table of captions. words: how files with captions are found and read. besides: a folder below the input that is skipped: the
-    output.
+    captions: a table of captions. words: how files with captions are found and read. besides: a folder below the input to skip, the output.
     """
 
     def job(
@@ -96,7 +95,7 @@ class Source(Protocol):
 
 
 class WorldSource:
-    """Clips of the built-in world: `count` for training and `heldout` of combinations that training never shows."""
+    """Clips of the built-in world: `count` for training, and `heldout` clips of combinations that training never shows."""
 
     def __init__(self, *, world: World, heldout: int, lossless: bool, licence: str) -> None:
         self.world, self.heldout, self.lossless, self.licence = world, heldout, lossless, licence
@@ -168,7 +167,7 @@ def _as_it_is(facts: ClipFacts) -> ClipFacts:
 
 class Windows(NamedTuple):
     """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`. whole: the only window is the
-    whole file as it is stored, so that its stream may be copied. told: further facts."""
+    whole file as it is stored, so that its stream may be copied. told: notes and refusals that are known before decoding."""
 
     file: str
     frames: int

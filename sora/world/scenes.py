@@ -135,7 +135,7 @@ def _still_angles(stage: SceneFrame) -> ndarray:
 
 
 def linear(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Each object at constant velocity along its own way."""
+    """All objects move at constant velocity, each along its own way."""
     lines = [_lines(rng, stage, part, radius) for part, radius in zip(parts, radii, strict=True)]
     tracks = [line for line in lines if line is not None]
     chosen = _cast(tracks, _reaches(parts, radii)) if len(tracks) == len(parts) else None
@@ -168,7 +168,7 @@ def still(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits,
 
 
 def rotate(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Each object turns about its centre, by less than a quarter of its symmetry from one frame to the next."""
+    """All objects turn about their centres, by less than a quarter of their symmetry from one frame to the next."""
     spots = [_spots(rng, stage, part, radius, turning=True) for part, radius in zip(parts, radii, strict=True)]
     chosen = _cast(spots, _reaches(parts, radii))
     if chosen is None:

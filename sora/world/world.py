@@ -63,7 +63,7 @@ class Prompt:
 
 
 class Scene(NamedTuple):
-    """Everything about a clip but its pixels."""
+    """A clip without its pixels."""
 
     stage: SceneFrame
     fps: float

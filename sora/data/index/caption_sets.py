@@ -79,7 +79,7 @@ def manifest_path(folder: Path, name: str) -> Path:
 
 
 class CaptionSets:
-    """All the finished sets of a dataset's folder."""
+    """All finished sets of captions in a dataset's folder."""
 
     def __init__(self, folder: Path | str, *, dataset: str) -> None:
         self.folder = Path(folder)

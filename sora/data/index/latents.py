@@ -1,10 +1,10 @@
 """Encoded clips on disk, beside the shards they come from: one tar of latents and one parquet file for each shard of the dataset.
 
-latents-<vae hash, 8 digits>.json               the VAE, the dataset and the shards; written last latents-<vae hash, 8 digits>-refused.jsonl
-the clips that could not be encoded, and why; their latents are of shape (0, 0, 0) latent-<vae hash, 8 digits>-000000.tar
-{key}.safetensors: "latents" (C, t, h, w), whitened, float16 latent-<vae hash, 8 digits>-000000.parquet      key, place in the tar, shape,
-SHA-256 of the clip, and how the latents were made latents-<vae hash, 8 digits>/                   the same places and shapes as numbers,
-mapped into memory (60 bytes a clip)
+latents-<vae hash, 8 digits>.json               the VAE, the dataset and the shards; written last
+latents-<vae hash, 8 digits>-refused.jsonl      the clips that could not be encoded, and why; their latents are of shape (0, 0, 0)
+latent-<vae hash, 8 digits>-000000.tar          {key}.safetensors: "latents" (C, t, h, w), whitened, float16
+latent-<vae hash, 8 digits>-000000.parquet      key, place in the tar, shape, SHA-256 of the clip, and how the latents were made
+latents-<vae hash, 8 digits>/                   the same places and shapes as numbers, mapped into memory (60 bytes a clip)
 """
 
 from __future__ import annotations
@@ -198,8 +198,7 @@ class LatentIndex:
 
     @property
     def made_by(self) -> str:
-        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are cropped
-        to."""
+        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are cut to."""
         return f"reader {self.described.get('reader', 'not known')}, multiple {self.described.get('multiple', 'not known')}"
 
     def member(self, number: int) -> Member:

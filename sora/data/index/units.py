@@ -64,7 +64,7 @@ WHOLE = JobPart()
 
 
 class UnitWriter:
-    """A unit that is being written: call `add` for its results in order. again: a later job makes it anew, since its failure may be
+    """A unit that is being written: call `add` for its results in order. again: a later job makes it anew, as its failure may be
     transient."""
 
     def __init__(self, file: BinaryIO) -> None:

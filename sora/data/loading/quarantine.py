@@ -1,4 +1,4 @@
-"""A list of clips that could not be read, or whose loss was not finite: each once with its reason; too many of them stop the run."""
+"""A list of clips that could not be read or that training could not learn from, each once with a reason; too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Quarantine:
         self._step, self._read = 0, 0
 
     def enter(self, step: int) -> None:
-        """Set the step of the plan that later calls are about."""
+        """Set the step that later calls are about, and read new lines of the file."""
         self._step = step
         if self.path is not None and self._size() != self._read:
             self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
@@ -64,8 +64,7 @@ class Quarantine:
             return self._read
 
     def add(self, key: str, *, shard: str, reason: str, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
-        """Record a clip that cannot be read; ValueError if more than `max_share` of the clips are bad. `owner` gives dataset,
-        fingerprint."""
+        """Record a clip that cannot be read; ValueError if more than `max_share` of the clips are bad. See `owner`."""
         entry = {"key": key, "dataset": dataset, "fingerprint": fingerprint, "shard": shard, "reason": reason}
         if self._knows(entry) or self._is_held(sample):
             return
@@ -107,7 +106,7 @@ class Quarantine:
             raise BadClip(self._held[sample][1])
 
     def keys(self) -> set[str]:
-        """The bad clips known so far."""
+        """The keys of the clips that are known to be bad."""
         if self.path is not None and self.path.exists():
             self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
         return {key for _, key in self._reasons}

@@ -24,7 +24,7 @@ class Cost:
             )
 
     def of_width(self, width: int | None) -> Cost:
-        """This cost with `quadratic` filled in: a layer of width d makes 24 d^2 operations a token and 4 n d of attention: b / a = 1 / 6
+        """This cost with `quadratic` filled in: a layer of width d makes 24 d^2 operations a token, and 4 n d for attention; b / a = 1 / 6
         d."""
         if self.quadratic is not None:
             return self

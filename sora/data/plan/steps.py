@@ -55,7 +55,7 @@ class StepPlan:
         return tuple(item for pack in self.packs for item in pack.items)
 
     def share(self, *, ranks: int, rank: int) -> tuple[Pack, ...]:
-        """The packs of one rank: every `ranks`-th of them."""
+        """The packs of one rank: every `ranks`-th one of the step."""
         if not 0 <= rank < ranks:
             raise ValueError(f"rank {rank} of {ranks} does not exist")
         if len(self.packs) % ranks:

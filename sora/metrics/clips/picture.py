@@ -1,8 +1,7 @@
 """The technical quality of pictures without references: sharpness, block artefacts, noise, exposure; means over a video's frames.
 
 Metrics of steadiness in time (flickering, smoothness, warping error, consistency) improve when a video is blurred or frozen; these metrics
-expose such a video. All use the luma of frames at their own size: a resized video has another sharpness, and its coding blocks lie
-elsewhere.
+expose such a video. All use the luma of frames at their own size: resizing changes sharpness and moves coding blocks.
 """
 
 from __future__ import annotations

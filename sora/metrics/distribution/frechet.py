@@ -45,10 +45,11 @@ def frechet_of_gaussians(
 def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
     """The expected distance of two samples of sizes `one` and `two` from one Gaussian, in closed form from its covariance.
 
-    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)), to first order in 1/n, for the eigenvalues l of the
-    covariance, here that of `features`. Accurate within 5 % for Gaussian features with at least ten clips a dimension. It is too low for
-    smaller samples, whose eigenvalues spread, and for a network's features, which have heavy tails: by 40 % at 18 real clips a dimension.
-    So scores use `sora.metrics.distribution.permutation` instead.
+        E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j))
+
+    to first order in 1/n, for the eigenvalues l of the covariance, here that of `features`. Accurate within 5 % for Gaussian features with
+    ten clips a dimension or more. Too low for smaller samples, whose eigenvalues spread, and for a network's features, whose tails are
+    heavy: by 40 % at 18 real clips a dimension. So scores use `sora.metrics.distribution.permutation` instead.
     """
     eigenvalues = torch.linalg.svdvals(_rows(features).factor(1)) ** 2
     eigenvalues = eigenvalues[eigenvalues > eigenvalues.max() * 1e-14]

@@ -44,8 +44,7 @@ def jedi_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> float
 
 
 def kernel_splits(features: Float[Tensor, "N d"], labels: Bool[ndarray, "K N"], kernels: list[Kernel]) -> list[Float[ndarray, "K"]]:
-    """For each kernel and each row of labels, the distance between the clips with and without the label, from one pass over the pool's
-    products."""
+    """For each kernel and each row of labels, the distance between the clips with and without the label, from one pass over the pool."""
     features = features.double()
     ones = torch.from_numpy(labels).to(features)  # K N
     first = ones.sum(dim=1)

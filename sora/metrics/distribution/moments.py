@@ -14,7 +14,7 @@ from sora.system.terminal import counted
 
 @dataclass(frozen=True)
 class Moments:
-    """n clips, their mean (d,), and the sum over clips of the outer product of their deviations from it (d, d); all float64.
+    """Moments of n clips: their mean (d,), and the sum over clips of the outer product of their deviations from it (d, d); all float64.
 
     Deviations, not raw second moments: E[xx] - E[x]E[x] loses all digits where the mean is large beside the spread.
     """

@@ -62,7 +62,7 @@ class MBConv(nn.Module):
 
 
 class Lite0(nn.Module):
-    """Frames (n, 3, 224, 224) to the 1280 pooled channels before the classifier."""
+    """EfficientNet-Lite0 without its classifier: frames (n, 3, 224, 224) to 1280 pooled channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,8 +88,7 @@ class Lite0(nn.Module):
 
 
 class EfficientNetLite0:
-    """The mean over a clip's frames of each frame's 1280 features. frames: how many of them, evenly spaced; null for all. batch: frames at
-    once."""
+    """The mean over a clip's frames of each frame's 1280 features. frames: how many, evenly spaced; null for all. batch: frames at once."""
 
     dimension, minimum_frames, logits, canonical = 1280, 1, False, False
     preparation = Preparation(size=(224, 224), kernel="antialiased", mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)

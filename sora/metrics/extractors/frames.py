@@ -15,7 +15,7 @@ from sora.system.terminal import counted
 
 @runtime_checkable
 class FrameFeatures(Protocol):
-    """An encoder that sees one frame at a time: features of every frame of uint8 or float [0, 1] videos, B T H W 3."""
+    """A network that encodes single frames: features of every frame of uint8 or float [0, 1] videos, B T H W 3."""
 
     @property
     def name(self) -> str: ...

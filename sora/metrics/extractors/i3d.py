@@ -83,7 +83,7 @@ class I3DHead(nn.Module):
 
 
 class I3D(nn.Module):
-    """Videos (B, 3, T, 224, 224) in [-1, 1], T at least 9, to the 400 logits before the softmax, a mean over time.
+    """The I3D network: videos (B, 3, T, 224, 224) in [-1, 1], T at least 9, to the 400 logits before the softmax, a mean over time.
 
     epsilon: of batch normalisation; 1e-3 in the TensorFlow original, 1e-5 in the ports that read the state dict.
     """

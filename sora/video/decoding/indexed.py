@@ -126,8 +126,7 @@ def asked(
 def chosen(walk: PacketScan, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
     """The numbers of the frames nearest to start, start + 1/fps, ..., and how many of them are far off because the container lost others.
 
-    Of two equally near frames the earlier is taken; the last frame counts for half a `step` (seconds). fps None: all frames from `start`
-    on.
+    Of two equally near frames the earlier is taken; the last frame counts for half a `step` (seconds). fps None: all from `start` on.
     """
     times = walk.timeline.times
     if fps is None:

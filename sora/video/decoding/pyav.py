@@ -253,8 +253,7 @@ class stream:
             yield one.frame, convert, one.time, one.whole and not late
 
     def _begin(self, start: float, first: int | None, limits: Limits) -> tuple[float, float, int]:
-        """The time of the first frame asked for, a time before which no frame is wanted, and the number of unwanted frames between the
-        two."""
+        """The time of the first frame asked for, a time before which no frame is wanted, and how many frames between are unwanted."""
         if not first:
             return (0.0, -inf, 0) if first == 0 else (start, start - 0.5 / self.info.fps, 0)
         container, video = self._there()

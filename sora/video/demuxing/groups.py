@@ -94,7 +94,7 @@ _HEADER = 4096  # bytes within which the first picture of a packet begins
 
 
 def _mpeg2(content: bytes) -> GopType:
-    """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): an I picture; closed if its group's header says so."""
+    """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): for an I picture CLOSED if its group says so, else OPEN."""
     group, picture = content.find(b"\0\0\1\xb8"), content.find(b"\0\0\1\0")
     if picture < 0 or content[picture + 5 : picture + 6] == b"" or content[picture + 5] >> 3 & 7 != 1:
         return GopType.NONE
@@ -102,24 +102,24 @@ def _mpeg2(content: bytes) -> GopType:
 
 
 def _mpeg4(content: bytes) -> GopType:
-    """MPEG-4 part 2 (6.2.5): an I-VOP."""
+    """MPEG-4 part 2 (6.2.5): OPEN for an I-VOP."""
     at = content.find(b"\0\0\1\xb6")
     return GopType.OPEN if 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0 else GopType.NONE
 
 
 def _vp8(content: bytes) -> GopType:
-    """RFC 6386, 9.1."""
+    """VP8 (RFC 6386, 9.1): CLOSED for a key frame."""
     return GopType.NONE if content[0] & 1 else GopType.CLOSED
 
 
 def _vp9(content: bytes) -> GopType:
-    """A key frame that is shown (VP9 bitstream specification, 6.2); the header of profile 3 has one bit more."""
+    """VP9 (bitstream specification, 6.2): CLOSED for a key frame that is shown; the header of profile 3 has one bit more."""
     bits = content[0] << 1 if content[0] & 0x30 == 0x30 else content[0]
     return GopType.CLOSED if bits & 0x0E == 0x02 else GopType.NONE
 
 
 def _av1(content: bytes) -> GopType:
-    """A key frame that is shown, after a sequence header (AV1 bitstream specification, 5.3 to 5.9)."""
+    """AV1 (bitstream specification, 5.3 to 5.9): CLOSED for a key frame that is shown, after a sequence header."""
     at, told = 0, False
     while at < len(content):
         kind, extended, sized = content[at] >> 3 & 15, content[at] >> 2 & 1, content[at] >> 1 & 1

@@ -65,8 +65,8 @@ class Thing:
 @dataclass(frozen=True)
 class Observation:
     """The measurement of a clip. things: the largest first. camera: the direction of a pan (left, right, up, down), or None. extra: the
-    area of spots outside the things, summed over frames, in areas of the largest thing. frames: their number. short: the short side,
-    pixels."""
+    area of spots outside the things, summed over frames, in areas of the largest thing. frames: their number. short: the short side
+    (pixels)."""
 
     things: tuple[Thing, ...]
     camera: str | None
