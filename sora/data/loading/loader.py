@@ -338,7 +338,7 @@ class _Iterator(DataLoaderProcesses):
 
 
 class _Received(queue.Queue):
-    """A queue of steps. An error of a worker is raised by `get`, and `unreceived` holds its text. dead: a weak reference to the method that
+    """A queue of steps. If a step could not be received, `get` raises the error, and `unreceived` says why. dead: gives the method that
     lists dead workers."""
 
     def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]) -> None:
