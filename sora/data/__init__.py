@@ -1,4 +1,4 @@
-"""Shards, their index, decoding, the plan of every step, and loading by it."""
+"""Datasets: shards, their index, the plan of every step, and the loading of a plan's steps."""
 
 from sora.system.lazy_names import lazy_names
 

@@ -1,4 +1,4 @@
-"""The tasks: text to video, and clips that begin with given frames, at any size and length, packed as in training."""
+"""Text-to-video sampling, and continuation of given frames, at any size and length, packed as in training."""
 
 from sora.system.lazy_names import lazy_names
 

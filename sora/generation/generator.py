@@ -1,6 +1,6 @@
-"""Generation: prompts of any sizes and lengths are packed end to end, denoised together from noise, and decoded.
+"""Samples clips: prompts of any sizes and lengths are packed end to end, denoised together from noise, and decoded.
 
-A sample follows from (prompt, size, frames, seed, sample number) and the network alone: not from what else is in its pack.
+A sample depends on (prompt, size, frames, seed, sample number) and the network alone, not on the other clips of its pack.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Stop = Callable[[], bool]
 
 
 class Stopped(Exception):
-    """Generation was asked to stop, by the function that it was given as `stop`; nothing was made."""
+    """Raised when the function `stop` returns True; no clip of the call is returned."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to make. given: frames the clip begins with, 1 + k·stride of them at its size; they are kept and continued.
+    """One clip to sample. given: the frames that it begins with, 1 + k·stride of them at its size, which are kept and continued.
 
-    negative: what guidance leads away from; "" is the empty caption that the network trained on without. cut: words of the prompt and of
-    the negative one that the text encoder does not read, for who asks how a clip was made.
+    negative: the prompt that guidance leads away from; "" is the empty caption, which stands for dropped captions in training. cut: words
+    of the prompt and of the negative prompt that the text encoder does not read, for the sidecar.
     """
 
     prompt: str
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PatchedRequest:
-    """A request in patches: its grid, its noise where nothing is given, and which tokens are given."""
+    """A request in patches: its grid, its tokens (noise, or the given ones), and which tokens are given."""
 
     grid: Grid
     start: Float[Tensor, "n P"]
@@ -67,7 +67,7 @@ class PatchedRequest:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to sample. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens."""
+    """Settings of sampling. guidance: (conditional, unconditional, clips=...) -> prediction. shift: of the levels, by a clip's tokens."""
 
     sampler: Sampler
     guidance: Callable[..., Predict]
@@ -77,7 +77,7 @@ class Recipe:
 
 
 class Generator:
-    """Makes clips from prompts. encode: captions to token states (m, D). text: the part that trains with the network, or the identity."""
+    """Samples clips from prompts. encode: captions to token states (m, D). text: the trained part of the text path, or the identity."""
 
     def __init__(
         self,
@@ -110,8 +110,8 @@ class Generator:
     ) -> list[UInt8[Tensor, "_ _ _ 3"]]:
         """The clips, in the order of the requests: uint8 (frames, height, width, 3) RGB on the CPU.
 
-        progress: called with the steps done and their number, over all packs. stop: asked before every prediction of the network and before
-        every decoding; where it returns True, `Stopped` is raised.
+        progress: called with the steps done and their number, over all packs. stop: called before every prediction of the network and
+        before every decoding; if it returns True, `Stopped` is raised.
         """
         latents = self.latents(requests, progress=progress, stop=stop)
         clips = self.decode(latents, stop=stop)
@@ -139,18 +139,18 @@ class Generator:
         return [found[number] for number in range(len(requests))]
 
     def packs(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Numbers of the requests that are denoised together. Each pack alone is again one, in the same order: it may be made by itself."""
+        """Indices of the requests that are denoised together. Sampled by itself, a pack gives the same pack again, in the same order."""
         return fill_packs([self.grid(request).tokens for request in requests], self.token_budget)
 
     def grid(self, request: Request) -> Grid:
-        """Of a request's patches; ValueError if its size or length does not fit."""
+        """The grid of a request's patches; ValueError if its size or length does not fit."""
         return self.patchifier.grid(*self.vae.latent_shape(request.frames, request.height, request.width))
 
     @torch.no_grad()
     def decode(
         self, latents: Sequence[Float[Tensor, "C _ _ _"]], *, batch: int = 8, stop: Stop | None = None
     ) -> list[UInt8[Tensor, "_ _ _ 3"]]:
-        """Frames of whitened latents; clips of one shape are decoded together. stop: as in `generate`."""
+        """Frames of whitened latents; up to `batch` clips of one shape are decoded together. stop: as in `generate`."""
         shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, latent in enumerate(latents):
             shapes[tuple(latent.shape)].append(number)
@@ -218,7 +218,7 @@ class Generator:
         return [clip.cpu() for clip in unpack(self.recipe.sampler(predict, first, levels), grids)]
 
     def _schedule(self, clips: Sequence[PatchedRequest], conditions: Tensor) -> tuple[NoiseLevels, Float[Tensor, "S1 U"]]:
-        """The pack's levels, of which only index and owners count, and their values in every step."""
+        """The pack's noise levels (only their index and owners are used), and their values at every step."""
         columns = []
         for clip in clips:
             levels = uniform_levels(self.recipe.steps, shift=self.recipe.shift(clip.grid.tokens), first=self.recipe.first)
@@ -233,7 +233,7 @@ class Generator:
         levels = replace(packed, levels=torch.zeros_like(packed.levels, dtype=t.dtype).scatter(0, packed.index, t))
         prediction = self.dit(tokens.with_patches(x), levels, text)
         result = convert(prediction.float(), x, t, self.prediction, velocity_prediction, path=self.path)
-        # Given tokens stand still; where instead of times, since some predictions are singular at level 0.
+        # Given tokens do not move; where() instead of a product, since some predictions are singular at level 0.
         return torch.where(like(moving, result), result, torch.zeros_like(result))
 
     def _packed(self, states: Sequence[Tensor]) -> TextTokens:
@@ -251,12 +251,12 @@ def _refuse_stopped(stop: Stop | None) -> None:
 
 
 def path_start(path: Path, levels: Float[Tensor, "N"], start: Float[Tensor, "N P"], conditions: Bool[Tensor, "N"]) -> Float[Tensor, "N P"]:
-    """Noise scaled to what the path holds at the first level; given tokens as they are."""
+    """Noise scaled to the path's state at the first level; given tokens are returned unchanged."""
     return torch.where(like(conditions, start), start, like(path.sigma(levels), start) * start)
 
 
 def fill_packs(tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of the clips of each pack, longest first and first-fit, equal lengths side by side. A clip over the budget is alone."""
+    """Indices of the clips of each pack, first fit from the longest down, equal lengths side by side. A clip over the budget is alone."""
     packs: list[list[int]] = []
     free: list[int] = []
     for number in sorted(range(len(tokens)), key=lambda number: (-tokens[number], number)):
@@ -271,5 +271,5 @@ def fill_packs(tokens: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _keep_given(clip: Tensor, given: Tensor | None) -> Tensor:
-    """The frames that were given, as they were: not as the VAE saw them."""
+    """The clip with the given frames put back exactly, instead of their VAE reconstruction."""
     return clip if given is None else torch.cat([given.cpu(), clip[len(given) :]])

@@ -1,4 +1,4 @@
-"""The frames that a clip is to begin with, from an image or a video."""
+"""Reads the given first frames of a clip from an image or a video."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_input(path: Path, *, size: tuple[int, int], frames: int, fps: float) ->
 
 
 def read_picture(path: Path, *, size: tuple[int, int]) -> Any:
-    """An image that fills (height, width), uint8: scaled with its aspect kept, what stands over cut off evenly, upright, on white."""
+    """An image that fills (height, width), uint8: scaled with its aspect ratio, cropped at the centre, upright, on white."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -44,13 +44,13 @@ def read_picture(path: Path, *, size: tuple[int, int]) -> Any:
             flat = read_bmp(file, f"input={path}")
         elif kind_of(head).picture:
             flat = Image.fromarray(CONFINED.read(path, frames=1, name=f"input={path}").frames[0])
-        else:  # of what it is called, Pillow would start other programs
+        else:  # Pillow runs external programs for some file formats
             raise ValueError(f"input={path} cannot be read as an image: it is {kind_of(head).what}")
     return np.array(ImageOps.fit(flat, (size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 def read_bmp(file: Any, named: str) -> Any:
-    """A BMP image, which is the one kind that no video reader takes; it has no orientation, and is hardly packed."""
+    """A BMP image, the one format that no video reader takes. It has no orientation and little compression."""
     from PIL import Image
 
     try:

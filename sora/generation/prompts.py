@@ -1,4 +1,4 @@
-"""What is asked for: prompts of the command line and of files, with what each sets for itself, and the numbers that a key takes."""
+"""Prompts of the command line and of files, with the settings of each, and checks of the settings' values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sora.text.limits import CaptionLimit
 
 FIELDS = ("prompt", "negative", "size", "seconds", "fps", "seed")
-TEXT = ".txt"  # a prompt on each line
+TEXT = ".txt"  # one prompt per line
 
 
 NUMBERS = {
@@ -28,7 +28,7 @@ NUMBERS = {
     "clip_gb": Number(0, above=True, most=1e6),
     "first": Number(0, above=True, most=1),
     "shift": Number(0, above=True),
-    # of `sora evaluate`, which says itself what the least of each is
+    # keys of `sora evaluate`, which checks the minimum of each itself
     **dict.fromkeys(("n", "keep", "trajectories", "neighbours"), Number(most=1e6)),
     **dict.fromkeys(("bootstrap", "permutations"), Number(most=1e5)),
 }
@@ -36,7 +36,7 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt, with what its line of a file sets for it alone. negative: None for the command's own."""
+    """One prompt with the settings of its line in a file. negative: None for the command's own."""
 
     prompt: str
     size: str | None = None
@@ -47,7 +47,7 @@ class Line:
 
 
 def read_prompts(prompt: Any, file: str | Path | None) -> list[Line]:
-    """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, naming the line that cannot be read."""
+    """The prompts of `prompt=` (one or a list) and of a file; ValueError if there are none, or with the line that cannot be read."""
     from sora.gate.records import refuse_half
 
     given = [] if prompt is None else [prompt] if isinstance(prompt, str | int | float) else list(prompt)
@@ -62,10 +62,10 @@ def read_prompts(prompt: Any, file: str | Path | None) -> list[Line]:
 
 
 def read_file(path: Path) -> list[Line]:
-    """The prompts of a file: one on each line of a .txt, or the rows of a table of any kind that is read, with keys of `FIELDS`.
+    """The prompts of a file: one on each line of a .txt, or the rows of a table in any supported format, with the keys of `FIELDS`.
 
     Raises:
-        ValueError: it cannot be read, or a row is not what its keys ask for; the number of a line is the file's.
+        ValueError: the file cannot be read, or a row's values do not fit its keys; the message has the file's line number.
     """
     from sora.gate.records import TABLES, lines_of, read_bytes, records, refuse_half, text_of
 
@@ -85,7 +85,7 @@ def read_file(path: Path) -> list[Line]:
 
 
 def _refuse_json(text: str, named: str) -> None:
-    """Raise ValueError for JSON that is called .txt: its braces would be made as prompts."""
+    """Raise ValueError for JSON in a file called .txt: every line with a brace would become a prompt."""
     from sora.gate.records import json_of
 
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -99,7 +99,7 @@ def _refuse_json(text: str, named: str) -> None:
 
 
 def _line(record: Record) -> Line:
-    """A row of a table as a prompt; an empty cell of a table of texts is not given."""
+    """A row of a table as a prompt; an empty cell counts as not given where the table has only text."""
     from sora.gate.records import refuse_half
 
     place = record.place
@@ -132,7 +132,7 @@ def _check_size(size: str, place: str) -> None:
 
 
 def negative_of(said: Any) -> str:
-    """The negative prompt of a command: one text for all prompts, "" where there is none."""
+    """The negative prompt of a command: one text for all prompts, "" if there is none."""
     from sora.gate.records import refuse_half
 
     if said is not None and not isinstance(said, str | int | float):
@@ -143,9 +143,10 @@ def negative_of(said: Any) -> str:
 
 
 def refuse_unguided(negative: str, lines: Sequence[Line], guidance: Mapping[str, Any], chosen: str | None = None) -> None:
-    """Raise ValueError for a negative prompt, or what says how to guide, where nothing is guided: it would change nothing.
+    """Raise ValueError for a negative prompt, or guidance settings, without guidance: they would change nothing.
 
-    chosen: the option of the group, whose name must not say otherwise than its scale."""
+    chosen: the name of the chosen guidance option, which must agree with its scale.
+    """
     if chosen == "none" and guidance.get("scale") != 1:
         raise ValueError(f"guidance=none guides nothing, and guidance.scale={guidance.get('scale')} does; leave one of them out")
     if idle := next((key for key in ("interval", "rescale") if guidance.get("scale") == 1 and guidance.get(key)), None):
@@ -158,10 +159,7 @@ def refuse_unguided(negative: str, lines: Sequence[Line], guidance: Mapping[str,
 
 
 def refuse_idle(config: Mapping[str, Any], said: Collection[str], lines: Sequence[Line]) -> None:
-    """Raise ValueError for a key of `sora sample` that the command line names and that nothing made would follow.
-
-    said: keys, as typed.
-    """
+    """Raise ValueError for a key of `sora sample` on the command line that would have no effect on any sample. said: the keys as typed."""
     from sora.patches.geometry import exact
 
     asked = [key for key in said if key in config and config[key] is not None]
@@ -177,7 +175,7 @@ def refuse_idle(config: Mapping[str, Any], said: Collection[str], lines: Sequenc
 
 
 def with_cuts(requests: Sequence[Request], limits: Sequence[CaptionLimit]) -> tuple[list[Request], list[str]]:
-    """The requests, each with the words of it that no encoder reads, and lines that tell of them."""
+    """The requests, each with the words that no text encoder reads of it, and lines for people about these words."""
     from sora.text.limits import cuts
 
     told: list[str] = []

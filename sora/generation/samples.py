@@ -1,6 +1,6 @@
-"""A folder of samples: a video, a strip of frames and a sidecar of each as soon as it is made, and what lay there before.
+"""A folder of samples: each sample's video, strip of frames and sidecar are written as soon as it is made; and checks of earlier files.
 
-FOLDER/samples.json          what the samples of the command are, written before the first is made; last to go
+FOLDER/samples.json          identifies the command's samples; written before the first sample, removed last
 FOLDER/0000-WORDS.mp4        one sample, FOLDER/0000-WORDS.png a strip of its frames, FOLDER/0000-WORDS.json how it was made, written last
 FOLDER/sheet.png             the strips of the first ones
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from sora.generation.generator import Request
 
 MARK, SHEET = "samples.json", "sheet.png"
-SUFFIXES = (".mp4", ".png", ".json")  # of one sample, in the order in which they are written
-ON_SHEET = 64  # samples
-LARGEST = 16384  # pixels of a side, the most that H.264 has
+SUFFIXES = (".mp4", ".png", ".json")  # the files of one sample, in the order in which they are written
+ON_SHEET = 64  # the most samples on a sheet
+LARGEST = 16384  # pixels of a side, the limit of H.264
 TAKEN = ("run.json", "dataset.json", "vae.json", "scores.json")
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif", ".ts", ".mpg", ".mpeg")
 
 
 @dataclass(frozen=True)
 class SampleFolder:
-    """The samples of one command in their folder. about: what all sidecars say beside what makes a sample itself. within: what else
-    their bytes follow from. enlarge: see `enlarged`."""
+    """The samples of one command in their folder. about: facts for all sidecars besides each sample's own. within: whatever else the bytes
+    depend on. enlarge: see `enlarged`."""
 
     folder: Path
     requests: Sequence[Request]
@@ -43,24 +43,24 @@ class SampleFolder:
 
     @cached_property
     def names(self) -> list[str]:
-        """Of the samples' files, without a suffix."""
+        """The names of the samples' files, without suffix."""
         return [name_of(number, request) for number, request in enumerate(self.requests)]
 
     @property
     def files(self) -> list[str]:
-        """All that is written into the folder."""
+        """The names of all files that are written into the folder."""
         return [SHEET, *(f"{name}{suffix}" for name in self.names for suffix in SUFFIXES), MARK]
 
     @cached_property
     def mark(self) -> dict[str, Any]:
-        """What tells this command's samples from another's, as plain JSON. Where the run lies is none of it: it may be moved."""
+        """The identity of this command's samples, as plain JSON. The run's folder is no part of it, since a run may be moved."""
         samples = {name: sidecar(request) for name, request in zip(self.names, self.requests, strict=True)}
         found = json.loads(json.dumps({**self.about, "enlarge": self.enlarge, **self.within, "samples": samples}))
         return placeless(found)
 
     def claim(self, *, replace: bool) -> None:
-        """Make the folder this command's. Raises ValueError where it holds videos or samples of another command, unless `replace` lets
-        those samples go; what nobody knows to be samples always stays."""
+        """Make the folder this command's. Raises ValueError if it holds videos or samples of another command, unless `replace` allows to
+        delete those samples; files that are not known to be samples always stay."""
         from sora.system.files import sweep, write_json
 
         sweep(self.folder)
@@ -82,13 +82,13 @@ class SampleFolder:
         write_json(self.folder / MARK, self.mark)
 
     def leave(self) -> None:
-        """Take the mark back where nothing was made, so that the next command finds the folder free."""
+        """Remove the mark if no sample was made, so that the next command finds the folder free."""
         if not any((self.folder / name).exists() for name in self.files[:-1]):
             with suppress(OSError):
                 (self.folder / MARK).unlink()
 
     def made(self, number: int) -> bool:
-        """Whether a sample is there, whole."""
+        """Whether a sample is in the folder, whole."""
         paths = [self.folder / f"{self.names[number]}{suffix}" for suffix in SUFFIXES]
         if not all(path.is_file() for path in paths):
             return False
@@ -99,12 +99,12 @@ class SampleFolder:
         return False
 
     def story(self, number: int) -> dict[str, Any]:
-        """The sidecar of a sample."""
+        """The content of a sample's sidecar."""
         request = self.requests[number]
         return {**sidecar(request), "enlarged": times(request.height, request.width, self.enlarge), **self.about}
 
     def write(self, number: int, clip: Any) -> Path:
-        """Write a sample of (T, H, W, 3) frames; its video's path."""
+        """Write a sample of (T, H, W, 3) frames and return its video's path."""
         from sora.system.files import write_json
         from sora.video.files import write
 
@@ -115,25 +115,25 @@ class SampleFolder:
         return path
 
     def finish(self) -> list[Path]:
-        """Write the sheet of the strips; the paths of all videos."""
+        """Write the sheet of the strips and return the paths of all videos."""
         paths = [self.folder / f"{name}.mp4" for name in self.names]
         write_png(self.folder / SHEET, sheet([read_png(path.with_suffix(".png")) for path in paths[:ON_SHEET]]))
         return paths
 
 
 def write_samples(folder: Path, requests: Sequence[Request], clips: Sequence[Any], *, about: Mapping[str, Any]) -> list[Path]:
-    """All samples at once, over what lies in a folder of the program's own; the videos' paths."""
+    """Write all samples at once into a folder of the program's own, over earlier ones, and return the videos' paths."""
     batch = SampleFolder(folder, requests, about, {})
     for number, clip in enumerate(clips):
         batch.write(number, clip)
     return batch.finish()
 
 
-# ---- what is checked before anything is made
+# ---- checks before sampling
 
 
 def check_place(folder: Path, *, key: str) -> None:
-    """Raise ValueError for a folder that cannot be made or written to, naming the key that says it."""
+    """Raise ValueError for a folder that cannot be created or written to. key: the setting that names it, for the message."""
     from sora.system.files import LONGEST_NAME
 
     if long := [part for part in folder.parts if len(os.fsencode(part)) > LONGEST_NAME]:
@@ -146,11 +146,11 @@ def check_place(folder: Path, *, key: str) -> None:
         raise ValueError(f"{key}={folder}: {there} cannot be written to; name another folder or change its permissions")
 
 
-MOST_SAMPLES = 100_000  # of one command
+MOST_SAMPLES = 100_000  # the most samples of one command
 
 
 def check_frames(frames: int, height: int, width: int, *, most_gb: float) -> None:
-    """Raise ValueError for a clip that is larger than videos are, or whose frames take more memory than they may."""
+    """Raise ValueError for a clip that is larger than video formats allow, or whose frames need more than `most_gb` of memory."""
     if max(height, width) > LARGEST:
         raise ValueError(f"samples of {width}x{height} are too large; a side has at most {LARGEST}: lower size= or area=")
     if (bytes_ := frames * height * width * 3 * 4) > most_gb * 2**30:
@@ -177,11 +177,11 @@ def check_videos(requests: Sequence[Request], enlarge: int | None) -> None:
             raise ValueError(f"samples of {width}x{height} at fps={fps:g} cannot be written as video: {error}") from None
 
 
-# ---- what lay there before
+# ---- earlier files in the folder
 
 
 def mark_of(folder: Path) -> dict[str, Any] | None:
-    """What `SampleFolder.mark` a folder has. Raises ValueError for one that is damaged."""
+    """The content of a folder's samples.json (`SampleFolder.mark`); None if there is none. Raises ValueError if it is damaged."""
     from sora.gate.forms import Fields, Named, anything, beside, fitting
     from sora.gate.texts import STATE, read_json
 
@@ -193,7 +193,7 @@ def mark_of(folder: Path) -> dict[str, Any] | None:
 
 
 def written_by_sample(folder: Path, mark: Mapping[str, Any] | None) -> list[str]:
-    """The files in a folder that an earlier `sora sample` wrote: by its mark or, of versions before there were any, by the sidecars."""
+    """The files in a folder that an earlier `sora sample` wrote, by its mark or, for old versions without marks, by the sidecars."""
     names = list(mark["samples"]) if mark else [path.stem for path in sorted(folder.glob("*.json")) if _is_sidecar(path)]
     files = [f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     return [name for name in [*files, *([SHEET] if names else [])] if "/" not in name and (folder / name).is_file()]
@@ -210,14 +210,14 @@ def _is_sidecar(path: Path) -> bool:
 
 
 def in_the_way(folder: Path, files: Sequence[str]) -> list[str]:
-    """What lies in a folder that samples may not join: what a run, a dataset or scores are known by, videos, which would be scored with
-    them, and files of their own names."""
+    """The files in a folder that samples must not be mixed with: those that identify a run, a dataset or scores, videos (they would be
+    scored too), and files with the samples' own names."""
     ours, found = {*files, *TAKEN} - {MARK}, sorted(folder.iterdir()) if folder.is_dir() else []
     return [path.name for path in found if path.name in ours or (path.suffix.lower() in VIDEOS and not path.name.startswith("."))]
 
 
 def free_folder(base: Path, mark: Mapping[str, Any], files: Sequence[str]) -> Path:
-    """`base`, or the first of base-2, base-3, … that holds nothing of another command's."""
+    """`base`, or the first of base-2, base-3, … that holds nothing of another command."""
     folder, number = base, 1
     while mark_of(folder) not in (None, mark) or (mark_of(folder) is None and in_the_way(folder, files)):
         number += 1
@@ -226,7 +226,7 @@ def free_folder(base: Path, mark: Mapping[str, Any], files: Sequence[str]) -> Pa
 
 
 def difference(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
-    """In a few words, the first thing in which two commands differ."""
+    """A short text about the first difference between two commands."""
     if theirs is None:
         return "of an earlier version"
     there, here = flat({**theirs, "samples": None}), flat({**ours, "samples": None})
@@ -244,21 +244,21 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def placeless(story: dict[str, Any]) -> dict[str, Any]:
-    """Without where the run lay."""
+    """A sidecar's content without the run's folder."""
     made_of = story.get("checkpoint")
     return {**story, "checkpoint": {**made_of, "run": None}} if isinstance(made_of, dict) else story
 
 
 def more(names: Sequence[str]) -> str:
-    """How many there are beside the first."""
+    """A text for how many names follow the first."""
     return f" and {len(names) - 1} more files" if len(names) > 1 else ""
 
 
-# ---- what is written
+# ---- files that are written
 
 
 def name_of(number: int, request: Request) -> str:
-    """Of a sample's files, without a suffix."""
+    """The name of a sample's files, without suffix."""
     return f"{number:04d}-{slug(request.prompt)}"
 
 
@@ -268,7 +268,7 @@ def slug(text: str, *, length: int = 48) -> str:
 
 
 def sidecar(request: Request) -> dict[str, Any]:
-    """What makes one sample itself."""
+    """The facts of one sample for its sidecar."""
     told: dict[str, Any] = {
         "prompt": request.prompt,
         "negative": request.negative,
@@ -290,7 +290,7 @@ def sidecar(request: Request) -> dict[str, Any]:
 
 
 def times(height: int, width: int, factor: int | None) -> int:
-    """By how much a video is larger than its clip; None brings the short side of small ones to about 128."""
+    """The factor by which a video is larger than its clip; None enlarges small clips until their short side is about 128 pixels."""
     if factor is not None and factor < 1:
         raise ValueError(f"enlarge={factor} must be 1 or more, or null")
     return factor or max(1, 128 // min(height, width))
@@ -299,7 +299,7 @@ def times(height: int, width: int, factor: int | None) -> int:
 def enlarged(frames: Any, factor: int | None = None) -> Any:
     """Frames (T, H, W, 3) with each pixel as a square of `factor` by `factor`, see `times`.
 
-    Players take colours at half resolution (yuv420p), which would blur clips of 32 pixels, though nothing in them is blurred.
+    Players take colours at half resolution (yuv420p), which would blur clips of 32 pixels.
     """
     factor = times(frames.shape[1], frames.shape[2], factor)
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -323,7 +323,7 @@ def sheet(strips: Sequence[Any]) -> Any:
 
 
 def write_png(path: Path, picture: Any) -> None:
-    """Write uint8 (H, W, 3), whole or not at all."""
+    """Write a uint8 (H, W, 3) picture, whole or not at all."""
     from PIL import Image
 
     from sora.system.files import whole_file
@@ -333,7 +333,7 @@ def write_png(path: Path, picture: Any) -> None:
 
 
 def read_png(path: Path) -> Any:
-    """What `write_png` wrote."""
+    """Read a picture that `write_png` wrote."""
     import numpy as np
     from PIL import Image
 

@@ -1,1 +1,1 @@
-"""From others' files to a dataset, and checks of one."""
+"""Makes datasets from others' files, and checks datasets."""

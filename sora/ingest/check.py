@@ -1,4 +1,4 @@
-"""`sora data check`: whether a dataset is what its index says, from the counts down to every byte and frame."""
+"""`sora data check`: compares a dataset with its index, from the counts down to every byte and frame."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from sora.video.files import probe_apart as probe
 from sora.video.files import read_apart as read
 
 _UNIT = 16  # clips that a process reads before it answers
-_SOUGHT = 4  # frames that are read again from the middle of a clip
-_MOST_FAULTS = 100_000  # that are listed
+_SOUGHT = 4  # frames that are read a second time, from the middle of a clip
+_MOST_FAULTS = 100_000  # faults that are listed
 
 
 class ClipNote(NamedTuple):
-    """Something about a clip that is no fault: what it is ("interlaced"), or what it lacks."""
+    """A remark about a clip that is no fault, such as "interlaced" or a part that it lacks."""
 
     where: str
     what: str
@@ -52,7 +52,7 @@ class Decoded(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that is not as the index says. where: a file, or `shard: key`."""
+    """A difference between the dataset and its index. where: a file, or `shard: key`."""
 
     kind: str
     where: str
@@ -61,9 +61,9 @@ class Fault(NamedTuple):
 
 @dataclass
 class Checked:
-    """What a check found. counts: of what was compared, by name. faults: the first 100,000; kinds: of all, how many.
+    """The result of a check. counts: numbers of compared things, by name. faults: the first 100,000. kinds: numbers of faults by kind.
 
-    notes: what is no fault and worth knowing before a run.
+    notes: remarks that are no faults and worth knowing before a run.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -77,7 +77,7 @@ class Checked:
             self.faults.append(Fault(kind, where, reason))
 
     def lines(self, most: int = 20) -> list[str]:
-        """For people: what was compared, and the first faults."""
+        """Lines for people: the counts, and the first faults."""
         # of each name the first noun is in the plural: "parquet files", "videos without a row"
         one = {name: re.sub(r"(\w)s\b", r"\1", name, count=1) for name in self.counts}
         compared = ", ".join(counted(count, one[name], name) for name, count in self.counts.items()) or "nothing could be compared"
@@ -101,7 +101,7 @@ def check(
 ) -> Checked:
     """Compare a whole dataset with its index. decode: share of the clips, evenly spread, whose every frame is decoded.
 
-    What `Index.open` refuses it refuses too; everything else is a fault of the result. `report` is told of clips that are done.
+    What `Index.open` refuses raises ValueError here too; all else is a fault in the result. report: called with the number of clips done.
     """
     if not 0 <= decode <= 1:
         raise ValueError(f"decode={decode} is no share of the clips; give 0 to 1")
@@ -119,13 +119,13 @@ def check(
 
 
 def _metadata(index: Index, checked: Checked) -> bool:
-    """Every parquet file and column against its hash, and the totals and fingerprints against the rows, a shard's at a time.
+    """Check every parquet file and column against its hash, and the totals and fingerprints against the rows, one shard at a time.
 
-    False: the clips cannot be found by these metadata.
+    Return False if the clips cannot be found with these metadata.
     """
     described, prints, captioned = index.described, Fingerprints(), CaptionCounts()
     totals: Counter[str] = Counter()
-    mapped = "columns" in described and (index.folder / FOLDER).is_dir()  # else opening has made them of the rows, see `open_columns`
+    mapped = "columns" in described and (index.folder / FOLDER).is_dir()  # else opening made them from the rows, see `open_columns`
     if mapped:
         check_columns(index.folder, described)
     compare = ColumnCheck(index.columns)
@@ -169,14 +169,14 @@ def _metadata(index: Index, checked: Checked) -> bool:
 
 
 def _lies_in(entry: dict[str, Any], table: pa.Table, checked: Checked) -> None:
-    """All rows of a file are of the shard that dataset.json names."""
+    """Check that all rows of a file belong to the shard that dataset.json names."""
     others = sorted(set(table["shard"].to_pylist()) - {entry["shard"]})
     if others:
         checked.add("metadata", entry["meta"], f"it has rows of {others[0]}, dataset.json says it is of {entry['shard']}")
 
 
 def _shard(index: Index, store: Store, number: int, entry: dict[str, Any], checked: Checked) -> None:
-    """The tar against the rows: every clip lies where its row says, and no video lies there without a row."""
+    """Check the tar against the rows: every clip lies where its row says, and no video lies in the tar without a row."""
     table = index.files.whole(number, ("key", "suffix", "offset", "size"))
     wanted = {place[2:]: place[:2] for place in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)}
     suffixes = set(table["suffix"].to_pylist())
@@ -207,7 +207,7 @@ def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., 
     noted: Counter[str] = Counter()
     first: dict[str, str] = {}
     for unit in run(compare, units):
-        # Where its process died, one of its clips did that: they are read again one by one.
+        # If the process died, one of these clips was the cause: read them again one by one.
         several = unit.result is None and len(unit.item) > 1
         for done in run(compare, (range(row, row + 1) for row in unit.item)) if several else [unit]:
             member = index.member(done.item[0])
@@ -227,7 +227,7 @@ def _clips(index: Index, checked: Checked, *, decode: float, run: Callable[..., 
 
 
 class _Compare:
-    """Reads clips and compares bytes, and frames of some, with their rows."""
+    """Reads clips and compares their bytes, and the frames of some, with their rows."""
 
     def __init__(self, index: Index, decode: float) -> None:
         self.index, self.decode = index, decode
@@ -251,7 +251,7 @@ class _Compare:
         return self._frames(row, member, media, where) if self.decoded(row) else []
 
     def _frames(self, row: int, member: Member, media: bytes, where: str) -> list[Fault | ClipNote | Decoded]:
-        """What is wrong with the frames, read from the first on, and from the middle on as training does."""
+        """Faults of the frames, read from the first on, and once from the middle on as training reads them."""
         index, named = self.index, f"{member.key} of {member.shard}"
         try:
             reading, info = read(media, name=named), probe(media, name=named, timeline=True)
@@ -282,12 +282,12 @@ class _Compare:
 
 @lru_cache(maxsize=1)
 def _compare(folder: Path, decode: float) -> _Compare:
-    """One for each process that reads, however many units it is sent."""
+    """The `_Compare` of a process, made once, however many units it is sent."""
     return _Compare(Index.open(folder), decode)
 
 
 def _captions(index: Index, checked: Checked) -> None:
-    """Sets of captions that were added: each file whole, and of clips that there are. Noted: clips without, and captions that were cut."""
+    """Check added sets of captions: each file is whole, and its clips exist. Note clips without captions, and captions that were cut."""
     checked.notes += captioned([index]).lines(None)
     for path in sorted(index.folder.glob("text-????????.json")):
         try:
@@ -308,7 +308,7 @@ def _captions(index: Index, checked: Checked) -> None:
 
 
 def _latents(index: Index, checked: Checked) -> None:
-    """The latents of every VAE that the dataset was encoded by."""
+    """Check the latents of every VAE that the dataset was encoded with."""
     for path in sorted(index.folder.glob("latents-????????.json")):
         try:
             described = fitting(read_json(path, limit=LIST, within=index.folder), {"vae": text}, str(path))
@@ -317,7 +317,7 @@ def _latents(index: Index, checked: Checked) -> None:
         except (ValueError, AttributeError) as error:
             checked.add("latents", path.name, str(error))
             continue
-        there = np.flatnonzero(latents.shapes.any(axis=1)).tolist()  # the others could not be encoded
+        there = np.flatnonzero(latents.shapes.any(axis=1)).tolist()  # clips without latents could not be encoded
         for row in there:
             try:
                 found = latents.latents(row)

@@ -1,4 +1,4 @@
-"""What is said of a clip, out of JSON, the rows of tables and plain texts: its captions, by the names of their keys, and its facts."""
+"""Captions and facts of a clip from JSON, table rows and plain text; a caption's kind follows from the name of its key."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any
 from sora.data.index.rows import Caption
 from sora.gate.records import LONGEST, json_of, refuse_half, text_of
 
-ORIGINAL = "original"  # the kind of a caption whose key says no other
-FILE = "file"  # stands in `keys` for the names of what names a video
+ORIGINAL = "original"  # the kind of a caption whose key names no kind
+FILE = "file"  # the entry of `keys` with the names of the key that names a video
 _PLAIN = ("caption", "captions", "text", "prompt")
 _ALONE = ("short", "dense", "camera", "style", ORIGINAL)  # kinds that may stand as a key by themselves
 _BESIDE = ("long", "brief", "detailed", "background", "subject", "main_object", "motion", "action", "scene")  # caption_X or X_caption
 _NAMES = ("file", "file_name", "filename", "file_path", "filepath", "path", "video", "video_path", "video_file", "name", "key")
-_LIKE = re.compile(r"caption|prompt|text|descri")  # keys that might hold a caption: told where they are not read
+_LIKE = re.compile(r"caption|prompt|text|descri")  # keys that might hold a caption: reported if they are not read
 _WHOLE = frozenset({"kind", "text", "captioner"})
-_MOST_EXTRA = 1 << 14  # of what else a clip's JSON says
+_MOST_EXTRA = 1 << 14  # bytes of a clip's other JSON entries
 _TEXTS = {"licence": ("licence", "license"), "consent": ("consent",), "source": ("source", "url"), "split": ("split",)}
 _OURS = ("key", "frames", "fps", "height", "width", "duration", "start", "scores", "extra")
 
 
 @dataclass(frozen=True)
 class CaptionWords:
-    """How files with captions are found and what their keys are called: what `captions` of conf/prepare.yaml and conf/data.yaml sets.
+    """How files with captions are found and how their keys are named: the `captions` settings of conf/prepare.yaml and conf/data.yaml.
 
-    suffixes: of files beside a video, `NAME.txt` or `NAME.mp4.txt`, and of a sample's members in a shard; json is read as JSON, others
-    as one text. tables: names of tables that a folder of videos brings along. keys: names of keys and columns by kind of caption, instead
-    of the usual ones of that kind; of `file`, what names a video. Spelling does not count: `Dense Caption` is `dense_caption`.
+    suffixes: of files beside a video, `NAME.txt` or `NAME.mp4.txt`, and of a sample's members in a shard; json is parsed, others are one
+    text. tables: names of table files that a folder of videos may contain. keys: names of keys and columns by kind of caption, instead of
+    the usual ones of that kind; for `file`, the key that names a video. Spelling does not matter: `Dense Caption` is `dense_caption`.
     """
 
     suffixes: Sequence[str] = ("txt", "caption", "cap", "json")
@@ -58,7 +58,7 @@ class CaptionWords:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """The kind of caption that each key holds, by its plain spelling."""
+        """The kind of caption that each key holds, by the key's normalised name."""
         usual: dict[str, list[str]] = {ORIGINAL: list(_PLAIN)}
         for kind in (*_ALONE, *_BESIDE):
             usual.setdefault(kind, []).extend([f"caption_{kind}", f"{kind}_caption", *([kind] if kind in _ALONE else [])])
@@ -69,12 +69,12 @@ class CaptionWords:
 
     @property
     def chosen(self) -> set[str]:
-        """The kinds whose keys are not the usual ones."""
+        """The kinds whose keys were set, in place of the usual ones."""
         return {str(kind) for kind, names in self.keys.items() if kind != FILE and _listed(names)}
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """What a column that names videos is called, the first that is there counts."""
+        """Names of a column that names videos; the first one present counts."""
         return tuple(plain(name) for name in (_listed(self.keys[FILE]) if FILE in self.keys else _NAMES))
 
     @cached_property
@@ -82,8 +82,8 @@ class CaptionWords:
         return frozenset(suffix.lower().lstrip(".") for suffix in self.suffixes)
 
     def refuse_unmet(self, keys: Collection[str], columns: Collection[str], files: Iterable[str]) -> None:
-        """Raise ValueError for a name that was chosen here and that nothing has. keys: of JSON, columns of tables and letters within the
-        names of files, columns: of tables alone, both in plain spelling; files: all that stand beside the videos."""
+        """Raise ValueError for a name that was set and that nothing has. keys: met in JSON, tables and file names; columns: met in tables
+        alone; both normalised. files: all files beside the videos."""
         for kind, chosen in self.keys.items():
             there, names = columns if kind == FILE else keys, _listed(chosen)
             if names and not any(plain(name) in there for name in names):
@@ -99,18 +99,19 @@ class CaptionWords:
                 raise ValueError(f"captions.tables=[{table}]: no file beside the videos or above them is called so")
 
     def may_tell(self, suffix: str) -> bool:
-        """Whether a file with these letters behind its name may hold captions, if it is of a video."""
+        """Whether a file with this suffix may hold captions, if it belongs to a video."""
         return suffix.lower().rpartition(".")[2] in self._suffixes
 
     def told_by(self, suffix: str) -> str | None:
-        """The kind of the captions in a file with these letters behind the video's name, as "txt" or "dense.txt"; None: it holds none."""
+        """The kind of the captions in a file with this suffix after the video's name, such as "txt" or "dense.txt"; None for no
+        captions."""
         middle = suffix.rpartition(".")[0]
         if not self.may_tell(suffix):
             return None
         return ORIGINAL if not middle else self.kinds.get(plain(middle))
 
     def is_table(self, name: str) -> bool:
-        """Whether a file of a folder is a table of captions by its name alone."""
+        """Whether a file is a table of captions by its name alone."""
         return PurePosixPath(name).name.lower() in {table.lower() for table in self.tables}
 
 
@@ -130,17 +131,17 @@ def _listed(names: str | Sequence[str] | None) -> list[str]:
 
 
 def plain(name: str) -> str:
-    """A key as names are compared: without capitals, with _ for spaces and hyphens."""
+    """A key normalised for comparison: lower case, with _ for spaces and hyphens."""
     return re.sub(r"[\s\-]+", "_", unicodedata.normalize("NFC", name).strip().casefold())
 
 
-WORDS = CaptionWords()  # as conf/ has them
+WORDS = CaptionWords()  # the defaults of conf/
 
 
 @dataclass
 class Said:
-    """captions: none of them empty. unread: keys that might hold captions and are not known. empty: how many texts hold nothing. keys: all
-    that were there, in their plain spelling."""
+    """The texts of one value. captions: the non-empty ones. unread: keys that might hold captions and are not known. empty: how many texts
+    are empty. keys: all keys that were met, normalised."""
 
     captions: list[Caption] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -158,10 +159,10 @@ class Said:
 
 
 def captions_of(entry: Any, words: CaptionWords, *, kind: str = ORIGINAL) -> Said:
-    """The captions of a JSON value: a text of `kind`, a list of texts, or an object with names of captions as keys.
+    """The captions in a JSON value: a text of `kind`, a list of texts, or an object with caption kinds as keys.
 
-    Below such a key captions may also stand as we write them, {"kind": …, "text": …, "captioner": …}. Raises ValueError for a caption that
-    is no text.
+    Under such a key captions may also have the form that sora writes, {"kind": …, "text": …, "captioner": …}. Raises ValueError for a
+    caption that is no text.
     """
     found = Said()
     if isinstance(entry, dict):
@@ -172,7 +173,7 @@ def captions_of(entry: Any, words: CaptionWords, *, kind: str = ORIGINAL) -> Sai
 
 
 def _of_object(entry: Mapping[str, Any], words: CaptionWords, found: Said, *, inside: bool = False) -> None:
-    """inside: the object is the value of a caption's key, so that every text in it might be a caption."""
+    """Add an object's captions to `found`. inside: the object is the value of a caption's key, so every text in it might be a caption."""
     found.keys.update(plain(name) for name in entry)
     for name, value in entry.items():
         kind = words.kinds.get(plain(name))
@@ -185,7 +186,7 @@ def _of_object(entry: Mapping[str, Any], words: CaptionWords, found: Said, *, in
 def _of_value(value: Any, words: CaptionWords, kind: str, found: Said, key: str = "") -> None:
     if isinstance(value, str):
         found.add(kind, value)
-    elif isinstance(value, int) and not isinstance(value, bool):  # of a class: text=classes
+    elif isinstance(value, int) and not isinstance(value, bool):  # the number of a class, for text=classes
         found.add(kind, str(value))
     elif isinstance(value, list):
         for item in value:
@@ -201,7 +202,7 @@ def _of_value(value: Any, words: CaptionWords, kind: str, found: Said, key: str 
 
 
 def joined(groups: Iterable[Sequence[Caption]]) -> tuple[Caption, ...]:
-    """The captions of several files of one clip: what another file said before is said once."""
+    """The captions of several files of one clip, without those that an earlier file had already."""
     found: list[Caption] = []
     for group in groups:
         texts = {said.text for said in found}
@@ -210,10 +211,10 @@ def joined(groups: Iterable[Sequence[Caption]]) -> tuple[Caption, ...]:
 
 
 def facts_of(entry: Any, words: CaptionWords) -> dict[str, Any]:
-    """What the JSON of a clip in a shard says of it beside captions: fields of `ClipFacts`, as far as they are there and of the right kind.
+    """Facts about a clip from its JSON in a shard, besides captions: those fields of `ClipFacts` that are present and of the right type.
 
-    scores: the numbers of "scores", and those whose name ends in "score". extra: what else it says, up to 16 kB. What the video
-    itself tells (frames, fps, size) is not taken from here.
+    scores: the numbers in "scores", and those whose name ends in "score". extra: all other entries, up to 16 kB. Frames, fps and size are
+    not taken from here, since the video itself has them.
     """
     found: dict[str, Any] = {}
     if not isinstance(entry, dict):
@@ -237,7 +238,7 @@ def facts_of(entry: Any, words: CaptionWords) -> dict[str, Any]:
 
 
 def said_in(suffix: str, content: bytes, words: CaptionWords, *, kind: str = ORIGINAL) -> tuple[Said, dict[str, Any]]:
-    """The captions and the `facts_of` of a text member of a shard; one that cannot be read is a `ValueError`."""
+    """The captions and the `facts_of` of a text member of a shard; ValueError if it cannot be read."""
     named = f"its {suffix}"
     text = text_of(content, named)
     if suffix.rpartition(".")[2] != "json":

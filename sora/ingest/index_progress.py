@@ -1,8 +1,8 @@
-"""Shards that are indexed already while others are not: what `sora data index` goes on from after it was stopped.
+"""The progress of `sora data index`: finished shards, from which a run that was stopped resumes.
 
-indexing/settings.json    what the rows depend on beside the shards; other settings begin anew
+indexing/settings.json    the settings that the rows depend on besides the shards; other settings begin anew
 indexing/<shard>.parquet  the rows of a shard, <shard> being a hash of its name
-indexing/<shard>.json     that this file is whole, which state of the shard it is of, and what was refused; written last
+indexing/<shard>.json     says that this file is whole, the shard's state, and the refused samples; written last
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SETTINGS = "settings.json"
 FORM = Fields(
     {"shard": text, "stamp": text, "size": count, "clips": count, "sha256": digest, "notes": Named(count), "refused": [REFUSAL]},
     closed=True,
-)  # of indexing/….json
+)  # the form of indexing/….json
 
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """What came of one shard. stamp: of the shard when it was read. size: of the shard in bytes, 0 where it is not known."""
+    """The result of one shard. stamp: the shard's state when it was read. size: of the shard in bytes, 0 if it is not known."""
 
     shard: str
     stamp: str
@@ -47,15 +47,15 @@ class IndexedShard:
 
 
 class IndexProgress:
-    """The shards that are done, below `output`; a folder that another process indexes into is a `ValueError`.
+    """The finished shards in a folder below `output`. Raises ValueError if another process indexes into it.
 
-    settings: JSON-able. `with IndexProgress(…) as parts`; `remove` when the index is whole.
+    settings: JSON-able. `with IndexProgress(…) as parts`; call `remove` when the index is whole.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(output) / INDEXING
         self._alone = ExitStack()
-        self._alone.enter_context(alone_in(Path(output), "indexing into"))  # the lock goes with this process, and with it alone
+        self._alone.enter_context(alone_in(Path(output), "indexing into"))  # the lock ends with this process
         self.folder.mkdir(exist_ok=True)
         path = self.folder / SETTINGS
         if not path.is_file() or not self._same(path, settings):
@@ -70,14 +70,14 @@ class IndexProgress:
         self._alone.close()
 
     def find(self, shard: str, stamp: str) -> IndexedShard | None:
-        """What was done of a shard in this state; None if there is nothing, or something that is not whole."""
+        """The result of a shard in this state; None if there is none, or only a part."""
         path = self._path(shard, "json")
         if not path.is_file():
             return None
         try:
             part = self.of(shard)
             whole = part.shard == shard and part.stamp == stamp and file_hash(self._path(shard, "parquet")) == part.sha256
-        except (ValueError, OSError):  # half a file is as good as none: the shard is read again
+        except (ValueError, OSError):  # half a file counts as none: the shard is read again
             return None
         return part if whole else None
 
@@ -87,7 +87,7 @@ class IndexProgress:
         return IndexedShard(**{**known, "refused": [Refusal(**one) for one in known["refused"]]})
 
     def write(self, surveyed: Survey, rows: Sequence[ClipRow], refused: Sequence[Refusal]) -> IndexedShard:
-        """Keep what came of a shard."""
+        """Save the result of a shard."""
         shard, path = surveyed.shard, self._path(surveyed.shard, "parquet")
         self._path(shard, "json").unlink(missing_ok=True)
         write_rows(path, rows)

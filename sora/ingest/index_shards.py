@@ -1,4 +1,4 @@
-"""`sora data index`: rows, columns and dataset.json for shards that lie somewhere, written into a folder of this machine."""
+"""`sora data index`: writes rows, columns and dataset.json for shards that lie anywhere into a folder of this machine."""
 
 from __future__ import annotations
 
@@ -52,16 +52,13 @@ _OURS = (
     "show.html",
 )
 _TABLE = ", and no captions are read from a table beside shards: unpack them into a folder for sora prepare captions=FILE"
-_METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # what a mirror takes along, and nothing else
-_MIRRORED = 4 << 30  # bytes of metadata that a mirror takes along
-_VERSION = 2  # of what is made of a shard: another program begins anew
+_METADATA = re.compile(rf"meta-\d{{6,}}\.parquet|{COLUMNS}/[a-z0-9_]+\.bin")  # the only files that a mirror copies
+_MIRRORED = 4 << 30  # bytes of metadata that a mirror copies at most
+_VERSION = 2  # counts up when a shard gives other rows; progress of another version is dropped
 
 
 def names_of(store: Store, pattern: str) -> list[str]:
-    """The shards below a store that fit a pattern (`*.tar`, `*/*.tar`), or that a range in braces names, in order.
-
-    Latents and hidden files are left out.
-    """
+    """The shards of a store that match a pattern (`*.tar`, `*/*.tar`) or a range in braces, in order, without latents and hidden files."""
     if "{" in pattern:
         return expanded(pattern)
     if isinstance(store, RemoteStore):
@@ -81,7 +78,7 @@ def names_of(store: Store, pattern: str) -> list[str]:
 
 
 def passed_over(store: Store, pattern: str, shards: Sequence[str], output: Path) -> list[Passed]:
-    """What lies beside the shards and is none of them, with why; what an index in `output` consists of is not counted."""
+    """The files beside the shards that are no shards, each with the reason; files of an index in `output` itself are not listed."""
 
     def passed(name: str) -> Passed:
         why = _TABLE if PurePosixPath(name).suffix.lower() in (".csv", ".tsv", ".jsonl") else ""
@@ -97,7 +94,7 @@ def passed_over(store: Store, pattern: str, shards: Sequence[str], output: Path)
 
 
 def _ours(name: str) -> bool:
-    """Whether a file of a dataset's folder is one that this program writes there, beside shards."""
+    """Whether a file in a dataset's folder is one that this program writes there."""
     return any(fnmatchcase(name, pattern) for pattern in _OURS)
 
 
@@ -116,10 +113,10 @@ def index_shards(
     passed: Sequence[Passed] = (),
     report: Callable[[int, int], None] = lambda shards, clips: None,
 ) -> dict[str, Any]:
-    """Index shards into `output`; what dataset.json holds, with "refused" and "notes" counted by kind, and what was `passed` over.
+    """Index shards into `output` and return the content of dataset.json, with "refused" and "notes" counted by kind and the `passed` files.
 
-    Every refusal is a line of `refused.jsonl`. Shards that an earlier call with these choices finished before it was stopped are
-    kept, unless they have changed since ("kept": how many). `report` is told how many shards and clips are done.
+    Every refusal is a line of `refused.jsonl`. Shards that an earlier, stopped call with these choices finished are reused, unless they
+    have changed since ("kept": how many). report: called with the numbers of shards and clips that are done.
 
     Raises:
         ValueError: no clip can be used, or more than `max_bad_share` of the samples are refused; no dataset.json is written then.
@@ -128,10 +125,10 @@ def index_shards(
         raise ValueError(f"max_bad_share is {max_bad_share}; it is a share, from 0 to 1")
     settings = {"version": _VERSION, "place": store.place(""), "licence": licence, "reader": f"{PYAV.identity()} {pictures.identity()}"}
     settings |= asdict(choices)
-    settings = json.loads(json.dumps(settings))  # as it is read back
+    settings = json.loads(json.dumps(settings))  # in the form in which it is read back
     with IndexProgress(output, settings) as parts:
         for left in (path for name in (DATASET, REFUSED, REPORT, "meta-*.parquet") for path in output.glob(f"{STAGING}*-{name}")):
-            left.unlink()  # of a process that was killed: no other is here now
+            left.unlink()  # left by a killed process: the lock is ours now
         done, kept, clips = 0, 0, 0
 
         def surveys() -> Iterator[Survey]:
@@ -166,9 +163,9 @@ def _joined(
     passed: Sequence[Passed],
     kinds: Collection[str],
 ) -> dict[str, Any]:
-    """One index of the parts of all shards. Of a key that several shards have the first clip is kept, the others are refused.
+    """Join the rows of all shards into one index. Of a key that several shards have, the first clip is used and the others are refused.
 
-    kinds: of captions, whose keys somebody named, so that it is noted where no clip has any.
+    kinds: of captions whose keys were set, so that a note says if no clip has any.
     """
     again = _again(parts, shards)
     refused: Counter[str] = Counter()
@@ -206,7 +203,7 @@ def _again(parts: IndexProgress, shards: Sequence[str]) -> np.ndarray:
 
 
 def _name(values: dict[str, Any]) -> str:
-    """What the shard calls the sample of a row."""
+    """The shard's own name for the sample of a row."""
     return json.loads(values["extra"] or "{}").get("name", values["key"])
 
 
@@ -223,7 +220,7 @@ def _refuse_too_many(clips: int, refused: Counter[str], most: float, output: Pat
 
 
 def _first(output: Path) -> str:
-    """The first refusal, for those who do not open the file."""
+    """The first refusal, for an error message."""
     with opened(output / REFUSED) as lines:
         line = lines.readline(CARD.bytes)
     if not line:
@@ -233,12 +230,12 @@ def _first(output: Path) -> str:
 
 
 def mirror(store: Store, output: Path, *, most: int = _MIRRORED) -> dict[str, Any]:
-    """Copy the metadata of a dataset that lies elsewhere, each file compared with its hash; its shards stay there.
+    """Copy the metadata of a dataset that lies elsewhere, each file checked against its hash; its shards stay where they are.
 
-    Nothing else is copied, whatever that dataset.json lists: a remote.json above all is the user's own word. most: bytes of all of it.
+    Nothing else is copied, whatever that dataset.json lists, above all no remote.json, which only the user may write. most: bytes in all.
 
     Raises:
-        ValueError: it lists what is no metadata, other bytes than it says, or more than `most` of them.
+        ValueError: dataset.json lists a file that is no metadata, or content differs from its hash, or there are more than `most` bytes.
     """
     output.mkdir(parents=True, exist_ok=True)
     partial = output / f"{DATASET}.partial"
@@ -256,7 +253,7 @@ def mirror(store: Store, output: Path, *, most: int = _MIRRORED) -> dict[str, An
 
 
 def _copy(store: Store, name: str, path: Path, digest: str | None, *, most: int) -> int:
-    """Copy a file of at most so many bytes, compared with its hash; how many it has."""
+    """Copy a file of at most `most` bytes, check its hash and return its size in bytes."""
     file, _ = store.open(name)
     found, size, began = sha256(), 0, time.monotonic()
     with closing(file), whole_file(path) as staging, open(staging, "wb") as copied:

@@ -1,4 +1,4 @@
-"""How `sora prepare` works: every unit of its source is made and kept, by any number of processes and jobs; then all are joined."""
+"""The steps of `sora prepare`: any number of processes and jobs make and save the units of its source; then all are joined."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from sora.system.files import STAGING, write_json
 from sora.system.terminal import counted
 
 REPORT = "report.json"
-_MADE, _REFUSED, _NOTED = "clip", "refused", "noted"  # what a record of a unit is of
+_MADE, _REFUSED, _NOTED = "clip", "refused", "noted"  # the kinds of a unit's records
 
 
 class Kept(NamedTuple):
-    """A unit that is done. identity: the name that it is kept under."""
+    """A finished unit. identity: the name under which it is saved."""
 
     unit: Any
     identity: str
 
 
 class _Step(NamedTuple):
-    """Some work on a unit, by number in `job.units`. last: of that unit."""
+    """A step of the work on unit `number` of `job.units`. last: whether it is the unit's last step."""
 
     number: int
     identity: str
@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 
 
 class _Look:
-    """What a unit is made from, and what is left to do for it: nothing where it is kept."""
+    """Callable that returns a unit's identity and the steps that are left for it: None if it is saved already."""
 
     def __init__(self, job: IngestJob, units: Units) -> None:
         self._identity, self._steps, self._folder = job.identity, job.steps, units.folder
@@ -59,9 +59,9 @@ class _Make:
 def keep(
     job: IngestJob, units: Units, *, run: Run, report: Callable[[int, int], None] = lambda units, clips: None
 ) -> tuple[list[Kept], list[Refused]]:
-    """Make what is not kept yet of this part's units: those that are done, in order, and why others give nothing.
+    """Make and save those units of this part that are not saved yet; return the finished ones, in order, and why others give nothing.
 
-    It ends early where there are `job.most` clips. report: is told how many units and clips are done.
+    It ends early once there are `job.most` clips. report: called with the numbers of units and clips that are done.
     """
     kept: list[Kept] = []
     refused: list[Refused] = []
@@ -116,9 +116,9 @@ def _clips(records: list[dict[str, Any]]) -> int:
 def join(
     job: IngestJob, units: Units, kept: list[Kept], refused: list[Refused], *, max_bytes: int, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make shards, an index and `report.json` of units that are done, in the units' folder's own; what dataset.json holds.
+    """Join finished units: write shards, an index and `report.json` into the folder above theirs; return the content of dataset.json.
 
-    Besides, "refused" and "passed": how many; "told": for people.
+    The result also has the counts "refused" and "passed", and "told", lines for people.
     """
     folder, refused, noted, copied = units.output, [*job.refused, *refused], list[SourceNote](), 0
     _clear(folder)
@@ -158,7 +158,7 @@ def join(
 
 
 def _lines(noted: list[SourceNote]) -> list[str]:
-    """What is noted of all files, for people: each thing once, with the first file."""
+    """Lines with the notes on all files: each note once, with the first file."""
     lines = []
     for what in sorted({one.what for one in noted}):
         files = [one for one in noted if one.what == what]
@@ -173,7 +173,7 @@ def _facts(record: dict[str, Any]) -> ClipFacts:
 
 
 def _clear(folder: Path) -> None:
-    """What an earlier call had joined when it was stopped goes: it may have been of other settings."""
+    """Remove the shards that an earlier, stopped call had joined: its settings may have been others."""
     patterns = ("video-*.tar", "meta-*.parquet", REPORT, DATASET, f"{COLUMNS}/*", f"{STAGING}*", f"{COLUMNS}/{STAGING}*")
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Captions that come beside the videos of a folder: files that bear a video's name, and tables. What fits nothing is counted and named.
+"""Captions beside the videos of a folder: files with a video's name, and tables. Those that match no video are counted and named.
 
-a.txt  a.mp4.txt  a.dense.txt  a.caption  a.json    of a.mp4, whatever letters are capitals
-metadata.jsonl  metadata.csv  metadata.parquet      of the videos below their folder, by file_name: as Hugging Face has them
-captions=FILE                                       of all videos
+a.txt  a.mp4.txt  a.dense.txt  a.caption  a.json    for a.mp4, in capitals or not
+metadata.jsonl  metadata.csv  metadata.parquet      for the videos below their folder, by file_name, as on Hugging Face
+captions=FILE                                       for all videos
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from sora.ingest.clip_texts import CaptionWords, Said, captions_of, joined, plai
 from sora.ingest.tree import legible
 from sora.system.terminal import counted
 
-_MOST_BYTES = 1 << 20  # of one file beside a video
-_LISTED = 1000  # names of one kind in a report
-_SHOWN = 3  # in a line
+_MOST_BYTES = 1 << 20  # bytes of one file beside a video
+_LISTED = 1000  # the most names of one kind in a report
+_SHOWN = 3  # the most names in a line
 
 
 @dataclass
 class Unused:
-    """What was found and says nothing of any video, for a report and for the last line of a command.
+    """Caption files and rows without effect, for the report and the last lines of a command.
 
-    rows: of tables, by file, the names in them that fit no video; of: how many rows each has. files: beside no video. silent: files
-    that hold no caption, and why. keys: of JSON and columns that might hold captions and are not known, and how often. empty: texts of
-    nothing.
+    rows: for each table, the names in it that match no video. of: how many rows each table has. files: caption files without a video.
+    silent: files without a caption, and why. keys: unknown keys of JSON and columns that might hold captions, with counts. empty: the
+    number of empty texts.
     """
 
     rows: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -48,7 +48,7 @@ class Unused:
         self.empty += said.empty
 
     def report(self) -> dict[str, Any]:
-        """For report.json: all of it, of many names the first."""
+        """All of it for report.json; of long lists the first names."""
         rows = {table: self.rows.get(table, []) for table in self.of}
         return {
             "tables": {
@@ -61,7 +61,7 @@ class Unused:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines for people."""
         told = [
             f"{len(names)} of {counted(self.of[file], 'row')} of {file} {'fits' if len(names) == 1 else 'fit'} no video ({_some(names)})"
             for file, names in self.rows.items()
@@ -87,11 +87,11 @@ def _some(names: Sequence[str]) -> str:
 class Sidecars:
     """The captions of the videos of a folder.
 
-    videos: paths relative to the folder, with /. table: a file with rows for them, as captions=FILE. `unused` is whole once the captions
+    videos: paths relative to the folder, with /. table: a file with rows for them, as captions=FILE. `unused` is complete once the captions
     of every video were asked for.
 
     Raises:
-        ValueError: a table that cannot be read, or of which no row fits a video; with its line.
+        ValueError: a table cannot be read, or none of its rows matches a video; the message has the line.
     """
 
     def __init__(self, folder: Path, videos: Sequence[str], words: CaptionWords, *, table: Path | None = None) -> None:
@@ -99,7 +99,7 @@ class Sidecars:
         self._beside: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         self._written: dict[str, list[Caption]] = defaultdict(list)
         self._wrong: dict[str, str] = {}
-        self._keys, self._columns = set[str](), set[str]()  # that were met, of files and of tables
+        self._keys, self._columns = set[str](), set[str]()  # the keys of files and the columns of tables that were met
         if table is not None:
             self._read(table, f"captions={table}", table.name, videos, below="", must=True)
         self._names = files = list(self._files(videos))
@@ -120,7 +120,7 @@ class Sidecars:
                 self.unused.files.append(name)
 
     def of(self, video: str) -> tuple[Caption, ...]:
-        """The captions of a video: of tables, of JSON, of texts. Raises ValueError where a file or a row for it cannot be read."""
+        """The captions of a video from tables, JSON and texts. Raises ValueError if a file or a row for it cannot be read."""
         if video in self._wrong:
             raise ValueError(self._wrong[video])
         found = [tuple(self._written.get(video, ()))]
@@ -136,22 +136,21 @@ class Sidecars:
         return joined(found)
 
     def refuse_unmet(self) -> None:
-        """Raise ValueError for a name of a key, a suffix or a table that was chosen and that nothing here has: once all captions were asked
-        for."""
+        """Raise ValueError for a key, suffix or table that was set and that nothing here has. Call it once all captions were asked for."""
         self.words.refuse_unmet((self._keys | self._columns) - {""}, self._columns, self._names)
 
     def taken(self) -> set[str]:
-        """The files of the folder that were read or counted here, as relative paths."""
+        """The files of the folder that were read or counted as captions, as relative paths."""
         beside = {path.relative_to(self.folder).as_posix() for files in self._beside.values() for path, _ in files}
         return beside | set(self.unused.files) | set(self.unused.of)
 
     def _files(self, videos: Sequence[str]) -> Iterator[str]:
-        """Those beside the videos and above them, in order; hidden ones and the videos are left out."""
+        """The files in the folders of the videos and above them, in order, without hidden files and the videos."""
         places = {parent.as_posix() for video in videos for parent in PurePosixPath(video).parents}
         known = set(videos)
         for place in sorted(places):
             try:
-                # A link to nowhere is a file that cannot be read, which is told.
+                # A broken link is listed too, so that it is reported as unreadable.
                 there = [path for path in (self.folder / place).iterdir() if path.is_file() or not path.exists()]
                 found = sorted(path.name for path in there if not path.name.startswith("."))
             except OSError as error:
@@ -160,7 +159,7 @@ class Sidecars:
             yield from (name for name in names if name not in known)
 
     def _read(self, path: Path, named: str, told: str, videos: Sequence[str], *, below: str, must: bool) -> None:
-        """Take the rows of a table. below: the folder that its names start from. must: whether one that says nothing is refused."""
+        """Read the rows of a table. below: the folder that its names are relative to. must: raise an error if the table has no caption."""
         if not must:
             refuse_outside(path, self.folder)
         lookup = _by_name([video for video in videos if not below or video.startswith(f"{below}/")], below)
@@ -186,7 +185,7 @@ class Sidecars:
             self.unused.silent[told] = why
 
     def _named(self, record: Record, must: bool) -> str | None:
-        """The name of a video in a row; None where it has none."""
+        """The name of a video in a row; None if the row has none."""
         values = {plain(str(name)): value for name, value in record.values.items()}
         found = next((values[name] for name in self.words.files if values.get(name) not in (None, "")), None)
         if found is None and must:
@@ -195,7 +194,7 @@ class Sidecars:
         return None if found is None else str(found)
 
     def _take(self, video: str, record: Record) -> None:
-        """Keep a row's captions; what is wrong with them is the video's fault, not the table's."""
+        """Store a row's captions; an error in them is the video's fault, not the table's."""
         files = set(self.words.files) - set(self.words.kinds)
         try:
             said = captions_of({name: value for name, value in record.values.items() if plain(str(name)) not in files}, self.words)
@@ -208,8 +207,8 @@ class Sidecars:
 
 
 def _refuse_linked(path: Path, video: Path, folder: Path) -> None:
-    """Raise ValueError for a file that is a link out of the folder, unless its video is one to the same place: a folder of links to others'
-    pairs of files is fine, and a caption that comes from anywhere on the disk is not."""
+    """Raise ValueError for a file that links out of the folder, unless its video links to the same place: a folder of links to pairs of
+    files is fine, but a caption must not come from anywhere on the disk."""
     if path.is_symlink() and os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(video)):
         refuse_outside(path, folder)
 
@@ -224,29 +223,29 @@ def _read_beside(path: Path, words: CaptionWords, kind: str) -> Said:
 
 
 class _Owners:
-    """Which videos a file beside them belongs to: those whose name, or name without its suffix, it begins with."""
+    """Finds the videos that a file beside them belongs to: those whose name, with or without its suffix, the file's name begins with."""
 
     def __init__(self, videos: Sequence[str]) -> None:
-        self._videos: dict[str, list[tuple[str, str]]] = defaultdict(list)  # by spelling: the videos, and how they are spelt
+        self._videos: dict[str, list[tuple[str, str]]] = defaultdict(list)  # normalised name: the videos, and their own spelling
         for video in videos:
             for name in {video, _stem(video)}:
                 self._videos[_spelt(name)].append((name, video))
 
     def of(self, file: str) -> list[tuple[str, str]]:
-        """(video, the letters behind its name and a dot) of each."""
+        """(video, suffix of the file after the video's name) for each video that the file belongs to."""
         folder, _, name = file.rpartition("/")
         dots = [place for place, letter in enumerate(name) if letter == "."]
         for dot in reversed(dots[-3:]):
             begun = f"{folder}/{name[:dot]}" if folder else name[:dot]
             found = self._videos.get(_spelt(begun), [])
-            exact = [video for spelt, video in found if spelt == begun]  # of names that differ in how letters are composed alone
+            exact = [video for spelt, video in found if spelt == begun]  # among names that differ only in Unicode composition
             if found:
                 return [(video, name[dot + 1 :]) for video in exact or [video for _, video in found]]
         return []
 
 
 def _spelt(name: str) -> str:
-    """A name as names are compared: é may be one letter or two."""
+    """A name normalised for comparison: é may be stored as one code point or two."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name)))
 
 
@@ -255,7 +254,7 @@ def _stem(video: str) -> str:
 
 
 def _by_name(videos: Iterable[str], below: str) -> Mapping[str, str]:
-    """Every name that says one video without doubt: path relative to `below`, that without suffix, file name, stem."""
+    """Every name that means exactly one video: its path relative to `below`, that path without suffix, its file name, its stem."""
     alike, exact = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     whole: dict[str, str] = {}
     for video in videos:
@@ -263,12 +262,12 @@ def _by_name(videos: Iterable[str], below: str) -> Mapping[str, str]:
         whole[relative] = video
         for name in {relative, _stem(relative), PurePosixPath(video).name, PurePosixPath(video).stem}:
             alike[_spelt(name)].add(video)
-            exact[name].add(video)  # names may differ in how letters are composed alone
+            exact[name].add(video)  # names may differ only in Unicode composition
     return {name: next(iter(owners)) for names in (alike, exact) for name, owners in names.items() if len(owners) == 1} | whole
 
 
 def _advised(rows: Iterator[Record]) -> Iterator[Record]:
-    """The rows of a table that nobody named."""
+    """The rows of a table that the user did not name; an error message adds how to ignore such tables."""
     try:
         yield from rows
     except ValueError as error:

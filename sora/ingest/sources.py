@@ -1,7 +1,7 @@
-"""Where clips come from: a folder of anybody's videos, or the built-in world. Both end as encoded clips with what is known of them.
+"""The sources of `sora prepare`: a folder of anybody's videos, or the built-in world. Both give encoded clips with their facts.
 
-A source says what its units of work are; `make` turns a unit into clips in any process. Units and their clips are in one fixed
-order, so the dataset does not depend on the number of processes.
+A source lists its units of work; `make` turns a unit into clips in any process. Units and their clips have one fixed order, so the dataset
+does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sora.video.stream_copy import may_be_copied, stream_copy
 if TYPE_CHECKING:
     from sora.world.world import World
 
-_VERSION = 3  # of what is made of a unit: another program makes it anew
+_VERSION = 3  # counts up when a unit gives other clips; saved units of another version are made anew
 _WORLD_UNIT = 16  # clips
-_FOLDER_UNIT = 8  # windows of a step, at least
-_STEPS = 64  # of a file, at most: each may go through all packets before it
-_LONGEST = 4096  # frames of the file in a step that is made longer, so that it ends within prepare's unit_seconds
+_FOLDER_UNIT = 8  # the least windows of a step
+_STEPS = 64  # the most steps of a file: each may have to walk all packets before its own
+_LONGEST = 4096  # the most frames of a longer step, so that it ends within prepare's unit_seconds
 _ROUNDED = 1e-3  # seconds by which the times in a file may be off
 STREAM = "stream"  # in a clip's `extra`: "copied" as its file has it, or "encoded"
 _TAIL, _BEYOND = "frames at the end, too few for a window (source.min_frames, source.stride_time)", "frames beyond source.windows_per_video"
@@ -51,7 +51,7 @@ class Made(NamedTuple):
 
 
 class SourceNote(NamedTuple):
-    """What is to be known of a video that gives clips: frames of it that are in none, or (frames 0) how its pictures are."""
+    """A remark about a video that gives clips: `frames` of it that are in no clip, or (frames 0) an oddity of its pictures."""
 
     source: str
     what: str
@@ -60,11 +60,11 @@ class SourceNote(NamedTuple):
 
 @dataclass(kw_only=True)
 class IngestJob:
-    """Units of work, and the functions that make clips of them; those that run in any process raise ValueError for a unit.
+    """Units of work, and the functions that make clips of them. Those marked (any) run in any process and raise ValueError for a bad unit.
 
-    identity: of a unit, what it is made from (any process). steps: the work that it takes (any). make: clips of one step (any).
-    settle: is shown all clips before the first is written. completed: a clip with all that is to be said of it. most: clips, whatever the
-    units give. refused, passed: what gives no clip, and what was not looked into. notes: for report.json. told: for the last line.
+    identity: a text for all that a unit is made from (any). steps: the work on a unit (any). make: the clips of one step (any). settle:
+    called with all clips before the first is written. completed: a clip with its final facts. most: the most clips. refused, passed: files
+    that give no clip, and files that were not examined. notes: for report.json. told: the command's last lines.
     """
 
     units: Sequence[Any]
@@ -84,10 +84,9 @@ class IngestJob:
 
 @runtime_checkable
 class Source(Protocol):
-    """What `sora prepare` asks of a source: its job. `run` maps a function over items in guarded processes, in order.
+    """The interface of a source for `sora prepare`: it returns its job. `run` maps a function over items in guarded processes, in order.
 
-    captions: a table of them. words: how files with captions are found and read. besides: a folder that is no part of what `folder` holds:
-    the output.
+    captions: a table of captions. words: how files with captions are found and read. besides: a folder below the input to skip, the output.
     """
 
     def job(
@@ -96,7 +95,7 @@ class Source(Protocol):
 
 
 class WorldSource:
-    """Clips of the built-in world: `count` for training and `heldout` of combinations that training never shows."""
+    """Clips of the built-in world: `count` for training, and `heldout` clips of combinations that training never shows."""
 
     def __init__(self, *, world: World, heldout: int, lossless: bool, licence: str) -> None:
         self.world, self.heldout, self.lossless, self.licence = world, heldout, lossless, licence
@@ -159,7 +158,7 @@ def _whole(unit: Any) -> list[Any]:
 
 
 def _nothing(clips: Iterable[ClipFacts]) -> None:
-    """Of clips that know their split."""
+    """Do nothing: these clips know their split already."""
 
 
 def _as_it_is(facts: ClipFacts) -> ClipFacts:
@@ -167,8 +166,8 @@ def _as_it_is(facts: ClipFacts) -> ClipFacts:
 
 
 class Windows(NamedTuple):
-    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`. whole: the one window is the
-    whole file as it is stored, so that its stream may be copied. told: what else is known."""
+    """Work on a file: its windows `first` to `last` - 1, of `frames` frames each, at `fps` and (H, W) `size`. whole: the only window is the
+    whole file as it is stored, so that its stream may be copied. told: notes and refusals that are known before decoding."""
 
     file: str
     frames: int
@@ -181,16 +180,16 @@ class Windows(NamedTuple):
 
 
 class FolderSource:
-    """Windows of the videos in a folder and its subfolders, one after another in time, nothing overlapping; and its images, each a clip.
+    """Windows of the videos in a folder and its subfolders, one after another in time without overlap; and its images, each a clip.
 
-    What is a video or an image is told by its bytes. fps: at most this rate (slower videos keep their own; null: all keep their own).
+    Videos and images are recognised by their bytes. fps: the most frames a second (slower videos keep their own rate; null: all do).
     frames: of a window; the last one of a video may be shorter, 1 + k * stride_time and at least `min_frames`. size: the short side in
-    pixels that larger ones are scaled down to (null: none are). multiple: sides are multiples of it; what stands over is cut off evenly.
-    windows_per_video: at most (null: all). images: whether they are wanted; one that bears a video's name is its cover, and passed over.
-    held_out: share of the files (held_out_by=video) or of the windows (held_out_by=window) that training does not see, chosen by the hash
-    of their names, at least one if the share is not 0. leave_out: files that are not wanted, as patterns of their paths in the folder.
-    follow_links: whether linked folders are walked. lossless: RGB without loss, else H.264 at crf 18. A file that is one whole window, and
-    is neither scaled nor cropped, keeps its stream; `extra` says of each clip which it was.
+    pixels that larger videos are scaled down to (null: no scaling). multiple: sides are cropped evenly to multiples of it.
+    windows_per_video: the most windows (null: all). images: whether to use them; an image with a video's name is its cover, and skipped.
+    held_out: share of the files (held_out_by=video) or windows (held_out_by=window) for the held-out split, chosen by the hash of their
+    names, at least one if the share is not 0. leave_out: patterns of paths in the folder that are skipped. follow_links: whether linked
+    folders are walked. lossless: RGB without loss, else H.264 at crf 18. A file that is one whole window, neither scaled nor cropped, keeps
+    its stream; `extra` says of each clip which it was.
     """
 
     def __init__(
@@ -279,7 +278,7 @@ class FolderSource:
         return identity_of(content, name=name, version=_VERSION, reader=f"{PYAV.identity()} {pictures.identity()}", **settings)
 
     def _steps(self, name: str) -> list[Windows]:
-        # By all packets: headers are often wrong about how much there is.
+        # Walk all packets: headers often tell a wrong length.
         info = probe(self._folder / name, timeline=True)
         size = fitted(info.height, info.width, self.size, self.multiple)
         if is_still(info):
@@ -316,7 +315,7 @@ class FolderSource:
         return [*unit.told, *made]
 
     def _windows(self, unit: Windows, shown: stream) -> tuple[list[Made | Refused], int, ReadReport]:
-        """The windows of a unit, the number behind the last one, and how reading them went."""
+        """The windows of a unit, the number after the last one, and the report of reading them."""
         made: list[Made | Refused] = []
         pictures: list[np.ndarray] = []
         good, number = True, unit.first
@@ -347,18 +346,18 @@ class FolderSource:
 
 
 class Splits:
-    """Which clips of a folder are held out: each file (by="video") or window by its own hash, so that more files later move none."""
+    """Chooses the held-out clips of a folder: each file (by="video") or window by its own hash, so that more files later move none."""
 
     def __init__(self, share: float, by: str) -> None:
         self.share, self.by = share, by
         self._held: frozenset[str] = frozenset()
 
     def settle(self, clips: Iterable[ClipFacts]) -> None:
-        """Choose among these. Raises ValueError where there is only one."""
+        """Choose among these clips. Raises ValueError if there is only one file or window."""
         if not self.share:
             return
         names = {self._name(facts) for facts in clips}
-        if not names:  # who writes them says that there are none, and why
+        if not names:  # the caller reports that there are no clips
             return
         if len(names) == 1:
             raise one_alone(self.by)
@@ -374,17 +373,17 @@ class Splits:
 
 
 def one_alone(by: str) -> ValueError:
-    """A share of one file, or of one window, cannot be held out."""
+    """The error for a share of a single file or window, which cannot be held out."""
     return ValueError(f"one {by} cannot be split; set source.held_out=0{' or source.held_out_by=window' * (by == 'video')}")
 
 
 def clip_key(source: str, number: int) -> str:
-    """The key of window `number` of a source: the same in every shard it is ever written to."""
+    """The key of window `number` of a source, the same in every shard."""
     return f"{sha1(source.encode()).hexdigest()[:12]}-{number:05d}"
 
 
 def fitted(height: int, width: int, size: int | None, multiple: int) -> tuple[int, int]:
-    """The (H, W) that a video is stored in: short side `size` or less, both sides multiples, never enlarged."""
+    """The (H, W) that a video is stored at: short side `size` or less, both sides multiples, never enlarged."""
     scale = min(1.0, size / min(height, width)) if size else 1.0
     fits = [round(side * scale) // multiple * multiple for side in (height, width)]
     if min(fits) < 1:

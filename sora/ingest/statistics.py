@@ -1,4 +1,4 @@
-"""What a dataset holds, as histograms and counts: of all clips what the columns say, of a sample what only their rows say."""
+"""Statistics of a dataset as histograms and counts: from the columns of all clips, and from the rows of a sample of clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sora.data.index.index import Index
 from sora.video.files import read_apart
 
 _BARS = 12
-_PLOTS = 12  # of kinds of captions, and of scores: a stranger's JSON may name thousands
+_PLOTS = 12  # histograms of caption kinds, and of scores: a stranger's JSON may name thousands
 _BEYOND = 1e100
 _THUMBNAIL = 208  # pixels of the longer side
 _ASPECTS = {"9:16": 9 / 16, "2:3": 2 / 3, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9, "21:9": 21 / 9}
@@ -25,13 +25,13 @@ _ASPECTS = {"9:16": 9 / 16, "2:3": 2 / 3, "3:4": 3 / 4, "1:1": 1.0, "4:3": 4 / 3
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts by label, in order. about: what is counted, with its unit."""
+    """Counts by label, in order. about: the quantity, with its unit."""
 
     about: str
     counts: Mapping[str, int]
 
     def lines(self, width: int) -> list[str]:
-        """Bars for a terminal of `width` columns."""
+        """The histogram as bars for a terminal of `width` columns."""
         wide = max((len(label) for label in self.counts), default=0)
         most = max(self.counts.values(), default=1) or 1
         room = max(8, width - wide - 14)
@@ -41,8 +41,8 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Description:
-    """A dataset in numbers. counted: texts (licences, captioners, ...) and how many clips of the sample bear them. left: lines of what is
-    not among the histograms, since there are too many."""
+    """The statistics of a dataset. counted: by property (licence, captioner, ...), how many clips of the sample have each value. left:
+    lines about quantities that are too many for histograms."""
 
     totals: Mapping[str, float]
     splits: Mapping[str, int]
@@ -53,14 +53,14 @@ class Description:
 
 
 def lasting(seconds: float) -> tuple[float, str]:
-    """A time in the unit that people would choose."""
+    """A duration as (number, unit), in a unit that suits its size."""
     if seconds < 120:
         return seconds, "seconds"
     return (seconds / 60, "minutes") if seconds < 7200 else (seconds / 3600, "hours")
 
 
 def heavy(size: float) -> tuple[float, str]:
-    """Bytes in the unit that people would choose."""
+    """A size in bytes as (number, unit), in a unit that suits it."""
     power = min(4, max(1, int(np.log10(max(size, 1)) // 3)))
     return size / 1000.0**power, ("kB", "MB", "GB", "TB")[power - 1]
 
@@ -71,7 +71,7 @@ def describe(index: Index, *, sample: int) -> Description:
         raise ValueError(f"sample={sample} clips tell nothing; give 1 or more")
     rows = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).round().astype(int)).tolist()
     frames, heights, widths = (np.asarray(column) for column in (index.frames, index.heights, index.widths))
-    seconds = np.where(frames > 1, frames / index.fps, 0.0)  # an image lasts for none
+    seconds = np.where(frames > 1, frames / index.fps, 0.0)  # the duration of an image is 0
     shapes = Counter(dict(zip(*_counts(heights.astype(np.int64) << 32 | widths), strict=True)))
     sizes = {f"{size & 0xFFFFFFFF}x{size >> 32}": count for size, count in shapes.most_common(_BARS)}
     if len(shapes) > _BARS:
@@ -94,7 +94,7 @@ def describe(index: Index, *, sample: int) -> Description:
 
 
 def _most(found: Mapping[str, list[Any]], what: str) -> tuple[list[tuple[str, list[Any]]], list[str]]:
-    """Those of which there are most, by name, and a line about the others."""
+    """The entries with the most values, by name, and a line about the others."""
     ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     left = [f"{len(ranked) - _PLOTS} more {what} are not shown, such as {ranked[_PLOTS][0][:60]}"] if len(ranked) > _PLOTS else []
     return sorted(ranked[:_PLOTS]), left
@@ -118,10 +118,10 @@ def _said(index: Index, rows: Sequence[int]) -> tuple[dict[str, list[int]], dict
 
 
 def binned(values: np.ndarray) -> dict[str, int]:
-    """Counts of values: of each where they are few, else in about twelve bins between round numbers, even ones or of even ratio.
+    """Counts of values: of each value if they are few, else in about twelve bins between round numbers, of even width or of even ratio.
 
-    A bin of whole numbers names its first and its last, one of others its bounds, of which the upper one is beyond it. Numbers that
-    nobody measures, which leave no room for bounds, are counted by themselves.
+    A bin of whole numbers is labelled with its first and last number, another bin with its bounds, the upper one exclusive. Values that are
+    huge or no number have a bin of their own.
     """
     usual = np.isfinite(values) & (np.abs(values.astype(np.float64)) < _BEYOND)
     if not usual.all():
@@ -144,7 +144,7 @@ def binned(values: np.ndarray) -> dict[str, int]:
 
 
 def _even(low: float, high: float, whole: bool) -> list[float]:
-    """Bounds at multiples of a round step, from the last one up to `low` to the first one beyond `high`."""
+    """Bin bounds at multiples of a round step, from the last at or below `low` to the first above `high`."""
     least = max((high - low) / (_BARS - 1), 1.0 if whole else 0.0)
     power = 10.0 ** np.floor(np.log10(least))
     steps = [factor * power for factor in (1, 2, 2.5, 5, 10) if not whole or factor * power % 1 == 0]
@@ -154,7 +154,7 @@ def _even(low: float, high: float, whole: bool) -> list[float]:
 
 
 def _ratios(low: float, high: float, whole: bool) -> list[float]:
-    """Bounds at round numbers in every power of ten, as many as leave about twelve bins."""
+    """Bin bounds at round numbers in every power of ten, as many as give about twelve bins."""
     first, last = int(np.floor(np.log10(low))), int(np.floor(np.log10(high))) + 1
     for factors, apart in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1), *(((1,), apart) for apart in range(1, 700))):
         edges = [factor * 10.0**power for power in range(first, last + apart, apart) for factor in factors]
@@ -185,7 +185,7 @@ def _bar(length: float) -> str:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The middle frame of a clip as JPEG, its size, and what is said of the clip."""
+    """The middle frame of a clip as JPEG, its size, and a text about the clip."""
 
     jpeg: bytes
     height: int
@@ -195,7 +195,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Makes thumbnails of clips by row, in any process; a clip that does not decode is a `ValueError`."""
+    """Makes thumbnails of clips by row, in any process; a clip that does not decode raises `ValueError`."""
 
     def __init__(self, index: Index) -> None:
         self.index = index

@@ -1,7 +1,7 @@
-"""An index for shards that others made: any WebDataset of videos or images with captions in `json`, `txt` or the like beside them.
+"""Makes rows for shards that others made: any WebDataset of videos or images with captions in `json`, `txt` or similar members.
 
-The shards are only read. Every sample becomes a row or a `Refusal` with its shard, key and reason; bytes of a shard that belong
-to no sample are refusals too, so nothing is lost in silence. Videos are opened by guarded processes, one at a time each.
+The shards are only read. Every sample becomes a row or a `Refusal` with its shard, key and reason; bytes of a shard that belong to no
+sample become refusals too, so that every loss is recorded. Videos are opened in guarded processes, one at a time in each.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sora.system.guarded_pool import Outcome
 from sora.video.demuxing.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
 from sora.video.files import probe_apart as probe
 
-MOST_TOLD, MOST_HELD = 1 << 20, 256 << 20  # bytes of one json or txt, and of all of a shard, which are held until its end
+MOST_TOLD, MOST_HELD = 1 << 20, 256 << 20  # bytes of one json or txt, and of all of a shard, in memory until its end
 _UNIT, _UNIT_BYTES = 16, 64 << 20  # clips that a process reads before it answers
 _MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 class Refusal(NamedTuple):
-    """What gives no clip. kind: one word to count by. key: of the sample, or the place in the shard."""
+    """A sample that gives no clip. kind: one word to count by. key: of the sample, or the position in the shard."""
 
     shard: str
     key: str
@@ -40,15 +40,15 @@ class Refusal(NamedTuple):
     reason: str
 
 
-REFUSAL = Fields(dict.fromkeys(Refusal._fields, text_form), closed=True)  # of a line of refused.jsonl
+REFUSAL = Fields(dict.fromkeys(Refusal._fields, text_form), closed=True)  # the form of a line of refused.jsonl
 
 
 class Sample(NamedTuple):
-    """A video in a shard and what is said of it: fields of `ClipFacts`."""
+    """A video in a shard with the fields of `ClipFacts` from its texts."""
 
     shard: str
     key: str
-    name: str  # as the shard has it
+    name: str  # the shard's own name for it
     suffix: str
     offset: int
     size: int
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
 
 @dataclass
 class Survey:
-    """What a shard holds, by its headers and its texts. notes: what is odd but loses nothing, counted. stamp: of its state."""
+    """The samples of a shard, by its headers and texts. notes: counts of oddities that lose nothing. stamp: the shard's state."""
 
     shard: str
     size: int
@@ -67,19 +67,19 @@ class Survey:
     stamp: str = ""
 
     def note(self, said: Said) -> None:
-        """Count what might be captions and is none."""
+        """Count texts and keys that might be captions and are not used as such."""
         self.notes["captions that are empty"] += said.empty
         self.notes.update(f"keys that are not read as captions ({told(key.encode())}); captions.keys names them" for key in said.unread)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How shards are understood: what conf/data.yaml sets of it.
+    """How shards are read: the settings of conf/data.yaml.
 
-    video: the suffix of the member that is the video or image; None for the only video there is, else the only image. Members of other
-    names are known by their bytes, where a sample has none of a usual name. need_captions: a sample without any is refused.
-    key_with_shard: keys begin with the shard's name, for sets whose shards all count from 0. held_out: share of the clips that
-    become the split "heldout", by the hash of their source or key. most_mb: of one clip. words: which members hold captions, and where.
+    video: the suffix of the member that is the video or image; None for the only video, else the only image. In a sample without a member
+    of a usual name, members are recognised by their bytes. need_captions: refuse samples without captions. key_with_shard: keys begin with
+    the shard's name, for datasets whose shards all count from 0. held_out: share of the clips in the split "heldout", by the hash of their
+    source or key. most_mb: of one clip. words: which members hold captions, and where.
     """
 
     video: str | None = None
@@ -91,8 +91,8 @@ class Choices:
 
 
 def survey(store: Store, shard: str, choices: Choices) -> Survey:
-    """Walk one shard: its samples in the order of their first members; what cannot be used is refused by name."""
-    stamp = store.stamp(shard)  # before it is read: what changes meanwhile has another afterwards
+    """Walk one shard and return its samples in the order of their first members; members that cannot be used are recorded as refusals."""
+    stamp = store.stamp(shard)  # taken before reading, so that a later change gives another stamp
     try:
         file, size = store.open(shard)
     except ValueError as error:
@@ -100,7 +100,7 @@ def survey(store: Store, shard: str, choices: Choices) -> Survey:
     with closing(file):
         try:
             found = survey_file(file, size, shard, choices)
-        except ConnectionError:  # of the place where all shards lie, not of this one
+        except ConnectionError:  # the fault of the server, not of this shard
             raise
         except OSError as error:
             why = f"{store.place(shard)} cannot be read: {error.strerror or error}"
@@ -109,12 +109,12 @@ def survey(store: Store, shard: str, choices: Choices) -> Survey:
 
 
 def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Survey:
-    """`survey` of an open file."""
+    """Return the `survey` of an open file."""
     found = Survey(shard, size)
     walk = TarWalk(file, size=size)
     members: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
-    unnamed: dict[str, list[str]] = defaultdict(list)  # videos and images whose names do not say so
+    unnamed: dict[str, list[str]] = defaultdict(list)  # videos and images without a usual suffix
     twice: Counter[str] = Counter()
     last, apart, held = None, set(), 0
     try:
@@ -152,29 +152,29 @@ def survey_file(file: ByteFile, size: int, shard: str, choices: Choices) -> Surv
 
 
 def told_of(suffix: str, members: Iterable[str], words: CaptionWords) -> str | None:
-    """The kind of the captions in a sample's member "txt", "dense.txt" or, where an mp4 is among `members`, "mp4.txt"; None: none.
+    """The kind of the captions in a sample's member "txt", "dense.txt" or, if `members` has an mp4, "mp4.txt"; None if it holds none.
 
-    A video called 0.5.mp4 has the key 0 and the suffix 5.mp4, as WebDataset cuts names; 5.txt is its caption then.
+    WebDataset splits a video's name 0.5.mp4 into the key 0 and the suffix 5.mp4; the suffix of its caption is then 5.txt.
     """
     begun = [*members, *_middles(members)]
     return words.told_by(next((suffix.removeprefix(f"{one}.") for one in begun if suffix.startswith(f"{one}.")), suffix))
 
 
 def _middles(members: Iterable[str]) -> list[str]:
-    """What stands before the last part of the suffix of a sample's video or image, where it has one alone: `b.c` of b.c.mp4."""
+    """The part of the suffix before its last dot, for a sample with exactly one video or image: `b.c` of b.c.mp4."""
     parts = [suffix.rpartition(".") for suffix in members]
     found = [middle for middle, _, last in parts if last in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
     return [middle for middle in found if middle] if len(found) == 1 else []
 
 
 def _usual(members: dict[str, dict[str, Any]], words: CaptionWords) -> set[str]:
-    """The suffixes that more than half of the samples have: in a damaged shard, who lacks one has lost it."""
+    """The suffixes that more than half of the samples have: in a damaged shard, a sample without one of them has lost it."""
     counts = Counter(suffix for own in members.values() for suffix in own)
     return {suffix for suffix, count in counts.items() if count * 2 > len(members) or (len(members) <= 2 and words.told_by(suffix))}
 
 
 def videos_of(own: Iterable[str], unnamed: list[str], video: str | None) -> list[str]:
-    """The members that may be a sample's video; images only where it has none, since beside one they are its cover."""
+    """The members that may be a sample's video; images only if it has none, since an image beside a video is its cover."""
     if video is not None:
         return [suffix for suffix in own if suffix == video]
     for names in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
@@ -232,7 +232,7 @@ def _said(found: Survey, own: dict[str, tuple[int, int]], texts: dict[str, bytes
 def said_by(
     texts: Mapping[str, bytes], members: Collection[str], words: CaptionWords
 ) -> tuple[tuple[Caption, ...], dict[str, Any], list[Said]]:
-    """Captions and facts in the texts of a sample, by suffix, those of JSON first; and what each text says.
+    """The captions and facts in a sample's texts (by suffix; JSON first), and the content of each text.
 
     Raises:
         ValueError: one of them cannot be read.
@@ -250,9 +250,9 @@ def said_by(
 
 
 def key_of(name: str, shard: str | None = None) -> str:
-    """The key of a sample: its own where it fits our shards, else a short hash of it and what is legible of it.
+    """The key of a sample: its own if it fits our shards, else a short hash of it followed by its legible part.
 
-    It follows from the name (and from the shard's, if that is given) alone.
+    It depends on the name (and on the shard's, if given) alone.
     """
     full = f"{shard.removesuffix('.tar')}-{name}" if shard else name
     if KEY.fullmatch(full):
@@ -267,10 +267,10 @@ def rows_of(
     choices: Choices,
     run: Callable[[Callable[[list[Sample]], list[ClipRow | Refusal]], Iterable[list[Sample]]], Iterator[Outcome]],
 ) -> Iterator[tuple[Survey, list[ClipRow], list[Refusal]]]:
-    """Of each shard, in order, its rows and all that was refused of it. Keys may come again in another shard.
+    """For each shard, in order, its rows and its refusals. A key may come again in another shard.
 
-    run: maps a function over lists of samples in guarded processes, in their order. A list that costs a process its life is read
-    again one by one, so that the one clip is named and takes no other along.
+    run: maps a function over lists of samples in guarded processes, in their order. If a list kills its process, its samples are read again
+    one by one, so that only the clip at fault is lost.
     """
     waiting: deque[Survey] = deque()
     read = VideoSurvey(store, choices)
@@ -303,7 +303,7 @@ def _notes(row: ClipRow) -> list[str]:
 
 
 def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Samples of a shard, some together: what a process is asked for at a time."""
+    """Lists of a shard's samples, each the work of a process at a time."""
     unit: list[Sample] = []
     for sample in samples:
         if unit and (len(unit) == _UNIT or sum(one.size for one in unit) + sample.size > _UNIT_BYTES):
@@ -315,7 +315,7 @@ def _units(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 class VideoSurvey:
-    """Opens the videos of samples: of each its row, with hash, size, rate and number of frames, or why there is none."""
+    """Opens the videos of samples and gives for each its row, with hash, size, rate and number of frames, or why it has none."""
 
     def __init__(self, store: Store, choices: Choices) -> None:
         self.store, self.choices = store, choices
@@ -332,7 +332,7 @@ class VideoSurvey:
     def _row(self, sample: Sample) -> ClipRow:
         media = self.store.read(sample.shard, sample.offset, sample.size)
         named = f"{told(sample.name.encode())}.{sample.suffix} of {sample.shard}"
-        info = probe(media, name=named, timeline=True)  # counts the frames shown: headers say others where an edit list cuts
+        info = probe(media, name=named, timeline=True)  # counts the frames that are shown: headers ignore edit lists
         if not info.frames:
             raise ValueError(f"{named} holds no frame")
         facts: dict[str, Any] = {"split": "train", "extra": {}, **sample.facts}
@@ -350,7 +350,7 @@ class VideoSurvey:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Names of a pattern with a range in braces, `a-{000000..000012}.tar`; a pattern without one is itself."""
+    """The names of a pattern with a range in braces, `a-{000000..000012}.tar`; a pattern without one stays as it is."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         return [pattern]

@@ -1,4 +1,4 @@
-"""What a folder holds: its videos and images, told by their bytes, and all the rest by name and reason."""
+"""Lists a folder's videos and images, recognised by their bytes, and all other entries with a reason."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sora.system.guarded_pool import Outcome
 from sora.video.demuxing.kinds import HEAD, IMAGE_SUFFIXES, VIDEO_SUFFIXES, MediaFormat, kind_of
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Outcome]]
-_AT_ONCE = 256  # files that a process looks at before it answers
+_AT_ONCE = 256  # files that a process examines before it answers
 
 
 class Passed(NamedTuple):
-    """Something in a folder that was not looked into: its path there, and why. Of a folder, all that is below it."""
+    """An entry of a folder that was not examined: its path in the folder, and why. For a folder, everything below it."""
 
     source: str
     reason: str
 
 
 class Refused(NamedTuple):
-    """A video or an image, or a stretch of one, that gives no clip."""
+    """A video or an image, or a part of one, that gives no clip."""
 
     source: str
     start: float
@@ -35,17 +35,17 @@ class Refused(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """files: that can be opened, as relative paths in order. passed: all the rest, in order."""
+    """The files of a folder. files: those that can be opened, as relative paths in order. passed: all other entries, in order."""
 
     files: list[str]
     passed: list[Passed]
 
 
 def tree(folder: Path, *, key: str, follow: bool = False, besides: Path | None = None) -> Tree:
-    """What a folder and its subfolders hold. follow: whether linked folders are walked, each once. besides: a folder that is not looked at.
+    """List a folder and its subfolders. follow: whether to walk linked folders, each once. besides: a folder to skip. key: for errors.
 
     Raises:
-        ValueError: it is no folder, or cannot be read. key: of the configuration that names it.
+        ValueError: it is no folder, or cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{key}={folder} is {'a file, and ' if folder.exists() else ''}no folder")
@@ -105,14 +105,14 @@ def _identity(about: os.stat_result) -> tuple[int, int]:
 
 
 def legible(name: str) -> str:
-    """A file's name as text in UTF-8, with \\x.. for bytes that are none."""
+    """A file's name as text in UTF-8, with \\x.. for bytes that are not."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass
 class Sorted:
-    """The files of a folder. media: videos and images that are wanted. others: neither, and what they are. refused: meant as either by
-    their names, and are not. passed: what was not looked into, or is not wanted."""
+    """The files of a folder by kind. media: videos and images to use. others: other files, with their kind. refused: files that are named
+    like a video or image and are none. passed: files that were not examined or are left out."""
 
     media: list[str] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Sorted:
     passed: list[Passed] = field(default_factory=list)
 
     def passed_over(self, taken: Iterable[str]) -> list[Passed]:
-        """All that gives nothing, but for the files that were `taken` as captions, in order."""
+        """All files that give no clip, without those that were `taken` as captions, in order."""
         known = set(taken)
         return sorted([*self.passed, *(Passed(name, what) for name, what in self.others.items() if name not in known)])
 
@@ -128,9 +128,9 @@ class Sorted:
 def sorted_files(
     folder: Path, run: Run, leave_out: Sequence[str], *, images: bool, follow: bool, besides: Path | None, key: str = "input"
 ) -> Sorted:
-    """The files of a folder and its subfolders, by what their first bytes are. leave_out: patterns of paths that are not wanted.
+    """The files of a folder and its subfolders, by the kind that their first bytes show. leave_out: patterns of paths to leave out.
 
-    run: maps a function over items in guarded processes. See `tree` for the rest. Raises ValueError where there is no video and no image.
+    run: maps a function over items in guarded processes. See `tree` for the rest. Raises ValueError if there is no video and no image.
     """
     held = tree(folder, key=key, follow=follow, besides=besides)
     found = Sorted(passed=list(held.passed))
@@ -159,7 +159,7 @@ def sorted_files(
 
 
 def listed(told: Sequence[str], most: int = 3) -> str:
-    """Some of it, for a line."""
+    """The first few texts, joined for a line."""
     return "; ".join([*told[:most], *([f"and {len(told) - most} more"] if len(told) > most else [])])
 
 
@@ -172,7 +172,7 @@ def _wanted(names: Sequence[str], leave_out: Sequence[str]) -> list[str]:
 
 
 def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str) -> None:
-    """Put a file where it belongs. kind: what it is, or why that cannot be told."""
+    """Put a file into its list. kind: the file's kind, or why it cannot be told."""
     meant = PurePosixPath(name).suffix.lower().removeprefix(".") in VIDEO_SUFFIXES | IMAGE_SUFFIXES
     if isinstance(kind, MediaFormat) and kind.read:
         (stills if kind.picture else found.media).append(name)
@@ -185,12 +185,12 @@ def _sort(found: Sorted, stills: list[str], name: str, kind: MediaFormat | str) 
 
 
 def _kinds(folder: Path, names: Sequence[str]) -> list[MediaFormat | str]:
-    """What each file is by its first bytes, or why it cannot be read."""
+    """The kind of each file by its first bytes, or why it cannot be read."""
     return [kind_in(folder / name) for name in names]
 
 
 def kind_in(path: Path) -> MediaFormat | str:
-    """What a file is by its first bytes, or why it cannot be read."""
+    """The kind of a file by its first bytes, or why it cannot be read."""
     try:
         with open(path, "rb") as file:
             return kind_of(file.read(HEAD))

@@ -1,4 +1,4 @@
-"""Scores as pure functions with thin torchmetrics classes over them: distributions, reconstruction, prompt adherence."""
+"""Metrics as pure functions with thin torchmetrics classes: distances between distributions, reconstruction, prompt adherence."""
 
 from sora.system.lazy_names import lazy_names
 

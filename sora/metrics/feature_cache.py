@@ -1,6 +1,6 @@
-"""Features of clips, kept by what the clips are: made once for all checkpoints, presets and ranks, and what a killed run made is there.
+"""A cache of clips' features by the clips' content: shared by all checkpoints, presets and ranks, and by the next run after a crash.
 
-A folder of small safetensors files. A file's name follows from what it holds, so processes that write at once never meet in one.
+A folder of small safetensors files. A file's name follows from its content, so concurrent processes never write the same file.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sora.gate.texts import STATE, json_of
 from sora.system import files as storage
 
 FORMAT = "sora feature cache 2"  # of 1 the hash did not cover the keys; its folders have other names, and are not read
-FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  # of what a file says of itself
+FORM = Fields({"format": text, "about": text, "keys": [text], "sha256": text})  # the form of a file's metadata
 
 
 class FeatureCache:
-    """folder: of all caches. about: JSON of all that features depend on beside the clip: the extractor, size, kernel, quantisation.
+    """Features of one extractor. folder: of all caches. about: JSON of all that features depend on besides the clip (extractor, size, ...).
 
-    Keys name clips by their content. `flush` every so many: a process that is killed loses what it `put` since.
+    Keys identify clips by their content. Call `flush` now and then: a process that is killed loses features `put` since.
     """
 
     def __init__(self, folder: Path, *, about: Mapping[str, Any], dimension: int) -> None:
@@ -48,11 +48,11 @@ class FeatureCache:
 
     @property
     def waiting(self) -> int:
-        """How many are not on the disk yet."""
+        """How many features are not on the disk yet."""
         return len(self._new)
 
     def flush(self) -> None:
-        """Write what was put, whole or not at all."""
+        """Write the new features, whole or not at all."""
         if not self._new:
             return
 
@@ -61,13 +61,13 @@ class FeatureCache:
         name = f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}.safetensors"
         about = json.dumps({"format": FORMAT, "about": self.about, "keys": keys, "sha256": _hash(keys, values)})
         with storage.whole_file(self.folder / name) as staging:
-            write_tensors({"features": values}, staging, {"sora": about})  # one entry: several would be written in any order
+            write_tensors({"features": values}, staging, {"sora": about})  # one entry: several would be written in no fixed order
         self._read.add(name)
         self._found |= self._new
         self._new = {}
 
     def refresh(self) -> None:
-        """Read what other processes, or earlier ones, have written. Raises ValueError for a damaged file."""
+        """Read the files that other processes, or earlier ones, have written. Raises ValueError for a damaged file."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
             if path.name in self._read or path.name.startswith(storage.STAGING):
                 continue
@@ -75,7 +75,7 @@ class FeatureCache:
             self._read.add(path.name)
 
     def get(self, keys: Sequence[str]) -> Float[Tensor, "n d"]:
-        """In the order of the keys. Raises KeyError for one that was never put."""
+        """Features in the order of the keys. Raises KeyError for one that was never put."""
         rows = [self._new[key] if key in self._new else self._found[key] for key in keys]
         return torch.stack(rows) if rows else torch.zeros(0, self.dimension, dtype=torch.float32)
 
@@ -98,5 +98,5 @@ def _load(path: Path, about: str) -> dict[str, Tensor]:
 
 
 def _hash(keys: Sequence[str], values: Tensor) -> str:
-    """Of both: values under each other's keys are as wrong as others."""
+    """A hash of keys and values, since values under wrong keys are as bad as wrong values."""
     return hashlib.sha256(json.dumps(keys).encode() + values.numpy().tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Features of a set of clips in a file, with the protocol that they were made by; refused where another is asked for. Never a pickle."""
+"""Features of a set of clips in a safetensors file with their protocol, which is checked on loading. Never a pickle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOREIGN = "; what others published says nothing of clips, pixels and weights, so
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """features (n, d) float32, and what they depend on. more: of the same clips by other extractors, by `named`."""
+    """Features (n, d) float32, and the protocol they depend on. more: features of the same clips by other extractors, by `named`."""
 
     features: Tensor
     protocol: dict[str, Any]
@@ -35,7 +35,7 @@ class FeatureSet:
 
     @property
     def sha256(self) -> str:
-        """Of the features."""
+        """A hash of the features."""
         return _hash(self.features)
 
 
@@ -47,8 +47,8 @@ def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
 def save_features(
     path: Path, features: Float[Tensor, "n d"], protocol: Mapping[str, Any], *, more: Mapping[str, Tensor] | None = None
 ) -> None:
-    """A safetensors file; the protocol, which must be JSON, stands in its header with a hash of the values. more: of the same clips by
-    other extractors, whose names and hashes stand there, too."""
+    """Write a safetensors file; the protocol, which must be JSON, is in its header with a hash of the values. more: features of the same
+    clips by other extractors, whose names and hashes are in the header, too."""
 
     kept = {name: one.detach().to("cpu", torch.float32).contiguous() for name, one in {"features": features, **(more or {})}.items()}
     about = {"format": FORMAT, "protocol": json.dumps(protocol, sort_keys=True), "sha256": _hash(kept["features"])}
@@ -59,12 +59,12 @@ def save_features(
 
 
 def named(extractor: VideoFeatures) -> str:
-    """What an extractor's features are called among others of a file: its name and its fingerprint."""
+    """An extractor's key among the features of a file: its name and its fingerprint."""
     return f"{extractor.name}:{extractor.fingerprint}"
 
 
 def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
-    """Raises ValueError, naming every field, if the file's protocol is not the expected one; also for a damaged or foreign file."""
+    """The features of a file; ValueError if it is damaged or foreign, and, with every differing field, if its protocol is another."""
     found = read_features(path)
     wrong = differing(json.loads(json.dumps(expected)), found.protocol)
     if wrong:
@@ -73,7 +73,7 @@ def load_features(path: Path, expected: Mapping[str, Any]) -> FeatureSet:
 
 
 def read_features(path: Path) -> FeatureSet:
-    """Whatever their protocol is: the caller compares what it knows of it. Raises ValueError for a damaged or foreign file."""
+    """The features of a file of any protocol, which the caller checks. Raises ValueError for a damaged or foreign file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""A torchmetrics metric within a group of processes that counts what this process gave it, and asks no other."""
+"""Disable cross-process synchronisation of a torchmetrics metric, so that compute() covers this process's updates only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
 def alone(metric: AnyMetric) -> AnyMetric:
-    """The metric itself, which from now on gathers nothing in compute(): for clips that one process measures for all."""
+    """The metric itself, which from now on gathers nothing in compute(), for clips that one process measures for all."""
     metric.distributed_available_fn = lambda: False
     return metric

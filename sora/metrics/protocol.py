@@ -1,4 +1,4 @@
-"""What a score depends on beside what is scored. Two scores may stand in one table only where all of it is the same."""
+"""Everything that a score depends on besides the videos under test. Scores may be compared only if their protocols are equal."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-NOTHING = object()  # of a field that one side does not have
+NOTHING = object()  # the value of a field that one side does not have
 LONGEST = 80  # letters of a value in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Every field holds plain JSON; None where it does not apply.
+    """The protocol of a score. Every field holds plain JSON; None if it does not apply.
 
-    dataset: the real videos: fingerprint, split, how many there are. real, generated: how clips are taken of the videos on either side
-    (`ClipPolicy`: frames, stride, start), how many, their sizes and rates. prompts: which ones. pixels: size that clips are brought to,
-    kernel, crop, quantisation, codec of what is scored. extractor: name, hash of its weights, its input. distances: ddof, repeats of the
-    bootstrap, permutations, neighbours. sampling: sampler, steps, guidance, shift; None for videos that came as files. measures:
-    conventions of the other figures. seed: of prompts, noise, and of all draws.
+    dataset: the real videos: fingerprint, split, number. real, generated: how clips are taken from the videos of either side (`ClipPolicy`:
+    frames, stride, start), their number, sizes and rates. prompts: which ones. pixels: size that clips are resized to, kernel, crop,
+    quantisation, codec of the generated videos. extractor: name, hash of its weights, its input. distances: ddof, repeats of the bootstrap,
+    permutations, neighbours. sampling: sampler, steps, guidance, shift; None for videos from files. measures: conventions of the other
+    scores. seed: of prompts, noise, and all draws.
     """
 
     dataset: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Protocol:
 
     @property
     def sha256(self) -> str:
-        """Of all fields, whatever their order."""
+        """A hash of all fields, whatever their order."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Protocol:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
-        """What `to_json` gave. Raises ValueError that names the fields which are missing or unknown: of another version."""
+        """The protocol that `to_json` wrote. Raises ValueError with the missing or unknown fields, as of another version."""
         known = {field.name for field in fields(cls)}
         wrong = [f"it lacks {', '.join(sorted(known - set(values)))}"] if known - set(values) else []
         wrong += [f"it has {', '.join(sorted(set(values) - known))}"] if set(values) - known else []
@@ -55,7 +55,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ProtocolDifference:
-    """A field, by its dotted place, with its two values; NOTHING on the side that does not have it."""
+    """A field, by its dotted path, with its two values; NOTHING on the side that does not have it."""
 
     place: str
     here: Any
@@ -80,7 +80,7 @@ def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "")
 
 
 def places(protocol: Mapping[str, Any], within: str = "") -> list[str]:
-    """The dotted places of all fields, those that hold others before what they hold: `sampling`, `sampling.steps`."""
+    """The dotted paths of all fields, each group before its members: `sampling`, `sampling.steps`."""
     found = []
     for key, value in protocol.items():
         found.append(f"{within}{key}")
@@ -95,7 +95,7 @@ def allowed(place: str, names: Sequence[str]) -> bool:
 
 
 def preset_lines(preset: Mapping[str, Any]) -> list[str]:
-    """By which published protocol was measured, and why the values may not be compared with published ones. None without a preset."""
+    """Lines on the published protocol of a preset, and why its values may not be comparable with published ones. None without a preset."""
     if not preset:
         return []
     changed = f", but {', '.join(preset['changed'])} changed: not what was published" if preset.get("changed") else ""

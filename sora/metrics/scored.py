@@ -1,4 +1,4 @@
-"""What a scores.json holds, of whatever was scored: its form, for who reads one that may be damaged, or a stranger's."""
+"""The form of scores.json, for readers of one that may be damaged or a stranger's."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ FORM = Fields(
         "floor": anything,
         "distances": Maybe([anything]),
     },
-)  # of scores.json
+)  # the form of scores.json
 
 
 @dataclass(frozen=True)
 class Motion:
-    """A word of `metrics=` whose distances are over features of its own. extractor: its name without a version. named: what the figures
-    of a distance are called, such as frechet: motion_frechet; `told` begins the names of the rest, the numbers of clips."""
+    """A word of `metrics=` whose distances use features of their own. extractor: its name without a version. named: the names of the
+    distances' scores, such as frechet: motion_frechet. told: begins the names of the other scores, the numbers of clips."""
 
     extractor: str
     told: str
@@ -62,8 +62,7 @@ MOTION = {
 
 
 def of_motion(name: str) -> str | None:
-    """`frechet/motion3d-v1@17f/low` as `motion_frechet_low`, also behind the dataset of a VAE's figures; None for what is of another
-    extractor."""
+    """`frechet/motion3d-v1@17f/low` as `motion_frechet_low`, also after a dataset's name in a VAE's scores; None for other extractors."""
     first, *rest = name.split("/")
     dataset, between, figure = first.rpartition("_vae_")
     called = [word.called(figure) for word in MOTION.values() if rest and rest[0].startswith(f"{word.extractor}-")]
@@ -71,15 +70,15 @@ def of_motion(name: str) -> str | None:
 
 
 def told_shorter(name: str, figures: Mapping[str, Any]) -> bool:
-    """Whether a figure with its extractor's name, `frechet/rand3d-v1@17f/low`, stands there by a short name as well."""
+    """Whether a score named with its extractor, `frechet/rand3d-v1@17f/low`, is also in `figures` under a short name."""
     first, *rest = name.split("/")
     short = ("_".join([first, *rest[1:]]), of_motion(name)) if rest else ()
-    # The number tells whose a short name is: kvd may be of another extractor than kvd/motion3d-v1@17f.
+    # Compare values: the short name kvd may be of another extractor than kvd/motion3d-v1@17f.
     return any(one is not None and figures.get(one) == figures[name] for one in short)
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """The scores of a file. Raises ValueError, naming the file and the key, for what is none."""
+    """The scores of a file. Raises ValueError with the file and the key if they have another form."""
     said = read_json(path, limit=STATE, within=path.parent)
     if not isinstance(said, dict) or not isinstance(said.get("figures"), dict) or "protocol" not in said:
         raise ValueError(f"{path} holds no scores of sora evaluate")

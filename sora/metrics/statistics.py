@@ -1,6 +1,6 @@
-"""How much two measurements of the same items differ, with its interval, and how small a difference they could have shown.
+"""The difference between two measurements of the same items, with its interval, and the smallest difference that they could have shown.
 
-The items are drawn, the measurements are not: the same clips with the same noise, measured under two sets of weights.
+The items are a random sample; the measurements are deterministic: the same clips with the same noise, under two sets of weights.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-WANTED = 0.8  # the probability with which a detectable difference is seen
+WANTED = 0.8  # the power at which a difference counts as detectable
 
 
 @dataclass(frozen=True)
 class Change:
-    """The second mean over the first, less 1, with its interval (NaN below 3 items); p: of its being none.
+    """The relative change of the mean, second over first minus 1, with its interval (NaN below 3 items). p: of no change.
 
-    power: the probability of an interval without 0 if the true change were `effect`. detectable: the change that has a power of 0.8.
+    power: the probability of an interval without 0 if the true change were `effect`. detectable: the change with a power of 0.8.
     """
 
     n: int
@@ -33,10 +33,10 @@ class Change:
 
 
 def paired_change(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, effect: float = 0.01, level: float = 0.95) -> Change:
-    """The change of the mean from `one` to `two`, item by item: Student's t on the linearised ratio of means (Cochran 1977, chapter 6).
+    """The relative change of the mean from `one` to `two`, by item: Student's t on the linearised ratio of means (Cochran 1977, chapter 6).
 
-    A change in proportion to each item costs no precision, however much items differ. Raises ValueError for values that are not paired,
-    not finite, or of a mean that is not above 0.
+    A change in proportion to each item costs no precision, however much items differ. Raises ValueError for values that are not paired, not
+    finite, or whose mean is not above 0.
     """
     if one.ndim != 1 or one.shape != two.shape or len(one) < 1:
         raise ValueError(f"values of shapes {tuple(one.shape)} and {tuple(two.shape)} are no pairs; give both for the same items")
@@ -60,7 +60,7 @@ def paired_change(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, effect: f
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """The second mean less the first, in the values' own units, with its interval (NaN below 3 items)."""
+    """The second mean minus the first, in the values' own units, with its interval (NaN below 3 items)."""
 
     n: int
     difference: float
@@ -69,8 +69,8 @@ class MeanDifference:
 
 
 def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level: float = 0.95) -> MeanDifference:
-    """The difference of means from `one` to `two`, item by item: Student's t on the differences; where all values are 0 or 1, so that the
-    means are shares, the adjusted Wald interval of Bonett and Price (2012), which holds where all items agree, too.
+    """The difference of means from `one` to `two`, by item: Student's t on the differences; if all values are 0 or 1, so that the means are
+    shares, the adjusted Wald interval of Bonett and Price (2012), which is valid even if all items agree.
 
     Raises ValueError for values that are not paired or not finite.
     """
@@ -93,7 +93,7 @@ def paired_difference(one: Float[Tensor, "n"], two: Float[Tensor, "_"], *, level
 
 
 def _power(effect: float, error: float, reach: float, freedom: int) -> float:
-    """Of a two-sided t test; beyond 30 standard errors the noncentral distribution is not worth its rounding."""
+    """The power of a two-sided t test; beyond 30 standard errors it is 1, where the noncentral distribution rounds badly."""
     if error == 0 or effect / error > 30:
         return 1.0
     shift = effect / error
@@ -101,7 +101,7 @@ def _power(effect: float, error: float, reach: float, freedom: int) -> float:
 
 
 def mean_interval(values: Float[Tensor, "n"], *, level: float = 0.95) -> tuple[float, float, float]:
-    """The mean of drawn items with Student's interval; NaN at both ends for fewer than two."""
+    """The mean of sampled items with Student's interval; NaN at both ends for fewer than two."""
     values = values.detach().cpu().double()
     mean, n = float(values.mean()), len(values)
     if n < 2:
@@ -116,5 +116,5 @@ def wilson(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
         return 0.0, 1.0
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    # At either end the formula gives the end itself, but for its rounding.
+    # At a share of 0 or 1 the formula gives exactly that end, but for rounding.
     return (0.0 if share == 0 else max(0.0, centre - half)), (1.0 if share == 1 else min(1.0, centre + half))

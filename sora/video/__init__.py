@@ -1,4 +1,4 @@
-"""Files of pixels: read under guard, and written."""
+"""Reads videos and images, in guarded processes, and writes videos."""
 
 from sora.system.lazy_names import lazy_names
 

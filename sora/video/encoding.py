@@ -1,4 +1,4 @@
-"""Frames to mp4 files: H.264, lossless or of high quality, in the form that every decoder reads alike."""
+"""Encodes frames to mp4 files: H.264, lossless or of high quality, in a form that every decoder reads alike."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
         "keyint_min": "1",
         "flags": "+cgop+bitexact",
     }
-    # mbtree: of equal frames x264 made other bytes once in a hundred times, by what other decoders had left in memory; never without it.
+    # No mbtree: with it x264 gave other bytes for equal frames once in a hundred times, depending on stale memory; never without.
     options |= {"qp": "0"} if lossless else {"crf": "18", "mbtree": "0"}
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
@@ -62,7 +62,7 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) 
 
 
 def write(path: Path | str, frames: UInt8[np.ndarray, "T H W 3"], fps: float, *, lossless: bool) -> None:
-    """`encode` into a file, whole or not at all."""
+    """Write an mp4 of `encode`, whole or not at all."""
     content = encode(frames, fps, lossless=lossless)
     with whole_file(Path(path)) as staging:
         staging.write_bytes(content)
@@ -73,7 +73,7 @@ def _plain(picture: UInt8[np.ndarray, "H W 3"]) -> VideoFrame:
 
 
 class _Subsampled:
-    """RGB to 4:2:0 in BT.709, as the stream is tagged."""
+    """Converts RGB to 4:2:0 in BT.709, as the stream is tagged."""
 
     def __init__(self, height: int, width: int) -> None:
         self._reformat, self._size = VideoReformatter(), (width, height)

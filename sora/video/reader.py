@@ -1,7 +1,7 @@
-"""What every reader of videos is: the protocol, what it tells of a file and of a read, and what a file may ask for.
+"""The protocol of video readers, the facts that they report of a file and of a read, and the limits on a file.
 
-Frames are uint8 (T, H, W, 3) RGB, upright (rotated and mirrored as the file's metadata says) and with square pixels. Times are seconds
-from the first frame that is shown.
+Frames are uint8 (T, H, W, 3) RGB, upright (rotated and mirrored as the file's metadata says) and with square pixels. Times are seconds from
+the first frame that is shown.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 Source = Path | str | bytes
-HOLE = 0.25  # seconds: files of variable rate leave out frames in which nothing moves; a wider gap is a loss
-LAST_FOR = 0.51  # of a frame's time that the last one serves: half, and what time stamps are rounded by
+HOLE = 0.25  # seconds: files of variable rate omit frames in which nothing moves; a wider gap counts as a loss
+LAST_FOR = 0.51  # how long the last frame counts, in frames: half of one, and the rounding of time stamps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a file may ask for, judged by its header before anything is decoded, and while decoding should the header lie.
+    """The limits on a file, checked on its header before decoding, and while decoding in case the header is wrong.
 
     pixels: of one frame. frames, seconds and rate (frames a second): of the whole file. bytes: of the frames of one read.
     """
@@ -33,7 +33,7 @@ class Limits:
 
 
 class Timeline(NamedTuple):
-    """Every frame of a file that is shown, in the order of showing: its time in seconds, and whether decoding can begin with it."""
+    """Every frame of a file in display order: its time in seconds, and whether decoding can begin with it."""
 
     times: Float64[np.ndarray, "frames"]
     keyframes: Bool[np.ndarray, "frames"]
@@ -41,15 +41,14 @@ class Timeline(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What the header says. height and width as shown: rotated, with square pixels. rotation: degrees clockwise that were applied;
-    mirrored: left and right changed places after that.
+    """The facts of a file by its header. height, width: as shown, rotated and with square pixels. rotation: degrees clockwise that reading
+    applies; mirrored: left and right are swapped after that.
 
-    fps is the average rate; frames is the header's count, or duration x fps where it has none. pixel_aspect: width / height of a
-    stored pixel. colour_matrix ("bt709", ...) and colour_range ("limited", "full") as tagged, "unspecified" where they are not.
-    transfer ("pq", "hlg", or "" for what is shown as it is) and wide (colours of BT.2020), as tagged. interlaced: by the first frame.
-    timeline: only where it was asked for; `frames`, `fps` and `duration` are by it then, and lacks says what the file once held, by its
-    header or by what its frames refer to, and does not hold ("": nothing); run is the most frames from one at which decoding can begin to
-    the next.
+    fps is the average rate; frames is the header's count, or duration x fps if it has none. pixel_aspect: width / height of a stored pixel.
+    colour_matrix ("bt709", ...) and colour_range ("limited", "full"): as tagged, "unspecified" without a tag. transfer: as tagged, "pq",
+    "hlg", or "" for ordinary video; wide: BT.2020 colours. interlaced: by the first frame. timeline: only if it was asked for; then
+    `frames`, `fps` and `duration` follow from it; lacks says which part, by the header or by references between frames, is missing from the
+    file ("": none); run is the most frames from one at which decoding can begin to the next.
     """
 
     frames: int
@@ -73,15 +72,15 @@ class VideoInfo:
 
     @property
     def odd(self) -> tuple[str, ...]:
-        """What pictures read from it do not show as it was meant: they are neither deinterlaced nor mapped to fewer tones."""
+        """Properties that decoded pictures do not reproduce: readers neither deinterlace nor tone-map."""
         hdr = {"pq": "HDR (PQ)", "hlg": "HDR (HLG)"}.get(self.transfer, "BT.2020 colours" if self.wide else "")
         return (*(("interlaced",) if self.interlaced else ()), *((hdr,) if hdr else ()))
 
 
 @dataclass
 class ReadReport:
-    """What went wrong in a read: packets refused by the decoder, frames it marked corrupt (also those that lie between the ones that are
-    read, which may refer to them), frames far from their time, frames missing."""
+    """The faults of a read: packets that the decoder refused, frames that it marked corrupt (also unwanted ones, which the wanted may refer
+    to), frames far from their target time, missing frames."""
 
     decoded: int = 0
     errors: int = 0
@@ -91,7 +90,7 @@ class ReadReport:
 
     @property
     def faults(self) -> tuple[int, int, int]:
-        """What went wrong with frames that are there."""
+        """The faults that concern frames of the result."""
         return self.errors, self.corrupt, self.late
 
     @property
@@ -104,7 +103,7 @@ class ReadReport:
 
 
 class Reading(NamedTuple):
-    """Frames of one read, at a constant rate (or the file's own), and how well it went."""
+    """Frames of one read, at a constant rate (or the file's own), and the report on its faults."""
 
     frames: UInt8[np.ndarray, "T H W 3"]
     fps: float
@@ -113,17 +112,17 @@ class Reading(NamedTuple):
 
 @runtime_checkable
 class VideoReader(Protocol):
-    """A backend. Whatever a file does to it comes out as a `ValueError` that names the file; what it would get wrong, it refuses so.
+    """A backend. Any failure on a file is a `ValueError` with the file's name; so are files that the backend would read wrong.
 
-    name: of the file in errors, where the source is bytes.
+    name: of the file in errors, if the source is bytes.
     """
 
     def identity(self) -> str:
-        """The backend and the versions that its pixels depend on: part of what frames made from them are known by."""
+        """The backend and the versions that its pixels depend on, a part of the identity of everything made from its frames."""
         ...
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
-        """What the file is. timeline: also the time of every frame, for which the whole file is walked through (not decoded)."""
+        """The facts of a file. timeline: also the time of every frame, for which all packets are walked through (not decoded)."""
         ...
 
     def read(
@@ -139,16 +138,16 @@ class VideoReader(Protocol):
     ) -> Reading:
         """Frames from `start` seconds: `frames` of them (None: to the end) at `fps` (None: every frame of the file).
 
-        first: begin with the frame of this number, in place of a time; frames are counted as they are shown, whatever their times are.
-        Whatever lies before the start, the frames are those that a read of the whole file gives there. At `fps`, each frame is the one
-        nearest in time. size: (H, W) to fill, aspect kept, what stands over cut off evenly. Fewer frames than asked for, and damage, are
-        told in the report; no frame at all, a rate above the file's, and frames beyond the reader's limits are a `ValueError`.
+        first: begin with the frame of this number instead of a time; frames are counted in display order, whatever their times. The frames
+        equal those that a read of the whole file gives there. At `fps`, each frame is the one nearest in time. size: (H, W) to fill, with
+        the aspect ratio kept and the overhang cropped evenly. Fewer frames than asked for, and damage, are in the report; no frame at all,
+        a rate above the file's, and frames beyond the reader's limits raise `ValueError`.
         """
         ...
 
 
 def named(source: Source, name: str | None) -> str:
-    """What a source is called in errors."""
+    """A name for a source in errors."""
     return name or (f"a video of {len(source)} bytes" if isinstance(source, bytes) else str(source))
 
 
@@ -159,7 +158,7 @@ def covering(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def middle(height: int, width: int, size: tuple[int, int] | None) -> tuple[slice, slice]:
-    """Rows and columns of the middle `size` of frames of height x width; None: all."""
+    """Slices of the rows and columns of a centre crop of `size` from frames of height x width; None: all."""
     if size is None:
         return slice(None), slice(None)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
@@ -167,13 +166,13 @@ def middle(height: int, width: int, size: tuple[int, int] | None) -> tuple[slice
 
 
 def check_rate(fps: float | None, info: VideoInfo, named: str) -> None:
-    """Raise ValueError if `fps` is above the file's: frames are not made up. A thousandth is let go: 29.97 is asked of 30000/1001."""
+    """Raise ValueError if `fps` is above the file's rate, by more than a thousandth: 29.97 fits a file of 30000/1001."""
     if fps is not None and not 0 < fps <= info.fps * 1.001:
         raise ValueError(f"{named} has {info.fps:.6g} frames a second, {fps:g} were asked for; lower fps")
 
 
 def check_start(start: float, first: int | None, fps: float | None) -> None:
-    """Raise ValueError for a read that begins at a time and at a number, or that counts frames at another rate than the file's."""
+    """Raise ValueError for a read with both a time and a number to begin at, or one by number at another rate than the file's."""
     if first is not None and (start or fps is not None or first < 0):
         raise ValueError(f"first={first} counts the file's own frames from 0 on: it goes without start ({start:g}) and fps ({fps})")
 
@@ -181,7 +180,7 @@ def check_start(start: float, first: int | None, fps: float | None) -> None:
 def check_room(
     info: VideoInfo, *, start: float, frames: int | None, fps: float | None, size: tuple[int, int] | None, most: int, named: str
 ) -> int:
-    """How many frames a read will give, judged by the header; a `ValueError` if they are more than `most` bytes."""
+    """How many frames a read will give, by the header; ValueError if they are more than `most` bytes."""
     height, width = size or (info.height, info.width)
     left = info.frames if fps in (None, info.fps) and not start else int(max(0.0, info.duration - start) * (fps or info.fps)) + 2
     expected = left if frames is None else min(frames, left) if info.frames else frames

@@ -1,4 +1,4 @@
-"""A video's stream in an mp4 of its own, as it is: nothing is decoded and encoded again, so nothing is lost."""
+"""Copies a video's stream into an mp4 of its own without decoding, so without loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sora.video.demuxing.containers import opened
 from sora.video.demuxing.timeline import walked
 from sora.video.reader import Limits, Source, VideoInfo
 
-CODECS = ("h264", "hevc", "vp9")  # that every reader of ours decodes, and an mp4 holds
+CODECS = ("h264", "hevc", "vp9")  # codecs that all our readers decode and an mp4 can hold
 FORMATS = ("yuv420p", "yuvj420p")
-_UNEVEN = 1e-3  # seconds by which the times of frames may be off: containers round them to milliseconds
+_UNEVEN = 1e-3  # seconds of error in frames' times: containers round them to milliseconds
 
 
 def may_be_copied(info: VideoInfo) -> bool:
@@ -29,10 +29,10 @@ def may_be_copied(info: VideoInfo) -> bool:
 
 
 def stream_copy(source: Source, frames: UInt8[np.ndarray, "T H W 3"], *, limits: Limits, name: str | None = None) -> bytes | None:
-    """An mp4 of the packets of a file's video stream and of nothing else: no sound, no metadata.
+    """An mp4 with the packets of a file's video stream alone: no sound, no metadata.
 
-    frames: all that the file shows. None where the copy would show anything else, or where not every reader could read it: packets that an
-    edit list hides, or groups of pictures that refer to earlier ones.
+    frames: all frames that the file shows. Returns None if the copy would show other frames, or if some reader could not read it: packets
+    that an edit list hides, or groups of pictures that refer to earlier ones.
     """
     file = io.BytesIO()
     try:

@@ -1,4 +1,4 @@
-"""Which datasets were drawn from the built-in world."""
+"""Recognises datasets that were drawn from the built-in world."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SOURCE = "sora.ingest.WorldSource"
 
 
 def world_of(described: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The recipe of the world that a dataset was drawn from, by what its index says of it; None for any other."""
+    """The settings of the world that a dataset was drawn from, by its dataset.json; None for any other dataset."""
     source = with_current_names(described["about"].get("config", {}).get("source", {}))
     return source["world"] if source.get("_target_") == SOURCE else None

@@ -1,4 +1,4 @@
-"""The world's words: what its colours, shapes and ways are called, how a scene is put into captions, and how captions are read back."""
+"""The world's language: names of colours, shapes and directions, captions of scenes, and parsing of captions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SHAPES: tuple[str, ...] = tuple(OUTLINES)
 DIRECTIONS: tuple[str, ...] = ("left", "right", "up", "down")
 TURNS: tuple[str, ...] = ("clockwise", "anticlockwise")
 
-SIZES = (("small", 0.155), ("medium-sized", 0.205), ("large", 1.0))  # up to which radius, in short sides
-SPEEDS = (("slowly", 0.22), ("steadily", 0.5), ("quickly", float("inf")))  # up to how many short sides a second
-SPINS = (("slowly", 60.0), ("steadily", 150.0), ("quickly", float("inf")))  # degrees a second
+SIZES = (("small", 0.155), ("medium-sized", 0.205), ("large", 1.0))  # the largest radius of each, in short sides
+SPEEDS = (("slowly", 0.22), ("steadily", 0.5), ("quickly", float("inf")))  # the largest speed of each, in short sides a second
+SPINS = (("slowly", 60.0), ("steadily", 150.0), ("quickly", float("inf")))  # the largest speed of each, in degrees a second
 TIMES = ("", "once", "twice", "three times", "four times", "five times")
 WAYS = {"left": "to the left", "right": "to the right", "up": "upwards", "down": "downwards"}
 WAYS |= {turn: turn for turn in TURNS}
@@ -49,12 +49,12 @@ _DENSE = {
 
 
 def word(value: float, table: Sequence[tuple[str, float]]) -> str:
-    """The first word of a table whose bound is not below the value."""
+    """The first word of a table whose bound is at least the value."""
     return next(name for name, bound in table if value <= bound)
 
 
 def place(x: float, y: float) -> str:
-    """Where a point of the unit square lies, in words."""
+    """A phrase for the position of a point in the unit square."""
     row = ("upper", "", "lower")[min(int(y * 3), 2)]
     column = ("left", "", "right")[min(int(x * 3), 2)]
     return (
@@ -73,7 +73,7 @@ def _capital(sentence: str) -> str:
 
 
 def short_caption(facts: Facts, wording: int) -> str:
-    """A vague caption: colour, shape and way, nothing else. wording: any number, chooses among phrasings."""
+    """A vague caption: colour, shape and direction, nothing else. wording: any number, which chooses among phrasings."""
     things = [_article(f"{colour} {shape}") for colour, shape in zip(facts.colours, facts.shapes, strict=True)]
     if facts.motion is None:
         return _PICTURE[wording % len(_PICTURE)].format(things=" and ".join(things))
@@ -89,7 +89,7 @@ def short_caption(facts: Facts, wording: int) -> str:
 def dense_caption(facts: Facts, *, places: Sequence[tuple[str, str]], bounces: int, bar: str) -> str:
     """An exact caption of everything in the scene.
 
-    places: where each object starts and ends. bounces: how often the floor is touched. bar: the shade of the bar, for a scene that has one.
+    places: where each object starts and ends. bounces: how often the floor is touched. bar: the shade of the bar, in a scene with one.
     """
     kinds = zip(facts.sizes, facts.colours, facts.shapes, strict=True)
     things = [_article(f"{size} {colour} {shape}") for size, colour, shape in kinds]
@@ -141,7 +141,7 @@ _WAY = re.compile(
 _CAMERA_WAY = re.compile(r"\bcamera (?:pan|mov|turn)\w*(?: \w+ly)?(?: to the)? (left|right|up|down)(?:wards?)?\b")
 _SPEED = re.compile(r"\b(slowly|steadily|quickly)\b")
 _BACKGROUND = re.compile(r"\b(?:in front of|on|over|across) an? ([a-z -]+?) background\b")
-_SIGNS = (  # of each motion, the first that is found counts
+_SIGNS = (  # signs of each motion; the first match counts
     ("bounce", re.compile(r"\bbounc")),
     ("occlude", re.compile(r"\bbehind\b|\bhidden\b")),
     ("rotate", re.compile(r"\b(?:turn|rotat|spin)")),
@@ -152,7 +152,7 @@ _PICTURED = re.compile(r"\b(?:picture|image|photo) of\b")
 
 
 def parse(caption: str) -> Facts:
-    """The checkable content of a caption: exactly what either kind of world caption says, and what it can find in free text."""
+    """The checkable content of a caption: exact for both kinds of world captions, and best effort for free text."""
     text = " ".join(caption.lower().split())
     found = list(_THING.finditer(text))
     if not found:

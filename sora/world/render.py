@@ -1,4 +1,4 @@
-"""From a scene to pixels: backgrounds, anti-aliased shapes and bars. numpy only, all frames of a clip at once."""
+"""Renders scenes to pixels: backgrounds, anti-aliased shapes and bars. numpy only, all frames of a clip at once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SHADES: dict[str, tuple[int, int, int]] = {
 BACKGROUNDS: tuple[str, ...] = ("plain", "graded", "rippled", "striped")
 WAVES = 5
 RELIEF = 17.0  # grey levels of a ripple or a stripe
-CONTRAST = 58.0  # least grey levels between a bar and what lies around it
+CONTRAST = 58.0  # the least difference in grey levels between a bar and its surroundings
 
 
 class Background(NamedTuple):
-    """kind: one of BACKGROUNDS. shades: names, two of them when graded. numbers: what else was drawn for it."""
+    """The background of a clip. kind: one of BACKGROUNDS. shades: their names, two for a gradient. numbers: its other random numbers."""
 
     kind: str
     shades: tuple[str, ...]
@@ -52,7 +52,7 @@ def draw_background(rng: np.random.Generator, kinds: tuple[str, ...]) -> Backgro
 
 
 def bar_shade(rng: np.random.Generator, background: Background) -> str:
-    """A grey that stands out from the background, wherever on it."""
+    """A grey that contrasts with the background everywhere."""
     greys = ("black", "dark grey", "grey", "light grey", "white")
     far = [min(abs(luma(grey) - luma(shade)) for shade in background.shades) for grey in greys]
     good = [grey for grey, distance in zip(greys, far, strict=True) if distance >= CONTRAST] or [greys[int(np.argmax(far))]]
@@ -60,7 +60,7 @@ def bar_shade(rng: np.random.Generator, background: Background) -> str:
 
 
 def relief(background: Background, stage: SceneFrame, camera: Float[ndarray, "T 2"]) -> Float[ndarray, "T H W"]:
-    """Grey levels added to the shade: soft waves in all directions, or soft stripes; they stay where they are when the camera moves."""
+    """Grey levels added to the shade: soft waves in all directions, or soft stripes, fixed in the scene when the camera moves."""
     numbers = background.numbers if background.kind == "rippled" else background.numbers[:1]
     turns = 2 * np.pi * (np.arange(len(numbers)) + numbers[:, 0]) / len(numbers)
     lengths = stage.short * ((0.35 + 0.4 * numbers[:, 1]) if background.kind == "rippled" else (0.16 + 0.14 * numbers[:, 1]))
@@ -111,7 +111,7 @@ def _draw_actor(frames: Float[ndarray, "T H W 3"], actor: Actor) -> None:
     count, height, width, _ = frames.shape
     side = int(np.ceil(2 * OUTLINES[actor.shape].reach * actor.radius + 3))
     tall, wide = min(side, height), min(side, width)
-    centres = actor.centres.astype(np.float32) - 0.5  # pixel centres lie at whole numbers now
+    centres = actor.centres.astype(np.float32) - 0.5  # so that pixel centres lie at whole numbers
     left = np.clip(np.round(centres[:, 0] - (wide - 1) / 2), 0, width - wide).astype(np.int64)
     top = np.clip(np.round(centres[:, 1] - (tall - 1) / 2), 0, height - tall).astype(np.int64)
     columns, rows = left[:, None] + np.arange(wide), top[:, None] + np.arange(tall)
@@ -126,7 +126,7 @@ def _draw_actor(frames: Float[ndarray, "T H W 3"], actor: Actor) -> None:
 def render(
     stage: SceneFrame, background: Background, actors: tuple[Actor, ...], *, camera: Float[ndarray, "T 2"], bar: Bar | None, shade: str
 ) -> UInt8[ndarray, "T H W 3"]:
-    """The frames of a scene. shade: the bar's."""
+    """The frames of a scene. shade: of the bar."""
     frames = _backdrop(background, stage, camera)
     colour = np.array(SHADES[shade], dtype=np.float32)
     if bar is not None and not bar.front:

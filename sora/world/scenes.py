@@ -1,4 +1,4 @@
-"""What happens in a clip, before a pixel is drawn: who stands where in each frame, and why.
+"""The motion in a clip before rendering: where each object is in each frame.
 
 Lengths are pixels with x to the right and y downwards, from the frame's upper left corner; times are seconds.
 """
@@ -14,10 +14,10 @@ from numpy import ndarray
 from sora.world.judge.silhouettes import OUTLINES
 
 MARGIN = 0.75  # pixels between an object and the frame's edge
-CANDIDATES = 48  # ways tried at once when two objects must keep apart
+CANDIDATES = 48  # candidate ways when two objects must keep apart
 WAY = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 LEAST_FRAMES = {"linear": 2, "bounce": 8, "rotate": 5, "occlude": 9, "pan": 2, "still": 2}
-SMALLEST = 3.0  # the least radius in pixels at which a shape can still be told
+SMALLEST = 3.0  # the least radius in pixels at which shapes can be told apart
 
 
 class SceneFrame(NamedTuple):
@@ -59,12 +59,12 @@ class Bar(NamedTuple):
     upright: bool
     low: float
     high: float
-    front: bool  # hides objects, or is the ground behind them
+    front: bool  # whether it hides objects or lies behind them
 
 
 @dataclass(frozen=True)
 class Play:
-    """What a motion made of its actors. camera: (T, 2) how far the camera has moved. contacts: seconds at which the floor is touched."""
+    """The actors of a motion and their positions. camera: (T, 2) its displacement. contacts: seconds at which the floor is touched."""
 
     actors: tuple[Actor, ...]
     camera: ndarray
@@ -74,7 +74,7 @@ class Play:
 
 
 class ActorTraits(NamedTuple):
-    """What an actor is told before it has a place."""
+    """The properties of an actor before it has a position."""
 
     colour: str
     shape: str
@@ -107,13 +107,13 @@ def _cast(tracks: list[ndarray], reaches: list[float]) -> list[ndarray] | None:
 
 
 def _spots(rng: np.random.Generator, stage: SceneFrame, part: ActorTraits, radius: float, *, turning: bool = False) -> ndarray:
-    """Candidate places (K, 1, 2) for an object that stays."""
+    """Candidate positions (K, 1, 2) for an object that rests."""
     left, right, top, bottom = room(stage, part.shape, radius, turning=turning)
     return np.stack([rng.uniform(left, right, CANDIDATES), rng.uniform(top, bottom, CANDIDATES)], -1)[:, None]
 
 
 def _lines(rng: np.random.Generator, stage: SceneFrame, part: ActorTraits, radius: float) -> ndarray | None:
-    """Candidate straight ways (K, T, 2) of constant velocity, whole inside the frame; None if there is no room to move."""
+    """Candidate straight ways (K, T, 2) of constant velocity, wholly inside the frame; None if there is no room to move."""
     left, right, top, bottom = room(stage, part.shape, radius)
     way = np.array(WAY[str(part.direction)])
     low, high = (left, right) if way[0] else (top, bottom)
@@ -135,7 +135,7 @@ def _still_angles(stage: SceneFrame) -> ndarray:
 
 
 def linear(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Each object at constant velocity along its own way."""
+    """All objects move at constant velocity, each along its own way."""
     lines = [_lines(rng, stage, part, radius) for part, radius in zip(parts, radii, strict=True)]
     tracks = [line for line in lines if line is not None]
     chosen = _cast(tracks, _reaches(parts, radii)) if len(tracks) == len(parts) else None
@@ -156,7 +156,7 @@ def _reaches(parts: tuple[ActorTraits, ...], radii: list[float]) -> list[float]:
 
 
 def still(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Nothing moves."""
+    """All objects rest."""
     chosen = _cast([_spots(rng, stage, part, radius) for part, radius in zip(parts, radii, strict=True)], _reaches(parts, radii))
     if chosen is None:
         return None
@@ -168,7 +168,7 @@ def still(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits,
 
 
 def rotate(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Each object turns about its centre, by less than a quarter of its symmetry from one frame to the next."""
+    """All objects turn about their centres, by less than a quarter of their symmetry from one frame to the next."""
     spots = [_spots(rng, stage, part, radius, turning=True) for part, radius in zip(parts, radii, strict=True)]
     chosen = _cast(spots, _reaches(parts, radii))
     if chosen is None:
@@ -211,12 +211,12 @@ def pan(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, .
 
 
 def bounce(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Thrown sideways, falling under constant gravity, and losing part of its speed at each touch of the floor."""
+    """An object thrown sideways falls under constant gravity and loses part of its speed at each touch of the floor."""
     floor = stage.height - max(2.0, round(0.09 * stage.height))
     part, radius = parts[0], radii[0]
     outline, way = OUTLINES[part.shape], WAY[str(part.direction)][0]
     left, right, top, _ = room(stage, part.shape, radius)
-    rest = floor - outline.below * radius  # where the centre is at a touch
+    rest = floor - outline.below * radius  # the centre's y at a touch
     high = rest - top
     if high < 0.3 * stage.short or right - left < 0.25 * stage.short or len(parts) > 1:
         return None
@@ -231,7 +231,7 @@ def bounce(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits
         y = np.where(since > 0, rest - speed * since + 0.5 * gravity * since**2, y)
         contacts.append(float(touch))
         touch, speed = touch + 2.0 * speed / gravity, speed * keeps
-    y = np.minimum(y, rest)  # what is left of its speed is too little to see
+    y = np.minimum(y, rest)  # its remaining speed is too small to see
     length = rng.uniform(max(0.25 * stage.short, 0.5 * (right - left)), right - left)
     begin = left + rng.uniform(0.0, 1.0) * (right - left - length)
     x = begin + length * (stage.progress if way > 0 else 1.0 - stage.progress)
@@ -241,7 +241,7 @@ def bounce(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits
 
 
 def occlude(rng: np.random.Generator, stage: SceneFrame, parts: tuple[ActorTraits, ...], radii: list[float]) -> Play | None:
-    """Moves at constant velocity behind a bar that hides it wholly in at least one frame, and comes out again."""
+    """An object moves at constant velocity behind a bar, is wholly hidden in at least one frame, and comes out again."""
     part, outline = parts[0], OUTLINES[parts[0].shape]
     way = np.array(WAY[str(part.direction)])
     upright = bool(way[0])

@@ -34,13 +34,13 @@ WAYS: dict[str, tuple[str | None, ...]] = {
 }
 LEAST_SIDE = 24  # pixels
 PAIR_RADIUS = 0.16  # objects that share a frame are no larger than this
-ATTEMPTS = 8  # smaller and smaller radii for one plan of a scene
+ATTEMPTS = 8  # attempts at one plan of a scene, with smaller radii each time
 PLANS = 12
 
 
 @dataclass(frozen=True)
 class WorldClip:
-    """frames: uint8 T H W 3. captions: "short" (vague) and "dense" (exact). facts: what the dense one says. truth: JSON-able."""
+    """A clip of the world. frames: uint8 T H W 3. captions: "short" (vague), "dense" (exact). facts: of the latter. truth: JSON-able."""
 
     frames: UInt8[ndarray, "T H W 3"]
     fps: float
@@ -52,7 +52,7 @@ class WorldClip:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to ask a model for, and what its clip must show. size: (height, width) in pixels."""
+    """A prompt for a model, and the facts that its clip must show. size: (height, width) in pixels."""
 
     text_short: str
     text_dense: str
@@ -63,7 +63,7 @@ class Prompt:
 
 
 class Scene(NamedTuple):
-    """Everything about a clip but its pixels."""
+    """A clip without its pixels."""
 
     stage: SceneFrame
     fps: float
@@ -76,12 +76,12 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Settings that choose the part of the world to draw from.
+    """The built-in world, restricted by these settings.
 
-    seed: of everything. sizes: (height, width) in pixels. seconds, rates: durations and frames a second; frame counts are rounded to
-    1 + k * stride_time. shapes, colours, motions, backgrounds: subsets of SHAPES, PALETTE, MOTIONS, BACKGROUNDS. objects: how many a clip
-    may hold (1, 2). radius: least and greatest object radius in short sides. image_share: share of clips of one frame. held_out: share of
-    the (colour, shape, direction) combinations that only the split "heldout" shows; every pair of the three is still seen in training.
+    seed: of everything. sizes: (height, width) in pixels. seconds, rates: durations and frames a second; frame counts are rounded to 1 + k
+    * stride_time. shapes, colours, motions, backgrounds: subsets of SHAPES, PALETTE, MOTIONS, BACKGROUNDS. objects: how many a clip may
+    hold (1, 2). radius: least and greatest object radius in short sides. image_share: share of clips of one frame. held_out: share of the
+    (colour, shape, direction) combinations that only the split "heldout" shows; every pair of the three is still seen in training.
     """
 
     seed: int = 0
@@ -174,7 +174,7 @@ class World:
         return WorldClip(frames=frames, fps=scene.fps, captions=scene.captions, facts=scene.facts, truth=_truth(scene), key=key)
 
     def prompts(self, n: int, *, split: Split = "heldout", seed: int = 0) -> list[Prompt]:
-        """n prompts for clips in motion (or for images, if the world has nothing else), drawn as the split's clips are."""
+        """n prompts for clips in motion (or for images, if the world has nothing else), from the same distribution as the split's clips."""
         found: list[Prompt] = []
         for index in range(n):
             rng = draws.generator(f"world-prompts-{split}", seed=self.seed, epoch=seed, sample=index)
@@ -185,7 +185,7 @@ class World:
         return found
 
     def scene(self, index: int, *, split: Split = "train") -> Scene:
-        """Everything about clip number `index` but its pixels; cheap."""
+        """Clip number `index` without its pixels, which makes it cheap."""
         rng = draws.generator(f"world-{split}", seed=self.seed, epoch=0, sample=index)
         return self._draw(rng, split, image=bool(rng.uniform() < self.image_share))
 
@@ -219,7 +219,7 @@ class World:
     def _plan(
         self, rng: np.random.Generator, split: Split, stage: SceneFrame, *, image: bool
     ) -> tuple[str | None, tuple[ActorTraits, ...]] | None:
-        """Choose a motion and who takes part; None if the choice has no combination in this split."""
+        """Choose a motion and its actors; None if the choice has no combination in this split."""
         able = [motion for motion in self.motions if len(stage.times) >= LEAST_FRAMES[motion]]
         number = int(self.objects[int(rng.integers(len(self.objects)))])
         motion = None
@@ -241,7 +241,7 @@ class World:
         return motion, tuple(parts[:number] if len(parts) >= number else parts[:1])
 
     def _finish(self, rng: np.random.Generator, stage: SceneFrame, fps: float, motion: str | None, play: Play) -> Scene:
-        """Dress a played scene: background, bar, facts and captions."""
+        """Complete the scene of a play: background, bar, facts and captions."""
         background = painting.draw_background(rng, ("rippled",) if motion == "pan" else tuple(self.backgrounds))
         shade, wording = painting.bar_shade(rng, background), int(rng.integers(1 << 16))
         actors = play.actors

@@ -1,1 +1,1 @@
-"""What is known of a dataset's clips without reading them: rows, columns, captions beside them, and latents."""
+"""The metadata of a dataset's clips: rows, columns, captions and latents, readable without the clips themselves."""

@@ -1,10 +1,10 @@
-"""Captions that are added to a dataset later: beside the shards and their metadata, neither of which is written again.
+"""Captions that are added to a dataset later, in files of their own: neither the shards nor their metadata are written again.
 
-    captions-<set>.json            of which dataset, by whom, and the files with their hashes; written last
+    captions-<set>.json            the dataset, the captioner, and the files with their hashes; written last
     captions-<set>-000000.parquet  key and captions of clips of one shard, or of some of them
 
-All sets of a folder are in force, in the order of their names. A caption of a set stands in for the clip's earlier one of the
-same kind and captioner, and is added otherwise; which kinds are trained on is the run's choice.
+All sets of a folder are in force, in the order of their names. A caption of a set replaces the clip's earlier caption of the same kind and
+captioner, and is added otherwise; which kinds are trained on is the run's choice.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from sora.system.files import file_hash, local, text_hash, whole_file, write_jso
 VERSION = 1
 SCHEMA = pa.schema([("key", pa.string()), ("captions", CAPTIONS)])
 NAME = re.compile(r"[a-z0-9_]{1,64}")
-_KEPT = 64  # files in memory
+_KEPT = 64  # files whose rows are kept in memory
 _ENTRY = {"shard": count, "file": beside, "sha256": digest, "captions": text}
 FORM = Fields({"name": matching(NAME.pattern, "a name of small letters"), "dataset": text, "files": [_ENTRY]}, may={"sha256": Maybe(text)})
 
 
 class CaptionSetWriter:
-    """Writes the set `name` of a dataset's folder: a file for each of its shards that has new captions, then `finish`.
+    """Writes the set `name` of captions into a dataset's folder: one file for each shard that has new captions, then `finish`.
 
-    dataset: the fingerprint of the dataset. Until `finish` nothing is in force; a set that exists is refused.
+    dataset: the dataset's fingerprint. The captions are in force only after `finish`; a set that exists already is refused.
     """
 
     def __init__(self, folder: Path | str, name: str, *, dataset: str) -> None:
@@ -51,7 +51,7 @@ class CaptionSetWriter:
         self._files: dict[int, dict[str, Any]] = {}
 
     def write(self, shard: int, captions: Mapping[str, Sequence[Caption]]) -> None:
-        """New captions of clips of a shard, by key; a shard that was written before is written anew."""
+        """Write new captions of clips of a shard, by the clips' keys; a second call for the same shard replaces the first."""
         path = self.folder / f"captions-{self.name}-{shard:06d}.parquet"
         columns = {"key": list(captions), "captions": [[asdict(caption) for caption in said] for said in captions.values()]}
         with whole_file(path) as staging:
@@ -63,7 +63,7 @@ class CaptionSetWriter:
         self._files[shard] = entry
 
     def finish(self, about: Mapping[str, Any]) -> Path:
-        """Write the manifest that puts the set in force; `about`: the captioner, its prompt, ... (JSON-able)."""
+        """Write the manifest that puts the set in force. about: JSON-able facts such as the captioner and its prompt."""
         if not self._files:
             raise ValueError(f"no caption was written to the set {self.name}; there is nothing to add")
         files = [self._files[shard] for shard in sorted(self._files)]
@@ -79,7 +79,7 @@ def manifest_path(folder: Path, name: str) -> Path:
 
 
 class CaptionSets:
-    """All the finished sets of a dataset's folder."""
+    """All finished sets of captions in a dataset's folder."""
 
     def __init__(self, folder: Path | str, *, dataset: str) -> None:
         self.folder = Path(folder)
@@ -89,12 +89,12 @@ class CaptionSets:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all captions of all sets; "" where there is no set."""
+        """A hash of all captions of all sets; "" if there is no set."""
         listed = [f"{one['name']}\t{entry['captions']}" for one in self.described for entry in one["files"]]
         return hashlib.sha256("\n".join(listed).encode()).hexdigest() if listed else ""
 
     def over(self, captions: Sequence[Caption], *, key: str, shard: int) -> tuple[Caption, ...]:
-        """A clip's captions with those of the sets over and after them."""
+        """A clip's captions after all sets have replaced some of them and added others."""
         found = {(said.kind, said.captioner, number): said for number, said in enumerate(captions)}
         for files in self._files:
             new = [Caption(**said) for said in self._of(files[shard]).get(key, ())] if shard in files else []
@@ -107,7 +107,7 @@ class CaptionSets:
         return [entry for files in self._files for entry in files.values()]
 
     def keys(self, entry: Mapping[str, Any]) -> list[str]:
-        """The clips that a file has captions of; a file that is missing, damaged or has changed is a `ValueError`."""
+        """The keys of the clips that a file has captions for; a file that is missing, damaged or changed raises `ValueError`."""
         return list(self._of(entry))
 
     def _of(self, entry: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
@@ -132,7 +132,7 @@ def _opened(path: Path, dataset: str) -> dict[str, Any]:
         raise ValueError(f"{path} is no set of captions of version {VERSION}; write it again or delete it")
     fitting(described, FORM, str(path), "write it again or delete it")
     whole = path.name == f"captions-{described['name']}.json"
-    if not whole or described.get("sha256") not in (None, text_hash(json.dumps(described["files"]))):  # sets of before have none
+    if not whole or described.get("sha256") not in (None, text_hash(json.dumps(described["files"]))):  # old sets have none
         raise ValueError(f"{path} is damaged: its name or its files are none; write it again or delete it")
     if described.get("dataset") != dataset:
         raise ValueError(f"{path} is of another dataset ({str(described.get('dataset'))[:12]}, here is {dataset[:12]}); caption it again")

@@ -1,9 +1,9 @@
-"""What planning and reading ask of every clip, as plain arrays in files that are mapped into memory, never read as a whole.
+"""The numbers that planning and reading need of every clip, as plain arrays in memory-mapped files that are never read as a whole.
 
     columns/frames.bin …   one little-endian number per clip; the clips' hashes as 32 bytes, their keys one after another
 
-They say nothing that the parquet files do not, and are made from those where they are missing. A hundred million clips take
-about 10 GB of files, of which a process holds what it looks at, shared with all others of the machine.
+They repeat what the parquet files say, and are made from those where they are missing. A hundred million clips take about 10 GB of files; a
+process holds only the pages that it reads, and shares them with all other processes of the machine.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ LAYOUT = {
     "height": Column("<i4"),
     "width": Column("<i4"),
     "fps": Column("<f8"),
-    "split": Column("<i2"),  # number in `splits`
-    "suffix": Column("<i2"),  # number in `suffixes`
+    "split": Column("<i2"),  # index into `splits`
+    "suffix": Column("<i2"),  # index into `suffixes`
     "sha256": Column("u1", 32),
-    "key_end": Column("<i8"),  # bytes of keys up to the end of this one
+    "key_end": Column("<i8"),  # offset of the key's end in `keys`
     "keys": Column("u1", None),
 }
 
-CHECKED_AT_ONCE = 1_000_000  # rows up to which opening looks at every number
+CHECKED_AT_ONCE = 1_000_000  # rows up to which opening a dataset checks every number
 RATES = (1e-6, 1e6)  # frames a second that a clip may have
-LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # as of rows, see `sora.data.index.rows`
-CODES = {"split": "s", "suffix": "es"}  # numbers in lists of dataset.json of these names
+LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # the same bounds as in `sora.data.index.rows`
+CODES = {"split": "s", "suffix": "es"}  # the ending that makes a column's name that of its list in dataset.json
 
 
 class Columns:
-    """The arrays of all clips of a dataset. splits and suffixes: what the numbers in these columns stand for."""
+    """The arrays of all clips of a dataset. splits, suffixes: the texts that the numbers in the columns of these names stand for."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, splits: Sequence[str], suffixes: Sequence[str]) -> None:
         self.arrays, self.splits, self.suffixes = dict(arrays), tuple(splits), tuple(suffixes)
@@ -67,7 +67,7 @@ class Columns:
 
 
 class Keys(Sequence[str]):
-    """The keys of some rows, made when they are asked for: no text per clip is held. Equal to any sequence of the same keys."""
+    """A sequence of the keys of some rows, made on access, so no text per clip is held. Equal to any sequence of the same keys."""
 
     def __init__(self, columns: Columns, rows: np.ndarray | None) -> None:
         self._columns, self._rows = columns, rows
@@ -95,7 +95,7 @@ class Keys(Sequence[str]):
 
 
 class _Codes:
-    """Numbers for the few texts of a column, in order of appearance."""
+    """Numbers the few distinct texts of a column in order of appearance."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -109,7 +109,7 @@ class _Codes:
 
 
 class _Arrays:
-    """Tables of rows into arrays, one table after another."""
+    """Turns tables of rows into arrays, one table after another."""
 
     def __init__(self) -> None:
         self.splits, self.suffixes = _Codes(), _Codes()
@@ -127,7 +127,7 @@ class _Arrays:
 
 
 class ColumnWriter:
-    """Writes the columns of a dataset into `folder`/columns, a table of rows at a time."""
+    """Writes the columns of a dataset into `folder`/columns, one table of rows at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._arrays, self._writer = _Arrays(), ArrayWriter(below(folder, FOLDER), LAYOUT)
@@ -139,13 +139,13 @@ class ColumnWriter:
         self._writer.close()
 
     def finish(self) -> dict[str, Any]:
-        """Close the files; what dataset.json says of them."""
+        """Close the files and return the entry that describes them in dataset.json."""
         hashes = self._writer.finish()
         return {"splits": list(self._arrays.splits.texts), "suffixes": list(self._arrays.suffixes.texts), "sha256": hashes}
 
 
 class ColumnCheck:
-    """Compares columns with the rows that they repeat, a table of these at a time. `wrong`: names of those that say something else."""
+    """Compares columns with the rows that they repeat, one table at a time. `wrong` names the columns that differ from the rows."""
 
     def __init__(self, columns: Columns) -> None:
         self.wrong: set[str] = set()
@@ -164,7 +164,7 @@ class ColumnCheck:
 
 
 def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Columns | None:
-    """The mapped columns of a dataset (see `open_arrays`); None if it has none."""
+    """The mapped columns of a dataset (see `open_arrays`); None if the dataset has none."""
     about = described.get("columns")
     if about is None or not below(folder, FOLDER).is_dir():
         return None
@@ -177,7 +177,7 @@ def open_columns(folder: Path, described: Mapping[str, Any], rows: int) -> Colum
 
 
 def _impossible(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
-    """The first array with a number that no clip has; nothing where there is none."""
+    """The name of the first array that has a value no clip can have; "" if there is none."""
     ends = np.concatenate([[0], arrays["key_end"]])
     wrong = {name: bool((arrays[name] < least).any()) for name, least in LEAST.items()}
     wrong |= {
@@ -191,12 +191,12 @@ def _impossible(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> s
 
 
 def check_columns(folder: Path, described: Mapping[str, Any]) -> None:
-    """Compare every column with the hash that the dataset holds of it."""
+    """Compare every column with its hash in dataset.json."""
     check_arrays(folder / FOLDER, LAYOUT, described["columns"]["sha256"], rows=described["totals"]["clips"])
 
 
 def columns_of(tables: Iterator[pa.Table]) -> Columns:
-    """Columns in memory, from the rows themselves."""
+    """Columns in memory, made from the rows themselves."""
     made = _Arrays()
     parts = [made(table) for table in tables]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in LAYOUT}

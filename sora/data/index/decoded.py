@@ -1,4 +1,4 @@
-"""What the frames of datasets depend on, besides their bytes, and which datasets a reader may have."""
+"""Which readers decide a dataset's frames, and which readers a dataset may be given to."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sora.video.reader import VideoReader
 
 
 def decoded_by(reader: VideoReader, *indexes: Index) -> str:
-    """The reader's identity, and that of what reads images where a dataset may hold some: frames of videos alone do not depend on it.
+    """The identity of the video reader, and of the image reader if a dataset may hold images: frames of videos alone do not depend on it.
 
-    Raises ValueError for datasets that the reader is not to be given (`refuse_others`).
+    Raises ValueError for datasets that this reader must not read (`refuse_others`).
     """
     refuse_others(reader, *indexes)
     return " ".join([reader.identity(), *([pictures.identity()] if any(map(may_hold_images, indexes)) else [])])
 
 
 def refuse_others(reader: VideoReader, *indexes: Index) -> None:
-    """Raise ValueError if decord were to read clips that others encoded: its FFmpeg is of 2021, and media may be made to break it.
+    """Raise ValueError if decord would read clips that others encoded: its FFmpeg is of 2021, and media can be crafted to break it.
 
-    What `sora prepare` of this user wrote bears a seal; where another user's did, the command line says so. Shards that were indexed hold
-    files as somebody made them.
+    Clips that `sora prepare` wrote for this user bear a seal; a dataset of another user passes only if the command line allows it. Shards
+    that were only indexed hold files as their authors made them, so decord never reads these.
     """
     if not isinstance(reader.reader if isinstance(reader, GuardedReader) else reader, DecordReader):
         return
@@ -44,5 +44,5 @@ def refuse_others(reader: VideoReader, *indexes: Index) -> None:
 
 
 def may_hold_images(index: Index) -> bool:
-    """Whether a clip of the dataset, of whatever split, is not called a video. `sora prepare` makes videos of images, others do not."""
+    """Whether any clip of the dataset, in any split, is not stored as a video. `sora prepare` stores images as videos; others may not."""
     return any(PurePosixPath(f"clip.{suffix}").suffix.lower().lstrip(".") not in VIDEO_SUFFIXES for suffix in index.columns.suffixes)

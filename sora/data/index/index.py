@@ -6,8 +6,8 @@
     columns/              numbers of all clips, mapped into memory (see `sora.data.index.columns`)
     remote.json           only where the shards lie elsewhere: their folder or URL (see `sora.data.shards.stores`)
 
-Captions live in the parquet files alone, so that recaptioning rewrites no shard; new ones are files of their own
-(`sora.data.index.caption_sets`). A row's parquet file is opened when something is asked that only it knows.
+Captions live in the parquet files alone, so that recaptioning rewrites no shard; new captions are files of their own
+(`sora.data.index.caption_sets`). A row's parquet file is opened only when the columns do not have the answer.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ __all__ = ["DATASET", "VERSION", "Caption", "ClipFacts", "ClipRow", "DatasetWrit
 
 _TOTALS: dict[str, Form] = dict.fromkeys(("clips", "frames", "bytes", "captions"), count)
 _ENTRY = {"shard": inside, "meta": inside, "meta_sha256": digest, "clips": some, "bytes": Maybe(count)}
-_CAPTIONS = {"whole": text, "splits": Named(text)}  # since the second version
-_CAPTIONED = Named({"clips": some, "without": count, "kinds": Named(some)})  # datasets of before have none
-_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, digest)}  # they may be missing
+_CAPTIONS = {"whole": text, "splits": Named(text)}  # version 2 and later
+_CAPTIONED = Named({"clips": some, "without": count, "kinds": Named(some)})  # missing in datasets of earlier versions
+_COLUMNS = {"splits": [text], "suffixes": [text], "sha256": dict.fromkeys(LAYOUT, digest)}  # hashes of columns may be missing
 FORM = Fields(
     {"version": whole(1, VERSION), "fingerprint": text, "totals": _TOTALS, "splits": Named(some), "shards": [_ENTRY]},
     may={"captions": Maybe(_CAPTIONS), "columns": Maybe(_COLUMNS), "captioned": Maybe(_CAPTIONED), "licence": text},
-)  # of dataset.json
+)  # the form of dataset.json
 _CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
 
 
 class Index:
-    """The clips of a dataset (or of one split of it), in their order of writing.
+    """The clips of a dataset (or of one split of it), in the order in which they were written.
 
-    Columns are arrays of the machine's shared memory, not Python objects, so that a hundred million clips open at once and
-    forked workers share them. `fingerprint` covers keys, bytes and shapes, and the split; `dataset_fingerprint` the same for all
-    splits; neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
+    Columns are arrays in memory shared by the machine's processes, not Python objects, so that a hundred million clips open at once and
+    forked workers share them. `fingerprint` covers keys, bytes, shapes and the split; `dataset_fingerprint` covers the same for all splits.
+    Neither depends on captions or on how the clips are spread over shards; `captions_fingerprint` covers the captions.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path | str, split: str | None = None, *, hash_every_read: bool = False) -> Index:
-        """The index of a folder that `sora prepare` or `sora data index` finished.
+        """Open the index of a folder that `sora prepare` or `sora data index` finished.
 
-        hash_every_read: compare a clip's bytes with its hash not only when a process reads it first (see `ShardReader`).
+        hash_every_read: compare a clip's bytes with its hash at every read, not only at a process's first read of it (see `ShardReader`).
 
-        A missing, cut or changed file is a `ValueError` that names it; above 32 MB of metadata, when the file is first used.
+        A missing, cut or changed file raises `ValueError` with its name: at once up to 32 MB of metadata, above that at its first use.
         """
         folder = Path(folder)
         if not (folder / DATASET).is_file():
@@ -110,11 +110,11 @@ class Index:
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "rows"]:
-        """Bytes of each clip."""
+        """The size of each clip in bytes."""
         return self._array("size")
 
     def of_rows(self, whole: np.ndarray) -> np.ndarray:
-        """Of an array that has an entry for every clip of the dataset, those of this split."""
+        """The entries of this split, from an array with one entry for every clip of the dataset."""
         return whole if self._rows is None else whole[self._rows]
 
     def _array(self, name: str) -> np.ndarray:
@@ -131,7 +131,7 @@ class Index:
     @cached_property
     def captions_fingerprint(self) -> str:
         written = self.described.get("captions")
-        if written is None:  # of the first version
+        if written is None:  # datasets of version 1
             found = (caption_identity(self.key(row), self._values(row, ("captions",))["captions"]) for row in range(len(self)))
             base = hashlib.sha256(b"\n".join(found)).hexdigest()
         else:
@@ -142,7 +142,7 @@ class Index:
     def captioned(self) -> dict[str, Any] | None:
         """How many clips have captions of which kinds, as dataset.json says: {"clips", "without", "kinds": {kind: clips}}.
 
-        None where it does not: it is of before, or sets of captions were added.
+        None if dataset.json does not say it (earlier versions), or if sets of captions were added since.
         """
         written = self.described.get("captioned")
         if not written or self.sets.described:
@@ -159,27 +159,27 @@ class Index:
         return self.columns.key(self.place(number))
 
     def shard(self, number: int) -> int:
-        """The number of the shard that a clip lies in, in the order of `described["shards"]`."""
+        """The number of the shard that holds a clip, in the order of `described["shards"]`."""
         return self.files.locate(self.place(number))[0]
 
     def rows_of_shard(self, shard: int) -> Sequence[int]:
-        """The rows of this split that lie in a shard."""
+        """The rows of this split whose clips a shard holds."""
         first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
         if self._rows is None:
             return range(first, last)
         return range(*np.searchsorted(self._rows, (first, last)).tolist())
 
     def shard_keys(self, shard: int) -> list[str]:
-        """The keys of all clips of a shard, of whatever split."""
+        """The keys of all clips of a shard, in any split."""
         first, last = (int(self.files.starts[number]) for number in (shard, shard + 1))
         return [self.columns.key(row) for row in range(first, last)]
 
     def row(self, number: int) -> ClipRow:
-        """All that the metadata say of a clip, as it was written: without captions of later sets."""
+        """All metadata of a clip as they were first written, without the captions of later sets."""
         return clip_row_of(self._values(number, tuple(SCHEMA.names)))
 
     def member(self, number: int) -> Member:
-        """Where a clip's bytes lie; cheaper than its whole row."""
+        """The place of a clip's bytes; cheaper than its whole row."""
         place, columns = self.place(number), self.columns
         entry = self.described["shards"][self.files.locate(place)[0]]
         offset, size = int(columns.arrays["offset"][place]), int(columns.arrays["size"][place])
@@ -190,13 +190,13 @@ class Index:
         return self.sets.over(said, key=self.key(number), shard=self.shard(number)) if self.sets.described else said
 
     def read_member(self, row: ClipRow | Member | int) -> bytes:
-        """The bytes of a clip; a shard that is cut short or changed is a `ValueError` naming shard and key."""
+        """The bytes of a clip; a shard that is cut short or changed raises `ValueError` with the shard and the key."""
         if isinstance(row, ClipRow):
-            return self._reader.read(row.member)  # of no place, so it is hashed
+            return self._reader.read(row.member)  # without a row number the bytes are always hashed
         return self._reader.read(row if isinstance(row, Member) else self.member(row))
 
     def place(self, number: int) -> int:
-        """A row of this split among those of the whole dataset."""
+        """The number that a row of this split has among the rows of the whole dataset."""
         return range(len(self.columns))[number] if self._rows is None else int(self._rows[number])
 
     def _values(self, number: int, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class Index:
 
 
 def refuse_no_folders(folders: Sequence[str]) -> None:
-    """Raise ValueError for `data.folders` that list none, or one dataset twice, however its path is spelt."""
+    """Raise ValueError if `data.folders` is empty or lists one dataset twice, in whatever spelling of its path."""
     if isinstance(folders, str) or not folders:
         raise ValueError(f"data.folders={folders!r}; list one folder or more, such as data.folders=[data/world]")
     places = [os.path.realpath(folder) for folder in folders]
@@ -222,7 +222,7 @@ def _opened(folder: Path, split: str | None, hash_every_read: bool) -> Index:
 
 
 def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.ndarray | None:
-    """The rows of a split; None where they are all rows."""
+    """The rows of a split; None if the split is the whole dataset."""
     if columns.splits == (split,):
         return None
     rows = np.flatnonzero(columns.arrays["split"] == columns.splits.index(split))
@@ -235,7 +235,7 @@ def _rows_of(columns: Columns, split: str, described: Mapping[str, Any]) -> np.n
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What dataset.json of a folder says; ValueError where it is of another form, or its parts do not fit together."""
+    """The content of a folder's dataset.json; ValueError if its form is wrong or its parts contradict each other."""
     path = folder / DATASET
     described = read_json(path, limit=LIST, within=folder)
     version = described.get("version") if isinstance(described, dict) else None
@@ -254,7 +254,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, described: Mapping[str, Any], files: RowFiles) -> None:
-    """Every file that dataset.json lists is there, and the shards have their sizes."""
+    """Raise ValueError unless every file in dataset.json exists and every shard has its size."""
     store = open_store(folder)
     metas = [folder / entry["meta"] for entry in described["shards"]]
     for number, (entry, meta) in enumerate(zip(described["shards"], metas, strict=True)):

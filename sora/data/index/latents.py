@@ -1,9 +1,9 @@
 """Encoded clips on disk, beside the shards they come from: one tar of latents and one parquet file for each shard of the dataset.
 
-latents-<vae hash, 8 digits>.json               of which VAE and dataset, and the shards; written last
+latents-<vae hash, 8 digits>.json               the VAE, the dataset and the shards; written last
 latents-<vae hash, 8 digits>-refused.jsonl      the clips that could not be encoded, and why; their latents are of shape (0, 0, 0)
 latent-<vae hash, 8 digits>-000000.tar          {key}.safetensors: "latents" (C, t, h, w), whitened, float16
-latent-<vae hash, 8 digits>-000000.parquet      key, where it lies, its shape, the SHA-256 of the clip it was made from; how it was made
+latent-<vae hash, 8 digits>-000000.parquet      key, place in the tar, shape, SHA-256 of the clip, and how the latents were made
 latents-<vae hash, 8 digits>/                   the same places and shapes as numbers, mapped into memory (60 bytes a clip)
 """
 
@@ -43,15 +43,15 @@ SCHEMA = pa.schema(
     + [("refused", pa.string())]
 )
 LAYOUT = {"offset": Column("<i8"), "size": Column("<i8"), "sha256": Column("u1", 32), "shape": Column("<i4", 3)}
-_CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which opening compares every file's hash
+_CHECKED_AT_ONCE = 32 << 20  # bytes of metadata up to which every file's hash is compared at once
 _ENTRY = {"meta": beside, "meta_sha256": digest, "shard": beside, "bytes": count}
 FORM = Fields(
     {"version": some, "vae": text, "dataset": text, "stride": Items(some, 3, 3), "shards": [_ENTRY]},
     may={"columns": Maybe(dict.fromkeys(LAYOUT, digest))},
-)  # of latents-….json
-_EMPTY_TAR = bytes(1024)  # the mark of a tar's end
+)  # the form of latents-….json
+_EMPTY_TAR = bytes(1024)  # the end mark of a tar
 _UNBOUNDED = 1 << 60  # one tar for one shard, however large
-_NOTHING = {"offset": 0, "size": 0, "sha256": "00" * 32, "frames": 0, "rows": 0, "columns": 0}  # of a clip without latents
+_NOTHING = {"offset": 0, "size": 0, "sha256": "00" * 32, "frames": 0, "rows": 0, "columns": 0}  # the row of a clip without latents
 Encode = Callable[[Sequence[int]], Sequence[Tensor | str]]
 
 
@@ -60,15 +60,15 @@ def manifest_path(folder: Path | str, vae_hash: str) -> Path:
 
 
 def shard_rows(index: Index) -> list[Sequence[int]]:
-    """The rows of an index that lie in each shard of its dataset, in order."""
+    """For each shard of the dataset, the rows of the index that lie in it, in order."""
     return [index.rows_of_shard(number) for number in range(len(index.described["shards"]))]
 
 
 def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, settings: dict[str, Any]) -> bool:
-    """Whether the latents of shard `number` are there, of this VAE and these settings, for exactly these clips.
+    """Whether shard `number` already has latents of this VAE and these settings, for exactly these clips.
 
     Raises:
-        ValueError: they are, but their frames came from another reader (settings["reader"]).
+        ValueError: it has, but their frames came from another reader than settings["reader"].
     """
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     if not meta.is_file() or not meta.with_suffix(".tar").is_file():
@@ -77,7 +77,7 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
         table = _rows(index, meta, ("key", "source_sha256"))
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         made = fitting(json_of(about.get("settings", "{}").encode(), limit=CARD), Named(anything), str(meta))
-    except (OSError, ValueError):  # of another version of this program, or half a file: it is made again
+    except (OSError, ValueError):  # written by another version, or half a file: encode again
         return False
     members = [index.member(row) for row in rows]
     wanted = [(member.key, member.sha256) for member in members]
@@ -92,11 +92,11 @@ def finished(index: Index, rows: Sequence[int], *, number: int, vae_hash: str, s
 
 
 def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: int, vae_hash: str, settings: dict[str, Any]) -> None:
-    """Encode the clips of one shard and write their latents; `encode` gives one whitened latent per row, in order, or why there is none."""
+    """Encode the clips of one shard and write their latents. encode: gives for each row, in order, whitened latents or why it has none."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     prefix = f"latent-{vae_hash[:8]}"
-    manifest_path(index.folder, vae_hash).unlink(missing_ok=True)  # they are not whole from here on
+    manifest_path(index.folder, vae_hash).unlink(missing_ok=True)  # until `finish` the latents are incomplete
     meta.with_suffix(".tar").unlink(missing_ok=True)
     with ShardWriter(index.folder, prefix=prefix, suffixes=("safetensors",), max_bytes=_UNBOUNDED, first=number) as writer:
         for row, latents in zip(rows, encode(rows), strict=True):
@@ -112,7 +112,7 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
             place = {"key": source.key, "offset": member.offset, "size": member.size, "sha256": member.sha256}
             for name, value in {**place, "source_sha256": source.sha256, **shape, "refused": None}.items():
                 columns[name].append(value)
-    if not meta.with_suffix(".tar").exists():  # not one could be encoded
+    if not meta.with_suffix(".tar").exists():  # no clip could be encoded
         meta.with_suffix(".tar").write_bytes(_EMPTY_TAR)
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vae": vae_hash, "settings": json.dumps(settings)})
     with whole_file(meta) as staging:
@@ -120,17 +120,17 @@ def write_shard(index: Index, rows: Sequence[int], encode: Encode, *, number: in
 
 
 def refused(index: Index, *, number: int, vae_hash: str) -> dict[str, str]:
-    """The clips of shard `number` that could not be encoded, by key, and why."""
+    """The clips of shard `number` that could not be encoded: key to reason."""
     meta = _shard_path(index.folder, vae_hash, number, "parquet")
     table = _rows(index, meta, ("key", "refused"))
-    if "refused" not in table.column_names:  # made before there were such
+    if "refused" not in table.column_names:  # files of earlier versions lack the column
         return {}
     found = table.filter(table["refused"].is_valid())
     return dict(zip(found["key"].to_pylist(), found["refused"].to_pylist(), strict=True))
 
 
 def finish(index: Index, *, shards: int, vae_hash: str, about: dict[str, Any]) -> Path:
-    """Write the columns, and the manifest that says the latents are whole. about: JSON-able: stride, channels, settings, ..."""
+    """Write the columns and then the manifest, which says that the latents are whole. about: JSON-able: stride, channels, settings, ..."""
     listed = []
     manifest_path(index.folder, vae_hash).unlink(missing_ok=True)
     with closing(ArrayWriter(_columns_path(index.folder, vae_hash), LAYOUT)) as columns:
@@ -169,10 +169,10 @@ def _shard_path(folder: Path, vae_hash: str, number: int, suffix: str) -> Path:
 
 
 class LatentIndex:
-    """The latents of an index's clips under one VAE, in the index's order; shape (0, 0, 0): the clip could not be encoded.
+    """The latents of an index's clips under one VAE, in the index's order; a clip that could not be encoded has the shape (0, 0, 0).
 
-    stride: of the VAE in frames, rows and columns. shapes: (clips, 3), latent frames, rows and columns of each clip. Places and
-    shapes are mapped from files; of a split that is not the whole dataset the shapes are copied (12 bytes a clip).
+    stride: pixels and frames per latent, as (frames, rows, columns). shapes: (clips, 3), latent frames, rows and columns of each clip.
+    Places and shapes are mapped from files; for a split that is not the whole dataset the shapes are copied (12 bytes a clip).
     """
 
     def __init__(self, index: Index, vae_hash: str) -> None:
@@ -198,7 +198,7 @@ class LatentIndex:
 
     @property
     def made_by(self) -> str:
-        """What the latents are of, beside the VAE and the clips: the reader of the frames, and what the sizes were trimmed to."""
+        """What the latents depend on besides the VAE and the clips: the reader of the frames, and the multiple that sizes are cut to."""
         return f"reader {self.described.get('reader', 'not known')}, multiple {self.described.get('multiple', 'not known')}"
 
     def member(self, number: int) -> Member:
@@ -208,7 +208,7 @@ class LatentIndex:
         return Member(self.index.key(number), "safetensors", shard, offset, size, bytes(found["sha256"][place]).hex(), place)
 
     def check(self) -> None:
-        """Compare all metadata with their hashes; what has changed is a `ValueError` that names it."""
+        """Compare all metadata files with their hashes; a file that has changed raises `ValueError` with its name."""
         for entry in self.described["shards"]:
             _check_meta(self.index.folder, entry)
         folder = _columns_path(self.index.folder, self.vae_hash)
@@ -216,7 +216,7 @@ class LatentIndex:
             check_arrays(folder, LAYOUT, self.described["columns"], rows=self.index.described["totals"]["clips"])
 
     def latents(self, number: int) -> Float[Tensor, "C _ _ _"]:
-        """Whitened float32 latents of a clip; ValueError naming the shard and key if they are missing or changed."""
+        """Whitened float32 latents of a clip; ValueError with the shard and key if they are missing or changed."""
         member = self.member(number)
         if not member.size:
             raise ValueError(f"clip {member.key} has no latents: it could not be encoded")
@@ -258,7 +258,7 @@ def _open_manifest(index: Index, vae_hash: str) -> dict[str, Any]:
 
 
 def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_hash: str) -> None:
-    """What is read of the manifest is there and of its kind, and the files are those that such latents have."""
+    """Raise ValueError unless the manifest has all entries that are read, of the right type, and lists only files that latents have."""
     wanted = len(index.described["shards"])
     fitting(described, FORM, str(path), "run sora encode again")
     if len(described["shards"]) != wanted:
@@ -269,7 +269,7 @@ def _refuse_malformed(path: Path, index: Index, described: dict[str, Any], vae_h
 
 
 def _check_shards(index: Index, described: dict[str, Any]) -> bool:
-    """Every file that the manifest lists is there, and the shards have their sizes; whether the metadata are small."""
+    """Check that every file of the manifest exists and every shard has its size; return whether the metadata are small enough to hash."""
     total = 0
     for entry in described["shards"]:
         meta, shard = index.folder / entry["meta"], index.folder / entry["shard"]
@@ -284,7 +284,7 @@ def _check_shards(index: Index, described: dict[str, Any]) -> bool:
 
 
 def _rows(index: Index, meta: Path, columns: Sequence[str]) -> pa.Table:
-    """These columns of what was written of a shard, of their kinds; "refused" may be missing. Raises ValueError where it is damaged."""
+    """Some columns of a shard's parquet file, with their types checked; "refused" may be missing. Raises ValueError for a damaged file."""
     with parquet.opened(meta, within=index.folder) as file:
         names = [name for name in columns if name != "refused" or name in file.schema_arrow.names]
         table = parquet.taken(file, meta, names).select(names)
@@ -297,7 +297,7 @@ def _check_meta(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _open_columns(index: Index, described: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """The mapped places and shapes; None where there are none: they are made from the rows then."""
+    """The mapped places and shapes; None if there are none, so that the caller makes them from the rows."""
     folder = _columns_path(index.folder, described["vae"])
     if described.get("columns") is None or not folder.is_dir():
         return None
@@ -305,10 +305,10 @@ def _open_columns(index: Index, described: dict[str, Any]) -> dict[str, np.ndarr
 
 
 def _arrays(index: Index, number: int, entry: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The places and shapes of a shard's latents, in the order of the dataset's rows."""
+    """The places and shapes of one shard's latents, in the order of the dataset's rows."""
     _check_meta(index.folder, entry)
     meta = index.folder / entry["meta"]
-    table = _rows(index, meta, needed := SCHEMA.names[:-1])  # without "refused", which older ones have not
+    table = _rows(index, meta, needed := SCHEMA.names[:-1])  # all but "refused", which older files lack
     refuse_impossible(table, meta, dict.fromkeys(("offset", "size", "frames", "rows", "columns"), 0), needed)
     wanted = index.shard_keys(number)
     if (found := table["key"].to_pylist()) != wanted:

@@ -1,4 +1,4 @@
-"""Plain arrays in files, one a column, that are mapped into memory: what all processes of a machine share and none holds."""
+"""Plain arrays in files, one per column, mapped into memory: all processes of a machine share them and none holds a copy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from sora.gate.files import opened
 from sora.system.files import sync
 
-_CHECKED_AT_ONCE = 32 << 20  # bytes up to which opening compares hashes
-_LONGEST = 4096  # numbers of a row that has any
+_CHECKED_AT_ONCE = 32 << 20  # bytes up to which opening a file compares its hash
+_LONGEST = 4096  # the most numbers of one row where rows differ in length
 
 
 class Column(NamedTuple):
-    """dtype: of its numbers. each: how many a row has; None: that differs."""
+    """One column of a layout. dtype: of its numbers. each: numbers per row; None if that differs from row to row."""
 
     dtype: str
     each: int | None = 1
@@ -49,7 +49,7 @@ class ArrayWriter:
             file.close()
 
     def finish(self) -> dict[str, str]:
-        """Close the files; their SHA-256 by name."""
+        """Close the files and return their SHA-256 by name."""
         self.close()
         for name in self._files:
             sync(self.folder / f"{name}.bin")
@@ -57,12 +57,12 @@ class ArrayWriter:
 
 
 def open_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str], *, rows: int) -> dict[str, np.ndarray]:
-    """The arrays of `rows` rows, mapped; of several numbers a row they have two axes.
+    """Map the arrays of `rows` rows into memory; an array with several numbers per row has two axes.
 
-    Small ones are compared with their hashes, of large ones the size.
+    The content of small files is compared with their hashes; of large files only the size is checked.
 
     Raises:
-        ValueError: a file is missing, of the wrong size or has changed.
+        ValueError: a file is missing, has the wrong size or has changed.
     """
     paths = {name: folder / f"{name}.bin" for name in layout}
     sizes = {name: path.stat().st_size if path.is_file() else -1 for name, path in paths.items()}
@@ -76,12 +76,12 @@ def open_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str], *, rows
 
 
 def check_arrays(folder: Path, layout: Layout, hashes: Mapping[str, str], *, rows: int) -> None:
-    """Compare every file with the hash that is known of it, if it is as long as so many rows are."""
+    """Compare every file with its hash, unless its size already contradicts the number of rows."""
     for name, (dtype, each) in layout.items():
         path, row = folder / f"{name}.bin", (each or _LONGEST) * np.dtype(dtype).itemsize
         with opened(path, within=folder.parent) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > rows * row or (each is not None and size != rows * row):  # a hole of a terabyte takes no room on a disk
+            if size > rows * row or (each is not None and size != rows * row):  # a sparse file of a terabyte is cheap to make
                 raise changed(path)
             if hashlib.file_digest(file, "sha256").hexdigest() != hashes.get(name):
                 raise changed(path)

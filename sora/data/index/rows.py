@@ -1,4 +1,4 @@
-"""What is known of a clip, and the parquet files that hold it: one row per clip, one file per shard."""
+"""The metadata of a clip, and the parquet files that hold them: one row per clip, one file per shard."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ SCHEMA = pa.schema(
         ("consent", pa.string()),
     ]
 )
-GROUP_ROWS = 256  # rows that are read together when one of them is wanted
+GROUP_ROWS = 256  # rows that are read together when one of them is asked for
 _KEPT_GROUPS, _KEPT_FOOTERS = 512, 256
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a clip shows. kind: "short", "dense", ... captioner: who wrote it ("original", "world", a model's name)."""
+    """A text that describes a clip. kind: "short", "dense" and so on. captioner: who wrote it ("original", "world" or a model's name)."""
 
     kind: str
     text: str
@@ -59,9 +59,9 @@ class Caption:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What is known of a clip beside its bytes. fps in frames a second, `start` in seconds of its source, `extra` JSON-able.
+    """The metadata of a clip. fps: frames a second. start: seconds into its source. extra: anything JSON-able.
 
-    scores: numbers by name (aesthetic, motion, ...). consent: of the people shown, in the source's words; "" is not known.
+    scores: numbers by name (aesthetic, motion, ...). consent: that of the people shown, in the source's words; "" if not known.
     """
 
     key: str
@@ -80,13 +80,13 @@ class ClipFacts:
 
     @property
     def duration(self) -> float:
-        """In seconds; an image lasts for none, whatever rate it is said to have."""
+        """The duration in seconds; 0 for an image, whatever its frame rate says."""
         return self.frames / self.fps if self.frames > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class ClipRow(ClipFacts):
-    """A row of the index: the facts, and where the clip's bytes lie."""
+    """A row of the index: the facts of a clip, and where its bytes lie."""
 
     shard: str = ""
     suffix: str = ""
@@ -100,7 +100,7 @@ class ClipRow(ClipFacts):
 
 
 def clip_row(facts: ClipFacts, member: Member, *, licence: str = "") -> ClipRow:
-    """The row of a clip that lies at `member`. licence: of the dataset, for clips that name none of their own."""
+    """The row of a clip whose bytes lie at `member`. licence: the dataset's, for clips that name none of their own."""
     known: dict[str, Any] = {name: getattr(facts, name) for name in ClipFacts.__dataclass_fields__}
     known.update({name: getattr(member, name) for name in ("shard", "suffix", "offset", "size", "sha256")})
     known["licence"] = facts.licence or licence
@@ -108,17 +108,17 @@ def clip_row(facts: ClipFacts, member: Member, *, licence: str = "") -> ClipRow:
 
 
 def identity(key: str, sha256: str, frames: int, fps: float, height: int, width: int, split: str) -> bytes:
-    """What the dataset's fingerprint covers of a clip: its bytes, shape and split, not where it lies nor what is said of it."""
+    """The bytes by which a clip enters the dataset's fingerprint: its content, shape and split, but neither its place nor its captions."""
     return f"{key}\t{sha256}\t{frames}\t{fps!r}\t{height}\t{width}\t{split}\n".encode()
 
 
 def caption_identity(key: str, captions: Sequence[Mapping[str, str]]) -> bytes:
-    """What the fingerprint of captions covers of a clip. captions: kind, text and captioner of each, in this order."""
+    """The bytes by which a clip's captions enter the captions' fingerprint: kind, text and captioner of each, in this order."""
     return json.dumps((key, list(captions))).encode()
 
 
 def table_of(rows: Sequence[ClipRow]) -> pa.Table:
-    """Rows as a table; a text that is no text in UTF-8 (a lone surrogate out of somebody's JSON) is a `ValueError`."""
+    """Rows as a table; text that UTF-8 cannot encode (a lone surrogate out of somebody's JSON) raises `ValueError`."""
     special = ("captions", "extra", "scores")
     columns: dict[str, list] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name not in special}
     columns["captions"] = [[asdict(caption) for caption in row.captions] for row in rows]
@@ -131,28 +131,28 @@ def table_of(rows: Sequence[ClipRow]) -> pa.Table:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """One shard's rows as a parquet file, whole or not at all."""
+    """Write one shard's rows as a parquet file, whole or not at all."""
     with whole_file(path) as staging:
         pq.write_table(table, local(staging), compression="zstd", row_group_size=GROUP_ROWS)
 
 
 def write_rows(path: Path, rows: Sequence[ClipRow]) -> None:
-    """`write_table` of rows."""
+    """Write rows as `write_table` does."""
     write_table(path, table_of(rows))
 
 
 def clip_row_of(values: Mapping[str, Any]) -> ClipRow:
-    """A row as it was written, from the values of a table's row."""
+    """A `ClipRow` from the values of a table's row."""
     kept: dict[str, Any] = {name: value for name, value in values.items() if name != "duration"}
     kept["captions"] = tuple(Caption(**caption) for caption in kept["captions"])
     kept["extra"] = json_of(kept["extra"].encode(), limit=CARD) if kept["extra"] else {}
     kept["scores"] = dict(kept["scores"] or ())
-    kept["consent"] = kept["consent"] or ""  # the first version had none
+    kept["consent"] = kept["consent"] or ""  # files of version 1 have none
     return ClipRow(**kept)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a parquet file of this or of the first version, which had no scores and no consent."""
+    """The rows of a parquet file of this version or of the first one, which had no scores and no consent."""
     with parquet.opened(path) as file:
         table = _completed(parquet.taken(file, path, columns or SCHEMA.names), columns)
         refuse_impossible(table, path)
@@ -167,12 +167,12 @@ def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     return table.select(wanted.names).cast(wanted)
 
 
-LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # that a row's numbers may be
-WHOLE = ("key", "shard", "suffix", "sha256", "split", "fps", *LEAST)  # columns in which every row says something
+LEAST = {"offset": 0, "size": 0, "frames": 1, "height": 1, "width": 1}  # the smallest numbers that a row may have
+WHOLE = ("key", "shard", "suffix", "sha256", "split", "fps", *LEAST)  # columns that have a value in every row
 
 
 def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LEAST, whole: Sequence[str] = WHOLE) -> None:
-    """Raise ValueError, naming the column, for rows that no clip has. least: of columns, the least number. whole: columns without gaps."""
+    """Raise ValueError, with the column's name, for rows that no clip can have. least: smallest number by column. whole: without nulls."""
     import pyarrow.compute as pc
 
     def wrong(name: str, what: str) -> ValueError:
@@ -193,9 +193,9 @@ def refuse_impossible(table: pa.Table, path: Path, least: Mapping[str, int] = LE
 
 
 class RowFiles:
-    """Rows of many parquet files, read a group at a time and the last ones kept; a file's hash is checked when it is first read.
+    """Reads rows of many parquet files, a group of rows at a time, and caches the last groups; a file's hash is checked at its first read.
 
-    entries: of each file, "meta", "meta_sha256" and "clips"; rows are counted through all of them.
+    entries: one mapping per file with "meta", "meta_sha256" and "clips". Rows are counted through all files.
     """
 
     def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -206,12 +206,12 @@ class RowFiles:
         self._kept: OrderedDict[tuple[int, int, tuple[str, ...]], pa.Table] = OrderedDict()
 
     def locate(self, row: int) -> tuple[int, int]:
-        """(number of the file, row within it)."""
+        """The number of the file that holds a row, and the row's number within that file."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return number, row - int(self.starts[number])
 
     def values(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
-        """Some columns of a row."""
+        """The values of some columns in one row."""
         number, inner = self.locate(row)
         self.check(number)
         _, ends = self._footer(number)
@@ -221,7 +221,7 @@ class RowFiles:
         return {name: table[name][place].as_py() for name in columns}
 
     def check(self, number: int) -> None:
-        """Compare a file with the hash that the dataset holds of it, once."""
+        """Compare a file with its hash in the dataset, once per process."""
         if number in self._checked:
             return
         entry = self.entries[number]
@@ -244,7 +244,7 @@ class RowFiles:
         return table
 
     def _footer(self, number: int) -> tuple[pq.FileMetaData, np.ndarray]:
-        """What a file says of itself, and its rows up to the end of each of its groups."""
+        """The parquet footer of a file, and the cumulative number of rows at the end of each row group."""
         if number in self._footers:
             self._footers.move_to_end(number)
             return self._footers[number]

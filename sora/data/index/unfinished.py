@@ -1,4 +1,4 @@
-"""What a folder is that was named as a dataset and is none, and the command that leads on from it."""
+"""Messages for a folder that was named as a dataset and is none: what it seems to be, and the command to run next."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sora.data.index.writer import DATASET
 
-INDEXING = "indexing"  # beside the shards: what `sora data index` goes on from (sora.ingest.index_progress)
+INDEXING = "indexing"  # the folder of unfinished work of `sora data index` (sora.ingest.index_progress)
 
 
 def no_dataset(folder: Path) -> str:
-    """Why a folder is no dataset, and what makes one: of videos, of shards, of work that was stopped, or of nothing. For a message."""
+    """A message: why a folder is no dataset (it holds videos, shards, work that was stopped, or nothing), and which command makes one."""
     if folder.is_file():
         return f"{folder} is a file, and a dataset is a folder{f': name {folder.parent}' if folder.name == DATASET else ''}"
     if not folder.is_dir():
@@ -31,5 +31,5 @@ def no_dataset(folder: Path) -> str:
 
 
 def of_videos(folder: Path | str) -> str:
-    """The command for a folder of videos and images, for a message."""
+    """The command to run on a folder of videos and images, for a message."""
     return f"videos and images become one with: sora prepare {shlex.quote(f'input={folder}')} output=FOLDER"

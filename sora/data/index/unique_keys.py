@@ -1,4 +1,4 @@
-"""Keys that come more than once, among more of them than memory holds."""
+"""Finds duplicate keys among more keys than memory holds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import Int64
 
 _AT_ONCE = 1 << 21  # keys compared together, at about 60 bytes each
 _CHUNK = 1 << 20
-_NEW = 1 << 16  # keys that a set of Python holds before they are sorted into arrays
+_NEW = 1 << 16  # keys that a Python set holds before they are sorted into an array
 
 
 class KeyFile:
-    """128-bit digests of keys in a nameless file, in the order of `add`; memory is taken for some of them at a time.
+    """128-bit digests of keys in a nameless temporary file, in the order of `add`; only some of them are in memory at a time.
 
-    folder: where the file lies (None: where temporary files do); it takes 16 bytes a key.
+    folder: the file's folder (None: the system's folder for temporary files); it takes 16 bytes a key.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -34,7 +34,7 @@ class KeyFile:
         self._count += len(digests)
 
     def repeated(self) -> Int64[np.ndarray, "_"]:
-        """The places, in order, of keys that came before: 8 bytes for each of these are held."""
+        """The positions, in order, of keys that were added before; they take 8 bytes each."""
         if not self._count:
             return np.empty(0, np.int64)
         self._file.flush()
@@ -47,14 +47,14 @@ class KeyFile:
 
 
 class KeySet:
-    """Keys that came, as 128-bit digests in sorted arrays: 16 bytes each, 48 for a moment while arrays are joined."""
+    """A set of keys, as 128-bit digests in sorted arrays: 16 bytes each, 48 for a moment while arrays are merged."""
 
     def __init__(self) -> None:
         self._new: set[bytes] = set()
         self._sorted: list[np.ndarray] = []  # each less than half as long as the one before it
 
     def add(self, key: str) -> bool:
-        """Whether the key is new."""
+        """Add a key; return whether it is new."""
         digest = _digest(key)
         if digest in self._new or any(_holds(known, digest) for known in self._sorted):
             return False
@@ -68,7 +68,7 @@ class KeySet:
 
 
 def _holds(known: np.ndarray, digest: bytes) -> bool:
-    wanted = np.array(digest, "S16")  # zeros at its end are left out on both sides
+    wanted = np.array(digest, "S16")  # numpy strips zeros from the end, of both operands alike
     place = int(np.searchsorted(known, wanted))
     return place < len(known) and bool(known[place] == wanted)
 
@@ -78,7 +78,7 @@ def _digest(key: str) -> bytes:
 
 
 def _repeated(digests: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """The places of digests that came before, among those of one residue: equal ones have the same."""
+    """The positions of repeated digests among those whose residue is `part` modulo `parts`: equal digests have equal residues."""
     starts = range(0, len(digests), _CHUNK)
     places = np.concatenate([start + np.flatnonzero(digests[start : start + _CHUNK, 0] % np.uint64(parts) == part) for start in starts])
     some = digests[places]

@@ -1,9 +1,9 @@
-"""Pieces of work that are kept as soon as they are done, so that a job that is killed goes on, and several jobs may share it.
+"""Units of work that are saved as soon as they are done, so that a job that is killed goes on, and several jobs can share the work.
 
-OUTPUT/units/ab/abc….unit   what came of one unit: bytes of everything, then a JSON of what is said of each, its length, its SHA-256
+OUTPUT/units/ab/abc….unit   the results of one unit: all bytes, then a JSON with a record for each result, its length, its SHA-256
 
-A unit is known by what it is made from, content and settings, so nothing stale is ever taken: its name is a hash of that. A file appears
-under its name only when it is whole. The folder goes when all of it is joined.
+A unit is named by a hash of its content and settings, so a stale result is never used. A file appears under its name only when it is whole.
+The folder is removed once all units are joined.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class JobPart:
-    """A share of some work, for several jobs at once: each `of_all`-th unit from `number` on."""
+    """One job's share of the work when several jobs run at once: every `of_all`-th unit, starting with unit `number`."""
 
     number: int = 0
     of_all: int = 1
 
     @staticmethod
     def of(said: Sequence[Any] | None) -> JobPart:
-        """part=[number, of_all]; None: everything.
+        """The part that `part=[number, of_all]` means; None means everything.
 
         Raises:
             ValueError: it is not two whole numbers, the first from 0 and below the second.
@@ -64,8 +64,8 @@ WHOLE = JobPart()
 
 
 class UnitWriter:
-    """A unit that is being written: `add` what it gives, in order. again: a later job makes it anew, since what failed may not have been
-    its fault."""
+    """A unit that is being written: call `add` for its results in order. again: a later job makes it anew, as its failure may be
+    transient."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.again = False
@@ -73,18 +73,18 @@ class UnitWriter:
         self._file = file
 
     def add(self, record: dict[str, Any], media: bytes = b"") -> None:
-        """record: JSON-able."""
+        """Add a result: a JSON-able record and its bytes."""
         self._file.write(media)
         self.records.append({"record": record, "size": len(media), "sha256": hashlib.sha256(media).hexdigest()})
 
 
 class Units:
-    """The units of a job that writes into `output`, which it makes; `with Units(…) as units`, and `remove` when they are joined.
+    """The units of a job that writes into the folder `output`, which it creates: `with Units(…) as units`, and `remove` after the join.
 
-    mark: the file of `output` that says that it is whole. doing: for messages, as in "preparing".
+    mark: the file in `output` that says the output is whole. doing: a word for messages, as in "preparing".
 
     Raises:
-        ValueError: another process makes this part of it, or all of it, or `output` is whole, or holds something else.
+        ValueError: another process works on this part or on everything, or `output` is whole or holds something else.
     """
 
     def __init__(self, output: Path, *, part: JobPart, mark: str, doing: str) -> None:
@@ -113,15 +113,15 @@ class Units:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not any(self.folder.glob("*/*.unit")) and self.part.of_all == 1:  # nothing to go on with
+        if not any(self.folder.glob("*/*.unit")) and self.part.of_all == 1:  # no unit was saved
             shutil.rmtree(self.folder, ignore_errors=True)
         self._locks.close()
-        with suppress(OSError):  # it holds something, or went with the lock
+        with suppress(OSError):  # it is not empty, or was removed with the lock
             self.output.rmdir()
 
     @contextmanager
     def writing(self, identity: str) -> Iterator[UnitWriter]:
-        """Write a unit, which is kept at a clean end."""
+        """Write a unit, which is saved if the block ends without an error."""
         path = _path(self.folder, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = staging_of(path)
@@ -131,18 +131,18 @@ class Units:
                 yield unit
                 said = json.dumps({"again": unit.again, "records": unit.records}, allow_nan=False).encode()
                 file.write(said + len(said).to_bytes(8, "little") + hashlib.sha256(said).digest())
-            # Not synced: a unit that a machine's death leaves in pieces is found so by its hash, and made again.
+            # Not synced: after a power failure the hash shows that a unit is damaged, and it is made again.
             os.replace(staging, path)
         except BaseException:
             staging.unlink(missing_ok=True)
             raise
 
     def records(self, identity: str) -> list[dict[str, Any]]:
-        """What is said of everything that a unit gave."""
+        """The records of all results of a unit."""
         return [entry["record"] for entry in _said(_path(self.folder, identity))["records"]]
 
     def read(self, identity: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Everything that a unit gave: what is said of it, and its bytes. Raises ValueError where it is damaged."""
+        """The results of a unit: record and bytes of each. Raises ValueError if the unit is damaged."""
         path = _path(self.folder, identity)
         entries = _said(path)["records"]
         with opened(path) as file:
@@ -157,18 +157,18 @@ class Units:
         shutil.rmtree(self.folder)
 
     def _clear_of_whole(self) -> None:
-        """Where a job was stopped between its end and the removal of what it was made from, that takes as much room again."""
+        """Remove the units that a stopped job left beside its whole output, which take as much room again, and raise ValueError."""
         with alone_in(self.output, self._doing):
             self.remove()
         raise ValueError(f"{self.output} is whole already, and what was left of making it is removed now; name another folder for another")
 
     def _begun(self) -> bool:
-        """Whether a job of this kind has only just begun here: nothing but its locks."""
+        """Whether a job of this kind has only just begun here: the folder holds nothing but its locks."""
         held = [path.name.startswith(NAME) for path in self.output.iterdir()] if self.output.is_dir() else []
         return bool(held) and all(held)
 
     def _not_while_whole(self) -> None:
-        """A job without part joins what the parts made, so that none may begin meanwhile; another part that looks is gone in a moment."""
+        """Raise ValueError while a job of all parts runs, since it joins what the parts made. A lock that is only tested is soon free."""
         for attempt in range(5):
             try:
                 with alone_in(self.output, self._doing):
@@ -180,10 +180,10 @@ class Units:
 
 
 def refuse_other_counts(folder: Path, part: JobPart, *, name: str, doing: str) -> None:
-    """Raise ValueError where a process works on a part of another number of parts: the two would do the same work, or write the same files.
+    """Raise ValueError if a process works on a part of another number of parts: the two would do the same work, or write the same files.
 
-    name: what the locks of parts are called, up to -K-of-N; that of `part` is held already, so that one of two that begin at once sees
-    the other.
+    name: the beginning of the names of the parts' locks, up to -K-of-N. The lock of `part` must be held already, so that of two processes
+    that begin at once one sees the other.
     """
     advice = f"its parts and those of {part.of_all} would do the same work twice: give all jobs one N"
     for lock in sorted(folder.glob(f"{glob.escape(name)}-*-of-*")):
@@ -194,7 +194,7 @@ def refuse_other_counts(folder: Path, part: JobPart, *, name: str, doing: str) -
 
 
 def is_kept(folder: Path, identity: str) -> bool:
-    """Whether a unit lies in `Units.folder`, whole, and need not be made again."""
+    """Whether a unit lies whole in `Units.folder` and need not be made again."""
     try:
         return not _said(_path(folder, identity))["again"]
     except (OSError, ValueError):
@@ -202,7 +202,7 @@ def is_kept(folder: Path, identity: str) -> bool:
 
 
 def identity_of(content: str, **settings: Any) -> str:
-    """The name of a unit: a hash of the hash of its content and of what else it is made from (JSON-able)."""
+    """The name of a unit: a hash of its content's hash and of the JSON-able settings that it depends on."""
     return hashlib.sha256(json.dumps([content, settings], sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -211,7 +211,7 @@ def _path(folder: Path, identity: str) -> Path:
 
 
 def _said(path: Path) -> dict[str, Any]:
-    """A unit's JSON. Raises OSError or ValueError where it is not there or not whole."""
+    """The JSON at the end of a unit's file. Raises OSError or ValueError if the file is missing or not whole."""
     with opened(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size < _TAIL:

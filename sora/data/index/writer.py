@@ -1,4 +1,4 @@
-"""Writing a dataset: shards where they are ours to write, rows, columns and, at a clean end, `dataset.json`."""
+"""Writes a dataset: shards (unless they only get indexed), rows, columns and, at a clean end, `dataset.json`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DATASET = "dataset.json"
 
 
 class Fingerprints:
-    """Of the clips of a dataset and of their captions, counted on as rows come; those of captions also for each split."""
+    """Running hashes of a dataset's clips and of their captions, updated with each table of rows; the captions' also for each split."""
 
     def __init__(self) -> None:
         self._clips = hashlib.sha256()
         self._captions: dict[str | None, _Joined] = {None: _Joined()}
 
     def add(self, table: pa.Table) -> None:
-        """The next rows, as `rows.table_of` makes them."""
+        """Update the hashes with the next rows, a table of `rows.table_of`."""
         told = [table[name].to_pylist() for name in ("key", "sha256", "frames", "fps", "height", "width", "split")]
         for facts, captions in zip(zip(*told, strict=True), table["captions"].to_pylist(), strict=True):
             self._clips.update(identity(*facts))
@@ -64,13 +64,13 @@ class _Joined:
 
 
 class CaptionCounts:
-    """How many clips of each split have a caption of each kind, and how many have none, counted on as rows come."""
+    """For each split, how many clips have a caption of each kind and how many have none, updated with each table of rows."""
 
     def __init__(self) -> None:
         self.splits: dict[str, dict[str, Any]] = {}
 
     def add(self, table: pa.Table) -> None:
-        """The next rows, as `rows.table_of` makes them."""
+        """Count the next rows, a table of `rows.table_of`."""
         for split, captions in zip(table["split"].to_pylist(), table["captions"].to_pylist(), strict=True):
             counts = self.splits.setdefault(split, {"clips": 0, "without": 0, "kinds": {}})
             counts["clips"] += 1
@@ -79,14 +79,14 @@ class CaptionCounts:
                 counts["kinds"][kind] = counts["kinds"].get(kind, 0) + 1
 
     def described(self) -> dict[str, Any]:
-        """For dataset.json, the same whatever the order of the rows."""
+        """The counts for dataset.json, the same whatever the order of the rows."""
         return {split: {**counts, "kinds": dict(sorted(counts["kinds"].items()))} for split, counts in sorted(self.splits.items())}
 
 
 class IndexWriter:
     """Writes the rows of shards, one shard after another, and `dataset.json` at the end.
 
-    sealing: the shards' clips are our own, which this user's seal says (`sealed`).
+    sealing: put this user's seal into dataset.json, which says that this user made the clips (`sealed`).
     """
 
     def __init__(self, folder: Path | str, *, licence: str, sealing: bool = False) -> None:
@@ -99,11 +99,11 @@ class IndexWriter:
         self.splits: dict[str, int] = {}
 
     def add(self, rows: Sequence[ClipRow], *, size: int | None) -> None:
-        """The rows of the next shard. size: of the shard in bytes; None where its source does not tell."""
+        """Write the rows of the next shard. size: the shard's size in bytes; None if its store does not say."""
         self.add_table(table_of([row if row.licence else replace(row, licence=self.licence) for row in rows]), size=size)
 
     def add_table(self, table: pa.Table, *, size: int | None) -> None:
-        """`add` of rows that are a table already."""
+        """Write the rows of the next shard, as a table."""
         meta = self.folder / f"meta-{len(self._entries):06d}.parquet"
         write_table(meta, table)
         self._columns.write(table)
@@ -123,11 +123,11 @@ class IndexWriter:
         self._columns.close()
 
     def kinds(self) -> set[str]:
-        """Of captions that any clip so far has."""
+        """The kinds of captions that any clip so far has."""
         return {kind for counts in self._captioned.splits.values() for kind in counts["kinds"]}
 
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Write `dataset.json`, and with it say that the dataset is whole; what it holds. before: is called with that first."""
+        """Write `dataset.json`, which says that the dataset is whole, and return its content. before: is called with the content first."""
         described = {
             "version": VERSION,
             "fingerprint": self._fingerprints.clips,
@@ -149,17 +149,17 @@ class IndexWriter:
 
 
 def sealed(described: Mapping[str, Any]) -> bool:
-    """Whether this user wrote the clips of a dataset, by its dataset.json."""
+    """Whether dataset.json bears this user's seal, so that this user wrote the clips."""
     return trust.sealed(described.get("seal"), *_clips(described))
 
 
 def _clips(described: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a seal is of: the files of rows, which hold the hash of every clip."""
+    """The values that a seal covers: the parquet files' entries, whose hashes cover the hash of every clip."""
     return "clips", described["fingerprint"], [entry["meta_sha256"] for entry in described["shards"]]
 
 
 def written_here(described: Mapping[str, Any]) -> bool:
-    """Whether a dataset's clips are said to be written by us, by whichever user, and not only indexed."""
+    """Whether dataset.json says that sora wrote the clips, for any user, rather than only indexed them."""
     about = described.get("about")
     return "seal" in described or (isinstance(about, Mapping) and about.get("command") == "prepare")
 
@@ -167,8 +167,8 @@ def written_here(described: Mapping[str, Any]) -> bool:
 class DatasetWriter:
     """Writes a dataset of clips: shards, their index and, at a clean end, `dataset.json`.
 
-    `with DatasetWriter(folder, ...) as writer: writer.write(facts, mp4); ...; writer.finish(about)`. Without `finish` the folder
-    has no `dataset.json`, and `Index.open` refuses it.
+    `with DatasetWriter(folder, ...) as writer: writer.write(facts, mp4); ...; writer.finish(about)`. Without `finish` the folder has no
+    `dataset.json`, and `Index.open` refuses it.
     """
 
     def __init__(self, folder: Path | str, *, licence: str, max_bytes: int, suffix: str = "mp4") -> None:
@@ -199,7 +199,7 @@ class DatasetWriter:
         return row
 
     def finish(self, about: Mapping[str, Any], *, before: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Close the last shard and write `dataset.json`; `about` (JSON-able: the recipe, the source) goes into it. See `IndexWriter`."""
+        """Close the last shard and write `dataset.json`. about: JSON-able facts for it, such as recipe and source. See `IndexWriter`."""
         if not self.rows:
             raise ValueError(f"no clip was written to {self.folder}; there is nothing to train on")
         self._shards.__exit__(None, None, None)

@@ -1,1 +1,1 @@
-"""Loading by plan: a step's number in, its packs out."""
+"""Datasets whose index is a step number of a plan and whose items are the packs of that step."""

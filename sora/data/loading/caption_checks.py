@@ -1,4 +1,4 @@
-"""Whether clips have captions that a run can show: told for a sample of them before it starts, of each when it is read."""
+"""Checks that clips have captions that a run can show: of a sample of clips before the run starts, of each clip when it is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sora.text.cache import TextCache
 from sora.text.encoder import TextEncoder
 from sora.text.limits import cuts, with_fill
 
-DENSE = "dense"  # the kind that says all of what a clip shows
-_LOOKED_AT = 64  # clips of each dataset: captions that were not encoded are on most of them
-_COUNTED = 2_000  # clips of a dataset that does not say how many have which captions
+DENSE = "dense"  # the kind of the most detailed captions
+_LOOKED_AT = 64  # clips of each dataset; enough, as missing states are usually those of most clips
+_COUNTED = 2_000  # clips that are counted of a dataset whose dataset.json has no counts
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """How many clips of some datasets have a caption of each kind, and how many none: of `looked` of the `clips`."""
+    """How many clips of some datasets have a caption of each kind, and how many have none, counted over `looked` of all `clips`."""
 
     clips: int
     looked: int
@@ -33,11 +33,11 @@ class Captioned:
 
     @property
     def listed(self) -> str:
-        """The kinds that there are, for people."""
+        """The kinds of captions as a text."""
         return f"their kinds are {', '.join(sorted(self.kinds))}" if self.kinds else "they have no captions at all"
 
     def lines(self, weights: Mapping[str, float] | None) -> list[str]:
-        """What a run that shows captions by these weights of kinds has to know; empty where every clip has one that it shows."""
+        """Lines for a run that shows captions by these weights of kinds; none if every clip has a caption that the run shows."""
         of, share = f"of {counted(self.looked, 'clip')}" + ("" if self.looked == self.clips else " that were looked at"), self.looked or 1
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.kinds.items()))
         have, are = ("has", "it is") if self.without == 1 else ("have", "they are")
@@ -47,7 +47,7 @@ class Captioned:
 
 
 def captioned(indexes: Sequence[Index]) -> Captioned:
-    """Counts over datasets: of all clips where the datasets say so themselves, else of up to 2,000 of each, evenly spread."""
+    """Count captions: over all clips where dataset.json holds the counts, else over up to 2,000 clips of each dataset, evenly spread."""
     clips, looked, without, kinds = 0, 0, 0, Counter[str]()
     for index in indexes:
         written = index.captioned
@@ -66,15 +66,15 @@ def captioned(indexes: Sequence[Index]) -> Captioned:
 
 
 def identity(indexes: Sequence[Index], *parts: str) -> str:
-    """The hash of datasets' clips and captions, in order, and of what else is trained on: what a run on them depends on."""
+    """A hash of the datasets' clips and captions, in order, and of the other fingerprints: everything that a run's data depends on."""
     lines = [*parts, *(f"{index.fingerprint}\t{index.captions_fingerprint}" for index in indexes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None) -> None:
-    """Raise ValueError where `data.captions` cannot be meant: no positive weight, a negative one, or a kind that a dataset does not have.
+    """Raise ValueError for wrong `data.captions`: no positive weight, a negative one, or a kind that a dataset does not have.
 
-    A dataset without any caption lacks no kind, unless there is no other.
+    A dataset without any caption lacks no kind, unless no dataset has captions.
     """
     if weights is None:
         return
@@ -94,9 +94,9 @@ def require_kinds(indexes: Sequence[Index], weights: Mapping[str, float] | None)
 def texts_told(
     indexes: Sequence[Index], weights: Mapping[str, float] | None, *, encoder: TextEncoder, caches: Sequence[TextCache] | None, fill: int
 ) -> list[str]:
-    """What a run has to know of its captions: how many clips have none, and how many captions are longer than is read of them.
+    """Lines about a run's captions: how many clips have none, and how many captions are longer than the network reads.
 
-    caches: of the captions' states, which say it of themselves. fill: words that the network reads of a caption, 0 for all.
+    caches: the stored states of the captions, which record how many were cut. fill: words that the network reads of a caption, 0 for all.
     """
     told, limits = captioned(indexes).lines(weights), with_fill(encoder.limits(), fill)
     recorded = [cache.cut for cache in caches or ()]
@@ -109,7 +109,7 @@ def texts_told(
 
 
 def caption_kind(index: Index, asked: str | None) -> str | None:
-    """The kind of caption that prompts are: the one that is asked for, else the dense ones where there are any; None: each clip's first.
+    """The kind of caption that serves as prompt: `asked`, else "dense" if any clip has it; None: the first caption of each clip.
 
     Raises ValueError for a kind that no clip has.
     """
@@ -121,7 +121,7 @@ def caption_kind(index: Index, asked: str | None) -> str | None:
 
 
 def require_cached(index: Index, texts: TextCache, weights: Mapping[str, float] | None) -> None:
-    """Raise ValueError where captions that a run shows were never encoded; looks at 64 clips, evenly spread."""
+    """Raise ValueError if captions that a run shows were never encoded; checks 64 clips, evenly spread."""
     said = (said for row in _spread(index, _LOOKED_AT) for said in index.captions(row))
     shown = (said for said in said if weights is None or weights.get(said.kind, 0.0) > 0)
     lacking = next((said for said in shown if said.text not in texts), None)
@@ -138,7 +138,7 @@ def _spread(index: Index, most: int) -> list[int]:
 
 
 def require_caption(index: Index, row: int, weights: Mapping[str, float] | None) -> None:
-    """Raise BadClip for a clip whose captions are all of kinds without weight. One without any caption is shown without."""
+    """Raise BadClip for a clip whose captions are all of kinds without weight. A clip without any caption is shown without one."""
     if weights is None:
         return
     with of_the_clip():

@@ -1,4 +1,4 @@
-"""A dataset as a sequence of clips, decoded when they are asked for."""
+"""A dataset as a sequence of clips, each decoded when it is accessed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sora.video.reader import VideoReader
 
 
 class DatasetClip(NamedTuple):
-    """A clip: its frames, RGB, at `fps` frames a second, its captions, and all that the index says of it."""
+    """A clip: its RGB frames at `fps` frames a second, its captions, and its row of the index."""
 
     key: str
     frames: UInt8[np.ndarray, "T H W 3"]
@@ -26,10 +26,10 @@ class DatasetClip(NamedTuple):
 
 
 class ClipDataset:
-    """The clips of a dataset, or of one split of it, in their order of writing. Clips are decoded in a process of its own, which is killed
-    where a file takes too long or too much memory.
+    """The clips of a dataset, or of one split of it, in the order in which they were written. Clips are decoded in a child process, which
+    is killed if a file takes too long or too much memory.
 
-    index: the table of the clips, whose columns (`frames`, `heights`, `widths`, `fps`) are arrays. reader: who decodes.
+    index: the table of the clips, whose columns (`frames`, `heights`, `widths`, `fps`) are arrays. reader: decodes the clips.
     """
 
     def __init__(self, index: Index, reader: VideoReader = CONFINED) -> None:
@@ -39,7 +39,7 @@ class ClipDataset:
         return len(self.index)
 
     def __getitem__(self, number: int) -> DatasetClip:
-        """The clip of a number; negative ones count from the end. Raises ValueError, naming the clip, for one that does not decode."""
+        """The clip with this number; negative numbers count from the end. Raises ValueError, with the clip's key, if it does not decode."""
         number = range(len(self))[number]
         frames = read_clip(self.index, number, reader=self.reader)
         row = self.index.row(number)
@@ -50,7 +50,7 @@ class ClipDataset:
 
 
 def open_dataset(folder: str | Path, split: str | None = None) -> ClipDataset:
-    """The clips of a dataset that `sora prepare` or `sora data index` made. split: "train" or "heldout"; None for all.
+    """Open the clips of a dataset that `sora prepare` or `sora data index` made. split: "train" or "heldout"; None for all.
 
     Raises:
         ValueError: there is no such dataset or split, or a file of it is damaged; the message names it.

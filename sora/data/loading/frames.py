@@ -1,4 +1,4 @@
-"""Packs of stored videos by plan: step number in, each clip's window at its planned rate and size out."""
+"""Packs of stored videos by plan: the index is a step number, the items are each clip's window at its planned rate and size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sora.video.reader import VideoReader
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """One clip of a pack. fps in frames a second; row: through all datasets; every draw for it follows from (sample, epoch)."""
+    """One clip of a pack. fps: frames a second. row: counts through all datasets. All draws for the clip follow from (sample, epoch)."""
 
     frames: UInt8[Tensor, "T H W 3"]
     fps: float
@@ -48,9 +48,9 @@ def frame_clips(indexes: Sequence[Index], *, areas: Sequence[int], rate: float |
 
 
 class FramePacks(Dataset):
-    """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order; one that cannot be read is replaced by rule.
+    """`[step] -> [[ClipFrames, ...], ...]`: the clips of each pack, in packed order. The plan replaces a clip that cannot be read.
 
-    require: raises BadClip for a clip, by (number of the index, row), that must not be shown for another reason.
+    require: called with (number of the index, row); raises BadClip for a clip that must not be shown for another reason.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FramePacks(Dataset):
         return self.share(step, ranks=1, rank=0)
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[list[ClipFrames]]:
-        """What one rank trains on at a step."""
+        """One rank's packs of a step."""
         self.quarantine.enter(step)
         return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
 
@@ -95,7 +95,7 @@ class FramePacks(Dataset):
         named = f"clip {member.key} of {index.folder / member.shard}"
         assert item.crop is not None and item.size is not None
         wanted, start = item.crop.frames, item.crop.start
-        own = fps == float(index.fps[row])  # frames are counted then, whatever their times are
+        own = fps == float(index.fps[row])  # at its own rate a clip's frames are counted, not timed
         begin: dict[str, Any] = {"first": start} if own else {"start": start / fps, "fps": fps}
         with of_the_clip():
             got, _, report = self.reader.read(index.read_member(member), frames=wanted, size=item.size, name=named, **begin)
@@ -104,10 +104,10 @@ class FramePacks(Dataset):
         return ClipFrames(torch.from_numpy(got), fps, item.row, member.key, sample_id(member.key, item.window), item.epoch)
 
     def locate(self, row: int) -> tuple[int, int]:
-        """(number of the index, row within it) of a row counted through all datasets."""
+        """(number of the index, row within that index) of a row counted through all datasets."""
         number = int(np.searchsorted(self.clips.starts, row, side="right")) - 1
         return number, row - self.clips.starts[number]
 
 
 def _nothing_else(number: int, row: int) -> None:
-    """Of a clip that may be shown if it can be read."""
+    """Accept every clip."""

@@ -1,4 +1,4 @@
-"""Clips that a run does not train on, in the packs that it is measured in."""
+"""Clips of a held-out split, in packs for evaluation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOutClips:
-    """Clips of a split of the datasets that a run trains on, prepared as those are, and the packs that they are measured in.
+    """Clips of a split of a run's datasets, prepared as the training clips are, in packs for evaluation.
 
-    read: the packs of a step of the listing. encode: makes a batch of one (None: it is one already). shape: a grid in frames and pixels.
+    read: `[step]` gives the packs of a step. encode: makes a batch of a pack (None: it is one). shape: a grid in frames and pixels.
     """
 
     data: Any
@@ -38,6 +38,6 @@ class HeldOutClips:
         return tuple(item.index for item in self.data.latents) if isinstance(self.data, LatentData) else self.data.indexes
 
     def place(self, row: int) -> tuple[int, int]:
-        """(dataset, its row) of a row of the listing."""
+        """(dataset, row within that dataset) of a row of the listing."""
         dataset = int(np.searchsorted(self.listing.clips.starts, row, side="right")) - 1
         return dataset, row - self.listing.clips.starts[dataset]

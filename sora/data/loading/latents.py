@@ -1,4 +1,4 @@
-"""Packs of encoded clips by plan: step number in, batches out. What they hold depends on the plan, the seed and the clips alone."""
+"""Packs of encoded clips by plan: the index is a step number, the items are batches. They depend on plan, seed and clips alone."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ from sora.text.encoder import TextEncoder
 from sora.text.packing import pack_text
 from sora.tokens import Batch, Grid
 
-_CHUNK = 1 << 18  # clips looked at together
+_CHUNK = 1 << 18  # clips that are measured together
 
 
 class LatentData:
-    """The encoded datasets that a run trains on, and how: what conf/data/latents.yaml sets.
+    """The encoded datasets that a run trains on, and how they are read: the settings of conf/data/latents.yaml.
 
-    folders: datasets that `sora encode` has been through. weights: their shares of the clips (null: every clip once an epoch).
-    captions: weights of the kinds of captions (null: alike). drop: share of
-    clips shown without their caption. first_frame: share of clips whose first latent frame is given as a condition. text_budget: text
-    tokens of a pack (null: as many as there are). max_bad_share: of the clips may be unreadable before the run stops. cache_mb: of
-    latents kept in memory by each process. hash_every_read: whether latents are compared with their hashes at every read, not only
-    when a process reads them first.
+    folders: datasets that `sora encode` has encoded. weights: their shares of the clips (null: every clip once an epoch). captions: weights
+    of the kinds of captions (null: all alike). drop: share of clips shown without their caption. first_frame: share of clips whose first
+    latent frame is given as a condition. text_budget: the most text tokens of a pack (null: no limit). max_bad_share: share of the clips
+    that may be unreadable before the run stops. cache_mb: latents cached in memory by each process. hash_every_read: compare latents with
+    their hashes at every read, not only at a process's first read.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class LatentData:
 
     @cached_property
     def clips(self) -> LatentClips:
-        """What the plan is made from; a ValueError names a clip that does not divide into patches."""
+        """The table of clips for the plan; ValueError names a clip that does not divide into patches."""
         for latents in self.latents:
             size = np.array(self.patchifier.size)
             for start in range(0, len(latents), _CHUNK):
@@ -94,7 +93,7 @@ class LatentData:
             raise ValueError(f"clip {latents.member(row).key} of {latents.index.folder}: {error}, or encode.multiple") from None
 
     def key(self, row: int) -> str:
-        """The name of a row counted through all datasets."""
+        """The key of the clip in a row that counts through all datasets."""
         dataset, number = self.locate(row)
         return self.latents[dataset].member(number).key
 
@@ -103,27 +102,27 @@ class LatentData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the clips, their captions, the VAE and the stored captions' encoder."""
+        """A hash of the clips, their captions, the VAE, and the text encoder of the stored captions."""
         indexes = [item.index for item in self.latents]
         return identity(indexes, self.vae_hash, *(text.fingerprint for text in self.texts))
 
     @property
     def depends(self) -> dict[str, str]:
-        """What a run on these depends on; "latents" says by which reader they were decoded, and what sizes were trimmed to."""
+        """The identities of a run's data; "latents" names the reader that decoded the clips and the multiple that sizes were trimmed to."""
         return {"data": self.fingerprint, "latents": "; ".join(sorted({latents.made_by for latents in self.latents}))}
 
     def locate(self, row: int) -> tuple[int, int]:
-        """(dataset, its row) of a row counted through all datasets."""
+        """(dataset, row within that dataset) of a row counted through all datasets."""
         dataset = int(np.searchsorted(self._starts, row, side="right")) - 1
         return dataset, row - int(self._starts[dataset])
 
     def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> LatentBatches:
-        """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
+        """The dataset of a plan's steps. quarantine: the file that lists bad clips (None: the list is held in memory)."""
         return LatentBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
 
 
 class LatentBatches(Dataset):
-    """`[step] -> list[Batch]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
+    """`[step] -> list[Batch]`, one batch for each pack of the plan's step. The plan replaces a clip that cannot be read."""
 
     def __init__(self, data: LatentData, plan: PackPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
@@ -134,7 +133,7 @@ class LatentBatches(Dataset):
         return self.share(step, ranks=1, rank=0)
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[Batch]:
-        """What one rank trains on at a step."""
+        """One rank's batches of a step."""
         self.quarantine.enter(step)
         return [self._batch(planned) for planned in self.plan.at(step).share(ranks=ranks, rank=rank)]
 
@@ -164,7 +163,7 @@ class LatentBatches(Dataset):
         return Batch(tokens=tokens, text=text, conditions=conditions, sample_ids=samples, epochs=tuple(item.epoch for item in items))
 
     def _readable(self, planned: Item) -> tuple[Item, Float[Tensor, "n P"], Grid] | None:
-        """The planned clip's patches, or those of the one that stands in for it; None where no other fits in its place."""
+        """The patches of the planned clip or of its replacement; None if no other clip fits in its place."""
         return first_readable(planned, self._read, plan=self.plan, quarantine=self.quarantine, locate=self._place)[0]
 
     def _place(self, item: Item) -> tuple[Index, int]:
@@ -185,7 +184,7 @@ class LatentBatches(Dataset):
                 stored = latents.latents(number)
             patches = self.data.patchifier.patchify(stored)
             size = patches.numel() * patches.element_size()
-            # An epoch comes round in another order: what came first is as good to keep as what came last.
+            # Each epoch has another order, so evicting old latents for new ones would gain nothing.
             if size > self._room:
                 return patches[: grid.tokens], grid
             self._kept[item.row] = patches
@@ -198,7 +197,7 @@ class LatentBatches(Dataset):
         return patch_times(frame_times(grid.t * size.t, float(latents.index.fps[row]), latents.stride[0]), size.t)
 
     def words(self, item: Item) -> int:
-        """Text tokens of what is said of a clip when the plan shows it."""
+        """The number of text tokens of the caption that the plan shows with a clip."""
         cache, said = self._said(item, sample_id(self.data.key(item.row), item.window))
         return cache.count(said)
 
@@ -214,7 +213,7 @@ class LatentBatches(Dataset):
         return self.data.texts[dataset], choose_caption(kinds, self.data.captions, **draw) if kept else ""
 
     def _given(self, item: Item, grid: Grid, sample: int) -> Bool[Tensor, "n"]:
-        """The tokens of a clip that are conditions: its first latent frame, in a share of the clips that go on after it."""
+        """Which tokens of a clip are conditions: its first latent frame, in a share `first_frame` of the clips with more than one."""
         draw = generator("condition", seed=self.data.seed, epoch=item.epoch, sample=sample)
         first = grid.t > 1 and draw.random() < self.data.first_frame
         return torch.arange(grid.tokens) < (grid.h * grid.w if first else 0)

@@ -1,4 +1,4 @@
-"""Loading by plan: step number in, frames out. What a step holds depends on the plan alone, never on workers or what came before."""
+"""Packs of frames by plan: the index is a step number. A step depends on the plan alone, never on workers or earlier steps."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from sora.system.torch_private import DataLoaderProcesses
 from sora.tokens import Movable
 from sora.video.reader import VideoReader
 
-_SLACK = 8  # a clip above 1/8 of the cache is not kept: it would push out everything else
-_NICENESS = 10  # of workers: what they still decode must not take the core from the thread that starts the next step
-_LOOK_UP = 1.0  # seconds after which the thread that receives steps looks whether it is still wanted
+_SLACK = 8  # a clip above 1/8 of the cache is not cached: it would evict all others
+_NICENESS = 10  # of workers, which must not take the core of the thread that starts the next step
+_LOOK_UP = 1.0  # seconds between the receiving thread's checks whether it should end
 
 
 @dataclass(frozen=True)
 class FrameBatch(Movable):
-    """Crops of one shape. fps in frames a second; sample_ids and epochs are what every draw for a crop follows from."""
+    """Crops of one shape. fps: frames a second. All random draws for a crop follow from its sample id and epoch."""
 
     frames: UInt8[Tensor, "B T H W 3"]
     fps: Float[Tensor, "B"]
@@ -54,7 +54,7 @@ class FrameBatch(Movable):
 
 @runtime_checkable
 class StepData(Protocol):
-    """A dataset of steps. `share` is what one of several ranks trains on, `[step]` the whole of it."""
+    """A dataset of steps. `share` returns the part of one of several ranks, `[step]` the whole step."""
 
     def __getitem__(self, step: int) -> Any: ...
 
@@ -62,10 +62,10 @@ class StepData(Protocol):
 
 
 class FrameData:
-    """The datasets of frames that a run reads, and how: what conf/data/frames.yaml sets.
+    """The datasets of frames that a run reads, and how: the settings of conf/data/frames.yaml.
 
-    folders: of `sora prepare`. split: of each. weights: the datasets' shares (null: by their numbers of clips). max_bad_share: of
-    all clips may be unreadable before the run stops. cache_mb and reader: see `FrameBatches`.
+    folders: datasets of `sora prepare`. split: the split of each that is read. weights: the datasets' shares (null: by their numbers of
+    clips). max_bad_share: share of all clips that may be unreadable before the run stops. cache_mb and reader: see `FrameBatches`.
     """
 
     def __init__(
@@ -84,26 +84,26 @@ class FrameData:
 
     @property
     def depends(self) -> dict[str, str]:
-        """What a run on these depends on."""
+        """The identities of a run's data."""
         return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @property
     def fingerprint(self) -> str:
-        """Of all the clips, in order."""
+        """A hash of all the clips, in order."""
         return hashlib.sha256("\n".join(index.fingerprint for index in self.indexes).encode()).hexdigest()
 
     def batches(self, plan: CropPlan, *, quarantine: Path | str | None) -> FrameBatches:
-        """The plan's steps, read from these datasets. quarantine: the file that lists bad clips (None: in memory)."""
+        """The dataset of a plan's steps. quarantine: the file that lists bad clips (None: the list is held in memory)."""
         clips = sum(len(index) for index in self.indexes)
         kept = Quarantine(quarantine, clips=clips, max_share=self.max_bad_share)
         return FrameBatches(self.indexes, plan, quarantine=kept, cache_mb=self.cache_mb, reader=self.reader)
 
 
 class FrameBatches(Dataset):
-    """The crops of each step of a `CropPlan`, decoded: `[step] -> [FrameBatch, ...]`, one for each pack.
+    """The decoded crops of each step of a `CropPlan`: `[step] -> [FrameBatch, ...]`, one for each pack.
 
-    A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one
-    process for decoded clips, kept for their next turn; it changes no result. reader: decodes them.
+    A clip that cannot be read is recorded in the quarantine, and the plan's replacement takes its place. cache_mb: memory of one process
+    for decoded clips, which are used again later; it changes no result. reader: decodes the clips.
     """
 
     def __init__(self, indexes: Sequence[Index], plan: CropPlan, *, quarantine: Quarantine, cache_mb: float, reader: VideoReader) -> None:
@@ -114,7 +114,7 @@ class FrameBatches(Dataset):
         return self.share(step, ranks=1, rank=0)
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[FrameBatch]:
-        """What one rank trains on at a step."""
+        """One rank's batches of a step."""
         self.quarantine.enter(step)
         return [self._pack(pack.items) for pack in self.plan.at(step).share(ranks=ranks, rank=rank)]
 
@@ -130,7 +130,7 @@ class FrameBatches(Dataset):
         )
 
     def _readable(self, planned: Item) -> tuple[Item, UInt8[np.ndarray, "T H W 3"]]:
-        """The planned crop, or the one that stands in for it."""
+        """The planned crop or its replacement."""
         found, why = first_readable(planned, self._read, plan=self.plan, quarantine=self.quarantine, locate=self._place)
         if found is None:
             raise ValueError(f"no clip is left to stand in for {self._key(planned)}: {why}")
@@ -160,7 +160,7 @@ class FrameBatches(Dataset):
 
 
 class _Clips:
-    """Crops of stored clips, with the clips decoded last kept in memory."""
+    """Reads crops of stored clips, with a cache of the clips decoded last."""
 
     def __init__(self, indexes: tuple[Index, ...], cache_bytes: int, reader: VideoReader) -> None:
         self._indexes, self._room, self._reader = indexes, cache_bytes, reader
@@ -191,9 +191,9 @@ class _Clips:
 
 
 def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, frames: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames of a stored clip (all, or `frames` from frame `start`), exactly as the index describes them.
+    """The frames of a stored clip (all, or `frames` from frame `start`), checked against the index.
 
-    A `BadClip` names the clip if its bytes changed, do not decode cleanly, or are another size or number of frames.
+    Raises `BadClip` if the clip's bytes changed, do not decode cleanly, or have another size or number of frames.
     """
     row = int(row)
     member = index.member(row)
@@ -209,7 +209,7 @@ def read_clip(index: Index, row: int, *, reader: VideoReader, start: int = 0, fr
 
 
 class _Share(Dataset):
-    """The part of one rank, for a sampler of step numbers, with `ahead` done to it."""
+    """Dataset whose index is a step number and whose item is this rank's packs of that step, after `ahead`."""
 
     def __init__(self, dataset: StepData, ranks: int, rank: int, ahead: Callable[[Any], Any] | None) -> None:
         self.dataset, self.ranks, self.rank, self.ahead = dataset, ranks, rank, ahead
@@ -231,11 +231,11 @@ def step_loader(
     lost: Callable[[str], object] | None = None,
     ahead: Callable[[Any], Any] | None = None,
 ) -> DataLoader:
-    """Steps `first` to `last` - 1 in order, prepared by `workers` processes (0: in this one); their number changes nothing.
+    """A DataLoader of steps `first` to `last` - 1 in order, made by `workers` processes (0: in this one); their number changes no result.
 
-    timeout: seconds after which a step that a worker does not deliver is an error instead of a silent wait. lost: called with what is
-    known of workers that died, killed by the system or by a crash; this process then loads the steps by itself (None: it is an error).
-    ahead: what workers do to a loaded step, beside the training on earlier ones; without workers there is nobody to do so.
+    timeout: seconds after which a step that a worker does not deliver raises an error. lost: called with a text about workers that died,
+    killed by the system or by a crash; this process then loads the steps itself (None: raise an error). ahead: applied to a step by the
+    worker that loaded it, while earlier steps train; not applied without workers.
     """
     return _Loader(
         _Share(dataset, ranks, rank, ahead if workers else None),
@@ -247,31 +247,31 @@ def step_loader(
         worker_init_fn=partial(_start_worker, Parent.here()),
         timeout=timeout if workers else 0,
         prefetch_factor=2 if workers else None,
-        generator=torch.Generator().manual_seed(0),  # its own: the loader would draw from the global one otherwise
+        generator=torch.Generator().manual_seed(0),  # else the loader would draw from the global generator
     )
 
 
 class _Loader(DataLoader):
-    """A loader whose workers end with it: they ignore SIGTERM, so those that are still busy at the end are killed."""
+    """A DataLoader that kills its workers when it ends: they ignore SIGTERM, so torch alone would wait for busy ones."""
 
     def __init__(self, dataset: Dataset, lost: Callable[[str], object] | None, **settings: Any) -> None:
         super().__init__(dataset, **settings)
-        self.__dict__["lost"] = lost  # torch keeps an eye on what is set later
+        self.__dict__["lost"] = lost  # past the __setattr__ of torch, which guards attributes after __init__
 
     def _get_iterator(self) -> Any:
         return _Iterator(self) if self.num_workers else super()._get_iterator()
 
 
 class _Iterator(DataLoaderProcesses):
-    """Steps are received by a thread while the one before is trained on.
+    """Iterator over steps that receives the next step in a thread while the previous one trains.
 
-    It takes little work, but several turns of a worker to hand over memory: milliseconds of waiting where workers keep every core busy.
+    A worker needs several turns to hand over shared memory: without the thread, milliseconds of waiting where workers keep all cores busy.
     """
 
-    _sharing = 0  # iterators of this process whose workers live
+    _sharing = 0  # number of this process's iterators with live workers
 
     def __init__(self, loader: _Loader) -> None:
-        # What is looked through for garbage is written to, by whoever looks: soon no page would be shared with the workers any more.
+        # Garbage collection writes to the objects it visits, which would copy every page shared with the workers; freeze exempts them.
         gc.collect()
         gc.freeze()
         _Iterator._sharing += 1
@@ -280,15 +280,15 @@ class _Iterator(DataLoaderProcesses):
         try:
             with born_deaf():  # until `_start_worker`
                 super().__init__(loader)
-        except BaseException:  # no process could be started, or not all
+        except BaseException:  # some worker could not be started
             for worker in getattr(self, "_workers", ()):
                 worker.kill()
             self._let_go()
             raise
         if threading.current_thread() is threading.main_thread() and before is not None:
-            # torch's handler raises that a worker died wherever the process is, even in the middle of an update of the weights
+            # torch's handler raises at once when a worker dies, even in the middle of an update of the weights
             signal.signal(signal.SIGCHLD, before)
-        self._data_queue = _Received(weakref.WeakMethod(self._dead))  # the thread knows it, and must not keep this object alive
+        self._data_queue = _Received(weakref.WeakMethod(self._dead))  # weak: the thread must not keep this object alive
         threading.Thread(target=_receive, args=(self._worker_result_queue, self._data_queue, self._ended), daemon=True).start()
 
     def __next__(self) -> Any:
@@ -299,9 +299,9 @@ class _Iterator(DataLoaderProcesses):
             return self._dataset[step]
         try:
             return super().__next__()
-        except BaseException as error:  # the end, or an error: its traceback would keep this object and its workers alive
+        except BaseException as error:  # the traceback would keep this object and its workers alive
             told = self._dead(patience=1.0) if isinstance(error, RuntimeError | OSError | EOFError) else []
-            if not told and self._data_queue.unreceived:  # of which torch makes errors of its own
+            if not told and self._data_queue.unreceived:  # torch replaces this error by its own
                 told = [self._data_queue.unreceived]
             self._shutdown_workers()
             if not told or self._lost is None or step is None:
@@ -310,7 +310,7 @@ class _Iterator(DataLoaderProcesses):
         return self._dataset[step]
 
     def _dead(self, *, patience: float = 0.0) -> list[str]:
-        """What workers died of; patience: seconds in which one that is just dying may be gone."""
+        """A text for each worker that died. patience: seconds to wait for a worker that may be dying."""
         end = time.monotonic() + patience
         while True:
             codes = [(number, worker.pid, worker.exitcode) for number, worker in enumerate(self._workers) if not worker.is_alive()]
@@ -320,17 +320,17 @@ class _Iterator(DataLoaderProcesses):
             time.sleep(0.05)
 
     def _shutdown_workers(self) -> None:
-        if os.getpid() != self._owner:  # a copy that a later fork took along
+        if os.getpid() != self._owner:  # a copy of this object in a forked process
             return
         if not self._ended.is_set():
             self._let_go()
             super()._shutdown_workers()
-        for worker in getattr(self, "_workers", ()):  # which has none where no start was made
+        for worker in getattr(self, "_workers", ()):  # missing if __init__ failed early
             if worker.is_alive():
                 worker.kill()
 
     def _let_go(self) -> None:
-        """From here on it has no workers; pages are shared with none when no other iterator has any."""
+        """Mark the workers as ended; unfreeze garbage collection if no other iterator of this process has workers."""
         self._ended.set()
         _Iterator._sharing -= 1
         if not _Iterator._sharing:
@@ -338,8 +338,8 @@ class _Iterator(DataLoaderProcesses):
 
 
 class _Received(queue.Queue):
-    """Steps, or why one could not be received, which is raised where it is asked for, and in words. dead: gives what tells of workers
-    that died."""
+    """A queue of steps. If a step could not be received, `get` raises the error, and `unreceived` says why. dead: gives the method that
+    lists dead workers."""
 
     def __init__(self, dead: Callable[[], Callable[[], list[str]] | None]) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ def _receive(sent: Any, received: _Received, ended: threading.Event) -> None:
             received.put(sent.get(timeout=_LOOK_UP))
         except queue.Empty:
             continue
-        except Exception as error:  # such as a worker's death in the middle, or no more files: raised where the step is asked for
+        except Exception as error:  # a worker died while sending, or open files ran out: `get` raises it
             few = "; raise the limit of open files (ulimit -n)" if "Too many open files" in str(error) or "ancdata" in str(error) else ""
             received.unreceived = f"a step that a loader worker made could not be taken over ({error}){few}"
             received.put(error)
@@ -384,10 +384,10 @@ def _unsent(error: Exception, _: object) -> None:
 
 
 def _start_worker(parent: Parent, _: int) -> None:
-    """Signals are the main process's to answer: a worker that dies of SIGTERM would take the step that is being saved with it."""
+    """Set up a worker. It ignores signals to stop, which the main process handles: its death would lose the step that is being saved."""
     ignore_asking()
     parent.hold_to()
-    # said by a thread that hands steps over, after which the step would be waited for in vain
+    # called in the thread that sends steps; without an exit the main process would wait for the step in vain
     queues.Queue._on_queue_feeder_error = staticmethod(_unsent)  # pyright: ignore[reportAttributeAccessIssue]
     os.nice(_NICENESS)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Clips that could not be read while training, or not be learned from: named once with their reason; too many of them stop the run."""
+"""A list of clips that could not be read or that training could not learn from, each once with a reason; too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from sora.data.index.index import Index
 
 T = TypeVar("T")
-LEAD = 1024  # steps from which on a held sample is left out: more than any loader prepares ahead, so that all know it by then
+LEAD = 1024  # steps after which a held sample is left out: more than any loader prepares ahead
 
 
 class BadClip(ValueError):
-    """A clip that cannot be trained on, for what its own bytes or captions are: it is noted, and another one stands in for it."""
+    """A clip that cannot be trained on because of its own bytes or captions: it is recorded, and another clip replaces it."""
 
 
 class Quarantine:
     """The list `quarantine.jsonl` of a run, one line (key, dataset, fingerprint, shard, reason) per bad clip, for all loader processes.
 
-    A dataset is known by its fingerprint: folders of one name may hold clips of the same keys. Old lines have its name alone.
+    A dataset is identified by its fingerprint: folders of one name may hold clips with the same keys. Old lines have only its name.
 
-    A clip that cannot be read is bad at once, whoever finds it. A sample that training could not learn from is held: it has a "sample_id"
-    and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So what a step holds follows from the
-    run so far, and never from how far ahead a worker was.
+    A clip that cannot be read is bad at once, whichever process finds it. A sample that training could not learn from is held: it has a
+    "sample_id" and a step "from" which it is bad, far enough ahead that no process has prepared that step yet. So a step's content follows
+    from the run so far, and never from how far ahead a worker was.
 
-    clips: how many the dataset has. max_share: of them may be bad before the run stops, and one in any case if it is not 0.
-    path: None keeps the list in memory. setting: the key of the configuration that sets max_share.
+    clips: how many the dataset has. max_share: the share of them that may be bad before the run stops; above 0, one bad clip is always
+    allowed. path: None holds the list in memory. setting: the key of the configuration that sets max_share, for errors.
     """
 
     def __init__(self, path: Path | str | None, *, clips: int, max_share: float, setting: str = "data.max_bad_share") -> None:
@@ -46,12 +46,12 @@ class Quarantine:
             raise ValueError(f"{setting} is {max_share}; it is a share, from 0 (stop at the first bad clip) to 1")
         self.setting = setting
         self.path, self.clips, self.max_share = Path(path) if path else None, clips, max_share
-        self._reasons: dict[tuple[str, str], str] = {}  # by dataset (its fingerprint; its name in old lines) and key
-        self._held: dict[int, tuple[int, str]] = {}  # by sample: from which step, and why
+        self._reasons: dict[tuple[str, str], str] = {}  # by dataset (fingerprint, or name in old lines) and key
+        self._held: dict[int, tuple[int, str]] = {}  # by sample id: first step without it, and reason
         self._step, self._read = 0, 0
 
     def enter(self, step: int) -> None:
-        """What is asked from now on is for this step of the plan."""
+        """Set the step that later calls are about, and read new lines of the file."""
         self._step = step
         if self.path is not None and self._size() != self._read:
             self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
@@ -64,7 +64,7 @@ class Quarantine:
             return self._read
 
     def add(self, key: str, *, shard: str, reason: str, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
-        """Record a clip that cannot be read; a `ValueError` when more than `max_share` of the clips are bad. See `owner`."""
+        """Record a clip that cannot be read; ValueError if more than `max_share` of the clips are bad. See `owner`."""
         entry = {"key": key, "dataset": dataset, "fingerprint": fingerprint, "shard": shard, "reason": reason}
         if self._knows(entry) or self._is_held(sample):
             return
@@ -75,9 +75,9 @@ class Quarantine:
         self._limit(f"{key}: {reason}")
 
     def hold(self, keys: Mapping[int, str], *, step: int, reason: str) -> None:
-        """Record samples (ids, each with its clip's key, "" where it is not known) that step `step` of the plan could not learn from.
+        """Record samples that step `step` of the plan could not learn from. keys: the clip's key by sample id, "" if not known.
 
-        A `ValueError` when more than `max_share` of the clips are bad.
+        Raises ValueError if more than `max_share` of the clips are bad.
         """
         new = {sample: key for sample, key in keys.items() if sample not in self._held}
         if self.path is None:
@@ -91,7 +91,7 @@ class Quarantine:
 
     def _limit(self, last: str) -> None:
         bad = len(self._reasons) + len(self._held)
-        if bad > max(self.max_share * self.clips, self.max_share > 0):  # of however few clips, one alone stops nothing
+        if bad > max(self.max_share * self.clips, self.max_share > 0):  # one bad clip alone never stops a run
             raise ValueError(
                 f"{bad} of {counted(self.clips, 'clip')} cannot be read{' or learned from' if self._held else ''}, more than"
                 f" {self.setting}={self.max_share:g} allows; "
@@ -99,20 +99,20 @@ class Quarantine:
             )
 
     def refuse(self, key: str, *, dataset: str = "", fingerprint: str = "", sample: int | None = None) -> None:
-        """Raise BadClip for a clip that this process knows to be bad: it is not tried again, which may cost two decoders."""
+        """Raise BadClip for a clip that is known to be bad, rather than try it again, which may cost two decoders."""
         if (reason := self._reason({"key": key, "dataset": dataset, "fingerprint": fingerprint})) is not None:
             raise BadClip(reason)
         if sample is not None and self._is_held(sample):
             raise BadClip(self._held[sample][1])
 
     def keys(self) -> set[str]:
-        """The bad clips known so far."""
+        """The keys of the clips that are known to be bad."""
         if self.path is not None and self.path.exists():
             self._load(read(self.path, most=LIST.bytes, within=self.path.parent))
         return {key for _, key in self._reasons}
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        """Under a lock: another process may have recorded the same clips."""
+        """Append lines under a lock, without clips that another process has recorded meanwhile."""
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(appending(self.path), "a+b") as file:
@@ -123,7 +123,7 @@ class Quarantine:
             new = [entry for entry in entries if not self._knows(entry)]
             if not new:
                 return
-            torn = b"\n" if content and not content.endswith(b"\n") else b""  # a process was killed while it wrote a line
+            torn = b"\n" if content and not content.endswith(b"\n") else b""  # a killed process left a torn line
             lines = torn + b"".join(json.dumps(entry).encode() + b"\n" for entry in new)
             file.write(lines)
             file.flush()
@@ -137,7 +137,7 @@ class Quarantine:
         return self._reason(entry) is not None
 
     def _reason(self, entry: Mapping[str, Any]) -> str | None:
-        """Why a clip is bad, if it is known."""
+        """Why a clip is bad; None if it is not known to be."""
         names = (entry.get("fingerprint", ""), entry.get("dataset", ""))
         return next((self._reasons[name, entry["key"]] for name in names if (name, entry["key"]) in self._reasons), None)
 
@@ -158,11 +158,11 @@ class Quarantine:
 LINE = Fields(
     {"key": text, "reason": text},
     may={**dict.fromkeys(("dataset", "fingerprint", "shard"), text), "sample_id": whole(0, (1 << 64) - 1), "from": whole()},
-)  # of quarantine.jsonl
+)  # the form of a line of quarantine.jsonl
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says of a clip or a sample; None for one that was torn when a process was killed, or that nothing here has written."""
+    """The content of a line; None if a killed process left it torn, or if this program did not write it."""
     try:
         entry = json_of(line, limit=CARD)
     except (ValueError, RecursionError):
@@ -171,19 +171,19 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def owner(index: Index) -> dict[str, str]:
-    """What a clip's dataset is called, for `Quarantine`: "dataset", its folder's name, and "fingerprint", by which it is known."""
+    """The identity of a clip's dataset for `Quarantine`: its folder's name as "dataset", and its "fingerprint"."""
     return {"dataset": index.folder.resolve().name, "fingerprint": index.dataset_fingerprint}
 
 
 def planned_keys(plan: Plan, key: Callable[[int], str], step: int) -> dict[int, str]:
-    """The key of each clip that a plan has at a step, by the id of the sample cut from it. key: of a row."""
+    """The key of each clip in a plan's step, by sample id. key: gives the key of a row."""
     return {sample_id(key(item.row), item.window): key(item.row) for item in plan.at(step).items}
 
 
 @contextmanager
 def of_the_clip() -> Iterator[None]:
-    """Raise `BadClip` for a ValueError inside: what is read there is a clip's own bytes, so the clip is at fault. Any other ValueError is a
-    mistake of the program's, which must not pass for a bad clip."""
+    """Turn a ValueError inside the block into `BadClip`. Use it only around reads of a clip's own bytes: any other ValueError is a bug of
+    the program, which must not pass for a bad clip."""
     try:
         yield
     except BadClip:
@@ -195,11 +195,9 @@ def of_the_clip() -> Iterator[None]:
 def first_readable(
     planned: Item, read: Callable[[Item], T], *, plan: Plan, quarantine: Quarantine, locate: Callable[[Item], tuple[Index, int]]
 ) -> tuple[T | None, str]:
-    """What `read` gives of the planned clip, or of the first one that may stand in for it and can be read; None, and why, where no other
-    fits in its place.
+    """What `read` returns for the planned clip, or for the first replacement that can be read; (None, reason) if no other clip fits.
 
-    Each clip that cannot be read, for which `read` raises `BadClip`, is noted in the quarantine. locate: the dataset and the row of an
-    item.
+    Each clip for which `read` raises `BadClip` is recorded in the quarantine. locate: gives the dataset and the row of an item.
     """
     item, attempt = planned, 0
     while True:

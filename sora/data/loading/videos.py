@@ -1,4 +1,4 @@
-"""Packs of stored videos with their captions by plan, for a network whose VAE encodes them while it trains."""
+"""Packs of stored videos with their captions by plan, for a network whose VAE encodes them during training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from sora.video.reader import VideoReader
 
 @dataclass(frozen=True)
 class VideoPack:
-    """The clips of one pack, still frames. pixels: of all clips end to end, so that they travel as one; shapes: (T, H, W) of each.
+    """The clips of one pack, as frames. pixels: of all clips end to end, one tensor for one transfer. shapes: (T, H, W) of each clip.
 
-    fps: frames a second of each clip. captions: what is said of it ("": nothing). states: their stored states (None: not encoded yet).
-    given: whether a clip's first latent frame is a condition. Every draw for a clip follows from its sample id and epoch.
+    fps: frames a second of each clip. captions: of each clip, "" for none. states: stored text states (None: not encoded yet). given:
+    whether a clip's first latent frame is a condition. All random draws for a clip follow from its sample id and epoch.
     """
 
     pixels: UInt8[Tensor, "bytes"]
@@ -48,17 +48,17 @@ class VideoPack:
 
     @property
     def frames(self) -> list[UInt8[Tensor, "T H W 3"]]:
-        """Each clip, as a view."""
+        """The frames of each clip, as views of `pixels`."""
         sizes = [3 * time * height * width for time, height, width in self.shapes]
         return [clip.view(*shape, 3) for clip, shape in zip(self.pixels.split(sizes), self.shapes, strict=True)]
 
 
 class VideoData:
-    """The stored videos that a network trains on, and how: what conf/data/videos.yaml sets.
+    """The stored videos that a network trains on, and how they are read: the settings of conf/data/videos.yaml.
 
-    folders: datasets that `sora prepare` or `sora data index` has been through. weights: their shares of the clips (null: every clip once
-    an epoch). areas, rate: see `FrameClips`. vae_batch, shard_vae, shard_text: see `OnlineEncoder`. text_cache: whether the captions'
-    states are read. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
+    folders: datasets of `sora prepare` or `sora data index`. weights: their shares of the clips (null: every clip once an epoch). areas,
+    rate: see `FrameClips`. vae_batch, shard_vae, shard_text: see `OnlineEncoder`. text_cache: whether the captions' states are read from
+    files. captions, drop, first_frame, text_budget, max_bad_share: as for `LatentData`. stride: of the VAE.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class VideoData:
 
     @cached_property
     def clips(self) -> FrameClips:
-        """What the plan is made from."""
+        """The table of clips for the plan."""
         return frame_clips(self.indexes, areas=self.areas, rate=self.rate, geometry=self.geometry)
 
     def __len__(self) -> int:
@@ -110,21 +110,21 @@ class VideoData:
 
     @property
     def depends(self) -> dict[str, str]:
-        """What a run on these depends on."""
+        """The identities of a run's data."""
         return {"data": self.fingerprint, "reader": decoded_by(self.reader, *self.indexes)}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the clips, their captions, and the stored captions' encoder."""
+        """A hash of the clips, their captions, and the text encoder of the stored captions."""
         return identity(self.indexes, *(text.fingerprint for text in self.texts or ()))
 
     def batches(self, plan: PackPlan, *, quarantine: Path | str | None = None) -> VideoBatches:
-        """The plan's steps. quarantine: the file that lists bad clips (None: in memory)."""
+        """The dataset of a plan's steps. quarantine: the file that lists bad clips (None: the list is held in memory)."""
         return VideoBatches(self, plan, quarantine=Quarantine(quarantine, clips=len(self), max_share=self.max_bad_share))
 
 
 class VideoBatches(Dataset):
-    """`[step] -> list[VideoPack]`, one for each pack of the plan's step; a clip that cannot be read is replaced by the plan's rule."""
+    """`[step] -> list[VideoPack]`, one for each pack of the plan's step. The plan replaces a clip that cannot be read."""
 
     def __init__(self, data: VideoData, plan: PackPlan, *, quarantine: Quarantine) -> None:
         self.data, self.plan, self.quarantine = data, plan, quarantine
@@ -134,7 +134,7 @@ class VideoBatches(Dataset):
         return self.share(step, ranks=1, rank=0)
 
     def share(self, step: int, *, ranks: int, rank: int) -> list[VideoPack]:
-        """What one rank trains on at a step."""
+        """One rank's packs of a step."""
         return [self._pack(clips) for clips in self._packs.share(step, ranks=ranks, rank=rank)]
 
     def keys(self, step: int) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""What a plan is made from: columns of numbers, one row per clip of all datasets, and how many patches each clip gives within limits."""
+"""The clips that a plan is made from: columns of numbers, one row per clip of all datasets, and each clip's patches within limits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Cut = tuple[Crop | None, tuple[int, int] | None]
 
 
 class ClipLimits(NamedTuple):
-    """Of one clip. frames: longer ones are cut to their beginning. area: rows x columns of a frame at most; larger ones are left out."""
+    """Limits on one clip (None: no limit). frames: longer clips are cut. area: rows x columns of a frame; larger clips are left out."""
 
     frames: int | None = None
     area: int | None = None
 
 
 class Measured(NamedTuple):
-    """grids: patches in time, rows, columns. reasons: 0 for a clip that can be used, else a place in `ClipTable.reasons`."""
+    """Sizes of clips. grids: patches in time, rows, columns. reasons: 0 for a usable clip, else an index into `ClipTable.reasons`."""
 
     grids: Int[np.ndarray, "n 3"]
     reasons: UInt8[np.ndarray, "n"]
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 
 @runtime_checkable
 class ClipTable(Protocol):
-    """Rows count through all datasets; dataset d has rows starts[d] .. starts[d + 1] - 1. Nothing here is held per clip in Python."""
+    """The clips of all datasets; dataset d has rows starts[d] .. starts[d + 1] - 1. No Python object is held per clip."""
 
     starts: tuple[int, ...]
     fingerprint: str
@@ -40,27 +40,26 @@ class ClipTable(Protocol):
     def measured(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Measured: ...
 
     def frames(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """How long each clip is, before any limit, in the unit of `Limits.frames`."""
+        """The length of each clip before any limit, in the unit of `ClipLimits.frames`."""
         ...
 
     def taken(self, rows: Int[np.ndarray, "n"], limits: ClipLimits) -> Int[np.ndarray, "n 3"]:
-        """Frames, rows and columns that are trained on of each clip, in the units of `Limits`."""
+        """The frames, rows and columns of each clip that are trained on, in the units of `ClipLimits`."""
         ...
 
     def cut(self, rows: Int[np.ndarray, "n"], epochs: Int[np.ndarray, "n"], limits: ClipLimits, *, seed: int) -> list[Cut]:
-        """What is taken of each clip, and what it is scaled to; a pure function of its row, epoch, limits and the seed."""
+        """The box cut from each clip and the size it is scaled to; a pure function of row, epoch, limits and seed."""
         ...
 
     def key(self, row: int) -> str: ...
 
 
 class LatentClips:
-    """Encoded clips. shapes: for each dataset (clips, 3) latent frames, rows and columns (0 0 0: it has none), which may be memory-mapped.
+    """Encoded clips. shapes: for each dataset (clips, 3) latent frames, rows and columns, (0, 0, 0) for a clip without latents; may be
+    memory-mapped. patch: the model's patch size. key: gives the name of a row, for errors.
 
-    patch: of the model.
-
-    Sizes are fixed when clips are encoded, so a limit on the area leaves clips out; one on the frames keeps their beginning, which for a
-    causal VAE is what it would have made of the shorter clip. key: the name of a row, for errors.
+    Sizes are fixed when clips are encoded, so a limit on the area leaves clips out. A limit on the frames keeps the first ones, which a
+    causal VAE would have encoded just so from the shorter clip.
     """
 
     reasons = ("", "larger than plan.area allows", "could not be encoded")
@@ -100,7 +99,7 @@ class LatentClips:
 
 
 def gathered(columns: Sequence[np.ndarray], starts: Sequence[int], rows: Int[np.ndarray, "n"]) -> np.ndarray:
-    """The values of rows that count through several columns."""
+    """The values at some rows, where the rows count through several columns one after another."""
     if len(columns) == 1:
         return columns[0][rows]
     owners = np.searchsorted(starts, rows, side="right") - 1

@@ -1,4 +1,4 @@
-"""What a clip of n tokens costs to train on: a n + b n^2, of the layers and of attention inside the clip."""
+"""The cost of training on a clip of n tokens: a n + b n^2, for the layers and for attention inside the clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Coefficients in any one unit; only their ratio changes a plan. quadratic None: worked out from the network's width."""
+    """The coefficients in any one unit; only their ratio changes a plan. quadratic: None to compute it from the network's width."""
 
     linear: float
     quadratic: float | None
@@ -24,7 +24,8 @@ class Cost:
             )
 
     def of_width(self, width: int | None) -> Cost:
-        """With `quadratic` filled in: a layer of width d makes 24 d^2 operations a token and 4 n d of attention, so b / a = 1 / 6 d."""
+        """This cost with `quadratic` filled in: a layer of width d makes 24 d^2 operations a token, and 4 n d for attention; b / a = 1 / 6
+        d."""
         if self.quadratic is not None:
             return self
         if width is not None and width < 1:
@@ -41,7 +42,7 @@ class Cost:
 
 
 def fitted_cost(lengths: Sequence[int], seconds_per_token: Sequence[float]) -> Cost:
-    """Least squares of a + b n through measured seconds per token of clips of n tokens; a negative slope counts as none.
+    """Fit a + b n by least squares to measured seconds per token of clips of n tokens; a negative slope becomes 0.
 
     Raises:
         ValueError: fewer than two different lengths.

@@ -1,4 +1,4 @@
-"""Random crops of one shape per step, straight from stored frames: the plan of training a VAE."""
+"""The plan for training a VAE: random crops of stored frames, of one shape per step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sora.system.terminal import counted
 
 @runtime_checkable
 class ClipRows(Protocol):
-    """What `CropPlan` asks of an index: the clips' keys and sizes, and its fingerprint."""
+    """The parts of an index that `CropPlan` needs: the clips' keys and sizes, and its fingerprint."""
 
     frames: Int[np.ndarray, "rows"]
     heights: Int[np.ndarray, "rows"]
@@ -36,12 +36,11 @@ class ClipRows(Protocol):
 class CropPlan:
     """Random crops of frames in batches of one shape, from one or several datasets mixed by weight.
 
-    Step s has the shape `shapes[s % len(shapes)]`, (frames, height, width). Its `batch` crops are dealt evenly to `packs`
-    packs. Each (shape, dataset) pair runs through its own epochs: every clip that is large enough once per epoch, in a Philox
-    order; the crop's place follows from (seed, epoch, key). Datasets take turns so that any `order.ROUND` crops of a shape hold
-    each one's share exactly and evenly spread; without weights a dataset's share is its number of clips. Rows count through
-    the indexes in order. Clips too small for every shape
-    are counted in `skipped`.
+    Step s has the shape `shapes[s % len(shapes)]`, (frames, height, width). Its `batch` crops are dealt evenly to `packs` packs. Each
+    (shape, dataset) pair runs through its own epochs: every clip that is large enough once per epoch, in a Philox order; the crop's place
+    follows from (seed, epoch, key). Datasets take turns so that any `order.ROUND` crops of a shape hold each dataset's share exactly and
+    evenly spread; without weights a dataset's share is its number of clips. Rows count through the indexes in order. `skipped` counts clips
+    that are too small for every shape.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class CropPlan:
         return StepPlan(step=step, packs=packs)
 
     def replacement(self, item: Item, attempt: int) -> Item | None:
-        """The clip that stands in for one that cannot be read: the next of the same dataset that is large enough, cropped anew."""
+        """The clip that replaces one that cannot be read: the next of the same dataset that is large enough, with its own crop."""
         dataset = self.dataset(item.row)
         fitting = self._fitting[item.window][dataset]
         if attempt >= len(fitting) - 1:
@@ -92,12 +91,12 @@ class CropPlan:
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
     def locate(self, row: int) -> tuple[int, int]:
-        """(number of the index, row within it)."""
+        """(number of the index, row within that index)."""
         dataset = self.dataset(row)
         return dataset, row - self._starts[dataset]
 
     def _item(self, number: int, window: int) -> Item:
-        """Crop `number` of a shape, counted from the run's start."""
+        """Crop `number` of a shape, counted from the start of the run."""
         turns = self._turns[window]
         rounds, place = divmod(number, ROUND)
         dataset = int(turns[place])
@@ -131,7 +130,7 @@ class CropPlan:
                 self.skipped[f"dataset {number}: smaller than every crop of plan.shapes"] = len(index) - len(used)
 
     def lines(self, names: Sequence[str]) -> list[str]:
-        """For each shape how many clips of each dataset it is cut from, and what is left out. names: of the datasets."""
+        """For each shape, a line on how many clips of each dataset it is cut from and how many are too small. names: of the datasets."""
         told = []
         for shape, fitting in zip(self.shapes, self._fitting, strict=True):
             parts = zip(fitting, self._indexes, names, strict=True)
@@ -140,7 +139,7 @@ class CropPlan:
         return told + [f"left out: {counted(count, 'clip')} ({reason})" for reason, count in self.skipped.items()]
 
     def _smaller(self, shape: tuple[int, int, int]) -> str:
-        """Which crop of at most this shape every clip holds, and how many hold it in each axis alone."""
+        """A text for errors: the largest crop within this shape that every clip holds."""
         sizes = [np.stack((index.frames, index.heights, index.widths), axis=1) for index in self._indexes if len(index)]
         if not sizes:
             return "there are no clips at all"

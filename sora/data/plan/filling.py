@@ -1,7 +1,7 @@
-"""How the clips of a window become packs: packed into a token budget, batched by exact shape, or padded to the longest.
+"""Ways to turn the clips of a window into packs: packed into a token budget, batched by exact shape, or padded to the longest.
 
-A filling takes the window's grids in their order and says which clips stand together and which wait for the next window; it also says
-what a device pays for a pack. All three give packs of at most `budget` tokens and `max_clips` clips.
+A filling takes the window's grids in their order, groups clips into packs, and may leave some for the next window; it also computes what a
+device pays for a pack. All three give packs of at most `budget` tokens and `max_clips` clips.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sora.data.plan.cost import Cost
 
 
 class Filled(NamedTuple):
-    """order: places of the window's clips, pack by pack; pack p is order[ends[p - 1]:ends[p]]. left: places that wait."""
+    """Packs of a window's clips. order: clip indices; pack p is order[ends[p - 1]:ends[p]]. left: indices for the next window."""
 
     order: Int[np.ndarray, "n"]
     ends: Int[np.ndarray, "packs"]
@@ -25,9 +25,9 @@ class Filled(NamedTuple):
 
 @runtime_checkable
 class Filling(Protocol):
-    """One way to fill packs. balanced: packs of equal cost are put into one step. waits: clips may wait for the next window.
+    """A way to fill packs. balanced: packs of equal cost form one step. waits: clips may wait for the next window.
 
-    exact: the clips of a pack are of one shape.
+    exact: the clips of a pack have one shape.
     """
 
     balanced: bool
@@ -35,20 +35,20 @@ class Filling(Protocol):
     exact: bool
 
     def fill(self, grids: Int[np.ndarray, "n 3"], *, budget: int, max_clips: int, closing: bool) -> Filled:
-        """closing: nothing may wait, since the epoch ends here."""
+        """Group the clips of a window into packs. closing: no clip may wait, since the epoch ends here."""
         ...
 
     def paid(self, tokens: Int[np.ndarray, "n"], ends: Int[np.ndarray, "packs"], *, cost: Cost, budget: int) -> Float[np.ndarray, "packs"]:
-        """What each pack costs, padding included; tokens in packed order."""
+        """The cost of each pack, padding included; tokens are in packed order."""
         ...
 
 
 class Packed:
-    """Clips of any shapes end to end, each into the fullest pack that has room; the pack is padded to the budget.
+    """Clips of any shapes end to end, each in the fullest pack that has room; the pack is padded to the budget.
 
-    Clips over half of the budget come first, as no two of them share a pack; the shortest ones, which hold 1/32 of all tokens, come
-    last and fill what is left. All others come in the window's random order, so that a pack mixes sizes. Sorted from the largest down
-    (best fit decreasing, Johnson 1973) packs would hold clips of one size each, and be less full with it where most are much alike.
+    Clips over half of the budget are placed first, as no two of them share a pack; the shortest ones, which hold 1/32 of all tokens, are
+    placed last and fill the gaps. All others keep the window's random order, so that a pack mixes sizes. Sorted from the largest down (best
+    fit decreasing, Johnson 1973), each pack would hold clips of one size, and be less full where most clips are of similar size.
     """
 
     balanced, waits, exact = True, False, False
@@ -70,7 +70,7 @@ class Packed:
 
 
 def best_fit(sizes: Int[np.ndarray, "n"], *, budget: int, max_clips: int) -> tuple[list[int], list[int]]:
-    """Packs of `sizes`, in their order and at most `budget` each: runs (pack, how many of the next sizes go into it)."""
+    """Pack `sizes` in their order, at most `budget` per pack, and return runs (pack, how many of the next sizes go into it)."""
     owners: list[int] = []
     counts: list[int] = []
     if not len(sizes):
@@ -78,7 +78,7 @@ def best_fit(sizes: Int[np.ndarray, "n"], *, budget: int, max_clips: int) -> tup
     bounds = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))
     runs = zip(sizes[bounds[:-1]].tolist(), np.diff(bounds).tolist(), strict=True)
     smallest = int(sizes.min())
-    room: list[int] = []  # (tokens left, pack) of each open pack as one number, rising
+    room: list[int] = []  # (tokens left, pack) of each open pack as one number, ascending
     slots: list[int] = []
     for size, count in runs:
         while count:
@@ -102,7 +102,7 @@ def best_fit(sizes: Int[np.ndarray, "n"], *, budget: int, max_clips: int) -> tup
 class Bucketed:
     """Clips of exactly one shape together, as many as the budget holds; incomplete batches wait for the next window.
 
-    What dense attention over (clips, tokens) wants: nothing is padded and every batch of a shape is alike.
+    This suits dense attention over (clips, tokens): nothing is padded and all batches of a shape are alike.
     """
 
     balanced, waits, exact = True, True, True
@@ -127,7 +127,7 @@ class Bucketed:
 
 
 class Padded:
-    """Clips in the order they come, each padded to the longest of its batch: the baseline, nothing is sorted or balanced."""
+    """Clips in the order of their draws, each padded to the longest of its batch: the baseline, without sorting or balancing."""
 
     balanced, waits, exact = False, False, False
 
@@ -149,6 +149,6 @@ class Padded:
 
 
 def summed(values: Int[np.ndarray, "n"] | Float[np.ndarray, "n"], ends: Int[np.ndarray, "packs"]) -> np.ndarray:
-    """The sum over each pack."""
+    """The sum of values over each pack."""
     starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
     return np.add.reduceat(values, starts) if len(ends) else np.zeros(0, dtype=np.asarray(values).dtype)

@@ -1,4 +1,4 @@
-"""Stored videos as a plan sees them: each at the largest size of a ladder that it has, in its own aspect ratio, for as long as it lasts."""
+"""Stored videos for a plan: each at the largest size of a ladder that it reaches, in its own aspect ratio, in windows of a frame rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sora.system.draws import generator, sample_id
 
 
 class VideoColumns(NamedTuple):
-    """One dataset's stored clips; columns may be memory-mapped. fps in frames a second."""
+    """The columns of one dataset's stored clips; they may be memory-mapped. fps: frames a second."""
 
     frames: Int[np.ndarray, "n"]
     heights: Int[np.ndarray, "n"]
@@ -25,7 +25,7 @@ class VideoColumns(NamedTuple):
 
 
 class _Sized(NamedTuple):
-    """had: frames at the plan's rate. frames: of the window. sizes: (H, W). grids, reasons: see `Measured`."""
+    """The sizes of some clips. had: frames at the plan's rate. frames: of the window. sizes: (H, W). grids, reasons: see `Measured`."""
 
     had: np.ndarray
     frames: np.ndarray
@@ -35,13 +35,13 @@ class _Sized(NamedTuple):
 
 
 class FrameClips:
-    """Windows of stored videos at a rate and a size.
+    """Windows of stored videos at a frame rate and a size.
 
-    areas: the ladder, pixels of a frame; a clip gets the largest step that it reaches, never more than it has, its sides rounded to whole
-    patches and the overhang of less than one patch cut off: nothing is stretched or enlarged. rate: frames a second at most (None: their
-    own); slower clips keep theirs. geometry: of the VAE and the model's patches, into which all lengths divide; a longer clip than
-    `Limits.frames` gives a window that begins anywhere in it, drawn anew each epoch. The frames of `Item.crop` count at this rate;
-    `Limits.area` bounds the ladder.
+    areas: the ladder, in pixels of a frame; a clip gets the largest step that it reaches, never more than it has. Its sides are rounded to
+    whole patches and the remainder of less than one patch is cut off: nothing is stretched or enlarged. rate: the most frames a second
+    (None: each clip's own); slower clips keep theirs. geometry: the VAE's and the patches' sizes, into which all lengths divide. A clip
+    longer than `ClipLimits.frames` gives a window that begins anywhere in it, drawn anew each epoch. The frames of `Item.crop` count at
+    this rate; `ClipLimits.area` bounds the ladder.
     """
 
     reasons = ("", "smaller than the smallest of data.areas", "shorter than one patch", "plan.area allows none of data.areas")
@@ -77,7 +77,7 @@ class FrameClips:
         return np.concatenate((sized.frames[:, None], sized.sizes), axis=1)
 
     def rates(self, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        """Frames a second that each clip is shown at."""
+        """The frames a second at which each clip is shown."""
         fps = np.asarray(self._column("fps", rows), dtype=np.float64)
         return fps if self.rate is None else np.minimum(fps, self.rate)
 

@@ -1,4 +1,4 @@
-"""A few clips in packs, each once: what an evaluation goes through, read by the doors that a plan's steps are read by."""
+"""A plan that goes through some clips once, for an evaluation; the datasets that read a training plan's steps read it too."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PackPlan(Plan, Protocol):
 
 
 class Listing:
-    """`count` clips spread evenly over all (None: every one), whole, in packs; step number s is pack s, and there are `len` of them.
+    """A plan of `count` clips spread evenly over all (None: every one), uncropped, in packs; step s is pack s, and `len` counts the packs.
 
-    budget, max_clips: of a pack. seed: of the windows that long videos are cut to, which stay the same for ever. Clips that no pack takes
-    are left out, counted in `skipped`; nothing stands in for one that cannot be read. Raises ValueError if none is left.
+    budget, max_clips: the most tokens and clips of a pack. seed: decides the windows that long videos are cut to, which never change. Clips
+    that fit no pack are left out and counted in `skipped`; nothing replaces a clip that cannot be read. ValueError if none is left.
     """
 
     def __init__(self, clips: ClipTable, *, count: int | None, budget: int, max_clips: int, seed: int) -> None:
@@ -55,7 +55,7 @@ class Listing:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The ids of all clips, in the order of `rows` and `grids`."""
+        """The sample ids of all clips, in the order of `rows` and `grids`."""
         return tuple(sample_id(self.clips.key(row)) for row in self.rows.tolist())
 
     def at(self, step: int) -> StepPlan:
@@ -63,5 +63,5 @@ class Listing:
         return StepPlan(step=step, packs=(Pack(tuple(self._items[place] for place in self._packs[step])),))
 
     def replacement(self, item: Item, attempt: int) -> Item | None:
-        """None: the figures are of these clips and no others."""
+        """None: the evaluation's figures are of these clips and no others."""
         return None

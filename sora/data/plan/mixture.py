@@ -1,7 +1,7 @@
-"""From which clips a stage of the run draws, and which clip comes at which draw: in a new order every epoch, mixed by weights.
+"""The clips that a stage of the run draws, and which clip comes at which draw: in a new order every epoch, mixed by weights.
 
-The k-th draw is a pure function of k. Nothing is held per clip but, where some of a source's clips are left out, two bits
-(one that says so, and 4 bytes for every 32 clips to find the k-th that is left).
+The k-th draw is a pure function of k. No memory is held per clip, except for two bits where some of a source's clips are left out: one bit
+for whether a clip is usable, and 4 bytes for every 32 clips to find the k-th usable one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sora.data.plan.order import ROUND, permutation, shares_of, turns
 from sora.system.terminal import counted
 
 _CHUNK = 1 << 16  # rows measured at once
-_BLOCK = 32  # rows whose usable ones are counted together
+_BLOCK = 32  # rows that share one count of usable rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumStage:
-    """A part of the run. until: clips seen when it ends (None: never). images: the share of clips that are single frames (None: as they
-    come). weights: of the datasets (None: every clip once an epoch)."""
+    """A part of the run. until: clips seen when it ends (None: never). images: the share of clips that are single frames (None: as in the
+    data). weights: of the datasets (None: every clip once an epoch)."""
 
     until: int | None = None
     frames: int | None = None
@@ -48,7 +48,7 @@ class CurriculumStage:
 
 
 def staged(base: CurriculumStage, curriculum: Sequence[Mapping[str, Any]]) -> tuple[CurriculumStage, ...]:
-    """The stages of a run: what the curriculum says, each on top of `base`, and `base` itself behind the last one that ends."""
+    """The stages of a run: each stage of the curriculum on top of `base`, then `base` itself unless the last stage never ends."""
     known = [field.name for field in fields(CurriculumStage)]
     found: list[CurriculumStage] = []
     for number, said in enumerate(curriculum):
@@ -64,10 +64,10 @@ def staged(base: CurriculumStage, curriculum: Sequence[Mapping[str, Any]]) -> tu
 
 
 class MixtureSource:
-    """Rows `first` to `last` - 1 that fit, in a new order every epoch.
+    """The usable rows among `first` to `last` - 1, in a new order every epoch.
 
-    images: only single frames (True), only longer clips (False), or both (None). `count` usable rows hold `tokens` tokens;
-    `skipped` counts the others by reason.
+    images: only single frames (True), only longer clips (False), or both (None). `count` usable rows hold `tokens` tokens; `skipped` counts
+    the other rows by reason.
     """
 
     def __init__(self, clips: ClipTable, first: int, last: int, *, limits: ClipLimits, budget: int, images: bool | None, seed: int) -> None:
@@ -79,14 +79,14 @@ class MixtureSource:
         bits = np.concatenate([*good, np.zeros(-sum(map(len, good)) % (_BLOCK // 8), np.uint8)])
         counts = np.bitwise_count(bits).reshape(-1, _BLOCK // 8).sum(axis=1, dtype=np.int64)
         self.count = int(counts.sum())
-        # where all rows are usable, a place is its row and nothing is kept
+        # where all rows are usable, a position is its row and nothing is held
         self._bits = None if self.count == last - first else bits
         before = np.concatenate(([0], np.cumsum(counts)))
         self._before = before.astype(np.uint32 if self.count < 1 << 32 else np.int64) if self._bits is not None else before[:0]
         self._order = lru_cache(maxsize=4)(self._ordered)
 
     def _scan(self, rows: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """Which rows fit; the others are counted by reason."""
+        """Which rows are usable; the others are counted by reason."""
         grids, reasons = self.clips.measured(rows, self.limits)
         tokens = grids.prod(axis=1)
         wanted = np.ones(len(rows), np.bool_) if self.images is None else (grids[:, 0] == 1) == self.images
@@ -108,9 +108,9 @@ class MixtureSource:
         return f"longer than the token budget of {self.budget}"
 
     def most_frames(self) -> int:
-        """The largest `Limits.frames`, as clips take it, under which every clip is within the budget; 0 where not even the least is."""
+        """The largest `ClipLimits.frames`, in frames as trained, at which every clip is within the budget; 0 if there is none."""
         longest = max(int(self.clips.frames(rows).max()) for rows in self._chunks())
-        low, high = 0, longest  # the largest limit that is known to fit, and the smallest that may
+        low, high = 0, longest  # bisection: the largest limit known to fit, and the largest that may
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._fits(self.limits._replace(frames=middle)) else (low, middle - 1)
@@ -133,7 +133,7 @@ class MixtureSource:
         return inside & (self._bits[places >> 3] >> (7 - (places & 7)) & 1).astype(np.bool_)
 
     def rows(self, epoch: int, places: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """The rows at some places of an epoch's order."""
+        """The rows at some positions of an epoch's order."""
         chosen = np.asarray(self._order(epoch)(places), dtype=np.int64)
         if self._bits is None:
             return self.first + chosen
@@ -155,17 +155,17 @@ class MixtureSource:
 
 
 class DrawnClips(NamedTuple):
-    """Clips in the order they were drawn, and the epoch of its source that each is drawn in."""
+    """Clips in the order of their draws, and for each the epoch of its source."""
 
     rows: Int[np.ndarray, "n"]
     epochs: Int[np.ndarray, "n"]
 
 
 class Mixture:
-    """The sources of one stage. Draws count from the stage's beginning; epochs from `epoch`, so that no stage repeats another's draws.
+    """The sources of one stage. Draws count from the stage's beginning, epochs from `epoch`, so that no stage repeats another's draws.
 
-    One source without weights: its epochs follow one another. Several: they take turns, so that any `ROUND` draws hold each one's
-    share, and each runs through epochs of its own.
+    One source, without weights: its epochs follow one another. Several sources take turns, so that any `ROUND` draws hold each one's share,
+    and each source has its own epochs.
     """
 
     def __init__(self, clips: ClipTable, stage: CurriculumStage, *, budget: int, seed: int, epoch: int) -> None:
@@ -192,7 +192,7 @@ class Mixture:
         )
         self._shares = [0.0] * len(made)
         for kind, share in kinds.items():
-            # a dataset without any of a kind leaves its part to the others
+            # a dataset without images (or without videos) leaves its share to the others
             mine = {place: weight for place, (_, other, weight) in enumerate(wanted) if other is kind and made[place].count}
             total = sum(mine.values())
             if share and not total and any(source.count for source in made):
@@ -210,18 +210,18 @@ class Mixture:
 
     @property
     def count(self) -> int:
-        """Clips that can be drawn."""
+        """How many clips can be drawn."""
         return sum(source.count for source, share in zip(self.sources, self._shares, strict=True) if share > 0)
 
     @property
     def mean_tokens(self) -> float:
-        """Of a drawn clip."""
+        """The mean number of tokens of a drawn clip."""
         shares = np.array(self._shares) / sum(self._shares)
         return float(sum(share * source.tokens / source.count for share, source in zip(shares, self.sources, strict=True) if share > 0))
 
     @property
     def whole(self) -> int | None:
-        """Draws after which every clip has come once more: None where sources of several sizes take turns."""
+        """The number of draws after which every clip has come once more; None if sources of several sizes take turns."""
         return self.sources[0].count if len(self.sources) == 1 else None
 
     def draw(self, first: int, last: int) -> DrawnClips:
@@ -242,7 +242,7 @@ class Mixture:
         return DrawnClips(rows, epochs + self.epoch)
 
     def epochs(self, draws: int) -> int:
-        """How many epochs of its most repeated source the first `draws` draws touch."""
+        """How many epochs of its most repeated source the first `draws` draws reach."""
         if self.whole is not None:
             return -(-draws // self.whole)
         rounds = -(-draws // ROUND)
@@ -254,7 +254,7 @@ class Mixture:
 
 
 def fitting(sources: Sequence[MixtureSource], budget: int) -> str:
-    """Which values of which keys take the clips of these sources that are longer than a budget of tokens."""
+    """A text for errors: the values of the keys under which the clips longer than a budget of tokens would fit."""
     first = f"raise plan.budget to {max(source.longest for source in sources)}"
     frames = min(source.most_frames() for source in sources)
     if not frames:

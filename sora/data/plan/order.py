@@ -1,4 +1,4 @@
-"""Orders without lists: permutations of any size as functions, and whose turn it is in a mixture."""
+"""Permutations of any size as functions instead of lists, and the turns of the sources in a mixture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 
 from sora.system.draws import generator
 
-DRAWN = 1 << 20  # up to so many places a permutation is drawn and kept; above, it is computed place by place
+DRAWN = 1 << 20  # up to this size a permutation is drawn and held; above, each position is computed
 ROUND = 1024  # draws after which a mixture's shares are met exactly: shares are rounded to 1/1024
 _ROUNDS = 8
 Order = Callable[[Int[np.ndarray, "n"]], Int[np.ndarray, "n"]]
 
 
 def permutation(stream: str, *, seed: int, epoch: int, size: int) -> Order:
-    """A permutation of 0 .. size - 1 as a function of places; a pure function of its arguments. Large ones take no memory."""
+    """A permutation of 0 .. size - 1 as a function of positions; it depends on the arguments alone. Large ones take no memory."""
     draw = generator(stream, seed=seed, epoch=epoch, sample=0)
     if size <= DRAWN:
         return draw.permutation(size).__getitem__
@@ -24,10 +24,10 @@ def permutation(stream: str, *, seed: int, epoch: int, size: int) -> Order:
 
 
 class Feistel:
-    """A keyed bijection of 0 .. size - 1, place by place (Luby & Rackoff 1988; cycle walking: Black & Rogaway 2002).
+    """A keyed bijection of 0 .. size - 1, computed per position (Luby & Rackoff 1988; cycle walking: Black & Rogaway 2002).
 
-    Works on the power of two at or above `size`; what falls outside is sent through again until it does not.
-    keys: one 64-bit number for each round, an even number of them.
+    It permutes the next power of two at or above `size`; a value outside 0 .. size - 1 is permuted again until it is inside. keys: one
+    64-bit number for each round, an even number of them.
     """
 
     def __init__(self, size: int, keys: np.ndarray) -> None:
@@ -62,9 +62,9 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def turns(shares: Float[np.ndarray, "sources"], length: int) -> Int[np.ndarray, "length"]:
-    """Who is served at each of `length` turns, so that shares (which sum to 1) are met and every one's turns lie evenly apart.
+    """The source of each of `length` turns, such that shares (which sum to 1) are met and each source's turns are evenly spaced.
 
-    Shares round to whole turns by the largest remainder; a positive one gets at least one turn.
+    Shares are rounded to whole turns by the largest remainder; a positive share gets at least one turn.
     """
     exact = shares * length
     counts = np.maximum(np.floor(exact), shares > 0).astype(np.int64)
@@ -78,7 +78,7 @@ def turns(shares: Float[np.ndarray, "sources"], length: int) -> Int[np.ndarray, 
 
 
 def shares_of(weights: tuple[float, ...] | list[float] | None, sizes: list[int]) -> tuple[float, ...]:
-    """Weights of datasets as they were set; without any, their sizes."""
+    """Shares of datasets: the weights if there are any, else the sizes."""
     if not sizes:
         raise ValueError("no dataset is given; set data.folders to one folder or more")
     if weights is None:

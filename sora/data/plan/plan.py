@@ -1,8 +1,8 @@
 """The plan of token budgets: packs of near-equal cost for every step, window by window.
 
-Draws are cut into windows of about `window` steps. The clips of a window are filled into packs, packs are sorted by cost, and neighbours
-in that order make a step, so that whoever shares it waits for nobody. All of it follows from (columns, seed, step): there is no state but
-what can be worked out again, and no more memory than a few windows.
+Draws are cut into windows of about `window` steps. The clips of a window are filled into packs, packs are sorted by cost, and neighbours in
+that order form a step, so that ranks wait little for one another. All of it follows from (columns, seed, step): the only state is a cache
+that can be computed again, and the memory is that of a few windows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sora.data.plan.steps import Item, Pack, StepPlan
 from sora.data.plan.window_cache import MARK, Counted
 from sora.system.draws import generator
 
-_KEPT = 4  # windows
-_CHUNK = 1 << 14  # rows looked at together
-_NEAR = (1 << 20) // _CHUNK  # such chunks that are searched for a clip of exactly as many tokens
+_KEPT = 4  # windows whose packs are cached
+_CHUNK = 1 << 14  # rows that are measured together
+_NEAR = (1 << 20) // _CHUNK  # chunks that are searched for a replacement with exactly as many tokens
 
 
 class WindowDraws(NamedTuple):
-    """The draws of a window, counted from its stage's beginning. closing: nothing of it may wait for a later window."""
+    """The draws of a window, counted from its stage's beginning. closing: no clip of it may wait for a later window."""
 
     stage: int
     first: int
@@ -60,11 +60,11 @@ class Packs(NamedTuple):
 class TokenPlan:
     """Packs of clips of any size within a budget of tokens.
 
-    filling: how (`Packed`, `Bucketed`, `Padded`). budget, max_clips: of a pack. packs: of a step, whatever the cluster; R ranks take
-    every R-th. accumulate: how many packs a rank has at the most ranks that share a step; they come from as many parts of the order by
-    cost, the packs / accumulate of one such part cost alike. window: steps planned together. frames, area, images: see `Stage`; drop_long:
-    leave out clips over the budget, counted, instead of refusing to start. curriculum: stages on top of these. weights: of the
-    datasets. width: of the network, for a cost without `quadratic`.
+    filling: how clips form packs (`Packed`, `Bucketed`, `Padded`). budget, max_clips: the most tokens and clips of a pack. packs: packs of
+    a step; R ranks take every R-th. accumulate: micro-batches per rank when packs / accumulate ranks train; packs are sorted by cost and
+    cut into `accumulate` bands, and micro-batch i of every rank comes from band i. window: steps planned together. frames, area, images:
+    see `CurriculumStage`. drop_long: leave out and count clips over the budget instead of raising. curriculum: stages that change these.
+    weights: of the datasets. width: of the network, for a cost without `quadratic`.
 
     Every clip that fits comes exactly once in each epoch (with weights: of its dataset). `skipped` counts those that never come, by reason.
     """
@@ -117,14 +117,14 @@ class TokenPlan:
                 self._begins.append(self._begins[-1] + self._windows_before(number, draws))
         self.skipped = self._skipped(drop_long)
         self._before = [0]  # packs before each window
-        self._marks: dict[int, DrawnClips | None] = {0: None}  # what waits at the beginning of some windows
+        self._marks: dict[int, DrawnClips | None] = {0: None}  # the clips that wait at the beginning of some windows
         self._windows: OrderedDict[int, Packs] = OrderedDict()
         self._counted: Counted | None = None
 
     def remember(self, path: Path) -> None:
-        """Keep the windows' numbers of packs in a file, and take what it knows: finding a late step counts all windows before it otherwise.
+        """Cache the number of packs of each window in a file, and read it: without it a late step has to count all windows before it.
 
-        The file is a cache: without it, or with one of another plan or damaged, the same packs come, later.
+        The file changes no result: if it is missing, damaged or of another plan, the same packs come, only later.
         """
         sources = [source for mixture in self.mixtures for source in mixture.sources]
         drawn = [(source.first, source.last, source.count, source.tokens, source.cut) for source in sources]
@@ -134,7 +134,7 @@ class TokenPlan:
         if known := self._counted.load():
             self._before, self._marks = known[0], {0: None} | known[1]
 
-    # ---- what loading asks
+    # ---- for loading
 
     def at(self, step: int) -> StepPlan:
         """The packs of a step, counted from 0."""
@@ -147,10 +147,10 @@ class TokenPlan:
         return StepPlan(step=step, packs=tuple(found))
 
     def replacement(self, item: Item, attempt: int) -> Item | None:
-        """The clip that stands in for one that cannot be read: of the same source, the next row of as many tokens; else of fewer.
+        """The clip that replaces one that cannot be read: of the same source, the next row with as many tokens; else one with fewer.
 
-        As many are looked for among the next million rows; where packs are of one shape, only clips of that shape, among all rows. None
-        when no other row is left that fits into its place.
+        A clip with as many tokens is looked for among the next million rows. If packs have one shape, only clips of that shape among all
+        rows will do. None if no other row fits.
         """
         stage = max(number for number, mixture in enumerate(self.mixtures) if mixture.epoch <= item.epoch)
         source, limits = self.mixtures[stage].source_of(item.row), self.stages[stage].limits
@@ -169,14 +169,14 @@ class TokenPlan:
                 attempt -= len(fitting)
         return None
 
-    # ---- what reports ask
+    # ---- for reports
 
     def columns(self, step: int) -> list[Packs]:
-        """The packs of a step as columns, in parts where the step reaches over several windows."""
+        """The packs of a step as columns, in several parts if the step spans several windows."""
         return self.packs_between(step * self.packs, (step + 1) * self.packs)
 
     def packs_between(self, first: int, last: int) -> list[Packs]:
-        """Packs `first` to `last` - 1, counted from the run's beginning."""
+        """Packs `first` to `last` - 1, counted from the start of the run."""
         self._walk(last)
         found = []
         while first < last:
@@ -248,7 +248,7 @@ class TokenPlan:
         return max(1, round(self.window * self.packs * held))
 
     def _cuts(self, stage: int) -> int:
-        """How many windows one cycle of draws is cut into: an epoch where there is one."""
+        """How many windows one cycle of draws is cut into: an epoch, where the mixture has one."""
         whole = self.mixtures[stage].whole
         return 1 if whole is None else max(1, round(whole / self._clips_of_window(stage)))
 
@@ -259,7 +259,7 @@ class TokenPlan:
         return cycle * length + length * part // cuts
 
     def _windows_before(self, stage: int, draws: int) -> int:
-        """How many windows of a stage begin before so many draws."""
+        """How many windows of a stage begin before draw `draws`."""
         length, cuts = self.mixtures[stage].whole or self._clips_of_window(stage), self._cuts(stage)
         window = draws // length * cuts
         while self._start(stage, window) < draws:
@@ -275,7 +275,7 @@ class TokenPlan:
         return WindowDraws(stage, first, min(last, draws) if draws is not None else last, ends or epoch_ends)
 
     def _walk(self, packs: int) -> None:
-        """Plan windows until so many packs are known."""
+        """Plan windows until at least `packs` packs are known."""
         while self._before[-1] < packs:
             self._planned(len(self._before) - 1)
 
@@ -297,7 +297,7 @@ class TokenPlan:
         return self._windows[window]
 
     def _plan(self, window: int, waiting: DrawnClips | None) -> tuple[Packs, DrawnClips | None]:
-        """A window's packs in the order that steps take them, and the clips that wait for the next window."""
+        """A window's packs in the order in which steps take them, and the clips that wait for the next window."""
         span = self._span(window)
         mixture = self.mixtures[span.stage]
         drawn = mixture.draw(span.first, span.last)
@@ -320,16 +320,16 @@ class TokenPlan:
         return packs, rest
 
     def _mark(self, window: int, waiting: DrawnClips | None) -> None:
-        """Remember what waits at a window; of the last `MARK` windows each, of earlier ones every `MARK`-th."""
+        """Remember the clips that wait at a window: for each of the last `MARK` windows, and for every `MARK`-th earlier one."""
         if self.filling.waits:
             self._marks[window] = waiting
             if (window - MARK) % MARK:
                 self._marks.pop(window - MARK, None)
 
     def _sequence(self, window: int, paid: Float[np.ndarray, "packs"]) -> Int[np.ndarray, "packs"]:
-        """The order in which steps take a window's packs: [end of the step that began before | whole steps | beginning of the next].
+        """The order in which steps take a window's packs: [end of a step begun in an earlier window | whole steps | beginning of the next].
 
-        Packs of the middle of the order by cost go into the steps at both ends, which reach over into windows of the same mix.
+        The steps at both ends get packs from the middle of the order by cost, since their other packs are of windows of the same mix.
         """
         count = len(paid)
         if not self.filling.balanced:
@@ -354,7 +354,7 @@ class TokenPlan:
 
 
 def _chunks(row: int, first: int, last: int) -> Iterator[Int[np.ndarray, "n"]]:
-    """All rows from the one behind `row` on, around the end, without `row` itself, as arrays."""
+    """All rows from the one after `row` on, wrapping around the end, without `row` itself, in arrays."""
     for start, stop in ((row + 1, last), (first, row)):
         for begin in range(start, stop, _CHUNK):
             yield np.arange(begin, min(begin + _CHUNK, stop))

@@ -1,4 +1,4 @@
-"""What a plan will do, in numbers, before anything is trained."""
+"""Figures of a plan before any training: fill, balance between ranks, steps per epoch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from jaxtyping import Int
 from sora.data.plan.plan import TokenPlan
 from sora.system.terminal import counted
 
-_SHOWN = 6  # sizes of clips that are told
+_SHOWN = 6  # sizes of clips that are listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFigures:
-    """Of one stage. clips: that can be drawn; frames_kept: the share of their frames that is trained on.
+    """The figures of one stage. clips: how many can be drawn. frames_kept: the share of their frames that is trained on.
 
-    steps: of an epoch (those looked at, where datasets or images are mixed by weights and there is none: whole is False).
-    fill: clips' tokens over all tokens of packs.
-    balance[R]: the mean over the most that a rank of R has to do in a step. useful[R]: what clips cost over what is paid for
-    by R ranks, padding and waiting included. tail: packs that the last step of an epoch takes from the next epoch.
+    steps: of an epoch; where datasets or images are mixed by weights there is no epoch: then of the windows examined, and whole is False.
+    fill: clips' tokens over all tokens of packs. balance[R]: the mean over the maximum of the R ranks' costs in a step. useful[R]: the
+    clips' cost over what R ranks pay, padding and waiting included. tail: packs that the last step of an epoch takes from the next epoch.
     lengths: the least, median and most frames that are trained on of a clip. sizes: shares of the clips by columns x rows, the commonest
-    first; both as the plan counts them, latent ones where clips are encoded beforehand.
+    first. Both lengths and sizes are in the plan's units, which are latent ones where clips are encoded beforehand.
     """
 
     clips: int
@@ -45,7 +44,7 @@ class PlanFigures:
 
 
 def figures(plan: TokenPlan, *, ranks: Sequence[int], windows: int | None, stage: int = 0) -> PlanFigures:
-    """Of the first epoch of a stage, or of its first `windows` windows (None: of all of it).
+    """The figures of a stage's first epoch, or of its first `windows` windows (None: of the whole epoch).
 
     Raises:
         ValueError: a number of ranks does not divide the packs of a step.
@@ -106,7 +105,7 @@ def _kept(plan: TokenPlan, rows: np.ndarray) -> float:
 
 
 def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
-    """The figures of a stage as one would read them."""
+    """The figures of a stage as lines of text."""
     low, mean, high = found.tokens_per_step
     looked = "steps an epoch  " if plan.windows_of_epoch(stage) is not None else "steps looked at "
     told = [
@@ -133,11 +132,11 @@ def lines(plan: TokenPlan, found: PlanFigures, *, stage: int = 0) -> list[str]:
 
 
 def _share(kept: float) -> str:
-    """Of the frames, though no limit cuts them: what stands over a whole latent frame or patch at a clip's end is not trained on."""
+    """A text for the share of frames kept without a limit: frames at a clip's end that fill no latent frame or patch are not trained on."""
     return "100%" if kept == 1 else f"{kept:.2%}; the rest does not fill a latent frame of the VAE, or a patch"
 
 
 def _told(sizes: dict[str, float]) -> str:
-    """The commonest sizes, and how many there are besides."""
+    """A text of the commonest sizes and the number of others."""
     shown = ", ".join(f"{size} {share:.0%}" for size, share in islice(sizes.items(), _SHOWN))
     return shown + (f" and {len(sizes) - _SHOWN} others" if len(sizes) > _SHOWN else "")

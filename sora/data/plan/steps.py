@@ -1,4 +1,4 @@
-"""What a plan says: which clips form which pack at which optimiser step, and what is cut from each."""
+"""The parts of a plan's step: packs, their clips, and the box cut from each clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sora.system.terminal import counted
 class Crop(NamedTuple):
     """A box of a clip: `frames` from frame `start`, `height` x `width` from row `top` and column `left`.
 
-    In frames and pixels of a stored clip, or in latent frames, rows and columns of an encoded one.
+    The units are frames and pixels for a stored clip, latent frames, rows and columns for an encoded one.
     """
 
     start: int
@@ -25,8 +25,8 @@ class Crop(NamedTuple):
 class Item(NamedTuple):
     """One clip of a pack: its row in the index, the epoch that its draws belong to, and the box cut from it (None: all of it).
 
-    `window` tells apart the samples cut from one clip in one epoch; with the clip's key it makes the sample id. `size`: (H, W) that the
-    box is scaled to (None: as it is), always with the box's own aspect ratio but for rounding to whole patches.
+    `window` tells apart the samples cut from one clip in one epoch; with the clip's key it makes the sample id. `size`: (H, W) that the box
+    is scaled to (None: not scaled), always with the box's own aspect ratio but for rounding to whole patches.
     """
 
     row: int
@@ -38,14 +38,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Pack:
-    """The clips that one device sees at once, in packed order."""
+    """The clips that one device processes together, in packed order."""
 
     items: tuple[Item, ...]
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one optimiser step trains on. Its clips may belong to several epochs, where one ends inside it."""
+    """The packs of one optimiser step. Its clips may belong to several epochs, if one ends inside the step."""
 
     step: int
     packs: tuple[Pack, ...]
@@ -55,7 +55,7 @@ class StepPlan:
         return tuple(item for pack in self.packs for item in pack.items)
 
     def share(self, *, ranks: int, rank: int) -> tuple[Pack, ...]:
-        """The packs of one rank: every `ranks`-th of them."""
+        """The packs of one rank: every `ranks`-th one of the step."""
         if not 0 <= rank < ranks:
             raise ValueError(f"rank {rank} of {ranks} does not exist")
         if len(self.packs) % ranks:
@@ -67,7 +67,7 @@ class StepPlan:
 
 @runtime_checkable
 class Plan(Protocol):
-    """What loading asks of a plan. `skipped`: why clips of the index are never trained on, and how many."""
+    """The interface of a plan for loading. `skipped`: how many clips of the index are never trained on, by reason."""
 
     skipped: dict[str, int]
 

@@ -1,7 +1,7 @@
-"""How many packs the windows of a plan have, kept in a file, so that a run that goes on at a late step need not count them again.
+"""A file with the number of packs in each window of a plan, so that a run that resumes at a late step need not count them again.
 
-Only a cache: whatever is wrong with the file, whatever plan it is of and whoever else wrote it, the windows are counted anew and the plan
-is the same. So it begins with this user's seal (`sora.gate.trust`): a stranger's may say anything, and unpack to more than memory holds.
+It is only a cache: if the file is damaged, of another plan or of another user, the windows are counted anew and the plan is the same. It
+begins with this user's seal (`sora.gate.trust`), since a stranger's file may claim anything, and unpack to more than memory holds.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sora.system.files import whole_file
 
 _EVERY = 16  # windows counted between two writes
 MARK = 64  # windows from one remembered state to the next
-_MARKS = 4  # of these states are kept
-_SEAL, _NUMBER = 32, 8  # bytes of the file's beginning: the seal on plan and content, how many windows
+_MARKS = 4  # the number of these states in the file
+_SEAL, _NUMBER = 32, 8  # bytes at the file's beginning: the seal on plan and content, the number of windows
 
 
 class Counted:
-    """path: of the file, which is written as soon as its folder exists. identity: of the plan, everything that its packs depend on."""
+    """The cache file of one plan. path: is written once its folder exists. identity: a hash of everything that the packs depend on."""
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self._identity, self._next, self._ours = Path(path), identity, _EVERY, False
 
     def load(self) -> tuple[list[int], dict[int, DrawnClips | None]] | None:
-        """Packs before each window, and what waits at the beginning of some; None if there is no sound file of this plan."""
+        """Packs before each window, and the clips that wait at the beginning of some; None if there is no sound file of this plan."""
         try:
             content = read(self.path, most=LIST.bytes, within=self.path.parent)
         except (OSError, ValueError):
@@ -52,7 +52,7 @@ class Counted:
         return before, {window: drawn if len(drawn.rows) else None for window, drawn in waiting.items()}
 
     def keep(self, before: Sequence[int], marks: Mapping[int, DrawnClips | None]) -> None:
-        """Write what is known, once in a while, unless another process has written as much."""
+        """Write the counts every 16 windows or so, unless another process has written as many."""
         if len(before) < self._next:
             return
         self._next = len(before) + _EVERY
@@ -71,12 +71,12 @@ class Counted:
         try:
             with whole_file(self.path) as staging:
                 staging.write_bytes(bytes.fromhex(seal) + len(before).to_bytes(_NUMBER, "big") + body)
-        except (OSError, ValueError):  # a full disk, or a folder in its place, ends what must be written, not what may be
+        except (OSError, ValueError):  # a cache that cannot be written (full disk, a folder in its place) is no error
             return
         self._ours = True
 
     def _written(self) -> int:
-        """How many windows the file has, unless it is known to be of no use."""
+        """How many windows the file covers; 0 if it is known to be useless."""
         if not self._ours:
             return 0
         try:
@@ -86,5 +86,5 @@ class Counted:
             return 0
 
     def _said(self, body: bytes) -> tuple[str, str, str]:
-        """What the seal is on."""
+        """The texts that the seal covers."""
         return "packs of a plan", self._identity, hashlib.sha256(body).hexdigest()

@@ -1,1 +1,1 @@
-"""Tar shards, and where their bytes lie."""
+"""Tar shards, and the local or remote stores that hold them."""

@@ -1,4 +1,4 @@
-"""Whole shards of places behind a network, kept in a folder of this machine."""
+"""A cache of whole shards of remote stores, in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CACHED = f"{'[0-9a-f]' * 32}.tar"  # files of a `ShardCache`
 
 
 def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` of an open file; a shorter file is a `ValueError` that names it."""
+    """`size` bytes from `offset` of an open file; a shorter file raises `ValueError` with its name."""
     length = os.fstat(handle).st_size
-    if offset < 0 or size < 0 or offset + size > length:  # before memory is taken for what an index may claim
+    if offset < 0 or size < 0 or offset + size > length:  # checked before memory is taken: an index may claim any size
         raise ValueError(f"{path} is cut short: bytes {offset} to {offset + size} are wanted, it has {length}")
     parts, missing = [], size
     while missing > 0:
@@ -31,10 +31,10 @@ def pread(handle: int, path: Path | str, offset: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Whole shards in a folder of this machine, together at most `max_bytes`, shared by its processes; the least recently used goes.
+    """Whole shards in a folder of this machine, shared by its processes: at most `max_bytes` together, the least recently used goes first.
 
-    One shard is fetched at a time; who finds another process at it reads on by range. A dataset's remote.json names the folder, and the
-    dataset may be a stranger's: nothing in the folder is touched but files of a cache's own names.
+    One shard is fetched at a time; a process that finds another one fetching reads by range meanwhile. A dataset's remote.json names the
+    folder, and the dataset may be a stranger's: nothing in the folder is touched but files with a cache's own names.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class ShardCache:
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
 
     def read(self, url: str, offset: int, size: int) -> bytes | None:
-        """None if the shard is not here (any more)."""
+        """Bytes of a shard; None if the shard is not in the cache (any more)."""
         path = self.path(url)
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -57,10 +57,10 @@ class ShardCache:
             self.drop(url)
             return None
         finally:
-            os.close(handle)  # a shard that is given up must not live on in an open file
+            os.close(handle)  # an open handle would keep an evicted shard's bytes on the disk
 
     def fetch(self, url: str, size: int, copy: Callable[[Path], None]) -> bool:
-        """Make room and let `copy` write the shard; whether it is here now."""
+        """Make room and let `copy` write the shard; return whether the cache holds it now."""
         if size > self.max_bytes:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class ShardCache:
         return True
 
     def _make_room(self, size: int) -> None:
-        """The lock is held, so what is staged was left behind by a process that was killed."""
+        """Remove stale staging files and old shards. Call it with the lock held: then a staging file is one that a killed process left."""
         for staging in self.folder.glob(f"{STAGING}{_CACHED}"):
             staging.unlink(missing_ok=True)
         kept = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob(_CACHED))

@@ -1,7 +1,7 @@
 """Tar shards in WebDataset's layout (`{key}.mp4`, `{key}.json`), written whole or not at all, and read by offset.
 
-A shard is a plain ustar file that any tar program and `webdataset` can read. We read members with `pread` at an offset
-that the index remembers, since a tar reader that walks a damaged shard loses samples without saying so.
+A shard is a plain ustar file that any tar program and `webdataset` can read. Members are read with `pread` at an offset from the index,
+since a tar reader that walks a damaged shard loses samples without saying so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _END = bytes(2 * _BLOCK)
 
 @dataclass(frozen=True)
 class Member:
-    """Where one file of a sample lies: `size` bytes from `offset` of the tar file `shard`. place: its row in the index; -1: in none."""
+    """The place of one file of a sample: `size` bytes from `offset` of the tar file `shard`. place: its row in the index; -1 for none."""
 
     key: str
     suffix: str
@@ -46,9 +46,9 @@ class Member:
 class ShardWriter:
     """Writes samples into `{prefix}-000000.tar`, `{prefix}-000001.tar`, ... of `folder`, each at most about `max_bytes`.
 
-    Every sample brings exactly the files named by `suffixes`. A shard appears under its name only when it is complete and
-    synced; leaving the `with` block by an error throws the open one away. The bytes depend on the samples alone (no clock, no
-    user). Keys are letters, digits, `-` and `_`, and come once.
+    Every sample has exactly the files named by `suffixes`. A shard appears under its name only when it is complete and synced; an error
+    inside the `with` block discards the open shard. The bytes depend on the samples alone (no clock, no user). Keys are letters, digits,
+    `-` and `_`, and are unique.
     """
 
     def __init__(self, folder: Path | str, *, prefix: str, suffixes: Sequence[str], max_bytes: int, first: int = 0) -> None:
@@ -82,7 +82,7 @@ class ShardWriter:
         return f"{self.prefix}-{self._number:06d}.tar"
 
     def write(self, key: str, files: Mapping[str, bytes]) -> tuple[Member, ...]:
-        """Append one sample; its members in the order of `suffixes`."""
+        """Append one sample and return its members in the order of `suffixes`."""
         if not KEY.fullmatch(key):
             raise ValueError(f"the key {key!r} does not fit a shard; use up to 90 letters, digits, '-' and '_', without dots")
         if set(files) != set(self.suffixes):
@@ -137,7 +137,7 @@ def _padded(size: int) -> int:
 
 
 def read_at(path: Path | str, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` of a file; a shorter file is a `ValueError` that names it."""
+    """`size` bytes from `offset` of a file; a shorter file raises `ValueError` with its name."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -149,23 +149,23 @@ def read_at(path: Path | str, offset: int, size: int) -> bytes:
 
 
 class ShardReader:
-    """Reads members of shards by offset and checks their hash. store: where the shards lie, or their folder.
+    """Reads members of shards by offset and checks their hashes. store: the store of the shards, or their folder.
 
-    members: of an index with so many, each is hashed when this process first reads it; later reads trust the file, since hashing
-    costs several times what reading does. None: every read is hashed, as are those of a place behind a network in any case.
+    members: the number of members in the index; each is hashed at this process's first read of it and trusted later, since hashing costs
+    several times what reading does. None: every read is hashed, as reads from a remote store always are.
     """
 
     def __init__(self, store: Store | Path | str, *, members: int | None = None) -> None:
         self.store = LocalStore(store) if isinstance(store, str | Path) else store
-        self._known = None if members is None or self.store.remote else np.zeros(-(-members // 8), np.uint8)  # a bit for each
+        self._known = None if members is None or self.store.remote else np.zeros(-(-members // 8), np.uint8)  # one bit per member
 
     def read(self, member: Member) -> bytes:
-        """The member's bytes; a shard that is missing, cut short or changed is a `ValueError` naming shard and key."""
+        """The member's bytes; a shard that is missing, cut short or changed raises `ValueError` with the shard and the key."""
         content, (byte, bit) = self._read(member), divmod(member.place, 8)
         if self._known is not None and member.place >= 0 and self._known[byte] >> bit & 1:
             return content
         if hashlib.sha256(content).hexdigest() != member.sha256 and self.store.forget(member.shard):
-            content = self._read(member)  # a cached copy was of another version of the shard
+            content = self._read(member)  # the cached copy was another version of the shard
         if hashlib.sha256(content).hexdigest() != member.sha256:
             place = self.store.place(member.shard)
             raise ValueError(f"clip {member.key}: its bytes in {place} have changed since it was indexed; prepare or fetch the shard again")

@@ -1,14 +1,14 @@
-"""Where the bytes of shards lie: in the dataset's folder, in another one, or behind a URL that gives ranges.
+"""The stores that hold shards: the dataset's folder, another folder, or a URL that serves byte ranges.
 
-`remote.json` in a dataset's folder says that its shards lie elsewhere (the metadata are always here):
+`remote.json` in a dataset's folder says that its shards lie elsewhere (the metadata are always in the dataset's folder):
 
     {"url": "s3://bucket/set", "cache": "/scratch/shards", "cache_mb": 102400, "fetch_after": 4, "seal": "…"}
 
-It is followed where it bears the seal of the user who reads (`sora data index` sets it), or where the command line allows the places that
-it names; a stranger's dataset makes no connection and no folder (see `sora.gate.trust`).
+It is followed if it bears the seal of the user who reads (`sora data index` sets it), or if the command line allows the places that it
+names; a stranger's dataset opens no connection and creates no folder (see `sora.gate.trust`).
 
-Of a URL, clips are read by range. A shard that a process has read `fetch_after` clips of is fetched whole into `cache` (null: never),
-which holds at most `cache_mb`, is shared by all processes of a machine, and gives up what was used longest ago.
+From a URL, clips are read by range. Once a process has read `fetch_after` clips of a shard, the whole shard is fetched into `cache` (null:
+never), which holds at most `cache_mb`, is shared by all processes of a machine, and evicts the least recently used shard.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ __all__ = ["LocalStore", "RemoteStore", "ShardCache", "Store", "open_store", "pr
 REMOTE = "remote.json"
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss", "memory")
 _OPEN_FILES = 64
-_TRIES, _PAUSE = 4, 0.5  # seconds, doubled each time
+_TRIES, _PAUSE = 4, 0.5  # tries; seconds before the second one, doubled each time
 _CHUNK = 8 << 20
 FORM = Fields(
     {"url": text},
     may={"cache": Maybe(text), "cache_mb": real(0), "fetch_after": Maybe(count), "seal": Maybe(text)},
     closed=True,
-)  # of remote.json
+)  # the form of remote.json
 _USUAL = {"cache": None, "cache_mb": 0, "fetch_after": 4, "seal": None}
-_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # as fsspec's stores say it
+_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5")  # keys of a file's state in fsspec
 Result = TypeVar("Result")
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Files by name, read anywhere in them. `remote`: every look at one costs a connection."""
+    """Files by name, with reads at any offset. `remote`: every access to a file costs a connection."""
 
     remote: bool
 
@@ -69,9 +69,9 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """Files of a folder, read with `pread`; at most 64 stay open.
+    """The files of a folder, read with `pread`; at most 64 stay open.
 
-    `pread` moves no file position, so forked workers may share what their parent opened.
+    `pread` moves no file position, so forked workers may share the files that their parent opened.
     """
 
     remote = False
@@ -84,14 +84,14 @@ class LocalStore:
         return str(self.folder / name)
 
     def known_size(self, name: str) -> int | None:
-        """Of a file in bytes; None if there is none."""
+        """The size of a file in bytes; None if there is no such file."""
         try:
             return (self.folder / name).stat().st_size
         except OSError:
             return None
 
     def stamp(self, name: str) -> str:
-        """Of a file's state: another one after it was written again; "" if there is none."""
+        """A text that changes when a file is written again; "" if there is no such file."""
         try:
             about = (self.folder / name).stat()
         except OSError:
@@ -99,14 +99,14 @@ class LocalStore:
         return f"{about.st_size} {about.st_mtime_ns}"
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """A missing or shorter file is a `ValueError` that names it."""
+        """Bytes of a file; a missing or shorter file raises `ValueError` with its name."""
         try:
             return pread(self._handle(name), self.folder / name, offset, size)
         except OSError as error:
             raise ValueError(f"{self.folder / name} cannot be read: {error.strerror}") from None
 
     def open(self, name: str) -> tuple[ByteFile, int]:
-        """The file from its beginning, and its size."""
+        """The file, open at its beginning, and its size."""
         try:
             file = os.fdopen(regular(self.folder / name), "rb", buffering=1 << 18)  # the caller closes it
         except OSError as error:
@@ -114,7 +114,7 @@ class LocalStore:
         return file, os.fstat(file.fileno()).st_size
 
     def forget(self, name: str) -> bool:
-        """Nothing is kept of a file, so there is nothing to try again."""
+        """Return False: no copy of the file is cached, so reading it again cannot help."""
         return False
 
     def _handle(self, name: str) -> int:
@@ -135,14 +135,14 @@ class LocalStore:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _local, (self.folder,)  # open files do not travel to another process, which opens its own once
+        return _local, (self.folder,)  # a pickled store opens its own files in the other process
 
 
 class RemoteStore:
-    """Files below a URL, read by range through fsspec, with a cache of whole ones.
+    """Files below a URL, read by range through fsspec, with a cache of whole files.
 
-    A file that is not there is a `ValueError`; a place that does not answer after four tries, or gives no ranges, is a
-    `ConnectionError`, which stops a run: it is no fault of the clip.
+    A file that does not exist raises `ValueError`; a server that does not answer after four tries, or serves no ranges, raises
+    `ConnectionError`, which stops a run: the clip is not at fault.
     """
 
     remote = True
@@ -160,11 +160,11 @@ class RemoteStore:
         return f"{self.url}/{name}"
 
     def known_size(self, name: str) -> int | None:
-        """Not asked for: opening an index makes no connection."""
+        """Return None without asking: opening an index makes no connection."""
         return None
 
     def stamp(self, name: str) -> str:
-        """Of a file's state, as far as the place tells it: its size, and its ETag or time; "" if there is no such file."""
+        """A text for a file's state as far as the server tells it: its size, and its ETag or time; "" if there is no such file."""
         url = self.place(name)
         try:
             about = self._tried(url, lambda files: files.info(url))
@@ -195,11 +195,11 @@ class RemoteStore:
         return HostFile(self._tried(url, lambda files: files.open(url, "rb", block_size=_CHUNK)), url), size
 
     def forget(self, name: str) -> bool:
-        """Drop a cached shard, since its bytes are not what the index says; whether there was one."""
+        """Drop a shard from the cache because its bytes do not match the index; return whether the cache had it."""
         return self.cache is not None and self.cache.drop(self.place(name))
 
     def names(self, pattern: str) -> list[str]:
-        """The files here that fit a pattern such as `*.tar`, in order."""
+        """The names of the files that match a pattern such as `*.tar`, in order."""
         found = self._tried(self.url, lambda files: files.glob(f"{self.url}/{pattern}"))
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
@@ -218,7 +218,7 @@ class RemoteStore:
         return self.cache.fetch(url, int(size), copy)
 
     def _files(self) -> Any:
-        """The file system, one for each process: its connections do not survive a fork."""
+        """The fsspec file system, one per process: its connections do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 from fsspec.core import url_to_fs
@@ -230,13 +230,13 @@ class RemoteStore:
         return self._opened[1]
 
     def _tried(self, url: str, ask: Callable[[Any], Result]) -> Result:
-        """Ask, and again after a pause if the place does not answer."""
+        """Send a request, and again after a pause if the server does not answer."""
         for attempt in range(_TRIES):
             try:
                 return ask(self._files())
             except (ValueError, UnfitAnswer):
                 raise
-            except Exception as error:  # every package behind fsspec has errors of its own
+            except Exception as error:  # every package behind fsspec has its own errors
                 if isinstance(error, FileNotFoundError) and _is_missing(error):
                     raise ValueError(f"{url} does not exist") from None
                 if attempt == _TRIES - 1:
@@ -252,13 +252,13 @@ class RemoteStore:
 
 
 def _settings(url: str) -> dict[str, Any]:
-    from sora.gate.answers import settings  # with what http needs
+    from sora.gate.answers import settings  # the settings that http needs
 
     return settings(url)
 
 
 def _is_missing(error: FileNotFoundError) -> bool:
-    """Whether the place said so: fsspec tells of a server of http that does not answer, or that failed, in the same way."""
+    """Whether the server said that the file does not exist: fsspec raises the same error for an http server that fails to answer."""
     why = error.__cause__
     if type(why).__module__.startswith("aiohttp"):
         return getattr(why, "status", None) in (404, 410)
@@ -276,7 +276,7 @@ def _remote(url: str, cache: ShardCache | None, fetch_after: int | None) -> Remo
 
 
 class HereOrThere:
-    """What lies in the dataset's own folder (latents, say), and everything else from the other store."""
+    """A store that reads files of the dataset's own folder (latents, say) from there, and all others from another store."""
 
     def __init__(self, here: LocalStore, there: Store) -> None:
         self.here, self.there, self.remote = here, there, there.remote
@@ -308,7 +308,7 @@ class HereOrThere:
 
 
 def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_after: int | None = 4) -> LocalStore | RemoteStore:
-    """The store of a folder's path or of a URL."""
+    """The store for a folder's path or a URL."""
     if "://" not in url:
         return LocalStore(url)
     kept = ShardCache(Path(cache), max_bytes=round(cache_mb * 2**20)) if cache else None
@@ -316,7 +316,7 @@ def store_of(url: str, *, cache: str | None = None, cache_mb: float = 0, fetch_a
 
 
 def open_store(folder: Path | str) -> Store:
-    """Where the shards of a dataset's folder lie: in it, or where its remote.json says.
+    """The store of a dataset's shards: its folder, or the place that its remote.json names.
 
     Raises:
         ValueError: remote.json is damaged, or of another user, and the command line does not allow the places that it names.
@@ -330,7 +330,7 @@ def open_store(folder: Path | str) -> Store:
 
 
 def names_place(folder: Path, url: str) -> bool:
-    """Whether a dataset's remote.json, of whatever user, says that its shards lie there."""
+    """Whether a dataset's remote.json, of whatever user, names `url` as the place of its shards."""
     return (folder / REMOTE).is_file() and _described(folder / REMOTE)["url"].rstrip("/") == url.rstrip("/")
 
 
@@ -354,9 +354,9 @@ def _refuse_stranger(path: Path, described: dict[str, Any], seal: str | None) ->
 
 
 def write_remote(folder: Path, url: str, *, cache: str | None, cache_mb: float, fetch_after: int | None) -> None:
-    """Say in a dataset's folder where its shards lie, with this user's seal.
+    """Write a remote.json, with this user's seal, that says where a dataset's shards lie.
 
-    A cache's path is kept whole, as who reads stands elsewhere.
+    The cache's path is made absolute, since later commands run in other folders.
     """
     kept = cache if cache is None else os.path.abspath(cache)
     said = {"url": url, "cache": kept, "cache_mb": cache_mb, "fetch_after": fetch_after}

@@ -1,7 +1,7 @@
-"""Walking tar files that others wrote, whole or damaged, from their headers: nothing is extracted, and nothing is lost unnamed.
+"""Walks tar files that others wrote, whole or damaged, by their headers: nothing is extracted, and everything that is lost is named.
 
-What a tar reader passes over in silence (a cut, a header of garbage, a link, a name that leads out of the folder, members
-behind the end mark) is told here as a `Trouble` with its place. Behind garbage the walk goes on at the next header that is whole.
+Damage that a tar reader skips in silence (a cut, a garbled header, a link, a name that leads out of the folder, members behind the end
+mark) is recorded as a `Trouble` with its place. After garbage the walk continues at the next valid header.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _CHUNK = 1 << 20
-_MOST_HEADER = 1 << 20  # bytes of a long name or of a PAX header
+_MOST_HEADER = 1 << 20  # the most bytes of a long name or of a PAX header
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _REGULAR, _DIRECTORY, _LINKS, _DEVICES = b"\x000" + b"7", b"5", b"12", b"346"
 _SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
@@ -22,7 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 @runtime_checkable
 class ByteFile(Protocol):
-    """What is asked of an open file, wherever it lies; a stream may refuse `seek`."""
+    """The methods of an open file that are used here; a stream may refuse `seek`."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """What of a shard cannot be used. kind: one word to count by; place: the member's name, or where in the shard."""
+    """A part of a shard that cannot be used. kind: one word to count by. place: the member's name, or the position in the shard."""
 
     kind: str
     place: str
@@ -48,18 +48,18 @@ class Trouble(NamedTuple):
 
 
 class TarWalk:
-    """The files of a tar, in order: `for found in walk: … walk.content() …`. `troubles` grows as it goes.
+    """Iterates over the files of a tar in order: `for found in walk: … walk.content() …`. `troubles` grows as it goes.
 
     size: of the whole file in bytes; None for a stream, which is read from front to back and never sought in.
 
     Raises:
-        ValueError: it is empty, compressed, or no tar at all.
+        ValueError: the file is empty, compressed, or no tar at all.
     """
 
     def __init__(self, file: ByteFile, *, size: int | None) -> None:
         self.file, self.size = file, size
         self.troubles: list[Trouble] = []
-        self.ended = False  # an end mark was found: nothing was cut off behind it
+        self.ended = False  # an end mark was read, so the end of the shard is not cut off
         self._at = 0
         self._found: Found | None = None
 
@@ -90,14 +90,14 @@ class TarWalk:
         self._tail()
 
     def head(self, most: int) -> bytes:
-        """Up to `most` bytes from the beginning of the file that was found last; only where the shard can be sought in."""
+        """Up to `most` bytes from the beginning of the current file; only where the shard can be sought in."""
         assert self._found is not None
         assert self.size is not None
         self._seek(self._found.offset)
         return self._take(min(most, self._found.size))
 
     def content(self) -> bytes:
-        """The bytes of the file that was found last; a `ValueError` if the shard ends within it."""
+        """The bytes of the current file; `ValueError` if the shard ends within it."""
         assert self._found is not None
         if self.size is not None:
             self.file.seek(self._found.offset)
@@ -119,7 +119,7 @@ class TarWalk:
         return None
 
     def _special(self, kind: bytes, name: bytes, size: int) -> int:
-        """A member that is no file; how many bytes follow its header."""
+        """Record a member that is not a regular file; return how many bytes follow its header."""
         if kind in _DIRECTORY or (kind in _REGULAR and name.endswith(b"/")):
             return 0
         if kind in _LINKS:
@@ -132,7 +132,7 @@ class TarWalk:
         return size
 
     def _extended(self, kind: bytes, size: int) -> tuple[bytes | None, int | None]:
-        """The name and size of the next member that a GNU or PAX header brings."""
+        """The name and size that a GNU or PAX header gives to the next member."""
         if size > _MOST_HEADER:
             self.troubles.append(Trouble("header", f"byte {self._at}", f"an extended header has {size} bytes"))
             return None, None
@@ -146,7 +146,7 @@ class TarWalk:
         return name, wide
 
     def _header(self, at: int) -> bytes | None:
-        """The header at a place, or the next whole one after garbage; None at the end."""
+        """The header at byte `at`, or the next valid one after garbage; None at the end."""
         head = self._take(BLOCK)
         if not at:
             _refuse_others(head)
@@ -163,7 +163,7 @@ class TarWalk:
         return self._after_garbage(at)
 
     def _after_garbage(self, at: int) -> bytes | None:
-        place, most = at + BLOCK, 4 * BLOCK  # more and more, since what is behind the header that is found is read again
+        place, most = at + BLOCK, 4 * BLOCK  # growing reads, since all bytes behind the header found are read again
         while chunk := self._take(most):
             most = min(2 * most, _CHUNK)
             for start in range(0, len(chunk) - BLOCK + 1, BLOCK):
@@ -186,7 +186,7 @@ class TarWalk:
         return None
 
     def _tail(self) -> None:
-        """Whether there is an end mark, and nothing behind it."""
+        """Record a missing end mark, or bytes behind it."""
         if not self.ended:
             self.troubles.append(Trouble("end", f"byte {self._at}", "the shard has no end mark: it may have been cut between two members"))
             return
@@ -216,7 +216,7 @@ class TarWalk:
         return b"".join(parts)
 
     def _go(self, to: int) -> bool:
-        """Whether the shard reaches there."""
+        """Move to byte `to`; return False if the stream ends before it."""
         if self.size is not None:
             self._seek(min(to, self.size))
             return True
@@ -234,13 +234,13 @@ class TarWalk:
 
 
 def sample_of(name: str) -> tuple[str, str] | None:
-    """(key, suffix) of a member's name as WebDataset has them: the suffix begins at the first dot of the last part."""
+    """(key, suffix) of a member's name, as WebDataset splits it: the suffix begins at the first dot of the last path component."""
     match = _SAMPLE.fullmatch(name)
     return (match[1], match[2].lower()) if match else None
 
 
 def told(name: bytes) -> str:
-    """A name for people and logs: one line, printable, not too long."""
+    """A member's name for people and logs: one line, printable, at most 200 bytes."""
     text = _CONTROL.sub("�", name[:200].decode("utf-8", "replace"))
     return text if len(name) <= 200 else text + "…"
 
@@ -265,7 +265,7 @@ def _whole(head: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """An octal or base-256 number; -1 if it is none."""
+    """The value of an octal or base-256 field; -1 if it is not a number."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big") if not field[0] & 0x40 else -1
     try:
@@ -280,7 +280,7 @@ def _name(head: bytes) -> bytes:
 
 
 def _pax(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0  # nothing is cut off: a megabyte of records of five bytes would be copied 200,000 times
+    at = 0  # an index instead of slices: a megabyte of records of five bytes would be copied 200,000 times
     while (space := content.find(b" ", at, at + 9)) > at:
         length = content[at:space]
         if not length.isdigit() or at + int(length) <= space:
@@ -291,7 +291,7 @@ def _pax(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _unsafe(raw: bytes) -> str:
-    """Why a name is refused: "" if it is not."""
+    """Why a name is refused; "" if it is not."""
     try:
         name = raw.decode()
     except UnicodeDecodeError:

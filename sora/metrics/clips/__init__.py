@@ -1,1 +1,1 @@
-"""Scores of single clips, with or without a reference."""
+"""Metrics of single clips, with or without a reference."""

@@ -1,7 +1,7 @@
 """Optical flow without a trained network: pyramids of local least squares (Lucas and Kanade 1981; Bouguet 2001), dense, on grey.
 
-Good to a fraction of a pixel on texture that moves by up to about an eighth of the frame; on flat ground it says nothing moves. Scores
-over it are called lite: published ones use trained networks.
+Accurate to a fraction of a pixel on texture that moves by up to about an eighth of the frame; zero on flat ground. Scores over this flow
+are called lite: published ones use trained networks.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-GREY = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 COARSEST = 16  # pixels of the shorter side at the top of the pyramid
-REACH = 3  # pixels, either way, that are tried at the top
-ROUNDS = 6  # of refinement on each level
-WINDOW, SIGMA = 9, 2.0  # pixels over which motion is taken as one
-STIFFNESS = 1e-4  # of [0, 1] values squared; below such texture a window does not move
+REACH = 3  # pixels, either way, to search at the top
+ROUNDS = 6  # rounds of refinement on each level
+WINDOW, SIGMA = 9, 2.0  # pixels over which motion is assumed constant
+STIFFNESS = 1e-4  # of [0, 1] values squared; a window with less texture does not move
 
 
 def grey(frames: Tensor) -> Float[Tensor, "n 1 h w"]:
@@ -27,7 +27,7 @@ def grey(frames: Tensor) -> Float[Tensor, "n 1 h w"]:
 
 
 def warp(frames: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:
-    """frames read at each pixel's place plus its flow (columns, rows), in pixels, bilinear, borders held."""
+    """Frames sampled at each pixel's position plus its flow (columns, rows) in pixels: bilinear, with border values outside."""
     height, width = frames.shape[2:]
     rows, columns = torch.meshgrid(
         torch.arange(height, device=frames.device, dtype=frames.dtype),
@@ -39,7 +39,7 @@ def warp(frames: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Fl
 
 
 def optical_flow(one: Float[Tensor, "n 1 h w"], two: Float[Tensor, "_ 1 _ _"]) -> Float[Tensor, "n 2 h w"]:
-    """Where each pixel of `one` is in `two`, as (columns, rows) in pixels: two(x + flow(x)) = one(x)."""
+    """The displacement of each pixel from `one` to `two`, (columns, rows) in pixels: two(x + flow(x)) = one(x)."""
     if one.shape != two.shape or one.ndim != 4 or one.shape[1] != 1:
         raise ValueError(f"grey frames of {tuple(one.shape)} and {tuple(two.shape)} have no flow; give two of (n, 1, h, w)")
     pyramid = [(one, two)]
@@ -57,7 +57,7 @@ def optical_flow(one: Float[Tensor, "n 1 h w"], two: Float[Tensor, "_ 1 _ _"]) -
 
 
 def visible(flow: Float[Tensor, "n 2 h w"], back: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """1 where a pixel is seen in both frames, 0 where it is hidden or left the frame: flow forth and back must cancel.
+    """1 where a pixel is seen in both frames, 0 where it is hidden or left the frame: forward and backward flow must cancel.
 
     Sundaram, Brox and Keutzer 2010, eq. 5.
     """
@@ -72,7 +72,7 @@ def visible(flow: Float[Tensor, "n 2 h w"], back: Float[Tensor, "n 2 h w"]) -> F
 
 
 def _searched(first: Tensor, second: Tensor) -> Tensor:
-    """To whole pixels, by trying all within REACH: what least squares refine from. Staying put wins where nothing is better."""
+    """The flow in whole pixels, the best displacement within REACH, to start least squares from. Zero wins unless another is better."""
     tried = [(0, 0)] + [(x, y) for x in range(-REACH, REACH + 1) for y in range(-REACH, REACH + 1) if (x, y) != (0, 0)]
     shifts = torch.tensor(tried, device=first.device, dtype=first.dtype)
     costs = []
@@ -80,13 +80,13 @@ def _searched(first: Tensor, second: Tensor) -> Tensor:
         moved = warp(second, shift[None, :, None, None].expand(len(first), 2, *first.shape[2:]))
         costs.append(_blurred((moved - first).square()))
     cost = torch.cat(costs, dim=1)  # n tried h w
-    cost[:, 0] = cost[:, 0] * 0.9 - 1e-6  # on flat ground all are alike but for rounding
+    cost[:, 0] = cost[:, 0] * 0.9 - 1e-6  # on flat ground all costs are equal but for rounding
     best = shifts[cost.argmin(dim=1)]  # n h w 2
     return _blurred(best.permute(0, 3, 1, 2))
 
 
 def _step(first: Tensor, warped: Tensor) -> Tensor:
-    """The motion left, by least squares over each window; at most one pixel."""
+    """The remaining flow, by least squares over each window; at most one pixel."""
     across, down = ((_gradient(first, axis) + _gradient(warped, axis)) / 2 for axis in (3, 2))
     change = warped - first
     xx, yy, xy = (_blurred(product) for product in (across * across, down * down, across * down))

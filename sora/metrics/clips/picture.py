@@ -1,8 +1,7 @@
-"""The technical quality of pictures without references: sharpness, borders of coded blocks, noise, exposure; means over a video's frames.
+"""The technical quality of pictures without references: sharpness, block artefacts, noise, exposure; means over a video's frames.
 
-Scores of steadiness in time (flickering, smoothness, warping error, consistency) get better when a video is blurred or frozen; these tell
-such a video from a good one. All are of luma, of the frames as they are: a video that is resized first has another sharpness, and its
-coded blocks lie elsewhere.
+Metrics of steadiness in time (flickering, smoothness, warping error, consistency) improve when a video is blurred or frozen; these metrics
+expose such a video. All use the luma of frames at their own size: resizing changes sharpness and moves coding blocks.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from torch.nn import functional
 
 from sora.metrics.clips.flow import grey
 
-BLOCK = 8  # pixels: of JPEG, MPEG-2, MPEG-4 and H.264's larger transform, and of most video VAEs
-REBLUR = 9  # pixels of the mean that blurs again
-DARK, BRIGHT = 5.0, 250.0  # levels of luma, from which a pixel is taken as clipped; a codec's ringing stays within
+BLOCK = 8  # pixels: the block of JPEG, MPEG-2, MPEG-4 and H.264's larger transform, and the stride of most video VAEs
+REBLUR = 9  # pixels of the second blur, a moving average
+DARK, BRIGHT = 5.0, 250.0  # luma levels beyond which a pixel counts as clipped, with room for a codec's ringing
 
 
 def sharpness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: how much of the differences of neighbouring pixels another blur takes away.
+    """1 - the perceptual blur of Crété et al. 2007, in [0, 1]: the share of neighbouring pixels' differences that another blur removes.
 
-    0 where nothing differs. Noise and block borders count as sharp: read it beside `noise_level` and `blockiness`. So does rounding, where
-    nothing else is left of nearly flat pictures.
+    0 where nothing differs. Noise and block borders count as sharp, so read it beside `noise_level` and `blockiness`; in nearly flat
+    pictures so does rounding.
     """
     frames = _luma(videos, least=2)
     blurs = []
@@ -39,11 +38,11 @@ def sharpness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
 
 
 def blockiness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """How much larger the steps over the borders of 8-pixel blocks are than other steps: (border - other) / (border + other), in [-1, 1].
+    """How much larger steps over the borders of 8-pixel blocks are than other steps: (border - other) / (border + other), in [-1, 1].
 
     About 0 for pictures that were never coded in blocks, 1 for flat blocks; the block borders of Wang, Sheikh and Bovik 2002, as a share.
-    Blocks are counted from the upper left corner, so a video that was resized or cropped after coding shows nothing. Deblocking
-    codecs (H.264 by default) smooth their borders away: their compression shows as lower `sharpness` and `noise_level`.
+    Blocks are counted from the upper left corner, so a video that was resized or cropped after coding shows nothing. Deblocking codecs
+    (H.264 by default) smooth their borders away: their compression shows as lower `sharpness` and `noise_level`.
     """
     frames = _luma(videos, least=2)
     border, other = [], []
@@ -60,15 +59,15 @@ def blockiness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
 
 
 def noise_level(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """The standard deviation of white noise in grey levels of 255: of the residual of Immerkær 1996, by its median (Donoho 1995).
+    """The standard deviation of white noise in grey levels of 255, from the residual of Immerkær 1996 by its median (Donoho 1995).
 
-    The median leaves edges out; fine texture everywhere counts as noise. 0 for frames of a side below 3.
+    The median ignores edges; fine texture everywhere counts as noise. 0 for frames with a side below 3.
     """
     frames = _luma(videos, least=1)
     if min(frames.shape[2:]) < 3:
         return torch.zeros(len(videos), dtype=torch.float64, device=videos.device)
     mask = frames.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
-    residual = functional.conv2d(frames, mask[None, None]).abs().flatten(1) / 6  # 6: the root of the mask's sum of squares
+    residual = functional.conv2d(frames, mask[None, None]).abs().flatten(1) / 6  # 6 is the root of the mask's sum of squares
     return _per_video(residual.median(dim=1).values / 0.6745, videos)
 
 
@@ -78,7 +77,7 @@ def brightness(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
 
 
 def clipped(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """Share of pixels that are nearly black or nearly white, in [0, 1]: where wrong exposure took the picture away."""
+    """Share of pixels that are nearly black or nearly white, in [0, 1], which wrong exposure causes."""
     frames = _luma(videos, least=1)
     return _per_video(((frames <= DARK) | (frames >= BRIGHT)).float().mean(dim=(1, 2, 3)), videos)
 

@@ -1,10 +1,10 @@
 """Quality of videos without references, each video by itself; higher is better but for `dynamic_degree` and `warping_error`.
 
-`temporal_flickering` is VBench's formula exactly; `consistency` is its subject and background formula over whichever encoder is given
-(it uses DINO and CLIP). Those that VBench measures with trained networks of motion (RAFT, AMT) have `lite` in their names here:
-their formula, over this room's flow or linear interpolation. Formulas: Huang et al. 2024, supplement.
+`temporal_flickering` is VBench's formula exactly; `consistency` is its subject and background formula over any encoder (VBench uses DINO
+and CLIP). Scores that VBench measures with trained motion networks (RAFT, AMT) have `lite` in their names here: the same formula over the
+optical flow of `flow` or over linear interpolation. Formulas: Huang et al. 2024, supplement.
 
-Beware: those in FLATTERED, and consistency, get better when a video is blurred, compressed or frozen. `picture` has what tells.
+Beware: the scores in FLATTERED, and consistency, improve when a video is blurred, compressed or frozen. Those of `picture` expose it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from sora.metrics.extractors.frames import FrameFeatures
 from sora.metrics.metric import VideoMetric
 from sora.system.terminal import counted
 
-MOVING_FPS = 8  # at which the dynamic degree is measured
-VERSION = 2  # counts up when a figure changes, so that those of before are told apart
+MOVING_FPS = 8  # frames a second at which the dynamic degree is measured
+VERSION = 2  # counts up when a score changes, so that older scores are not compared
 IN_TIME = ("temporal_flickering", "motion_smoothness_lite", "dynamic_degree_lite", "warping_error_lite")
-FLATTERED = ("temporal_flickering", "motion_smoothness_lite", "warping_error_lite")  # and consistency: better for a worse picture
+FLATTERED = ("temporal_flickering", "motion_smoothness_lite", "warping_error_lite")  # like consistency, better for a worse picture
 
 
 def temporal_flickering(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
@@ -37,8 +37,8 @@ def temporal_flickering(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"
 def consistency(states: Float[Tensor, "B T D"]) -> Float[Tensor, "B"]:
     """Mean over frames after the first of (max(0, cos to the frame before) + max(0, cos to the first)) / 2, in [0, 1].
 
-    states: of an encoder, frame by frame. VBench's subject consistency with DINO's, its background consistency with CLIP's. Its own code
-    weights by frames on one GPU and by videos on several; these are per video, so that a mean over videos is one thing.
+    states: of an encoder, frame by frame. VBench's subject consistency with DINO's, its background consistency with CLIP's. VBench's own
+    code weights by frames on one GPU and by videos on several; these values are per video, so a mean over videos is well defined.
     """
     if states.ndim != 3 or states.shape[1] < 2:
         raise ValueError(f"states of shape {tuple(states.shape)}; consistency needs (videos, frames, dimensions) of at least 2 frames")
@@ -59,7 +59,7 @@ def text_similarity(states: Float[Tensor, "B T D"], captions: Float[Tensor, "_ _
 
 
 def vbench_name(prompt: str, number: int) -> str:
-    """The file name by which VBench finds a video's prompt and its place among the prompt's videos (from 0)."""
+    """The file name from which VBench reads a video's prompt and its number among the prompt's videos (from 0)."""
     name = f"{prompt}-{number}.mp4"
     if not prompt or number < 0 or "/" in prompt or "\0" in prompt or len(name.encode()) > 255:
         raise ValueError(f"prompt {prompt[:60]!r} of {len(prompt)} letters cannot be part of a file name, which is how VBench knows it")
@@ -69,9 +69,9 @@ def vbench_name(prompt: str, number: int) -> str:
 def dynamic_degree_lite(videos: UInt8[Tensor, "B T H W 3"], *, fps: float) -> Float[Tensor, "B"]:
     """1 for videos that move, 0 for others.
 
-    At 8 frames a second, a pair of frames moves if the fastest 5 % of the pixels that are seen in both do so by more than
-    6 · min(H, W) / 256 on average; a video moves if at least round(4 · frames / 16) of its pairs do. VBench counts all pixels; this flow
-    runs away where the next frame does not show what moved out, so a slow pan had a fast border.
+    At 8 frames a second, a pair of frames moves if the fastest 5 % of the pixels that are seen in both do so by more than 6 · min(H, W) /
+    256 on average; a video moves if at least round(4 · frames / 16) of its pairs do. VBench counts all pixels; this flow is wrong at
+    borders where content leaves the frame, which would make a slow pan fast.
     """
     _check(videos, least=2)
     if fps <= 0:
@@ -106,9 +106,9 @@ def motion_smoothness_lite(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, 
 
 
 def warping_error(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
-    """Mean squared difference, of [0, 1] values, between each frame and the next one warped back to it, where pixels are seen in both.
+    """Mean squared difference, of [0, 1] values, between each frame and the next one warped back to it, over pixels seen in both.
 
-    Lai et al. 2018, eq. 8, with this room's flow. A pair of frames in which nothing is seen in both counts 0.
+    Lai et al. 2018, eq. 8, with the optical flow of `flow`. A pair of frames without such pixels counts 0.
     """
     _check(videos, least=2)
     found = []
@@ -123,10 +123,10 @@ def warping_error(videos: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B"]:
 
 
 class VideoQuality(VideoMetric):
-    """Means over videos of any sizes and lengths. update(videos, fps=...) with uint8 B T H W 3.
+    """Means of the scores over videos of any sizes and lengths. update(videos, fps=...) with uint8 B T H W 3.
 
-    encoders: of consistency, by the figure's word, such as {"subject": DINO, "background": CLIP}; figures are named
-    `subject_consistency/ENCODER`. compute() leaves out what no video was long enough for; `n` is the number of videos.
+    encoders: for consistency, by a word for the score, such as {"subject": DINO, "background": CLIP}; scores are named
+    `subject_consistency/ENCODER`. compute() omits scores for which no video was long enough; `n` is the number of videos.
     """
 
     totals: Tensor
@@ -135,7 +135,7 @@ class VideoQuality(VideoMetric):
 
     def __init__(self, *, encoders: dict[str, FrameFeatures], **settings: Any) -> None:
         super().__init__(**settings)
-        self._held = (encoders,)  # no state dict carries their weights
+        self._held = (encoders,)  # in a tuple, so that no state dict has their weights
         self.names = (*IN_TIME, *PICTURE, *(f"{word}_consistency" for word in encoders))
         for name in ("totals", "counts"):
             self.add_state(name, default=torch.zeros(len(self.names) + 1, dtype=torch.float64), dist_reduce_fx="sum")

@@ -1,6 +1,6 @@
-"""How near a reconstruction is to its original: PSNR and SSIM, on uint8 frames, a mean over frames for each video, then over videos.
+"""PSNR and SSIM of reconstructions on uint8 frames: a mean over frames for each video, then over videos.
 
-The conventions differ in the wild, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do),
+Conventions differ between papers, so they are part of the names: `psnr` averages the PSNR of frames (as most video papers do),
 `psnr_pooled` takes the PSNR of a video's mean squared error, which is never larger.
 """
 
@@ -21,17 +21,17 @@ CAP = 100.0  # dB given to a frame without any error, whose PSNR is infinite
 
 
 def psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
-    """In dB, a mean over each video's frames; frames without any error count CAP."""
+    """PSNR in dB, a mean over each video's frames; frames without any error count as CAP."""
     return _decibel(_squared_error(original, other).mean(dim=(2, 3, 4))).mean(dim=1)
 
 
 def psnr_pooled(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
-    """In dB, of each video's mean squared error."""
+    """PSNR in dB of each video's mean squared error."""
     return _decibel(_squared_error(original, other).mean(dim=(1, 2, 3, 4)))
 
 
 def temporal_psnr(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> Float[Tensor, "B"]:
-    """In dB, of the differences between neighbouring frames: flicker that the error of each frame hides. Not a number for images."""
+    """PSNR in dB of the differences between neighbouring frames, which shows flicker that per-frame errors hide. NaN for images."""
     _check(original, other)
     if original.shape[1] < 2:
         return torch.full((len(original),), torch.nan, dtype=torch.float64)
@@ -58,7 +58,7 @@ def ssim(original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]
 
 
 class Reconstruction(VideoMetric):
-    """Accumulates PSNR and SSIM of videos of any sizes; compute() gives their means over videos, and how many."""
+    """Means of PSNR and SSIM over videos of any sizes, and the number of videos."""
 
     psnr_sum: Tensor
     psnr_pooled_sum: Tensor
@@ -77,7 +77,7 @@ class Reconstruction(VideoMetric):
             self.add_state(f"{name}_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, original: UInt8[Tensor, "B T H W 3"], other: UInt8[Tensor, "_ _ _ _ 3"]) -> None:
-        """Frames smaller than SSIM's window and single images count for what can be measured on them."""
+        """Add videos. Frames smaller than SSIM's window, and single images, count only for the scores that are defined on them."""
         self.psnr_sum += psnr(original, other).sum()
         self.psnr_pooled_sum += psnr_pooled(original, other).sum()
         self.exact_frames_sum += (_squared_error(original, other).amax(dim=(2, 3, 4)) == 0).sum()

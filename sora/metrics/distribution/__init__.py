@@ -1,1 +1,1 @@
-"""Distances between sets of features, and what they are worth."""
+"""Distances between sets of features, with intervals, noise floors and p values."""

@@ -1,4 +1,4 @@
-"""What figures of two sets of features can and cannot tell: what to beware of, in plain words."""
+"""Warnings about what the distances of two sets of features cannot tell, in plain words."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-LEAST_CLIPS = 8  # of a set: fewer have so few splits and so rough a covariance that a figure tells hardly anything
-MOST_WAYS = 10_000  # splits that are counted out in a message
+LEAST_CLIPS = 8  # of a set: smaller sets have too few splits and too rough a covariance for any conclusion
+MOST_WAYS = 10_000  # the most splits whose number a message gives
 
 
 def cautions(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"]) -> list[str]:
-    """A line for each of: sets of fewer than 8 clips, one clip several times in a set, the same clips on both sides. Clips are the same
-    where all their features are."""
+    """A line for each of: sets of fewer than 8 clips, a clip that is repeated within a set, clips that are in both sets. Clips are the same
+    if all their features are equal."""
     rows = [features.detach().cpu().numpy() for features in (real, fake)]
     (ours, theirs), told = (np.unique(part, axis=0) for part in rows), []
     if min(len(real), len(fake)) < LEAST_CLIPS:
@@ -36,14 +36,14 @@ def cautions(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"]) -> list[str
 
 
 def few(n: int, m: int) -> str:
-    """Of sets of fewer than 8 clips."""
+    """The warning for sets of fewer than 8 clips."""
     ways = comb(n + m, n) // (2 if n == m else 1)
     least = f"there are {ways} ways to split them, so p is never below {1 / ways:.2g}" if ways < MOST_WAYS else "p alone is to be relied on"
     return f"beware: {n} real and {m} scored clips: {least}; what is told is a guess that more clips would move"
 
 
 def paired() -> str:
-    """Of sets that are the same clips before and after."""
+    """The warning for sets of the same clips before and after a change."""
     return (
         "beware: both sides are the same clips, before and after: a floor and p of independent sets stand too high for them; "
         "over_floor compares reconstructions with one another, and says not that they are as good as originals"

@@ -1,7 +1,7 @@
-"""What a Fréchet distance is worth where several clips are of one video: videos are drawn anew, each with all of its clips.
+"""Intervals and p values of a Fréchet distance for several clips per video: videos are resampled, each with all of its clips.
 
-Windows of one video resemble one another, so that ten of them say less than ten videos do. Resampling clips takes them for independent, and
-gives intervals that are too narrow and p values that are too small; resampling clusters does not (Davison and Hinkley 1997, section 3.8).
+Windows of one video resemble one another, so ten of them say less than ten videos do. Resampling clips assumes independence, which gives
+too narrow intervals and too small p values; resampling clusters does not (Davison and Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sora.system.terminal import counted
 
 
 def numbered(names: Sequence[str]) -> Int[ndarray, "n"]:
-    """A number for each clip, the same for clips of one video: names by which videos are known."""
+    """A number for each clip, the same for clips of one video. names: of each clip's video."""
     return np.unique(np.asarray(names), return_inverse=True)[1]
 
 
@@ -35,8 +35,8 @@ def clustered_interval(
     level: float = 0.95,
     ddof: int = 1,
 ) -> tuple[float, float]:
-    """The interval in which the distance lies with probability `level`, had other videos been drawn: the bootstrap of `frechet_interval`
-    over videos instead of clips. videos_…: the number of each clip's video, as `numbered` gives it. Raises ValueError with one video."""
+    """The interval in which the distance lies with probability `level` if other videos were drawn: the bootstrap of `frechet_interval` over
+    videos instead of clips. videos_…: the number of each clip's video, as `numbered` gives it. Raises ValueError for a set of one video."""
     check_features(one, two)
     for videos in (videos_one, videos_two):
         if len(np.unique(videos)) < 2:
@@ -67,8 +67,8 @@ def clustered_floor(
     seed: int,
     ddof: int = 1,
 ) -> tuple[float, float]:
-    """(floor, p) by random splits of all videos of both sets into as many as either has, each with all of its clips. floor: the mean
-    distance of splits, what two such sets score if they do not differ. p: (1 + splits that reach the distance) / (1 + splits)."""
+    """(floor, p) from random splits of all videos, with all their clips, into as many as each set has. floor: the mean distance of splits,
+    which is the expected distance of two such sets of one distribution. p: (1 + splits that reach the distance) / (1 + splits)."""
     check_features(one, two)
     pool, sizes = torch.cat([one, two]), (len(np.unique(videos_one)), len(np.unique(videos_two)))
     videos = np.concatenate([numbered(list(map(str, videos_one))), sizes[0] + numbered(list(map(str, videos_two)))])
@@ -82,7 +82,7 @@ def clustered_floor(
 
 
 def _drawn(videos: Int[ndarray, "n"], draw: np.random.Generator) -> Int[Tensor, "n"]:
-    """How often each clip stands in a draw of as many videos with replacement, of at least two different ones."""
+    """How often each clip occurs in a draw of as many videos with replacement; at least two different videos are drawn."""
     which, place = np.unique(videos, return_inverse=True)
     while True:
         times = np.bincount(draw.integers(len(which), size=len(which)), minlength=len(which))
@@ -93,7 +93,7 @@ def _drawn(videos: Int[ndarray, "n"], draw: np.random.Generator) -> Int[Tensor, 
 def mean_interval(
     values: Float[Tensor, "n"], videos: Int[ndarray, "n"], *, repeats: int, seed: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of a mean over clips, had other videos been drawn: percentiles of the means of `repeats` draws of videos."""
+    """The interval of a mean over clips if other videos were drawn: percentiles of the means of `repeats` draws of videos."""
     draw, found = np.random.Generator(np.random.PCG64(seed)), []
     for _ in range(repeats):
         times = _drawn(videos, draw).to(values)

@@ -1,4 +1,4 @@
-"""Every figure that two sets of features give, under keys that name the extractor and the clips' length: all from one feature pass."""
+"""All scores of two sets of features, from one pass of the extractor, under keys with the extractor's name and the clips' length."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sora.metrics.distribution.permutation import (
 from sora.metrics.distribution.pool import Pool
 from sora.metrics.distribution.resampling import extrapolate, frechet_interval
 
-SHOWN = 0.1  # of a distance: what the 1/n law may make of sets that do not differ, for its extrapolation to be told
+SHOWN = 0.1  # share of a distance: above this `infinite_error` the extrapolation is omitted
 
 
 def in_one_order(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows sorted by their values, so that what is drawn from them does not depend on batches, workers or ranks."""
+    """Rows sorted by their values, so that random draws from them do not depend on batches, workers or ranks."""
     places = in_order(features.detach().cpu().double().numpy())
     return features[torch.from_numpy(places).to(features.device)]
 
@@ -42,14 +42,14 @@ def compare_features(
     permutations: int,
     neighbours: int,
 ) -> dict[str, float]:
-    """`frechet/KEY`, `kvd/KEY`, `jedi_formula/KEY` with what each is worth, precision and its kin, Vendi.
+    """`frechet/KEY`, `kvd/KEY`, `jedi_formula/KEY` with their intervals and floors; precision, recall, density and coverage; Vendi score.
 
-    permutations: random splits of the pool of both sets, by which a distance has its `floor` (what such sets score if they do not differ),
-    its `p`, and, of the Fréchet distance, `debiased` (less the floor) and `over_floor`; 0 leaves these out. The unbiased kernel distance
-    has no floor but 0. bootstrap: repeats for the interval `low` to `high`, 0 for none. `split` is the distance of random halves of the
-    real set. `infinite` (with its line's `slope` and `r2`) is told only where `infinite_error`, what the 1/n law makes of sets
-    that do not differ and two standard errors of it, is at most a tenth of the distance. What a set is too small for is left out: the
-    split below 4 clips, the extrapolation below 12, precision and its kin without `neighbours` others.
+    permutations: random splits of the pool of both sets, which give a distance its `floor` (the expected distance of such sets without a
+    difference), its `p`, and, for the Fréchet distance, `debiased` (minus the floor) and `over_floor`; 0 omits these. The unbiased kernel
+    distance has the floor 0. bootstrap: repeats for the interval `low` to `high`, 0 for none. `split` is the distance of random halves of
+    the real set. `infinite` (with its line's `slope` and `r2`) is given only if `infinite_error`, which is the 1/n law's result for sets
+    that do not differ plus two standard errors, is at most a tenth of the distance. Scores that need larger sets are omitted: the split
+    below 4 clips, the extrapolation below 12, precision and the like without `neighbours` others.
     """
     check_features(real, fake)
     if permutations != 0 and permutations < LEAST_PERMUTATIONS:
@@ -71,7 +71,7 @@ def compare_features(
 
 
 def _floor(distance: float, both: PooledFeatures, permutations: int, *, ddof: int, seed: int) -> dict[str, float]:
-    """Of a Fréchet distance: its floor and all that follows from it."""
+    """The floor of a Fréchet distance and the scores that follow from it."""
     pool, n = Pool(both.features, ddof=ddof), int(both.first.sum())
     values = frechet_splits(pool, both.labelled(permutations, seed=seed))
     none = no_difference(values)
@@ -92,7 +92,7 @@ def _resampled(real: Tensor, fake: Tensor, *, ddof: int, seed: int, bootstrap: i
 
 
 def _kernels(both: PooledFeatures, permutations: int, *, seed: int) -> dict[str, float]:
-    """The kernel distances; both and all splits of one pass."""
+    """The kernel distances; both, and all their splits, from one pass."""
     unbiased, biased = kernel_splits(both.features, both.labelled(permutations, seed=seed), [KVD, JEDI])
     found = {"kvd": float(unbiased[0]), "jedi_formula": float(biased[0])}
     if permutations:
@@ -102,7 +102,7 @@ def _kernels(both: PooledFeatures, permutations: int, *, seed: int) -> dict[str,
 
 
 def class_figures(fake: Float[Tensor, "n classes"], *, key: str, seed: int) -> dict[str, float]:
-    """The inception score of generated clips, where features are class logits: of the whole set, and the mean of ten parts."""
+    """The inception score of generated clips, for features that are class logits: of the whole set, and the mean over ten parts."""
     found = {f"inception_score/{key}": inception_score(fake)[0]}
     if len(fake) >= 20:
         mean, deviation = inception_score(in_one_order(fake), splits=10, seed=seed)

@@ -1,6 +1,6 @@
-"""Distances between the distributions of real and generated videos as a torchmetrics class, all figures from one pass of one extractor.
+"""Distances between the distributions of real and generated videos as a torchmetrics class, all scores from one pass of one extractor.
 
-`compute()` gathers over ranks, so every rank must call it: under a hook that runs on rank zero alone it waits for ever.
+`compute()` gathers over ranks, so every rank must call it: in a hook that runs on rank zero alone it waits for ever.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ UNKNOWN_FPS = 0
 
 
 class VideoDistribution(TwoSided):
-    """update(videos, real=...) with uint8 or float [0, 1] videos, all of one length, size and frame rate; compute() gives plain numbers.
+    """Distances between real and generated videos: update(videos, real=...) with videos of one length, size and frame rate, uint8 or float
+    [0, 1]; compute() returns plain numbers.
 
-    Keys name extractor and length, as in `frechet/rand3d-v1@17f`; `compare_features` says which figures there are. With the weights by
-    which FVD is defined, the distance is also given as `fvd/…`.
+    Keys name extractor and length, as in `frechet/rand3d-v1@17f`; `compare_features` lists the scores. With the weights that define FVD,
+    the distance is also given as `fvd/…`.
 
-    layout: the axes of videos, of b t c h w in any order. quantise: floats are rounded to the nearest of 256 values, as they would be in
-    a file; without it they are used as they are, and the keys' protocol says so. ddof: of the covariances. seed: of all draws, which
-    come from generators of their own. bootstrap: repeats for the interval, permutations: random splits for floors and p values; 0 for none.
-    reset_real_features: whether reset() forgets the real set. settings: torchmetrics' own. Features are kept in float32, or in what
-    set_dtype() says. The extractor is held outside the state: no checkpoint carries it, and precision settings do not reach it.
+    layout: the axes of videos, b t c h w in any order. quantise: round floats to the nearest of 256 values, as in a file; without it the
+    keys' protocol says so. ddof: of the covariances. seed: of all draws, which have generators of their own. bootstrap: repeats for the
+    interval; permutations: random splits for floors and p values; 0 for none. reset_real_features: whether reset() forgets the real set.
+    settings: torchmetrics' own. Features are stored in float32, or in the type of set_dtype(). The extractor is held outside the state: no
+    checkpoint has its weights, and precision settings do not reach it.
     """
 
     real_features: list[Tensor]
@@ -68,7 +69,7 @@ class VideoDistribution(TwoSided):
         self.seed, self.reset_real_features = seed, reset_real_features
         self.layout, self.quantise = layout, quantise
         self.ddof, self.bootstrap, self.permutations, self.neighbours = ddof, bootstrap, permutations, neighbours
-        self._kept = torch.float32  # not torch's default, which a trainer in half precision lowers
+        self._kept = torch.float32  # not torch's default dtype, which a trainer in half precision changes
         for name in ("real_features", "fake_features", "clip_shapes"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -78,16 +79,16 @@ class VideoDistribution(TwoSided):
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(frames, height, width) of all clips; None where only features came, without their clips' shape."""
+        """(frames, height, width) of all clips; None if only features were given, without their clips' shape."""
         for frames, height, width, _ in self._shapes().tolist():
             return frames, height, width
         return None
 
     def update(self, videos: Tensor, real: bool, *, shape: tuple[int, int, int] | None = None, fps: float | None = None) -> None:
-        """videos: uint8 or float [0, 1] in `layout`, or their features (B, D) where those were extracted before.
+        """Add clips to one set. videos: uint8 or float [0, 1] in `layout`, or their features (B, D).
 
-        shape: with features, (frames, height, width) of their clips; left out for clips of several shapes, the same mixture in both
-        sets, and keys then say `@mixed`. fps: of the clips, refused where it changes. Raises ValueError naming the clip that is wrong.
+        shape: with features, (frames, height, width) of their clips; omitted for clips of several shapes, the same mixture in both sets,
+        and keys then say `@mixed`. fps: of the clips; a change raises ValueError, as does any wrong clip, with its number.
         """
         if videos.ndim == 2:
             features = videos
@@ -99,7 +100,7 @@ class VideoDistribution(TwoSided):
         (self.real_features if real else self.fake_features).append(features.detach().to(self.device, self._kept))
 
     def extract(self, videos: Tensor, real: bool) -> tuple[Float[Tensor, "B d"], tuple[int, int, int]]:
-        """The features of videos and their (frames, height, width), with every check of `update`, without counting them."""
+        """The features of videos and their (frames, height, width), with every check of `update`, without adding them to a set."""
         done = self._count(real)
         prepared = self._checked(videos, real, done)
         with torch.inference_mode():
@@ -111,17 +112,17 @@ class VideoDistribution(TwoSided):
     def features(self, real: bool) -> Float[Tensor, "n d"]:
         """All features of one set so far."""
         state = self.real_features if real else self.fake_features
-        if isinstance(state, Tensor):  # after ranks were brought together
+        if isinstance(state, Tensor):  # after a gather over ranks
             return state
         return torch.cat([torch.zeros(0, self.extractor.dimension, dtype=self._kept, device=self.device), *state])
 
     @property
     def key(self) -> str:
-        """What figures are over: the extractor, with the hash of its weights, and the clips' length."""
+        """The extractor with the hash of its weights, and the clips' length, for the scores' names."""
         return f"{self.extractor.name}@{'mixed' if self.shape is None else f'{self.shape[0]}f'}"
 
     def compute(self) -> dict[str, float]:
-        """On all ranks. Raises ValueError with fewer than two clips in either set, or if ranks saw different shapes."""
+        """The scores; call it on all ranks. Raises ValueError for fewer than two clips in either set, or if ranks saw different shapes."""
         self._one_shape()
         real, fake = self.features(True), self.features(False)
         check_features(real, fake)
@@ -142,19 +143,19 @@ class VideoDistribution(TwoSided):
         return found
 
     def protocol(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the features of the real set depend on; `about` says which data they are: a fingerprint, a split, a stride."""
+        """Everything that the features of the real set depend on. about: identifies the data: a fingerprint, a split, a stride."""
         frames, height, width, rate = self._shapes()[0].tolist() if len(self._shapes()) else [None] * 4
         clips = {"frames": frames, "height": height, "width": width, "fps": rate / 1000 if rate else None}
         pixels = "rounded to 256 values" if self.quantise else "as given"
         return {"extractor": describe(self.extractor), "clips": clips, "pixels": pixels, "data": dict(about)}
 
     def save_real(self, path: Path, *, about: Mapping[str, Any]) -> None:
-        """Keep the real set's features in a safetensors file. With several ranks: inside `with metric.sync_context():`, on one of them."""
+        """Save the real set's features to a safetensors file. With several ranks: inside `with metric.sync_context():`, on one of them."""
         save_features(Path(path), self.features(True), self.protocol(about))
 
     def load_real(self, path: Path, *, about: Mapping[str, Any], shape: tuple[int, int, int] | None, fps: float | None = None) -> None:
-        """Take the real set from a file instead of updates. Raises ValueError, naming the fields, unless its protocol is that of this
-        extractor, these clips and `about`. On one rank only, or the set counts once for each."""
+        """Load the real set from a file instead of updates. Raises ValueError with the differing fields unless its protocol is that of this
+        extractor, these clips and `about`. Call it on one rank only, or the set counts once per rank."""
         if self._count(True):
             raise ValueError(f"{self._count(True)} real clips were given already; features from {path} would mix with them")
         if shape is not None:
@@ -169,7 +170,7 @@ class VideoDistribution(TwoSided):
         return self
 
     def drawn(self, figures: Figures) -> list[str]:
-        """The Fréchet distance, its interval and its floor, which have one unit."""
+        """The names of the Fréchet distance, its interval and its floor, which share a unit."""
         return [f"frechet/{self.key}{part}" for part in ("", "/low", "/high", "/floor") if f"frechet/{self.key}{part}" in figures]
 
     def reset(self) -> None:
@@ -220,7 +221,7 @@ class VideoDistribution(TwoSided):
             raise ValueError(f"features of {_told(bad, real, done)} are not finite")
 
     def _checked(self, videos: Tensor, real: bool, done: int) -> Tensor:
-        """Videos as uint8 or float [0, 1], B T H W 3, or ValueError."""
+        """Videos as uint8 or float [0, 1], B T H W 3; ValueError for wrong ones."""
         wanted = f"give uint8, or float between 0 and 1, with axes {self.layout}, 3 channels"
         if videos.dtype != torch.uint8 and not videos.is_floating_point():
             raise ValueError(f"videos are {videos.dtype}; {wanted}")
@@ -255,7 +256,7 @@ class VideoDistribution(TwoSided):
 
 
 def _told(clips: list[int], real: bool, done: int) -> str:
-    """`clips 3, 5 of the batch (number 13, 15 of the real set)`."""
+    """A text such as `clips 3, 5 of the batch (number 13, 15 of the real set)`."""
     numbers = ", ".join(str(number) for number in clips[:5])
     overall = ", ".join(str(done + number) for number in clips[:5])
     return (

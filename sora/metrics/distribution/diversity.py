@@ -1,4 +1,4 @@
-"""How varied one set is: the Vendi score of its features, the inception score of its class logits."""
+"""Diversity of one set: the Vendi score of its features, the inception score of its class logits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def vendi_score(features: Float[Tensor, "n d"]) -> float:
 def inception_score(logits: Float[Tensor, "n classes"], *, splits: int = 1, seed: int = 0) -> tuple[float, float]:
     """exp of the mean KL divergence of p(class | clip) from p(class), 1 to the number of classes (Salimans et al. 2016).
 
-    splits: parts of the set, drawn with `seed`, each scored by itself; the mean and the standard deviation over parts come back. One
-    part depends on no order and no draw; ten are what many papers print, and score lower.
+    splits: parts of the set, drawn with `seed`, each scored by itself. Returns the mean and the standard deviation over parts. With one
+    part the score depends on no order or draw; many papers use ten parts, which score lower.
     """
     if not 1 <= splits <= len(logits):
         clips = counted(len(logits), "clip does", "clips do")

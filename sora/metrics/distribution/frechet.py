@@ -1,8 +1,8 @@
 """The Fréchet distance between two sets of features, taken as Gaussians: |m1 - m2|² + tr(S1 + S2 - 2 (S1 S2)^½).
 
 With centred features A, B scaled so that S1 = AᵀA and S2 = BᵀB, the trace of the root is the nuclear norm of A Bᵀ: no matrix square root,
-no epsilon, never complex, exact for fewer samples than dimensions. Where there are many more samples and nothing is near singular, it is
-had in less time as the sum of roots of the eigenvalues of Lᵀ S2 L, S1 = L Lᵀ, which is symmetric. All in float64, on the processor.
+no epsilon, never complex, exact for fewer samples than dimensions. With many more samples, and no matrix near singular, it is faster as the
+sum of roots of the eigenvalues of Lᵀ S2 L, S1 = L Lᵀ, which is symmetric. All in float64, on the CPU.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sora.system.terminal import counted
 
-NEAR = 10.0  # spreads that the mean may lie from zero for deviations to be had by subtraction: a digit of sixteen
-SMALLEST = 1e-11  # eigenvalue, to the largest, that may stand: what its root loses is below 1e-10 of the distance
+NEAR = 10.0  # the squared mean over the squared spread up to which subtraction loses at most a digit of sixteen
+SMALLEST = 1e-11  # the least ratio of an eigenvalue to the largest: its root loses less than 1e-10 of the distance
 
 
 def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, ddof: int = 1) -> float:
-    """Between the Gaussians fitted to two sets of features, at least two each. ddof: 1 for unbiased covariances, 0 as in some codes."""
+    """The distance between the Gaussians fitted to two sets of at least two features. ddof: 1 for unbiased covariances, else 0."""
     check_features(one, two)
     return _between(_rows(one), _rows(two), ddof)
 
@@ -31,24 +31,25 @@ def frechet_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, dd
 def frechet_of_counts(
     one: Float[Tensor, "n d"], counts_one: Int[Tensor, "n"], two: Float[Tensor, "m _"], counts_two: Int[Tensor, "m"], *, ddof: int = 1
 ) -> float:
-    """Between sets in which each clip stands as often as its count says, at least two in all: the same as with rows repeated, cheaper."""
+    """The distance between sets in which each clip occurs as often as its count says, at least two in all: cheaper than repeated rows."""
     return _between(_counted(one, counts_one), _counted(two, counts_two), ddof)
 
 
 def frechet_of_gaussians(
     mean_one: Float[Tensor, "d"], covariance_one: Float[Tensor, "d d"], mean_two: Float[Tensor, "d"], covariance_two: Float[Tensor, "d d"]
 ) -> float:
-    """Between two Gaussians given by their moments, such as streamed or stored ones."""
+    """The distance between two Gaussians given by their moments, such as streamed or stored ones."""
     return _combine(mean_one.double(), _root(covariance_one), mean_two.double(), _root(covariance_two))
 
 
 def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
-    """What two samples of sizes `one` and `two` from one Gaussian score on average, by the closed form over its covariance.
+    """The expected distance of two samples of sizes `one` and `two` from one Gaussian, in closed form from its covariance.
 
-    E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)),
-    to first order in 1/n, for the eigenvalues l of the covariance, here that of `features`. Right within 5 % for Gaussian features of at
-    least ten a dimension. A smaller sample's eigenvalues spread and make it low, and so do the tails of a network's features, by 40 % at
-    18 clips a dimension of real ones: no score uses it, but `sora.metrics.distribution.permutation`.
+        E = (1/one + 1/two) (sum_i l_i + 1/2 sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j))
+
+    to first order in 1/n, for the eigenvalues l of the covariance, here that of `features`. Accurate within 5 % for Gaussian features with
+    ten clips a dimension or more. Too low for smaller samples, whose eigenvalues spread, and for a network's features, whose tails are
+    heavy: by 40 % at 18 real clips a dimension. So scores use `sora.metrics.distribution.permutation` instead.
     """
     eigenvalues = torch.linalg.svdvals(_rows(features).factor(1)) ** 2
     eigenvalues = eigenvalues[eigenvalues > eigenvalues.max() * 1e-14]
@@ -58,7 +59,7 @@ def frechet_floor(features: Float[Tensor, "n d"], one: int, two: int) -> float:
 
 
 def frechet_split(features: Float[Tensor, "n d"], *, seed: int, repeats: int = 4) -> float:
-    """The distance between random halves of one set, a mean over `repeats` splits: the floor at half its size, measured."""
+    """The distance between random halves of one set, a mean over `repeats` splits: a measured noise floor at half its size."""
     if len(features) < 4:
         raise ValueError(f"{counted(len(features), 'clip')} cannot be split into two halves of at least 2")
     draw = torch.Generator().manual_seed(seed)
@@ -71,11 +72,11 @@ def frechet_split(features: Float[Tensor, "n d"], *, seed: int, repeats: int = 4
 
 
 def check_features(one: Tensor, two: Tensor) -> None:
-    """Refuse sets that have no covariance, no common dimension, or values that are not numbers."""
+    """Raise ValueError for sets without a covariance or a common dimension, or with values that are not finite."""
     for name, features in (("first", one), ("second", two)):
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"the {name} set has features of shape {tuple(features.shape)}; a distance needs at least 2 clips, (n, d)")
-        if torch.isfinite(features.sum()):  # of numbers alone, unless it overflows
+        if torch.isfinite(features.sum()):  # finite if all values are, unless the sum overflows
             continue
         bad = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
         if bad:
@@ -94,19 +95,19 @@ class _Rows:
 
     @cached_property
     def mean(self) -> np.ndarray:
-        if len(self.roots) < len(self.values):  # each counts once
-            return torch.from_numpy(self.values).mean(dim=0).numpy()  # numpy adds rows one by one, and rounds more
+        if len(self.roots) < len(self.values):  # the rows without repetition
+            return torch.from_numpy(self.values).mean(dim=0).numpy()  # numpy adds rows one by one, with more rounding
         return (self.roots * self.values).sum(axis=0) / self.n
 
     @cached_property
     def centred(self) -> np.ndarray:
         found = self.values - self.roots * self.mean
-        # Twice: the mean of large offsets is itself rounded.
+        # Twice, since the mean of large offsets is itself rounded.
         rest = (self.roots * found).sum(axis=0) / self.n
         return found - self.roots * rest
 
     def factor(self, ddof: int) -> Tensor:
-        """A, of no more rows than columns, with the covariance AᵀA."""
+        """A matrix A with AᵀA the covariance, and with no more rows than columns."""
         scaled = torch.from_numpy(self.centred) * (self.n - ddof) ** -0.5
         return torch.linalg.qr(scaled, mode="r").R if scaled.shape[0] > scaled.shape[1] else scaled
 
@@ -114,7 +115,7 @@ class _Rows:
         """The sum over rows of the outer product of their deviations from the mean."""
         # numpy sees that it is a matrix with itself and computes one half of it; torch does not.
         moment, shift = self.values.T @ self.values, self.n * np.outer(self.mean, self.mean)
-        if np.trace(shift) < NEAR * (np.trace(moment) - np.trace(shift)):  # else what is left of the difference has lost digits
+        if np.trace(shift) < NEAR * (np.trace(moment) - np.trace(shift)):  # else the subtraction loses digits
             moment -= shift
             return moment
         return self.centred.T @ self.centred
@@ -125,7 +126,7 @@ def _rows(features: Tensor) -> _Rows:
 
 
 def _counted(features: Tensor, counts: Tensor) -> _Rows:
-    """Rows that stand as often as counted."""
+    """Rows weighted by their counts."""
     kept = (counts > 0).cpu()
     roots = counts.cpu()[kept].double().sqrt()[:, None]
     return _Rows((features.detach().to("cpu", torch.float64)[kept] * roots).numpy(), roots.numpy(), int(counts.sum()))
@@ -138,7 +139,7 @@ def _between(one: _Rows, two: _Rows, ddof: int) -> float:
 
 
 def _by_eigenvalues(one: _Rows, two: _Rows, ddof: int) -> float | None:
-    """The same in a third of the time; None where too few samples or small eigenvalues would cost digits."""
+    """The same distance in a third of the time; None if too few samples or small eigenvalues would cost precision."""
     if min(len(one.values), len(two.values)) < 2 * one.values.shape[1]:
         return None
     first, second = one.scatter(), two.scatter()

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from sora.metrics.distribution.frechet import check_features
 
-SLICE = 1024  # rows of the kernel matrix held at once: that of a large set would not fit
+SLICE = 1024  # rows of the kernel matrix in memory at once, since a whole one may not fit
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """(gamma x·y + coefficient)^degree. unbiased: whether a sample is left out of the mean over its own set. gamma: 1 / d where None.
-    scale: of what is printed."""
+    """The kernel (gamma x·y + coefficient)^degree. unbiased: exclude each sample's kernel with itself from its set's mean. gamma: 1 / d if
+    None. scale: a factor on the printed distance."""
 
     degree: int
     coefficient: float
@@ -38,14 +38,13 @@ def kernel_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, deg
 
 
 def jedi_distance(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"]) -> float:
-    """The formula of JEDi (Luo et al. 2024): the biased estimate, degree 2, no constant, times 100; JEDi itself only on V-JEPA features."""
+    """The formula of JEDi (Luo et al. 2024): the biased estimate, degree 2, no constant, times 100. It is JEDi only on V-JEPA features."""
     check_features(one, two)
     return JEDI.scale * _mmd(one, two, degree=2, gamma=1 / one.shape[1], coefficient=0.0, unbiased=False)
 
 
 def kernel_splits(features: Float[Tensor, "N d"], labels: Bool[ndarray, "K N"], kernels: list[Kernel]) -> list[Float[ndarray, "K"]]:
-    """For each kernel the distances between the clips that are labelled and those that are not, for each row of labels: all of one pass
-    over the pool's products."""
+    """For each kernel and each row of labels, the distance between the clips with and without the label, from one pass over the pool."""
     features = features.double()
     ones = torch.from_numpy(labels).to(features)  # K N
     first = ones.sum(dim=1)
@@ -60,7 +59,7 @@ def kernel_splits(features: Float[Tensor, "N d"], labels: Bool[ndarray, "K N"], 
         products = part @ features.T
         for kernel, gamma, shift, total in zip(kernels, gammas, shifts, sums, strict=True):
             values = (gamma * products + kernel.coefficient) ** kernel.degree - shift
-            within = values @ ones.T  # of each row, its sum over the first set
+            within = values @ ones.T  # each row's sum over the first set
             rest = values.sum(dim=1, keepdim=True) - within
             total[0] += (labelled.T * within).sum(dim=0)
             total[1] += ((1 - labelled.T) * rest).sum(dim=0)

@@ -1,7 +1,7 @@
-"""How two sets of features cover one another, by balls around each sample that reach its k-th neighbour.
+"""How well two sets of features cover one another, by balls around each sample that reach its k-th neighbour.
 
-Improved precision and recall: Kynkäänniemi et al. 2019, eq. 1 and 2. Density and coverage: Naeem et al. 2020, eq. 4 and 5.
-A sample on a ball's surface lies in it.
+Improved precision and recall: Kynkäänniemi et al. 2019, eq. 1 and 2. Density and coverage: Naeem et al. 2020, eq. 4 and 5. Balls include
+their surface.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from sora.metrics.distribution.frechet import check_features
 from sora.system.terminal import counted
 
-SLICE = 1024  # rows of distances held at once
+SLICE = 1024  # rows of distances in memory at once
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Four shares. precision: generated samples within a ball of a real one; recall: real ones within a ball of a generated one;
-    density: real balls that a generated sample lies in, over k, about 1 for equal sets and not bounded by it; coverage: real balls that
-    hold a generated sample."""
+    """Four shares. precision: generated samples within a ball of a real one. recall: real ones within a ball of a generated one. density:
+    real balls that contain a generated sample, over k, about 1 for equal sets and not bounded by it. coverage: real balls that contain any
+    generated sample."""
 
     precision: float
     recall: float
@@ -31,7 +31,7 @@ class Overlap:
 
 
 def overlap(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"], *, neighbours: int = 5) -> Overlap:
-    """neighbours: k, less than either number of samples. Raises ValueError where a set is too small."""
+    """Precision, recall, density and coverage. neighbours: k, less than either number of samples. ValueError if a set is too small."""
     check_features(real, fake)
     if not 1 <= neighbours < min(len(real), len(fake)):
         raise ValueError(
@@ -58,8 +58,8 @@ def overlap(real: Float[Tensor, "n d"], fake: Float[Tensor, "m _"], *, neighbour
 
 
 def _reach(features: Tensor, neighbours: int) -> Tensor:
-    """Each sample's distance to its k-th other."""
-    # The sample itself is its own nearest, hence one more.
+    """Each sample's distance to its k-th neighbour."""
+    # One more, since each sample is its own nearest.
     parts = [_distances(part, features).kthvalue(neighbours + 1, dim=1).values for part in features.split(SLICE)]
     return torch.cat(parts)
 

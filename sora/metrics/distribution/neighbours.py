@@ -1,7 +1,7 @@
-"""Is what was made only remembered? The nearest training clip of each generated one, against how near clips that nobody trained on come.
+"""A test for memorisation: distances from generated clips to their nearest training clips, against those of clips that nobody trained on.
 
-Distances are of an extractor's features. A model that copies comes nearer to its training clips than other real clips do: the test of
-data-copying of Meehan et al. 2020, there in cells of the space, here over all of it.
+Distances are of an extractor's features. A model that copies is nearer to its training clips than other real clips are: the test of data
+copying of Meehan et al. 2020, which has cells of the space; here over the whole space.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from sora.metrics.distribution.frechet import check_features
 
-SLICE = 1024  # rows of distances held at once
-NEAR = 0.05  # the share of other real clips that come so near by themselves
+SLICE = 1024  # rows of distances in memory at once
+NEAR = 0.05  # the share of other real clips that are as near by chance
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """places, distances (n): the nearest training clip of each generated clip.
+    """places, distances (n): the index and distance of the nearest training clip of each generated clip.
 
-    remembered: the share of generated clips that come nearer than all but 5 % of other real clips; about 0.05 where nothing is copied.
-    z: of the Mann-Whitney test that generated clips lie nearer; far below 0 they are copies, far above 0 they are of another kind.
-    usual: the median distance of the other real clips.
+    remembered: the share of generated clips that are nearer than all but 5 % of other real clips; about 0.05 without copying. z: of the
+    Mann-Whitney test that generated clips are nearer; far below 0 they are copies, far above 0 they are of another kind. usual: the median
+    distance of the other real clips.
     """
 
     places: Int[Tensor, "n"]
@@ -35,16 +35,16 @@ class Neighbours:
 
 
 def nearest(features: Float[Tensor, "n d"], among: Float[Tensor, "m _"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-    """The place and Euclidean distance of each row's nearest one `among` others; of several alike the first."""
+    """The index and Euclidean distance of each row's nearest row of `among`; of several equal ones the first."""
     among = among.double()
     found = [torch.cdist(part.double(), among, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1) for part in features.split(SLICE)]
     return torch.cat([each.indices for each in found]), torch.cat([each.values for each in found])
 
 
 def neighbours(fake: Float[Tensor, "n d"], training: Float[Tensor, "m _"], other: Float[Tensor, "k _"]) -> Neighbours:
-    """fake: features of generated clips. training: of what the model was trained on. other: of real clips that it was not trained on.
+    """The memorisation test. fake: features of generated clips. training: of the training clips. other: of real clips outside training.
 
-    Raises ValueError where a set has fewer than two rows, or widths differ.
+    Raises ValueError if a set has fewer than two rows, or widths differ.
     """
     check_features(fake, training)
     check_features(other, training)

@@ -1,8 +1,8 @@
-"""Fréchet distances between many pairs of parts of one pool of features, in less time than each by itself.
+"""Fréchet distances between many pairs of parts of one pool of features, faster than each by itself.
 
-What all have in common is computed once: the Gram matrix of the pool where it has few clips for their dimensions, else its scatter, so
-that a part's complement needs none of its own. The trace of the root is had from the eigenvalues of a symmetric matrix of the smaller
-part's size, or of the dimension where that is less. Digits: about eight of the largest term, where `frechet_distance` has fifteen.
+Shared work is done once: the Gram matrix of the pool if it has few clips for their dimension, else its scatter, so that a part's complement
+needs none of its own. The trace of the root follows from the eigenvalues of a symmetric matrix of the smaller part's size, or of the
+dimension if that is less. Precision: about eight digits of the largest term, where `frechet_distance` has fifteen.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from numpy import ndarray
 from scipy.linalg import lapack
 from torch import Tensor
 
-GRAM = 2  # clips to each dimension up to which the Gram matrix is the cheaper one
+GRAM = 2  # clips per dimension up to which the Gram matrix is cheaper
 
 
 class Pool:
-    """features (N, d) of all clips. ddof: of the covariances of its parts."""
+    """A pool of clips. features: (N, d). ddof: of the covariances of its parts."""
 
     def __init__(self, features: Float[Tensor, "N d"], *, ddof: int) -> None:
         rows = features.detach().to("cpu", torch.float64).numpy()
         rows = rows - rows.mean(axis=0)
-        self.rows = rows - rows.mean(axis=0)  # twice: the mean of large offsets is itself rounded
+        self.rows = rows - rows.mean(axis=0)  # again, since the mean of large offsets is itself rounded
         self.ddof, self.clips, self.dimension = ddof, *self.rows.shape
         self.squares = np.einsum("nd,nd->n", self.rows, self.rows)
         self.gram = self.rows @ self.rows.T if self.clips <= GRAM * self.dimension else None
         self.scatter = self.rows.T @ self.rows if self.gram is None else None
 
     def split(self, first: ndarray) -> float:
-        """Between the clips where `first` (N,) is true and all others; at least two each."""
-        # The smaller one, or of two alike the one that has clip 0: a split and its mirror image give the same bits.
+        """The distance between the clips where `first` (N,) is True and all others; at least two each."""
+        # The smaller part, or of equal ones that with clip 0: a split and its mirror image give the same bits.
         smaller = 2 * int(first.sum()) < self.clips or (2 * int(first.sum()) == self.clips and bool(first[0]))
         one, two = np.flatnonzero(first == smaller), np.flatnonzero(first != smaller)
         return self._by_gram(self.gram, one, two) if self.gram is not None else self._by_rows(one, two, rest=True)
 
     def between(self, one: ndarray, two: ndarray) -> float:
-        """Between the clips numbered `one` and `two`, no clip in both; at least two each."""
+        """The distance between the clips numbered `one` and `two`, which share no clip; at least two each."""
         one, two = (one, two) if len(one) <= len(two) else (two, one)
         return self._by_gram(self.gram, one, two) if self.gram is not None else self._by_rows(one, two, rest=False)
 
     def _by_gram(self, gram: ndarray, one: ndarray, two: ndarray) -> float:
-        """The cross-Gram matrix C of the centred parts has the singular values whose sum is the trace of the root."""
+        """The distance from the Gram matrix: the singular values of the centred parts' cross-Gram matrix sum to the trace of the root."""
         rows = gram[one]
         cross, own = rows.take(two, axis=1), float(rows.take(one, axis=1).mean())
         means, between = (cross.mean(axis=1), cross.mean(axis=0)), float(cross.mean())
@@ -71,7 +71,7 @@ class Pool:
         return self._combine(float(np.square(first - other).sum()), spreads, matrix, len(one), len(two))
 
     def _spread(self, part: ndarray, mean: float) -> float:
-        """The sum of squared deviations from a mean of this squared length."""
+        """The sum of squared deviations from a mean with this squared length."""
         return float(self.squares[part].sum()) - len(part) * mean
 
     def _combine(self, means: float, spreads: tuple[float, float], matrix: ndarray, n: int, m: int) -> float:
@@ -83,13 +83,13 @@ class Pool:
 
 
 def _moments(rows: ndarray) -> tuple[ndarray, ndarray]:
-    """The mean, and the sum of outer products of the deviations from it; of rows that are small beside their spread, as a pool's are."""
+    """The mean, and the sum of outer products of the deviations from it; for rows with a mean that is small beside their spread."""
     mean = rows.mean(axis=0)
     return mean, rows.T @ rows - len(rows) * np.outer(mean, mean)
 
 
 def _congruent(first: ndarray, second: ndarray) -> ndarray:
-    """Lᵀ S2 L for S1 = L Lᵀ: it has the eigenvalues of S1 S2, but for zeros. Pivots let S1 be singular."""
+    """Lᵀ S2 L for S1 = L Lᵀ, which has the eigenvalues of S1 S2, but for zeros. Pivoting allows a singular S1."""
     factor, pivots, rank, _ = lapack.dpstrf(first.T, lower=1)
     lower, order = np.tril(factor)[:, :rank], pivots - 1
     return lower.T @ second[np.ix_(order, order)] @ lower

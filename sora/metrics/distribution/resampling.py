@@ -1,6 +1,6 @@
-"""What one Fréchet distance is worth: its interval by the bootstrap, and where it tends to as the sets grow.
+"""The bootstrap interval of a Fréchet distance, and its extrapolation to infinitely many clips.
 
-Each draw comes from a generator of its own, seeded by the caller; the global one is neither read nor moved.
+Each draw has a generator of its own, seeded by the caller; torch's global one is not used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 from sora.metrics.distribution.frechet import check_features, frechet_distance, frechet_of_counts
 from sora.system.terminal import counted
 
-LEAST_REPEATS = 20  # of the bootstrap: fewer say nothing of the ends of an interval
-FRACTIONS = (1.0, 0.8, 2 / 3, 0.5, 0.4, 1 / 3)  # of both sets, for the extrapolation
+LEAST_REPEATS = 20  # of the bootstrap: fewer cannot locate the ends of an interval
+FRACTIONS = (1.0, 0.8, 2 / 3, 0.5, 0.4, 1 / 3)  # shares of both sets, for the extrapolation
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """distance(fraction) = infinite + slope / fraction, fitted by least squares; r_squared says how straight the points lie.
+    """The fit distance(fraction) = infinite + slope / fraction by least squares; r_squared measures how straight the points lie.
 
-    The fractions of the sets that were drawn stand in `fractions`, their mean distances in `distances`.
+    fractions: of the sets, for the subsets that were drawn. distances: their mean distances.
     """
 
     infinite: float
@@ -41,12 +41,12 @@ def frechet_interval(
     level: float = 0.95,
     ddof: int = 1,
 ) -> tuple[float, float]:
-    """The interval in which the distance at these sizes lies with probability `level`, had other clips been drawn: a bootstrap.
+    """The interval in which the distance at these sizes lies with probability `level` if other clips were drawn: a bootstrap.
 
-    Clips of both sets are drawn anew with replacement, `repeats` times. Draws with repeats score higher than the sets they come from
-    (the estimate's bias counts twice), so it is their spread around their own mean that is put around the distance: a percentile
-    interval of the draws themselves would often not hold the distance. In simulations it covers at its level for sets that differ, and
-    more often than that (it is too wide) for sets that do not.
+    Clips of both sets are drawn anew with replacement, `repeats` times. Such draws have larger distances than the sets themselves (the
+    estimate's bias counts twice), so the interval is their spread around their own mean, put around the distance: a percentile interval of
+    the draws would often not contain the distance. In simulations it covers at its level for sets that differ, and more often than that (it
+    is too wide) for sets that do not.
     """
     check_features(one, two)
     if repeats < LEAST_REPEATS or not 0 < level < 1:
@@ -63,11 +63,11 @@ def frechet_interval(
 
 
 def extrapolate(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, seed: int, repeats: int = 3, ddof: int = 1) -> Extrapolation:
-    """The distance of infinitely many clips, by the 1/n law of its bias (Chong and Forsyth 2020, with both sets growing).
+    """The distance for infinitely many clips, by the 1/n law of its bias (Chong and Forsyth 2020, with both sets growing).
 
-    Subsets without replacement of six fractions of both sets, `repeats` of each but the whole. Below several clips a dimension the bias
-    follows no 1/n law, and the line keeps half of it however straight it looks (r_squared): `permutation.law_error` says whether it
-    does. Raises ValueError below 12 clips a set.
+    Subsets without replacement of six fractions of both sets, `repeats` of each but the whole. With few clips a dimension the bias follows
+    no 1/n law, and the line keeps half of it however straight it looks (r_squared): `permutation.law_error` tests this. Raises ValueError
+    below 12 clips a set.
     """
     check_features(one, two)
     if min(len(one), len(two)) < 12:
@@ -91,7 +91,7 @@ def extrapolate(one: Float[Tensor, "n d"], two: Float[Tensor, "m _"], *, seed: i
 
 
 def _counts(features: Tensor, draw: torch.Generator) -> Tensor:
-    """How often each clip is drawn in n draws with replacement; at least two different ones, else there is no spread to measure."""
+    """How often each clip occurs in n draws with replacement; at least two different clips, else there is no spread to measure."""
     n = len(features)
     while True:
         counts = torch.bincount(torch.randint(n, (n,), generator=draw), minlength=n)

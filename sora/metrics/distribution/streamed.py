@@ -1,4 +1,4 @@
-"""The Fréchet distance of sets whose features would not fit, as a torchmetrics class."""
+"""The Fréchet distance of sets whose features do not fit into memory, as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sora.metrics.distribution.moments import Moments, frechet_of_moments
 from sora.metrics.distribution.permutation import no_difference, relabelled
 from sora.metrics.metric import TwoSided
 
-EVEN = 1.02  # the largest part's clips to the smallest one's, up to which parts count as of one size
+EVEN = 1.02  # ratio of the largest part to the smallest, up to which parts count as equal in size
 
 
 class StreamedFrechet(TwoSided):
-    """Keeps moments, (d, d), whatever the number of clips. update(features, real=...) takes (B, D); figures are `frechet/KEY`,
+    """Fréchet distance from moments (d, d) of constant size. update(features, real=...) takes (B, D); scores are `frechet/KEY`,
     `n_real/KEY` and `n_fake/KEY`. It agrees with the exact form up to the rounding of a covariance.
 
-    Moments alone cannot say what two sets score that do not differ: that depends on the features' tails, and the closed form for Gaussian
-    ones is 40 % low for real features of 18 clips a dimension. So clips fall by turns into `parts` of their set, whose moments are kept
-    apart, and the parts of both sets are split at random, `permutations` times, for `floor` and `p`. It takes sets of equal size: parts
-    of other sizes have other floors, and the two figures are left out. One part leaves them out, too; eight keep eight times as much.
+    Moments alone cannot give the floor, the expected distance of sets that do not differ: it depends on the features' tails, and the closed
+    form for Gaussians is 40 % too low for real features with 18 clips a dimension. So clips are dealt in turn to `parts` of their set, each
+    with its own moments, and the parts of both sets are split at random, `permutations` times, for `floor` and `p`. Parts of unequal sizes
+    have other floors, so both scores are omitted for them, and for a single part. Eight parts take eight times the memory of one.
     """
 
     exact = ("real_n", "real_mean", "real_scatter", "fake_n", "fake_mean", "fake_scatter")
@@ -37,13 +37,13 @@ class StreamedFrechet(TwoSided):
         self.key, self.ddof, self.dimension = key, ddof, dimension
         self.parts, self.permutations, self.seed = parts, permutations, seed
         for name in ("real", "fake"):
-            # None: ranks' moments are stacked, and merged in compute(); sums of them would lose the digits that deviations keep
+            # None: ranks' moments are stacked, and merged in compute(); plain sums would lose digits
             self.add_state(f"{name}_n", default=torch.zeros(parts, dtype=torch.int64), dist_reduce_fx=None)
             self.add_state(f"{name}_mean", default=torch.zeros(parts, dimension, dtype=torch.float64), dist_reduce_fx=None)
             self.add_state(f"{name}_scatter", default=torch.zeros(parts, dimension, dimension, dtype=torch.float64), dist_reduce_fx=None)
 
     def update(self, features: Float[Tensor, "B D"], real: bool) -> None:
-        """Raises ValueError for features of another width, or that are not finite."""
+        """Add features to one set. Raises ValueError for features of another width, or that are not finite."""
         if features.ndim != 2 or features.shape[1] != self.dimension or not torch.isfinite(features).all():
             raise ValueError(f"features of shape {tuple(features.shape)}; give finite ones, {self.dimension} a clip")
         held = self._moments(real)
@@ -54,7 +54,7 @@ class StreamedFrechet(TwoSided):
         self._put(real, held)
 
     def compute(self) -> dict[str, float]:
-        """On all ranks. Raises ValueError with fewer than two clips in either set."""
+        """The scores; call it on all ranks. Raises ValueError for fewer than two clips in either set."""
         parts = [*self._moments(True), *self._moments(False)]
         first = np.arange(2 * self.parts) < self.parts
         real, fake = _together(parts, first), _together(parts, ~first)
@@ -68,17 +68,17 @@ class StreamedFrechet(TwoSided):
         return {**found, f"n_real/{self.key}": float(real.n), f"n_fake/{self.key}": float(fake.n)}
 
     def drawn(self, figures: Any) -> list[str]:
-        """The distance and its floor."""
+        """The names of the distance and its floor."""
         return [name for name in (f"frechet/{self.key}", f"frechet/{self.key}/floor") if name in figures]
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        # What merge_state() asks for: torchmetrics would stack both states, and the next one would not fit.
+        # For merge_state(): torchmetrics would stack both states, and the next one would not fit.
         for real in (True, False):
             others = _unpacked(*(incoming_state[f"{_side(real)}_{part}"] for part in ("n", "mean", "scatter")))
             self._put(real, [own.merge(other) for own, other in zip(self._moments(real), others, strict=True)])
 
     def _moments(self, real: bool) -> list[Moments]:
-        """Of each part; of all ranks together, where their states were gathered."""
+        """The moments of each part of one set; of all ranks together after a gather."""
         states = [getattr(self, f"{_side(real)}_{part}") for part in ("n", "mean", "scatter")]
         if states[0].ndim == 1:
             return _unpacked(*states)

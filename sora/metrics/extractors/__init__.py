@@ -1,1 +1,1 @@
-"""Networks that turn videos into features, behind one protocol; each says its weights' hash and what it does to pixels."""
+"""Networks that turn videos into features, behind one protocol, with their weights' hashes and their preprocessing."""

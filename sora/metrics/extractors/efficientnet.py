@@ -1,4 +1,4 @@
-"""Features of appearance by EfficientNet-Lite0, trained on ImageNet, whose weights ship in a package. Frame by frame: blind to motion."""
+"""Appearance features by EfficientNet-Lite0, trained on ImageNet, with weights from a package. Frame by frame, so blind to motion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAGES = (
 
 
 def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """With TensorFlow's SAME padding: what a stride leaves over goes after."""
+    """Convolution with TensorFlow's SAME padding, which adds an odd remainder at the end."""
     size, step = layer.kernel_size[0], layer.stride[0]
     pads: list[int] = []
     for length in (x.shape[3], x.shape[2]):
@@ -40,7 +40,7 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
 
 
 class MBConv(nn.Module):
-    """Widen, filter each channel by itself, narrow; the input is added where shapes allow."""
+    """Inverted residual block: expand, depthwise convolution, project; the input is added if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, size: int, step: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MBConv(nn.Module):
 
 
 class Lite0(nn.Module):
-    """Frames (n, 3, 224, 224) to the 1280 pooled channels before the classifier."""
+    """EfficientNet-Lite0 without its classifier: frames (n, 3, 224, 224) to 1280 pooled channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,13 +83,12 @@ class Lite0(nn.Module):
         return functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
     def classify(self, frames: Float[Tensor, "n 3 224 224"]) -> Float[Tensor, "n 1000"]:
-        """ImageNet's logits: how a test knows that the weights and the pixels' range are read as they were trained."""
+        """ImageNet logits, by which a test checks that weights and pixel range are right."""
         return self._fc(self(frames))
 
 
 class EfficientNetLite0:
-    """The mean over a clip's frames of each frame's 1280 features. frames: how many of them, evenly spaced; null is all. batch: frames
-    at once."""
+    """The mean over a clip's frames of each frame's 1280 features. frames: how many, evenly spaced; null for all. batch: frames at once."""
 
     dimension, minimum_frames, logits, canonical = 1280, 1, False, False
     preparation = Preparation(size=(224, 224), kernel="antialiased", mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3)
@@ -107,7 +106,7 @@ class EfficientNetLite0:
         return hashes(self._file).sha256
 
     def encode_frames(self, videos: Tensor) -> Float[Tensor, "B T 1280"]:
-        """Features of every frame, for consistency over time."""
+        """Features of every frame, for temporal consistency."""
         return over_frames(self._network, self.preparation, videos, self.batch)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a metric needs of an extractor: a name that carries its weights, the facts of its protocol, and features of videos."""
+"""The interface of an extractor: a name that identifies its weights, the facts for a protocol, and features of videos."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sora.metrics.extractors.pixels import Preparation
 
 @runtime_checkable
 class VideoFeatures(Protocol):
-    """name: for keys of figures, different for different weights; fingerprint: SHA-256 of the weights.
+    """An extractor of features. name: for keys of scores, different for different weights. fingerprint: SHA-256 of the weights.
 
-    logits: the features are class logits, so that an inception score can be had of them. canonical: the weights by which the published
-    Fréchet video distance is defined; only with them may a figure be called FVD. settings: what else features depend on.
+    logits: the features are class logits, from which an inception score follows. canonical: the weights define the published Fréchet video
+    distance; only then may a score be called FVD. settings: whatever else features depend on.
 
     Called with uint8 or float [0, 1] videos, B T H W 3, of at least `minimum_frames`; the features of one video do not depend on the
     others, beyond rounding.
@@ -42,7 +42,7 @@ class VideoFeatures(Protocol):
 
 
 def describe(extractor: VideoFeatures) -> dict[str, Any]:
-    """All of an extractor that a score depends on, for the protocol of a score and of stored features."""
+    """Everything about an extractor that a score depends on, for the protocol of a score and of stored features."""
     preparation = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(extractor.preparation).items()}
     return {
         "name": extractor.name,

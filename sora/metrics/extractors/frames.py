@@ -1,4 +1,4 @@
-"""Networks of single frames over videos: which frames are seen, and each one's features."""
+"""Frame-wise networks on videos: which frames to encode, and the features of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sora.system.terminal import counted
 
 @runtime_checkable
 class FrameFeatures(Protocol):
-    """An encoder that sees one frame at a time: features of every frame of uint8 or float [0, 1] videos, B T H W 3."""
+    """A network that encodes single frames: features of every frame of uint8 or float [0, 1] videos, B T H W 3."""
 
     @property
     def name(self) -> str: ...
@@ -24,13 +24,13 @@ class FrameFeatures(Protocol):
 
 @runtime_checkable
 class TextFeatures(FrameFeatures, Protocol):
-    """An image-text model: captions' embeddings lie in the space of its frames'."""
+    """An image-text model, whose captions' embeddings lie in the space of its frames' embeddings."""
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]: ...
 
 
 def evenly(videos: Tensor, frames: int | None) -> Tensor:
-    """`frames` of each video (B, T, ...), the first and the last among them; all of them for None. Raises ValueError with fewer."""
+    """`frames` evenly spaced frames of each video (B, T, ...), with the first and the last; all for None. ValueError if there are fewer."""
     given = videos.shape[1]
     if frames is None or frames == given:
         return videos
@@ -42,7 +42,7 @@ def evenly(videos: Tensor, frames: int | None) -> Tensor:
 
 @torch.no_grad()
 def over_frames(network: nn.Module, preparation: Preparation, videos: Tensor, batch: int) -> Float[Tensor, "B T D"]:
-    """The network on every frame by itself, `batch` at once, in fp32."""
+    """The network's features of every frame by itself, `batch` frames at once, in fp32."""
     network = network.to(videos.device)
     with torch.autocast(videos.device.type, enabled=False):
         found = torch.cat([network(preparation(part[:, None]).squeeze(2)) for part in videos.flatten(0, 1).split(batch)])

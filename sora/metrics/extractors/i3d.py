@@ -1,6 +1,6 @@
 """The I3D network (Carreira and Zisserman 2017, figure 3): Inception-v1 with its kernels inflated in time, for RGB.
 
-Layers have the names by which published state dicts know them. Padding is TensorFlow's SAME: what a stride leaves over goes after.
+Layers have the names of published state dicts. Padding is TensorFlow's SAME, which adds an odd remainder at the end.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-CLASSES = 400  # of Kinetics
-MINIMUM_FRAMES = 9  # time is halved three times, rounding up, and the head pools two of what is left
-# Input channels, and the widths of: 1x1; 1x1 before 3x3, 3x3; 1x1 before 3x3, 3x3; 1x1 after pooling.
+CLASSES = 400  # classes of Kinetics
+MINIMUM_FRAMES = 9  # time is halved three times, rounding up, and the head pools two frames of the result
+# Input channels, then the widths of: 1x1; 1x1 before 3x3, 3x3; 1x1 before 3x3, 3x3; 1x1 after pooling.
 MIXED = {
     "Mixed_3b": (192, (64, 96, 128, 16, 32, 32)),
     "Mixed_3c": (256, (128, 128, 192, 32, 96, 64)),
@@ -27,7 +27,7 @@ MIXED = {
 
 
 def pad_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """Zeros around time, rows and columns so that each comes out as its length over its stride, rounded up."""
+    """Zero padding in time, rows and columns, such that each output length is the input length over the stride, rounded up."""
     pads: list[int] = []
     for length, size, step in reversed(list(zip(x.shape[2:], kernel, stride, strict=True))):
         total = max((-(-length // step) - 1) * step + size - length, 0)
@@ -36,7 +36,7 @@ def pad_same(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, in
 
 
 def pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """The largest value in each window; zeros pad, which never win since every input has been through a ReLU."""
+    """Max pooling; padding zeros never win, since every input is the output of a ReLU."""
     return functional.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
@@ -54,7 +54,7 @@ class I3DUnit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side."""
+    """Four branches side by side, concatenated."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], *, epsilon: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Mixed(nn.Module):
 
 
 class I3DHead(nn.Module):
-    """Class logits at each place."""
+    """Class logits at each position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class I3DHead(nn.Module):
 
 
 class I3D(nn.Module):
-    """Videos (B, 3, T, 224, 224) in [-1, 1], T at least 9, to the 400 logits before the softmax, a mean over time.
+    """The I3D network: videos (B, 3, T, 224, 224) in [-1, 1], T at least 9, to the 400 logits before the softmax, a mean over time.
 
     epsilon: of batch normalisation; 1e-3 in the TensorFlow original, 1e-5 in the ports that read the state dict.
     """

@@ -1,7 +1,7 @@
-"""Features by the I3D files that published Fréchet video distances were measured with; each file is known by its hash.
+"""Features by the two I3D files of published Fréchet video distances; each file is recognised by its hash.
 
-Neither can be shipped or downloaded from here: name a file with extractor.path. A file of another hash works too, under its own name,
-and is not called FVD: I3D weights of other origins look alike and score otherwise (one gives 219 where 131 is published).
+Neither can be shipped or downloaded from here: name a file with extractor.path. A file with another hash works too, under its own name, and
+is not called FVD: I3D weights of other origin look alike and score differently (one gives 219 where 131 is published).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WANTED = {
     SCRIPT: f"i3d_torchscript.pt, the TorchScript I3D of StyleGAN-V (51 MB, git blob SHA-1 {SCRIPT})",
     STATE: f"i3d_pretrained_400.pt, the I3D state dict of VideoGPT and TATS (51 MB, git blob SHA-1 {STATE})",
 }
-# Files that pass for the above, by either hash: named apart, so that no table mixes them up.
+# Files that are mistaken for the above, by either hash; they get other names, so that no table mixes them up.
 LOOK_ALIKES = {
     "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",  # rgb_imagenet.pt of video inpainting repositories, SHA-256
     "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",  # another repository's rgb_imagenet.pt, git blob
@@ -35,16 +35,16 @@ LOOK_ALIKES = {
 
 
 def name_of(found: Hashes) -> str:
-    """`i3d-` and the hash's first eight digits; `i3d-imagenet-` for the known look-alikes."""
+    """`i3d-` and the hash's first eight digits; `i3d-imagenet-` for known files that are mistaken for the canonical ones."""
     alike = found.blob in LOOK_ALIKES or found.sha256 in LOOK_ALIKES
     return f"i3d-{'imagenet-' if alike else ''}{found.blob[:8]}"
 
 
 class I3DScript:
-    """The TorchScript file. Its own resizing is not used: `kernel` and `crop` say what is done, and are recorded.
+    """I3D features by the TorchScript file. Its own resizing is not used: `kernel` and `crop` choose it, and are recorded.
 
-    path: the file. kernel, crop: see `Preparation`; half_pixel without crop is what the file would do itself. batch: videos at once.
-    sha256: that the file must have, hexadecimal; None for any. A TorchScript file is a program: name only files that you trust.
+    path: the file. kernel, crop: see `Preparation`; half_pixel without crop is the file's own choice. batch: videos at once. sha256: the
+    hash that the file must have, hexadecimal; None for any. A TorchScript file is a program: name only files that you trust.
     """
 
     dimension, minimum_frames, logits = CLASSES, MINIMUM_FRAMES, True
@@ -69,7 +69,7 @@ class I3DScript:
     @torch.no_grad()
     def __call__(self, videos: Tensor) -> Float[Tensor, "B 400"]:
         network = self._network.to(videos.device)
-        # Fusers compile anew for each length, and round otherwise than the published figures.
+        # Fusers compile anew for each length, and round differently from the published scores.
         with torch.autocast(videos.device.type, enabled=False), torch.jit.optimized_execution(False):
             found = [
                 network(self.preparation(part), rescale=False, resize=False, return_features=True) for part in videos.split(self.batch)
@@ -91,7 +91,7 @@ class I3DScript:
 
     @cached_property
     def _network(self) -> Any:
-        content = self._file.read_bytes()  # what is hashed is what is run, whatever becomes of the file
+        content = self._file.read_bytes()  # hash the same bytes that run, even if the file changes
         found = hashlib.sha256(content).hexdigest()
         if found != (self.sha256 or self._hashes.sha256):
             raise ValueError(f"{self._file} has the SHA-256 {found}, not {self.sha256 or self._hashes.sha256}; it is another program")
@@ -103,7 +103,7 @@ class I3DScript:
 
 
 class I3DWeights:
-    """The state dict, in the network of `i3d`. epsilon: of batch normalisation, 1e-5 in the ports that published with this file.
+    """I3D features by the state dict, in the network of `i3d`. epsilon: of batch normalisation, 1e-5 in the ports with this file.
 
     path, kernel, crop, batch: as for `I3DScript`.
     """

@@ -1,10 +1,10 @@
-"""From frames as they are decoded to what a network was trained on: size, kernel, crop and range. These move scores, so they are recorded.
+"""Preprocessing of decoded frames for a network: size, kernel, crop and range. These change scores, so they are recorded.
 
 Four kernels, since published scores were measured with each of the first three:
   half_pixel   bilinear, centres of pixels aligned, no prefilter: PyTorch's, and that of the TorchScript I3D
   legacy       bilinear on the grid of TensorFlow 1, whose first pixels' corners are aligned: that of the first FVD code
   antialiased  bilinear with a prefilter where frames shrink, as image libraries do it
-  none         frames must come in the network's size, or, where it takes any, stay as they are
+  none         no resizing: frames must have the network's size, if it has a fixed one
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch.nn import functional
 
 
 def half_pixel(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """Output pixel i reads input place (i + 1/2) · scale - 1/2, clamped to the frame."""
+    """Bilinear resizing in which output pixel i reads input position (i + 1/2) · scale - 1/2, clamped to the frame."""
     return functional.interpolate(frames, size=size, mode="bilinear", align_corners=False)
 
 
 def antialiased(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """Like `half_pixel`, with the triangle kernel widened by the scale where frames shrink."""
+    """Bilinear resizing like `half_pixel`, with the triangle kernel widened by the scale where frames shrink."""
     return functional.interpolate(frames, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def legacy(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """Output pixel i reads input place i · scale, the last row and column held beyond: an image that shifts as it grows."""
+    """Bilinear resizing in which output pixel i reads input position i · scale, clamped to the last row and column: it shifts the image."""
     for axis, wanted in ((2, size[0]), (3, size[1])):
         given = frames.shape[axis]
         places = torch.arange(wanted, device=frames.device, dtype=torch.float64) * (given / wanted)
@@ -41,7 +41,7 @@ def legacy(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Ten
 
 
 def unresized(frames: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c h w"]:
-    """Nothing; raises ValueError where the size is another."""
+    """The frames unchanged; ValueError if they have another size."""
     if tuple(frames.shape[2:]) != size:
         height, width = frames.shape[2:]
         raise ValueError(
@@ -56,8 +56,8 @@ KERNELS = {"half_pixel": half_pixel, "legacy": legacy, "antialiased": antialiase
 
 @dataclass(frozen=True)
 class Preparation:
-    """size: (height, width) that the network takes, or None for any. crop: the shorter side is resized and the middle cut out, else both
-    sides are stretched. low, high: what black and white become, before `mean` is taken off and `deviation` divided by, a channel each.
+    """Preprocessing of videos for a network. size: its (height, width), or None for any. crop: resize the shorter side and crop the centre,
+    else stretch both sides. low, high: values of black and white before `mean` is subtracted and `deviation` divided by, one per channel.
     """
 
     size: tuple[int, int] | None
@@ -75,7 +75,7 @@ class Preparation:
             raise ValueError(f"extractor mean {self.mean} and deviation {self.deviation} need three numbers each, deviations not 0")
 
     def __call__(self, videos: Tensor) -> Float[Tensor, "B 3 T h w"]:
-        """videos: uint8 or float [0, 1], B T H W 3."""
+        """Preprocess uint8 or float [0, 1] videos, B T H W 3."""
         if videos.ndim != 5 or videos.shape[-1] != 3:
             raise ValueError(f"videos of shape {tuple(videos.shape)}; an extractor takes (batch, frames, height, width, 3)")
         scale = 255 if videos.dtype == torch.uint8 else 1

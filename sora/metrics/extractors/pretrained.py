@@ -1,6 +1,6 @@
-"""Frozen networks through transformers: VideoMAE and V-JEPA 2 over whole clips, CLIP, DINO or an Inception frame by frame.
+"""Frozen networks through transformers: VideoMAE and V-JEPA 2 on whole clips, CLIP, DINO or an Inception frame by frame.
 
-Weights come from a local folder, or from the Hugging Face hub where there is a network; safetensors only, and no code of theirs runs.
+Weights come from a local folder, or from the Hugging Face hub if a network is available; safetensors only, and no code of a model runs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sora.system import files as storage
 from sora.system import hub
 
 PATTERNS = ["config.json", "*.safetensors", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-# Image-text models bring halves that frames do not need.
+# Image-text models have text encoders, which frames do not need.
 FRAME_CLASSES = {"clip": "CLIPVisionModelWithProjection", "clip_vision_model": "CLIPVisionModelWithProjection"}
 
 
 class PretrainedVideo:
-    """The mean over all tokens of the last layer, of a network that sees clips.
+    """The mean over all tokens of the last layer of a network for clips.
 
-    label: begins the name in keys. source: a local folder, or a model of the Hugging Face hub, then pinned by `revision`. frames: how
-    many the network sees, evenly spaced over a clip; shorter clips are refused. size: of its input, square; kernel, crop, mean,
-    deviation: see `Preparation`. batch: clips at once.
+    label: begins the name in keys. source: a local folder, or a model of the Hugging Face hub, then pinned by `revision`. frames: how many
+    the network sees, evenly spaced over a clip; shorter clips raise an error. size: of its square input. kernel, crop, mean, deviation: see
+    `Preparation`. batch: clips at once.
     """
 
     logits, canonical = False, False
@@ -76,7 +76,7 @@ class PretrainedVideo:
 
     def _states(self, model: Any, videos: Tensor) -> Tensor:
         pixels = self.preparation(evenly(videos, self.minimum_frames)).transpose(1, 2)  # B T 3 h w
-        if model.config.model_type == "vjepa2":  # its forward would run the predictor of masked parts too
+        if model.config.model_type == "vjepa2":  # without skipping, its forward would run the mask predictor too
             return model.get_vision_features(pixel_values_videos=pixels)
         return model(pixel_values=pixels).last_hidden_state
 
@@ -90,7 +90,7 @@ class PretrainedVideo:
 
 
 class PretrainedFrames:
-    """The mean over frames of each frame's pooled embedding. frames: how many of a clip, evenly spaced; null is all. batch: frames at
+    """The mean over frames of each frame's pooled embedding. frames: how many of a clip, evenly spaced; null for all. batch: frames at
     once. The other keys are those of `PretrainedVideo`."""
 
     minimum_frames, logits, canonical = 1, False, False
@@ -128,12 +128,12 @@ class PretrainedFrames:
         return described.get("projection_dim") or width_of(self._folder)
 
     def encode_frames(self, videos: Tensor) -> Float[Tensor, "B T D"]:
-        """Embeddings of every frame, for consistency over time."""
+        """Embeddings of every frame, for temporal consistency."""
         return over_frames(self._network, self.preparation, videos, self.batch)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
-        """Embeddings of captions, cut to what the model reads. Raises ValueError for a model that has no half for text."""
+        """Embeddings of captions, cut to the model's maximum length. Raises ValueError for a model without a text encoder."""
         if self._kind != "clip":
             raise ValueError(f"extractor.source={self.source} is a model of kind {self._kind}, which reads no text; choose extractor=clip")
         tokenizer, model = self._text
@@ -158,8 +158,8 @@ class PretrainedFrames:
 
     @cached_property
     def _text(self) -> tuple[Any, Any]:
-        """The tokenizer and the half for text, of the same folder."""
-        # Without its files transformers makes one that knows no word, and says nothing.
+        """The tokenizer and the text encoder, from the same folder."""
+        # Without its files transformers silently makes an empty tokenizer.
         if not any((self._folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise ValueError(f"extractor.source: {self._folder} holds no tokenizer.json or vocab.json beside its weights; put them there")
         tokenizer = hub.pretrained("AutoTokenizer", self._folder, key="extractor.source")
@@ -167,7 +167,7 @@ class PretrainedFrames:
 
 
 class PooledEmbedding(nn.Module):
-    """A model of transformers as pixels (n, 3, h, w) to one embedding each."""
+    """A model of transformers as a module from pixels (n, 3, h, w) to one embedding each."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class PooledEmbedding(nn.Module):
 
 
 def folder_of(source: str, revision: str | None) -> Path:
-    """The local folder, or the hub's snapshot. Raises ValueError that says what to download."""
+    """The local folder, or the hub's snapshot. Raises ValueError with what to download."""
     if Path(source).is_dir():
         return Path(source)
     instead = "choose extractor=rand3d, transnetv2 or efficientnet_lite0, which need none"
@@ -188,7 +188,7 @@ def folder_of(source: str, revision: str | None) -> Path:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Of every byte of config and weights."""
+    """A hash of every byte of config and weights."""
     files = sorted(path for path in folder.iterdir() if path.name == "config.json" or path.suffix == ".safetensors")
     if len(files) < 2:
         raise ValueError(f"extractor.source: {folder} holds no config.json with *.safetensors beside it; give a model's folder")
@@ -196,7 +196,7 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def width_of(folder: Path) -> int:
-    """Of the last layer, by the model's config."""
+    """The width of the last layer, by the model's config."""
     described = storage.read_json(folder / "config.json")
     described = described.get("vision_config") or described
     width = described.get("hidden_size") or described.get("num_features")

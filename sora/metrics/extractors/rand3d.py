@@ -1,9 +1,8 @@
 """Features of videos from a seeded random network of three 3-D convolutions: no weights to download, the same on every machine.
 
-They rank noise, blur, compression and colour of real clips by severity. Motion they hardly see: real clips that are frozen score about what
-undamaged ones do (docs/ladders.md), so a distance over them is one of appearance, and `motion3d` stands beside it. They are no
-substitute for a trained network, and a score over them is comparable with nothing but itself. So every key carries the name `rand3d-v1`,
-and it is never called FVD.
+They rank noise, blur, compression and colour of real clips by severity. They hardly see motion: frozen real clips score about like
+undamaged ones (docs/ladders.md), so a distance over them is one of appearance; read `motion3d` beside it. They are no substitute for a
+trained network, and a score over them is comparable only with itself. So every key has the name `rand3d-v1`, and it is never called FVD.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from torch.nn import functional
 
 from sora.metrics.extractors.pixels import Preparation
 
-VERSION_1 = "71f497f15edc53a0"  # begins the fingerprint of seed 0; other weights have other names
+VERSION_1 = "71f497f15edc53a0"  # the beginning of seed 0's fingerprint; other weights have other names
 
 
 class Random3D(nn.Module):
-    """Three convolutions 3x3x3 of stride 2 with zero-mean kernels; mean and deviation of each layer's channels, 224 numbers."""
+    """Three convolutions 3x3x3 of stride 2 with zero-mean kernels; mean and standard deviation of each layer's channels, 224 numbers."""
 
     minimum_frames = 1
     widths = (3, 16, 32, 64)
@@ -35,7 +34,7 @@ class Random3D(nn.Module):
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__()
-        # PCG64, not torch: numpy keeps its bit stream, torch does not promise to.
+        # PCG64, not torch: numpy promises a stable bit stream, torch does not.
         draw = np.random.Generator(np.random.PCG64(seed))
         digest = hashlib.sha256()
         kernels = []
@@ -45,7 +44,7 @@ class Random3D(nn.Module):
             kernel *= (2 / (1 + 0.1**2) / (inputs * 27)) ** 0.5
             kernel = kernel.astype(np.float32)
             digest.update(kernel.tobytes())
-            # numpy's array in torch's keeping, on the processor whatever the default device is
+            # from numpy, so on the CPU whatever torch's default device is
             kernels.append(nn.Parameter(torch.from_numpy(kernel), requires_grad=False))
         self.kernels = nn.ParameterList(kernels)
         self.fingerprint = digest.hexdigest()
@@ -53,7 +52,7 @@ class Random3D(nn.Module):
 
     @torch.no_grad()
     def forward(self, videos: Tensor) -> Float[Tensor, "B D"]:
-        """uint8 or float [0, 1], B T H W 3. Each video by itself: the result does not depend on its batch."""
+        """Features of uint8 or float [0, 1] videos, B T H W 3, each by itself: the result does not depend on the batch."""
         self.to(videos.device)
         with torch.autocast(videos.device.type, enabled=False):
             return torch.cat([self._one(video) for video in videos])

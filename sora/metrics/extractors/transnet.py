@@ -1,8 +1,7 @@
-"""Features of TransNetV2, a shot-cut network whose weights ship in a package: real, trained, and to be had without a network.
+"""Features of TransNetV2, a shot-cut network with weights from a package: a trained network that needs no download.
 
-Of two dozen real clips they rank noise, blur, compression, colour and speed by severity, notice frames that stand still from about eight
-on, and hardly see frames in disorder (docs/ladders.md): a distance over them is one of appearance first, and `motion3d` stands beside it.
-Never called FVD.
+On two dozen real clips they rank noise, blur, compression, colour and speed by severity, notice frozen clips from about eight clips on, and
+hardly see shuffled frames (docs/ladders.md): a distance over them is mainly one of appearance; read `motion3d` beside it. Never called FVD.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DILATIONS = (1, 2, 4, 8)
 
 
 class Dilated(nn.Module):
-    """Four separable convolutions whose reach in time doubles, side by side, normalised (Souček and Lokoč 2020, figure 1)."""
+    """Four separable convolutions of doubling dilation in time, side by side, normalised (Souček and Lokoč 2020, figure 1)."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Dilated(nn.Module):
 
 
 class Stack(nn.Module):
-    """Two of them, the first one's activations added to the second's, then rows and columns halved."""
+    """Two `Dilated` blocks with a residual from the first to the second, then average pooling of rows and columns by two."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class Stack(nn.Module):
 
 
 class TransNetV2:
-    """The mean over time and space of the last convolutions' 256 channels. batch: videos at once."""
+    """The mean over time and space of the 256 channels of the last convolutions. batch: videos at once."""
 
     dimension, minimum_frames, logits, canonical = 256, 2, False, False
     preparation = Preparation(size=(27, 48), kernel="antialiased")

@@ -1,1 +1,1 @@
-"""Decoding: one protocol, `VideoReader`, its backends (PyAV, decord, torchcodec), and the child process that runs them under guard."""
+"""Decoding: the backends of the `VideoReader` protocol (PyAV, decord, torchcodec), and the child process that runs one under guard."""

@@ -1,7 +1,7 @@
-"""The other side of `GuardedReader`: a process that reads what it is told to, and nothing else.
+"""The child process of `GuardedReader`, which reads the clips that it is sent and does nothing else.
 
-What is said is JSON; a clip's bytes and the frames lie in two files in memory. The process ends when the other side is gone, and
-by its own clock: a signal that is not handled kills it even inside a decoder.
+Calls and answers are JSON; a clip's bytes and the frames lie in two files in memory. The process ends when the parent is gone, or by its
+own timer: a signal without a handler kills it even inside a decoder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sora.system.processes import Parent, ignore_asking
 from sora.video.reader import Source, VideoInfo, VideoReader
 
 Call = dict[str, Any]
-_KEPT = 64 << 20  # bytes of the frames' file that stay allocated between reads
+_KEPT = 64 << 20  # bytes of the file of frames that stay allocated between reads
 
 
 def described(value: Any) -> Any:
-    """A dataclass of plain values and such dataclasses, as JSON-able as its type and its fields."""
+    """A JSON-able description of a dataclass (its type and fields), whose fields are plain values or such dataclasses."""
     if not is_dataclass(value) or isinstance(value, type):
         return value
     kind, values = type(value), {one.name: described(getattr(value, one.name)) for one in fields(value)}
@@ -35,7 +35,7 @@ def described(value: Any) -> Any:
 
 
 def rebuilt(description: Any) -> Any:
-    """The value that `described` describes; it comes from the process that started this one."""
+    """The value that `described` describes. The description comes from the process that started this one, so it is trusted."""
     if not isinstance(description, dict):
         return description
     module, _, name = description["type"].partition(":")
@@ -44,7 +44,7 @@ def rebuilt(description: Any) -> Any:
 
 
 def serve(said: int, clip: int, frames: int, parent: int, lasting: bool) -> None:
-    """Answer calls until nobody holds the other end, or the `Parent` of these is gone."""
+    """Answer calls until nobody holds the other end of the socket, or the `Parent` is gone."""
     ignore_asking()
     Parent(parent, lasting).hold_to()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -53,14 +53,14 @@ def serve(said: int, clip: int, frames: int, parent: int, lasting: bool) -> None
     order = json.loads(connection.recv_bytes())
     try:
         reader = rebuilt(order["reader"])
-        _ = reader.identity()  # imports the backend, before the limit and before its chatter is silenced
+        _ = reader.identity()  # imports the backend before memory is limited and its output is silenced
         nowhere = os.open(os.devnull, os.O_WRONLY)
         _limit(order["memory"])
         confine()
     except ValueError as error:
         _tell(connection, {"failed": str(error)})
         return
-    except Exception:  # a mistake of ours: nobody sees this process's own output, so the other side raises it
+    except Exception:  # a bug: this process's output is not shown, so the parent raises it
         _tell(connection, {"failed": traceback.format_exc()})
         return
     _tell(connection, {"ready": True})
@@ -92,7 +92,7 @@ def _answered(reader: VideoReader, call: Call, clip: int, frames: int) -> dict[s
         return {"refused": str(error)}
     except MemoryError:
         return {"refused": f"{call['name']} needs more memory than a clip may take (reader.memory_gb)"}
-    except Exception:  # not the clip's fault, or it would be a ValueError: the other side raises it and ends the run
+    except Exception:  # a clip's fault would be a ValueError: the parent raises this and ends the run
         return {"failed": traceback.format_exc()}
 
 
@@ -119,7 +119,7 @@ def _plain(info: VideoInfo) -> dict[str, Any]:
 
 
 def _limit(memory: int) -> None:
-    """Let this process map `memory` bytes more than it has, and write no core when it dies of a clip."""
+    """Let this process map `memory` bytes more than it has now, and write no core file when a clip crashes it."""
     with open("/proc/self/statm", "rb") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""Decoded frames to pictures: upright RGB of one size, in one array."""
+"""Converts decoded frames to upright RGB of one size, in one array."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 
 from sora.video.reader import VideoInfo, covering, middle, too_large
 
-_RED_GREEN_BLUE = (2, 0, 1)  # where their planes stand in a frame of "gbrp"
+_RED_GREEN_BLUE = (2, 0, 1)  # indices of the planes in a frame of "gbrp"
 
 
 class Converter:
-    """Decoded frames to upright RGB of one size: swscale turns colours and shrinks in one go, which is cheaper than either order of two."""
+    """Converts decoded frames to upright RGB of one size; swscale converts colours and resizes in one pass, which is cheaper than two."""
 
     def __init__(self, info: VideoInfo, size: tuple[int, int] | None) -> None:
         self._reformat = VideoReformatter()
@@ -51,7 +51,7 @@ class Converter:
 
 
 class FrameBuffer:
-    """Pictures in one array, made for as many as the header promises and grown where there are more."""
+    """Pictures in one array, allocated for the header's number of frames and grown if there are more."""
 
     def __init__(self, expected: int, most: int, named: str) -> None:
         self.count, self._expected, self._most, self._named = 0, expected, most, named
@@ -70,5 +70,5 @@ class FrameBuffer:
 
     def stacked(self) -> UInt8[np.ndarray, "T H W 3"]:
         assert self._room is not None
-        # A view keeps what was not needed; pages never written take no memory, so only a large rest is worth a copy.
+        # A view keeps the unused rest allocated; pages never written take no memory, so only a large rest is worth a copy.
         return self._room[: self.count]

@@ -1,7 +1,7 @@
-"""The decord reader, for shards that we wrote. Its FFmpeg is of 2021 and its code is not kept up, so it is held to what it gets right.
+"""The decord reader, for shards that sora wrote. Its FFmpeg is of 2021 and unmaintained, so it gets only files that it reads right.
 
-It returns wrong frames for edit lists and for open groups of pictures, and crashes on files that are cut short; it knows no AV1 and no
-rotation or mirror. All that is refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.
+It returns wrong frames for edit lists and open groups of pictures, crashes on files that are cut short, and has no AV1, rotation or
+mirroring; all these files are refused here. It does not notice flipped bits: the hashes of an index do. Run it in a `GuardedReader`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sora.video.demuxing.seeking import INDEXED
 from sora.video.reader import Limits, Reading, Source, VideoInfo
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video")
-_NARROWEST = 64  # it takes some narrower frames for ones of four channels
+_NARROWEST = 64  # pixels; decord takes some narrower frames for four-channel ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecordReader:
-    """A `VideoReader`. Headers are read by PyAV, which also says which frames are asked for; decord decodes and resizes them."""
+    """A `VideoReader` that decodes and resizes with decord; PyAV reads the headers and chooses the frames."""
 
     limits: Limits
 
@@ -53,7 +53,7 @@ class DecordReader:
         size: tuple[int, int] | None = None,
         name: str | None = None,
     ) -> Reading:
-        """See `VideoReader`; also a `ValueError` for what decord would get wrong."""
+        """See `VideoReader`; also raises `ValueError` for files that decord would read wrong."""
         given = {"start": start, "first": first, "frames": frames, "fps": fps, "size": size, "name": name}
         return by_number(_decoded, source, backend="decord", limits=self.limits, **given)
 
@@ -66,8 +66,8 @@ def _decoded(wanted: IndexedRead) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     numbers, places = np.unique(wanted.numbers, return_inverse=True)
     try:
         video = decord.VideoReader(io.BytesIO(wanted.content), ctx=decord.cpu(0), width=width, height=height, num_threads=1)
-        numbers = numbers[numbers < len(video)]  # fewer frames than there are: refused by the number that is told
-        # The first frame teaches the decoder what only the first packet holds.
+        numbers = numbers[numbers < len(video)]  # decord may count fewer frames; the caller compares its count and refuses
+        # Decode the first frame: some codec parameters are in the first packet only.
         pictures = video.get_batch([0, *numbers.tolist()]).asnumpy()[1:]
     except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f"{wanted.named} does not decode by decord: {str(error).strip().splitlines()[-1]}; choose reader=pyav") from None

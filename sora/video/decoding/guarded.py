@@ -1,4 +1,4 @@
-"""A reader in a process of its own, with a clock and a memory limit, so that whoever trains never dies or hangs of a clip."""
+"""Runs a video reader in a child process with a time and a memory limit, so that no clip can crash or hang the training process."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from sora.system.processes import Parent, born_deaf
 from sora.video.decoding.child import Call, described
 from sora.video.reader import Reading, ReadReport, Source, Timeline, VideoInfo, VideoReader, named
 
-_START = 300.0  # seconds that a child may take to import its backend, on a machine that has much else to do
-_SLACK = 10.0  # seconds after the child's own clock until it is killed from here
-# Nothing that may hold a secret; SORA_OWN holds names of modules, where a reader of the user's own may lie.
+_START = 300.0  # seconds that a child may take to import its backend on a busy machine
+_SLACK = 10.0  # seconds after the child's own timeout until the parent kills it
+# Only variables without secrets; SORA_OWN has names of modules, which may define the user's own reader.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR", OWN)
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class GuardedReader:
-    """`reader`, a `VideoReader`, in a child process that is started at the first use, by each process that uses it.
+    """Runs `reader`, a `VideoReader`, in a child process, which each process starts at its first call.
 
-    seconds: that one call may take. memory_gb: that it may allocate beyond what the backend takes when it is loaded. restart_after:
-    reads; a decoder that leaks is let go in time. A clip of which the child dies or hangs is tried once more in a new one, since it may
-    not have been the clip's fault; then it is a `ValueError` that names it, as any clip that does not decode. That the backend itself does
-    not work is a `RuntimeError`. The child has no secret of the environment, no open file of this process, and, where the kernel can see to
-    it, opens no connection and starts no program.
+    seconds: the most that one call may take. memory_gb: memory that the child may allocate beyond the loaded backend's. restart_after:
+    reads after which the child is replaced, against memory leaks. A clip that kills or hangs the child is tried once more in a new child;
+    then it is a `ValueError` with its name, like any clip that does not decode. A backend that itself does not work raises `RuntimeError`.
+    The child has no secrets of the environment and no open file of this process, and, where the kernel allows it, cannot open connections
+    or start programs.
     """
 
     _child: _Child | None = None
@@ -51,7 +51,7 @@ class GuardedReader:
         idle = self._child is None
         try:
             told = self._identity = str(self._asked({"do": "identity"}, b"", "the reader")[0]["identity"])
-        except RuntimeError as error:  # asked for before the first clip, so that a backend that is missing is told as what it is
+        except RuntimeError as error:  # before the first clip, so that a missing backend is reported as such
             raise ValueError(str(error)) from None
         if idle:
             self.close()
@@ -95,7 +95,7 @@ class GuardedReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_child": None}  # a process does not travel to another
+        return self.__dict__ | {"_child": None}  # a child process cannot be pickled
 
     def _asked(self, call: Call, content: bytes, named: str) -> tuple[dict[str, Any], np.ndarray | None]:
         for attempt in (1, 2):
@@ -108,7 +108,7 @@ class GuardedReader:
                 if attempt == 1:
                     continue
                 raise ValueError(f"{named} {self._ending(child, error)}, twice") from None
-            except BaseException:  # such as Ctrl-C: the answer that is still to come must not be taken for that of the next call
+            except BaseException:  # such as Ctrl-C: the pending answer must not be taken for that of the next call
                 child.kill()
                 self._child = None
                 raise
@@ -120,7 +120,7 @@ class GuardedReader:
         raise AssertionError("two attempts end in an answer or an error")
 
     def _running(self) -> _Child:
-        """The child of this process; one that was forked along belongs to another."""
+        """The child of this process; one that a fork copied belongs to another process."""
         if self._child is not None and (self._child.owner != os.getpid() or self._child.calls >= self.restart_after):
             self.close()
         if self._child is None:
@@ -137,7 +137,7 @@ class GuardedReader:
 
 
 def _said(source: Source, named: str) -> Call:
-    # whole, as the child stays where it was when it was started
+    # absolute, as the child keeps the working directory of its start
     return {"path": None if isinstance(source, bytes) else os.path.abspath(source), "name": named}
 
 
@@ -146,22 +146,22 @@ def _content(source: Source) -> bytes:
 
 
 class _Line(Connection):
-    """A connection that only its owner closes. Where both are garbage at once, it would be closed first, and its number, which may mean
-    another file by then, a second time by its owner."""
+    """A connection that only its owner closes. Garbage collection of both at once would close its file descriptor twice, and the number may
+    belong to another file by then."""
 
     def __del__(self) -> None:
         pass
 
 
 class _Child:
-    """The process, a socket for what is said, and two files in memory: clips go one way, frames the other. Only this side waits."""
+    """The child process, a socket for calls and answers, and two files in memory, for clips and for frames. Only this side has timeouts."""
 
     def __init__(self, reader: VideoReader, seconds: float, memory_gb: float) -> None:
         self.owner, self.calls, self._seconds = os.getpid(), 0, seconds
         ours, theirs = socket.socketpair()
         self._clip, self._frames = os.memfd_create("clip"), os.memfd_create("frames")
         passed, parent = (theirs.fileno(), self._clip, self._frames), Parent.here()
-        # As for the processes that multiprocessing spawns: modules are found where they are found here.
+        # As multiprocessing does for spawned processes: the child has the same module path.
         told = (*passed, parent.process, parent.lasting)
         code = f"import sys; sys.path[:] = {sys.path!r}; from sora.video.decoding.child import serve; serve{told!r}"
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ONE_THREAD
@@ -180,7 +180,7 @@ class _Child:
             raise RuntimeError(f"the process that decodes did not start:\n{answer['failed']}")
 
     def ask(self, call: Call, content: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
-        """What the child answers, and its frames; EOFError if it dies, TimeoutError if it does not answer."""
+        """Send a call and a clip's bytes; return the answer and its frames. EOFError if the child dies, TimeoutError without an answer."""
         self.calls += 1
         os.ftruncate(self._clip, len(content))
         written = 0
@@ -208,17 +208,17 @@ class _Child:
         return json.loads(self._said.recv_bytes())
 
     def kill(self) -> None:
-        """End it whatever it is doing; `process.returncode` tells how it had ended if it had."""
+        """Kill the child; `process.returncode` tells how it ended if it had ended before."""
         if self.owner == os.getpid():
             try:
-                self.process.wait(0.5)  # its socket closes a moment before it is gone
+                self.process.wait(0.5)  # its socket closes a moment before the process ends
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
         self._let_go()
 
     def close(self) -> None:
-        """Let it end by itself: it does so when nobody holds the other end of its socket."""
+        """Let the child end by itself, which it does when nobody holds the other end of its socket."""
         self._let_go()
         if self.owner == os.getpid():
             try:

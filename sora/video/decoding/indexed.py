@@ -1,6 +1,6 @@
-"""What backends that are asked for frames by number share: which numbers a read at times wants, judged by our own look at the file.
+"""Reading by frame number, shared by backends that have no reading by time: PyAV's times of the file decide which frames a read wants.
 
-Their `read` is `by_number` with a `decode` of their own.
+Such a backend's `read` is `by_number` with its own `decode`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from sora.video.reader import (
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedRead:
-    """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to, of which `size` is the middle.
+    """A read in frame numbers. content: the file's bytes. fps: of the result. shape: (H, W) to decode to; `size` is its centre crop.
 
-    promised: frames by the header (0: it does not say). container: as FFmpeg calls it.
+    promised: the header's number of frames (0: none). container: FFmpeg's name of it.
     """
 
     named: str
@@ -66,9 +66,9 @@ def by_number(
     name: str | None,
     limits: Limits,
 ) -> Reading:
-    """See `VideoReader.read`. decode: how many frames the backend finds in the file, and those of the read's `numbers` at its `shape`.
+    """Read as `VideoReader.read` describes. decode: returns the backend's count of frames, and the frames `numbers` at `shape`.
 
-    Also a ValueError where the backend finds other frames in the file than PyAV. Images are read alike by all.
+    Also raises ValueError if the backend finds another number of frames than PyAV. Images are read by Pillow for all backends.
     """
     if is_picture(source):
         reader = PyAVReader(limits=limits)
@@ -124,9 +124,9 @@ def asked(
 
 
 def chosen(walk: PacketScan, *, start: float, frames: int | None, fps: float | None, step: float) -> tuple[Int[np.ndarray, "T"], int]:
-    """The numbers of the frames nearest to start, start + 1/fps, ... and how many of them are far off for what the container lost.
+    """The numbers of the frames nearest to start, start + 1/fps, ..., and how many of them are far off because the container lost others.
 
-    The earlier of two that are equally near; the last frame serves half a step (seconds). fps None: all frames from `start` on.
+    Of two equally near frames the earlier is taken; the last frame counts for half a `step` (seconds). fps None: all from `start` on.
     """
     times = walk.timeline.times
     if fps is None:

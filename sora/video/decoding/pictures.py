@@ -1,7 +1,7 @@
-"""Images as videos: a still is a video of one frame, an animated one (GIF, WebP, AVIF, APNG) a video of constant rate.
+"""Images as videos: a still is a video of one frame, an animation (GIF, WebP, AVIF, APNG) a video of constant rate.
 
-Pillow reads them, of an allow-list of formats that the first bytes choose. Frames are upright as EXIF says, in sRGB where a profile says
-what they are in, of eight bits a channel; what is transparent shows white.
+Pillow reads them, with a decoder from an allow-list that the first bytes choose. Frames are upright by EXIF, converted to sRGB if the file
+has a colour profile, and have eight bits a channel; transparent pixels become white.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, ImageOps, features
 
-# Named here, so that a process that is confined later has them.
+# Imported here, so that a process that is confined later has them.
 from PIL import AvifImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 
 from sora.video.demuxing.kinds import HEAD, kind_of
 from sora.video.reader import Limits, ReadReport, Source, Timeline, VideoInfo, named, too_large
 
-STILL_RATE = 1.0  # frames a second that a still is said to have: it has no rate, and nothing is read by this one
-_SHORTEST, _USUAL = 20, 100  # ms: an animation that asks for less time a frame gets the usual one, as in every browser
-_CODEC = "image/"  # of every image's `VideoInfo.codec`, before its format
-_ON_ITS_SIDE = (5, 6, 7, 8)  # values of EXIF's orientation at which rows are columns
+STILL_RATE = 1.0  # frames a second that the facts of a still have; reading does not depend on it
+_SHORTEST, _USUAL = 20, 100  # ms: an animation with less time per frame gets the usual one, as in every browser
+_CODEC = "image/"  # the prefix of an image's `VideoInfo.codec`, before its format
+_ON_ITS_SIDE = (5, 6, 7, 8)  # values of EXIF's orientation that swap rows and columns
 _PLAIN = ("RGB", "L", "1")
 _SEEN_THROUGH = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 class OpenedImage(NamedTuple):
-    """An opened image. lasting: ms of each frame that is stored, () of a still. info: of the video that it is."""
+    """An opened image. lasting: milliseconds of each stored frame, () for a still. info: the facts of the image as a video."""
 
     image: Image.Image
     lasting: tuple[float, ...]
@@ -46,12 +46,12 @@ Opened = tuple[OpenedImage, None, VideoInfo]  # in the form of `containers.Opene
 
 
 def identity() -> str:
-    """What the pixels of an image depend on; of a video they do not, so it is no part of a `VideoReader`'s identity."""
+    """The versions that an image's pixels depend on. It is no part of a `VideoReader`'s identity, since videos do not depend on it."""
     return f"pillow {PIL.__version__}"
 
 
 def is_picture(source: Source) -> bool:
-    """Whether it is an image by its first bytes; a file that cannot be read is none."""
+    """Whether the file is an image by its first bytes; False for a file that cannot be read."""
     try:
         return bool(kind_of(_head(source)).picture)
     except OSError:
@@ -59,14 +59,14 @@ def is_picture(source: Source) -> bool:
 
 
 def is_still(info: VideoInfo) -> bool:
-    """Whether a file that was probed is an image of one frame, and no short video."""
+    """Whether a probed file is a still image rather than a short video."""
     return info.frames == 1 and info.codec.startswith(_CODEC)
 
 
 def probe(source: Source, *, name: str | None, timeline: bool, limits: Limits) -> VideoInfo:
     """See `VideoReader`."""
     with opened(source, name, limits) as (picture, _, info), _refused(named(source, name)):
-        picture.image.load()  # what cannot be decoded is told as early as of videos, of which a frame is decoded too
+        picture.image.load()  # raises for an image that does not decode, as probing a video does
     numbers = np.arange(info.frames)
     return replace(info, timeline=Timeline(numbers / info.fps, numbers == 0)) if timeline else info
 
@@ -89,7 +89,7 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
 
 
 def shown(picture: OpenedImage, named: str, report: ReadReport) -> Iterator[tuple[float, VideoFrame]]:
-    """(time in seconds, frame) of every frame of the video that an image is; what an animation shows for long comes several times."""
+    """(time in seconds, frame) of every frame of the image as a video; a frame of an animation that lasts long comes several times."""
     step, first = 1000 / picture.info.fps, _first(picture.image)
     number, until, frame = -1, 0.0, None
     for count in range(picture.info.frames):
@@ -106,12 +106,12 @@ def shown(picture: OpenedImage, named: str, report: ReadReport) -> Iterator[tupl
 
 @contextmanager
 def _refused(named: str) -> Iterator[None]:
-    """Whatever a damaged image makes of Pillow, which is nearly anything, becomes a `ValueError` that names it."""
+    """Turn any error of Pillow, which a damaged image can make raise nearly anything, into a `ValueError` with the image's name."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd metadata: limits refuse the first, the second change nothing
+            warnings.simplefilter("ignore")  # of large images, which the limits refuse, and of odd metadata, which are harmless
             yield
-    except PIL.UnidentifiedImageError:  # its own words tell of an object in memory
+    except PIL.UnidentifiedImageError:  # Pillow's message names an object in memory
         raise ValueError(f"{named} does not decode: its header is damaged") from None
     except OSError as error:
         raise ValueError(f"{named} does not decode: {error.strerror or error}") from None
@@ -122,9 +122,9 @@ def _refused(named: str) -> Iterator[None]:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB. Raises ValueError for one that is not known to come out right."""
+    """An image of any mode as RGB. Raises ValueError for a mode that is not known to convert correctly."""
     mode = image.mode
-    if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # converting would clip all above 255
+    if mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # convert() would clip all values above 255
         values = np.asarray(image).astype(np.float64)
         if mode == "I" and (values.min() < 0 or values.max() > 65535):
             raise ValueError("its grey values do not fit 16 bits")
@@ -147,7 +147,7 @@ def _upright(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """RGB, by the image's profile where it has one that can be used."""
+    """An RGB image in sRGB, converted by its profile if that can be used."""
     profile = image.info.get("icc_profile")
     flat = image if profile and image.mode == "CMYK" else rgb(image)
     if not profile:
@@ -158,13 +158,13 @@ def _in_srgb(image: Image.Image) -> Image.Image:
             turned = ImageCms.profileToProfile(flat, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
             assert turned is not None
             return turned
-    except (ImageCms.PyCMSError, OSError):  # damaged, or of another colour space than the pixels: left aside, as by every viewer
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for another colour space, is ignored, as by every viewer
         pass
     return rgb(flat)
 
 
 def _within(image: Image.Image, kind: str, told: str, limits: Limits) -> OpenedImage:
-    """What an opened image is. Raises ValueError where it asks for more than the limits."""
+    """The facts of an opened image. Raises ValueError if it exceeds the limits."""
     width, height = image.size
     if image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE:
         width, height = height, width
@@ -202,7 +202,7 @@ def _check(told: str, limits: Limits, **asked: float) -> None:
 
 
 def _durations(image: Image.Image, stored: int) -> Iterator[float]:
-    """ms of each frame of an animation, all of which are decoded for it: most formats tell with the frame."""
+    """Milliseconds of each frame of an animation. This decodes all of them, since most formats store the duration with the frame."""
     for number in range(stored):
         image.seek(_first(image) + number)
         image.load()
@@ -211,7 +211,7 @@ def _durations(image: Image.Image, stored: int) -> Iterator[float]:
 
 
 def _first(image: Image.Image) -> int:
-    """The number of an animation's first frame: an APNG may hold a picture before it, for those that show no animations."""
+    """The number of an animation's first frame: an APNG may begin with a picture for viewers that show no animations."""
     return int(bool(image.info.get("default_image")))
 
 

@@ -1,7 +1,7 @@
-"""The default reader: PyAV, which brings its own FFmpeg, knows every codec, tells corrupt frames and saves what a damaged file still gives.
+"""The default reader: PyAV, which has its own FFmpeg with all codecs, reports corrupt frames, and reads the sound part of damaged files.
 
-Files are opened as byte streams with the demuxer that their first bytes name: FFmpeg is never given a path, so a playlist or a
-reference inside a file opens nothing.
+Files are opened as byte streams with the demuxer that their first bytes name: FFmpeg is never given a path, so a playlist or a reference
+inside a file opens nothing.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from sora.video.demuxing.timeline import Packets, PacketTimes, measured, opening
 from sora.video.reader import HOLE, LAST_FOR, Limits, Reading, ReadReport, Source, VideoInfo, check_rate, check_room, check_start, named
 
 T = TypeVar("T")
-_GROUPS = 32  # groups of pictures of which frames may still come when the last one begins
+_GROUPS = 32  # the last groups of pictures that may still have frames in the decoder
 _SAME = 1e-6  # seconds
 
 
 class Shown(NamedTuple):
     """One frame of `stream`. time: its own, in seconds from the video's start. good: nothing went wrong since the keyframe before it, and
-    nothing that it stands for was lost."""
+    no frame that should stand in its place was lost."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     time: float
@@ -49,7 +49,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PyAVReader:
-    """A `VideoReader` in this process. A crash of the decoder is a crash of the process: `Guarded` runs it in another."""
+    """A `VideoReader` in this process. A crash of the decoder crashes the process: `GuardedReader` runs it in a child."""
 
     limits: Limits
 
@@ -59,7 +59,7 @@ class PyAVReader:
         return f"pyav {av.__version__} {libraries}"
 
     def probe(self, source: Source, *, name: str | None = None, timeline: bool = False) -> VideoInfo:
-        """See `VideoReader`. One frame is decoded, after the limits are checked: it tells the rotation."""
+        """See `VideoReader`. One frame is decoded, after the limits are checked, since the rotation is stored with frames."""
         if pictures.is_picture(source):
             return pictures.probe(source, name=name, timeline=timeline, limits=self.limits)
         shown = stream(source, name=name, limits=self.limits)
@@ -109,8 +109,8 @@ class PyAVReader:
 
 
 def settled(make: Callable[[stream], T], source: Source, **asked: Any) -> T:
-    """What `make` makes of a `stream` of the source. Where that one has faults and did not begin with the file's first packet, what it
-    makes of another one that does: the faults may be of the seek. If they were, the file is read so from then on."""
+    """The result of `make` for a `stream` of the source, or, if that stream has faults that its seek may explain, for a stream from the
+    first packet on. If the faults of the two differ, the file is always read from the first packet from then on."""
     shown = stream(source, **asked)
     try:
         made = make(shown)
@@ -134,9 +134,9 @@ def settled(make: Callable[[stream], T], source: Source, **asked: Any) -> T:
 
 
 class stream:
-    """Iterate over a video's frames as `Shown`, one at a time, as `PyAVReader.read` does; `report` is kept up to date.
+    """Iterates over a video's frames as `Shown`, one at a time, as `PyAVReader.read` does; `report` is kept up to date.
 
-    `fps` is the rate of what comes out. `sought`: the frames before the start were not all decoded.
+    `fps` is the rate of the result. `sought`: not all frames before the start were decoded.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class stream:
             raise
 
     def _open(self, limits: Limits) -> VideoInfo:
-        """Open the file, anew if it is open."""
+        """Open the file, again if it is open."""
         self.close()
         self._opened = (pictures.opened if pictures.is_picture(self._source) else opened)(self._source, self._name, limits)
         self._place = self._opened.__enter__()
@@ -177,7 +177,7 @@ class stream:
         return self._place is not None and isinstance(self._place[0], pictures.OpenedImage)
 
     def _measure(self, limits: Limits) -> None:
-        """Take the rate by the packets, which `probe` tells: headers count how long the last frame of a recording stands."""
+        """Take the rate from the packets, as `probe` does: headers include how long the last frame of a recording lasts."""
         container, video = self._there()
         with refused(self._name):
             self.info = replace(self.info, fps=measured(container, video, self.info, walked(container, video, self.info, limits)).fps)
@@ -203,7 +203,7 @@ class stream:
             raise
 
     def undecided(self) -> Iterator[tuple[VideoFrame, Converter, float, bool]]:
-        """The frames before their conversion to RGB, what converts them, their times, and whether they are good."""
+        """The frames before conversion to RGB, with their converters, their times, and whether they are good."""
         while True:
             try:
                 with refused(self._name):
@@ -218,11 +218,11 @@ class stream:
 
     @property
     def doubtful(self) -> bool:
-        """Whether what was wrong so far may be because the frames before the start were not all decoded."""
+        """Whether the faults so far may come from not decoding all frames before the start."""
         return self.sought and (any(self.report.faults) or not self.report.decoded)
 
     def close(self) -> None:
-        """Let the file go; also done at the end of the iteration."""
+        """Close the file, as the end of the iteration does."""
         opened, self._opened, self._place = self._opened, None, None
         if opened is not None:
             opened.__exit__(None, None, None)
@@ -246,14 +246,14 @@ class stream:
         convert = Converter(self.info, size)
         asked = islice(_all(timed, earliest, start), over, None) if fps is None else _nearest(timed, start, fps, step * LAST_FOR)
         for target, one in asked:
-            # By number every frame counts, and at a rate every target that another frame was nearer to.
+            # By number every frame counts; at a rate, every target that another frame would have been nearer to.
             near = 0.0 if first is not None else LAST_FOR * step + _SAME if fps is not None else 1.5 * step + HOLE
             late = one.lost and abs(one.time - target) > near
             self.report.late += late
             yield one.frame, convert, one.time, one.whole and not late
 
     def _begin(self, start: float, first: int | None, limits: Limits) -> tuple[float, float, int]:
-        """The time of the first frame that is asked for, one before which none is, and how many of those after it are not."""
+        """The time of the first frame asked for, a time before which no frame is wanted, and how many frames between are unwanted."""
         if not first:
             return (0.0, -inf, 0) if first == 0 else (start, start - 0.5 / self.info.fps, 0)
         container, video = self._there()
@@ -265,7 +265,7 @@ class stream:
         return float(times[first]), earliest, first - int(np.searchsorted(times, earliest))
 
     def _decoded(self, start: float, earliest: float, fps: float | None, limits: Limits) -> Iterator[_Timed]:
-        """Frames with their times, from one at or before `earliest` on; a packet that the decoder refuses is counted and passed over."""
+        """Frames with their times, from one at or before `earliest` on; a packet that the decoder refuses is counted and skipped."""
         packets, clock, entries = self._packets(earliest, limits)
         _, video = self._there()
         told: Iterator[Packet] = walked_to(packets, entries, clock, earliest) if self._walks else packets
@@ -275,7 +275,7 @@ class stream:
         for packet in told:
             self.report.errors += packet.pts in packets.torn
             if packet in entries:
-                self.report.errors = self.report.corrupt = 0  # nothing that is read refers to what came before
+                self.report.errors = self.report.corrupt = 0  # no frame that is read refers to earlier packets
                 clock.begin(packet, anew=anew)
                 groups.clear()
             if entries.begins(packet):
@@ -294,7 +294,7 @@ class stream:
                 self.report.decoded += 1
                 if self.report.decoded > limits.frames:
                     raise ValueError(f"more than {limits.frames} frames decode, whatever the header says; raise limits.frames")
-                # Also those that are not wanted: what is read may refer to them.
+                # Unwanted frames count too: the wanted ones may refer to them.
                 self.report.corrupt += frame.is_corrupt and not clock.leads(frame)
                 time, lost = clock.shown(frame)
                 before = next((faults for begins, faults in reversed(groups) if begins <= time + _SAME), 0)
@@ -302,7 +302,7 @@ class stream:
         self.report.errors += packets.broken
 
     def _packets(self, earliest: float, limits: Limits) -> tuple[Packets, PacketTimes, Entries]:
-        """The packets, from the file's first one on or from where its index leads; what tells their times, and at which to begin."""
+        """The packets from the file's first one on, or from where its index leads; the clock for their times; the entry points in them."""
         packets, clock, entries = self._anew(earliest)
         way, self._walks = WAYS.of(self._source) if earliest > ABOVE else Way.DECODE, False
         if way is Way.DECODE:
@@ -315,14 +315,14 @@ class stream:
             if found is not None:
                 return found, clock, entries
             WAYS.note(self._source, Way.WALK)
-            self._open(limits)  # where a seek went wrong, another one need not lead back to the first packet
+            self._open(limits)  # after a wrong seek, another seek may not lead back to the first packet
             packets, clock, entries = self._anew(earliest)
             self._head = head(packets, self._there()[1])
         self._walks = True
         return packets, clock, entries
 
     def _anew(self, earliest: float) -> tuple[Packets, PacketTimes, Entries]:
-        """The packets from the first one on at which decoding can begin."""
+        """The packets from the first one on at which decoding can begin, with their clock and entry points."""
         container, video = self._there()
         packets = Packets(container, video)
         clock = PacketTimes(container, video, fps=self.info.fps, origin=opening(container, packets, video, self.info.codec).origin)
@@ -331,7 +331,7 @@ class stream:
 
 
 class _Timed(NamedTuple):
-    """A decoded frame, its time, whether a frame that was to come before it did not, and whether all went well since its keyframe."""
+    """A decoded frame, its time, whether a frame due before it is lost, and whether no fault occurred since its keyframe."""
 
     frame: VideoFrame
     time: float
@@ -340,7 +340,7 @@ class _Timed(NamedTuple):
 
 
 def _all(frames: Iterator[_Timed], earliest: float, start: float) -> Iterator[tuple[float, _Timed]]:
-    """(the time from which on it was waited for, the frame) for all from `earliest` on."""
+    """(the time since which a frame was due, the frame) for all frames from `earliest` on."""
     before = start
     for now in frames:
         if now.time >= earliest:
@@ -349,7 +349,7 @@ def _all(frames: Iterator[_Timed], earliest: float, start: float) -> Iterator[tu
 
 
 def _nearest(frames: Iterator[_Timed], start: float, fps: float, last_for: float) -> Iterator[tuple[float, _Timed]]:
-    """(target time, the frame nearest to it) for targets start, start + 1/fps, ...; the last frame serves `last_for` seconds."""
+    """(target time, the frame nearest to it) for targets start, start + 1/fps, ...; the last frame counts for `last_for` seconds."""
     number, previous, lost = 0, None, False
     for now in frames:
         while previous is not None and (target := start + number / fps) <= (previous.time + now.time) / 2 + 1e-9:

@@ -1,6 +1,6 @@
-"""The torchcodec reader: fast where frames are wanted at full size. It needs FFmpeg's shared libraries on the machine.
+"""The torchcodec reader, fast for frames at full size. It needs FFmpeg's shared libraries on the machine.
 
-It loses all that follows a damaged packet, and does not notice flipped bits (the hashes of an index do).
+It loses everything after a damaged packet, and does not notice flipped bits (the hashes of an index do).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEEDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TorchcodecReader:
-    """A `VideoReader`. Headers are read by PyAV, which also says which frames are asked for; torchcodec decodes and resizes them."""
+    """A `VideoReader` that decodes and resizes with torchcodec; PyAV reads the headers and chooses the frames."""
 
     limits: Limits
 
@@ -63,8 +63,8 @@ def _decoded(wanted: IndexedRead) -> tuple[int, UInt8[np.ndarray, "T H W 3"]]:
     resize = [Resize(wanted.shape)] if wanted.shape != stored or wanted.info.pixel_aspect != 1 else []
     try:
         video = VideoDecoder(wanted.content, dimension_order="NHWC", num_ffmpeg_threads=1, transforms=resize)
-        numbers = wanted.numbers[wanted.numbers < len(video)]  # fewer frames than there are: refused by the number that is told
-        # The first frame teaches the decoder what only the first packet holds.
+        numbers = wanted.numbers[wanted.numbers < len(video)]  # it may count fewer frames, which `by_number` refuses
+        # Decode the first frame: some codec parameters are in the first packet only.
         return len(video), video.get_frames_at([0, *numbers.tolist()]).data.numpy()[1:]
     except (RuntimeError, IndexError) as error:
         raise ValueError(

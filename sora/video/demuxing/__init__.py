@@ -1,1 +1,1 @@
-"""What packets of a file tell without being decoded: kind, structure, times, where decoding can begin."""
+"""Facts of a file from its packets without decoding: kind, structure, times, and where decoding can begin."""

@@ -1,6 +1,6 @@
-"""Opening the files that hold video: by their first bytes, within limits, and with every failure a `ValueError` that names the file.
+"""Opens video files by their first bytes, within limits; every failure is a `ValueError` with the file's name.
 
-Every backend opens through here first, so that all refuse the same files and tell the same of the others.
+Every backend opens files through here first, so that all refuse the same files and report the same facts about the others.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sora.video.reader import Limits, Source, VideoInfo, named
 
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}  # ITU-T H.273, table 4
 _TRANSFERS = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
-_ALIKE = 0.8, 1.25  # ratios of rates between which a header is believed
-_CLOCKED = ("matroska", "mpegts", "mpeg", "flv")  # containers that count time in steps of their own, however fast frames come
-_COUNTED = 4096  # packets by which a rate is taken that no header tells
+_ALIKE = 0.8, 1.25  # ratios of the two rates between which the header is believed
+_CLOCKED = ("matroska", "mpegts", "mpeg", "flv")  # containers whose time base does not depend on the frame rate
+_COUNTED = 4096  # packets from which a rate is measured if no header has it
 _BT2020 = 9  # ITU-T H.273, table 2
 _RANGES = {1: "limited", 2: "full"}
 
@@ -41,9 +41,9 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             demuxer = _demuxer(file.read(HEAD), told)
             file.seek(0)
-            # The decoder looks at frames to learn the format: a header that lies about their size must not make it allocate them.
+            # FFmpeg decodes frames to learn the format: a false frame size in a header must not make it allocate them.
             bounded = {"max_pixels": str(limits.pixels)}
-            # An mp4 says in its header what is needed up to the first frame; to decode one for it took a tenth of the time of a clip.
+            # An mp4's header suffices up to the first frame; decoding one to learn the format took a tenth of a clip's time.
             looking = bounded | ({"skip_frame": "all"} if demuxer == "mov" else {})
             with av.open(file, mode="r", format=demuxer, metadata_errors="replace", options=looking) as container:
                 video = _video_stream(container, told)
@@ -55,13 +55,13 @@ def opened(source: Source, name: str | None, limits: Limits) -> Iterator[Opened]
 
 
 def _unsaid(container: InputContainer, video: VideoStream) -> bool:
-    """Whether no header tells the frames a second: FFmpeg guesses then, of uneven times often as many as its clock has steps."""
+    """Whether no header has the frame rate: then FFmpeg guesses, for uneven times often as many frames a second as its clock has ticks."""
     steps = float((video.average_rate or 0) * (video.time_base or 0))
     return container.format.name.split(",")[0] in _CLOCKED and (not video.average_rate or steps > 0.9)
 
 
 def _counted(source: Source, demuxer: str, number: int) -> Fraction | None:
-    """Frames a second of a stream, on average over the first packets of a file; None of fewer than two."""
+    """Average frames a second over the first packets of a file; None for fewer than two packets."""
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         with av.open(file, mode="r", format=demuxer, metadata_errors="replace") as container:
             video, times = container.streams[number], list[int]()
@@ -70,7 +70,7 @@ def _counted(source: Source, demuxer: str, number: int) -> Fraction | None:
                     times += [packet.pts] if packet.pts is not None and packet.size else []
                     if len(times) == _COUNTED:
                         break
-            except av.error.FFmpegError:  # what came so far tells
+            except av.error.FFmpegError:  # the packets so far suffice
                 pass
             lasted = (max(times) - min(times)) * (video.time_base or 0) if times else 0
             return Fraction(len(times) - 1) / lasted if lasted > 0 else None
@@ -78,7 +78,7 @@ def _counted(source: Source, demuxer: str, number: int) -> Fraction | None:
 
 @contextmanager
 def refused(named: str) -> Iterator[None]:
-    """Whatever a hostile or damaged file makes of the decoder becomes a `ValueError` that names it."""
+    """Turn any error that a hostile or damaged file causes in FFmpeg into a `ValueError` with the file's name."""
     try:
         yield
     except av.error.FFmpegError as error:
@@ -90,7 +90,7 @@ def refused(named: str) -> Iterator[None]:
 
 
 def _demuxer(head: bytes, named: str) -> str:
-    """FFmpeg's name of the container, from its first bytes: only containers of pictures are let in, no playlists."""
+    """FFmpeg's name of the container, from its first bytes: only containers of pictures are allowed, no playlists."""
     kind = kind_of(head)
     if not kind.demuxer:
         raise ValueError(f"{named} is {kind.what}" + (f" by its first bytes; read here are {READ_HERE}" if head else ""))
@@ -101,19 +101,19 @@ def _video_stream(container: InputContainer, named: str) -> VideoStream:
     videos = [one for one in container.streams.video if not one.disposition & one.disposition.attached_pic]
     if not videos:
         raise ValueError(f"{named} holds no video stream")
-    if videos[0].codec_context is None:  # PyAV's types do not say that it may be
+    if videos[0].codec_context is None:  # possible, although PyAV's types do not say so
         raise ValueError(f"{named} is coded in a way that no decoder here knows")
     return videos[0]
 
 
 def _info(container: InputContainer, video: VideoStream, named: str, limits: Limits, *, rate: Fraction | None) -> VideoInfo:
-    """rate: frames a second, where the header does not tell them."""
+    """The facts of a video from its header. rate: frames a second, if the header has none."""
     context = video.codec_context
     rate = rate or _rate(video)
     if video.duration and video.time_base:
         duration = float(video.duration * video.time_base)
     elif container.duration:
-        begun = container.start_time if container.format.name.startswith("matroska") else 0  # where the duration is the end's time
+        begun = container.start_time if container.format.name.startswith("matroska") else 0  # whose duration is the time of the end
         duration = (container.duration - (begun or 0)) / av.time_base
     else:
         duration = float(video.frames / rate) if rate else 0.0
@@ -150,7 +150,7 @@ def _info(container: InputContainer, video: VideoStream, named: str, limits: Lim
 
 
 def _rate_of_index(container: InputContainer, video: VideoStream) -> Fraction | None:
-    """Frames a second by an mp4's list of frames, which says when each is decoded: its headers say for how long, and are often wrong."""
+    """Frames a second from an mp4's table of decoding times: its headers have a duration, and that is often wrong."""
     entries = video.index_entries
     if not container.format.name.startswith("mov") or len(entries) < 2 or not video.time_base:
         return None
@@ -159,7 +159,7 @@ def _rate_of_index(container: InputContainer, video: VideoStream) -> Fraction | 
 
 
 def _rate(video: VideoStream) -> Fraction:
-    """Frames a second on average; FFmpeg's guess instead where they differ by no more than how long the last frame is taken to last."""
+    """Average frames a second; FFmpeg's guess if the two differ by no more than the assumed duration of the last frame explains."""
     average, guess = video.average_rate or Fraction(0), video.guessed_rate or Fraction(0)
     if not average:
         return guess
@@ -168,7 +168,7 @@ def _rate(video: VideoStream) -> Fraction:
 
 
 def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo:
-    """The facts as the first picture shows them, which knows them best: the display matrix comes with the frames."""
+    """The facts corrected by the first decoded frame, with which the display matrix comes."""
     (rotation, mirrored), aspect = _orientation(frame), _pixel_aspect(video)
     shape = frame.height, max(1, round(frame.width * aspect))
     height, width = reversed(shape) if rotation % 180 else shape
@@ -190,9 +190,9 @@ def upright(info: VideoInfo, frame: VideoFrame, video: VideoStream) -> VideoInfo
 
 
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
-    """Degrees clockwise to the nearest right angle, and whether left and right change places after that.
+    """Degrees clockwise, to the nearest right angle, and whether the picture is mirrored left to right after that.
 
-    By the matrix (a, b; c, d) that takes a stored pixel (x, y) to (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.3.2).
+    From the matrix (a, b; c, d) that maps a stored pixel (x, y) to (a x + c y, b x + d y) (ISO/IEC 14496-12, 8.3.2).
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

@@ -1,7 +1,7 @@
-"""Whether the end of a file was cut off, told by how its container is built: what begins in it must end in it.
+"""Whether the end of a file was cut off, by the structure of its container: every element that begins in the file must end in it.
 
-A file of a kind that counts its frames in a header needs none of this. A cut that lies exactly between two pieces of a container cannot be
-told where nothing else says how long the file was.
+Containers whose header counts the frames need no such check. A cut exactly between two elements cannot be found if nothing else says how
+long the file was.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from sora.video.reader import Source
 
 _CLUSTER, _SEGMENT = 0x1F43B675, 0x18538067  # Matroska's (RFC 9559, 5.1)
-_PACKETS = {188: 0, 192: 4, 204: 0}  # sizes of packets of a transport stream, and bytes in them before the mark (ISO/IEC 13818-1, 2.4.3.2)
+_PACKETS = {188: 0, 192: 4, 204: 0}  # packet size of a transport stream: bytes before the sync byte (ISO/IEC 13818-1, 2.4.3.2)
 _MARK, _MARKS = 0x47, 4
-_HEAD = 16  # bytes in which each of the containers says what comes next and how long it is
+_HEAD = 16  # bytes that hold the type and length of an element in each container
 
 
 def cut_off(source: Source, container: str) -> str:
-    """What the end of a file lies within, for people; "" where nothing tells that it was cut. container: FFmpeg's name of its kind."""
+    """The element in which the file ends, as a text; "" if no cut is found. container: FFmpeg's name of its kind."""
     look = next((look for kind, look in _LOOKS.items() if container.startswith(kind)), None)
     if look is None:
         return ""
@@ -28,14 +28,14 @@ def cut_off(source: Source, container: str) -> str:
 
 
 def _boxes(file: io.BufferedIOBase, size: int) -> str:
-    """Of an mp4: its boxes one after another (ISO/IEC 14496-12, 4.2)."""
+    """`cut_off` of an mp4, which is a sequence of boxes (ISO/IEC 14496-12, 4.2)."""
     at = 0
     while at < size:
         head = _at(file, at)
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1 and len(head) == _HEAD:
             length = int.from_bytes(head[8:], "big")
-        if len(head) == _HEAD and (length < 8 or not name.isascii()):  # 0: up to the end; else nothing that was written as a box
+        if len(head) == _HEAD and (length < 8 or not name.isascii()):  # 0: up to the end of the file; else this is no box
             return ""
         if len(head) < 8 or at + length > size:
             return f"a box of {length} bytes" if len(head) >= 8 else "a box"
@@ -44,13 +44,13 @@ def _boxes(file: io.BufferedIOBase, size: int) -> str:
 
 
 def _elements(file: io.BufferedIOBase, size: int) -> str:
-    """Of a Matroska file: its elements one after another; into those that do not say how long they are."""
+    """`cut_off` of a Matroska file, which is a sequence of elements; elements of unknown length are entered."""
     at = 0
     while at < size:
         head = _at(file, at)
         name, first = _number(head, marked=True)
         length, after = _number(head[first:]) if first else (None, 0)
-        if head[0] == 0:  # no element begins so
+        if head[0] == 0:  # no element begins with 0
             return ""
         if not after:
             return "an element" if len(head) < _HEAD else ""
@@ -69,8 +69,8 @@ def _elements(file: io.BufferedIOBase, size: int) -> str:
 
 
 def _number(data: bytes, *, marked: bool = False) -> tuple[int | None, int]:
-    """A number as EBML writes it (RFC 8794, 4) and how many bytes it takes; 0 of what is none. marked: with the mark of its length, as
-    names have it. None: a length that is not known."""
+    """An EBML number (RFC 8794, 4) and its size in bytes, 0 if it is none. marked: keep the length marker, as in element IDs. The number is
+    None for an unknown length."""
     width = 9 - data[0].bit_length() if data and data[0] else 0
     if not width or len(data) < width:
         return None, 0
@@ -81,7 +81,7 @@ def _number(data: bytes, *, marked: bool = False) -> tuple[int | None, int]:
 
 
 def _tags(file: io.BufferedIOBase, size: int) -> str:
-    """Of an FLV: its tags, each with its length before and behind it (Adobe Flash Video File Format, E.3 and E.4)."""
+    """`cut_off` of an FLV, a sequence of tags, each with its length before and after it (Adobe Flash Video File Format, E.3 and E.4)."""
     at = int.from_bytes(_at(file, 0)[5:9], "big") + 4
     while at < size:
         head = _at(file, at)
@@ -95,7 +95,7 @@ def _tags(file: io.BufferedIOBase, size: int) -> str:
 
 
 def _packets(file: io.BufferedIOBase, size: int) -> str:
-    """Of a transport stream: packets of one size, each with a mark."""
+    """`cut_off` of a transport stream, which is a sequence of packets of one size, each with a sync byte."""
     file.seek(0)
     head = file.read((_MARKS + 1) * max(_PACKETS))
     for length, before in _PACKETS.items():

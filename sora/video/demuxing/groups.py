@@ -1,4 +1,4 @@
-"""Where decoding can begin: told by the first bytes of the units of a keyframe's packet, nothing is decoded."""
+"""Where decoding can begin, from the first bytes of a keyframe's packet, without decoding."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from enum import Enum
 
 _PICTURES = {"h264": range(1, 6), "hevc": range(32)}  # ITU-T H.264 table 7-1; H.265 table 7-1
-_IDR, _MESSAGES, _RECOVERY_POINT = 5, 6, 6  # H.264: types of a unit, and of a message in one (annex D)
-_CLOSED_HEVC, _CRA = range(16, 21), 21  # H.265: IDR pictures and broken links, which nothing leads into; clean random access
-_ALONE = ("mjpeg", "prores", "dnxhd", "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "v210")  # every frame is
+_IDR, _MESSAGES, _RECOVERY_POINT = 5, 6, 6  # H.264: two types of a NAL unit, and one of an SEI message (annex D)
+_CLOSED_HEVC, _CRA = range(16, 21), 21  # H.265: IDR and broken-link pictures, without leading pictures to decode; clean random access
+_ALONE = ("mjpeg", "prores", "dnxhd", "dvvideo", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "png", "v210")  # intra only
 
 
 class GopType(Enum):
-    """CLOSED: what follows a keyframe refers to nothing before it. OPEN: so do the frames that are shown after it; those that follow in
-    the file and are shown before it need what came before. NONE: nothing says that frames are whole from here on, as where pictures are
-    refreshed bit by bit."""
+    """How the frames after a keyframe depend on earlier ones. CLOSED: none refers to a frame before the keyframe. OPEN: none that is shown
+    after the keyframe does, but frames that follow it in the file and are shown before it do. NONE: frames are not known to be whole from
+    this packet on, as with gradual refresh."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -22,7 +22,7 @@ class GopType(Enum):
 
 
 def entry(packet: bytes | memoryview, codec: str, extradata: bytes) -> GopType:
-    """What decoding that begins with a packet gives, by the packet itself: what containers call a keyframe is not always one.
+    """The group type of a packet from its own bytes: packets that containers mark as keyframes are not always ones.
 
     NONE for codecs that are not known here.
     """
@@ -49,7 +49,7 @@ def _of_units(packet: memoryview, codec: str, extradata: bytes) -> GopType:
 
 
 def _units(packet: memoryview, codec: str, extradata: bytes) -> Iterator[memoryview]:
-    """Every unit of a packet, not empty: behind lengths (in mp4 and Matroska), or behind start codes (in transport streams)."""
+    """The non-empty NAL units of a packet, which follow lengths (in mp4 and Matroska) or start codes (in transport streams)."""
     place = 4 if codec == "h264" else 21
     if extradata[:1] == b"\x01" and len(extradata) > place:
         width, at = (extradata[place] & 3) + 1, 0
@@ -68,7 +68,7 @@ def _units(packet: memoryview, codec: str, extradata: bytes) -> Iterator[memoryv
 
 
 def _exact(messages: memoryview) -> bool:
-    """Whether messages say that all is exact from this picture on: recovery_frame_cnt 0 and exact_match_flag 1 (H.264, D.1.8)."""
+    """Whether SEI messages say that output is exact from this picture on: recovery_frame_cnt 0 and exact_match_flag 1 (H.264, D.1.8)."""
     content = bytes(messages[1:]).replace(b"\0\0\3", b"\0\0")
     at = 0
     while at + 2 < len(content):
@@ -81,7 +81,7 @@ def _exact(messages: memoryview) -> bool:
 
 
 def _sum(content: bytes, at: int) -> tuple[int, int]:
-    """A number that is written as a sum of bytes, of which all but the last are 255, and where it ends."""
+    """A number that is stored as a sum of bytes, all 255 but the last, and the position after it."""
     total = 0
     while at < len(content):
         total, last, at = total + content[at], content[at] < 255, at + 1
@@ -90,11 +90,11 @@ def _sum(content: bytes, at: int) -> tuple[int, int]:
     return total, at
 
 
-_HEADER = 4096  # bytes in which the first picture of a packet begins
+_HEADER = 4096  # bytes within which the first picture of a packet begins
 
 
 def _mpeg2(content: bytes) -> GopType:
-    """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): an I picture; frames that lead into its group are whole where that is closed."""
+    """MPEG-1 and MPEG-2 (ITU-T H.262, 6.2.2.6 and 6.2.3): for an I picture CLOSED if its group says so, else OPEN."""
     group, picture = content.find(b"\0\0\1\xb8"), content.find(b"\0\0\1\0")
     if picture < 0 or content[picture + 5 : picture + 6] == b"" or content[picture + 5] >> 3 & 7 != 1:
         return GopType.NONE
@@ -102,24 +102,24 @@ def _mpeg2(content: bytes) -> GopType:
 
 
 def _mpeg4(content: bytes) -> GopType:
-    """MPEG-4 part 2 (6.2.5): an I-VOP."""
+    """MPEG-4 part 2 (6.2.5): OPEN for an I-VOP."""
     at = content.find(b"\0\0\1\xb6")
     return GopType.OPEN if 0 <= at < len(content) - 4 and content[at + 4] >> 6 == 0 else GopType.NONE
 
 
 def _vp8(content: bytes) -> GopType:
-    """RFC 6386, 9.1."""
+    """VP8 (RFC 6386, 9.1): CLOSED for a key frame."""
     return GopType.NONE if content[0] & 1 else GopType.CLOSED
 
 
 def _vp9(content: bytes) -> GopType:
-    """A key frame that is shown (VP9 bitstream specification, 6.2); the header of profile 3 has one bit more."""
+    """VP9 (bitstream specification, 6.2): CLOSED for a key frame that is shown; the header of profile 3 has one bit more."""
     bits = content[0] << 1 if content[0] & 0x30 == 0x30 else content[0]
     return GopType.CLOSED if bits & 0x0E == 0x02 else GopType.NONE
 
 
 def _av1(content: bytes) -> GopType:
-    """A key frame that is shown, behind a sequence header (AV1 bitstream specification, 5.3 to 5.9)."""
+    """AV1 (bitstream specification, 5.3 to 5.9): CLOSED for a key frame that is shown, after a sequence header."""
     at, told = 0, False
     while at < len(content):
         kind, extended, sized = content[at] >> 3 & 15, content[at] >> 2 & 1, content[at] >> 1 & 1

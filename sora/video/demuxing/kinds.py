@@ -1,10 +1,10 @@
-"""What a file is, by its first bytes: its name and suffix say nothing."""
+"""The kind of a file by its first bytes, whatever its name and suffix."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-HEAD = 512  # bytes that tell
+HEAD = 512  # bytes of a file's beginning that suffice
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"pnot")
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"miaf")
@@ -12,7 +12,7 @@ _BOM = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 class MediaFormat(NamedTuple):
-    """what: for people. demuxer: FFmpeg's name of a container of video. picture: Pillow's name of an image, still or animated."""
+    """A kind of file. what: a name for people. demuxer: FFmpeg's name of a video container. picture: Pillow's name of an image format."""
 
     what: str
     demuxer: str = ""
@@ -20,13 +20,13 @@ class MediaFormat(NamedTuple):
 
     @property
     def read(self) -> bool:
-        """Whether it may be read here."""
+        """Whether files of this kind are read."""
         return bool(self.demuxer or self.picture)
 
 
-# Formats of pictures that are let in; all others that Pillow knows stay out, EPS above all, which runs a program.
+# Allowed picture formats; all others of Pillow are refused, above all EPS, which runs a program.
 PICTURES = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-# By which names files of others are taken to be meant as video or image: what such a file is not is a fault, of others it is a fact.
+# Suffixes of files that are meant as video or image: such a file of another kind is an error, any other file is not.
 VIDEO_SUFFIXES = frozenset(
     (
         "mp4",
@@ -86,7 +86,7 @@ _OTHERS = (
 
 
 def kind_of(head: bytes) -> MediaFormat:
-    """What begins with these bytes, of which `HEAD` are enough."""
+    """The kind of a file that begins with these bytes; `HEAD` bytes suffice."""
     if not head:
         return MediaFormat("empty")
     return _picture(head) or _video(head) or MediaFormat(_other(head))
@@ -130,7 +130,7 @@ def _video(head: bytes) -> MediaFormat | None:
             head[4:5] == b"\x47" and head[196:197] == b"\x47",
             "an MPEG transport stream",
             "mpegts",
-        ),  # of camcorders: a time before each packet
+        ),  # of camcorders: a time stamp before each packet
     )
     return next((MediaFormat(what, demuxer=demuxer) for fits, what, demuxer in known if fits), None)
 
@@ -149,13 +149,13 @@ def _other(head: bytes) -> str:
 
 
 def _text(head: bytes) -> str:
-    """A word for text; "" for bytes that are none."""
+    """A name for a kind of text; "" for bytes that are no text."""
     if head.startswith(_BOM[1:]):
         return "text in UTF-16"
     try:
         text = head.removeprefix(_BOM[0]).decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # not only a character that is cut at the end
+        if error.start < len(head) - 4:  # not just a character that is cut at the end
             return ""
         text = head[: error.start].decode(errors="ignore")
     if any(letter < " " and letter not in "\t\n\r\f" for letter in text):

@@ -1,7 +1,7 @@
-"""How a read comes to its first frame: so that what it gives is what a read from the file's first packet would give.
+"""How a read gets to its first frame, so that its frames equal those of a read from the file's first packet.
 
-A file's index is believed as far as the packet that it leads to shows that it is right; else the packets are gone through, and nothing is
-decoded that a later keyframe makes needless; and where even that gave faults, all is decoded from the first packet on.
+A file's index is trusted if the packet that it leads to confirms it; else the packets are walked through, without decoding any that a later
+keyframe makes needless; and if even that gave faults, everything is decoded from the first packet on.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from sora.video.demuxing.groups import GopType, entry
 from sora.video.demuxing.timeline import Packets, PacketTimes
 from sora.video.reader import Source
 
-ABOVE = 1.0  # seconds: decoding up to a nearer start costs less than seeking
-INDEXED = ("mov", "matroska")  # containers that say where their keyframes lie; others are searched for times, and what is found lies behind
-_BACK = (0.0, 2.0)  # seconds before the start that are tried: an index may know times of decoding, which are earlier than those of showing
-_HELD = 64 << 20  # bytes of packets that are held until a later keyframe may come
-_TOLD_BY = 1 << 16  # bytes at either end by which a file in memory is known
+ABOVE = 1.0  # seconds: up to a nearer start, decoding costs less than seeking
+INDEXED = ("mov", "matroska")  # containers with an index of keyframes; in others FFmpeg searches by time and lands too late
+_BACK = (0.0, 2.0)  # seconds before the start to seek to: an index may have decoding times, which are earlier than display times
+_HELD = 64 << 20  # bytes of packets that are held while a later keyframe may come
+_TOLD_BY = 1 << 16  # bytes at either end that identify a file in memory
 
 
 class Way(IntEnum):
-    """INDEX: as the file's index says. WALK: by going through all packets. DECODE: by decoding all frames."""
+    """How a file is read. INDEX: seek with the file's index. WALK: go through all packets. DECODE: decode all frames."""
 
     INDEX = 0
     WALK = 1
@@ -38,8 +38,8 @@ class Way(IntEnum):
 
 
 class Ways:
-    """Which way the latest `most` files had to be read, so that what goes wrong is tried once for each. Files are known by their place,
-    size and time of change, those in memory by their size and both ends."""
+    """The way that each of the latest `most` files needed, so that a failed way is not tried again. Files are identified by path, size and
+    modification time, files in memory by size and both ends."""
 
     def __init__(self, most: int) -> None:
         self._most, self._found = most, OrderedDict[tuple, Way]()
@@ -70,7 +70,7 @@ def _key(source: Source) -> tuple:
     return os.fspath(source), found.st_size, found.st_mtime_ns
 
 
-WAYS = Ways(4096)  # of this process
+WAYS = Ways(4096)  # the ways of this process
 
 
 class Entries:
@@ -85,18 +85,18 @@ class Entries:
         return time is not None and time <= self._earliest and self.begins(packet)
 
     def begins(self, packet: Packet) -> bool:
-        """Whether frames that are shown from a packet on need nothing before it."""
+        """Whether no frame that is shown from this packet on needs earlier packets."""
         if not packet.is_keyframe or not packet.size or packet.pts is None:
             return False
         found = entry(memoryview(packet), self._codec, self._extradata)
-        # Where frames get their times by their place, none may be missing after the keyframe.
+        # If times follow from the frames' order, no frame after the keyframe may be missing.
         return found is GopType.CLOSED or (found is GopType.OPEN and not self._clock.by_place)
 
 
 def head(packets: Packets, video: VideoStream) -> VideoFrame | None:
-    """The frame that the next packet gives alone. The packet comes once more, and the decoder begins anew.
+    """The frame that the next packet gives by itself. The packet is put back, and the decoder is flushed.
 
-    What the first packet alone holds (parameters, the version of the encoder by which its mistakes are read) the decoder keeps.
+    The decoder keeps parameters that only the first packet has, such as the encoder's version, by which it corrects that encoder's errors.
     """
     packet = next(packets, None)
     if packet is None:
@@ -113,7 +113,7 @@ def head(packets: Packets, video: VideoStream) -> VideoFrame | None:
 
 
 def led(container: InputContainer, video: VideoStream, clock: PacketTimes, entries: Entries, earliest: float) -> Packets | None:
-    """The packets from where the index leads for `earliest`; None where nothing shows that it leads there."""
+    """The packets from where the index leads for `earliest`; None if nothing confirms that place."""
     if not container.format.name.startswith(INDEXED):
         return None
     for back in _BACK:
@@ -130,7 +130,7 @@ def led(container: InputContainer, video: VideoStream, clock: PacketTimes, entri
 
 
 def walked_to(packets: Packets, entries: Entries, clock: PacketTimes, earliest: float) -> Iterator[Packet]:
-    """The packets from the last entry on, or all; packets: from the file's first one on."""
+    """The packets from the last entry point on, or all. packets: from the file's first one on."""
     held: list[Packet] = []
     size, waits = 0, True
     for packet in packets:
@@ -139,7 +139,7 @@ def walked_to(packets: Packets, entries: Entries, clock: PacketTimes, earliest: 
         held.append(packet)
         size += packet.size
         time = clock.of(packet)
-        # Once a frame after the start is there, every later keyframe is shown after it.
+        # After a frame past the start has come, every later keyframe is shown after it.
         waits = waits and time is not None and time <= earliest and size <= _HELD
         if not waits:
             yield from held

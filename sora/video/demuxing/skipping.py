@@ -1,4 +1,4 @@
-"""Frames that a read at a low rate does not want and that no other one refers to: the decoder is told to leave them out."""
+"""For reads at a low rate, tells the decoder to skip frames that are not wanted and that no other frame refers to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from math import ceil
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-CODECS = ("h264", "hevc")  # whose decoders leave out just the frames they are told to (dav1d leaves out others too)
-AHEAD = 24  # packets that are looked ahead; no codec shows a frame more than 16 after it is decoded
+CODECS = ("h264", "hevc")  # whose decoders skip exactly the frames they are told to (dav1d skips others too)
+AHEAD = 24  # packets of look-ahead; no codec shows a frame more than 16 after its decoding
 
 
 class FrameSkipper:
-    """Tells the decoder which packets to leave out at a low rate: frames that no other one refers to, and that are nearest to no target.
+    """Marks packets that the decoder skips at a low rate: frames that no other frame refers to and that are nearest to no target time.
 
-    Another frame is *known* to be nearer, so a look ahead that is too short costs time and never changes what is read.
+    A frame is skipped only if another one is *known* to be nearer, so a short look-ahead costs time and never changes the result.
     """
 
     def __init__(self, start: float, fps: float, time: Callable[[Packet], float | None]) -> None:
@@ -25,7 +25,7 @@ class FrameSkipper:
 
     def marked(self, packets: Iterator[Packet], video: VideoStream) -> Iterator[Packet]:
         context, ahead = video.codec_context, deque[Packet]()
-        seen = deque[float](maxlen=2 * AHEAD)  # the times behind and ahead
+        seen = deque[float](maxlen=2 * AHEAD)  # times of the frames before and after
         for packet in chain(packets, [None] * AHEAD):
             if packet is not None:
                 ahead.append(packet)
@@ -38,7 +38,7 @@ class FrameSkipper:
         context.skip_frame = "DEFAULT"
 
     def _needed(self, time: float, seen: deque[float]) -> bool:
-        """Whether a frame at `time` may be the nearest to some target, as far as is known."""
+        """Whether a frame at `time` may be the nearest to some target, as far as the times seen show."""
         before = max((other for other in seen if other < time), default=time - 1)
         after = min((other for other in seen if other > time), default=time + 1)
         first = ceil(((before + time) / 2 - self._start) * self._fps - 1e-6)

@@ -1,4 +1,4 @@
-"""When the frames of a file are shown, told by its packets, which are not decoded: the one place that says how much there is in a file."""
+"""When the frames of a file are shown, from its packets without decoding: the only place that decides how many frames a file has."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sora.system.terminal import counted
 from sora.video.demuxing.groups import GopType, entry
 from sora.video.reader import HOLE, Limits, Timeline, VideoInfo
 
-_BETWEEN_BLOCKS = 256  # bytes: what Matroska writes between two blocks takes less
-_COUNTED = ("mov", "avi")  # headers of which count the frames
+_BETWEEN_BLOCKS = 256  # bytes, more than Matroska writes between two blocks
+_COUNTED = ("mov", "avi")  # containers whose headers count the frames
 _ROUNDED = 0.5  # seconds by which the header of a Matroska file may be off
 _GUESSED = ("mpeg1video", "mpeg2video")
-_USUAL = 0.9  # share of the steps by which a rate is judged
-_LOOK = 16 << 20  # bytes in which a keyframe is looked for
+_USUAL = 0.9  # share of the steps between frames that must fit a rate
+_LOOK = 16 << 20  # bytes within which a keyframe is searched for
 _VP8_SHOWN = 0x10  # RFC 6386, 9.1
 
 
 class PacketTimes:
-    """Times of packets and frames in seconds from the first one that is shown.
+    """Times of packets and frames in seconds from the first frame that is shown.
 
-    An AVI holds no times of showing, and in a program stream FFmpeg guesses most of them: the n-th of their frames that is shown has the
-    n-th of the times that the packets have.
+    An AVI has no display times, and FFmpeg guesses most of a program stream's: for these the n-th frame in display order gets the n-th of
+    the packets' times.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream, *, fps: float, origin: int) -> None:
@@ -43,46 +43,46 @@ class PacketTimes:
         self._base, self._origin, self._floor = _base(video), origin, origin
         self._step = 1 / fps
         self._last = -self._step
-        self._sent: list[int] = []  # stamps of what has not come yet: a heap
+        self._sent: list[int] = []  # time stamps of frames that have not come yet, as a heap
 
     def of(self, packet: Packet) -> float | None:
-        """When a packet is shown, or, in an AVI, when it is decoded; None: the file does not say."""
+        """When a packet is shown, or, in an AVI, decoded; None if the file does not say."""
         stamp = _stamp(packet, self.untold)
         return None if stamp is None else self._seconds(stamp)
 
     def stamp(self, time: float) -> int:
-        """A time as the file counts it."""
+        """A time in ticks of the file's time base."""
         return int(time / self._base) + self._origin
 
     def begin(self, packet: Packet, *, anew: bool) -> None:
-        """Frames are whole from a packet on; what is shown before it may never come. anew: it is the first that goes to the decoder."""
+        """Note that frames are whole from this packet on; frames shown before it may be missing. anew: the decoder gets it first."""
         if (stamp := _stamp(packet, self.untold)) is not None and (anew or not self.by_place):
             self._floor = stamp
             self._sent.clear()
 
     def leads(self, packet: Packet | VideoFrame) -> bool:
-        """Whether something is shown before the frames that are whole."""
+        """Whether a packet or frame is shown before the first whole frame."""
         return not self.untold and packet.pts is not None and packet.pts < self._floor
 
     def sent(self, packet: Packet) -> None:
-        """A packet goes to the decoder."""
+        """Note that a packet goes to the decoder."""
         stamp = _stamp(packet, self.untold)
         if stamp is not None and packet.size and not packet.is_discard and not self.leads(packet):
             heappush(self._sent, stamp)
 
     def refused(self, packet: Packet) -> None:
-        """The decoder makes nothing of a packet that was sent."""
+        """Note that the decoder refused a packet that was sent."""
         stamp = _stamp(packet, self.untold)
         if self.by_place and stamp in self._sent:
             self._sent.remove(stamp)
             heapify(self._sent)
 
     def lost(self, after: int) -> None:
-        """What the file held behind a stamp is lost."""
+        """Note that the file lost its content after a time stamp."""
         heappush(self._sent, after + 1)
 
     def shown(self, frame: VideoFrame) -> tuple[float, bool]:
-        """When a frame that came is shown, and whether one that was to come before it did not."""
+        """When a decoded frame is shown, and whether a frame that should have come before it is missing."""
         missed = False
         if self.by_place:
             stamp = heappop(self._sent) if self._sent else None
@@ -106,16 +106,16 @@ def _stamp(packet: Packet, untold: bool) -> int | None:
 
 
 class Packets:
-    """A video's packets in the order of the file, and at the end an empty one. broken: the container broke off.
+    """A video's packets in file order, and an empty one at the end. broken: the container ended with an error.
 
-    after: the stamp behind which a part of the file is lost that lies before the latest packet, or None; clock is told of it. torn: the
+    after: the time stamp after which a part of the file before the latest packet is lost, or None; `clock` is told of it. torn: the time
     stamps of the packets before which something is lost.
     """
 
     def __init__(self, container: InputContainer, video: VideoStream, clock: PacketTimes | None = None) -> None:
-        # A Matroska file that was damaged goes on with its next whole block, and only the place of that tells. All streams lie in between.
+        # A damaged Matroska file goes on with its next whole block: only that block's position shows the loss. All streams lie in between.
         self._whole = container.format.name.startswith("matroska")
-        # A program stream tells the times of some frames only, and FFmpeg guesses the others for its own codecs.
+        # A program stream has the times of some frames only, and FFmpeg guesses the others for its own codecs.
         rate, placed = (
             video.guessed_rate or video.average_rate,
             container.format.name == "mpeg" and video.codec_context.name not in _GUESSED,
@@ -123,7 +123,7 @@ class Packets:
         self._step = 1 / float(rate * video.time_base) if placed and rate and video.time_base else 0.0
         self._told: int | None = None
         self._since = 0
-        # Files of these kinds that were put one behind another begin to count anew where the next one begins.
+        # In concatenated files of these kinds, times restart at each file.
         self._joined = container.format.name in ("mpeg", "mpegts")
         self._length, self._shift = round(1 / float(rate * video.time_base)) if rate and video.time_base else 1, 0
         self._packets: Iterator[Packet] = container.demux(*(() if self._whole else (video,)))
@@ -137,7 +137,7 @@ class Packets:
         self.after: int | None = None
 
     def back(self, packets: Iterable[Packet]) -> None:
-        """Packets that come once more, before the others."""
+        """Put packets back, so that they come again before the others."""
         self._back.extend(packets)
 
     def __iter__(self) -> Iterator[Packet]:
@@ -150,7 +150,7 @@ class Packets:
         while True:
             try:
                 packet = next(self._packets)
-            except av.error.FFmpegError:  # what came so far stays good
+            except av.error.FFmpegError:  # the packets so far stay good
                 self.broken = True
                 raise StopIteration from None
             if self._joined and packet.stream.index == self._number:
@@ -168,7 +168,7 @@ class Packets:
                 return packet
 
     def _go_on(self, packet: Packet) -> None:
-        """Count a packet's times on from what came before, where a keyframe's lie more than a second behind that."""
+        """Shift a packet's times to continue the earlier ones, if a keyframe's lie more than a second before them."""
         if packet.pts is None or not packet.size:
             return
         if packet.is_keyframe and self._last is not None and packet.pts + self._shift < self._last - 1 / packet.time_base:
@@ -180,7 +180,7 @@ class Packets:
         self._latest = max(self._latest, packet.pts)
 
     def _fill(self, packet: Packet) -> None:
-        """Give a packet the time of its place in the file, which is its time of showing but for the order of neighbours."""
+        """Give a packet the time of its position in the file, which is its display time but for reordered neighbours."""
         if not self._step or not packet.size:
             return
         placed = None if self._told is None else self._told + round(self._since * self._step)
@@ -196,20 +196,20 @@ class Packets:
         if not self._whole or not packet.size or packet.pos is None:
             return False
         lost = self._end is not None and packet.pos > self._end + _BETWEEN_BLOCKS
-        # What is told beside a packet, such as its transparency, lies behind it.
+        # A packet's side data, such as its transparency, lie after it.
         self._end = None if any(True for _ in packet.iter_sidedata()) else packet.pos + packet.size
         return lost
 
 
 class Opening(NamedTuple):
-    """How a file begins. origin: the stamp of the first frame that is shown. dropped: packets that lie before anything that decodes."""
+    """How a file begins. origin: the time stamp of the first frame that is shown. dropped: packets before the first one that decodes."""
 
     origin: int
     dropped: int
 
 
 def opening(container: InputContainer, packets: Packets, video: VideoStream, codec: str) -> Opening:
-    """Look at the packets up to the first at which decoding can begin; it is the next to come. If there is none near, none is dropped."""
+    """Look ahead to the first packet at which decoding can begin, which is the next to come. If none is near, no packet is dropped."""
     read: list[Packet] = []
     size, extradata, begun = 0, bytes(video.codec_context.extradata or b""), video.start_time or 0
     for packet in packets:
@@ -228,12 +228,12 @@ def opening(container: InputContainer, packets: Packets, video: VideoStream, cod
 
 
 class PacketScan(NamedTuple):
-    """What the packets of a file tell without being decoded.
+    """The facts of a file from its packets, without decoding.
 
-    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to what came before. losses: the times
-    around what the container lost. dropped: packets at the beginning, and frames shown there, that need what the file does not hold.
-    packets: all of them. ends: seconds at which the last packet of any stream ends. broken: the container broke off. run: the most frames
-    from one at which decoding can begin to the next.
+    hidden: frames that an edit list hides. open: keyframes after which frames may still refer to earlier ones. losses: the times around
+    parts that the container lost. dropped: packets at the beginning, and frames shown there, that need frames missing from the file.
+    packets: the number of all. ends: seconds at which the last packet of any stream ends. broken: the container ended with an error. run:
+    the most frames from one entry point for decoding to the next.
     """
 
     timeline: Timeline
@@ -248,7 +248,7 @@ class PacketScan(NamedTuple):
 
 
 def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limits: Limits, *, most: int | None = None) -> PacketScan:
-    """All packets of an opened file, which stands at its end afterwards; most: no more than are needed to know the first so many frames."""
+    """Scan all packets of an opened file, which stands at its end afterwards. most: stop once this many first frames are known."""
     packets = Packets(container, video)
     origin, dropped = opening(container, packets, video, info.codec)
     clock = PacketTimes(container, video, fps=info.fps, origin=origin)
@@ -285,12 +285,12 @@ def walked(container: InputContainer, video: VideoStream, info: VideoInfo, limit
 
 
 def _unseen(packet: Packet, codec: str) -> bool:
-    """Whether a packet holds a frame that others refer to and nobody sees."""
+    """Whether a packet holds a frame that others refer to and that is never shown."""
     return codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN
 
 
 def measured(container: InputContainer, video: VideoStream, info: VideoInfo, walk: PacketScan) -> VideoInfo:
-    """The facts of a file by its packets, whatever its header says: how many frames, for how long, how many a second, and what it lacks."""
+    """The facts of a file by its packets, whatever its header says: frames, duration, frames a second, and missing parts."""
     times = walk.timeline.times
     count, rate = len(times), info.fps
     info = replace(info, frames=count, timeline=walk.timeline, lacks=_lacking(container, video, walk), run=walk.run)
@@ -302,7 +302,7 @@ def measured(container: InputContainer, video: VideoStream, info: VideoInfo, wal
 
 
 def _holds(times: np.ndarray, rate: float) -> bool:
-    """Whether frames come at a rate, but for a few that are lost or left out."""
+    """Whether frames come at this rate, except for a few that are lost or left out."""
     steps = np.diff(times) * rate
     usual = steps[np.abs(steps - 1) < 0.5]
     return len(usual) >= _USUAL * len(steps) and bool(abs(usual.sum() - len(usual)) <= 0.5)

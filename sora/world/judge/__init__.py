@@ -1,1 +1,1 @@
-"""What is seen in a clip of the built-in world, and how it is judged."""
+"""Measures clips of the built-in world from their pixels, and judges them against prompts."""

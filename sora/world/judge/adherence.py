@@ -1,8 +1,8 @@
 """Prompt adherence: does a clip show what its prompt asks for? Measured from the pixels alone, aspect by aspect.
 
-`Facts` is the checkable content of a prompt, `observe` (in `observation`) measures a clip, `agreement` compares the two,
-`judge` does both for many clips, and `PromptAdherence` counts. The share "all" is of clips that show all that their prompt asks for and
-stay steady; "all_v1" is what "all" was at first, colour and shape and direction on the whole, whatever happens in between.
+`Facts` is the checkable content of a prompt, `observe` (in `observation`) measures a clip, `agreement` compares the two, `judge` does both
+for many clips, and `PromptAdherence` counts. "all" is the share of clips that show everything their prompt asks for and stay steady;
+"all_v1" is the first version of "all": colour, shape and direction over the whole clip, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from sora.world.judge.steadiness import leap, progress
 __all__ = ["ALL", "ASPECTS", "EVENTS", "Facts", "Observation", "PromptAdherence", "agreement", "judge", "observe"]
 
 ASPECTS = ("colour", "shape", "direction", "count", "event", "steady")
-ALL = {"all": ASPECTS, "all_v1": ("colour", "shape", "direction")}  # shares of clips in which several are right together
-VERSION = 2  # counts up when a verdict changes, so that figures of before are told apart
-# What can be seen to happen in each motion, beyond moving on a line.
+ALL = {"all": ASPECTS, "all_v1": ("colour", "shape", "direction")}  # aspects that have to be right together
+VERSION = 2  # counts up when a verdict changes, so that older figures are not compared
+# The event of each motion that shows more than movement on a line.
 EVENTS = {"bounce": "bounces", "occlude": "hides", "rotate": "turns", "pan": "pans", "still": "rests"}
-MOVED = 0.08  # shares of the short side below which nothing has moved
+MOVED = 0.08  # short sides below which a thing counts as still
 RESTED = 0.06
 TURNED = 20.0  # degrees
-SEEN = 0.9  # share of the frames in which a thing is seen, where no bar covers its place
-RECOLOURED = 0.3  # of its colour, how far a thing's mean colours of two thirds may lie apart
-GROWN = 1.3  # how much larger a thing may be in one third than in another
-RESHAPED = 0.3  # by what part another shape may fit better in a third
-GETS_ON = 0.7  # share of its steps that bring a thing on its way
-LEAPS, JUMP = 4.0, 0.06  # median steps, and short sides above them, that no step exceeds
-WOBBLED = 0.5  # what part of the fit's error may go with an angle for each frame
-EXTRA = 0.4  # area of what belongs to none of the things, summed over the frames, in the largest thing's
-EXTRA_FRAMES = 4  # below which that much less is enough
-STEEPER = 1.5  # how much longer the way along the named axis must be than across it
+SEEN = 0.9  # share of the frames in which a thing must be seen, without those in which a bar covers its place
+RECOLOURED = 0.3  # the most that a thing's mean colours in two thirds may differ, relative to its colour
+GROWN = 1.3  # the most that a thing's sizes in two thirds may differ, as a ratio
+RESHAPED = 0.3  # the most by which another shape may fit better in a third, relative
+GETS_ON = 0.7  # share of a thing's steps that must go in its direction
+LEAPS, JUMP = 4.0, 0.06  # no step exceeds this many median steps plus this many short sides
+WOBBLED = 0.5  # the share of the fit's error that a free angle per frame may remove
+EXTRA = 0.4  # area of spots outside the things, summed over frames, in areas of the largest thing
+EXTRA_FRAMES = 4  # for clips of fewer frames EXTRA is lower in proportion
+STEEPER = 1.5  # ratio by which the way along the named axis must exceed that across it
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The checkable content of a prompt; None or () where it says nothing. Objects stand in the prompt's order.
+    """The checkable content of a prompt; None or () where the prompt says nothing. Objects are in the prompt's order.
 
-    directions: one of left, right, up, down, clockwise, anticlockwise (or None) for each object; under motion "pan" the camera's.
-    event: one of EVENTS' values. sizes, speeds and background are read from dense captions and are not checked.
+    directions: one of left, right, up, down, clockwise, anticlockwise (or None) for each object; under motion "pan" the camera's. event:
+    one of EVENTS' values. sizes, speeds and background are read from dense captions and are not checked.
     """
 
     count: int | None = None
@@ -67,7 +67,7 @@ class Facts:
         return self.directions[0] if self.directions else None
 
     def vague(self) -> Facts:
-        """What a short caption tells of these facts."""
+        """The part of these facts that a short caption tells."""
         return replace(self, sizes=(), speeds=(), background=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Facts:
-        """The facts that `to_json` wrote; ValueError for a key that is none of theirs."""
+        """The facts that `to_json` wrote; ValueError for an unknown key."""
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"facts have no {', '.join(unknown)}; they have {', '.join(cls.__dataclass_fields__)}")
@@ -84,7 +84,7 @@ class Facts:
 
 
 def moves(thing: Thing, wanted: str, motion: str | None) -> bool:
-    """Whether a thing goes the way the prompt says; across the line of gravity only, when it bounces."""
+    """Whether a thing moves in the direction `wanted`; for a bouncing thing only its horizontal motion counts."""
     if wanted in ("clockwise", "anticlockwise"):
         return (thing.turn if wanted == "clockwise" else -thing.turn) >= TURNED
     along, across = thing.step if wanted in ("left", "right") else thing.step[::-1]
@@ -116,7 +116,7 @@ def _happens(observation: Observation, things: Sequence[Thing], event: str) -> b
 
 
 def keeps(thing: Thing) -> dict[str, bool]:
-    """Whether a thing is seen all the time, and of one colour, size and shape in all thirds of the clip."""
+    """Whether a thing is seen all the time, and whether it has one colour, size and shape in all thirds of the clip."""
     found = thing.keeps
     return {
         "seen": found.seen >= SEEN,
@@ -127,9 +127,9 @@ def keeps(thing: Thing) -> dict[str, bool]:
 
 
 def goes_on(thing: Thing, short: int, wanted: str | None, motion: str | None) -> bool:
-    """Whether no step is longer than a few median steps, and all but a few get on the way wanted (against the camera's in a pan).
+    """Whether no step is longer than a few median steps, and nearly all steps go in the direction `wanted` (against the camera's in a pan).
 
-    A bouncing thing's steps up and down are its physics'; those sideways count.
+    Of a bouncing thing only the horizontal steps count, since the vertical ones follow gravity.
     """
     places, when = thing.centres[thing.clear] / short, thing.clear
     if motion == "rotate":
@@ -149,7 +149,7 @@ def _no_leap(places: ndarray, when: ndarray) -> bool:
 def agreement(observation: Observation, wanted: Facts) -> dict[str, bool | None]:
     """Whether the clip agrees with the prompt in each of ASPECTS; None where the prompt does not say.
 
-    The largest things seen, as many as the prompt names, are paired with the prompt's objects in the order that agrees best.
+    The largest things in the clip, as many as the prompt names, are paired with the prompt's objects in the order that agrees best.
     """
     number = max(len(wanted.colours), len(wanted.shapes), len(wanted.directions), 1)
     things = observation.things[:number]
@@ -180,7 +180,7 @@ def _pairing(observation: Observation, things: Sequence[Thing], wanted: Facts) -
 
 
 def crowded(observation: Observation) -> bool:
-    """Whether the clip shows more than its things: a small, brief or grey spot beside them."""
+    """Whether the clip shows more than its things: small, brief or grey spots besides them."""
     return observation.extra >= EXTRA * min(1.0, observation.frames / EXTRA_FRAMES)
 
 
@@ -191,7 +191,7 @@ def judge(
     *,
     palette: Mapping[str, tuple[int, int, int]],
 ) -> list[dict[str, bool | None]]:
-    """The agreement of each clip (uint8 T H W 3, of any sizes, with its frames a second) with what its prompt asks for.
+    """The agreement of each clip (uint8 T H W 3, of any size, at its frames a second) with its prompt's facts.
 
     palette: the colours' names and RGB values 0..255.
     """
@@ -214,18 +214,18 @@ class PromptAdherence(VideoMetric):
         self.add_state("asked", default=torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, agreed: Sequence[Mapping[str, bool | None]]) -> None:
-        """Count the verdicts on some clips, each as `judge` gives it."""
+        """Count the verdicts on some clips, each as `judge` returns it."""
         hits, asked = counted(agreed)
         self.hits += hits.to(self.hits.device)
         self.asked += asked.to(self.asked.device)
 
     def compute(self) -> dict[str, float]:
-        """See `shares`; over all ranks."""
+        """The `shares` of the clips of all ranks."""
         return shares(self.hits, self.asked)
 
 
 def counted(agreed: Sequence[Mapping[str, bool | None]]) -> tuple[Int[Tensor, "A"], Int[Tensor, "A"]]:
-    """How many clips show each of ASPECTS and of ALL, and of how many that was asked."""
+    """For each of ASPECTS and of ALL: the number of clips that show it, and the number of clips whose prompt asks for it."""
     hits, asked = torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64), torch.zeros(len(ASPECTS) + len(ALL), dtype=torch.int64)
     for clip in agreed:
         verdicts = [*(clip[name] for name in ASPECTS), *together(clip).values()]
@@ -235,9 +235,9 @@ def counted(agreed: Sequence[Mapping[str, bool | None]]) -> tuple[Int[Tensor, "A
 
 
 def together(clip: Mapping[str, bool | None]) -> dict[str, bool | None]:
-    """The verdicts ALL of a clip: on those of the aspects that its prompt asks for; None where it asks for none.
+    """The verdicts ALL on a clip, over those aspects that its prompt asks for; None if it asks for none of them.
 
-    Verdicts of before "steady" was looked at have "all_v1" alone.
+    Stored verdicts from before "steady" existed get "all_v1" alone.
     """
     found: dict[str, bool | None] = {}
     for name, aspects in ALL.items():
@@ -248,7 +248,7 @@ def together(clip: Mapping[str, bool | None]) -> dict[str, bool | None]:
 
 
 def shares(hits: Int[Tensor, "A"], asked: Int[Tensor, "A"]) -> dict[str, float]:
-    """The share for each aspect that any prompt asked for, those of ALL, and "n", the number of clips that "all" was asked of."""
+    """The share for each aspect that any prompt asked for and for each of ALL; "n" is the number of clips whose prompts asked for any."""
     names = (*ASPECTS, *ALL)
     found = {name: hit / out_of for name, hit, out_of in zip(names, hits.tolist(), asked.tolist(), strict=True) if out_of}
     return {**found, "n": float(asked[names.index("all")].item())}

@@ -1,7 +1,7 @@
-"""What can be seen in a clip of coloured things on a background, from its pixels alone.
+"""Measures the coloured things in a clip from its pixels alone: what they look like and how they move.
 
-Colours are looked at in the plane of chroma, where every grey is the origin: the background's shade, gradients, ripples and grey
-bars all fall away, and a pixel that is half object, half background has half the object's chroma. So masks are soft and sub-pixel.
+Colours are points in the plane of chroma with every grey at the origin: shades, gradients, ripples and grey bars of the background vanish,
+and a pixel that is half object, half background has half the object's chroma. So masks are soft and sub-pixel.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ from sora.world.judge.silhouettes import ShapeFit, centroid, plateau
 from sora.world.judge.steadiness import REACH, SHOWN, Steadiness, fitted, in_view, measure, way
 from sora.world.judge.strangers import extra, may_be_theirs
 
-WORKING = 64  # short sides above twice this are averaged down to about it
-FAINT = 36.0  # chroma below which nothing is coloured
-HUE_GAP = np.radians(16.0)  # hues closer than this are one colour
-LEAST_SHARE = 0.22  # of the largest thing's area, below which something is a speck
+WORKING = 64  # pixels; short sides above twice this are averaged down to about this
+FAINT = 36.0  # chroma below which a pixel is not coloured
+HUE_GAP = np.radians(16.0)  # radians; closer hues are one colour
+LEAST_SHARE = 0.22  # of the largest thing's area, below which a component is a speck
 LEAST_AREA = 5.0  # pixels
-LOW = 0.22  # of a thing's usual area, below which it is hidden
-FULL = 0.8  # of a thing's usual area, from which its outline is judged
-WHOLE = 0.9  # of a thing's usual area, from which nothing cuts its outline
-DIP = 0.07  # short sides the lowest point of a bounce must lie below the way before and after it
-LEAST_SIDE = 2  # clear frames before and after a gap, from which shapes are told on both sides of it
-SURE = 0.3  # margin from which so few frames tell a shape
-SLACK = 2.0  # pixels beyond a half hidden thing's reach that may still be its
-STILL_GRID = 4.0  # mean squared grey levels below which a background hasn't changed
+LOW = 0.22  # of a thing's usual area, below which it counts as hidden
+FULL = 0.8  # of a thing's usual area, from which on its outline is judged
+WHOLE = 0.9  # of a thing's usual area, from which on its outline counts as whole
+DIP = 0.07  # short sides by which a bounce's lowest point must lie below the way before and after
+LEAST_SIDE = 2  # the least clear frames before and after a gap to tell a shape on both sides
+SURE = 0.3  # the least margin for a shape from so few frames
+SLACK = 2.0  # pixels beyond a half-hidden thing's reach that may still belong to it
+STILL_GRID = 4.0  # mean squared difference in grey levels below which a background is unchanged
 
 _CHROMA = np.array([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing seen. step: (x, y) its way from first to last frames in short sides. range: the farthest it was from its median place.
+    """One thing in a clip. step: (x, y) from its first to its last frames, in short sides. range: farthest it was from its median position.
 
-    shapes: what it is before and after its longest time unseen, as far as either can be told. turn: degrees clockwise on the screen.
-    centres: (T, 2) x and y in pixels of the clip, NaN where it isn't seen. area: its usual pixels.
-    shown: (T,) the part of that area that is seen in each frame; where it is well below 1 the centre is that of a part. clear: numbers of
-    the frames in which its outline is whole. keeps: how far it stays what it is.
+    shapes: its shape before and after its longest time unseen, as far as either can be told. turn: degrees clockwise on the screen.
+    centres: (T, 2) x and y in pixels, NaN where unseen. area: its usual area in pixels. shown: (T,) the visible share of that area; where
+    it is well below 1 the centre is that of the visible part. clear: numbers of the frames with a whole outline. keeps: its steadiness.
     """
 
     colour: str
@@ -65,8 +64,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Observation:
-    """things: the largest first. camera: which way it pans (left, right, up, down), or None. extra: the area of coloured and grey spots
-    that are none of these things, summed over frames, in areas of the largest thing. frames: how many. short: pixels of the short side."""
+    """The measurement of a clip. things: the largest first. camera: the direction of a pan (left, right, up, down), or None. extra: the
+    area of spots outside the things, summed over frames, in areas of the largest thing. frames: their number. short: the short side
+    (pixels)."""
 
     things: tuple[Thing, ...]
     camera: str | None
@@ -86,10 +86,10 @@ class _Track:
 
 
 def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str, tuple[int, int, int]]) -> Observation:
-    """Measure a clip: which things of the palette's colours it shows, what shapes they have, and what they do.
+    """Measure a clip: which things of the palette's colours it shows, what shapes they have, and how they move.
 
-    fps: frames a second (only checked: ways are judged as they are seen). palette: colours' names and RGB values; they are told apart by
-    hue, so they may not be grey. ValueError for anything else.
+    fps: frames a second, only checked. palette: colours' names and RGB values; they are told apart by hue, so they may not be grey. Raises
+    ValueError for anything else.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 1 or fps <= 0:
         raise ValueError(f"frames of shape {frames.shape} at {fps} fps; give uint8 frames T H W 3, at least one, and a positive rate")
@@ -116,7 +116,7 @@ def observe(frames: UInt8[ndarray, "T H W 3"], fps: float, palette: Mapping[str,
 
 
 def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T h w 3"], int]:
-    """Float frames, averaged over blocks of `scale` pixels if they are large."""
+    """Frames as floats, averaged over blocks of `scale` pixels if they are large, and that scale."""
     scale = max(1, min(frames.shape[1:3]) // WORKING)
     pixels = frames.astype(np.float32)
     if scale == 1:
@@ -127,7 +127,7 @@ def _shrink(frames: UInt8[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T h w 3"
 
 
 def _without_ground(pixels: Float[ndarray, "T H W 3"]) -> tuple[Float[ndarray, "T H W 2"], Float[ndarray, "2"]]:
-    """Chroma above the background's, which is a plane over the frame (a tint, or a gradient of tints), and that plane's middle."""
+    """Chroma minus the background's, which is a plane over the frame (a tint, or a gradient of tints), and that plane's middle value."""
     chroma = pixels @ _CHROMA
     picture = np.median(chroma, axis=0)  # H W 2
     height, width, _ = picture.shape
@@ -150,7 +150,7 @@ def _colours(
     ground: Float[ndarray, "2"],
     palette: Mapping[str, tuple[int, int, int]],
 ) -> list[tuple[Float[ndarray, "T H W"], str]]:
-    """The hues that fill a good part of what is coloured, each with its soft mask 0..1 and the name of the nearest palette colour."""
+    """The hues that cover enough of the coloured pixels, each with its soft mask 0..1 and the name of the nearest palette colour."""
     if coloured.sum() < LEAST_AREA:
         return []
     hues = np.arctan2(chroma[..., 1], chroma[..., 0])
@@ -168,12 +168,12 @@ def _colours(
 
 
 def _wrap(angle: Any) -> Any:
-    """An angle, or an array of them, brought into -pi..pi."""
+    """An angle in radians, or an array of them, wrapped into -pi..pi."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _hue_peaks(hues: ndarray, weights: ndarray) -> Float[ndarray, "K"]:
-    """Where the hues of the coloured pixels gather, the strongest first."""
+    """The peaks of the coloured pixels' hue distribution, the strongest first."""
     bins = 180
     counts = np.bincount(((hues + np.pi) / (2 * np.pi) * bins).astype(np.int64) % bins, weights=weights, minlength=bins)
     smooth = ndimage.gaussian_filter1d(counts, 2.5, mode="wrap")
@@ -192,7 +192,7 @@ def _hue_peaks(hues: ndarray, weights: ndarray) -> Float[ndarray, "K"]:
 
 
 def _nearest_colour(hue: float, level: float, ground: Float[ndarray, "2"], palette: Mapping[str, tuple[int, int, int]]) -> str:
-    """The palette's colour that differs from the ground in the most similar direction; how strongly counts a little."""
+    """The palette's colour whose difference from the ground has the most similar hue; its strength counts a little."""
     best, least = "", np.inf
     for name, rgb in palette.items():
         target = np.array(rgb, dtype=np.float32) @ _CHROMA - ground
@@ -229,7 +229,7 @@ def _tracks(mask: Float[ndarray, "T H W"], colour: str) -> list[_Track]:
 
 
 def _extend(chains: list[list[tuple[int, int]]], t: int, seen: list[int], places: Sequence[tuple[float, ...]]) -> None:
-    """Give each component of a frame to the chain that was last seen nearest to it."""
+    """Append each component of a frame to the chain whose last position is nearest."""
     free = list(range(len(chains)))
     for i in seen:
         far = {c: np.hypot(*(np.subtract(places[i], places[chains[c][-1][1]])[1:])) if chains[c] else 1e6 + c for c in free}
@@ -239,7 +239,7 @@ def _extend(chains: list[list[tuple[int, int]]], t: int, seen: list[int], places
 
 
 def _follow(mask: Float[ndarray, "T H W"], labels: ndarray, colour: str, chain: list[tuple[int, int]]) -> _Track:
-    """Cut one thing out of its colour's mask: its core and the soft edge within two pixels of it, nearer to it than to others."""
+    """Cut one thing out of its colour's mask: its core and the soft edge within two pixels, where this thing is the nearest."""
     count = len(mask)
     masks = np.zeros_like(mask)
     areas, centres = np.zeros(count), np.full((count, 2), np.nan)
@@ -261,15 +261,15 @@ def _usual(areas: ndarray) -> float:
 
 
 def _lasting(track: _Track) -> bool:
-    """Seen in at least a third of the frames: what flashes up is not a thing."""
+    """Whether a track is seen in at least a third of the frames: anything briefer is no thing."""
     return bool((track.areas > 0).mean() >= 0.34)
 
 
 @dataclass(frozen=True)
 class _View:
-    """How well a track is seen. clear: numbers of the frames in which it is shown whole, by its area; whole: in which nothing cuts its
-    outline. judged: (T,) where no bar hides it. hidden: (T, 2) places (row, column) in frames in which it is not clear, NaN in others.
-    usual: its area, radius: of the circle as large."""
+    """How well a track is seen. clear: numbers of the frames in which it is shown whole, by its area. whole: those in which nothing cuts
+    its outline. judged: (T,) True where no bar hides it. hidden: (T, 2) its positions (row, column) in frames in which it is not clear,
+    else NaN. usual: its usual area in pixels. radius: of the circle of that area, in pixels."""
 
     clear: ndarray
     whole: ndarray
@@ -322,7 +322,7 @@ def _fit(track: _Track, frames: ndarray) -> ShapeFit:
 
 
 def _around_gap(track: _Track, clear: ndarray, usual: float, shape: str) -> tuple[str, str]:
-    """The shapes on both sides of the longest gap between clear frames, if the thing went unseen in it; the shape of all, if not."""
+    """The shapes before and after the longest gap between clear frames, if the thing was unseen in it; else the shape of the clip twice."""
     if len(clear) < 2 * LEAST_SIDE:
         return shape, shape
     cut = int(np.diff(clear).argmax()) + 1
@@ -334,13 +334,13 @@ def _around_gap(track: _Track, clear: ndarray, usual: float, shape: str) -> tupl
 
 
 def _cut(masks: Float[ndarray, "T H W"]) -> ndarray:
-    """Frames in which a thing touches the edge, so that its outline may be cut."""
+    """Frames in which a thing touches the frame's edge, so that its outline may be cut."""
     edge = masks[:, [0, -1]].max((1, 2)), masks[:, :, [0, -1]].max((1, 2))
     return np.maximum(*edge) > 0.6
 
 
 def _bounces(heights: ndarray) -> int:
-    """How often the way down turns into a way up by a good part (heights grow downwards)."""
+    """How often a downward way turns into an upward one by a good part (heights grow downwards)."""
     touches, lowest, highest, falling = 0, -np.inf, np.inf, False
     for y in heights:
         if not falling:
@@ -355,7 +355,7 @@ def _bounces(heights: ndarray) -> int:
 
 
 def _hides(track: _Track, usual: float, short: int) -> bool:
-    """Seen, then gone, then seen again farther along the same way."""
+    """Whether a track is seen, then unseen, then seen again farther along the same way."""
     gone = track.areas < LOW * usual
     full = np.flatnonzero(track.areas > 0.6 * usual)
     for before, after in pairwise(full):
@@ -367,7 +367,7 @@ def _hides(track: _Track, usual: float, short: int) -> bool:
 
 
 def _camera(pixels: Float[ndarray, "T H W 3"], tracks: list[_Track], short: int) -> str | None:
-    """Which way the camera pans: the background moves along with the largest thing, instead of staying where it is."""
+    """The direction in which the camera pans: the background moves along with the largest thing, instead of staying."""
     if not tracks or len(pixels) < 2:
         return None
     track = tracks[0]

@@ -1,7 +1,7 @@
-"""Whether things keep to the world's physics, from what was seen of them: thrown ones to their arc, hidden ones to their way.
+"""Measures whether things obey the world's physics: thrown things follow a parabola, hidden things return on their line.
 
-Beyond the events of a prompt (it bounced; it hid), these measure how: a clip may bounce along straight lines, or let a thing return
-from behind a bar where it could not have got to.
+The events of a prompt only say that a thing bounced or hid. But a clip may bounce along straight lines, or let a thing return from behind a
+bar at a place that it could not have reached.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from sora.metrics.metric import VideoMetric
 from sora.world.judge.observation import Observation
 
 LEAST_OF_ARC = 3  # frames
-HIDDEN = 0.5  # of a thing's area, below which its centre says little
+HIDDEN = 0.5  # of a thing's area, below which its centre is unreliable
 ASIDE = 0.1  # short sides
 GROWN = 1.3  # times as large
 
 
 @dataclass(frozen=True)
 class Arc:
-    """gravity: short sides a second². deviation: the root of the mean squared distance from the arcs, in short sides."""
+    """A fit of parabolas. gravity: short sides a second². deviation: the root mean squared distance from them, in short sides."""
 
     gravity: float
     deviation: float
 
 
 def gravity_arc(centres: Float[ndarray, "T 2"], fps: float, short: float) -> Arc | None:
-    """The parabolas of one gravity, an arc between each touch of the floor and the next, that are nearest to a thing's way.
+    """Fit parabolas of one gravity to a thing's way, one between each touch of the floor and the next.
 
-    centres: (x, y) in pixels, y down, NaN where unseen; x at one speed for an arc. short: the clip's short side in pixels. None where no
-    arc has three frames, or so few frames in all that any way would fit.
+    centres: (x, y) in pixels, y down, NaN where unseen; x has one speed per arc. short: the clip's short side in pixels. None if no arc has
+    three frames, or if there are so few frames in all that any way would fit.
     """
     time, x, y = _seen(centres, fps, short)
     lowest = _touches(y)
-    # The lowest frame may lie on either side of the touch: it is left out.
+    # Leave out the lowest frame, which may lie on either side of the touch.
     parts = [np.setdiff1d(part, lowest) for part in np.split(np.arange(len(y)), lowest)]
     parts = [part for part in parts if len(part) >= LEAST_OF_ARC]
     kept = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
@@ -57,22 +57,22 @@ def gravity_arc(centres: Float[ndarray, "T 2"], fps: float, short: float) -> Arc
 
 @dataclass(frozen=True)
 class Return:
-    """How a thing came back: aside, its distance in short sides from the line it went along before; size, its area over that before."""
+    """How a thing returned. aside: its distance in short sides from its line before it hid. size: its area after, over that before."""
 
     aside: float
     size: float
 
     @property
     def same(self) -> bool:
-        """Whether it can be the thing that went: on its line, of its size. Its colour is the same, else it is seen as another thing."""
+        """Whether it may be the same thing: on its line, of its size. A return in another colour is tracked as another thing."""
         return self.aside <= ASIDE and 1 / GROWN <= self.size <= GROWN
 
 
 def returned(centres: Float[ndarray, "T 2"], shown: Float[ndarray, "T"], short: float) -> Return | None:
-    """After its longest time unseen; None if it never hid and came back farther along, or was seen too briefly before or after.
+    """How a thing returned after its longest time unseen; None if it never hid and came back farther along, or was seen too briefly.
 
-    centres: as for `gravity_arc`. shown: the part of the thing that each frame shows. Half hidden, a thing's centre moves along its way,
-    not aside: so the line is told well, and where on it the thing should be is not.
+    centres: as for `gravity_arc`. shown: the visible share of the thing in each frame. The visible part of a half-hidden thing moves along
+    the line, not aside: so the line is certain, but the position on it is not, and is not judged.
     """
     hidden = (shown < HIDDEN) | np.isnan(centres).any(axis=1)
     seen = np.flatnonzero(~hidden)
@@ -92,12 +92,12 @@ def returned(centres: Float[ndarray, "T 2"], shown: Float[ndarray, "T"], short: 
 
 
 class Physics(VideoMetric):
-    """Over clips that were asked to bounce or to hide: `gravity_deviation` (mean, lower is better) and `permanence` (share that
-    returned as what went: on their line, of their size and shape; in another colour they are other things).
+    """`gravity_deviation` (mean, lower is better) over clips that were asked to bounce, and `permanence` over clips that were asked to
+    hide: the share whose thing returned on its line, of its size and shape (in another colour it is another thing).
 
-    update(observations, events, rates, sides) takes what `observe` gave, the events that prompts asked for (others are passed over),
-    frames a second and short sides in pixels. A clip whose thing was not seen well enough is left out of the deviation and is no
-    permanence; `gravity_clips` and `permanence_clips` count.
+    update(observations, events, rates, sides) takes results of `observe`, the events that prompts asked for (others are skipped), frames a
+    second and short sides in pixels. A clip whose thing was not seen well enough is left out of the deviation and counts as no permanence;
+    `gravity_clips` and `permanence_clips` are the numbers of clips.
     """
 
     totals: Tensor
@@ -141,13 +141,13 @@ def _seen(centres: ndarray, fps: float, short: float) -> tuple[ndarray, ndarray,
 
 
 def _touches(y: ndarray) -> ndarray:
-    """The lowest frames (y grows downwards) between a way down and a way up; the ends count, what lies beyond them is not seen."""
+    """The lowest frames (y grows downwards) between a downward and an upward way; the first and last frame count, as the rest is unseen."""
     around = np.concatenate([[-np.inf], y, [-np.inf]])
     return np.flatnonzero((y >= around[:-2]) & (y > around[2:]))
 
 
 def _design(parts: list[ndarray], kept: ndarray, time: ndarray) -> ndarray:
-    """Of each arc by itself, a place and a speed."""
+    """Columns of the least squares fit: for each arc its own position and speed."""
     columns = np.zeros((len(kept), 2 * len(parts)))
     row = 0
     for number, part in enumerate(parts):

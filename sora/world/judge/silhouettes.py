@@ -1,8 +1,8 @@
-"""The outlines of the world's shapes: how much of each pixel a shape covers, and a judge that names a shape from its mask.
+"""The outlines of the world's shapes: the share of each pixel that a shape covers, and a judge that names a shape from its mask.
 
-The judge works by analysis through synthesis. Each observed mask is brought to a common centre and area, and compared with
-blurred, turned outlines made by the same steps; the shape whose outline leaves the least squared error over all frames wins.
-Blur is a free parameter of the fit (one for a clip), so a soft square is still a square.
+The judge works by analysis through synthesis. Each observed mask is brought to a common centre and area, and compared with blurred, turned
+outlines made by the same steps; the shape whose outline leaves the least squared error over all frames wins. Blur is a free parameter of
+the fit (one for a clip), so a soft square is still a square.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scipy import ndimage
 
 GRID = 25  # samples on each side of a normalised mask
 SPAN = 2.0  # its half width, in radii of the circle of equal area
-BLURS = (0.06, 0.14, 0.22, 0.32, 0.44)  # standard deviations tried, in the same unit
-STEP = 6.0  # degrees between the angles tried
-MOST_TURNED = 300.0  # degrees in a clip
+BLURS = (0.06, 0.14, 0.22, 0.32, 0.44)  # standard deviations to try, in the same unit
+STEP = 6.0  # degrees between the angles to try
+MOST_TURNED = 300.0  # degrees, the most to try over a clip
 FINE = 24.0  # pixels per radius at which outlines are drawn
 
 
 class Outline(NamedTuple):
-    """A shape at angle 0, in units of its radius: how far it reaches, and the angle after which it repeats (0: any)."""
+    """A shape at angle 0, in units of its radius: its extents, and the angle after which it repeats (0: any)."""
 
     wide: float  # half width
     above: float
@@ -97,7 +97,7 @@ def coverage(shape: str, x: ndarray, y: ndarray, *, radius: float, angle: ndarra
 
 
 def normalise(mask: Float[ndarray, "H W"], centre: tuple[float, float], area: float) -> Float[ndarray, "G G"]:
-    """A soft mask moved to its centre (row, column) and scaled to unit area of the equal circle."""
+    """A soft mask moved so that `centre` (row, column) is in the middle, and scaled so that a circle of `area` pixels has radius 1."""
     radius = np.sqrt(area / np.pi)
     steps = np.linspace(-SPAN, SPAN, GRID) * radius
     places = np.meshgrid(centre[0] + steps, centre[1] + steps, indexing="ij")
@@ -111,7 +111,7 @@ def centroid(mask: Float[ndarray, "H W"]) -> tuple[float, float]:
 
 
 def plateau(values: ndarray) -> float:
-    """The level of a shape's inside: the 85th percentile of what lies above a third of the highest values."""
+    """The level of a shape's inside: the 85th percentile of the values above a third of the highest ones."""
     if values.size == 0:
         return 0.0
     top = np.quantile(values, 0.98)
@@ -120,9 +120,9 @@ def plateau(values: ndarray) -> float:
 
 @dataclass(frozen=True)
 class ShapeFit:
-    """What the judge found: a name, by what part the next shape fits worse (0..1), degrees turned clockwise, and every shape's error.
+    """The judge's result: a name, how much worse the next shape fits (0..1, relative), degrees turned clockwise, and every shape's error.
 
-    wobble: what part of the named shape's error goes when each frame may have an angle of its own, 0..1.
+    wobble: the share of the named shape's error that vanishes if each frame may have its own angle, 0..1.
     """
 
     shape: str
@@ -134,7 +134,7 @@ class ShapeFit:
 
 @cache
 def _templates(shape: str) -> Float[ndarray, "B A G2"]:
-    """The shape's normalised outlines at every blur and angle tried."""
+    """The shape's normalised outlines at all trial blurs and angles."""
     symmetry = OUTLINES[shape].symmetry
     angles = np.arange(0.0, symmetry, STEP) if symmetry else np.zeros(1)
     half = int(FINE * 3.2)
@@ -153,7 +153,7 @@ def _templates(shape: str) -> Float[ndarray, "B A G2"]:
 
 
 def _turns(symmetry: float, span: int) -> Float[ndarray, "R"]:
-    """Whole turns to try over `span` frames, the smallest first, in degrees: slow enough to be told from the shape's symmetry."""
+    """Total turns in degrees to try over `span` frames, the smallest first: slow enough to be told apart despite the shape's symmetry."""
     most = min(0.25 * symmetry * span, MOST_TURNED)
     steps = np.arange(0.0, most + 1e-6, STEP)
     return np.concatenate([steps, -steps[1:]])
@@ -174,7 +174,7 @@ def name_shape(masks: Float[ndarray, "F G G"], when: Int[ndarray, "F"]) -> Shape
         product = (flat @ templates.reshape(-1, pixels).T).reshape(len(flat), blurs, angles)
         error = energy[:, None, None] - 2 * product + np.square(templates).sum(-1)  # F B A
         turns = _turns(outline.symmetry, span)
-        # A turn shifts the errors along their angles, which is a phase in their Fourier series: all turns are one product of matrices.
+        # A turn shifts the errors along their angles, a phase in their Fourier series: all turns are one matrix product.
         waves = np.arange(angles // 2 + 1)[:, None, None]
         shifts = np.outer(turns, (when - when[0]) / max(span, 1)) / max(outline.symmetry, 1.0)  # R F
         phases = np.exp(2j * np.pi * waves * shifts)  # K R F

@@ -1,7 +1,7 @@
-"""Whether a thing stays what it was through a clip: seen, of one colour, shape and size, going on its way without leaps.
+"""Measures whether a thing stays the same through a clip: seen, of one colour, shape and size, moving on without leaps.
 
-One fit over all frames says what a clip shows on the whole; here its thirds are compared with each other, and its steps among
-themselves. What is measured here are numbers; `adherence` says from where on they count.
+One fit over all frames describes the clip as a whole; this module compares its thirds with each other, and its steps among themselves. It
+returns numbers; `adherence` has the thresholds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy import ndarray
 
 from sora.world.judge.silhouettes import ShapeFit, name_shape, normalise
 
-EDGE = 8.0  # grey levels over two pixels, from which a line of pixels is the edge of a bar
-ALONG = 0.5  # of a line's pixels may be weaker: a bar may have the shade of the ground behind some part of it
-FLAT = 10.0  # grey levels about its median that the inside of a bar keeps to, but for a tenth of its pixels
-LEAST_BAR = 1.5  # radii of the thing that it hides
+EDGE = 8.0  # grey levels over two pixels, from which on a line of pixels is a bar's edge
+ALONG = 0.5  # the share of a line's pixels that may be weaker: part of the ground may have the bar's shade
+FLAT = 10.0  # grey levels from its median within which nine tenths of a bar's inside lie
+LEAST_BAR = 1.5  # the least width of a bar, in radii of the thing that it hides
 REACH = 1.6  # the farthest point of any shape from its centre, in radii of the circle of equal area
-SHOWN = 0.5  # of a thing's usual area, from which it is seen
-CORE = 0.7  # of the soft mask, from which a pixel is wholly the thing's
+SHOWN = 0.5  # of a thing's usual area, from which on it counts as seen
+CORE = 0.7  # of the soft mask, from which on a pixel belongs wholly to the thing
 PARTS = 3
-LAG = 1 / 6  # of the clip, over which a step is measured
+LAG = 1 / 6  # of the clip, the time over which a step is measured
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Steadiness:
     """How far a thing changes in a clip.
 
     seen: share of the frames in which it is seen, of those in which no bar covers its place. colour: the greatest distance between its mean
-    chroma in two thirds, in its mean chroma's length. size: its largest usual area of a third over the smallest. shape: by what part
-    another shape fits better in some third than the shape of the whole clip, 0..1. turning: what part of the fit's error goes when each
-    frame may have an angle of its own, 0..1: high where it doesn't turn at one rate.
+    chroma in two thirds, relative to the length of its mean chroma. size: the ratio of its largest to its smallest usual area in a third.
+    shape: how much better, relative, another shape fits in some third than the shape of the whole clip, 0..1. turning: the share of the
+    fit's error that vanishes if each frame may have its own angle, 0..1: high if it does not turn at one rate.
     """
 
     seen: float
@@ -44,7 +44,7 @@ class Steadiness:
 
 
 def thirds(frames: ndarray, count: int) -> list[ndarray]:
-    """The chosen frame numbers of each third of a clip of `count` frames; thirds without any are left out."""
+    """The chosen frame numbers of each third of a clip of `count` frames, without empty thirds."""
     parts = [frames[(frames >= start) & (frames < end)] for start, end in _bounds(count)]
     return [part for part in parts if len(part)]
 
@@ -65,8 +65,8 @@ def measure(
     usual: float,
     fit: ShapeFit,
 ) -> Steadiness:
-    """Measure one thing. whole: numbers of the frames in which nothing cuts its outline. judged: in which no bar hides it. usual: its area.
-    fit: of the whole clip."""
+    """Measure one thing. whole: numbers of the frames in which nothing cuts its outline. judged: True where no bar hides it. usual: its
+    usual area in pixels. fit: of the whole clip."""
     seen = float((areas[judged] >= SHOWN * usual).mean()) if judged.any() else 1.0
     parts = thirds(whole, len(masks))
     colours = np.array([_colour(masks[part], chroma[part]) for part in parts]).reshape(-1, 2)
@@ -85,7 +85,7 @@ def measure(
 
 
 def fitted(masks: Float[ndarray, "T H W"], areas: Float[ndarray, "T"], centres: Float[ndarray, "T 2"], frames: ndarray) -> ShapeFit:
-    """The shape that fits a thing best in the frames of these numbers."""
+    """The shape that fits a thing best in the frames with these numbers."""
     return name_shape(np.stack([normalise(masks[t], tuple(centres[t]), float(areas[t])) for t in frames]), frames)
 
 
@@ -102,7 +102,7 @@ def _spread(colours: Float[ndarray, "P 2"]) -> float:
 
 
 def way(centres: Float[ndarray, "T 2"], seen: ndarray) -> Float[ndarray, "T 2"]:
-    """Places in all frames: straight between those in which a thing is seen, and on at its mean pace before and after them."""
+    """Positions in all frames: interpolated linearly where a thing is unseen, and extrapolated at its mean pace at both ends."""
     time = np.arange(len(centres))
     places = np.stack([np.interp(time, seen, centres[seen, axis]) for axis in (0, 1)], -1)
     first, last = seen[0], seen[-1]
@@ -113,10 +113,10 @@ def way(centres: Float[ndarray, "T 2"], seen: ndarray) -> Float[ndarray, "T 2"]:
 def in_view(
     pixels: Float[ndarray, "T H W 3"], busy: Bool[ndarray, "T H W"], places: Float[ndarray, "T 2"], radius: float
 ) -> Float[ndarray, "T"]:
-    """The share of a disc at a thing's place that no bar over the whole frame covers.
+    """The share of a disc at a thing's position that no bar covers, in each frame.
 
-    busy: pixels of things. places: (row, column) where the thing is seen, and where it should be where it isn't. radius: of the circle as
-    large as the thing, in pixels.
+    busy: pixels of things. places: (row, column) where the thing is seen, or where it should be. radius: of the circle of the thing's area,
+    in pixels.
     """
     shown = np.ones(len(places))
     luma = np.where(busy, np.nan, pixels.mean(-1))
@@ -146,7 +146,7 @@ def _bars(picture: Float[ndarray, "H W"]) -> list[tuple[float, float]]:
     padded = np.pad(score, 2)
     highest = np.max([padded[shift : shift + len(score)] for shift in range(5)], axis=0)
     edges = np.flatnonzero((score == highest) & (score > EDGE)) + 1.0
-    edges = edges[np.append(True, np.diff(edges) > 1)] if len(edges) else edges  # of two equal neighbours the first
+    edges = edges[np.append(True, np.diff(edges) > 1)] if len(edges) else edges  # the first of neighbouring columns
     return [(low, high) for low, high in pairwise(edges.tolist()) if _flat(picture[:, int(low) + 2 : int(high) - 1])]
 
 
@@ -156,8 +156,8 @@ def _flat(inside: ndarray) -> bool:
 
 
 def progress(places: Float[ndarray, "N"], when: ndarray) -> float:
-    """How steadily a way gets on, up to 1: the share of its steps that do so by a third of the mean pace or more, over a sixth of the time;
-    less, if more of the way goes back than that.
+    """How steadily a thing moves on, up to 1: the share of steps, over a sixth of the time each, that advance by a third of the mean pace
+    or more; less if more of the way goes back than that.
 
     places: along the way, in any unit. when: their frame numbers, ascending.
     """
@@ -174,7 +174,7 @@ def progress(places: Float[ndarray, "N"], when: ndarray) -> float:
 
 
 def leap(places: Float[ndarray, "N D"], when: ndarray) -> tuple[float, float]:
-    """The longest step from a frame to the next, and the median step, in the unit of places."""
+    """The longest step from a frame to the next, and the median step, in the unit of `places`."""
     if len(when) < 2:
         return 0.0, 0.0
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1) / np.diff(when)

@@ -1,4 +1,4 @@
-"""What a clip shows beside its things: small, brief or grey spots that belong to none of them."""
+"""Finds small, brief or grey spots in a clip that belong to none of its things."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import ndimage
 
-STRONG = 55.0  # chroma, from which a spot is a thing's: what a codec spreads around edges is weaker
-GREY = 55.0  # grey levels above or below the ground, from which something without colour may be a thing
-STEEP = 22.0  # grey levels a pixel at its border: what rises more softly is the ground's
+STRONG = 55.0  # the least chroma of a spot: a codec's artefacts around edges are weaker
+GREY = 55.0  # the least difference from the ground, in grey levels, of a colourless spot
+STEEP = 22.0  # the least slope at a spot's border, in grey levels a pixel: the ground is softer
 LEAST = 4.0  # pixels
 LEAST_SHARE = 0.05  # of the largest thing's area
-SOFT = 2  # pixels around a thing in which its colour may run out
+SOFT = 2  # pixels around a thing into which its colour may bleed
 
 _SQUARE = np.ones((1, 3, 3), dtype=bool)
 _FLAT = np.zeros((3, 3, 3), dtype=bool)
@@ -28,10 +28,10 @@ def extra(
     own: Bool[ndarray, "T H W"],
     largest: float,
 ) -> float:
-    """The area of spots that are no thing's, summed over frames, in areas of the largest thing.
+    """The area of spots that belong to no thing, summed over frames, in areas of the largest thing.
 
-    strength: chroma above the ground's. coloured: where it is more than noise. own: pixels of the things, and those that may be theirs.
-    largest: pixels.
+    strength: chroma above the ground's. coloured: where it exceeds noise. own: pixels of the things, and those that may be theirs. largest:
+    area of the largest thing in pixels.
     """
     around = ndimage.binary_dilation(own, _SQUARE, iterations=SOFT)
     tinted = ndimage.binary_dilation(own | coloured, _SQUARE, iterations=SOFT + 1)
@@ -48,7 +48,7 @@ def _sizes(labels: ndarray, number: int) -> ndarray:
 
 
 def _grey(pixels: Float[ndarray, "T H W 3"], tinted: Bool[ndarray, "T H W"]) -> ndarray:
-    """The pixels of each spot that stands out from the ground in grey alone, with a steep border, and is off the edge: a bar is not."""
+    """The pixels of each spot that differs from the ground in grey alone, has a steep border, and does not touch the edge, as bars do."""
     luma = pixels.mean(-1)
     mask = np.abs(_above_ground(luma, tinted)) > GREY
     labels, number = _labelled(mask)
@@ -64,7 +64,7 @@ def _grey(pixels: Float[ndarray, "T H W 3"], tinted: Bool[ndarray, "T H W"]) -> 
 
 
 def _above_ground(luma: Float[ndarray, "T H W"], but: Bool[ndarray, "T H W"]) -> Float[ndarray, "T H W"]:
-    """Grey levels above a plane through the background, which is the same in all frames but for a level of its own."""
+    """Grey levels above a plane through the background, which is the same in all frames but for one offset per frame."""
     picture = np.median(luma, axis=0)
     height, width = picture.shape
     y, x = np.mgrid[:height, :width]
@@ -82,7 +82,7 @@ def _above_ground(luma: Float[ndarray, "T H W"], but: Bool[ndarray, "T H W"]) ->
 def may_be_theirs(
     like: Bool[ndarray, "T H W"], places: Sequence[Float[ndarray, "T 2"]], reaches: Sequence[float]
 ) -> Bool[ndarray, "T H W"]:
-    """Discs around the places (row, column; NaN: none) of things in frames where they are seen in part or not at all, sized as `like`."""
+    """Discs, in an array like `like`, around the positions (row, column; NaN: none) of things in frames where they are (half) hidden."""
     found = np.zeros_like(like)
     count, height, width = like.shape
     y, x = np.mgrid[:height, :width]
