@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 NOT_FINITE, SPIKE = "not finite", "spike"
-FLAT = 0.01  # share of the median that the scatter is at least taken as: else a loss that never moved makes a spike of its first change
+FLAT = 0.01  # the scatter counts as at least this share of the median: else a loss that never moved makes a spike of its first change
 
 
 def deviations(value: float, among: Sequence[float]) -> float:
