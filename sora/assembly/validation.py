@@ -136,9 +136,10 @@ def held_out_loss(objective: Any, settings: Any) -> Any:
 def held_out_clips(
     config: DictConfig, *, split: str, count: int | None, budget: int, max_clips: int, seed: int, vae: Path, identity: str
 ) -> HeldOutClips:
-    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: a pack's. vae: the artefact, of hash `identity`.
+    """Clips of another split of the run's datasets. config: of the run. budget, max_clips: tokens and clips of a pack. vae: the folder of
+    the VAE, with hash `identity`.
 
-    Raises ValueError if the split is what the run trains on, does not exist, or has not been encoded.
+    Raises ValueError if the run trains on the split, or it does not exist or has not been encoded.
     """
     from sora.assembly.data import Planned, dataset, of_frames, online_encoder
     from sora.config.build import build, plain
