@@ -179,7 +179,7 @@ def ending(code: int) -> str:
 
 
 def _shared_memory() -> str:
-    """A hint if /dev/shm, where workers put batches for the trainer, is too small for a batch."""
+    """The size and free space of /dev/shm, where workers put batches for the trainer, and how to get more."""
     more = "give it more (docker run --shm-size=16g or --ipc=host), or set fewer workers=; workers=0 needs none"
     try:
         room = os.statvfs(SHARED)
@@ -190,7 +190,7 @@ def _shared_memory() -> str:
 
 
 def killed_for_memory() -> str:
-    """A hint if the kernel killed a process for lack of memory."""
+    """How many processes the kernel killed for lack of memory, if that is known; else that a lack of memory is the usual cause."""
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
         events = dict(line.split() for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").splitlines())
