@@ -144,8 +144,7 @@ def refuse_half_an_evaluation(config: DictConfig, run: Run) -> None:
 
 
 def refuse_read_only(resume: str | None, output: Path) -> None:
-    """Raise ValueError, before the data are planned, if the run's folder cannot be written to, or a new one lies within another run or a
-    dataset."""
+    """Raise ValueError, before the data are planned, if the run's folder is read-only, or a new one lies within another run or dataset."""
     from sora.system import files as storage
 
     if resume in (None, "auto"):

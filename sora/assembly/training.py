@@ -76,8 +76,7 @@ def finish_vae(config: DictConfig, run: Run, module: TrainingModule, job: Job) -
 
 
 def diffusion_job(config: DictConfig, folder: Path) -> Job:
-    """The job of training a network on packs of clips with captions. The VAE is copied to the run; latents or captions of another are
-    refused."""
+    """The job of training a network on packs of clips with captions. Its VAE is copied to the run; latents of another are refused."""
     from sora.assembly.data import captions_told, diffusion_plan, online_encoder
     from sora.assembly.usual import usual_of
     from sora.vae import artefact
@@ -137,8 +136,8 @@ def diffusion_task(
 def training_module(
     config: DictConfig, task: nn.Module, *, scales: Mapping[str, Scale] | None = None, stop: Callable[[], bool] = lambda: False
 ) -> TrainingModule:
-    """A task with its optimiser, schedule, averages and guard. scales: learning-rate scales of single weights. stop: whether this rank asks
-    to stop."""
+    """A task with its optimiser, schedule, averages and guard. scales: learning-rate scales of weights. stop: whether this rank asks to
+    stop."""
     from sora.config.build import build
     from sora.training.module import TrainingModule
 

@@ -82,8 +82,7 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def _check(tree: dict[str, Any], given: set[str], place: str, *, inner: bool) -> None:
-    """Check every target and key of a tree before any of it is built. inner: the node lies inside another one, so its caller adds no
-    keys."""
+    """Check every target and key of a tree before any is built. inner: the node lies inside another, so its caller adds no keys."""
     target = allowed(tree[TARGET])
     made = resolve(target)
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args and **kwargs are no keys

@@ -70,8 +70,7 @@ def _compare(
 
 
 def leave_behind(config: DictConfig, before: DictConfig, said: Collection[str]) -> None:
-    """Remove from nodes whose target differs from that in `before` the keys that only the old target takes, unless the user gave them
-    (`said`)."""
+    """Remove from nodes whose target differs from that in `before` the keys that only the old target takes, except those in `said`."""
     for key in _left_over(_container(config), _container(before), ""):
         if key not in said:
             parent, _, name = key.rpartition(".")

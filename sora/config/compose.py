@@ -159,8 +159,7 @@ def require_all(composed: Composed, verb: str, bare: Sequence[str] = ()) -> None
 
 
 def named_file(argument: str, verb: str) -> str:
-    """Replace `captions=FILE` by `captions.file=FILE` for keys that hold a mapping whose first key is `file`; other words are returned
-    unchanged."""
+    """Replace `captions=FILE` by `captions.file=FILE` for keys with a mapping whose first key is `file`; return other words unchanged."""
     key, _, value = argument.partition("=")
     held = [OmegaConf.select(read(path), key) for path in primaries(verb)] if key.isidentifier() else []
     files = any(isinstance(node, DictConfig) and next(iter(node), None) == "file" for node in held)

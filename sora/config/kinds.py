@@ -206,8 +206,7 @@ class WrongKind(ValueError):
 
 
 def scalar(leaf: Leaf, kind: ValueKind) -> Any:
-    """A scalar of a kind from its text. Raises `WrongKind` if it does not fit, or ValueError for an empty path or a text that is no
-    number."""
+    """A scalar of a kind from its text. Raises `WrongKind` if it does not fit, or ValueError for an empty path or an invalid number."""
     text, plain = leaf.text, not leaf.quoted
     if text == "???":
         raise ValueError("??? is the mark of what must still be given, and no value")

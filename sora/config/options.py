@@ -13,8 +13,7 @@ from sora.config.words import listed, meant
 
 
 def counted(argument: str, available: dict[str, dict[str, Path]]) -> list[str]:
-    """Replace `cluster=h100x512` by `cluster=h100 cluster.devices=512`, for options with a number of devices; others are returned
-    unchanged."""
+    """Replace `cluster=h100x512` by `cluster=h100 cluster.devices=512`, if the option counts devices; return other words unchanged."""
     group, _, option = argument.partition("=")
     name, _, count = option.rpartition("x")
     options = available.get(group, {})

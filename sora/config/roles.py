@@ -55,8 +55,7 @@ def misfit(takes: int, given: Mapping[str, bool], said: Collection[str], place: 
 
 
 def _called_with(annotation: str, wanted: Any) -> list[str] | None:
-    """The positional arguments of the annotated function type, from the text, an alias or a callable protocol; None if it is no
-    function."""
+    """The positional arguments of an annotated function type: from the text, an alias or a callable protocol; None for other types."""
     if match := SIGNATURE.match(annotation):
         return match["takes"].split(", ")
     if inspect.isclass(wanted):

@@ -131,8 +131,7 @@ def bill(wanted: Wanted) -> Bill:
 
 
 def timed(cluster: Cluster, traced: Traced, *, bf16: bool, flops: float, slowest: float, sent: Mapping[str, float]) -> StepTime:
-    """The time of a step. flops: executed by the mean rank. slowest: the slowest rank's over the mean. sent: bytes that a rank sends, by
-    axis."""
+    """The time of a step. flops: executed by the mean rank. slowest: the slowest rank's over the mean. sent: a rank's bytes by axis."""
     from sora.cost.roofline import step_time
 
     touched = 2.0 * (traced.weights + traced.moments + traced.average) + traced.gradients

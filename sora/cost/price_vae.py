@@ -21,8 +21,7 @@ Shape = tuple[int, int, int]  # frames, height, width of a crop
 
 @dataclass(frozen=True)
 class WantedCrops:
-    """The VAE training to price. module: makes the training module. outline: makes the VAE without memory for its weights. clips: their
-    number."""
+    """The VAE training to price. module: makes the training module. outline: makes the VAE without memory. clips: their number."""
 
     launch: Launch
     plan: CropPlan

@@ -143,7 +143,7 @@ class CostCounter(TorchDispatchMode):
             self._send(packet.__name__, args, out)
 
     def _send(self, name: str, args: Any, out: Any) -> None:
-        """Count the bytes of a ring, in which each rank passes on what it has: the least that any algorithm sends for gathers and
+        """Count the bytes of a ring, where each rank passes on what it has: the least that any algorithm sends for gathers and
         reductions."""
         group = next((found for value in args if (found := _group(value)) is not None), None)
         if group is None or group.size() < 2:

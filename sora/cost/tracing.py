@@ -229,8 +229,8 @@ _WIDE = (
 
 
 class _FirstShard(TorchFunctionMode):
-    """Cuts the first rank's shard of a weight only. FSDP cuts each weight into all ranks' shards and keeps its own, which takes minutes for
-    a thousand."""
+    """Cuts only the first rank's shard of a weight: FSDP cuts those of all ranks and keeps one, which takes minutes for a thousand
+    ranks."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.chunk:

@@ -104,8 +104,7 @@ def words_of(settings: EvaluationSettings, share: Share) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Against:
-    """The result of comparing with real clips. rows: one for each scored clip, or none. about: what the protocol records of the
-    continuations."""
+    """The result of comparing with real clips. rows: of scored clips, if any. about: what the protocol records of continuations."""
 
     real: RealSet | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -228,8 +227,7 @@ def lossy(codecs: list[str]) -> list[str]:
 
 
 def protocol_of(settings: EvaluationSettings, bench: Any, real: Any, clips: Clips, about: Mapping[str, Any]) -> Any:
-    """The protocol: all that the scores depend on except the scored videos. Their fingerprint is not in it, because they are the
-    subject."""
+    """The protocol: all that the scores depend on except the scored videos, which are the subject."""
     from sora.metrics.extractors.features import describe
     from sora.metrics.protocol import Protocol
 

@@ -29,7 +29,7 @@ def alike(name: str) -> tuple[str, ...]:
 
 
 def of_clips(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Clip, float]]:
-    """The values of single clips for each figure that is a mean over clips (0 or 1 for verdicts). Clips without a prompt or key are
+    """The values of single clips (0 or 1 for verdicts) for each figure that is a mean over clips. Clips without a prompt or key are
     skipped."""
     found: dict[str, dict[Clip, float]] = {}
     seen: Counter[Clip] = Counter()

@@ -168,8 +168,7 @@ def kept_of(settings: EvaluationSettings, requests: Sequence[Request]) -> Sequen
 
 
 def parted(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split words into those that measure videos and those that measure the run. Raises ValueError for one that needs a distance if there
-    is none."""
+    """Split words into those that measure videos and those that measure the run. Raises ValueError if one lacks a distance it needs."""
     videos, run = (tuple(word for word in words if (word in OF_RUNS) is there) for there in (False, True))
     if "remembered" in run and not any(word in DISTANCES for word in videos):
         raise ValueError("metrics=[remembered]: features of real clips are compared, too; add a distance: metrics=[frechet,remembered]")

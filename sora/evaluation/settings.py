@@ -41,8 +41,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Over what a held-out loss is averaged. clips: their number; None for all. levels: number of noise levels. draws: of noise at each
-    level."""
+    """The clips and noise that a held-out loss averages. clips: None for all. levels: number of noise levels. draws: of noise per level."""
 
     clips: int | None
     levels: int

@@ -61,8 +61,7 @@ def lines_of(text: str, named: str) -> list[str]:
 
 
 def json_of(text: str, named: str) -> Any:
-    """The value of a JSON text. Raises ValueError for other text, and for an object with a duplicate key, of which one value would be
-    lost."""
+    """The value of a JSON text. Raises ValueError for other text, and for a duplicate key, because one of its values would be lost."""
     try:
         refuse_many(text.encode("utf-8", "surrogatepass"), TABLE)
         value = json.loads(text, object_pairs_hook=once)

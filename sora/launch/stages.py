@@ -171,8 +171,7 @@ def _make(stage: Stage, folder: Path, hashed: str, stages: Sequence[Stage]) -> F
 
 
 def run_command(verb: str, overrides: Sequence[str]) -> int:
-    """Run `python -m sora.VERB …` in this terminal and return its exit code. A stop signal to this process first stops the command, which
-    may save."""
+    """Run `python -m sora.VERB …` in this terminal; return its exit code. A stop signal to this process stops the command first."""
     return processes.command([sys.executable, "-m", f"sora.{verb}", *overrides], env=environment(), patience=PATIENCE)
 
 

@@ -21,8 +21,8 @@ Exchange = Callable[[Tensor, ProcessGroup], Tensor]
 
 
 def copied(tensors: Sequence[Tensor], group: ProcessGroup) -> list[Tensor]:
-    """The tensors, which are equal on all ranks and used by each for a part of a result. Backward: partial gradients to whole ones, summed
-    in one call."""
+    """The tensors, equal on all ranks, which each uses for a part of a result. Backward: sums partial gradients to whole ones in one
+    call."""
     learning = [value for value in tensors if value.requires_grad]
     if not (learning and torch.is_grad_enabled()):
         return list(tensors)
@@ -46,8 +46,7 @@ def split(x: Float[Tensor, "N ..."], group: ProcessGroup) -> Float[Tensor, "R ..
 
 
 def joined(x: Float[Tensor, "R ..."], group: ProcessGroup) -> Float[Tensor, "N ..."]:
-    """The concatenated rows of all ranks, for a computation that all repeat alike. Backward: whole gradients to those of this rank's
-    rows."""
+    """All ranks' rows, for a computation that all repeat alike. Backward: whole gradients to those of this rank's rows."""
     return _Exchange.apply(x, group, _all_rows, _own_rows)  # pyright: ignore[reportReturnType]
 
 

@@ -70,8 +70,8 @@ class Sizes:
         return prod(astuple(self))
 
     def refuse_idle(self, count: int, *, by: str = "were started") -> None:
-        """Raise ValueError unless the mesh has `count` ranks: further ones would train a duplicate or idle. by: how the error says they
-        came."""
+        """Raise ValueError unless the mesh has `count` ranks: others would idle or train a duplicate. by: how they came, for the
+        message."""
         if self.ranks != count:
             said = " x ".join(f"{axis} {size}" for axis, size in self.named)
             raise ValueError(f"the mesh of {said} has {counted(self.ranks, 'rank')}, but {count} {by}; change trainer.… or the job")

@@ -138,8 +138,7 @@ def _rows(axis: Axis, stacked: int, vector: Tensor) -> Tensor:
 
 
 def _once(axis: Axis, vector: Tensor) -> Tensor:
-    """A bias that is added before a sum over ranks: only the first rank adds it. Others multiply it by 0, so that it has a gradient on
-    every rank."""
+    """A bias that only the first rank adds before a sum over ranks; others multiply it by 0, so that it has a gradient on every rank."""
     return vector if axis.rank == 0 else vector * 0
 
 

@@ -175,8 +175,7 @@ def _copy(piece: TensorShard) -> TensorShard:
 
 
 def verify(path: Path, *, only: Collection[str] | None = None) -> None:
-    """Raise ValueError, naming the file, unless every byte of the checkpoint, or of the kinds of tensors in `only`, is as it was
-    written."""
+    """Raise ValueError, naming the file, unless every byte of the checkpoint, or of the kinds of tensors in `only`, is as written."""
     outline(path)
     check(path, [name for name in contents(path).files if only is None or name == STATE or kind_of(name) in only])
 
@@ -356,8 +355,7 @@ def _remove(path: Path) -> None:
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` of some steps, spread as evenly as possible: the step whose removal leaves the smallest gap goes first. The first and
-    the last step always stay."""
+    """At most `most` steps, spread evenly: the one that leaves the smallest gap is dropped first, but never the first or last step."""
     left = sorted(steps)
     while len(left) > max(2, most):
         gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
@@ -366,8 +364,7 @@ def thinned(steps: Sequence[int], most: int) -> list[int]:
 
 
 def keep_part(path: Path, folder: Path, *, kinds: Collection[str]) -> None:
-    """Store the tensors of some kinds as a checkpoint of the same name in `folder`: its files are hard links where possible, else
-    copies."""
+    """Store the tensors of some kinds as a checkpoint of the same name in `folder`, by hard links where possible, else copies."""
     if not kinds or (folder / path.name).exists():
         return
     taken = contents(path).of(kinds)

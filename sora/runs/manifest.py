@@ -175,8 +175,7 @@ def layouts(folder: Path, found: Contents, kind: str) -> dict[str, TensorLayout]
 
 
 def told(names: Sequence[str], pieces: Mapping[str, TensorShard]) -> dict[str, Any]:
-    """This rank's pieces, as JSON for `merged`: each box with the numbers of its tensors in `names`, which all ranks list in the same
-    order."""
+    """This rank's pieces, as JSON for `merged`: each box with the indices of its tensors in `names`, which are the same on all ranks."""
     boxes: dict[tuple[Any, ...], list[int]] = {}
     for number, name in enumerate(names):
         if name in pieces:

@@ -87,8 +87,7 @@ class Run:
 
     @property
     def began_with(self) -> Mapping[str, Any] | None:
-        """The content of init.json on the weights that the run started from; None if it started from none. ValueError if the file is
-        damaged."""
+        """What init.json says of the weights that the run started from; None if there are none. ValueError if the file is damaged."""
         return fitting(read_json(self.init_file, within=self.folder), INIT, str(self.init_file)) if self.init_file.is_file() else None
 
     @property
@@ -121,8 +120,7 @@ class Run:
         return trust.allowed(self.folder) or trust.sealed(self.info.get("seal"), *self._said())
 
     def may_read(self, path: Path | str) -> bool:
-        """Whether the run may read a path that it names: the path lies in the run, the run is the user's `own`, or the command line allows
-        it."""
+        """Whether the run may read a path that it names: it lies in the run, the run is the user's `own`, or the command line allows it."""
         return trust.within(path, self.folder) or trust.allowed(path) or self.own
 
     def seal(self) -> None:
@@ -162,8 +160,7 @@ class Run:
             storage.write_json(self.info_file, {**info, **facts})
 
     def depend_on(self, depends: Mapping[str, str], *, vae: Path | None) -> None:
-        """Record the hashes that the run depends on from now on. `vae` replaces the VAE stored in the run, which is kept under another
-        name."""
+        """Record the hashes that the run depends on from now on. `vae` replaces the run's VAE, which is kept under another name."""
         info = self.info
         before = info["depends"].get("vae", "")
         if vae is not None and depends["vae"] != before:

@@ -52,8 +52,7 @@ class TensorLayout(NamedTuple):
 
 
 def boxes(tensor: DTensor) -> tuple[Placement, ...]:
-    """Placements under which each rank holds a single box: with a stacked matrix, whose parts are each cut over the ranks, it holds
-    several."""
+    """Placements under which each rank holds one box: of a stacked matrix whose parts are each cut, it holds several."""
     cuts = Counter(one.dim for one in tensor.placements if isinstance(one, Shard | StridedShard))
     # If two axes cut the same dimension, `fully_shard` marks the order of the cuts by the same class; a rank then holds one box.
     return tuple(Shard(one.dim) if isinstance(one, StridedShard) and cuts[one.dim] == 1 else one for one in tensor.placements)

@@ -107,8 +107,7 @@ def starts_others(said: Mapping[str, str] | None = None) -> bool:
 
 
 def rendezvous(said: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """The address and port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or the first node of a Slurm step and a port derived from
-    it."""
+    """The address and port where ranks meet: MASTER_ADDR and MASTER_PORT, or a Slurm step's first node and a port derived from it."""
     said = os.environ if said is None else said
     nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_JOB_NODELIST") or "127.0.0.1"
     first = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", re.match(r"(?:[^,[]|\[[^]]*\])+", nodes)[0])  # pyright: ignore[reportOptionalSubscript]

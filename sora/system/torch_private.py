@@ -85,8 +85,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def allow_lengths(tensor: Tensor) -> None:
-    """Let a compiled graph take the tensor with any number of rows. torch's public mark_dynamic raises where only one number is
-    possible."""
+    """Let a compiled graph take any number of rows of the tensor. torch's public mark_dynamic raises if only one number is possible."""
     torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 

@@ -47,8 +47,7 @@ class Share:
             raise ValueError(told)
 
     def of_first(self, value: Any) -> Any:
-        """The first process's value, plain JSON, on all processes. Use it for what each would read from the disk, where other processes
-        write."""
+        """The first process's value, plain JSON, on all processes: what each reads from the disk may differ, because others write there."""
         if self.ranks == 1:
             return value
         return json.loads(_told(json.dumps(value if self.first else None, allow_nan=False).encode())[0])

@@ -90,13 +90,11 @@ class DiffusionTask(nn.Module):
 
     @property
     def ahead(self) -> Callable[[Sequence[Batch]], list[NoisedBatch]] | None:
-        """Draws the noise of later packs while earlier ones train, for the loader to call; None if packs are first encoded on the
-        device."""
+        """Draws the noise of later packs in the loader while earlier ones train; None if packs are first encoded on the device."""
         return partial(drawn, objective=self.objective, seed=self.seed) if self.encode is None else None
 
     def prepare(self, batch: Sequence[Any], device: torch.device) -> list[PreparedPack]:
-        """Move packs to the device, with their noise. Noise is drawn where the pack lies and then moved, so that it is the same on every
-        device."""
+        """Move packs to the device, with noise that is drawn where the pack lies, so that it is the same on every device."""
         packs = batch if self.encode is None else [self.encode(pack, device) for pack in batch]
         whole = [pack if isinstance(pack, NoisedBatch) else drawn([pack], objective=self.objective, seed=self.seed)[0] for pack in packs]
         return [

@@ -1,5 +1,4 @@
-"""Decides which steps update the weights: none with a loss or gradient that is not finite and, if asked for, none whose loss is an
-outlier."""
+"""Decides which steps update the weights: none whose loss or gradient is not finite and, if asked for, none whose loss is an outlier."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Compares the ranks that a launcher started with those that a trainer lays out, before anything is written, and describes both in one
-line."""
+"""Compares the ranks that were started with those that a trainer lays out, before anything is written, and describes both."""
 
 from __future__ import annotations
 

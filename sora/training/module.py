@@ -155,7 +155,7 @@ class TrainingModule(LightningModule):
         self._peaks: list[list[float]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; those in `NOTES`, which Lightning sets some twenty times a step, skip torch's slow search for parameters and
+        """Set an attribute. Lightning sets those in `NOTES` some twenty times a step; they skip torch's search for parameters and
         modules."""
         if name in NOTES:
             object.__setattr__(self, name, value)
@@ -349,8 +349,7 @@ def fetched(values: Sequence[Tensor], parts: Mapping[str, tuple[Tensor, Tensor]]
 
 
 def everyones_suspects(packs: Sequence[Prepared], losses: Sequence[Loss], device: torch.device) -> tuple[list[int], bool]:
-    """The ids of all ranks' samples whose own loss is not finite, and True; if there are none, the ids of all samples of the step, and
-    False."""
+    """The ids of all ranks' samples whose own loss is not finite, and True; if there are none, all ids of the step, and False."""
     traced = _unique(ranks.joined(suspects(packs, losses), device))
     if traced:
         return traced, True

@@ -67,8 +67,7 @@ class OnlineEncoder:
         self._group: ProcessGroup | None = None
 
     def among(self, group: ProcessGroup) -> None:
-        """Share the work among the ranks of `group`, which read the same packs: each encodes a part of the clips, and they exchange
-        latents."""
+        """Share the work among the ranks of `group`, which read the same packs: each encodes some clips, and they exchange latents."""
         self._group = group
 
     def __call__(self, clips: VideoPack, device: torch.device) -> Batch:

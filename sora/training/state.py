@@ -1,5 +1,4 @@
-"""Copies a training module to and from a `TrainingState`: weights, averages, optimiser states by parameter name, counters, random
-states."""
+"""Copies a training module to and from a `TrainingState`: weights, averages, optimiser states by name, counters, random states."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Lightning's Trainer as a bare loop, for each kind of machine. Its own checkpointing, logging and progress bars are switched off, because
-sora has its own."""
+"""Lightning's Trainer as a bare loop, for each kind of machine. Its own checkpointing, logging and progress bars are switched off."""
 
 from __future__ import annotations
 
