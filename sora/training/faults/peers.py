@@ -29,7 +29,7 @@ from sora.training.module import TrainingModule
 BRANCHES = 32  # connections that a rank accepts, besides the one it opens
 TOKEN = 16  # bytes of a secret that all ranks of this run know
 ADDRESS = 64
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a node that vanishes closes nothing: half a minute
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # a lost node closes nothing: half a minute
 NEWS = re.compile(rb"(lost|failed) (\d+)\n")
 REACH = 10.0  # seconds to connect
 
