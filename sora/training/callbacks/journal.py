@@ -74,7 +74,7 @@ class Journal(Callback):
         self._ended = self._free = time.monotonic()
         self._aside = self._besides()
         if not trainer.is_global_zero:
-            self._window["parts"] = {name: _nothing(sums) for name, sums in self._window["parts"].items()}  # the first rank has all ranks'
+            self._window["parts"] = {name: _nothing(sums) for name, sums in self._window["parts"].items()}  # the first rank has their sums
         else:
             self._log.rewind(pl_module.counters.step)
             self._peak = self._ask_peak() if self._ask_peak is not None else 0.0
